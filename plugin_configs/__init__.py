@@ -1,0 +1,1 @@
+"""Hydra configuration of the runner's tasks, losses, data, towers and trainer."""
