@@ -1,3 +1,12 @@
 """Multifold contrastive learning: losses, samplers, towers and a fair comparison."""
 
+from mxmclr_plugin.losses import (
+    MultifoldHybridCriterion,
+    build_loss,
+    list_losses,
+    multifold_hybrid_loss,
+)
+
 __version__ = "0.1.0"
+
+__all__ = ["MultifoldHybridCriterion", "build_loss", "list_losses", "multifold_hybrid_loss"]

@@ -1,0 +1,13 @@
+"""The multifold hybrid loss, and the losses it is compared with."""
+
+from mxmclr_plugin.losses.criterion import MultifoldHybridCriterion
+from mxmclr_plugin.losses.functional import multifold_hybrid_loss
+from mxmclr_plugin.losses.registry import LossInfo, build_loss, list_losses
+
+__all__ = [
+    "LossInfo",
+    "MultifoldHybridCriterion",
+    "build_loss",
+    "list_losses",
+    "multifold_hybrid_loss",
+]

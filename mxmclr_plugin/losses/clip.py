@@ -1,0 +1,65 @@
+"""CLIP's loss: one positive a row, every other row of the batch a negative."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mxmclr_plugin.losses.folds import flatten_folds
+from mxmclr_plugin.losses.pairing import pair_observations
+from mxmclr_plugin.losses.validation import check_options, check_shapes, check_values
+
+__all__ = ["ClipCriterion"]
+
+
+class ClipCriterion(nn.Module):
+    """Symmetric cross-entropy over the similarities of all rows, one positive each, as CLIP[0].
+
+    On a batch with one observation of each instance this is CLIP's loss. On a multifold batch it
+    is what a one-positive loss makes of it: the k-th observations of an instance are a pair, and
+    every other row is a negative, further observations of the same instance among them.
+
+    - [0] CLIP, 2021, https://arxiv.org/abs/2103.00020
+
+    Attributes:
+        temperature:
+            Logits are divided by it.
+
+    Raises:
+        ValueError: If ``temperature`` is not positive.
+
+    Examples:
+        >>> criterion = ClipCriterion(temperature=0.07)
+        >>> loss = criterion(torch.randn(8, 64), torch.randn(8, 64))
+    """
+
+    def __init__(self, temperature: float = 0.07) -> None:
+        super().__init__()
+        check_options(temperature, 1.0, 1.0, "observation", "auto")
+        self.temperature = temperature
+
+    def forward(
+        self,
+        z0: Tensor,
+        z1: Tensor,
+        ids0: Tensor | None = None,
+        ids1: Tensor | None = None,
+    ) -> Tensor:
+        """CLIP's loss; arguments as in ``MultifoldHybridCriterion``.
+
+        Raises:
+            ValueError: If the batch does not fit together or holds no pair.
+        """
+        a, ids_a = flatten_folds(z0, ids0, "z0")
+        b, ids_b = flatten_folds(z1, ids1, "z1")
+        check_shapes(a, b, ids_a, ids_b)
+        check_values(a, b, ids_a, ids_b)
+        rows_a, rows_b = pair_observations(ids_a, ids_b)
+        with torch.autocast(device_type=a.device.type, enabled=False):
+            dtype = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
+            a, b = F.normalize(a.to(dtype), dim=1), F.normalize(b.to(dtype), dim=1)
+            logits = a @ b.T / self.temperature  # (n_a, n_b)
+            forward = F.cross_entropy(logits[rows_a], rows_b)
+            backward = F.cross_entropy(logits.T[rows_b], rows_a)
+        return (forward + backward) / 2

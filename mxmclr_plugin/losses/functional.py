@@ -1,0 +1,184 @@
+"""The multifold hybrid loss as a pure function."""
+
+from __future__ import annotations
+
+from typing import Literal, overload
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mxmclr_plugin.losses.dense import dense_parts
+from mxmclr_plugin.losses.instances import Instances
+from mxmclr_plugin.losses.validation import check_options, check_shapes, check_values
+
+__all__ = ["Implementation", "SoftLevel", "multifold_hybrid_loss"]
+
+SoftLevel = Literal["observation", "instance"]
+Implementation = Literal["auto", "dense"]
+
+
+@overload
+def multifold_hybrid_loss(
+    a: Tensor,
+    b: Tensor,
+    ids_a: Tensor,
+    ids_b: Tensor,
+    *,
+    temperature: float | Tensor = ...,
+    soft_temperature: float = ...,
+    hard_weight: float = ...,
+    soft_level: SoftLevel = ...,
+    soft_features_a: Tensor | None = ...,
+    soft_features_b: Tensor | None = ...,
+    normalize: bool = ...,
+    return_parts: Literal[False] = ...,
+    impl: Implementation = ...,
+    validate: bool = ...,
+) -> Tensor: ...
+@overload
+def multifold_hybrid_loss(
+    a: Tensor,
+    b: Tensor,
+    ids_a: Tensor,
+    ids_b: Tensor,
+    *,
+    temperature: float | Tensor = ...,
+    soft_temperature: float = ...,
+    hard_weight: float = ...,
+    soft_level: SoftLevel = ...,
+    soft_features_a: Tensor | None = ...,
+    soft_features_b: Tensor | None = ...,
+    normalize: bool = ...,
+    return_parts: Literal[True],
+    impl: Implementation = ...,
+    validate: bool = ...,
+) -> dict[str, Tensor]: ...
+def multifold_hybrid_loss(
+    a: Tensor,
+    b: Tensor,
+    ids_a: Tensor,
+    ids_b: Tensor,
+    *,
+    temperature: float | Tensor = 0.07,
+    soft_temperature: float = 0.05,
+    hard_weight: float = 0.8,
+    soft_level: SoftLevel = "observation",
+    soft_features_a: Tensor | None = None,
+    soft_features_b: Tensor | None = None,
+    normalize: bool = True,
+    return_parts: bool = False,
+    impl: Implementation = "auto",
+    validate: bool = True,
+) -> Tensor | dict[str, Tensor]:
+    r"""Multifold hybrid loss between the observations of two modalities.
+
+    A row is one observation of an instance; its id says which. With unit rows, scale
+    :math:`s = 1/\tau` and logits :math:`S = s\,a b^T`, each direction is
+
+    .. math:: L(A \to B) = \lambda\, L_{hard} + (1 - \lambda)\, L_{soft}
+
+    - *hard*: the mean, over the rows that have a positive, of
+      :math:`\mathrm{logsumexp}_v S_{uv} - \sum_v H_{uv} S_{uv}`, where :math:`H_{uv}` is 1 over the
+      number of observations in B of the instance of u if v is one of them, and 0 otherwise;
+    - *soft*: the same with the target :math:`T_{uv} = R_{ij} / |j|`, where :math:`R_{ij}` is the
+      softmax over the instances j of B of :math:`G_{ij}/\tau_{soft}`, and :math:`G_{ij}` the mean,
+      over the modalities in which both were observed, of the similarity of the fused features
+      (the normalised mean of an instance's unit embeddings), without gradient. A pair that shares
+      no modality has weight 0; a row without any partner is left out of the mean.
+
+    The loss is the mean of both directions. Matrices and logsumexp are computed in float32 at
+    least, also under autocast.
+
+    This is a reconstruction of the idea of MXM-CLR (https://arxiv.org/abs/2303.10839), whose code
+    was never published: its abstract speaks of "a novel multifold-aware hybrid loss which
+    considers multiple positive observations when computing the hard and soft relationships for
+    the cross-modal data pairs". The formulas are this project's.
+
+    Args:
+        a: Embeddings of modality A. Shape: (n_a, D).
+        b: Embeddings of modality B. Shape: (n_b, D).
+        ids_a: Instance id of each row of ``a``, integers. Shape: (n_a,).
+        ids_b: Instance id of each row of ``b``, integers. Shape: (n_b,).
+        temperature: tau > 0, a number or a tensor of one element that may need a gradient.
+        soft_temperature: tau_soft > 0.
+        hard_weight: lambda, 0 to 1: 1 is the hard loss alone, 0 the soft loss alone.
+        soft_level: ``"observation"`` holds the soft target to the logits S, ``"instance"`` to the
+            logits s fa fb^T of the fused features.
+        soft_features_a: Features that give the relation G in place of ``a``, those of a frozen
+            encoder for example; without gradient. Where only one of the two is given, it alone
+            makes G. Beyond the paper. Shape: (n_a, any width).
+        soft_features_b: The same in place of ``b``. Shape: (n_b, any width).
+        normalize: Whether rows of ``a`` and ``b`` are scaled to unit length here. If False they
+            are taken as they come.
+        return_parts: Return a dict of ``loss``, ``hard`` and ``soft`` instead of the loss.
+        impl: ``"dense"`` holds the whole n_a x n_b matrix; ``"auto"`` chooses.
+        validate: Look at the values of embeddings and ids, not only at their shapes. Costs one
+            wait for the device; does nothing while ``torch.compile`` is tracing.
+
+    Returns:
+        The loss, of shape (), or with ``return_parts`` a dict of the loss and its two parts.
+
+    Raises:
+        ValueError: If an argument has a wrong shape, dtype, device or range, and with ``validate``
+            if a row is zero, NaN or infinite or no row of ``a`` has a positive in ``b``.
+
+    Examples:
+        >>> shapes, captions = torch.randn(4, 32), torch.randn(7, 32)
+        >>> shape_ids = torch.tensor([0, 1, 1, 2])
+        >>> caption_ids = torch.tensor([0, 0, 1, 1, 1, 2, 2])
+        >>> loss = multifold_hybrid_loss(shapes, captions, shape_ids, caption_ids)
+    """
+    check_options(temperature, soft_temperature, hard_weight, soft_level, impl)
+    check_shapes(a, b, ids_a, ids_b, soft_features_a, soft_features_b)
+    if validate and not torch.compiler.is_compiling():
+        check_values(
+            a,
+            b,
+            ids_a,
+            ids_b,
+            soft_features_a,
+            soft_features_b,
+            temperature=temperature,
+            normalize=normalize,
+        )
+
+    with torch.autocast(device_type=a.device.type, enabled=False):
+        dtype = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
+        a, b = _rows(a, dtype, normalize), _rows(b, dtype, normalize)
+        if isinstance(temperature, Tensor):
+            temperature = temperature.to(a.device, dtype).reshape(())
+        if soft_features_a is None and soft_features_b is None:
+            soft_features_a, soft_features_b = a, b
+        hard, soft = dense_parts(
+            a,
+            b,
+            Instances.from_ids(ids_a, ids_b),
+            1 / temperature,
+            hard=return_parts or hard_weight > 0,
+            soft=return_parts or hard_weight < 1,
+            soft_temperature=soft_temperature,
+            soft_level=soft_level,
+            relation_a=_relation_rows(soft_features_a, dtype),
+            relation_b=_relation_rows(soft_features_b, dtype),
+        )
+        loss = a.new_zeros(())
+        # A part of weight 0 stays out of the graph: it may be watched but must not cost a gradient.
+        if hard is not None and hard_weight > 0:
+            loss = loss + hard_weight * hard
+        if soft is not None and hard_weight < 1:
+            loss = loss + (1 - hard_weight) * soft
+    if not return_parts:
+        return loss
+    assert hard is not None
+    assert soft is not None
+    return {"loss": loss, "hard": hard, "soft": soft}
+
+
+def _rows(embeddings: Tensor, dtype: torch.dtype, normalize: bool) -> Tensor:
+    rows = embeddings.to(dtype)
+    return F.normalize(rows, dim=1) if normalize else rows
+
+
+def _relation_rows(features: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    return None if features is None else F.normalize(features.detach().to(dtype), dim=1)
