@@ -1,0 +1,166 @@
+import math
+
+import pytest
+import torch
+from lightly.loss import NTXentLoss
+from oracles.hybrid_loss import loop_loss
+from torch.nn import functional as F
+
+from mxmclr_plugin import MultifoldHybridCriterion
+
+
+def views(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def test_folds_without_ids_are_the_same_as_rows_with_ids():
+    z0, z1 = views(3, 2, 5), views(3, 4, 5, seed=1)
+    criterion = MultifoldHybridCriterion()
+    rows = criterion(
+        z0.flatten(0, 1),
+        z1.flatten(0, 1),
+        torch.tensor([0, 0, 1, 1, 2, 2]),
+        torch.arange(3).repeat_interleave(4),
+    )
+    torch.testing.assert_close(criterion(z0, z1), rows)
+    names = torch.tensor([9, 4, 7])
+    torch.testing.assert_close(criterion(z0, z1, names, names), rows)
+    torch.testing.assert_close(criterion(z0, z1, names[:, None].expand(3, 2), names), rows)
+    torch.testing.assert_close(
+        rows,
+        loop_loss(
+            z0.flatten(0, 1),
+            z1.flatten(0, 1),
+            names.repeat_interleave(2),
+            names.repeat_interleave(4),
+        )[0],
+    )
+
+
+def test_rows_of_one_side_with_folds_of_the_other():
+    z0, z1 = views(3, 5), views(3, 4, 5, seed=1)
+    criterion = MultifoldHybridCriterion()
+    expected = loop_loss(
+        z0, z1.flatten(0, 1), torch.arange(3), torch.arange(3).repeat_interleave(4)
+    )[0]
+    torch.testing.assert_close(criterion(z0, z1), expected)
+
+
+def test_forward_as_lightly_calls_its_criteria():
+    z0, z1 = views(6, 5).float(), views(6, 5, seed=1).float()
+    ours, theirs = MultifoldHybridCriterion()(z0, z1), NTXentLoss()(z0, z1)
+    assert ours.shape == theirs.shape == ()
+    assert ours.dtype == theirs.dtype
+
+
+def test_last_values_can_be_logged():
+    criterion = MultifoldHybridCriterion(temperature=0.1, hard_weight=0.3)
+    z0 = views(4, 2, 5).requires_grad_()
+    loss = criterion(z0, views(4, 3, 5, seed=1))
+    assert set(criterion.last) == {"loss", "hard", "soft", "scale"}
+    assert not any(value.requires_grad for value in criterion.last.values())
+    torch.testing.assert_close(criterion.last["loss"], loss.detach())
+    torch.testing.assert_close(
+        0.3 * criterion.last["hard"] + 0.7 * criterion.last["soft"], loss.detach()
+    )
+    assert float(criterion.last["scale"]) == pytest.approx(10)
+    hard_only = MultifoldHybridCriterion(hard_weight=1.0)
+    hard_only(z0, z0)
+    assert set(hard_only.last) == {"loss", "hard", "scale"}
+
+
+def test_learnable_temperature_learns_and_stays_bounded():
+    criterion = MultifoldHybridCriterion(hard_weight=1.0, learnable_temperature=True).double()
+    z0, z1 = views(6, 5), views(6, 5)
+    fixed = MultifoldHybridCriterion(hard_weight=1.0)
+    torch.testing.assert_close(criterion(z0, z1), fixed(z0, z1), rtol=1e-6, atol=1e-6)
+    optimizer = torch.optim.Adam(criterion.parameters(), lr=0.5)
+    for _ in range(20):
+        optimizer.zero_grad()
+        criterion(z0, z1).backward()
+        optimizer.step()
+    criterion(z0, z1)
+    # Equal views want the sharpest temperature there is.
+    assert float(criterion.last["scale"]) == pytest.approx(100)
+    # And the bound lets go again.
+    criterion(z0, -z1).backward()
+    assert criterion.log_scale.grad.abs() > 0
+
+
+def test_gradient_of_the_log_scale():
+    criterion = MultifoldHybridCriterion(temperature=0.2, learnable_temperature=True).double()
+    z0, z1 = views(6, 5), views(6, 5, seed=1)
+    criterion(z0, z1).backward()
+    step = 1e-6
+    up = loop_loss(z0, z1, torch.arange(6), torch.arange(6), temperature=0.2 * math.exp(-step))[0]
+    down = loop_loss(z0, z1, torch.arange(6), torch.arange(6), temperature=0.2 * math.exp(step))[0]
+    torch.testing.assert_close(
+        criterion.log_scale.grad, (up - down) / (2 * step), rtol=1e-5, atol=1e-8
+    )
+
+
+def test_state_dict_round_trip():
+    criterion = MultifoldHybridCriterion(learnable_temperature=True)
+    criterion.log_scale.data.fill_(1.5)
+    copy = MultifoldHybridCriterion(learnable_temperature=True)
+    copy.load_state_dict(criterion.state_dict())
+    assert copy.log_scale.item() == 1.5
+    assert not MultifoldHybridCriterion().state_dict()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"temperature": 0.0}, "temperature must be a positive number, got 0.0"),
+        ({"temperature": 1e-9, "learnable_temperature": True}, "starts at 0.01 or above"),
+        ({"temperature": "warm"}, "temperature must be a positive number, got 'warm'"),
+        ({"soft_temperature": -1.0}, "soft_temperature"),
+        ({"hard_weight": -0.1}, "hard_weight"),
+        ({"soft_level": "batch"}, "soft_level"),
+        ({"impl": "fast"}, "impl"),
+    ],
+)
+def test_bad_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        MultifoldHybridCriterion(**options)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((views(5), views(5)), r"z0 must be of shape .*got shape \(5,\)"),
+        ((views(2, 3), views(2, 3, 1, 1)), r"z1 must be of shape .*\(2, 3, 1, 1\)"),
+        ((views(4, 3), views(5, 3)), r"same instances.*\(4, 3\) and \(5, 3\)"),
+        ((views(4, 2, 3), views(4, 3), torch.arange(5)), r"ids0 must be of shape \(4,\) or"),
+        ((views(4, 3), views(4, 3), torch.arange(3), torch.arange(4)), r"3\D+|ids_a"),
+    ],
+)
+def test_bad_input(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        MultifoldHybridCriterion()(*arguments)
+
+
+def test_values_are_looked_at_unless_switched_off():
+    z0 = views(4, 3)
+    z0[1] = math.nan
+    with pytest.raises(ValueError, match="row 1 holds NaN"):
+        MultifoldHybridCriterion()(z0, views(4, 3))
+    assert MultifoldHybridCriterion(validate=False)(z0, views(4, 3)).isnan()
+
+
+def test_trains_two_linear_towers_on_ragged_folds():
+    torch.manual_seed(0)
+    concepts = torch.randn(8, 4)
+    ids0, ids1 = torch.arange(8).repeat(3), torch.cat((torch.arange(8), torch.arange(5)))
+    tower0, tower1 = torch.nn.Linear(4, 16), torch.nn.Linear(4, 16)
+    criterion = MultifoldHybridCriterion()
+    optimizer = torch.optim.Adam([*tower0.parameters(), *tower1.parameters()], lr=0.05)
+    for _ in range(60):
+        x0 = concepts[ids0] + 0.1 * torch.randn(len(ids0), 4)
+        x1 = -2 * concepts[ids1] + 0.1 * torch.randn(len(ids1), 4)
+        loss = criterion(tower0(x0), tower1(x1), ids0, ids1)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    similarity = F.normalize(tower0(concepts)) @ F.normalize(tower1(-2 * concepts)).T
+    assert (similarity.argmax(1) == torch.arange(8)).all()
