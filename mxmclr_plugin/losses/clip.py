@@ -8,7 +8,12 @@ from torch.nn import functional as F
 
 from mxmclr_plugin.losses.folds import flatten_folds
 from mxmclr_plugin.losses.pairing import pair_observations
-from mxmclr_plugin.losses.validation import check_options, check_shapes, check_values
+from mxmclr_plugin.losses.validation import (
+    check_positive,
+    check_shapes,
+    check_share,
+    check_values,
+)
 
 __all__ = ["ClipCriterion"]
 
@@ -25,19 +30,24 @@ class ClipCriterion(nn.Module):
     Attributes:
         temperature:
             Logits are divided by it.
+        forward_weight:
+            Weight, 0 to 1, of finding z1 from z0; the other direction has the rest. CLIP has 0.5,
+            TriCoLo (https://arxiv.org/abs/2201.07366) 0.25.
 
     Raises:
-        ValueError: If ``temperature`` is not positive.
+        ValueError: If ``temperature`` is not positive or the weight not from 0 to 1.
 
     Examples:
         >>> criterion = ClipCriterion(temperature=0.07)
         >>> loss = criterion(torch.randn(8, 64), torch.randn(8, 64))
     """
 
-    def __init__(self, temperature: float = 0.07) -> None:
+    def __init__(self, temperature: float = 0.07, forward_weight: float = 0.5) -> None:
         super().__init__()
-        check_options(temperature, 1.0, 1.0, "observation", "auto")
+        check_positive("temperature", temperature)
+        check_share("forward_weight", forward_weight)
         self.temperature = temperature
+        self.forward_weight = forward_weight
 
     def forward(
         self,
@@ -62,4 +72,4 @@ class ClipCriterion(nn.Module):
             logits = a @ b.T / self.temperature  # (n_a, n_b)
             forward = F.cross_entropy(logits[rows_a], rows_b)
             backward = F.cross_entropy(logits.T[rows_b], rows_a)
-        return (forward + backward) / 2
+        return self.forward_weight * forward + (1 - self.forward_weight) * backward

@@ -90,7 +90,7 @@ class MultimodalCriterion(nn.Module):
         if missing:
             raise ValueError(f"the batch lacks embeddings or ids of {sorted(missing)}")
         self.last = {}
-        total = None
+        total: Tensor | None = None
         for (first, second), weight, criterion in zip(
             self.pairs, self.weights, self.criteria, strict=True
         ):

@@ -1,4 +1,4 @@
-"""Losses by name: what ``loss: mxmclr`` in a configuration means."""
+"""What ``loss: mxmclr`` in a configuration means; the losses themselves stand in ``catalog``."""
 
 from __future__ import annotations
 
@@ -7,16 +7,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import hydra.utils
-from lightly.loss import NTXentLoss
 from torch import nn
 
-from mxmclr_plugin.losses.clip import ClipCriterion
-from mxmclr_plugin.losses.criterion import MultifoldHybridCriterion
-from mxmclr_plugin.losses.functional import Implementation, SoftLevel
-from mxmclr_plugin.losses.pairing import PairedCriterion
 from mxmclr_plugin.registry import Registry, options
 
-__all__ = ["LossInfo", "build_loss", "list_losses"]
+__all__ = ["LOSSES", "LossInfo", "build_loss", "list_losses"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +27,8 @@ class LossInfo:
         positives: ``"many"`` takes multifold batches as they are; ``"one"`` takes one pair an
             instance, so give it batches of fold 1: on larger folds it treats all but one
             observation of the same instance as negatives, or leaves them out.
+        negatives: ``"cross-modal"`` compares a row with rows of the other modality only,
+            ``"both"`` also with those of its own.
     """
 
     name: str
@@ -40,6 +37,7 @@ class LossInfo:
     source: str
     paper: str
     positives: Literal["one", "many"]
+    negatives: Literal["cross-modal", "both"] = "cross-modal"
 
     @property
     def temperature(self) -> float | None:
@@ -54,6 +52,7 @@ class LossInfo:
 
 
 LOSSES: Registry[LossInfo] = Registry("loss")
+"""All losses by name; register a :class:`LossInfo` to add one."""
 
 
 def list_losses() -> list[LossInfo]:
@@ -109,90 +108,3 @@ def _build_class(spec: Mapping[str, Any]) -> nn.Module:
             f"the loss {spec['_target_']!r} is not a torch module but {type(criterion).__name__}"
         )
     return criterion
-
-
-def _hard(
-    temperature: float = 0.07,
-    learnable_temperature: bool = False,
-    impl: Implementation = "auto",
-    validate: bool = True,
-) -> MultifoldHybridCriterion:
-    return MultifoldHybridCriterion(
-        temperature,
-        hard_weight=1.0,
-        learnable_temperature=learnable_temperature,
-        impl=impl,
-        validate=validate,
-    )
-
-
-def _soft(
-    temperature: float = 0.07,
-    soft_temperature: float = 0.05,
-    soft_level: SoftLevel = "observation",
-    learnable_temperature: bool = False,
-    impl: Implementation = "auto",
-    validate: bool = True,
-) -> MultifoldHybridCriterion:
-    return MultifoldHybridCriterion(
-        temperature,
-        soft_temperature,
-        hard_weight=0.0,
-        soft_level=soft_level,
-        learnable_temperature=learnable_temperature,
-        impl=impl,
-        validate=validate,
-    )
-
-
-def _ntxent(temperature: float = 0.5, gather_distributed: bool = False) -> PairedCriterion:
-    return PairedCriterion(
-        NTXentLoss(temperature=temperature, gather_distributed=gather_distributed)
-    )
-
-
-_MXM_CLR = "reconstruction of MXM-CLR, https://arxiv.org/abs/2303.10839"
-
-for _info in (
-    LossInfo(
-        "mxmclr",
-        MultifoldHybridCriterion,
-        "hybrid of the hard (same instance) and soft (similar instance) relation",
-        "mxmclr_plugin",
-        _MXM_CLR,
-        "many",
-    ),
-    LossInfo(
-        "mxmclr_hard",
-        _hard,
-        "every observation of the same instance is a positive",
-        "mxmclr_plugin",
-        _MXM_CLR,
-        "many",
-    ),
-    LossInfo(
-        "mxmclr_soft",
-        _soft,
-        "instances are positives in the measure in which they are alike",
-        "mxmclr_plugin",
-        _MXM_CLR,
-        "many",
-    ),
-    LossInfo(
-        "ntxent",
-        _ntxent,
-        "lightly's NT-Xent: one positive a row, negatives from both modalities",
-        "lightly",
-        "SimCLR, https://arxiv.org/abs/2002.05709",
-        "one",
-    ),
-    LossInfo(
-        "clip",
-        ClipCriterion,
-        "symmetric cross-entropy between modalities, one positive a row",
-        "mxmclr_plugin",
-        "CLIP, https://arxiv.org/abs/2103.00020",
-        "one",
-    ),
-):
-    LOSSES.register(_info)

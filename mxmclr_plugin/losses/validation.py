@@ -7,10 +7,22 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["check_options", "check_shapes", "check_values"]
+__all__ = ["check_options", "check_positive", "check_shapes", "check_share", "check_values"]
 
 _SOFT_LEVELS = ("observation", "instance")
 _IMPLEMENTATIONS = ("auto", "dense")
+
+
+def check_positive(name: str, value: float) -> None:
+    """Raises a ValueError that names the option unless its value is a finite number above 0."""
+    if not _is_number(value) or not value > 0 or math.isinf(value):
+        raise ValueError(f"{name} must be a positive number, got {value!r}")
+
+
+def check_share(name: str, value: float) -> None:
+    """Raises a ValueError that names the option unless its value is a number from 0 to 1."""
+    if not _is_number(value) or not 0 <= value <= 1:
+        raise ValueError(f"{name} must be a number from 0 to 1, got {value!r}")
 
 
 def check_options(
@@ -31,10 +43,9 @@ def check_options(
                 f"temperature must hold one element, got shape {tuple(temperature.shape)}"
             )
     else:
-        _check_positive("temperature", temperature)
-    _check_positive("soft_temperature", soft_temperature)
-    if not _is_number(hard_weight) or not 0 <= hard_weight <= 1:
-        raise ValueError(f"hard_weight must be a number from 0 to 1, got {hard_weight!r}")
+        check_positive("temperature", temperature)
+    check_positive("soft_temperature", soft_temperature)
+    check_share("hard_weight", hard_weight)
     for name, value, known in (
         ("soft_level", soft_level, _SOFT_LEVELS),
         ("impl", impl, _IMPLEMENTATIONS),
@@ -45,28 +56,37 @@ def check_options(
 
 def check_shapes(
     a: Tensor,
-    b: Tensor,
+    b: Tensor | None,
     ids_a: Tensor,
-    ids_b: Tensor,
+    ids_b: Tensor | None,
     soft_features_a: Tensor | None = None,
     soft_features_b: Tensor | None = None,
+    queue: Tensor | None = None,
+    queue_ids: Tensor | None = None,
 ) -> None:
     """Checks ranks, lengths, dtypes and devices; reads no value of a tensor.
 
     Raises:
         ValueError: If one of them does not fit.
     """
-    for name, embeddings, ids, features in (
-        ("a", a, ids_a, soft_features_a),
-        ("b", b, ids_b, soft_features_b),
+    _check_matrix("a", a)
+    for name, embeddings, ids_name, ids, features in (
+        ("a", a, "ids_a", ids_a, soft_features_a),
+        ("b", b, "ids_b", ids_b, soft_features_b),
+        ("queue", queue, "queue_ids", queue_ids, None),
     ):
+        if embeddings is None:
+            for other, tensor in ((ids_name, ids), (f"soft_features_{name}", features)):
+                if tensor is not None:
+                    raise ValueError(f"{other} is given but {name} is None")
+            continue
         _check_matrix(name, embeddings)
         if not isinstance(ids, Tensor) or ids.is_floating_point() or ids.is_complex():
             kind = ids.dtype if isinstance(ids, Tensor) else type(ids).__name__
-            raise ValueError(f"ids_{name} must be a tensor of integers, got {kind}")
+            raise ValueError(f"{ids_name} must be a tensor of integers, got {kind}")
         if ids.shape != embeddings.shape[:1]:
             raise ValueError(
-                f"ids_{name} must hold one id for each of the {len(embeddings)} rows of {name}, "
+                f"{ids_name} must hold one id for each of the {len(embeddings)} rows of {name}, "
                 f"got shape {tuple(ids.shape)}"
             )
         if features is not None:
@@ -76,23 +96,33 @@ def check_shapes(
                     f"soft_features_{name} must have one row for each of the {len(embeddings)} "
                     f"rows of {name}, got shape {tuple(features.shape)}"
                 )
-        for other, tensor in ((f"ids_{name}", ids), (f"soft_features_{name}", features), ("b", b)):
+        for other, tensor in (
+            (ids_name, ids),
+            (f"soft_features_{name}", features),
+            (name, embeddings),
+        ):
             if tensor is not None and tensor.device != a.device:
                 raise ValueError(f"{other} is on {tensor.device} but a is on {a.device}")
-    if a.shape[1] != b.shape[1]:
+        if a.shape[1] != embeddings.shape[1]:
+            raise ValueError(
+                f"a and {name} must have the same number of columns, "
+                f"got shapes {tuple(a.shape)} and {tuple(embeddings.shape)}"
+            )
+    if queue is not None and (soft_features_a is not None or soft_features_b is not None):
         raise ValueError(
-            "a and b must have the same number of columns, "
-            f"got shapes {tuple(a.shape)} and {tuple(b.shape)}"
+            "queue and soft features cannot be used together: the queue has no soft features"
         )
 
 
 def check_values(
     a: Tensor,
-    b: Tensor,
+    b: Tensor | None,
     ids_a: Tensor,
-    ids_b: Tensor,
+    ids_b: Tensor | None,
     soft_features_a: Tensor | None = None,
     soft_features_b: Tensor | None = None,
+    queue: Tensor | None = None,
+    queue_ids: Tensor | None = None,
     *,
     temperature: float | Tensor = 1.0,
     normalize: bool = True,
@@ -101,33 +131,50 @@ def check_values(
 
     Raises:
         ValueError: If a row is NaN, infinite or (where it is to be normalised) zero, if no row
-            of ``a`` has a positive in ``b``, or if a temperature given as a tensor is not positive.
+            of ``a`` has a positive in ``b`` or ``queue`` (with ``b=None``: no two rows of ``a``
+            and ``queue`` share an id), or if a temperature given as a tensor is not positive.
     """
-    rows = [("a", a, normalize), ("b", b, normalize)]
-    rows += [
-        (name, features, True)
-        for name, features in (
-            ("soft_features_a", soft_features_a),
-            ("soft_features_b", soft_features_b),
+    rows = [
+        (name, matrix, zero_is_bad)
+        for name, matrix, zero_is_bad in (
+            ("a", a, normalize),
+            ("b", b, normalize),
+            ("soft_features_a", soft_features_a, True),
+            ("soft_features_b", soft_features_b, True),
+            ("queue", queue, normalize),
         )
-        if features is not None
+        if matrix is not None
     ]
     bad = [_bad_rows(tensor, zero_is_bad) for _, tensor, zero_is_bad in rows]
-    has_positive = torch.isin(ids_a, ids_b).any()
+    has_positive = _has_positive(ids_a, ids_b, queue_ids)
     all_is_well = has_positive & ~torch.stack([is_bad.any() for is_bad in bad]).any()
     if isinstance(temperature, Tensor):
         all_is_well = all_is_well & (temperature > 0).all().to(all_is_well.device)
     if not all_is_well:
         if isinstance(temperature, Tensor):
-            _check_positive("temperature", temperature.item())
+            check_positive("temperature", temperature.item())
         for (name, tensor, _), is_bad in zip(rows, bad, strict=True):
             if is_bad.any():
                 _raise_bad_row(name, tensor, is_bad)
+        if b is None:
+            raise ValueError(
+                f"no row of a (shape {tuple(a.shape)}) has a positive: ids_a holds every id once, "
+                "so there is nothing to learn from; give several observations of an instance"
+            )
         raise ValueError(
             f"no row of a (shape {tuple(a.shape)}) has a positive in b (shape {tuple(b.shape)}): "
             "ids_a and ids_b share no id, so there is nothing to learn from; draw batches in which "
             "an instance has observations in both modalities"
         )
+
+
+def _has_positive(ids_a: Tensor, ids_b: Tensor | None, queue_ids: Tensor | None) -> Tensor:
+    """Whether any row of A has a positive. Shape: ()."""
+    found = [torch.isin(ids_a, ids).any() for ids in (ids_b, queue_ids) if ids is not None]
+    if ids_b is None:
+        ordered = ids_a.sort().values
+        found.append((ordered[1:] == ordered[:-1]).any())
+    return torch.stack(found).any()
 
 
 def _check_matrix(name: str, matrix: Tensor) -> None:
@@ -138,11 +185,6 @@ def _check_matrix(name: str, matrix: Tensor) -> None:
         raise ValueError(f"{name} must have rows and columns, got shape {tuple(matrix.shape)}")
     if not matrix.is_floating_point():
         raise ValueError(f"{name} must be of a floating point dtype, got {matrix.dtype}")
-
-
-def _check_positive(name: str, value: float) -> None:
-    if not _is_number(value) or not value > 0 or math.isinf(value):
-        raise ValueError(f"{name} must be a positive number, got {value!r}")
 
 
 def _is_number(value: object) -> bool:
