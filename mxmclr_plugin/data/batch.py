@@ -1,0 +1,141 @@
+"""A multifold batch: rows of several modalities, each with the id of its instance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+__all__ = ["MultifoldBatch", "MultifoldInstance", "Observations", "collate_multifold", "stack"]
+
+Observations: TypeAlias = "Tensor | list[str]"
+"""Records of one modality: a tensor of shape (rows, ...), or as many strings."""
+
+
+@dataclass(frozen=True)
+class MultifoldInstance:
+    """One instance with observations of it.
+
+    Attributes:
+        id: Its id.
+        observations: Records by modality; a modality it lacks is missing or empty.
+    """
+
+    id: int
+    observations: dict[str, Sequence[Tensor | str]]
+
+
+@dataclass(frozen=True)
+class MultifoldBatch:
+    """Observations of several instances.
+
+    Attributes:
+        observations: The records of each modality: a tensor of shape (rows, ...), or strings.
+        ids: Instance id of each record, by modality. Shape: (rows,).
+
+    Raises:
+        ValueError: If the two do not fit.
+    """
+
+    observations: dict[str, Observations]
+    ids: dict[str, Tensor]
+
+    def __post_init__(self) -> None:
+        if self.observations.keys() != self.ids.keys():
+            raise ValueError(
+                f"observations are of {sorted(self.observations)} but ids of {sorted(self.ids)}"
+            )
+        for modality, records in self.observations.items():
+            if self.ids[modality].shape != (len(records),):
+                raise ValueError(
+                    f"{modality!r} has {len(records)} records but ids of shape "
+                    f"{tuple(self.ids[modality].shape)}"
+                )
+
+    @property
+    def modalities(self) -> list[str]:
+        """Names of the modalities."""
+        return list(self.observations)
+
+    @property
+    def num_observations(self) -> int:
+        """Records of all modalities together."""
+        return sum(len(records) for records in self.observations.values())
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> MultifoldBatch:
+        """The batch on another device; strings stay where they are."""
+        return MultifoldBatch(
+            {
+                modality: records.to(device, non_blocking=non_blocking)
+                if isinstance(records, Tensor)
+                else records
+                for modality, records in self.observations.items()
+            },
+            {name: ids.to(device, non_blocking=non_blocking) for name, ids in self.ids.items()},
+        )
+
+    def pin_memory(self) -> MultifoldBatch:
+        """The batch in page-locked memory; ``DataLoader(pin_memory=True)`` calls this."""
+        return MultifoldBatch(
+            {
+                modality: records.pin_memory() if isinstance(records, Tensor) else records
+                for modality, records in self.observations.items()
+            },
+            {name: ids.pin_memory() for name, ids in self.ids.items()},
+        )
+
+
+def collate_multifold(items: Sequence[MultifoldInstance]) -> MultifoldBatch:
+    """Stacks instances to a batch; folds may be ragged, and a modality may be missing.
+
+    Raises:
+        ValueError: If there is no instance, or records of a modality cannot be stacked.
+    """
+    if not items:
+        raise ValueError("a batch needs at least one instance")
+    modalities = dict.fromkeys(name for item in items for name in item.observations)
+    observations: dict[str, Observations] = {}
+    ids: dict[str, Tensor] = {}
+    for modality in modalities:
+        owners, records = [], []
+        for item in items:
+            for record in item.observations.get(modality, ()):
+                owners.append(item.id)
+                records.append(record)
+        if records:
+            observations[modality] = stack(modality, records, owners)
+            ids[modality] = torch.tensor(owners)
+    return MultifoldBatch(observations, ids)
+
+
+def stack(modality: str, records: Sequence[Tensor | str], owners: Sequence[int]) -> Observations:
+    """Records of one modality as one tensor, or as a list of strings.
+
+    Args:
+        modality: Its name, for messages.
+        records: Tensors of one shape and dtype, or strings.
+        owners: Instance id of each, for messages.
+
+    Raises:
+        ValueError: If they are of several kinds, shapes or dtypes.
+    """
+    texts = [record for record in records if isinstance(record, str)]
+    if len(texts) == len(records):
+        return texts
+    kinds = [_kind(record) for record in records]
+    for kind, owner in zip(kinds, owners, strict=True):
+        if kind != kinds[0]:
+            raise ValueError(
+                f"{modality!r} records cannot be stacked: instance {owners[0]} has {kinds[0]} but "
+                f"instance {owner} has {kind}"
+            )
+    return torch.stack([record for record in records if isinstance(record, Tensor)])
+
+
+def _kind(record: Tensor | str) -> str:
+    if isinstance(record, Tensor):
+        return f"a tensor {record.dtype} of shape {tuple(record.shape)}"
+    return f"a {type(record).__name__}"

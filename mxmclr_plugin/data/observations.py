@@ -1,0 +1,96 @@
+"""The observations of one modality, one after another: what evaluation encodes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from mxmclr_plugin.data.batch import Observations, stack
+from mxmclr_plugin.data.dataset import MultifoldDataset
+
+__all__ = ["Observation", "ObservationBatch", "ObservationDataset", "collate_observations"]
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One record: its modality, instance id, and position in the data set it comes from."""
+
+    modality: str
+    record: Tensor | str
+    id: int
+    position: int
+
+
+@dataclass(frozen=True)
+class ObservationBatch:
+    """Records of one modality.
+
+    Attributes:
+        modality: Its name.
+        observations: The records, stacked. Shape: (rows, ...), or a list of strings.
+        ids: Instance id of each. Shape: (rows,).
+        positions: Position of each in its :class:`ObservationDataset`. Shape: (rows,).
+    """
+
+    modality: str
+    observations: Observations
+    ids: Tensor
+    positions: Tensor
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> ObservationBatch:
+        """The batch on another device; strings stay where they are."""
+        observations = self.observations
+        if isinstance(observations, Tensor):
+            observations = observations.to(device, non_blocking=non_blocking)
+        return ObservationBatch(
+            self.modality,
+            observations,
+            self.ids.to(device, non_blocking=non_blocking),
+            self.positions.to(device, non_blocking=non_blocking),
+        )
+
+    def pin_memory(self) -> ObservationBatch:
+        """The batch in page-locked memory; ``DataLoader(pin_memory=True)`` calls this."""
+        observations = self.observations
+        return ObservationBatch(
+            self.modality,
+            observations.pin_memory() if isinstance(observations, Tensor) else observations,
+            self.ids.pin_memory(),
+            self.positions.pin_memory(),
+        )
+
+
+class ObservationDataset(Dataset[Observation]):
+    """One modality of a multifold data set as a flat sequence of :class:`Observation`."""
+
+    def __init__(self, dataset: MultifoldDataset, modality: str) -> None:
+        self.modality = modality
+        self.store = dataset.stores[modality]
+        self.rows, self.ids = dataset.observations_of(modality)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, position: int) -> Observation:
+        record = self.store[int(self.rows[position])]
+        return Observation(self.modality, record, int(self.ids[position]), position)
+
+
+def collate_observations(items: Sequence[Observation]) -> ObservationBatch:
+    """Stacks observations of one modality.
+
+    Raises:
+        ValueError: If the records cannot be stacked.
+    """
+    ids = [item.id for item in items]
+    observations = stack(items[0].modality, [item.record for item in items], ids)
+    return ObservationBatch(
+        items[0].modality,
+        observations,
+        torch.tensor(ids),
+        torch.tensor([item.position for item in items]),
+    )
