@@ -1,0 +1,166 @@
+"""The gradient of the streaming loss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from mxmclr_plugin.losses.streaming_targets import Part
+from mxmclr_plugin.losses.tiles import (
+    Logits,
+    Rows,
+    Tiled,
+    TileOptions,
+    tile_gradients,
+    tile_logsumexp,
+)
+
+__all__ = ["Setting", "StreamingParts"]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What both parts share.
+
+    Attributes:
+        options: How the matrix is cut.
+        normalize: Whether rows are to be scaled to unit length.
+        both_directions: Whether rows of B have a loss too.
+        leave_out_self: Whether the first rows of B are those of A, which must not meet themselves.
+    """
+
+    options: TileOptions
+    normalize: bool
+    both_directions: bool
+    leave_out_self: bool
+
+
+class StreamingParts(torch.autograd.Function):
+    """Both parts as functions of rows and scale, given what was worked out on instances.
+
+    They share logsumexp and tiles and differ in weights and targets only, so the backward pass
+    weighs them by their incoming gradients first and goes through the tiles once.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        a: Tensor,
+        b: Tensor,
+        scale: Tensor,
+        slot_a: Tensor,
+        slot_b: Tensor,
+        hard: Part | None,
+        soft: Part | None,
+        setting: Setting,
+        gradient: bool,
+    ) -> tuple[Tensor, Tensor]:
+        tiled = tile_logsumexp(_logits(a, b, scale, setting), setting.options, keep=gradient)
+        losses = []
+        for part in (hard, soft):
+            loss = scale.new_zeros(())
+            if part is not None:
+                loss += part.weight_a[slot_a] @ tiled.rows + part.weight_b[slot_b] @ tiled.columns
+                loss -= scale * part.target
+            losses.append(loss)
+        ctx.set_materialize_grads(False)
+        ctx.setting, ctx.shift = setting, tiled.shift
+        ctx.save_for_backward(
+            *(a, b, scale, slot_a, slot_b, tiled.rows, tiled.columns),
+            *(hard or _NO_PART),
+            *(soft or _NO_PART),
+            *tiled.kept,
+        )
+        return losses[0], losses[1]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_hard: Tensor | None, grad_soft: Tensor | None) -> tuple[Any, ...]:
+        a, b, scale, slot_a, slot_b, rows, columns, *rest = ctx.saved_tensors
+        setting: Setting = ctx.setting
+        wants_a, wants_b, wants_scale = ctx.needs_input_grad[:3]
+        size = len(Part._fields)
+        parts = [
+            (Part(*fields), gradient)
+            for fields, gradient in ((rest[:size], grad_hard), (rest[size : 2 * size], grad_soft))
+            if gradient is not None and fields[0] is not None
+        ]
+        if not parts:
+            return (None,) * 9
+        tiled = Tiled(rows, columns, ctx.shift, rest[2 * size :])
+        logits = _logits(a, b, scale, setting)
+        grad_a = torch.empty_like(a) if wants_a else None
+        grad_b = torch.zeros(b.shape, dtype=scale.dtype, device=b.device) if wants_b else None
+        pull = _pull(parts, "a", logits.b, slot_b).mul_(scale)
+        alone = None
+        if setting.leave_out_self:
+            products = (g * part.alone for part, g in parts if part.alone is not None)
+            alone = _total(products)[slot_a] * scale
+        along = torch.zeros_like(scale)
+        for i, rows_a, gradient in tile_gradients(
+            logits,
+            tiled,
+            _total(g * part.weight_a for part, g in parts)[slot_a],
+            _total(g * part.weight_b for part, g in parts)[slot_b],
+            grad_b,
+            setting.options,
+        ):
+            gradient -= pull[slot_a[i]]
+            if alone is not None:
+                gradient.addcmul_(alone[i, None], logits.b[i])
+                if grad_b is not None:
+                    grad_b[i].addcmul_(alone[i, None], rows_a)
+            if wants_scale:
+                along += torch.linalg.vecdot(rows_a, gradient).sum()
+            if grad_a is not None:
+                grad_a[i] = logits.a.back_to_raw(i, rows_a, gradient)
+        del pull
+        if grad_b is not None:
+            pull = _pull(parts, "b", logits.a, slot_a).mul_(scale)
+            for j in setting.options.spans(len(b)):
+                gradient = grad_b[j].sub_(pull[slot_b[j]])
+                logits.b.back_to_raw(j, logits.b[j], gradient)
+            grad_b = grad_b.to(b.dtype)
+        # The loss knows the scale only as a factor of the rows of A.
+        grad_scale = along / scale if wants_scale else None
+        return grad_a, grad_b, grad_scale, *(None,) * 6
+
+
+def _logits(a: Tensor, b: Tensor, scale: Tensor, setting: Setting) -> Logits:
+    return Logits(
+        Rows.of(a, scale.dtype, setting.normalize),
+        Rows.of(b, scale.dtype, setting.normalize),
+        scale,
+        setting.leave_out_self,
+    )
+
+
+_NO_PART = (None,) * len(Part._fields)
+
+
+def _pull(
+    parts: Sequence[tuple[Part, Tensor]], side: str, others: Rows, slot_others: Tensor
+) -> Tensor:
+    """Gradient of the weighted targets by a row of one side, by instance. Shape: (N, D)."""
+    pulls = []
+    for part, gradient in parts:
+        pull = part.pull_a if side == "a" else part.pull_b
+        if part.diagonal is not None:
+            # The sums are cheaper to make again than to keep.
+            pull = others.sums(slot_others, len(part.diagonal))
+            pulls.append(pull.mul_((gradient * part.diagonal)[:, None]))
+        elif pull is not None:
+            pulls.append(pull * gradient if not pulls else pulls.pop().addcmul_(pull, gradient))
+    return _total(pulls)
+
+
+def _total(terms: Iterable[Tensor]) -> Tensor:
+    first, *others = terms
+    for term in others:
+        first = first + term
+    return first

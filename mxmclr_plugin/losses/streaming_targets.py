@@ -1,0 +1,246 @@
+"""The target terms of the multifold hybrid loss, worked out on instances instead of observations.
+
+The cross-entropy is linear in its target, so with A_i and B_j the sums of the rows of an instance
+the target term of all rows is scale * sum_ij M_ij A_i . B_j, where the N x N matrix M holds both
+directions. M is diagonal for the hard target. For the soft target it follows from the relation
+W = G / soft_temperature, is made tile by tile, and is never held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mxmclr_plugin.losses.tiles import TileOptions, headroom
+
+__all__ = ["InstanceSums", "Part", "Relation", "hard_part", "soft_part"]
+
+
+@dataclass(frozen=True)
+class InstanceSums:
+    """The batch by instance.
+
+    Attributes:
+        fold_a: Observations in A. Shape: (N,).
+        fold_b: Observations in B. Shape: (N,).
+        sums_a: Sums of the rows of A. Shape: (N, D).
+        sums_b: Sums of the rows of B. Shape: (N, D).
+        self_products: Sums over the rows of A of their product with the same row of B, if rows must
+            not meet themselves, else None. Shape: (N,).
+        share: What each direction counts for: from A to B, and from B to A.
+    """
+
+    fold_a: Tensor
+    fold_b: Tensor
+    sums_a: Tensor
+    sums_b: Tensor
+    self_products: Tensor | None
+    share: tuple[float, float]
+
+    @property
+    def own_columns(self) -> Tensor:
+        """Columns a row of A has of its own instance. Shape: (N,)."""
+        return self.fold_b if self.self_products is None else (self.fold_b - 1).clamp_(min=0)
+
+
+class Part(NamedTuple):
+    """One part of the loss: sum of weighted logsumexp less scale * ``target``.
+
+    The gradient of ``target`` by a row of instance i is ``diagonal[i]`` times the sum of the other
+    modality's rows, or ``pull[i]``; where rows must not meet themselves, less ``alone[i]`` times
+    the same row of the other modality.
+
+    Attributes:
+        weight_a: Weight of the logsumexp of each row of A, by instance. Shape: (N,).
+        weight_b: The same of B. Shape: (N,).
+        target: sum_ij M_ij A_i . B_j. Shape: ().
+        diagonal: M, where it is diagonal. Shape: (N,).
+        pull_a: M B where it is not. Shape: (N, D).
+        pull_b: M^T A, None if no gradient is wanted. Shape: (N, D).
+        alone: Shape: (N,).
+    """
+
+    weight_a: Tensor
+    weight_b: Tensor
+    target: Tensor
+    diagonal: Tensor | None = None
+    pull_a: Tensor | None = None
+    pull_b: Tensor | None = None
+    alone: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Relation:
+    """W = G / soft_temperature, before each entry is divided by the modalities it was seen in.
+
+    Attributes:
+        features: Fused features of all modalities side by side over sqrt(soft_temperature), so that
+            their products are sums of G / soft_temperature. Shape: (N, width).
+        observed: 1 where an instance was observed, a column for each modality. Shape: (N, 1 or 2).
+        complete: Whether it is 1 everywhere.
+        bound: Bound of the absolute value of W.
+    """
+
+    features: Tensor
+    observed: Tensor
+    complete: bool
+    bound: float
+
+    def tile(self, i: slice, j: slice) -> Tensor:
+        """Entries of W, -inf where no modality is shared."""
+        tile = self.features[i] @ self.features[j].T
+        if self.complete:
+            return tile.div_(self.observed.shape[1]) if self.observed.shape[1] > 1 else tile
+        shared = self.observed[i] @ self.observed[j].T
+        return tile.div_(shared.clamp(min=1)).masked_fill_(shared == 0, -torch.inf)
+
+
+def hard_part(batch: InstanceSums) -> Part:
+    """Every observation of the same instance is a positive, in equal shares."""
+    own = batch.own_columns
+    weight_a = _weights(batch.fold_a, own > 0, batch.share[0])
+    weight_b = _weights(batch.fold_b, batch.fold_a > 0, batch.share[1])
+    diagonal = weight_a / own.clamp(min=1) + weight_b / batch.fold_a.clamp(min=1)
+    products = torch.linalg.vecdot(batch.sums_a, batch.sums_b)
+    if batch.self_products is None:
+        return Part(weight_a, weight_b, diagonal @ products, diagonal)
+    target = diagonal @ (products - batch.self_products)
+    return Part(weight_a, weight_b, target, diagonal, alone=diagonal)
+
+
+def soft_part(
+    batch: InstanceSums, relation: Relation, options: TileOptions, gradient: bool
+) -> Part:
+    """Observations of other instances are positives in the measure of the relation.
+
+    With R_ij = exp(W_ij) / Z_i over the instances that have columns,
+    M_ij = exp(W_ij) (weight_i / Z_i / fold_j + weight'_j / Z'_j / fold'_i), the second term for the
+    rows of B. W is symmetric, so only tiles on and above its diagonal are made, twice: for Z, then
+    for the products with M.
+
+    exp(W) is taken as it is where its sums cannot overflow or vanish; where the bound of W is too
+    large, logarithms are summed instead.
+    """
+    plain = relation.bound <= headroom(batch.sums_a.dtype)
+    kept: list[Tensor] = []
+    sums = _normalisers(batch, relation, options, plain, kept)
+    none = 0.0 if plain else -torch.inf
+    weight_a = _weights(batch.fold_a, sums[:, 0] > none, batch.share[0])
+    weight_b = _weights(batch.fold_b, sums[:, 1] > none, batch.share[1])
+
+    # M_ij = exp(W_ij) * left_i . right_j, or its logarithms: (N, 2) each.
+    left = torch.stack((weight_a, _inverse(batch.fold_a)), dim=1)
+    right = torch.stack((_inverse(batch.fold_b), weight_b), dim=1)
+    if plain:
+        left[:, 0] /= sums[:, 0].where(sums[:, 0] > 0, 1.0)
+        right[:, 1] /= sums[:, 1].where(sums[:, 1] > 0, 1.0)
+    else:
+        left, right = left.log_(), right.log_()
+        left[:, 0] -= sums[:, 0].where(sums[:, 0] > none, 0.0)
+        right[:, 1] -= sums[:, 1].where(sums[:, 1] > none, 0.0)
+
+    pull_a = torch.zeros_like(batch.sums_a)
+    pull_b = torch.zeros_like(batch.sums_b) if gradient else None
+    own = batch.own_columns
+    alone = None if batch.self_products is None else torch.zeros_like(own)
+    for i, j, tile in _tiles(batch, relation, options, plain, kept):
+        above = _weighed(tile, left[i], right[j], plain)
+        if alone is not None and i == j:
+            # Of its own instance a row has one column less.
+            above.diagonal().mul_(batch.fold_b[i] / own[i].clamp(min=1))
+            alone[i] = above.diagonal()
+        pull_a[i].addmm_(above, batch.sums_b[j])
+        if pull_b is not None:
+            pull_b[j].addmm_(above.T, batch.sums_a[i])
+        if i == j:
+            continue
+        below = _weighed(tile, right[i], left[j], plain)  # M_ji, transposed
+        pull_a[j].addmm_(below.T, batch.sums_b[i])
+        if pull_b is not None:
+            pull_b[i].addmm_(below, batch.sums_a[j])
+    target = torch.linalg.vecdot(batch.sums_a, pull_a).sum()
+    if batch.self_products is not None and alone is not None:
+        target = target - alone @ batch.self_products
+    return Part(weight_a, weight_b, target, None, pull_a, pull_b, alone)
+
+
+def _weights(fold: Tensor, counts: Tensor, share: float) -> Tensor:
+    """Weights of a mean over the rows of the instances that count; all 0 if none does."""
+    counted = (counts & (fold > 0)).to(fold.dtype)
+    return counted * (share / (fold @ counted).clamp(min=1))
+
+
+def _inverse(fold: Tensor) -> Tensor:
+    """1 / fold, 0 where the fold is."""
+    return (fold > 0) / fold.clamp(min=1)
+
+
+def _tiles(
+    batch: InstanceSums,
+    relation: Relation,
+    options: TileOptions,
+    plain: bool,
+    kept: list[Tensor],
+) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Tiles of exp(W), or of W if not ``plain``, on and above the diagonal.
+
+    Tiles go to ``kept`` while they fit the cache; a second round takes them from there.
+    """
+    instances = len(batch.fold_a)
+    again = iter(list(kept))
+    left, keeping = options.cache_bytes, not kept
+    for i in options.spans(instances):
+        for j in options.spans(instances, i.start):
+            tile = next(again, None)
+            if tile is None:
+                tile = relation.tile(i, j)
+                if batch.self_products is not None and i == j:
+                    tile.diagonal().masked_fill_(batch.own_columns[i] == 0, -torch.inf)
+                if plain:
+                    tile.exp_()
+                left -= tile.numel() * tile.element_size()
+                keeping = keeping and left >= 0
+                if keeping:
+                    kept.append(tile)
+            yield i, j, tile
+
+
+def _normalisers(
+    batch: InstanceSums,
+    relation: Relation,
+    options: TileOptions,
+    plain: bool,
+    kept: list[Tensor],
+) -> Tensor:
+    """Z of each instance as a row of A and as a row of B, or their logarithms. Shape: (N, 2)."""
+    # A row of A sums over the instances that are observed in B, and the other way round.
+    present = torch.stack((batch.fold_b > 0, batch.fold_a > 0), dim=1).to(batch.sums_a.dtype)
+    if plain:
+        sums = torch.zeros_like(present)
+        for i, j, tile in _tiles(batch, relation, options, plain, kept):
+            sums[i].addmm_(tile, present[j])
+            if i != j:
+                sums[j].addmm_(tile.T, present[i])
+        return sums
+    present = present.log_()
+    sums = torch.full_like(present, -torch.inf)
+    for i, j, tile in _tiles(batch, relation, options, plain, kept):
+        for side in (0, 1):
+            row = (tile + present[None, j, side]).logsumexp(dim=1)
+            sums[i, side] = torch.logaddexp(sums[i, side], row)
+            if i != j:
+                column = (tile + present[i, side, None]).logsumexp(dim=0)
+                sums[j, side] = torch.logaddexp(sums[j, side], column)
+    return sums
+
+
+def _weighed(tile: Tensor, left: Tensor, right: Tensor, plain: bool) -> Tensor:
+    """exp(W_ij) * left_i . right_j, from exp(W) and factors or from W and their logarithms."""
+    if plain:
+        return torch.mm(left, right.T).mul_(tile)
+    first = (tile + left[:, 0, None] + right[None, :, 0]).exp_()
+    return first.add_((tile + left[:, 1, None] + right[None, :, 1]).exp_())

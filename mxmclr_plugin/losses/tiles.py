@@ -1,0 +1,290 @@
+"""Row and column logsumexp of a matrix of logits, and their gradient, one tile at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["Logits", "Rows", "TileOptions", "Tiled", "headroom", "tile_gradients", "tile_logsumexp"]
+
+
+@dataclass(frozen=True)
+class TileOptions:
+    """How the matrix is cut.
+
+    Attributes:
+        tile: Rows and columns of a tile.
+        cache_bytes: How many bytes of tiles the forward pass may keep for the backward pass. A kept
+            tile saves one of four matmuls.
+    """
+
+    tile: int
+    cache_bytes: int
+
+    def spans(self, rows: int, start: int = 0) -> Iterator[slice]:
+        """Cuts ``rows`` rows from ``start`` on into tiles."""
+        for first in range(start, rows, self.tile):
+            yield slice(first, min(first + self.tile, rows))
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows as the matrix sees them, cast and scaled only where they are needed.
+
+    Attributes:
+        raw: The rows as they were given, any floating dtype. Shape: (n, D).
+        dtype: Dtype to compute in.
+        length: Norms, kept away from 0, if the rows are to be unit rows. Shape: (n, 1).
+    """
+
+    raw: Tensor
+    dtype: torch.dtype
+    length: Tensor | None
+
+    @classmethod
+    def of(cls, raw: Tensor, dtype: torch.dtype, normalize: bool) -> Rows:
+        if not normalize:
+            return cls(raw, dtype, None)
+        length: Tensor = torch.linalg.vector_norm(raw, dim=1, keepdim=True, dtype=dtype)
+        return cls(raw, dtype, length.clamp_(min=1e-12))  # the bound of F.normalize
+
+    def __len__(self) -> int:
+        return len(self.raw)
+
+    def __getitem__(self, span: slice) -> Tensor:
+        """Rows of a span, cast and scaled. Shape: (span, D)."""
+        rows = self.raw[span].to(self.dtype)
+        return rows if self.length is None else rows / self.length[span]
+
+    def longest(self) -> Tensor:
+        """Greatest norm of a row, or a bound of it. Shape: ()."""
+        if self.length is not None:
+            return torch.ones((), dtype=self.dtype, device=self.raw.device)
+        norms: Tensor = torch.linalg.vector_norm(self.raw, dim=1, dtype=self.dtype)
+        return norms.max()
+
+    def sums(self, slot: Tensor, slots: int) -> Tensor:
+        """Sum of the rows of each slot. Shape: (slots, D)."""
+        total = torch.zeros(slots, self.raw.shape[1], dtype=self.dtype, device=self.raw.device)
+        strip = max(1, 2**20 // self.raw.shape[1])
+        for first in range(0, len(self), strip):
+            span = slice(first, first + strip)
+            total.index_add_(0, slot[span], self[span])
+        return total
+
+    def products(self, others: Rows, slot: Tensor, slots: int) -> Tensor:
+        """Sums by slot of the product of each row with the same row of ``others``. (slots,)."""
+        total = torch.zeros(slots, dtype=self.dtype, device=self.raw.device)
+        strip = max(1, 2**20 // self.raw.shape[1])
+        for first in range(0, len(self), strip):
+            span = slice(first, min(first + strip, len(self)))
+            total.index_add_(0, slot[span], torch.linalg.vecdot(self[span], others[span]))
+        return total
+
+    def back_to_raw(self, span: slice, rows: Tensor, gradient: Tensor) -> Tensor:
+        """Gradient of the raw rows of a span; overwrites ``gradient``, that of ``rows``."""
+        if self.length is not None:
+            # The part along a unit row does not change it.
+            along = torch.linalg.vecdot(rows, gradient)[:, None]
+            gradient.addcmul_(rows, along, value=-1).div_(self.length[span])
+        return gradient
+
+
+@dataclass(frozen=True)
+class Logits:
+    """The matrix S = scale * a b^T, of which no more than a tile is made.
+
+    Attributes:
+        a: Rows. Shape: (n_a, D).
+        b: Columns. Shape: (n_b, D).
+        scale: Shape: ().
+        leave_out_self: Whether S_uu is -inf: the first n_a rows of ``b`` are those of ``a``.
+    """
+
+    a: Rows
+    b: Rows
+    scale: Tensor
+    leave_out_self: bool
+
+    def bound(self) -> float:
+        """Bound of the absolute value of a logit; waits for the device."""
+        return float(self.scale * self.a.longest() * self.b.longest())
+
+    def tile(self, scaled: Tensor, columns: Tensor, i: slice, j: slice, out: Tensor) -> Tensor:
+        """Logits of the rows ``i``, given times scale, and the columns ``j``."""
+        tile = torch.mm(scaled, columns.T, out=out)
+        if self.leave_out_self and i.start == j.start:
+            tile.diagonal().fill_(-torch.inf)
+        return tile
+
+
+@dataclass(frozen=True)
+class Tiled:
+    """What the forward pass leaves.
+
+    Attributes:
+        rows: Logsumexp of each row. Shape: (n_a,).
+        columns: Logsumexp of each column. Shape: (n_b,).
+        shift: Constant that was taken from all logits before exp, or None if each row and column
+            had to have its own maximum.
+        kept: Leading tiles, row by row: exp(S - shift), or S where there is no shift.
+    """
+
+    rows: Tensor
+    columns: Tensor
+    shift: float | None
+    kept: list[Tensor]
+
+
+def headroom(dtype: torch.dtype) -> float:
+    """Exponents up to this size, either sign, can be summed in ``dtype`` without loss."""
+    return 500.0 if dtype == torch.float64 else 60.0
+
+
+def tile_logsumexp(logits: Logits, options: TileOptions, keep: bool) -> Tiled:
+    """Row and column logsumexp of the logits in one pass over their tiles.
+
+    One exp an element serves both where a constant shift will do. As |S| is bounded, it takes no
+    shift while the bound is small; above, the greatest exponent is brought down to what exp can
+    take, and if a row or column is so far from the bound that it vanishes, the pass is repeated
+    with running maxima.
+
+    Args:
+        logits: The matrix.
+        options: How to cut, and what to keep.
+        keep: Whether to keep tiles at all.
+    """
+    bound, dtype = logits.bound(), logits.scale.dtype
+    room = headroom(dtype)
+    # Twice the room and a half: in float32 a temperature of 0.0067.
+    if bound <= 2.5 * room:
+        shift = max(0.0, bound - room)
+        rows, columns, kept = _sums(logits, shift, options, keep)
+        least = torch.minimum(rows.min(), columns.min())
+        if shift == 0 or bool(least > (1e-290 if dtype == torch.float64 else 1e-30)):
+            rows, columns = rows.log_().add_(shift), columns.log_().add_(shift)
+            return Tiled(_or_zero(rows), _or_zero(columns), shift, kept)
+        del kept
+    rows, columns, kept = _running(logits, options, keep)
+    return Tiled(_or_zero(rows), _or_zero(columns), None, kept)
+
+
+def tile_gradients(
+    logits: Logits,
+    tiled: Tiled,
+    weight_rows: Tensor,
+    weight_columns: Tensor,
+    grad_b: Tensor | None,
+    options: TileOptions,
+) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Gradient of sum(weight_rows * rows) + sum(weight_columns * columns), tile by tile.
+
+    Args:
+        logits: The matrix.
+        tiled: What the forward pass left.
+        weight_rows: Shape: (n_a,).
+        weight_columns: Shape: (n_b,).
+        grad_b: The gradient of the columns is added to it; None if unwanted. Shape: (n_b, D).
+        options: How the forward pass cut.
+
+    Yields:
+        Span, rows and gradient of each strip of ``a``; the gradient is the caller's to overwrite.
+    """
+    a, b, shift = logits.a, logits.b, tiled.shift
+    if shift is not None:
+        # exp(S - row) u + exp(S - column) v = exp(S - shift) (u' + v')
+        weight_rows = weight_rows * (shift - tiled.rows).exp_()
+        weight_columns = weight_columns * (shift - tiled.columns).exp_()
+    tile_buffer, gradient_buffer = _Buffer(logits, options), _Buffer(logits, options)
+    kept = iter(tiled.kept)
+    for i in options.spans(len(a)):
+        rows = a[i]
+        scaled = rows * logits.scale
+        grad_rows = torch.zeros_like(rows)
+        for j in options.spans(len(b)):
+            columns = b[j]
+            tile = next(kept, None)
+            if tile is None:
+                tile = logits.tile(scaled, columns, i, j, out=tile_buffer.of(i, j))
+                if shift is not None:
+                    _exp_(tile, shift)
+            gradient = gradient_buffer.of(i, j)
+            if shift is not None:
+                torch.add(weight_rows[i, None], weight_columns[None, j], out=gradient).mul_(tile)
+            else:
+                torch.sub(tile, tiled.rows[i, None], out=gradient).exp_().mul_(weight_rows[i, None])
+                gradient.addcmul_((tile - tiled.columns[None, j]).exp_(), weight_columns[None, j])
+            grad_rows.addmm_(gradient, columns)
+            if grad_b is not None:
+                grad_b[j].addmm_(gradient.T, scaled)
+        yield i, rows, grad_rows.mul_(logits.scale)
+
+
+class _Buffer:
+    """One tile of memory, used again and again."""
+
+    def __init__(self, logits: Logits, options: TileOptions) -> None:
+        size = min(options.tile, len(logits.a)) * min(options.tile, len(logits.b))
+        self._memory = logits.scale.new_empty(size)
+
+    def of(self, i: slice, j: slice) -> Tensor:
+        shape = (i.stop - i.start, j.stop - j.start)
+        return self._memory[: shape[0] * shape[1]].view(shape)
+
+
+def _logit_tiles(
+    logits: Logits, options: TileOptions, keep: bool, kept: list[Tensor]
+) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Every tile of the logits, row by row; leading ones in memory of their own, in ``kept``."""
+    buffer = _Buffer(logits, options)
+    left, keeping = options.cache_bytes, keep
+    for i in options.spans(len(logits.a)):
+        scaled = logits.a[i] * logits.scale
+        for j in options.spans(len(logits.b)):
+            tile = buffer.of(i, j)
+            # Only leading tiles are kept: the backward pass takes them in order.
+            left -= tile.numel() * tile.element_size()
+            keeping = keeping and left >= 0
+            if keeping:
+                tile = torch.empty_like(tile)
+                kept.append(tile)
+            yield i, j, logits.tile(scaled, logits.b[j], i, j, out=tile)
+
+
+def _sums(
+    logits: Logits, shift: float, options: TileOptions, keep: bool
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Row and column sums of exp(S - shift)."""
+    rows, columns = (logits.scale.new_zeros(len(side)) for side in (logits.a, logits.b))
+    kept: list[Tensor] = []
+    for i, j, tile in _logit_tiles(logits, options, keep, kept):
+        _exp_(tile, shift)
+        rows[i] += tile.sum(dim=1)
+        columns[j] += tile.sum(dim=0)
+    return rows, columns, kept
+
+
+def _running(
+    logits: Logits, options: TileOptions, keep: bool
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Row and column logsumexp of S, each about its own maximum."""
+    rows, columns = (
+        logits.scale.new_full((len(side),), -torch.inf) for side in (logits.a, logits.b)
+    )
+    kept: list[Tensor] = []
+    for i, j, tile in _logit_tiles(logits, options, keep, kept):
+        rows[i] = torch.logaddexp(rows[i], tile.logsumexp(dim=1))
+        columns[j] = torch.logaddexp(columns[j], tile.logsumexp(dim=0))
+    return rows, columns, kept
+
+
+def _exp_(tile: Tensor, shift: float) -> Tensor:
+    return (tile.sub_(shift) if shift else tile).exp_()
+
+
+def _or_zero(logsumexp: Tensor) -> Tensor:
+    """With 0 for a row of which nothing is left: it has no weight, but must not bring NaN."""
+    return logsumexp.masked_fill_(logsumexp == -torch.inf, 0.0)
