@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import torch
+from lightly.utils import dist
 from torch import Tensor, nn
+from torch import distributed as torch_dist
 
 from mxmclr_plugin.losses.folds import flatten_folds
 from mxmclr_plugin.losses.functional import Implementation, SoftLevel, multifold_hybrid_loss
+from mxmclr_plugin.losses.gather import gather_rows
+from mxmclr_plugin.losses.memory_bank import ObservationQueue
 from mxmclr_plugin.losses.validation import check_options
 
 __all__ = ["MAX_SCALE", "MultifoldHybridCriterion"]
@@ -21,7 +25,7 @@ MAX_SCALE = 100.0
 
 
 class MultifoldHybridCriterion(nn.Module):
-    """Multifold hybrid loss between two modalities, or two sets of views.
+    """Multifold hybrid loss between two modalities, or two sets of views, or within one.
 
     Every observation of an instance in the other modality is a positive (hard relation), and
     other instances count as positives in the measure in which they are alike (soft relation); see
@@ -43,6 +47,20 @@ class MultifoldHybridCriterion(nn.Module):
             ``"observation"`` or ``"instance"``: which logits the soft part is held to.
         learnable_temperature:
             If True the scale 1 / temperature is learned on a log scale and kept at or below 100.
+        gather_distributed:
+            If True every process computes the loss of the rows of all processes, which may hold
+            different numbers of them. Under ``DistributedDataParallel`` parameters then get the
+            gradient of one process that had all rows; see
+            :func:`~mxmclr_plugin.losses.gather.gather_rows`.
+        memory_bank_size:
+            Size of a queue of past observations as (entries, dim), 0 for none. Past observations
+            of ``z1`` are columns of the direction from ``z0`` to ``z1`` beside those of the batch,
+            without gradient; one of an instance that is in the batch is a positive. The direction
+            from ``z1`` to ``z0`` is that of the batch alone. Without ``z1`` they are those of
+            ``z0``. As in lightly the queue changes only when ``z0`` needs a gradient, and is that
+            of all processes if ``gather_distributed``; otherwise than in lightly the batch's other
+            rows are negatives beside it, entries not filled yet are left out, and the state dict
+            holds it.
         impl:
             Which implementation computes the loss.
         validate:
@@ -53,8 +71,9 @@ class MultifoldHybridCriterion(nn.Module):
             part of weight 0 is not computed and is missing.
 
     Raises:
-        ValueError: If a temperature is not positive (or, if learnable, under 0.01), or another
-            option is out of range.
+        ValueError: If a temperature is not positive (or, if learnable, under 0.01), another
+            option is out of range, or ``gather_distributed`` is True but ``torch.distributed`` is
+            not available.
 
     Examples:
         >>> criterion = MultifoldHybridCriterion(temperature=0.07)
@@ -67,6 +86,9 @@ class MultifoldHybridCriterion(nn.Module):
         >>> z0, ids0 = torch.randn(3, 64), torch.tensor([7, 7, 9])
         >>> z1, ids1 = torch.randn(4, 64), torch.tensor([9, 7, 9, 9])
         >>> loss = criterion(z0, z1, ids0, ids1)
+        >>>
+        >>> # one modality: every view of an instance with its other views, 8 images with 4 views
+        >>> loss = criterion(torch.randn(8, 4, 64))
     """
 
     log_scale: Tensor
@@ -80,9 +102,17 @@ class MultifoldHybridCriterion(nn.Module):
         learnable_temperature: bool = False,
         impl: Implementation = "auto",
         validate: bool = True,
+        gather_distributed: bool = False,
+        memory_bank_size: int | Sequence[int] = 0,
     ) -> None:
         super().__init__()
         check_options(temperature, soft_temperature, hard_weight, soft_level, impl)
+        if gather_distributed and not torch_dist.is_available():
+            raise ValueError(
+                "gather_distributed is True but torch.distributed is not available. "
+                "Please set gather_distributed=False or install a torch version with "
+                "distributed support."
+            )
         if learnable_temperature and temperature < 1 / MAX_SCALE:
             raise ValueError(
                 f"a learnable temperature starts at {1 / MAX_SCALE} or above, got {temperature}"
@@ -94,40 +124,51 @@ class MultifoldHybridCriterion(nn.Module):
         self.learnable_temperature = learnable_temperature
         self.impl: Implementation = impl
         self.validate = validate
+        self.gather_distributed = gather_distributed
+        self.memory_bank_size = memory_bank_size
+        self.memory_bank = ObservationQueue(memory_bank_size)
         self.last: dict[str, Tensor] = {}
         if learnable_temperature:
             self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature)))
 
     def forward(
         self,
-        z0: Tensor,
-        z1: Tensor,
+        z0: Tensor | Sequence[Tensor],
+        z1: Tensor | Sequence[Tensor] | None = None,
         ids0: Tensor | None = None,
         ids1: Tensor | None = None,
     ) -> Tensor:
-        """Loss between the observations in ``z0`` and those in ``z1``.
+        """Loss between the observations in ``z0`` and those in ``z1``, or within ``z0``.
 
         Args:
-            z0: Embeddings, raw or of unit length. Shape: (rows, D), or (N, fold, D).
-            z1: Embeddings of the other modality or views. Shape: (rows, D), or (N, fold, D).
+            z0: Embeddings, raw or of unit length. Shape: (rows, D), or (N, fold, D), or a list of
+                ``fold`` views of shape (N, D).
+            z1: Embeddings of the other modality or views, in one of the same shapes. None: all
+                observations in ``z0`` meet each other, but none meets itself.
             ids0: Instance ids of ``z0``: (rows,) for rows, (N,) or (N, fold) for folds. None: the
-                k-th entry of ``z0`` is instance k.
+                k-th entry of ``z0`` is instance k, and of another instance than what other
+                processes and the memory bank hold.
             ids1: The same for ``z1``.
 
         Returns:
             The loss. Shape: ().
 
         Raises:
-            ValueError: If shapes, dtypes or devices do not fit together, and with ``validate`` if
-                a row is zero, NaN or infinite or no row of ``z0`` has a positive in ``z1``.
+            ValueError: If shapes, dtypes or devices do not fit together, if only one of ``ids0``
+                and ``ids1`` is given where rows of other processes or batches take part, and with
+                ``validate`` if a row is zero, NaN or infinite or no row of ``z0`` has a positive.
         """
+        z0 = _stack_views(z0, "z0")
+        z1 = None if z1 is None else _stack_views(z1, "z1")
+        ids_given = ids0 is not None or ids1 is not None
+        ids0, ids1 = self._ids(z0, z1, ids0, ids1)
         a, ids_a = flatten_folds(z0, ids0, "z0")
-        b, ids_b = flatten_folds(z1, ids1, "z1")
-        if ids0 is None and ids1 is None and len(z0) != len(z1):
-            raise ValueError(
-                f"without ids z0 and z1 must hold the same instances, got shapes "
-                f"{tuple(z0.shape)} and {tuple(z1.shape)}; give ids0 and ids1"
-            )
+        b, ids_b = (None, None) if z1 is None else flatten_folds(z1, ids1, "z1")
+        if self.gather_distributed:
+            a, ids_a = gather_rows(a, ids_a)
+            if b is not None and ids_b is not None:
+                b, ids_b = gather_rows(b, ids_b)
+        queue = self._queue(a, ids_given) if len(self.memory_bank) else {}
         temperature = self._current_temperature()
         loss_of: Callable[..., Any] = partial(
             multifold_hybrid_loss,
@@ -140,13 +181,54 @@ class MultifoldHybridCriterion(nn.Module):
         )
         parts: dict[str, Tensor]
         if 0 < self.hard_weight < 1:
-            parts = loss_of(a, b, ids_a, ids_b, return_parts=True)
+            parts = loss_of(a, b, ids_a, ids_b, **queue, return_parts=True)
         else:
-            loss: Tensor = loss_of(a, b, ids_a, ids_b)
+            loss: Tensor = loss_of(a, b, ids_a, ids_b, **queue)
             parts = {"loss": loss, "hard" if self.hard_weight == 1 else "soft": loss}
+        if len(self.memory_bank) and a.requires_grad:
+            past, past_ids = (a, ids_a) if b is None or ids_b is None else (b, ids_b)
+            self.memory_bank.add(past, past_ids, ids_given)
         self.last = {name: part.detach() for name, part in parts.items()}
         self.last["scale"] = (parts["loss"].detach().new_ones(()) / temperature).detach()
         return parts["loss"]
+
+    def _ids(
+        self, z0: Tensor, z1: Tensor | None, ids0: Tensor | None, ids1: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Instance ids that hold beyond this process and this batch, where that matters."""
+        if z1 is None and ids1 is not None:
+            raise ValueError("ids1 is given but z1 is None; ids of z0 are ids0")
+        beyond = self.gather_distributed or len(self.memory_bank) > 0
+        if ids0 is None and ids1 is None:
+            if z1 is not None and len(z0) != len(z1):
+                raise ValueError(
+                    f"without ids z0 and z1 must hold the same instances, got shapes "
+                    f"{tuple(z0.shape)} and {tuple(z1.shape)}; give ids0 and ids1"
+                )
+            if beyond:
+                ids = torch.arange(len(z0), device=z0.device)
+                if self.gather_distributed:
+                    ids = ids * dist.world_size() + dist.rank()
+                if len(self.memory_bank):
+                    ids = ids + self.memory_bank.next_id().to(ids.device)
+                return ids, None if z1 is None else ids
+        elif beyond and z1 is not None and (ids0 is None or ids1 is None):
+            raise ValueError(
+                "with gather_distributed or a memory bank give both ids0 and ids1 or neither: "
+                "numbers of one side cannot be compared with ids that you give for the other"
+            )
+        return ids0, ids1
+
+    def _queue(self, a: Tensor, ids_given: bool) -> dict[str, Tensor]:
+        """The arguments that stand for the memory bank; none while it is empty."""
+        if a.shape[1] != self.memory_bank.size[1]:
+            raise ValueError(
+                f"memory_bank_size is {self.memory_bank_size}, for embeddings of width "
+                f"{self.memory_bank.size[1]}, but z0 has width {a.shape[1]}"
+            )
+        self.memory_bank.check_origin(ids_given)
+        rows, ids = self.memory_bank.entries()
+        return {"queue": rows.to(a.device), "queue_ids": ids.to(a.device)} if len(rows) else {}
 
     def _current_temperature(self) -> float | Tensor:
         if not self.learnable_temperature:
@@ -160,5 +242,20 @@ class MultifoldHybridCriterion(nn.Module):
         return (
             f"temperature={self.temperature}, soft_temperature={self.soft_temperature}, "
             f"hard_weight={self.hard_weight}, soft_level={self.soft_level!r}, "
-            f"learnable_temperature={self.learnable_temperature}, impl={self.impl!r}"
+            f"learnable_temperature={self.learnable_temperature}, impl={self.impl!r}, "
+            f"gather_distributed={self.gather_distributed}, "
+            f"memory_bank_size={self.memory_bank_size}"
         )
+
+
+def _stack_views(z: Tensor | Sequence[Tensor], name: str) -> Tensor:
+    """One tensor of what may be a list of views. Shape: (rows, D) or (N, fold, D)."""
+    if isinstance(z, Tensor):
+        return z
+    shapes = {tuple(view.shape) for view in z}
+    if len(shapes) != 1 or len(next(iter(shapes))) != 2:
+        raise ValueError(
+            f"{name} as a list of views must hold tensors of one shape (N, D), got "
+            f"{', '.join(map(str, sorted(shapes))) or 'an empty list'}"
+        )
+    return torch.stack(tuple(z), dim=1)

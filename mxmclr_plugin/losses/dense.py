@@ -22,6 +22,8 @@ def dense_parts(
     soft_level: str,
     relation_a: Tensor | None,
     relation_b: Tensor | None,
+    both_directions: bool = True,
+    leave_out_self: bool = False,
 ) -> tuple[Tensor | None, Tensor | None]:
     """Hard and soft part, each the mean of both directions.
 
@@ -46,16 +48,24 @@ def dense_parts(
         soft_level: ``"observation"`` or ``"instance"``: which logits the soft target is held to.
         relation_a: Unit rows that give the relation in A, None if A gives none. Shape: (n_a, W_a).
         relation_b: The same of B. Shape: (n_b, W_b).
+        both_directions: If False only the direction from A to B is computed.
+        leave_out_self: Whether the first n_a rows of ``b`` are those of ``a``, so that a row must
+            not meet itself: it is no column, no positive and not in the fold of its own instance.
+            On the instance level an instance does not meet itself. For one direction only.
 
     Returns:
         The hard and the soft part, each of shape (), or None where it was not asked for.
     """
     logits = scale * (a @ b.T)  # (n_a, n_b)
+    same = instances.slot_a[:, None] == instances.slot_b[None, :]  # (n_a, n_b)
+    left_out = torch.eye(*same.shape, dtype=torch.bool, device=a.device) if leave_out_self else None
     hard_loss = soft_loss = None
 
     if hard:
-        same = (instances.slot_a[:, None] == instances.slot_b[None, :]).to(logits.dtype)
-        hard_loss = (_hard_direction(logits, same) + _hard_direction(logits.T, same.T)) / 2
+        positive = same if left_out is None else same & ~left_out
+        hard_loss = _hard_direction(logits, positive, left_out)
+        if both_directions:
+            hard_loss = (hard_loss + _hard_direction(logits.T, positive.T, None)) / 2
 
     if soft:
         with torch.no_grad():
@@ -64,27 +74,42 @@ def dense_parts(
         # Folds of the instance behind each row and column: (n_a, 1), (1, n_b).
         fold_rows = instances.fold_a[instances.slot_a].to(logits.dtype)[:, None]
         fold_columns = instances.fold_b[instances.slot_b].to(logits.dtype)[None, :]
-        if soft_level == "instance":
+        by_instance = soft_level == "instance"
+        if by_instance:
             fused_a = fuse(a, instances.slot_a, instances.slots)[instances.slot_a]
             fused_b = fuse(b, instances.slot_b, instances.slots)[instances.slot_b]
             logits = scale * (fused_a @ fused_b.T)
-        by_instance = soft_level == "instance"
-        forward = _soft_direction(
-            logits, relation, related, fold_rows, fold_columns, by_instance=by_instance
+        if left_out is not None:
+            if by_instance:
+                left_out = same
+            else:
+                # Of its own instance a row has one column less: (n_a, n_b).
+                fold_columns = (fold_columns - same.to(logits.dtype)).clamp(min=1)
+            related = related & ~left_out
+        soft_loss = _soft_direction(
+            logits, relation, related, left_out, fold_rows, fold_columns, by_instance=by_instance
         )
-        backward = _soft_direction(
-            logits.T, relation.T, related.T, fold_columns.T, fold_rows.T, by_instance=by_instance
-        )
-        soft_loss = (forward + backward) / 2
+        if both_directions:
+            backward = _soft_direction(
+                logits.T,
+                relation.T,
+                related.T,
+                None,
+                fold_columns.T,
+                fold_rows.T,
+                by_instance=by_instance,
+            )
+            soft_loss = (soft_loss + backward) / 2
 
     return hard_loss, soft_loss
 
 
-def _hard_direction(logits: Tensor, same: Tensor) -> Tensor:
+def _hard_direction(logits: Tensor, positive: Tensor, left_out: Tensor | None) -> Tensor:
     """Mean over the rows that have a positive of the cross-entropy with the hard target."""
-    positives = same.sum(dim=1)
-    target = same / positives.clamp(min=1)[:, None]
-    losses = logits.logsumexp(dim=1) - (target * logits).sum(dim=1)
+    target = positive.to(logits.dtype)
+    positives = target.sum(dim=1)
+    target = target / positives.clamp(min=1)[:, None]
+    losses = _logsumexp(logits, left_out) - (target * logits).sum(dim=1)
     return _weighted_mean(losses, (positives > 0).to(losses.dtype))
 
 
@@ -92,6 +117,7 @@ def _soft_direction(
     logits: Tensor,
     relation: Tensor,
     related: Tensor,
+    left_out: Tensor | None,
     fold_rows: Tensor,
     fold_columns: Tensor,
     *,
@@ -107,10 +133,19 @@ def _soft_direction(
     # A row that is related to nothing would be a softmax over nothing, NaN.
     exponent = exponent.masked_fill(~row_is_related[:, None], 0.0)
     target = exponent.softmax(dim=1)
-    normaliser = logits - fold_columns.log() if by_instance else logits
-    losses = normaliser.logsumexp(dim=1) - (target * logits).sum(dim=1)
+    normaliser = _logsumexp(logits - fold_columns.log() if by_instance else logits, left_out)
+    losses = normaliser - (target * logits).sum(dim=1)
     weights = row_is_related.to(losses.dtype)
     return _weighted_mean(losses, weights / fold_rows[:, 0] if by_instance else weights)
+
+
+def _logsumexp(logits: Tensor, left_out: Tensor | None) -> Tensor:
+    """Logsumexp over the columns of each row that are not left out. Shape: (rows,)."""
+    if left_out is None:
+        return logits.logsumexp(dim=1)
+    # A row of which nothing is left is used by nobody, but must not bring NaN into the gradient.
+    left_out = left_out & ~left_out.all(dim=1, keepdim=True)
+    return logits.masked_fill(left_out, -torch.inf).logsumexp(dim=1)
 
 
 def _relation(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Literal, overload
 
 import torch
@@ -16,14 +18,15 @@ __all__ = ["Implementation", "SoftLevel", "multifold_hybrid_loss"]
 
 SoftLevel = Literal["observation", "instance"]
 Implementation = Literal["auto", "dense"]
+Parts = tuple[Tensor | None, Tensor | None]
 
 
 @overload
 def multifold_hybrid_loss(
     a: Tensor,
-    b: Tensor,
+    b: Tensor | None,
     ids_a: Tensor,
-    ids_b: Tensor,
+    ids_b: Tensor | None = None,
     *,
     temperature: float | Tensor = ...,
     soft_temperature: float = ...,
@@ -31,6 +34,8 @@ def multifold_hybrid_loss(
     soft_level: SoftLevel = ...,
     soft_features_a: Tensor | None = ...,
     soft_features_b: Tensor | None = ...,
+    queue: Tensor | None = ...,
+    queue_ids: Tensor | None = ...,
     normalize: bool = ...,
     return_parts: Literal[False] = ...,
     impl: Implementation = ...,
@@ -39,9 +44,9 @@ def multifold_hybrid_loss(
 @overload
 def multifold_hybrid_loss(
     a: Tensor,
-    b: Tensor,
+    b: Tensor | None,
     ids_a: Tensor,
-    ids_b: Tensor,
+    ids_b: Tensor | None = None,
     *,
     temperature: float | Tensor = ...,
     soft_temperature: float = ...,
@@ -49,6 +54,8 @@ def multifold_hybrid_loss(
     soft_level: SoftLevel = ...,
     soft_features_a: Tensor | None = ...,
     soft_features_b: Tensor | None = ...,
+    queue: Tensor | None = ...,
+    queue_ids: Tensor | None = ...,
     normalize: bool = ...,
     return_parts: Literal[True],
     impl: Implementation = ...,
@@ -56,9 +63,9 @@ def multifold_hybrid_loss(
 ) -> dict[str, Tensor]: ...
 def multifold_hybrid_loss(
     a: Tensor,
-    b: Tensor,
+    b: Tensor | None,
     ids_a: Tensor,
-    ids_b: Tensor,
+    ids_b: Tensor | None = None,
     *,
     temperature: float | Tensor = 0.07,
     soft_temperature: float = 0.05,
@@ -66,12 +73,14 @@ def multifold_hybrid_loss(
     soft_level: SoftLevel = "observation",
     soft_features_a: Tensor | None = None,
     soft_features_b: Tensor | None = None,
+    queue: Tensor | None = None,
+    queue_ids: Tensor | None = None,
     normalize: bool = True,
     return_parts: bool = False,
     impl: Implementation = "auto",
     validate: bool = True,
 ) -> Tensor | dict[str, Tensor]:
-    r"""Multifold hybrid loss between the observations of two modalities.
+    r"""Multifold hybrid loss between the observations of two modalities, or within one.
 
     A row is one observation of an instance; its id says which. With unit rows, scale
     :math:`s = 1/\tau` and logits :math:`S = s\,a b^T`, each direction is
@@ -90,6 +99,18 @@ def multifold_hybrid_loss(
     The loss is the mean of both directions. Matrices and logsumexp are computed in float32 at
     least, also under autocast.
 
+    *One modality*: with ``b=None`` the rows of A meet each other, in the one direction A to A, and
+    no row meets itself: of its own instance u has all rows but itself as positives, and :math:`|j|`
+    is one less for them. An instance with no row but u is no column for u. G is made of A alone.
+    The hard part is that of SupCon (https://arxiv.org/abs/2004.11362), and with two rows an
+    instance SimCLR's NT-Xent.
+
+    *Queue*: past observations of B. In the direction A to B they are columns beside the rows of
+    ``b`` and count in the folds and fused features as those do, so one of a present instance is a
+    positive; they have no gradient. The direction B to A does not know them: as rows they would
+    outnumber the batch and teach ``a`` what older weights held. With ``b=None`` they are past
+    observations of A and columns for its rows.
+
     This is a reconstruction of the idea of MXM-CLR (https://arxiv.org/abs/2303.10839), whose code
     was never published: its abstract speaks of "a novel multifold-aware hybrid loss which
     considers multiple positive observations when computing the hard and soft relationships for
@@ -97,20 +118,23 @@ def multifold_hybrid_loss(
 
     Args:
         a: Embeddings of modality A. Shape: (n_a, D).
-        b: Embeddings of modality B. Shape: (n_b, D).
+        b: Embeddings of modality B, or None for one modality. Shape: (n_b, D).
         ids_a: Instance id of each row of ``a``, integers. Shape: (n_a,).
-        ids_b: Instance id of each row of ``b``, integers. Shape: (n_b,).
+        ids_b: Instance id of each row of ``b``, integers; None if ``b`` is. Shape: (n_b,).
         temperature: tau > 0, a number or a tensor of one element that may need a gradient.
         soft_temperature: tau_soft > 0.
         hard_weight: lambda, 0 to 1: 1 is the hard loss alone, 0 the soft loss alone.
         soft_level: ``"observation"`` holds the soft target to the logits S, ``"instance"`` to the
-            logits s fa fb^T of the fused features.
+            logits s fa fb^T of the fused features. In one modality an instance does not meet
+            itself there.
         soft_features_a: Features that give the relation G in place of ``a``, those of a frozen
             encoder for example; without gradient. Where only one of the two is given, it alone
             makes G. Beyond the paper. Shape: (n_a, any width).
         soft_features_b: The same in place of ``b``. Shape: (n_b, any width).
-        normalize: Whether rows of ``a`` and ``b`` are scaled to unit length here. If False they
-            are taken as they come.
+        queue: Past embeddings; not together with soft features. Shape: (n_q, D).
+        queue_ids: Instance id of each row of ``queue``, integers. Shape: (n_q,).
+        normalize: Whether rows of ``a``, ``b`` and ``queue`` are scaled to unit length here. If
+            False they are taken as they come.
         return_parts: Return a dict of ``loss``, ``hard`` and ``soft`` instead of the loss.
         impl: ``"dense"`` holds the whole n_a x n_b matrix; ``"auto"`` chooses.
         validate: Look at the values of embeddings and ids, not only at their shapes. Costs one
@@ -121,7 +145,7 @@ def multifold_hybrid_loss(
 
     Raises:
         ValueError: If an argument has a wrong shape, dtype, device or range, and with ``validate``
-            if a row is zero, NaN or infinite or no row of ``a`` has a positive in ``b``.
+            if a row is zero, NaN or infinite or no row of ``a`` has a positive.
 
     Examples:
         >>> shapes, captions = torch.randn(4, 32), torch.randn(7, 32)
@@ -130,7 +154,7 @@ def multifold_hybrid_loss(
         >>> loss = multifold_hybrid_loss(shapes, captions, shape_ids, caption_ids)
     """
     check_options(temperature, soft_temperature, hard_weight, soft_level, impl)
-    check_shapes(a, b, ids_a, ids_b, soft_features_a, soft_features_b)
+    check_shapes(a, b, ids_a, ids_b, soft_features_a, soft_features_b, queue, queue_ids)
     if validate and not torch.compiler.is_compiling():
         check_values(
             a,
@@ -139,28 +163,36 @@ def multifold_hybrid_loss(
             ids_b,
             soft_features_a,
             soft_features_b,
+            queue,
+            queue_ids,
             temperature=temperature,
             normalize=normalize,
         )
 
     with torch.autocast(device_type=a.device.type, enabled=False):
-        dtype = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
-        a, b = _rows(a, dtype, normalize), _rows(b, dtype, normalize)
+        dtype = torch.promote_types(a.dtype, torch.float32)
+        if b is not None:
+            dtype = torch.promote_types(dtype, b.dtype)
         if isinstance(temperature, Tensor):
             temperature = temperature.to(a.device, dtype).reshape(())
-        if soft_features_a is None and soft_features_b is None:
-            soft_features_a, soft_features_b = a, b
-        hard, soft = dense_parts(
+        a = _rows(a, dtype, normalize)
+        hard, soft = _parts(
+            partial(
+                dense_parts,
+                scale=1 / temperature,
+                hard=return_parts or hard_weight > 0,
+                soft=return_parts or hard_weight < 1,
+                soft_temperature=soft_temperature,
+                soft_level=soft_level,
+            ),
             a,
-            b,
-            Instances.from_ids(ids_a, ids_b),
-            1 / temperature,
-            hard=return_parts or hard_weight > 0,
-            soft=return_parts or hard_weight < 1,
-            soft_temperature=soft_temperature,
-            soft_level=soft_level,
-            relation_a=_relation_rows(soft_features_a, dtype),
-            relation_b=_relation_rows(soft_features_b, dtype),
+            None if b is None else _rows(b, dtype, normalize),
+            ids_a,
+            ids_b,
+            None if soft_features_a is None else _relation_rows(soft_features_a.to(dtype)),
+            None if soft_features_b is None else _relation_rows(soft_features_b.to(dtype)),
+            None if queue is None else _rows(queue.detach(), dtype, normalize),
+            queue_ids,
         )
         loss = a.new_zeros(())
         # A part of weight 0 stays out of the graph: it may be watched but must not cost a gradient.
@@ -175,10 +207,66 @@ def multifold_hybrid_loss(
     return {"loss": loss, "hard": hard, "soft": soft}
 
 
+def _parts(
+    parts_of: Callable[..., Parts],
+    a: Tensor,
+    b: Tensor | None,
+    ids_a: Tensor,
+    ids_b: Tensor | None,
+    relation_a: Tensor | None,
+    relation_b: Tensor | None,
+    queue: Tensor | None,
+    queue_ids: Tensor | None,
+) -> Parts:
+    """Hard and soft part of one modality or two, with or without a queue."""
+    columns, ids_columns = (a, ids_a) if b is None or ids_b is None else (b, ids_b)
+    if queue is not None and queue_ids is not None:
+        columns = torch.cat((columns, queue))
+        ids_columns = torch.cat((ids_columns, queue_ids))
+    instances = Instances.from_ids(ids_a, ids_columns)
+    if b is None or ids_b is None:
+        # One modality gives one relation: that of the columns, which hold the rows.
+        relation = _relation_rows(columns) if relation_a is None else relation_a
+        return parts_of(
+            a,
+            columns,
+            instances,
+            relation_a=None,
+            relation_b=relation,
+            both_directions=False,
+            leave_out_self=True,
+        )
+    if relation_a is None and relation_b is None:
+        relation_a, relation_b = _relation_rows(a), _relation_rows(columns)
+    if queue is None:
+        return parts_of(a, b, instances, relation_a=relation_a, relation_b=relation_b)
+    forward = parts_of(
+        a,
+        columns,
+        instances,
+        relation_a=relation_a,
+        relation_b=relation_b,
+        both_directions=False,
+    )
+    backward = parts_of(
+        b,
+        a,
+        Instances.from_ids(ids_b, ids_a),
+        relation_a=_relation_rows(b),
+        relation_b=relation_a,
+        both_directions=False,
+    )
+    return _mean(forward[0], backward[0]), _mean(forward[1], backward[1])
+
+
+def _mean(forward: Tensor | None, backward: Tensor | None) -> Tensor | None:
+    return None if forward is None or backward is None else (forward + backward) / 2
+
+
 def _rows(embeddings: Tensor, dtype: torch.dtype, normalize: bool) -> Tensor:
     rows = embeddings.to(dtype)
     return F.normalize(rows, dim=1) if normalize else rows
 
 
-def _relation_rows(features: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    return None if features is None else F.normalize(features.detach().to(dtype), dim=1)
+def _relation_rows(features: Tensor) -> Tensor:
+    return F.normalize(features.detach(), dim=1)
