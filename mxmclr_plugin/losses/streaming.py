@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -77,80 +77,100 @@ def streaming_parts(
     """
     dtype = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
     scale = torch.as_tensor(scale, dtype=dtype, device=a.device)
-    slot_a, slot_b = instances.slot_a, instances.slot_b
+    setting = Setting(TileOptions(tile, cache_bytes), both_directions, leave_out_self)
     # Slots are numbered without a gap, so those in use are the first.
-    slots = int(torch.maximum(slot_a.max(), slot_b.max())) + 1
-    fold_a, fold_b = instances.fold_a[:slots].to(dtype), instances.fold_b[:slots].to(dtype)
-    relation = None
-    if soft:
-        if relation_a is None and relation_b is None:
-            relation_a, relation_b = a, b
-        observations = ((relation_a, slot_a, fold_a), (relation_b, slot_b, fold_b))
-        relation = _relation(observations, soft_temperature, dtype)
-    setting = Setting(TileOptions(tile, cache_bytes), normalize, both_directions, leave_out_self)
-    if not (soft and soft_level == "instance"):
-        return _parts(
-            a, b, slot_a, slot_b, fold_a, fold_b, scale, relation, setting, hard=hard, soft=soft
+    slots = int(torch.maximum(instances.slot_a.max(), instances.slot_b.max())) + 1
+    with torch.no_grad():
+        side_a, side_b = (
+            _Side.of(Rows.of(rows, dtype, normalize), slot, fold[:slots].to(dtype))
+            for rows, slot, fold in (
+                (a, instances.slot_a, instances.fold_a),
+                (b, instances.slot_b, instances.fold_b),
+            )
         )
-    hard_loss = None
+        relation = None
+        if soft:
+            if relation_a is None and relation_b is None:
+                relation_a, relation_b = a, b
+            relation = _relation(
+                [
+                    side if features is side.rows.raw and normalize else side.seen_as(features)
+                    for side, features in ((side_a, relation_a), (side_b, relation_b))
+                    if features is not None
+                ],
+                soft_temperature,
+            )
+    if soft_level == "observation":
+        return _parts(side_a, side_b, scale, relation, setting, hard=hard, soft=soft)
+    hard_loss = soft_loss = None
     if hard:
-        hard_loss, _ = _parts(
-            a, b, slot_a, slot_b, fold_a, fold_b, scale, None, setting, hard=True, soft=False
-        )
-    # Fused features as rows: an instance has one, or none where it was not observed. Instances of A
-    # come first in B too, so that a row that must not meet itself finds itself at its own number.
-    a, b = a.to(dtype), b.to(dtype)
-    if normalize:
-        a, b = F.normalize(a, dim=1), F.normalize(b, dim=1)
-    fused_a, fused_b = fuse(a, slot_a, slots), fuse(b, slot_b, slots)
-    slot_a = (fold_a > 0).nonzero()[:, 0]
-    slot_b = torch.cat((slot_a, (fold_a == 0).nonzero()[:, 0]))
-    slot_b = slot_b[fold_b[slot_b] > 0]
-    _, soft_loss = _parts(
-        fused_a[slot_a],
-        fused_b[slot_b],
-        slot_a,
-        slot_b,
-        fold_a.clamp(max=1),
-        fold_b.clamp(max=1),
-        scale,
-        relation,
-        replace(setting, normalize=False),
-        hard=False,
-        soft=True,
-    )
+        hard_loss, _ = _parts(side_a, side_b, scale, None, setting, hard=True, soft=False)
+    if soft:
+        fused_a, fused_b = _fused_sides(side_a, side_b)
+        _, soft_loss = _parts(fused_a, fused_b, scale, relation, setting, hard=False, soft=True)
     return hard_loss, soft_loss
 
 
-def _relation(
-    observations: Sequence[tuple[Tensor | None, Tensor, Tensor]],
-    soft_temperature: float,
-    dtype: torch.dtype,
-) -> Relation:
-    """W from (features, slot, fold) of each modality; the features of one may be None."""
-    fused, observed = [], []
-    with torch.no_grad():
-        for features, slot, fold in observations:
-            if features is not None:
-                total = Rows.of(features, dtype, normalize=True).sums(slot, len(fold))
-                fused.append(F.normalize(total, dim=1))
-                observed.append((fold > 0).to(dtype))
-        modalities = torch.stack(observed, dim=1)
-        return Relation(
-            torch.cat(fused, dim=1).div_(math.sqrt(soft_temperature)),
-            modalities,
-            complete=bool(modalities.all()),
-            bound=1 / soft_temperature,
-        )
+@dataclass(frozen=True)
+class _Side:
+    """One modality.
+
+    Attributes:
+        rows: Shape: (n, D).
+        slot: Slot of each row. Shape: (n,).
+        fold: Rows of each slot. Shape: (N,).
+        sums: Sums of the rows of each slot, without gradient. Shape: (N, D).
+    """
+
+    rows: Rows
+    slot: Tensor
+    fold: Tensor
+    sums: Tensor
+
+    @classmethod
+    def of(cls, rows: Rows, slot: Tensor, fold: Tensor) -> _Side:
+        with torch.no_grad():
+            return cls(rows, slot, fold, rows.sums(slot, len(fold)))
+
+    def seen_as(self, features: Tensor) -> _Side:
+        """The same observations with unit rows made of other features."""
+        return self.of(Rows.of(features, self.rows.dtype, normalize=True), self.slot, self.fold)
+
+
+def _relation(sides: Sequence[_Side], soft_temperature: float) -> Relation:
+    """The relation that the modalities with features give. All rows are unit rows."""
+    observed = torch.stack([side.fold > 0 for side in sides], dim=1)
+    features = torch.cat([F.normalize(side.sums, dim=1) for side in sides], dim=1)
+    return Relation(
+        features.div_(math.sqrt(soft_temperature)),
+        observed.to(features.dtype),
+        complete=bool(observed.all()),
+        bound=1 / soft_temperature,
+    )
+
+
+def _fused_sides(a: _Side, b: _Side) -> tuple[_Side, _Side]:
+    """Fused features as rows: an instance has one, or none where it was not observed.
+
+    Those of A come first in B too, so that a row which must not meet itself finds itself at its own
+    number.
+    """
+    slot_a = (a.fold > 0).nonzero()[:, 0]
+    slot_b = torch.cat((slot_a, (a.fold == 0).nonzero()[:, 0]))
+    slot_b = slot_b[b.fold[slot_b] > 0]
+    sides = []
+    for side, slot in ((a, slot_a), (b, slot_b)):
+        rows = side.rows.raw.to(side.rows.dtype)
+        if side.rows.inverse is not None:
+            rows = F.normalize(rows, dim=1)
+        fused = fuse(rows, side.slot, len(side.fold))[slot]
+        sides.append(_Side.of(Rows(fused, fused.dtype, None), slot, side.fold.clamp(max=1)))
+    return sides[0], sides[1]
 
 
 def _parts(
-    a: Tensor,
-    b: Tensor,
-    slot_a: Tensor,
-    slot_b: Tensor,
-    fold_a: Tensor,
-    fold_b: Tensor,
+    a: _Side,
+    b: _Side,
     scale: Tensor,
     relation: Relation | None,
     setting: Setting,
@@ -159,25 +179,31 @@ def _parts(
     soft: bool,
 ) -> tuple[Tensor | None, Tensor | None]:
     """Both parts of rows against rows."""
-    gradient = torch.is_grad_enabled() and any(x.requires_grad for x in (a, b, scale))
-    slots = len(fold_a)
+    rows = (a.rows.raw, b.rows.raw)
+    gradient = torch.is_grad_enabled() and any(x.requires_grad for x in (*rows, scale))
     with torch.no_grad():
-        rows_a = Rows.of(a, scale.dtype, setting.normalize)
-        rows_b = Rows.of(b, scale.dtype, setting.normalize)
         batch = InstanceSums(
-            fold_a,
-            fold_b,
-            rows_a.sums(slot_a, slots),
-            rows_b.sums(slot_b, slots),
-            rows_a.products(rows_b, slot_a, slots) if setting.leave_out_self else None,
+            a.fold,
+            b.fold,
+            a.sums,
+            b.sums,
+            a.rows.products(b.rows, a.slot, len(a.fold)) if setting.leave_out_self else None,
             share=(0.5, 0.5) if setting.both_directions else (1.0, 0.0),
         )
-        hard_part_ = hard_part(batch) if hard else None
-        soft_part_ = None
+        hard_target = hard_part(batch) if hard else None
+        soft_target = None
         if soft and relation is not None:
-            soft_part_ = soft_part(batch, relation, setting.options, gradient)
-        del batch  # not needed while tiles are kept
+            soft_target = soft_part(batch, relation, setting.options, gradient)
     losses = StreamingParts.apply(
-        a, b, scale, slot_a, slot_b, hard_part_, soft_part_, setting, gradient
+        *rows,
+        scale,
+        a.slot,
+        b.slot,
+        a.rows.inverse,
+        b.rows.inverse,
+        hard_target,
+        soft_target,
+        setting,
+        gradient,
     )
     return losses[0] if hard else None, losses[1] if soft else None

@@ -29,13 +29,11 @@ class Setting:
 
     Attributes:
         options: How the matrix is cut.
-        normalize: Whether rows are to be scaled to unit length.
         both_directions: Whether rows of B have a loss too.
         leave_out_self: Whether the first rows of B are those of A, which must not meet themselves.
     """
 
     options: TileOptions
-    normalize: bool
     both_directions: bool
     leave_out_self: bool
 
@@ -55,12 +53,15 @@ class StreamingParts(torch.autograd.Function):
         scale: Tensor,
         slot_a: Tensor,
         slot_b: Tensor,
+        inverse_a: Tensor | None,
+        inverse_b: Tensor | None,
         hard: Part | None,
         soft: Part | None,
         setting: Setting,
         gradient: bool,
     ) -> tuple[Tensor, Tensor]:
-        tiled = tile_logsumexp(_logits(a, b, scale, setting), setting.options, keep=gradient)
+        logits = _logits(a, b, scale, inverse_a, inverse_b, setting)
+        tiled = tile_logsumexp(logits, setting.options, keep=gradient)
         losses = []
         for part in (hard, soft):
             loss = scale.new_zeros(())
@@ -71,7 +72,7 @@ class StreamingParts(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.setting, ctx.shift = setting, tiled.shift
         ctx.save_for_backward(
-            *(a, b, scale, slot_a, slot_b, tiled.rows, tiled.columns),
+            *(a, b, scale, slot_a, slot_b, inverse_a, inverse_b, tiled.rows, tiled.columns),
             *(hard or _NO_PART),
             *(soft or _NO_PART),
             *tiled.kept,
@@ -81,7 +82,7 @@ class StreamingParts(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_hard: Tensor | None, grad_soft: Tensor | None) -> tuple[Any, ...]:
-        a, b, scale, slot_a, slot_b, rows, columns, *rest = ctx.saved_tensors
+        a, b, scale, slot_a, slot_b, inverse_a, inverse_b, rows, columns, *rest = ctx.saved_tensors
         setting: Setting = ctx.setting
         wants_a, wants_b, wants_scale = ctx.needs_input_grad[:3]
         size = len(Part._fields)
@@ -91,9 +92,9 @@ class StreamingParts(torch.autograd.Function):
             if gradient is not None and fields[0] is not None
         ]
         if not parts:
-            return (None,) * 9
+            return (None,) * 11
         tiled = Tiled(rows, columns, ctx.shift, rest[2 * size :])
-        logits = _logits(a, b, scale, setting)
+        logits = _logits(a, b, scale, inverse_a, inverse_b, setting)
         grad_a = torch.empty_like(a) if wants_a else None
         grad_b = torch.zeros(b.shape, dtype=scale.dtype, device=b.device) if wants_b else None
         pull = _pull(parts, "a", logits.b, slot_b).mul_(scale)
@@ -112,7 +113,7 @@ class StreamingParts(torch.autograd.Function):
         ):
             gradient -= pull[slot_a[i]]
             if alone is not None:
-                gradient.addcmul_(alone[i, None], logits.b[i])
+                gradient.addcmul_(alone[i, None], logits.b.strip(i))
                 if grad_b is not None:
                     grad_b[i].addcmul_(alone[i, None], rows_a)
             if wants_scale:
@@ -124,19 +125,24 @@ class StreamingParts(torch.autograd.Function):
             pull = _pull(parts, "b", logits.a, slot_a).mul_(scale)
             for j in setting.options.spans(len(b)):
                 gradient = grad_b[j].sub_(pull[slot_b[j]])
-                logits.b.back_to_raw(j, logits.b[j], gradient)
+                logits.b.back_to_raw(j, logits.b.strip(j), gradient)
             grad_b = grad_b.to(b.dtype)
         # The loss knows the scale only as a factor of the rows of A.
         grad_scale = along / scale if wants_scale else None
-        return grad_a, grad_b, grad_scale, *(None,) * 6
+        return grad_a, grad_b, grad_scale, *(None,) * 8
 
 
-def _logits(a: Tensor, b: Tensor, scale: Tensor, setting: Setting) -> Logits:
+def _logits(
+    a: Tensor,
+    b: Tensor,
+    scale: Tensor,
+    inverse_a: Tensor | None,
+    inverse_b: Tensor | None,
+    setting: Setting,
+) -> Logits:
+    dtype = scale.dtype
     return Logits(
-        Rows.of(a, scale.dtype, setting.normalize),
-        Rows.of(b, scale.dtype, setting.normalize),
-        scale,
-        setting.leave_out_self,
+        Rows(a, dtype, inverse_a), Rows(b, dtype, inverse_b), scale, setting.leave_out_self
     )
 
 

@@ -35,61 +35,71 @@ class Rows:
     """Rows as the matrix sees them, cast and scaled only where they are needed.
 
     Attributes:
-        raw: The rows as they were given, any floating dtype. Shape: (n, D).
+        raw: The rows as they were given, of any floating dtype. Shape: (n, D).
         dtype: Dtype to compute in.
-        length: Norms, kept away from 0, if the rows are to be unit rows. Shape: (n, 1).
+        inverse: 1 / norm of each, if the rows are to be unit rows. Shape: (n, 1).
     """
 
     raw: Tensor
     dtype: torch.dtype
-    length: Tensor | None
+    inverse: Tensor | None
 
     @classmethod
     def of(cls, raw: Tensor, dtype: torch.dtype, normalize: bool) -> Rows:
+        """Rows that are scaled to unit length, or not."""
         if not normalize:
             return cls(raw, dtype, None)
-        length: Tensor = torch.linalg.vector_norm(raw, dim=1, keepdim=True, dtype=dtype)
-        return cls(raw, dtype, length.clamp_(min=1e-12))  # the bound of F.normalize
+        norm: Tensor = torch.linalg.vector_norm(raw, dim=1, keepdim=True, dtype=dtype)
+        return cls(raw, dtype, norm.clamp_(min=1e-12).reciprocal_())  # the bound of F.normalize
 
     def __len__(self) -> int:
         return len(self.raw)
 
-    def __getitem__(self, span: slice) -> Tensor:
-        """Rows of a span, cast and scaled. Shape: (span, D)."""
-        rows = self.raw[span].to(self.dtype)
-        return rows if self.length is None else rows / self.length[span]
+    def strip(self, span: slice, buffer: Tensor | None = None) -> Tensor:
+        """Rows of a span, cast and scaled; not to be written to. Shape: (span, D).
+
+        They lie in ``buffer`` where it is given and they are not what ``raw`` holds: memory that is
+        fresh for every tile costs more than the scaling.
+        """
+        rows = self.raw[span]
+        if self.inverse is not None:
+            out = None if buffer is None else buffer[: len(rows)]
+            return torch.mul(rows, self.inverse[span], out=out)
+        if buffer is None or rows.dtype == self.dtype:
+            return rows.to(self.dtype)
+        return buffer[: len(rows)].copy_(rows)
 
     def longest(self) -> Tensor:
-        """Greatest norm of a row, or a bound of it. Shape: ()."""
-        if self.length is not None:
+        """Greatest norm of a row. Shape: ()."""
+        if self.inverse is not None:
             return torch.ones((), dtype=self.dtype, device=self.raw.device)
         norms: Tensor = torch.linalg.vector_norm(self.raw, dim=1, dtype=self.dtype)
         return norms.max()
 
     def sums(self, slot: Tensor, slots: int) -> Tensor:
         """Sum of the rows of each slot. Shape: (slots, D)."""
-        total = torch.zeros(slots, self.raw.shape[1], dtype=self.dtype, device=self.raw.device)
-        strip = max(1, 2**20 // self.raw.shape[1])
-        for first in range(0, len(self), strip):
-            span = slice(first, first + strip)
-            total.index_add_(0, slot[span], self[span])
+        width = self.raw.shape[1]
+        total = torch.zeros(slots, width, dtype=self.dtype, device=self.raw.device)
+        options = TileOptions(max(1, 2**18 // width), 0)
+        buffer = total.new_empty(min(options.tile, len(self)), width)
+        for span in options.spans(len(self)):
+            total.index_add_(0, slot[span], self.strip(span, buffer))
         return total
 
     def products(self, others: Rows, slot: Tensor, slots: int) -> Tensor:
-        """Sums by slot of the product of each row with the same row of ``others``. (slots,)."""
+        """Sums by slot of the product of each row with the same row of others. Shape: (slots,)."""
         total = torch.zeros(slots, dtype=self.dtype, device=self.raw.device)
-        strip = max(1, 2**20 // self.raw.shape[1])
-        for first in range(0, len(self), strip):
-            span = slice(first, min(first + strip, len(self)))
-            total.index_add_(0, slot[span], torch.linalg.vecdot(self[span], others[span]))
+        for span in TileOptions(max(1, 2**18 // self.raw.shape[1]), 0).spans(len(self)):
+            products = torch.linalg.vecdot(self.strip(span), others.strip(span))
+            total.index_add_(0, slot[span], products)
         return total
 
     def back_to_raw(self, span: slice, rows: Tensor, gradient: Tensor) -> Tensor:
         """Gradient of the raw rows of a span; overwrites ``gradient``, that of ``rows``."""
-        if self.length is not None:
+        if self.inverse is not None:
             # The part along a unit row does not change it.
             along = torch.linalg.vecdot(rows, gradient)[:, None]
-            gradient.addcmul_(rows, along, value=-1).div_(self.length[span])
+            gradient.addcmul_(rows, along, value=-1).mul_(self.inverse[span])
         return gradient
 
 
@@ -191,27 +201,29 @@ def tile_gradients(
         options: How the forward pass cut.
 
     Yields:
-        Span, rows and gradient of each strip of ``a``; the gradient is the caller's to overwrite.
+        Span, rows and gradient of each strip of ``a``, good until the next; the gradient may be
+        overwritten.
     """
     a, b, shift = logits.a, logits.b, tiled.shift
     if shift is not None:
         # exp(S - row) u + exp(S - column) v = exp(S - shift) (u' + v')
         weight_rows = weight_rows * (shift - tiled.rows).exp_()
         weight_columns = weight_columns * (shift - tiled.columns).exp_()
-    tile_buffer, gradient_buffer = _Buffer(logits, options), _Buffer(logits, options)
+    buffer = _Buffers(logits, options)
+    gradient_tile = torch.empty_like(buffer.tile)
     kept = iter(tiled.kept)
     for i in options.spans(len(a)):
-        rows = a[i]
-        scaled = rows * logits.scale
-        grad_rows = torch.zeros_like(rows)
+        rows = a.strip(i, buffer.rows)
+        scaled = torch.mul(rows, logits.scale, out=buffer.scaled[: len(rows)])
+        grad_rows = buffer.gradient[: len(rows)].zero_()
         for j in options.spans(len(b)):
-            columns = b[j]
+            columns = b.strip(j, buffer.columns)
             tile = next(kept, None)
             if tile is None:
-                tile = logits.tile(scaled, columns, i, j, out=tile_buffer.of(i, j))
+                tile = logits.tile(scaled, columns, i, j, out=_cut(buffer.tile, i, j))
                 if shift is not None:
                     _exp_(tile, shift)
-            gradient = gradient_buffer.of(i, j)
+            gradient = _cut(gradient_tile, i, j)
             if shift is not None:
                 torch.add(weight_rows[i, None], weight_columns[None, j], out=gradient).mul_(tile)
             else:
@@ -223,35 +235,41 @@ def tile_gradients(
         yield i, rows, grad_rows.mul_(logits.scale)
 
 
-class _Buffer:
-    """One tile of memory, used again and again."""
+class _Buffers:
+    """Memory for one tile and what it is made of, used again and again."""
 
     def __init__(self, logits: Logits, options: TileOptions) -> None:
-        size = min(options.tile, len(logits.a)) * min(options.tile, len(logits.b))
-        self._memory = logits.scale.new_empty(size)
+        rows, columns = (min(options.tile, len(side)) for side in (logits.a, logits.b))
+        width, new = logits.a.raw.shape[1], logits.scale.new_empty
+        self.tile = new(rows * columns)
+        self.columns = new(columns, width)
+        self.rows, self.scaled, self.gradient = (new(rows, width) for _ in range(3))
 
-    def of(self, i: slice, j: slice) -> Tensor:
-        shape = (i.stop - i.start, j.stop - j.start)
-        return self._memory[: shape[0] * shape[1]].view(shape)
+
+def _cut(memory: Tensor, i: slice, j: slice) -> Tensor:
+    """A tile at the start of memory. Shape: (i, j)."""
+    shape = (i.stop - i.start, j.stop - j.start)
+    return memory[: shape[0] * shape[1]].view(shape)
 
 
 def _logit_tiles(
     logits: Logits, options: TileOptions, keep: bool, kept: list[Tensor]
 ) -> Iterator[tuple[slice, slice, Tensor]]:
     """Every tile of the logits, row by row; leading ones in memory of their own, in ``kept``."""
-    buffer = _Buffer(logits, options)
+    buffer = _Buffers(logits, options)
     left, keeping = options.cache_bytes, keep
     for i in options.spans(len(logits.a)):
-        scaled = logits.a[i] * logits.scale
+        rows = logits.a.strip(i, buffer.rows)
+        scaled = torch.mul(rows, logits.scale, out=buffer.scaled[: len(rows)])
         for j in options.spans(len(logits.b)):
-            tile = buffer.of(i, j)
+            tile = _cut(buffer.tile, i, j)
             # Only leading tiles are kept: the backward pass takes them in order.
             left -= tile.numel() * tile.element_size()
             keeping = keeping and left >= 0
             if keeping:
                 tile = torch.empty_like(tile)
                 kept.append(tile)
-            yield i, j, logits.tile(scaled, logits.b[j], i, j, out=tile)
+            yield i, j, logits.tile(scaled, logits.b.strip(j, buffer.columns), i, j, out=tile)
 
 
 def _sums(
