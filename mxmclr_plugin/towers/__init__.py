@@ -1,0 +1,16 @@
+"""Towers: from the observations of a modality to unit vectors."""
+
+from mxmclr_plugin.towers.feature_cache import cached_features, fingerprint_module
+from mxmclr_plugin.towers.registry import TOWERS, TowerInfo, build_tower, list_towers
+from mxmclr_plugin.towers.tower import Backbone, Tower
+
+__all__ = [
+    "TOWERS",
+    "Backbone",
+    "Tower",
+    "TowerInfo",
+    "build_tower",
+    "cached_features",
+    "fingerprint_module",
+    "list_towers",
+]
