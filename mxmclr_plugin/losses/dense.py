@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from mxmclr_plugin.losses.instances import Instances, fuse
 
@@ -46,7 +47,8 @@ def dense_parts(
         soft: Whether to compute the soft part.
         soft_temperature: Temperature of the relation between instances.
         soft_level: ``"observation"`` or ``"instance"``: which logits the soft target is held to.
-        relation_a: Unit rows that give the relation in A, None if A gives none. Shape: (n_a, W_a).
+        relation_a: Rows that give the relation in A, scaled to unit length here. Shape:
+            (n_a, W_a). Where both are None the embeddings give it, where one is, the other alone.
         relation_b: The same of B. Shape: (n_b, W_b).
         both_directions: If False only the direction from A to B is computed.
         leave_out_self: Whether the first n_a rows of ``b`` are those of ``a``, so that a row must
@@ -68,8 +70,10 @@ def dense_parts(
             hard_loss = (hard_loss + _hard_direction(logits.T, positive.T, None)) / 2
 
     if soft:
+        if relation_a is None and relation_b is None:
+            relation_a, relation_b = a, b
         with torch.no_grad():
-            relation, related = _relation(instances, relation_a, relation_b)
+            relation, related = _relation(instances, relation_a, relation_b, a.dtype)
             relation = relation / soft_temperature
         # Folds of the instance behind each row and column: (n_a, 1), (1, n_b).
         fold_rows = instances.fold_a[instances.slot_a].to(logits.dtype)[:, None]
@@ -149,7 +153,10 @@ def _logsumexp(logits: Tensor, left_out: Tensor | None) -> Tensor:
 
 
 def _relation(
-    instances: Instances, relation_a: Tensor | None, relation_b: Tensor | None
+    instances: Instances,
+    relation_a: Tensor | None,
+    relation_b: Tensor | None,
+    dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
     """G between the instances of rows and columns, and whether they share a modality at all.
 
@@ -163,8 +170,8 @@ def _relation(
     ):
         if features is None:
             continue
-        fused = fuse(features, slot, instances.slots)
-        observed = (fold > 0).to(features.dtype)
+        fused = fuse(F.normalize(features.to(dtype), dim=1), slot, instances.slots)
+        observed = (fold > 0).to(dtype)
         # An instance without an observation has a zero fused feature, so it adds nothing.
         similarity = fused[instances.slot_a] @ fused[instances.slot_b].T
         both = observed[instances.slot_a][:, None] * observed[instances.slot_b][None, :]

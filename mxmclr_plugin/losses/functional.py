@@ -12,13 +12,17 @@ from torch.nn import functional as F
 
 from mxmclr_plugin.losses.dense import dense_parts
 from mxmclr_plugin.losses.instances import Instances
-from mxmclr_plugin.losses.validation import check_options, check_shapes, check_values
+from mxmclr_plugin.losses.streaming import CACHE_BYTES, TILE, streaming_parts
+from mxmclr_plugin.losses.validation import check_options, check_shapes, check_tiles, check_values
 
 __all__ = ["Implementation", "SoftLevel", "multifold_hybrid_loss"]
 
 SoftLevel = Literal["observation", "instance"]
-Implementation = Literal["auto", "dense"]
+Implementation = Literal["auto", "dense", "streaming"]
 Parts = tuple[Tensor | None, Tensor | None]
+
+_STREAMS_FROM = 256 * 256
+"""Logits from which on tiles are faster; see ``impl`` of :func:`multifold_hybrid_loss`."""
 
 
 @overload
@@ -39,6 +43,8 @@ def multifold_hybrid_loss(
     normalize: bool = ...,
     return_parts: Literal[False] = ...,
     impl: Implementation = ...,
+    tile: int = ...,
+    cache_bytes: int = ...,
     validate: bool = ...,
 ) -> Tensor: ...
 @overload
@@ -59,6 +65,8 @@ def multifold_hybrid_loss(
     normalize: bool = ...,
     return_parts: Literal[True],
     impl: Implementation = ...,
+    tile: int = ...,
+    cache_bytes: int = ...,
     validate: bool = ...,
 ) -> dict[str, Tensor]: ...
 def multifold_hybrid_loss(
@@ -78,6 +86,8 @@ def multifold_hybrid_loss(
     normalize: bool = True,
     return_parts: bool = False,
     impl: Implementation = "auto",
+    tile: int = TILE,
+    cache_bytes: int = CACHE_BYTES,
     validate: bool = True,
 ) -> Tensor | dict[str, Tensor]:
     r"""Multifold hybrid loss between the observations of two modalities, or within one.
@@ -136,7 +146,12 @@ def multifold_hybrid_loss(
         normalize: Whether rows of ``a``, ``b`` and ``queue`` are scaled to unit length here. If
             False they are taken as they come.
         return_parts: Return a dict of ``loss``, ``hard`` and ``soft`` instead of the loss.
-        impl: ``"dense"`` holds the whole n_a x n_b matrix; ``"auto"`` chooses.
+        impl: ``"dense"`` holds the whole n_a x n_b matrix. ``"streaming"`` makes it tile by tile,
+            in memory that grows with n_a + n_b; it can be differentiated once. ``"auto"`` chooses
+            ``"streaming"`` from 65536 logits on, and ``"dense"`` while ``torch.compile`` traces.
+        tile: Rows and columns of a tile of ``"streaming"``.
+        cache_bytes: Bytes of tiles that ``"streaming"`` may keep for the backward pass. A kept tile
+            saves a quarter of its matmuls.
         validate: Look at the values of embeddings and ids, not only at their shapes. Costs one
             wait for the device; does nothing while ``torch.compile`` is tracing.
 
@@ -154,6 +169,7 @@ def multifold_hybrid_loss(
         >>> loss = multifold_hybrid_loss(shapes, captions, shape_ids, caption_ids)
     """
     check_options(temperature, soft_temperature, hard_weight, soft_level, impl)
+    check_tiles(tile, cache_bytes)
     check_shapes(a, b, ids_a, ids_b, soft_features_a, soft_features_b, queue, queue_ids)
     if validate and not torch.compiler.is_compiling():
         check_values(
@@ -175,10 +191,19 @@ def multifold_hybrid_loss(
             dtype = torch.promote_types(dtype, b.dtype)
         if isinstance(temperature, Tensor):
             temperature = temperature.to(a.device, dtype).reshape(())
-        a = _rows(a, dtype, normalize)
+        parts_of: Callable[..., Parts]
+        if _streams(impl, a, b, queue):
+            parts_of = partial(
+                streaming_parts, normalize=normalize, tile=tile, cache_bytes=cache_bytes
+            )
+        else:
+            parts_of = dense_parts
+            a = _rows(a, dtype, normalize)
+            b = None if b is None else _rows(b, dtype, normalize)
+            queue = None if queue is None else _rows(queue, dtype, normalize)
         hard, soft = _parts(
             partial(
-                dense_parts,
+                parts_of,
                 scale=1 / temperature,
                 hard=return_parts or hard_weight > 0,
                 soft=return_parts or hard_weight < 1,
@@ -186,15 +211,15 @@ def multifold_hybrid_loss(
                 soft_level=soft_level,
             ),
             a,
-            None if b is None else _rows(b, dtype, normalize),
+            b,
             ids_a,
             ids_b,
-            None if soft_features_a is None else _relation_rows(soft_features_a.to(dtype)),
-            None if soft_features_b is None else _relation_rows(soft_features_b.to(dtype)),
-            None if queue is None else _rows(queue.detach(), dtype, normalize),
+            soft_features_a,
+            soft_features_b,
+            None if queue is None else queue.detach(),
             queue_ids,
         )
-        loss = a.new_zeros(())
+        loss = torch.zeros((), dtype=dtype, device=ids_a.device)
         # A part of weight 0 stays out of the graph: it may be watched but must not cost a gradient.
         if hard is not None and hard_weight > 0:
             loss = loss + hard_weight * hard
@@ -226,7 +251,7 @@ def _parts(
     instances = Instances.from_ids(ids_a, ids_columns)
     if b is None or ids_b is None:
         # One modality gives one relation: that of the columns, which hold the rows.
-        relation = _relation_rows(columns) if relation_a is None else relation_a
+        relation = columns if relation_a is None else relation_a
         return parts_of(
             a,
             columns,
@@ -236,24 +261,22 @@ def _parts(
             both_directions=False,
             leave_out_self=True,
         )
-    if relation_a is None and relation_b is None:
-        relation_a, relation_b = _relation_rows(a), _relation_rows(columns)
     if queue is None:
         return parts_of(a, b, instances, relation_a=relation_a, relation_b=relation_b)
     forward = parts_of(
         a,
         columns,
         instances,
-        relation_a=relation_a,
-        relation_b=relation_b,
+        relation_a=a,
+        relation_b=columns,
         both_directions=False,
     )
     backward = parts_of(
         b,
         a,
         Instances.from_ids(ids_b, ids_a),
-        relation_a=_relation_rows(b),
-        relation_b=relation_a,
+        relation_a=b,
+        relation_b=a,
         both_directions=False,
     )
     return _mean(forward[0], backward[0]), _mean(forward[1], backward[1])
@@ -268,5 +291,9 @@ def _rows(embeddings: Tensor, dtype: torch.dtype, normalize: bool) -> Tensor:
     return F.normalize(rows, dim=1) if normalize else rows
 
 
-def _relation_rows(features: Tensor) -> Tensor:
-    return F.normalize(features.detach(), dim=1)
+def _streams(impl: str, a: Tensor, b: Tensor | None, queue: Tensor | None) -> bool:
+    """Whether the loss is computed tile by tile."""
+    if impl != "auto":
+        return impl == "streaming"
+    columns = len(a if b is None else b) + (0 if queue is None else len(queue))
+    return len(a) * columns >= _STREAMS_FROM and not torch.compiler.is_compiling()

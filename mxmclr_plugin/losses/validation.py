@@ -7,10 +7,17 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["check_options", "check_positive", "check_shapes", "check_share", "check_values"]
+__all__ = [
+    "check_options",
+    "check_positive",
+    "check_shapes",
+    "check_share",
+    "check_tiles",
+    "check_values",
+]
 
 _SOFT_LEVELS = ("observation", "instance")
-_IMPLEMENTATIONS = ("auto", "dense")
+_IMPLEMENTATIONS = ("auto", "dense", "streaming")
 
 
 def check_positive(name: str, value: float) -> None:
@@ -52,6 +59,17 @@ def check_options(
     ):
         if value not in known:
             raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, got {value!r}")
+
+
+def check_tiles(tile: int, cache_bytes: int) -> None:
+    """Checks how a matrix is to be cut.
+
+    Raises:
+        ValueError: If a tile would hold nothing or the cache less than nothing.
+    """
+    for name, value, least in (("tile", tile, 1), ("cache_bytes", cache_bytes, 0)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise ValueError(f"{name} must be a whole number from {least} on, got {value!r}")
 
 
 def check_shapes(
