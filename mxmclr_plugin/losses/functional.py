@@ -21,7 +21,7 @@ SoftLevel = Literal["observation", "instance"]
 Implementation = Literal["auto", "dense", "streaming"]
 Parts = tuple[Tensor | None, Tensor | None]
 
-_STREAMS_FROM = 256 * 256
+_STREAMS_FROM = 2**15
 """Logits from which on tiles are faster; see ``impl`` of :func:`multifold_hybrid_loss`."""
 
 
@@ -147,8 +147,10 @@ def multifold_hybrid_loss(
             False they are taken as they come.
         return_parts: Return a dict of ``loss``, ``hard`` and ``soft`` instead of the loss.
         impl: ``"dense"`` holds the whole n_a x n_b matrix. ``"streaming"`` makes it tile by tile,
-            in memory that grows with n_a + n_b; it can be differentiated once. ``"auto"`` chooses
-            ``"streaming"`` from 65536 logits on, and ``"dense"`` while ``torch.compile`` traces.
+            in memory that grows with n_a + n_b; it can be differentiated once. ``"auto"`` takes
+            ``"streaming"`` from 32768 logits on, about 180 rows a side, and ``"dense"`` below and
+            while ``torch.compile`` traces: measured on a CPU at D = 64 and 512, where streaming
+            takes over between 128 and 256 rows.
         tile: Rows and columns of a tile of ``"streaming"``.
         cache_bytes: Bytes of tiles that ``"streaming"`` may keep for the backward pass. A kept tile
             saves a quarter of its matmuls.
