@@ -9,32 +9,21 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-__all__ = ["MultifoldBatch", "MultifoldInstance", "Observations", "collate_multifold", "stack"]
+from mxmclr_plugin.data.dataset import MultifoldInstance
+
+__all__ = ["MultifoldBatch", "Observations", "collate_multifold", "stack"]
 
 Observations: TypeAlias = "Tensor | list[str]"
 """Records of one modality: a tensor of shape (rows, ...), or as many strings."""
 
 
-@dataclass(frozen=True)
-class MultifoldInstance:
-    """One instance with observations of it.
-
-    Attributes:
-        id: Its id.
-        observations: Records by modality; a modality it lacks is missing or empty.
-    """
-
-    id: int
-    observations: dict[str, Sequence[Tensor | str]]
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class MultifoldBatch:
     """Observations of several instances.
 
     Attributes:
         observations: The records of each modality: a tensor of shape (rows, ...), or strings.
-        ids: Instance id of each record, by modality. Shape: (rows,).
+        ids: Instance id of each record, by modality. Shape: (rows,), int64.
 
     Raises:
         ValueError: If the two do not fit.
@@ -49,11 +38,13 @@ class MultifoldBatch:
                 f"observations are of {sorted(self.observations)} but ids of {sorted(self.ids)}"
             )
         for modality, records in self.observations.items():
-            if self.ids[modality].shape != (len(records),):
+            ids = self.ids[modality]
+            if ids.shape != (len(records),):
                 raise ValueError(
-                    f"{modality!r} has {len(records)} records but ids of shape "
-                    f"{tuple(self.ids[modality].shape)}"
+                    f"{modality!r} has {len(records)} records but ids of shape {tuple(ids.shape)}"
                 )
+            if ids.dtype != torch.int64:
+                raise ValueError(f"ids of {modality!r} must be int64, got {ids.dtype}")
 
     @property
     def modalities(self) -> list[str]:
@@ -122,20 +113,22 @@ def stack(modality: str, records: Sequence[Tensor | str], owners: Sequence[int])
     Raises:
         ValueError: If they are of several kinds, shapes or dtypes.
     """
-    texts = [record for record in records if isinstance(record, str)]
-    if len(texts) == len(records):
-        return texts
     kinds = [_kind(record) for record in records]
-    for kind, owner in zip(kinds, owners, strict=True):
+    for record, kind, owner in zip(records, kinds, owners, strict=True):
+        if not isinstance(record, Tensor | str):
+            raise ValueError(
+                f"{modality!r} records must be tensors or strings, but instance {owner} has {kind}"
+            )
         if kind != kinds[0]:
             raise ValueError(
                 f"{modality!r} records cannot be stacked: instance {owners[0]} has {kinds[0]} but "
                 f"instance {owner} has {kind}"
             )
-    return torch.stack([record for record in records if isinstance(record, Tensor)])
+    texts = [record for record in records if isinstance(record, str)]
+    return texts or torch.stack([record for record in records if isinstance(record, Tensor)])
 
 
-def _kind(record: Tensor | str) -> str:
+def _kind(record: object) -> str:
     if isinstance(record, Tensor):
         return f"a tensor {record.dtype} of shape {tuple(record.shape)}"
     return f"a {type(record).__name__}"

@@ -11,9 +11,7 @@ import numpy.typing as npt
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mxmclr_plugin.data.batch import MultifoldInstance
-
-__all__ = ["Draw", "MultifoldDataset", "Store"]
+__all__ = ["Draw", "MultifoldDataset", "MultifoldInstance", "Store"]
 
 
 class Store(Protocol):
@@ -22,6 +20,19 @@ class Store(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int, /) -> Any: ...
+
+
+@dataclass(frozen=True, eq=False)
+class MultifoldInstance:
+    """One instance with observations of it.
+
+    Attributes:
+        id: Its id.
+        observations: Records by modality; a modality it lacks is missing or empty.
+    """
+
+    id: int
+    observations: dict[str, Sequence[Tensor | str]]
 
 
 @dataclass(frozen=True)
@@ -50,8 +61,8 @@ class MultifoldDataset(Dataset[MultifoldInstance]):
         names: A name for each instance, by default its id.
 
     Raises:
-        ValueError: If lengths do not fit, ids repeat, a record is not there, or an instance has no
-            observation at all.
+        ValueError: If lengths do not fit, ids repeat, a record is not there or is named twice by
+            an instance, or an instance has no observation at all.
     """
 
     def __init__(
@@ -62,11 +73,15 @@ class MultifoldDataset(Dataset[MultifoldInstance]):
         names: Sequence[str] | None = None,
     ) -> None:
         self.stores = dict(stores)
-        self.ids = np.asarray(ids, dtype=np.int64)
+        self.ids = _integers("ids", ids)
         self.names = [str(i) for i in self.ids] if names is None else list(names)
+        if len(self.names) != len(self.ids):
+            raise ValueError(f"there are {len(self.ids)} instances but {len(self.names)} names")
         self.members = {
-            modality: [np.asarray(rows, dtype=np.int64).reshape(-1) for rows in of_instances]
-            for modality, of_instances in members.items()
+            modality: [
+                _integers(f"members[{modality!r}][{k}]", rows) for k, rows in enumerate(instances)
+            ]
+            for modality, instances in members.items()
         }
         self._check()
 
@@ -76,10 +91,8 @@ class MultifoldDataset(Dataset[MultifoldInstance]):
                 f"stores are of {sorted(self.stores)} but members of {sorted(self.members)}"
             )
         values, counts = np.unique(self.ids, return_counts=True)
-        if self.ids.ndim != 1 or (counts > 1).any():
+        if (counts > 1).any():
             raise ValueError(f"ids must differ, got {values[counts > 1].tolist()} more than once")
-        if len(self.names) != len(self.ids):
-            raise ValueError(f"there are {len(self.ids)} instances but {len(self.names)} names")
         for modality, of_instances in self.members.items():
             if len(of_instances) != len(self.ids):
                 raise ValueError(
@@ -93,11 +106,22 @@ class MultifoldDataset(Dataset[MultifoldInstance]):
                         f"members[{modality!r}] of instance {name!r} name records "
                         f"{rows.min()} to {rows.max()}, but the store has {records}"
                     )
-        total = sum((self.folds(modality) for modality in self.members), np.zeros(len(self.ids)))
-        if (np.asarray(total) == 0).any():
+                if len(set(rows.tolist())) < len(rows):
+                    raise ValueError(
+                        f"members[{modality!r}] of instance {name!r} name a record twice"
+                    )
+        total = np.zeros(len(self.ids), dtype=np.int64)
+        for modality in self.members:
+            total += self.folds(modality)
+        if (total == 0).any():
             raise ValueError(
                 f"instance {self.names[int(np.argmin(total))]!r} has no observation in any modality"
             )
+
+    def _of(self, modality: str) -> list[npt.NDArray[np.int64]]:
+        if modality not in self.members:
+            raise ValueError(f"there is no modality {modality!r}, only {self.modalities}")
+        return self.members[modality]
 
     @property
     def modalities(self) -> list[str]:
@@ -106,7 +130,7 @@ class MultifoldDataset(Dataset[MultifoldInstance]):
 
     def folds(self, modality: str) -> npt.NDArray[np.int64]:
         """Number of observations of each instance. Shape: (instances,)."""
-        return np.array([len(rows) for rows in self.members[modality]], dtype=np.int64)
+        return np.array([len(rows) for rows in self._of(modality)], dtype=np.int64)
 
     def observations_of(self, modality: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """All observations in a modality, instance by instance.
@@ -114,17 +138,22 @@ class MultifoldDataset(Dataset[MultifoldInstance]):
         Returns:
             Their records' indexes in the store and their instance ids. Shape: (rows,) each.
         """
-        rows = np.concatenate([*self.members[modality], np.empty(0, np.int64)])
+        rows = np.concatenate([*self._of(modality), np.empty(0, np.int64)])
         return rows, np.repeat(self.ids, self.folds(modality))
 
-    def subset(self, indices: Sequence[int] | npt.NDArray[np.int64]) -> MultifoldDataset:
-        """The data set of some of the instances; stores are shared."""
-        members = {
-            modality: [of_instances[k] for k in indices]
-            for modality, of_instances in self.members.items()
-        }
-        names = [self.names[k] for k in indices]
-        return MultifoldDataset(self.stores, members, self.ids[np.asarray(indices)], names)
+    def subset(self, indices: Sequence[int] | npt.NDArray[Any]) -> MultifoldDataset:
+        """The data set of some of the instances; stores are shared.
+
+        Args:
+            indices: Indexes of the instances, in the order wanted, or a mask.
+        """
+        kept = np.arange(len(self))[list(indices)]
+        return MultifoldDataset(
+            self.stores,
+            {modality: [rows[k] for k in kept] for modality, rows in self.members.items()},
+            self.ids[kept],
+            [self.names[k] for k in kept],
+        )
 
     def with_store(self, modality: str, store: Store) -> MultifoldDataset:
         """The data set with other records for a modality, such as features computed from them.
@@ -132,8 +161,7 @@ class MultifoldDataset(Dataset[MultifoldInstance]):
         Raises:
             ValueError: If the modality is unknown or the number of records differs.
         """
-        if modality not in self.stores:
-            raise ValueError(f"there is no modality {modality!r}, only {self.modalities}")
+        self._of(modality)
         if len(store) != len(self.stores[modality]):
             raise ValueError(
                 f"the store of {modality!r} has {len(self.stores[modality])} records, the new one "
@@ -147,16 +175,28 @@ class MultifoldDataset(Dataset[MultifoldInstance]):
         return len(self.ids)
 
     def __getitem__(self, index: int | Draw) -> MultifoldInstance:
-        observations: dict[str, Sequence[Tensor | str]] = {}
         if isinstance(index, Draw):
             instance = index.instance
-            for modality, chosen in index.rows.items():
-                rows = self.members[modality][instance]
-                store = self.stores[modality]
-                observations[modality] = [store[int(rows[k])] for k in chosen]
+            records = {
+                modality: self._of(modality)[instance][list(rows)]
+                for modality, rows in index.rows.items()
+            }
         else:
-            instance = range(len(self))[index]
-            for modality, store in self.stores.items():
-                rows = self.members[modality][instance]
-                observations[modality] = [store[int(k)] for k in rows]
-        return MultifoldInstance(int(self.ids[instance]), observations)
+            instance = range(len(self))[index]  # as a list does: negative ones, and the error
+            records = {modality: rows[instance] for modality, rows in self.members.items()}
+        return MultifoldInstance(
+            int(self.ids[instance]),
+            {
+                modality: [self.stores[modality][k] for k in rows.tolist()]
+                for modality, rows in records.items()
+            },
+        )
+
+
+def _integers(name: str, values: npt.ArrayLike) -> npt.NDArray[np.int64]:
+    array = np.asarray(values)
+    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+        raise ValueError(
+            f"{name} must be a list of integers, got {array.dtype} of shape {array.shape}"
+        )
+    return array.astype(np.int64)

@@ -10,7 +10,6 @@ from mxmclr_plugin.losses.criterion import MultifoldHybridCriterion
 from mxmclr_plugin.losses.functional import Implementation, SoftLevel
 from mxmclr_plugin.losses.labels import LabelCriterion
 from mxmclr_plugin.losses.pairing import PairedCriterion
-from mxmclr_plugin.losses.ranking import RankingCriterion
 from mxmclr_plugin.losses.registry import LOSSES, LossInfo
 from mxmclr_plugin.losses.sigmoid import SigmoidCriterion
 from mxmclr_plugin.losses.simple_clip import SoftTargetCriterion
@@ -81,6 +80,9 @@ def _simple_clip(temperature: float = 0.07, soft_temperature: float = 0.07) -> P
 
 
 def _mnrl(temperature: float = 0.05, symmetric: bool = False) -> PairedCriterion:
+    # sentence-transformers takes seconds to import, which other losses need not wait for.
+    from mxmclr_plugin.losses.ranking import RankingCriterion
+
     return PairedCriterion(RankingCriterion(temperature, symmetric))
 
 

@@ -25,6 +25,7 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 
 from mxmclr_plugin.data.batch import Observations
+from mxmclr_plugin.data.dataset import Store
 from mxmclr_plugin.towers.text import tokenizer_digest
 
 __all__ = ["cached_features", "fingerprint_module"]
@@ -36,7 +37,7 @@ _VERSION = "1"
 @torch.no_grad()
 def cached_features(
     encode: Callable[[Observations], Tensor],
-    store: Sequence[Tensor | str],
+    store: Store,
     *,
     root: Path,
     model_fingerprint: str,
@@ -157,7 +158,7 @@ def _record_bytes(record: Tensor | str, position: int) -> bytes:
 
 def _encode(
     encode: Callable[[Observations], Tensor],
-    store: Sequence[Tensor | str],
+    store: Store,
     positions: Sequence[int],
 ) -> Tensor:
     records = [store[position] for position in positions]

@@ -1,0 +1,24 @@
+"""Nothing is fetched, nothing is written to the user's cache."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Before anything imports huggingface_hub, which reads it once.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory):
+    os.environ["MXMCLR_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """Folder of the real data; tests that need it are skipped where it is not there."""
+    beside = Path(__file__).parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("MXMCLR_TEST_DATA", beside))
+    if not folder.is_dir():
+        pytest.skip("no real data: set MXMCLR_TEST_DATA to its folder")
+    return folder

@@ -1,0 +1,258 @@
+"""The runner as a user starts it, on a small slice of the data."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+SLICE = [
+    "data.classes=24",
+    "data.captions=6",
+    "data.samples=3",
+    "batch.instances=8",
+    "batch.passes=4",
+    "towers.voxel.widths=[4,8]",
+    "trainer.log_every=1",
+]
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "mxmclr_plugin.run", *map(str, arguments)]
+
+
+def run(*arguments, cwd=None, **environment):
+    return subprocess.run(
+        command(*arguments),
+        cwd=cwd,
+        env={**os.environ, "COLUMNS": "200", **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def metrics_of(folder):
+    return json.loads((Path(folder) / "metrics.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "finished"
+    done = run("text2shape", *SLICE, "trainer.max_steps=11", f"out={out}")
+    assert done.returncode == 0, done.stderr
+    return out, done
+
+
+def test_metrics_json(finished):
+    out, _ = finished
+    metrics = metrics_of(out)
+    assert list(metrics) == ["task", "loss", "seed", "test", "train", "versions", "config"]
+    assert (metrics["task"], metrics["loss"], metrics["seed"]) == ("text2shape", "mxmclr", 0)
+    assert list(metrics["test"]) == ["t2s", "s2t"]
+    t2s, s2t = metrics["test"]["t2s"], metrics["test"]["s2t"]
+    names = {"rr@1", "rr@5", "ndcg@5", "mrr", "chance@1", "queries", "gallery"}
+    assert set(t2s) == set(s2t) == names
+    assert (t2s["queries"], t2s["gallery"]) == (s2t["gallery"], s2t["queries"])
+    classes = s2t["queries"] // 3
+    assert t2s["queries"] == classes * 6
+    assert t2s["chance@1"] == pytest.approx(100 / classes)
+    assert 0 <= t2s["rr@1"] <= t2s["rr@5"] <= 100
+    assert metrics["train"]["steps"] == 11
+    assert metrics["train"]["seconds"] > 0
+    per_second = 11 * 8 * 5 / metrics["train"]["seconds"]
+    assert metrics["train"]["observations_per_second"] == pytest.approx(per_second)
+    assert metrics["versions"]["torch"] == torch.__version__
+    assert metrics["config"]["trainer"]["max_steps"] == 11
+    assert metrics["config"] == yaml.safe_load((out / "config.yaml").read_text())
+
+
+def test_what_is_shown(finished):
+    out, done = finished
+    assert "text to shape" in done.stdout
+    assert "shape to text" in done.stdout
+    assert str(out / "metrics.json") in done.stdout
+    # Not on a terminal: no bar, nothing redrawn.
+    assert "\r" not in done.stdout + done.stderr
+    assert "it/s" not in done.stdout + done.stderr
+
+
+def test_learning_curves_and_checkpoints(finished):
+    out, _ = finished
+    rows = list(csv.DictReader((out / "curves" / "metrics.csv").open()))
+    assert [row["train/loss"] for row in rows if row.get("train/loss")]
+    assert [row["val/t2s/rr@1"] for row in rows if row.get("val/t2s/rr@1")]
+    assert sorted(file.name for file in (out / "checkpoints").iterdir()) == [
+        "best.ckpt",
+        "last.ckpt",
+    ]
+
+
+def test_ntxent_runs_on_pairs(tmp_path):
+    done = run("text2shape", *SLICE, "loss=ntxent", "trainer.max_steps=3", f"out={tmp_path / 'x'}")
+    assert done.returncode == 0, done.stderr
+    assert "ntxent knows one positive a row" in done.stdout
+    assert metrics_of(tmp_path / "x")["loss"] == "ntxent"
+    observations = 3 * 8 * 2
+    train = metrics_of(tmp_path / "x")["train"]
+    assert train["observations_per_second"] * train["seconds"] == pytest.approx(observations)
+
+
+def test_a_run_is_not_overwritten(finished):
+    out, _ = finished
+    before = (out / "metrics.json").read_text()
+    done = run("text2shape", *SLICE, f"out={out}")
+    assert done.returncode == 2
+    assert "holds a run already" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert (out / "metrics.json").read_text() == before
+
+
+def weights(out):
+    checkpoint = torch.load(out / "checkpoints" / "last.ckpt", weights_only=False)
+    return checkpoint["state_dict"], checkpoint["global_step"], checkpoint["optimizer_states"]
+
+
+def assert_same(first, second):
+    assert first[1] == second[1]
+    for name, value in first[0].items():
+        assert torch.equal(value, second[0][name]), name
+    for a, b in zip(first[2][0]["state"].values(), second[2][0]["state"].values()):
+        for key in a:
+            assert torch.equal(a[key], b[key])
+
+
+def test_a_run_that_was_stopped_in_an_epoch_goes_on_as_if_it_had_not(finished, tmp_path):
+    whole, _ = finished
+    # The schedule of the learning rate depends on the end, so the run is stopped by a signal.
+    out = tmp_path / "stopped"
+    arguments = ["text2shape", *SLICE, "trainer.max_steps=11", f"out={out}"]
+    process = subprocess.Popen(
+        command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ
+    )
+    deadline = time.time() + 120
+    while not (out / "checkpoints" / "last.ckpt").exists():
+        assert time.time() < deadline
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (out / "metrics.json").exists()
+    stopped_at = weights(out)[1]
+    done = run(*arguments, "ckpt=last")
+    assert done.returncode == 0, done.stderr
+    assert "going on from" in done.stdout
+    assert 0 < stopped_at <= 11
+    assert metrics_of(out)["train"]["steps"] == 11
+    assert_same(weights(whole), weights(out))
+    assert metrics_of(out)["test"] == metrics_of(whole)["test"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["text2shpe"], "unknown task 'text2shpe': did you mean 'text2shape'"),
+        (["text2shape", "loss.temperture=1"], "did you mean 'loss.temperature'"),
+        (["text2shape", "loss.temperature=0"], "loss: temperature must be a positive number"),
+        (["text2shape", "trainer.max_steps=0"], "trainer.max_steps must be 1 or more"),
+        (["text2shape", "ckpt=last", "out=nowhere"], "there is no checkpoint"),
+        (["list", "los"], "cannot list 'los': did you mean 'losses'"),
+    ],
+)
+def test_errors_are_one_line(arguments, message, tmp_path):
+    done = run(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--help"], ["text2shape", "list tasks|losses|towers"]),
+        (["text2shape", "--help"], ["max_steps: ", "loss: ", "ntxent", "soft_temperature"]),
+        (["list", "tasks"], ["text2shape"]),
+        (["list", "losses"], ["mxmclr", "0.07", "one pair an instance", "2303.10839"]),
+        (["list", "towers"], ["bag_of_words", "light_cnn3d"]),
+        (["list", "data"], ["primitives"]),
+    ],
+)
+def test_help_and_lists(arguments, words):
+    done = run(*arguments)
+    assert done.returncode == 0, done.stderr
+    for word in words:
+        assert word in done.stdout
+
+
+def test_default_folders_are_numbered(tmp_path):
+    arguments = ["text2shape", *SLICE, "trainer.max_steps=1"]
+    for _ in range(2):
+        done = run(*arguments, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    folders = sorted(path.name for path in (tmp_path / "runs" / "text2shape").iterdir())
+    assert folders == ["mxmclr-seed0", "mxmclr-seed0-2"]
+
+
+def test_the_wheel_outside_the_repository(tmp_path):
+    repository = Path(__file__).parents[2]
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "wheel",
+            "--no-deps",
+            "--no-build-isolation",
+            "-q",
+            "-w",
+            str(tmp_path),
+            str(repository),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    site = tmp_path / "site"
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "--no-deps",
+            "-q",
+            "--target",
+            str(site),
+            str(wheel),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    where = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import mxmclr_plugin, plugin_configs; print(mxmclr_plugin.__file__, plugin_configs.__file__)",
+        ],
+        cwd=elsewhere,
+        env={**os.environ, "PYTHONPATH": str(site)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert where.stdout.count(str(site)) == 2
+    done = run(
+        "text2shape", *SLICE, "trainer.max_steps=1", "out=here", cwd=elsewhere, PYTHONPATH=str(site)
+    )
+    assert done.returncode == 0, done.stderr
+    assert metrics_of(elsewhere / "here")["train"]["steps"] == 1

@@ -1,0 +1,246 @@
+"""Generates Text2Shape Primitives, keeps it on disk, and makes data sets of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from filelock import FileLock
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from torch import Tensor
+
+from mxmclr_plugin.cache import cache_folder
+from mxmclr_plugin.data.dataset import MultifoldDataset
+from mxmclr_plugin.data.primitives.captions import all_sentences, draw_sentences
+from mxmclr_plugin.data.primitives.classes import all_classes
+from mxmclr_plugin.data.primitives.voxels import draw_sample, occupancy
+
+__all__ = ["VoxelStore", "primitives"]
+
+# Part of every cache key: raise it when the generator changes.
+_VERSION = 1
+_VALIDATION, _TEST = 76, 75  # of the 756 classes
+_ALL_CAPTIONS = 191_850
+
+_PERMUTATION, _GRIDS, _CAPTIONS = range(3)  # streams of random numbers
+
+
+class VoxelStore:
+    """Voxel grids kept as packed occupancy and one colour each.
+
+    ``store[k]`` is an RGBA grid, uint8, of shape (4, R, R, R): the colour and alpha 255 where the
+    shape is, 0 elsewhere.
+
+    Args:
+        packed: Occupancy, eight voxels a byte. Shape: (grids, R^3 / 8), uint8.
+        rgb: Colours. Shape: (grids, 3), uint8.
+        resolution: R.
+    """
+
+    def __init__(
+        self, packed: npt.NDArray[np.uint8], rgb: npt.NDArray[np.uint8], resolution: int
+    ) -> None:
+        self.packed = packed
+        self.rgba = np.concatenate([rgb, np.full((len(rgb), 1), 255, np.uint8)], axis=1)
+        self.resolution = resolution
+
+    def __len__(self) -> int:
+        return len(self.packed)
+
+    def __getitem__(self, index: int) -> Tensor:
+        inside = np.unpackbits(self.packed[index]).reshape((self.resolution,) * 3)
+        return torch.from_numpy(inside[None] * self.rgba[index][:, None, None, None])
+
+
+def primitives(
+    root: str | None = None,
+    seed: int = 0,
+    resolution: int = 32,
+    samples: int = 10,
+    captions: int | None = None,
+    classes: int | None = None,
+    noise: float = 0.05,
+) -> dict[str, MultifoldDataset]:
+    """Text2Shape Primitives (Chen et al. 2018, https://arxiv.org/abs/1803.08495), regenerated.
+
+    The original is procedural: 6 shapes x 14 colours x 9 sizes = 756 classes with 10 perturbed
+    samples and about 254 template sentences each, split by class into 605, 76 and 75. Templates,
+    colours and noise are this project's, so figures are not those of the original files. A class
+    is an instance, its grids and sentences are the observations.
+
+    Everything follows from the arguments. It is generated once and kept on disk with checksums.
+
+    Args:
+        root: Folder of the cache; by default ``primitives`` in :func:`cache_folder`.
+        seed: Of samples, sentences and the split.
+        resolution: R, voxels along an edge, a multiple of 2 from 16 up.
+        samples: Grids a class.
+        captions: Sentences a class; None for 191,850 in all, 253 or 254 a class.
+        classes: Makes a small set of so many classes, split in the same proportions.
+        noise: Standard deviation of the colour noise, of 1.
+
+    Returns:
+        Data sets ``train``, ``val`` and ``test`` with the modalities ``text`` and ``voxel``.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+    kinds = all_classes()
+    fewest = min(len(all_sentences(kind)) for kind in kinds)
+    if resolution < 16 or resolution % 2:
+        raise ValueError(f"resolution must be an even number from 16 up, got {resolution}")
+    if samples < 1:
+        raise ValueError(f"samples must be 1 or more, got {samples}")
+    if captions is not None and not 1 <= captions <= fewest:
+        raise ValueError(f"captions must be 1 to {fewest}, got {captions}")
+    if classes is not None and not 3 <= classes <= len(kinds):
+        raise ValueError(f"classes must be 3 to {len(kinds)}, got {classes}")
+    if not 0 <= noise <= 1:
+        raise ValueError(f"noise must be from 0 to 1, got {noise}")
+
+    options = {
+        "version": _VERSION,
+        "seed": seed,
+        "resolution": resolution,
+        "samples": samples,
+        "captions": captions,
+        "classes": classes,
+        "noise": noise,
+    }
+    order = np.random.default_rng((seed, _PERMUTATION)).permutation(len(kinds))[:classes]
+    key = hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:16]
+    parent = Path(root).expanduser() if root is not None else cache_folder() / "primitives"
+    folder = parent / key
+    parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(parent / f"{key}.lock"):
+        if not _intact(folder):
+            _replace(folder, lambda target: _generate(target, options, order))
+    return _load(folder, order, resolution, samples)
+
+
+def _generate(folder: Path, options: dict[str, Any], order: npt.NDArray[np.int64]) -> None:
+    seed, resolution, samples = options["seed"], options["resolution"], options["samples"]
+    kinds = all_classes()
+    more = _ALL_CAPTIONS % len(kinds)  # classes with one sentence more
+    packed = np.empty((len(order) * samples, resolution**3 // 8), np.uint8)
+    rgb = np.empty((len(order) * samples, 3), np.uint8)
+    sentences = []
+    with _progress() as progress:
+        for place, index in enumerate(progress.track(order, description="generating Primitives")):
+            kind = kinds[index]
+            generator = np.random.default_rng((seed, _GRIDS, int(index)))
+            for row in range(place * samples, (place + 1) * samples):
+                sample = draw_sample(kind, options["noise"], generator)
+                inside = occupancy(sample, resolution)
+                if not inside.any():
+                    raise ValueError(
+                        f"a sample of {kind.name} holds no voxel at resolution {resolution}"
+                    )
+                packed[row] = np.packbits(inside)
+                rgb[row] = sample.rgb
+            count = options["captions"] or _ALL_CAPTIONS // len(kinds) + int(index < more)
+            generator = np.random.default_rng((seed, _CAPTIONS, int(index)))
+            sentences.append(draw_sentences(kind, count, generator))
+    np.save(folder / "occupancy.npy", packed)
+    np.save(folder / "rgb.npy", rgb)
+    (folder / "captions.json").write_text(json.dumps(sentences), encoding="utf-8")
+    digests = {path.name: _digest(path) for path in sorted(folder.iterdir())}
+    manifest = {"options": options, "sha256": digests}
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+
+
+def _load(
+    folder: Path, order: npt.NDArray[np.int64], resolution: int, samples: int
+) -> dict[str, MultifoldDataset]:
+    packed = np.load(folder / "occupancy.npy", mmap_mode="r")
+    rgb = np.load(folder / "rgb.npy")
+    sentences = json.loads((folder / "captions.json").read_text(encoding="utf-8"))
+    ends = np.cumsum([len(of_class) for of_class in sentences])
+    whole = MultifoldDataset(
+        {
+            "text": [sentence for of_class in sentences for sentence in of_class],
+            "voxel": VoxelStore(packed, rgb, resolution),
+        },
+        {
+            "text": [
+                np.arange(end - len(of_class), end)
+                for end, of_class in zip(ends, sentences, strict=True)
+            ],
+            "voxel": list(np.arange(len(packed)).reshape(-1, samples)),
+        },
+        ids=order,
+        names=[all_classes()[index].name for index in order],
+    )
+    share = len(order) / len(all_classes())
+    test, validation = (max(1, round(share * part)) for part in (_TEST, _VALIDATION))
+    places = np.arange(len(order))
+    train = len(order) - test - validation
+    return {
+        "train": whole.subset(places[:train]),
+        "val": whole.subset(places[train : train + validation]),
+        "test": whole.subset(places[train + validation :]),
+    }
+
+
+def _intact(folder: Path) -> bool:
+    """Whether the files are there and what was written; says so if they are there but are not."""
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        for name, digest in manifest["sha256"].items():
+            if _digest(folder / name) != digest:
+                raise ValueError(f"{name} does not fit its checksum")
+    except FileNotFoundError as error:
+        if folder.exists():
+            warnings.warn(f"{folder} is incomplete ({error}): generating anew", stacklevel=3)
+        return False
+    except (ValueError, KeyError, TypeError) as error:
+        warnings.warn(f"{folder} is damaged ({error}): generating anew", stacklevel=3)
+        return False
+    return True
+
+
+def _replace(folder: Path, write: Callable[[Path], None]) -> None:
+    """Has a folder written under another name and puts it in place when it is whole."""
+    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    try:
+        write(unfinished)
+        shutil.rmtree(folder, ignore_errors=True)
+        unfinished.rename(folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _progress() -> Progress:
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(show_speed=True),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )

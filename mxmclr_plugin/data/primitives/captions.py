@@ -1,0 +1,98 @@
+"""Sentences about a class, from templates and synonyms."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+
+from mxmclr_plugin.data.primitives.classes import PrimitiveClass
+
+__all__ = ["all_sentences", "draw_sentences"]
+
+_HEIGHTS = (
+    ("short", "low", "squat"),
+    ("medium-height", "mid-height", "half-height"),
+    ("tall", "high", "towering"),
+)
+_RADII = (
+    ("thin", "narrow", "slim"),
+    ("medium-width", "mid-width", "half-width"),
+    ("wide", "broad", "thick"),
+)
+# Words for a class whose height and radius are the same step.
+_BOTH = (
+    ("small", "tiny", "little"),
+    ("medium-sized", "mid-sized", "average-sized"),
+    ("large", "big", "huge"),
+)
+_SHAPES = {
+    "box": ("box", "block", "cuboid"),
+    "cylinder": ("cylinder", "round column", "drum"),
+    "pyramid": ("pyramid", "square pyramid", "pyramid shape"),
+    "cone": ("cone", "round cone", "cone shape"),
+    "torus": ("torus", "ring", "donut"),
+    "sphere": ("sphere", "ball", "sphere shape"),
+}
+_COLOURS = {"gray": ("gray", "grey")}
+
+# {a} is the article of the word behind it.
+_TWO_SIZES = (
+    "{a} {h} {r} {c} {s}.",
+    "{a} {r} {h} {c} {s}",
+    "{a} {r}, {h} {s} in {c}",
+    "{a} {c} {s} that is {h} and {r}.",
+    "the {s} is {c}, {h} and {r}",
+    "the {c} {s} is {r} and {h}.",
+    "this is {a} {c} {s}, {h} and {r}",
+    "This {s} is {h}, {r} and {c}.",
+    "{c} {s}, {h}, {r}",
+    "there is {a} {h} {r} {s} colored {c}",
+    "it is {a} {r} {c} {s} and it is {h}",
+    "The color of this {h} and {r} {s} is {c}.",
+)
+_ONE_SIZE = (
+    "{a} {b} {c} {s}.",
+    "the {s} is {b} and {c}",
+    "this is {a} {b} {s} in {c}",
+    "{c} {s}, {b}",
+    "There is {a} {c} {s} that is {b}.",
+)
+
+
+def all_sentences(kind: PrimitiveClass) -> list[str]:
+    """Every sentence that the templates make of a class, each once, in a fixed order."""
+    colours = _COLOURS.get(kind.colour, (kind.colour,))
+    things = list(product(colours, _SHAPES[kind.shape]))
+    sentences = [
+        _fill(template, h=h, r=r, c=c, s=s)
+        for template, (c, s), h, r in product(
+            _TWO_SIZES, things, _HEIGHTS[kind.height], _RADII[kind.radius]
+        )
+    ]
+    if kind.height == kind.radius:
+        sentences += [
+            _fill(template, b=b, c=c, s=s)
+            for template, (c, s), b in product(_ONE_SIZE, things, _BOTH[kind.height])
+        ]
+    return list(dict.fromkeys(sentences))
+
+
+def draw_sentences(kind: PrimitiveClass, count: int, generator: np.random.Generator) -> list[str]:
+    """Some of the sentences about a class, all different.
+
+    Raises:
+        ValueError: If the templates make fewer.
+    """
+    sentences = all_sentences(kind)
+    if not 1 <= count <= len(sentences):
+        raise ValueError(f"a class has 1 to {len(sentences)} sentences, {count} were asked for")
+    return [sentences[k] for k in generator.permutation(len(sentences))[:count]]
+
+
+def _fill(template: str, **words: str) -> str:
+    before, article, after = template.partition("{a} ")
+    if article:
+        noun_phrase = after.format(**words)
+        return before.format(**words) + ("an " if noun_phrase[0] in "aeiou" else "a ") + noun_phrase
+    return template.format(**words)

@@ -1,0 +1,9 @@
+"""``python -m mxmclr_plugin.run TASK [key=value ...]``."""
+
+from __future__ import annotations
+
+import sys
+
+from mxmclr_plugin.run.command_line import main
+
+sys.exit(main(sys.argv[1:]))

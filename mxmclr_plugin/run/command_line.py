@@ -1,0 +1,128 @@
+"""The command line of the runner."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from mxmclr_plugin.data.registry import DATASETS
+from mxmclr_plugin.losses.registry import list_losses
+from mxmclr_plugin.registry import did_you_mean
+from mxmclr_plugin.run.config import ConfigError, choices, groups, load_config, tasks
+from mxmclr_plugin.run.pipeline import run_retrieval
+from mxmclr_plugin.towers.registry import list_towers
+
+__all__ = ["main"]
+
+_USAGE = """\
+python -m mxmclr_plugin.run TASK [key=value ...]   train and test
+       python -m mxmclr_plugin.run TASK --help            its keys, defaults and choices
+       python -m mxmclr_plugin.run list tasks|losses|towers|data"""
+
+_EXAMPLES = """\
+examples:
+  python -m mxmclr_plugin.run text2shape
+  python -m mxmclr_plugin.run text2shape loss=ntxent loss.temperature=0.1 seed=1
+  python -m mxmclr_plugin.run text2shape trainer.max_steps=50 out=runs/short
+  python -m mxmclr_plugin.run text2shape trainer.max_steps=100 out=runs/short ckpt=last"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the command line.
+
+    Args:
+        arguments: What stands behind ``python -m mxmclr_plugin.run``.
+
+    Returns:
+        The exit status: 0, 2 if what was asked cannot be done, 130 if interrupted.
+    """
+    console, errors = Console(), Console(stderr=True)
+    parser = argparse.ArgumentParser(
+        prog="python -m mxmclr_plugin.run",
+        usage=_USAGE,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        add_help=False,
+    )
+    parser.add_argument("task", nargs="?", metavar="TASK", help="one of `list tasks`")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to its defaults")
+    parser.add_argument("--config-dir", type=Path, help="folder with further tasks and groups")
+    parser.add_argument("-h", "--help", action="store_true", help="show this, or a task, and stop")
+    given = parser.parse_intermixed_args(list(arguments))
+    try:
+        if given.task is None:
+            parser.print_help()
+            return 0 if given.help else 2
+        if given.task == "list":
+            console.print(_listing(given.overrides))
+        elif given.help:
+            _show_task(given.task, given.overrides, given.config_dir, console)
+        else:
+            config, plain = load_config(given.task, given.overrides, given.config_dir)
+            run_retrieval(config, plain, console)
+    except ConfigError as error:
+        errors.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        return 2
+    except KeyboardInterrupt:
+        errors.print("interrupted: the same command with ckpt=last goes on from here")
+        return 130
+    return 0
+
+
+def _show_task(
+    task: str, overrides: Sequence[str], config_dir: Path | None, console: Console
+) -> None:
+    config, plain = load_config(task, overrides, config_dir)
+    console.print(f"[bold]{config.task}[/]: {escape(config.summary)}\n")
+    console.print("[bold]Choices[/] (group=choice):", highlight=False)
+    for group in groups():
+        console.print(f"  {group}: {', '.join(choices(group))}", highlight=False)
+    console.print("\n[bold]Keys and their values[/] (key=value, nested by dots):")
+    console.print(escape(yaml.safe_dump(plain, sort_keys=False)), highlight=False)
+
+
+def _listing(what: Sequence[str]) -> Table:
+    known = ("tasks", "losses", "towers", "data")
+    if len(what) != 1 or what[0] not in known:
+        asked = " ".join(what)
+        raise ConfigError(
+            f"cannot list {asked!r}: {did_you_mean(asked, known)}there are {', '.join(known)}"
+        )
+    if what[0] == "tasks":
+        return _table(["task", "what"], [[name, text] for name, text in tasks().items()])
+    if what[0] == "data":
+        return _table(["data", "what"], [[entry.name, entry.summary] for entry in DATASETS])
+    if what[0] == "towers":
+        return _table(
+            ["tower", "takes", "what"],
+            [[entry.name, entry.kind, entry.summary] for entry in list_towers()],
+        )
+    return _table(
+        ["loss", "what", "batches", "temperature", "source", "paper"],
+        [
+            [
+                entry.name,
+                entry.summary,
+                entry.batches,
+                "none" if entry.temperature is None else f"{entry.temperature:g}",
+                entry.source,
+                entry.paper,
+            ]
+            for entry in list_losses()
+        ],
+    )
+
+
+def _table(columns: list[str], rows: list[list[str]]) -> Table:
+    table = Table()
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    return table

@@ -1,0 +1,246 @@
+"""One run: data, towers, training, test, and what is written down about it."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import platform
+import warnings
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+import mxmclr_plugin
+from mxmclr_plugin.cache import cache_folder
+from mxmclr_plugin.data.dataset import MultifoldDataset
+from mxmclr_plugin.data.observations import ObservationDataset
+from mxmclr_plugin.data.registry import DATASETS
+from mxmclr_plugin.losses.multimodal import MultimodalCriterion, takes_ids
+from mxmclr_plugin.losses.registry import LOSSES, build_loss
+from mxmclr_plugin.run.config import ConfigError, RunConfig
+from mxmclr_plugin.run.folder import RunFolder
+from mxmclr_plugin.run.report import figures_table
+from mxmclr_plugin.towers.feature_cache import cached_features, fingerprint_module
+from mxmclr_plugin.towers.registry import build_tower
+from mxmclr_plugin.towers.tower import Tower
+from mxmclr_plugin.training.clock import TrainingClock
+from mxmclr_plugin.training.config import BatchConfig
+from mxmclr_plugin.training.data_module import RetrievalData
+from mxmclr_plugin.training.module import RetrievalModule
+from mxmclr_plugin.training.trainer import build_trainer
+
+__all__ = ["run_retrieval"]
+
+
+def run_retrieval(
+    config: RunConfig, plain: Mapping[str, Any], console: Console | None = None
+) -> dict[str, Any]:
+    """Trains and tests what a configuration describes.
+
+    Args:
+        config: The configuration.
+        plain: The same as plain containers, to be written down.
+        console: Where to show what happens.
+
+    Returns:
+        What ``metrics.json`` holds.
+
+    Raises:
+        ConfigError: If the configuration cannot be run.
+    """
+    console = console or Console()
+    # What Lightning announces (devices, tips, files) stands in our own lines.
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", ".*LeafSpec.*", module="pytorch_lightning")
+    folder = RunFolder.of(config)
+    criterion = _build("loss", build_loss, config.loss)
+    splits: dict[str, MultifoldDataset] = _build("data", DATASETS.build, config.data)
+    batch = _batch_for(config, criterion, splits["train"], console)
+
+    pl.seed_everything(config.seed, workers=True, verbose=False)
+    towers = {
+        modality: _build(
+            f"towers.{modality}",
+            build_tower,
+            spec,
+            _Records(ObservationDataset(splits["train"], modality)),
+        )
+        for modality, spec in config.towers.items()
+    }
+    module = RetrievalModule(
+        towers,
+        MultimodalCriterion(criterion, list(towers)),
+        {name: (pair[0], pair[1]) for name, pair in config.directions.items()},
+        config.optimizer,
+    )
+    clock = TrainingClock()
+    trainer = _build(
+        "trainer", build_trainer, config.trainer, config.optimizer, folder.path, [clock]
+    )
+    on_gpu = trainer.strategy.root_device.type == "cuda"
+    splits = _with_cached_features(splits, towers, config, trainer.strategy.root_device)
+    data = RetrievalData(
+        splits,
+        list(towers),
+        batch,
+        seed=config.seed,
+        eval_batch=config.trainer.eval_batch,
+        pin_memory=on_gpu,
+    )
+    _say_setup(console, config, splits, batch, trainer, folder)
+    if trainer.is_global_zero:
+        folder.write_config(plain)
+
+    trainer.fit(module, data, ckpt_path=folder.resume_from)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    trainer.test(
+        module,
+        data,
+        ckpt_path=folder.checkpoints / f"{config.trainer.test_with}.ckpt",
+        verbose=False,
+    )
+    metrics = {
+        "task": config.task,
+        "loss": config.loss_name,
+        "seed": config.seed,
+        "test": module.test_figures,
+        "train": {
+            "steps": trainer.fit_loop.epoch_loop.global_step,
+            "seconds": clock.seconds,
+            "observations_per_second": clock.observations * trainer.world_size / clock.seconds,
+        },
+        "versions": _versions(),
+        "config": dict(plain),
+    }
+    if trainer.is_global_zero:
+        path = folder.write_metrics(metrics)
+        console.print(figures_table(metrics))
+        console.print(f"written to {path}", soft_wrap=True)
+    return metrics
+
+
+class _Records(Sequence[Any]):
+    """The bare records of an :class:`ObservationDataset`."""
+
+    def __init__(self, observations: ObservationDataset) -> None:
+        self.observations = observations
+
+    def __len__(self) -> int:
+        return len(self.observations)
+
+    def __getitem__(self, position: Any) -> Any:
+        if isinstance(position, slice):
+            return [self[k] for k in range(*position.indices(len(self)))]
+        if not -len(self) <= position < len(self):
+            raise IndexError(position)
+        return self.observations[position % len(self)].record
+
+
+def _build(key: str, build: Any, *args: Any) -> Any:
+    """Builds a part of the run; what is wrong with it is wrong with that key."""
+    try:
+        return build(*args)
+    except (ValueError, TypeError, OSError) as error:
+        raise ConfigError(f"{key}: {error}") from error
+
+
+def _batch_for(
+    config: RunConfig, criterion: nn.Module, train: MultifoldDataset, console: Console
+) -> BatchConfig:
+    """The batch as asked for, with fold 1 for a loss that knows one positive a row."""
+    batch = config.batch
+    if batch.instances > len(train):
+        console.print(
+            f"batch.instances: {batch.instances} lowered to the {len(train)} instances there are"
+        )
+        batch = dataclasses.replace(batch, instances=len(train))
+    name = config.loss.get("name")
+    one_positive = LOSSES[name].positives == "one" if name else not takes_ids(criterion)
+    if one_positive and any(fold > 1 for fold in batch.folds.values()):
+        console.print(
+            f"{config.loss_name} knows one positive a row: drawing one observation of each "
+            f"modality instead of {_describe(batch.folds)}"
+        )
+        batch = dataclasses.replace(batch, folds=dict.fromkeys(batch.folds, 1))
+    return batch
+
+
+def _describe(folds: Mapping[str, int]) -> str:
+    return " and ".join(f"{fold} {modality}" for modality, fold in folds.items())
+
+
+def _with_cached_features(
+    splits: Mapping[str, MultifoldDataset],
+    towers: Mapping[str, Tower],
+    config: RunConfig,
+    device: torch.device,
+) -> dict[str, MultifoldDataset]:
+    """The splits with the records of frozen towers replaced by their features."""
+    splits = dict(splits)
+    for modality, tower in towers.items():
+        if not tower.frozen:
+            continue
+        tower.to(device)
+        fingerprint = fingerprint_module(tower.backbone)
+        features: dict[int, Tensor] = {}  # splits mostly share one store
+        for split, dataset in splits.items():
+            store = dataset.stores[modality]
+            if id(store) not in features:
+                features[id(store)] = cached_features(
+                    tower.encode,
+                    store,
+                    root=cache_folder() / "features",
+                    model_fingerprint=fingerprint,
+                    batch_size=config.trainer.eval_batch,
+                    description=f"{modality} features",
+                )
+            splits[split] = dataset.with_store(modality, features[id(store)])
+    return splits
+
+
+def _say_setup(
+    console: Console,
+    config: RunConfig,
+    splits: Mapping[str, MultifoldDataset],
+    batch: BatchConfig,
+    trainer: pl.Trainer,
+    folder: RunFolder,
+) -> None:
+    if not trainer.is_global_zero:
+        return
+    sizes = ", ".join(f"{name} {len(dataset)}" for name, dataset in splits.items())
+    lines = [
+        f"[bold]{config.task}[/bold] with loss [bold]{config.loss_name}[/bold], "
+        f"seed {config.seed}, in {folder.path}",
+        f"data {config.data['name']}: instances {sizes}",
+        "towers "
+        + ", ".join(f"{modality}: {spec['name']}" for modality, spec in config.towers.items()),
+        f"{config.trainer.max_steps} steps of {batch.instances} instances with "
+        f"{_describe(batch.folds)} each, on {trainer.strategy.root_device} in precision "
+        f"{trainer.precision}",
+    ]
+    if folder.resume_from:
+        lines.append(f"going on from {folder.resume_from}")
+    console.print("\n".join(lines), highlight=False, soft_wrap=True)
+
+
+def _versions() -> dict[str, str]:
+    packages = (
+        "torch",
+        "torchvision",
+        "lightly",
+        "pytorch-lightning",
+        "pytorch-metric-learning",
+        "sentence-transformers",
+    )
+    return {
+        "mxmclr_plugin": mxmclr_plugin.__version__,
+        "python": platform.python_version(),
+        **{package: version(package) for package in packages},
+    }

@@ -1,0 +1,37 @@
+"""What a run shows on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+
+__all__ = ["figures_table"]
+
+_DIRECTIONS = {"t2s": "text to shape", "s2t": "shape to text"}
+
+
+def figures_table(metrics: Mapping[str, Any]) -> Table:
+    """Test figures of a run, a row for each direction."""
+    train = metrics["train"]
+    table = Table(
+        title=f"{metrics['task']}, loss {metrics['loss']}, seed {metrics['seed']}: test set",
+        caption=(
+            f"rates in percent, one run; {train['steps']} steps in {train['seconds']:.0f} s of "
+            f"training, {train['observations_per_second']:.0f} observations a second"
+        ),
+    )
+    table.add_column("direction")
+    columns = ["rr@1", "rr@5", "ndcg@5", "mrr", "chance@1"]
+    for column in [*columns, "queries", "gallery"]:
+        table.add_column(column, justify="right")
+    for direction, figures in metrics["test"].items():
+        name = _DIRECTIONS.get(direction)
+        table.add_row(
+            f"{direction} ({name})" if name else direction,
+            *(f"{figures[column]:.2f}" for column in columns),
+            str(figures["queries"]),
+            str(figures["gallery"]),
+        )
+    return table

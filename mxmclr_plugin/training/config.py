@@ -1,0 +1,77 @@
+"""Options of a training run; their names, types and defaults are the configuration's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+__all__ = ["BatchConfig", "OptimizerConfig", "TrainerConfig"]
+
+
+@dataclass
+class BatchConfig:
+    """What a training batch holds.
+
+    Attributes:
+        instances: Instances a batch (on each process).
+        folds: Observations drawn of each instance, by modality.
+        passes: How many times an epoch goes through the instances.
+        top_up: Whether a fold smaller than asked is filled up by repetition.
+        workers: Processes that read data; 0 reads in the main process.
+    """
+
+    instances: int = 128
+    folds: dict[str, int] = field(default_factory=dict)
+    passes: int = 1
+    top_up: bool = False
+    workers: int = 0
+
+
+@dataclass
+class OptimizerConfig:
+    """AdamW with a linear warm-up and a cosine decay.
+
+    Attributes:
+        lr: Peak learning rate.
+        weight_decay: Decay of all weights except biases and those of normalisation layers.
+        warmup: Share of all steps spent warming up, 0 to 1.
+        clip: Largest norm of the gradient; null for no bound.
+    """
+
+    lr: float = 2e-3
+    weight_decay: float = 0.01
+    warmup: float = 0.1
+    clip: float | None = None
+
+
+@dataclass
+class TrainerConfig:
+    """How Lightning trains.
+
+    Attributes:
+        max_steps: Optimizer steps.
+        accelerator: As Lightning's: auto, cpu, gpu, ...
+        devices: As Lightning's: auto or a number.
+        strategy: As Lightning's: auto, ddp, ...
+        num_nodes: Machines.
+        precision: auto (bf16-mixed on a GPU that has it, 16-mixed on one that has not, else 32),
+            or Lightning's: 32, bf16-mixed, 16-mixed, ...
+        validate_every: Epochs between validations.
+        patience: Stop after that many validations without a better score; null never stops early.
+        test_with: Weights that are tested: best (by validation) or last.
+        eval_batch: Observations encoded at once in evaluation.
+        log_every: Steps between entries of the log.
+        deterministic: Ask torch for deterministic algorithms.
+    """
+
+    max_steps: int = 240
+    accelerator: str = "auto"
+    devices: str = "auto"
+    strategy: str = "auto"
+    num_nodes: int = 1
+    precision: str = "auto"
+    validate_every: int = 1
+    patience: int | None = None
+    test_with: str = "best"
+    eval_batch: int = 256
+    log_every: int = 10
+    deterministic: bool = False

@@ -1,0 +1,134 @@
+"""Trains towers towards each other and measures retrieval between them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from lightly.models.utils import get_weight_decay_parameters
+from lightly.utils.scheduler import CosineWarmupScheduler
+from pytorch_lightning import LightningModule
+from torch import Tensor, nn
+
+from mxmclr_plugin.data.batch import MultifoldBatch
+from mxmclr_plugin.data.observations import ObservationBatch
+from mxmclr_plugin.losses.multimodal import MultimodalCriterion
+from mxmclr_plugin.retrieval import cross_modal_metrics
+from mxmclr_plugin.towers.tower import Tower
+from mxmclr_plugin.training.config import OptimizerConfig
+
+__all__ = ["RetrievalModule"]
+
+
+class RetrievalModule(LightningModule):
+    """One tower a modality, one criterion between them.
+
+    Args:
+        towers: Tower of each modality.
+        criterion: Called with embeddings and ids by modality.
+        directions: Name of each direction of retrieval, with the modality of the queries and that
+            of the gallery: ``{"t2s": ("text", "voxel")}``.
+        optimizer: Options of the optimizer.
+    """
+
+    def __init__(
+        self,
+        towers: Mapping[str, Tower],
+        criterion: MultimodalCriterion,
+        directions: Mapping[str, Sequence[str]],
+        optimizer: OptimizerConfig,
+    ) -> None:
+        super().__init__()
+        self.towers = nn.ModuleDict(towers)
+        self.criterion = criterion
+        self.directions = {name: (query, gallery) for name, (query, gallery) in directions.items()}
+        self.optimizer_config = optimizer
+        self.test_figures: dict[str, dict[str, float]] = {}
+        self._encoded: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {}
+
+    def training_step(self, batch: MultifoldBatch, batch_idx: int) -> Tensor:
+        z = {name: self.towers[name](batch.observations[name]) for name in batch.modalities}
+        loss: Tensor = self.criterion(z, batch.ids)
+        figures = {"train/loss": loss.detach()}
+        figures |= {f"train/{name}": value for name, value in self.criterion.last.items()}
+        self.log_dict(figures, prog_bar=False)
+        self.log("loss", loss.detach(), prog_bar=True, logger=False)
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        config = self.optimizer_config
+        decayed, kept = get_weight_decay_parameters([self])
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in decayed if p.requires_grad]},
+            {"params": [p for p in kept if p.requires_grad], "weight_decay": 0.0},
+        ]
+        optimizer = torch.optim.AdamW(
+            groups,
+            lr=config.lr,
+            weight_decay=config.weight_decay,
+        )
+        steps = int(self.trainer.estimated_stepping_batches)
+        scheduler = CosineWarmupScheduler(
+            optimizer, warmup_epochs=int(config.warmup * steps), max_epochs=steps
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    def on_validation_epoch_start(self) -> None:
+        self._encoded = {}
+
+    def validation_step(
+        self,
+        batch: ObservationBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        embeddings = self.towers[batch.modality](batch.observations)
+        self._encoded.setdefault(batch.modality, []).append(
+            (embeddings, batch.ids, batch.positions)
+        )
+
+    def on_validation_epoch_end(self) -> None:
+        figures = self._retrieval()
+        for direction, values in figures.items():
+            for name in ("rr@1", "rr@5", "ndcg@5", "mrr"):
+                self.log(f"val/{direction}/{name}", values[name], rank_zero_only=False)
+        score = sum(values["rr@1"] for values in figures.values()) / len(figures)
+        self.log("val/score", score, prog_bar=True)
+
+    on_test_epoch_start = on_validation_epoch_start
+    test_step = validation_step
+
+    def on_test_epoch_end(self) -> None:
+        self.test_figures = self._retrieval()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        # A tower with dropout goes on with the numbers it would have drawn.
+        checkpoint["torch_rng_state"] = torch.get_rng_state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        torch.set_rng_state(checkpoint["torch_rng_state"].cpu())
+
+    def _retrieval(self) -> dict[str, dict[str, float]]:
+        embeddings, ids = {}, {}
+        for modality, batches in self._encoded.items():
+            embeddings[modality], ids[modality] = self._of_all_ranks(batches)
+        self._encoded = {}
+        return cross_modal_metrics(embeddings, ids, self.directions)
+
+    def _of_all_ranks(self, batches: list[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """Embeddings and ids of a modality, each observation once, in their order."""
+        z, ids, positions = (torch.cat(column) for column in zip(*batches, strict=True))
+        if self.trainer.world_size > 1:
+            # Lightning's sampler gives every rank as many rows, repeating some.
+            gathered = self.all_gather((z, ids, positions))
+            assert isinstance(gathered, tuple)
+            z, ids, positions = (column.flatten(0, 1) for column in gathered)
+        order = torch.argsort(positions)
+        first = torch.ones_like(positions, dtype=torch.bool)
+        first[1:] = positions[order][1:] != positions[order][:-1]
+        order = order[first]
+        return z[order], ids[order]
