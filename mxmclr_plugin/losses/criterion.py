@@ -158,6 +158,22 @@ class MultifoldHybridCriterion(nn.Module):
                 and ``ids1`` is given where rows of other processes or batches take part, and with
                 ``validate`` if a row is zero, NaN or infinite or no row of ``z0`` has a positive.
         """
+        return self.parts(z0, z1, ids0, ids1)["loss"]
+
+    def parts(
+        self,
+        z0: Tensor | Sequence[Tensor],
+        z1: Tensor | Sequence[Tensor] | None = None,
+        ids0: Tensor | None = None,
+        ids1: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """The loss and its parts with their gradients, for those that want to weigh them anew.
+
+        Called as :meth:`forward` is.
+
+        Returns:
+            ``loss``, ``hard`` and ``soft``, each of shape (); a part of weight 0 is missing.
+        """
         z0 = _stack_views(z0, "z0")
         z1 = None if z1 is None else _stack_views(z1, "z1")
         ids_given = ids0 is not None or ids1 is not None
@@ -190,7 +206,7 @@ class MultifoldHybridCriterion(nn.Module):
             self.memory_bank.add(past, past_ids, ids_given)
         self.last = {name: part.detach() for name, part in parts.items()}
         self.last["scale"] = (parts["loss"].detach().new_ones(()) / temperature).detach()
-        return parts["loss"]
+        return parts
 
     def _ids(
         self, z0: Tensor, z1: Tensor | None, ids0: Tensor | None, ids1: Tensor | None
