@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from mxmclr_plugin.losses.streaming_targets import Part
 from mxmclr_plugin.losses.tiles import (
@@ -80,8 +79,13 @@ class StreamingParts(torch.autograd.Function):
         return losses[0], losses[1]
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_hard: Tensor | None, grad_soft: Tensor | None) -> tuple[Any, ...]:
+        if torch.is_grad_enabled():
+            # Without this a gradient penalty would silently be a constant.
+            raise RuntimeError(
+                "the streaming loss can be differentiated once, but its gradient was asked for with "
+                'create_graph=True; use impl="dense" for gradients of gradients'
+            )
         a, b, scale, slot_a, slot_b, inverse_a, inverse_b, rows, columns, *rest = ctx.saved_tensors
         setting: Setting = ctx.setting
         wants_a, wants_b, wants_scale = ctx.needs_input_grad[:3]

@@ -1,0 +1,119 @@
+import json
+import re
+
+import pytest
+import torch
+
+from mxmclr_plugin.benchmark.command_line import main
+from mxmclr_plugin.benchmark.contenders import contenders
+from mxmclr_plugin.benchmark.lean_dense import lean_dense_loss
+from mxmclr_plugin.benchmark.peak_memory import peak_extra_bytes
+from mxmclr_plugin.losses import multifold_hybrid_loss
+
+KEYS = {
+    "impl",
+    "n",
+    "dim",
+    "folds",
+    "dtype",
+    "device",
+    "forward_s",
+    "total_s",
+    "peak_extra_bytes",
+    "matmul_share",
+    "max_relative_error",
+}
+# Compiling takes half a minute.
+NAMES = [
+    c.name
+    for c in contenders(torch.device("cpu"))
+    if c.unavailable is None and "compiled" not in c.name
+]
+
+
+def test_every_implementation_is_measured_and_ours_agree(tmp_path, capsys):
+    file = tmp_path / "figures.json"
+    status = main(
+        [
+            "loss",
+            "n=[24,48]",
+            "dim=8",
+            "folds=[3,2]",
+            "repeats=2",
+            f"json={file}",
+            f"impls=[{','.join(NAMES)}]",
+        ]
+    )
+    assert status == 0
+    records = json.loads(file.read_text())
+    skipped = capsys.readouterr().out.count("was skipped")
+    assert len(records) + skipped == 2 * len(NAMES)
+    for record in records:
+        assert set(record) == KEYS
+        assert record["dim"] == 8
+        assert record["folds"] == [3, 2]
+        assert 0 < record["forward_s"] < record["total_s"]
+    names = {record["impl"] for record in records}
+    # Losses that need as many rows on both sides may be skipped for these folds; ours may not.
+    assert {"dense", "lean_dense", "streaming", "streaming_cached", "auto"} <= names
+    errors = {r["impl"]: r["max_relative_error"] for r in records if r["n"] == 48}
+    for name in ("dense", "lean_dense", "streaming", "streaming_cached", "auto", "pml_supcon"):
+        assert errors[name] < 1e-5
+    assert errors["clip"] is None
+    assert [p for p in tmp_path.iterdir() if p != file] == []
+
+
+def test_equal_folds_run_everywhere(capsys):
+    assert (
+        main(["loss", "n=16", "dim=8", "folds=4", "repeats=1", f"impls=[{','.join(NAMES)}]"]) == 0
+    )
+    assert "skipped" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("hard_weight", [0.4, 1.0])
+def test_the_lean_loss_is_the_loss(hard_weight):
+    a, b = (torch.randn(n, 5, dtype=torch.float64) for n in (12, 8))
+    ids_a, ids_b = torch.arange(12) % 4, torch.arange(8) // 2
+    options = {"temperature": 0.1, "soft_temperature": 0.2, "hard_weight": hard_weight}
+    torch.testing.assert_close(
+        lean_dense_loss(a, b, torch.cat((ids_a, ids_b)), 4, **options),
+        multifold_hybrid_loss(a, b, ids_a, ids_b, impl="dense", **options),
+    )
+
+
+def test_memory_that_is_touched_is_counted():
+    size = 64 * 2**20
+
+    def call():
+        torch.ones(size, dtype=torch.uint8)
+
+    peak = peak_extra_bytes(call, torch.device("cpu"))
+    if peak is None:
+        pytest.skip("this system does not tell the resident memory of a process")
+    assert 0.95 * size < peak < 1.3 * size
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["speed"], "there is no benchmark 'speed', there is: loss"),
+        (["loss", "dimm=3"], "there is no key 'dimm'; did you mean 'dim'"),
+        (["loss", "dim"], "'dim' is not of the form key=value"),
+        (["loss", "dim=many"], "dim: Value 'many'"),
+        (["loss", "n=10"], r"n must be a multiple of folds\[0\] = 4, got 10"),
+        (["loss", "dtype=int8"], "dtype must be one of float32"),
+        (["loss", "device=abacus"], "device=abacus cannot be used"),
+        (["loss", "folds=[1,2,3]"], "folds must be two numbers"),
+        (["loss", "repeats=0"], "repeats must be 1 or more"),
+        (["loss", "impls=streamin"], "there is no 'streamin'; did you mean 'streaming'"),
+    ],
+)
+def test_what_cannot_be_measured_is_said(arguments, message, capsys):
+    assert main(arguments) == 2
+
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_help_lists_the_keys(capsys):
+    assert main(["--help"]) == 0
+    assert "soft_temperature: 0.05" in capsys.readouterr().out

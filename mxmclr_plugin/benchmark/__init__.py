@@ -1,0 +1,1 @@
+"""Measurements: ``python -m mxmclr_plugin.benchmark loss [key=value ...]``."""

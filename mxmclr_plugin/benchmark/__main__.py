@@ -1,0 +1,9 @@
+"""``python -m mxmclr_plugin.benchmark loss [key=value ...]``."""
+
+from __future__ import annotations
+
+import sys
+
+from mxmclr_plugin.benchmark.command_line import main
+
+sys.exit(main(sys.argv[1:]))

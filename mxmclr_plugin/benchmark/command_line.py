@@ -1,0 +1,141 @@
+"""The command line of the benchmark."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import cast
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from mxmclr_plugin.benchmark.loss import LossBenchmark, Measured, measure_losses
+from mxmclr_plugin.registry import did_you_mean
+
+__all__ = ["main"]
+
+_USAGE = """\
+usage: python -m mxmclr_plugin.benchmark loss [key=value ...]
+
+Time, memory and error of loss implementations, interleaved in one run.
+Keys and their defaults:
+"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the command line.
+
+    Args:
+        arguments: What stands behind ``python -m mxmclr_plugin.benchmark``.
+
+    Returns:
+        The exit status: 0, 2 if what was asked cannot be done, 130 if interrupted.
+    """
+    console, errors = Console(), Console(stderr=True)
+    if not arguments or arguments[0] in ("-h", "--help") or set(arguments) & {"-h", "--help"}:
+        console.print(_USAGE + OmegaConf.to_yaml(OmegaConf.structured(LossBenchmark)), markup=False)
+        return 0 if arguments else 2
+    try:
+        if arguments[0] != "loss":
+            raise ValueError(f"there is no benchmark {arguments[0]!r}, there is: loss")
+        config = _config(arguments[1:])
+        measured = _measure(config, console)
+        if config.json:
+            _write(Path(config.json), measured)
+        console.print(_table([m for m in measured if m.skipped is None]))
+        for m in measured:
+            if m.skipped is not None:
+                console.print(f"{m.impl} at n = {m.n} was skipped: {m.skipped}", markup=False)
+    except (ValueError, OSError) as error:
+        errors.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        return 2
+    except KeyboardInterrupt:
+        errors.print("interrupted")
+        return 130
+    return 0
+
+
+def _config(arguments: Sequence[str]) -> LossBenchmark:
+    known = [field.name for field in fields(LossBenchmark)]
+    for argument in arguments:
+        key, equals, _ = argument.partition("=")
+        if not equals:
+            raise ValueError(f"{argument!r} is not of the form key=value")
+        if key not in known:
+            raise ValueError(
+                f"there is no key {key!r}; {did_you_mean(key, known)}there are {', '.join(known)}"
+            )
+    try:
+        given = OmegaConf.from_dotlist(list(arguments))
+        for key in ("n", "impls"):
+            if key in given and not OmegaConf.is_list(given[key]):
+                given[key] = [given[key]]
+        if isinstance(given.get("folds"), int):
+            given.folds = [given.folds, given.folds]
+        merged = OmegaConf.merge(OmegaConf.structured(LossBenchmark), given)
+    except OmegaConfBaseException as error:
+        where, message = getattr(error, "full_key", None), str(error).splitlines()[0]
+        raise ValueError(f"{where}: {message}" if where else message) from None
+    return cast(LossBenchmark, OmegaConf.to_object(merged))
+
+
+def _measure(config: LossBenchmark, console: Console) -> list[Measured]:
+    if not console.is_terminal:
+        return list(measure_losses(config))
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("", total=1.0)
+
+        def progress(what: str, share: float) -> None:
+            bar.update(task, description=what, completed=share)
+
+        return list(measure_losses(config, progress))
+
+
+def _write(path: Path, measured: Iterable[Measured]) -> None:
+    """Writes the figures; the file is there in full or not at all."""
+    records = [figures.record() for figures in measured if figures.skipped is None]
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def _table(measured: Sequence[Measured]) -> Table:
+    table = Table()
+    for column in (
+        "n",
+        "loss",
+        "forward s",
+        "total s",
+        "spread",
+        "extra MB",
+        "matmul share",
+        "error",
+    ):
+        table.add_column(column, justify="left" if column == "loss" else "right")
+    for k, m in enumerate(measured):
+        last = k + 1 == len(measured) or measured[k + 1].n != m.n
+        row = [
+            str(m.n),
+            m.impl,
+            f"{m.forward_s:.4f}",
+            f"{m.total_s:.4f}",
+            f"{m.spread_s:.4f}",
+            "" if m.peak_extra_bytes is None else f"{m.peak_extra_bytes / 1e6:.1f}",
+            "" if m.matmul_share is None else f"{m.matmul_share:.0%}",
+            "" if m.max_relative_error is None else f"{m.max_relative_error:.0e}",
+        ]
+        table.add_row(*map(escape, row), end_section=last)
+    return table

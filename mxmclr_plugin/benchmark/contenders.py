@@ -1,0 +1,273 @@
+"""The implementations that are measured side by side."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from lightly.loss import NTXentLoss
+from pytorch_metric_learning.losses import SupConLoss
+from sentence_transformers.sentence_transformer.losses import (
+    CachedMultipleNegativesRankingLoss,
+    MultipleNegativesRankingLoss,
+)
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mxmclr_plugin.benchmark.lean_dense import lean_dense_loss
+from mxmclr_plugin.losses.functional import multifold_hybrid_loss
+from mxmclr_plugin.losses.streaming import CACHE_BYTES, TILE
+
+__all__ = ["Contender", "Problem", "contenders"]
+
+Objective = Literal["hybrid", "hard", "other"]
+LossOf = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is to be computed.
+
+    Attributes:
+        instances: Number of instances.
+        folds: Rows of each instance in A and in B.
+        dim: Columns of the rows.
+        ids_a: Instance of each row of A. Shape: (instances * folds[0],).
+        ids_b: The same of B.
+        temperature: Temperature of the logits.
+        soft_temperature: Temperature of the relation.
+        hard_weight: Weight of the hard part.
+        cache_bytes: Bytes of tiles that are kept where tiles are kept.
+    """
+
+    instances: int
+    folds: tuple[int, int]
+    dim: int
+    ids_a: Tensor
+    ids_b: Tensor
+    temperature: float
+    soft_temperature: float
+    hard_weight: float
+    cache_bytes: int = CACHE_BYTES
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One implementation.
+
+    Attributes:
+        name: What it is called.
+        summary: What it does, in a line.
+        objective: ``"hybrid"`` or ``"hard"`` if that is the loss it computes, else ``"other"``.
+        build: Makes the loss of two matrices of raw rows.
+        units: How many matmuls of n_a x n_b x D it takes, if that is known.
+        matrices: About how many n_a x n_b matrices it holds at its peak.
+        unavailable: Why it cannot run here, if so.
+    """
+
+    name: str
+    summary: str
+    objective: Objective
+    build: Callable[[Problem], LossOf]
+    units: Callable[[Problem], float] | None = None
+    matrices: float = 0
+    unavailable: str | None = None
+
+
+def contenders(device: torch.device) -> list[Contender]:
+    """All implementations, those that cannot run on ``device`` with the reason."""
+    compiler = None if device.type != "cpu" or _has_compiler() else "no C++ compiler"
+    no_gpu = None if device.type == "cuda" else "needs a CUDA device"
+    no_inf_cl = no_gpu or (None if _has("inf_cl") else "the package inf_cl is not installed")
+    return [
+        Contender(
+            "dense", "hybrid, every matrix in full", "hybrid", _ours("dense"), _dense, matrices=14
+        ),
+        Contender("lean_dense", "hybrid, one matrix in full", "hybrid", _lean, _lean_units, 7),
+        Contender(
+            "lean_dense_compiled",
+            "the same under torch.compile",
+            "hybrid",
+            _lean_compiled,
+            _lean_units,
+            7,
+            compiler,
+        ),
+        Contender(
+            "streaming", "hybrid, tiles, none kept", "hybrid", _streaming(False), _tiled(False)
+        ),
+        Contender(
+            "streaming_cached", "hybrid, tiles kept", "hybrid", _streaming(True), _tiled(True)
+        ),
+        Contender("auto", "hybrid, as the library chooses", "hybrid", _ours("auto")),
+        Contender("dense_hard", "hard only, in full", "hard", _ours("dense", 1.0), _dense, 9),
+        Contender("auto_hard", "hard only, as the library chooses", "hard", _ours("auto", 1.0)),
+        Contender("pml_supcon", "SupConLoss with ref_emb, both ways", "hard", _supcon, None, 40),
+        Contender("clip", "CLIP's cross-entropy as in open_clip", "other", _clip, None, 8),
+        Contender("lightly_ntxent", "NTXentLoss of k-th rows", "other", _ntxent, None, 16),
+        Contender("mnrl", "MultipleNegativesRankingLoss", "other", _mnrl, None, 6),
+        Contender(
+            "cached_mnrl", "its cached form, 512 rows a step", "other", _cached_mnrl, None, 6
+        ),
+        Contender("inf_cl", "Inf-CL's kernels", "other", _inf_cl, unavailable=no_inf_cl),
+    ]
+
+
+def _ours(
+    impl: Literal["auto", "dense"], hard_weight: float | None = None
+) -> Callable[[Problem], LossOf]:
+    def build(problem: Problem) -> LossOf:
+        return lambda a, b: multifold_hybrid_loss(
+            a,
+            b,
+            problem.ids_a,
+            problem.ids_b,
+            temperature=problem.temperature,
+            soft_temperature=problem.soft_temperature,
+            hard_weight=problem.hard_weight if hard_weight is None else hard_weight,
+            impl=impl,
+            cache_bytes=problem.cache_bytes,
+            validate=False,
+        )
+
+    return build
+
+
+def _streaming(keep: bool) -> Callable[[Problem], LossOf]:
+    def build(problem: Problem) -> LossOf:
+        return lambda a, b: multifold_hybrid_loss(
+            a,
+            b,
+            problem.ids_a,
+            problem.ids_b,
+            temperature=problem.temperature,
+            soft_temperature=problem.soft_temperature,
+            hard_weight=problem.hard_weight,
+            impl="streaming",
+            cache_bytes=problem.cache_bytes if keep else 0,
+            validate=False,
+        )
+
+    return build
+
+
+def _lean(problem: Problem) -> LossOf:
+    slot = torch.cat((problem.ids_a, problem.ids_b))
+    return lambda a, b: lean_dense_loss(
+        a,
+        b,
+        slot,
+        problem.instances,
+        temperature=problem.temperature,
+        soft_temperature=problem.soft_temperature,
+        hard_weight=problem.hard_weight,
+    )
+
+
+def _lean_compiled(problem: Problem) -> LossOf:
+    compiled: LossOf = torch.compile(_lean(problem), dynamic=False)
+    return compiled
+
+
+def _supcon(problem: Problem) -> LossOf:
+    loss = SupConLoss(temperature=problem.temperature)
+    ids_a, ids_b = problem.ids_a, problem.ids_b.clone()
+
+    def both_ways(a: Tensor, b: Tensor) -> Tensor:
+        forward: Tensor = loss(a, ids_a, ref_emb=b, ref_labels=ids_b)
+        backward: Tensor = loss(b, ids_b, ref_emb=a, ref_labels=ids_a)
+        return (forward + backward) / 2
+
+    return both_ways
+
+
+def _clip(problem: Problem) -> LossOf:
+    """open_clip's ClipLoss in one process: two products, row k of both is a pair."""
+    scale, pairs = 1 / problem.temperature, min(len(problem.ids_a), len(problem.ids_b))
+    labels = torch.arange(pairs, device=problem.ids_a.device)
+
+    def loss(a: Tensor, b: Tensor) -> Tensor:
+        a, b = F.normalize(a[:pairs], dim=1), F.normalize(b[:pairs], dim=1)
+        forward = F.cross_entropy(scale * a @ b.T, labels)
+        return (forward + F.cross_entropy(scale * b @ a.T, labels)) / 2
+
+    return loss
+
+
+def _ntxent(problem: Problem) -> LossOf:
+    loss, pairs = NTXentLoss(problem.temperature), min(len(problem.ids_a), len(problem.ids_b))
+    return lambda a, b: loss(a[:pairs], b[:pairs])
+
+
+def _no_model() -> nn.Module:
+    """Stands where a text model would: its features are the embeddings."""
+    return nn.Sequential(nn.Identity())
+
+
+def _mnrl(problem: Problem) -> LossOf:
+    loss = MultipleNegativesRankingLoss(_no_model(), scale=1 / problem.temperature)  # type: ignore[arg-type]
+    return lambda a, b: loss.compute_loss_from_embeddings([a, b], problem.ids_a)
+
+
+def _cached_mnrl(problem: Problem) -> LossOf:
+    loss = CachedMultipleNegativesRankingLoss(
+        _no_model(),  # type: ignore[arg-type]
+        scale=1 / problem.temperature,
+        mini_batch_size=TILE,
+    )
+    return lambda a, b: loss([{"sentence_embedding": a}, {"sentence_embedding": b}], problem.ids_a)
+
+
+def _inf_cl(problem: Problem) -> LossOf:
+    from inf_cl import cal_inf_loss
+
+    def loss(a: Tensor, b: Tensor) -> Tensor:
+        a, b = F.normalize(a, dim=1), F.normalize(b, dim=1)
+        scale = torch.tensor(1 / problem.temperature, device=a.device)
+        value: Tensor = cal_inf_loss(a, b, scale=scale)
+        return value
+
+    return loss
+
+
+def _soft(problem: Problem) -> bool:
+    return problem.hard_weight < 1
+
+
+def _dense(problem: Problem) -> float:
+    """Logits and both gradients; for the relation a product of each modality."""
+    return 3 + 2 * _soft(problem)
+
+
+def _lean_units(problem: Problem) -> float:
+    # On instances: the relation, both modalities wide; two products with it.
+    return 3 + 4 * _soft(problem) / (problem.folds[0] * problem.folds[1])
+
+
+def _tiled(keep: bool) -> Callable[[Problem], float]:
+    def units(problem: Problem) -> float:
+        cache = problem.cache_bytes if keep else 0
+        logits = _kept(len(problem.ids_a) * len(problem.ids_b), cache)
+        tiles = -(-problem.instances // TILE)
+        above = (tiles + 1) / (2 * tiles)  # the relation is symmetric
+        relation = 2 * above * (2 - _kept(problem.instances**2 * above, cache))
+        by_instance = (relation + 2) * _soft(problem) / (problem.folds[0] * problem.folds[1])
+        return 4 - logits + by_instance
+
+    return units
+
+
+def _kept(numbers: float, cache: int) -> float:
+    return min(1.0, cache / (4 * numbers))
+
+
+def _has_compiler() -> bool:
+    return any(shutil.which(name) for name in ("g++", "clang++", "c++"))
+
+
+def _has(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None

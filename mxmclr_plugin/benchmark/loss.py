@@ -1,0 +1,335 @@
+"""Time, memory and error of loss implementations, measured side by side."""
+
+from __future__ import annotations
+
+import os
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+
+import torch
+from torch import Tensor
+
+from mxmclr_plugin.benchmark.contenders import Contender, LossOf, Problem, contenders
+from mxmclr_plugin.benchmark.peak_memory import peak_extra_bytes
+from mxmclr_plugin.losses.functional import multifold_hybrid_loss
+from mxmclr_plugin.losses.streaming import CACHE_BYTES
+from mxmclr_plugin.registry import did_you_mean
+
+__all__ = ["LossBenchmark", "Measured", "Progress", "measure_losses"]
+
+Progress = Callable[[str, float], None]
+"""Called with what is done now and the share that is done."""
+
+_DTYPES = {
+    str(dtype)[6:]: dtype for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+}
+_DENSE_REFERENCE_TO = 4096**2
+
+
+@dataclass
+class LossBenchmark:
+    """What to measure; every key can be given as key=value.
+
+    Attributes:
+        n: Rows of A, one number or several.
+        dim: Columns.
+        folds: Rows of an instance in A and in B; n must be a multiple of the first.
+        dtype: float32, float64, bfloat16 or float16.
+        device: cpu, cuda, ...
+        impls: Names of implementations, all if empty.
+        repeats: Rounds; in each every implementation runs once, in random order.
+        threads: Threads of torch on a CPU; 0 leaves them as they are.
+        temperature: Temperature of the logits.
+        soft_temperature: Temperature of the relation.
+        hard_weight: Weight of the hard part of the hybrid loss.
+        cache_bytes: Bytes of tiles kept where tiles are kept.
+        seed: Seed of the rows.
+        json: File for the figures.
+    """
+
+    n: list[int] = field(default_factory=lambda: [1024, 4096])
+    dim: int = 512
+    folds: list[int] = field(default_factory=lambda: [4, 4])
+    dtype: str = "float32"
+    device: str = "cpu"
+    impls: list[str] = field(default_factory=list)
+    repeats: int = 7
+    threads: int = 0
+    temperature: float = 0.07
+    soft_temperature: float = 0.05
+    hard_weight: float = 0.8
+    cache_bytes: int = CACHE_BYTES
+    seed: int = 0
+    json: str = ""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Figures of one implementation at one size; times are medians.
+
+    Attributes:
+        impl: Name of the implementation.
+        n: Rows of A.
+        dim: Columns.
+        folds: Rows of an instance in A and in B.
+        dtype: Dtype of the rows.
+        device: Device.
+        forward_s: Seconds to the loss.
+        total_s: Seconds to the gradients.
+        peak_extra_bytes: Memory beyond the rows, gradients included; None if it cannot be measured.
+        matmul_share: Time that the matmuls it needs take by themselves, at the rate of one large
+            matmul in the same run, over its time; None where their number is not known.
+        max_relative_error: Largest error of loss and gradients against float64, each relative to
+            the largest absolute value there; None for another loss than ours.
+        spread_s: Interquartile range of total_s.
+        skipped: Why there are no figures.
+    """
+
+    impl: str
+    n: int
+    dim: int
+    folds: list[int]
+    dtype: str
+    device: str
+    forward_s: float = 0.0
+    total_s: float = 0.0
+    peak_extra_bytes: int | None = None
+    matmul_share: float | None = None
+    max_relative_error: float | None = None
+    spread_s: float = 0.0
+    skipped: str | None = None
+
+    def record(self) -> dict[str, object]:
+        """The figures for a file."""
+        return {k: v for k, v in asdict(self).items() if k not in ("spread_s", "skipped")}
+
+
+def measure_losses(
+    config: LossBenchmark, progress: Progress = lambda _what, _share: None
+) -> Iterator[Measured]:
+    """Measures every implementation at every size.
+
+    Yields:
+        Figures, and for what cannot run the reason.
+
+    Raises:
+        ValueError: If a key has a value that cannot be.
+    """
+    device = _check(config)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    chosen = [c for c in contenders(device) if not config.impls or c.name in config.impls]
+    for k, n in enumerate(config.n):
+
+        def at_size(what: str, share: float, k: int = k, n: int = n) -> None:
+            progress(f"n = {n}: {what}", (k + share) / len(config.n))
+
+        yield from _measure_size(config, n, device, chosen, at_size)
+
+
+def _check(config: LossBenchmark) -> torch.device:
+    try:
+        device = torch.device(config.device)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"device={config.device} cannot be used: {str(error).splitlines()[0]}"
+        ) from None
+    if config.dtype not in _DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(_DTYPES)}, got {config.dtype!r}")
+    if len(config.folds) != 2 or min(config.folds) < 1:
+        raise ValueError(f"folds must be two numbers from 1 on, as [4,4], got {config.folds}")
+    for n in config.n:
+        if n < 1 or n % config.folds[0]:
+            raise ValueError(f"n must be a multiple of folds[0] = {config.folds[0]}, got {n}")
+    for key in ("dim", "repeats"):
+        if getattr(config, key) < 1:
+            raise ValueError(f"{key} must be 1 or more, got {getattr(config, key)}")
+    known = [c.name for c in contenders(device)]
+    for name in config.impls:
+        if name not in known:
+            raise ValueError(
+                f"impls: there is no {name!r}; {did_you_mean(name, known)}"
+                f"there are {', '.join(known)}"
+            )
+    return device
+
+
+def _measure_size(
+    config: LossBenchmark,
+    n: int,
+    device: torch.device,
+    chosen: list[Contender],
+    progress: Progress,
+) -> Iterator[Measured]:
+    dtype = _DTYPES[config.dtype]
+    problem, a, b = _problem(config, n, device, dtype)
+    logits = len(a) * len(b)
+    runs: dict[str, LossOf] = {}
+    skipped: dict[str, str] = {}
+    for contender in chosen:
+        needed = contender.matrices * logits * max(4, dtype.itemsize)
+        if contender.unavailable is not None:
+            skipped[contender.name] = contender.unavailable
+        elif needed > 0.6 * _available(device):
+            skipped[contender.name] = f"needs about {needed / 2**30:.0f} GiB"
+        else:
+            runs[contender.name] = contender.build(problem)
+
+    steps, done = len(runs) * (config.repeats + 3), 0
+
+    def step(what: str) -> None:
+        nonlocal done
+        progress(what, done / steps)
+        done += 1
+
+    errors = {}
+    objectives = {c.name: c.objective for c in chosen}
+    references: dict[str, list[Tensor]] = {}
+    for name, run in list(runs.items()):
+        step(f"{name}, agreement")
+        objective = objectives[name]
+        try:
+            got = [_once(run, a, b)[2], a.grad, b.grad]
+        except Exception as error:  # a peer that does not take this size, dtype or device
+            skipped[name] = f"{type(error).__name__}: {str(error).splitlines()[0][:100]}"
+            del runs[name]
+            continue
+        if objective != "other":
+            if objective not in references:
+                references[objective] = _reference(problem, a, b, objective)
+            errors[name] = _error(got, references[objective])
+    references.clear()
+
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
+    unit_times = []
+    for _ in range(config.repeats):
+        unit_times.append(_unit_time(a, b))
+        for name in random.sample(list(runs), len(runs)):
+            step(f"{name}, time")
+            times[name].append(_once(runs[name], a, b)[:2])
+    peaks = {}
+    for name, run in runs.items():
+        step(f"{name}, memory")
+        a.grad = b.grad = None
+        peaks[name] = peak_extra_bytes(lambda run=run: _once(run, a, b), device)  # type: ignore[misc]
+        a.grad = b.grad = None
+
+    unit = statistics.median(unit_times)
+    for contender in chosen:
+        name = contender.name
+        about = (name, n, config.dim, list(config.folds), config.dtype, str(device))
+        if name in skipped:
+            yield Measured(*about, skipped=skipped[name])
+            continue
+        totals = [total for _, total in times[name]]
+        median = statistics.median(totals)
+        units = None if contender.units is None else contender.units(problem)
+        quartiles = statistics.quantiles(totals, n=4) if len(totals) > 1 else [0.0, 0.0, 0.0]
+        yield Measured(
+            *about,
+            forward_s=statistics.median([forward for forward, _ in times[name]]),
+            total_s=median,
+            peak_extra_bytes=peaks[name],
+            matmul_share=None if units is None else units * unit / median,
+            max_relative_error=errors.get(name),
+            spread_s=quartiles[2] - quartiles[0],
+        )
+
+
+def _problem(
+    config: LossBenchmark, n: int, device: torch.device, dtype: torch.dtype
+) -> tuple[Problem, Tensor, Tensor]:
+    """Rows about a centre for each instance."""
+    instances = n // config.folds[0]
+    generator = torch.Generator().manual_seed(config.seed)
+    centres = torch.randn(instances, config.dim, generator=generator)
+    rows, ids = [], []
+    for fold in config.folds:
+        slot = torch.arange(instances).repeat_interleave(fold)
+        noise = torch.randn(len(slot), config.dim, generator=generator)
+        rows.append((centres[slot] + noise).to(device, dtype).requires_grad_())
+        ids.append(slot.to(device))
+    problem = Problem(
+        instances,
+        (config.folds[0], config.folds[1]),
+        config.dim,
+        ids[0],
+        ids[1],
+        config.temperature,
+        config.soft_temperature,
+        config.hard_weight,
+        config.cache_bytes,
+    )
+    return problem, rows[0], rows[1]
+
+
+def _once(run: LossOf, a: Tensor, b: Tensor) -> tuple[float, float, Tensor]:
+    """Seconds to the loss, seconds to the gradients, and the loss; gradients are left in .grad."""
+    a.grad = b.grad = None
+    _synchronize(a.device)
+    start = time.perf_counter()
+    loss = run(a, b)
+    _synchronize(a.device)
+    forward = time.perf_counter()
+    loss.backward()
+    _synchronize(a.device)
+    return forward - start, time.perf_counter() - start, loss.detach()
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _unit_time(a: Tensor, b: Tensor) -> float:
+    """Seconds for one n_a x n_b x D matmul, at the rate of one of at most 4096 rows a side."""
+    a, b = a.detach(), b.detach()
+    rows, columns = a[:4096], b[:4096]
+    out = torch.empty(len(rows), len(columns), dtype=a.dtype, device=a.device)
+    seconds = []
+    for _ in range(4):
+        _synchronize(a.device)
+        start = time.perf_counter()
+        torch.mm(rows, columns.T, out=out)
+        _synchronize(a.device)
+        seconds.append(time.perf_counter() - start)
+    # The first one touches fresh memory.
+    return statistics.median(seconds[1:]) * (len(a) * len(b)) / out.numel()
+
+
+def _reference(problem: Problem, a: Tensor, b: Tensor, objective: str) -> list[Tensor]:
+    """Loss and gradients in float64: of the dense loss, or where that is too large streamed."""
+    rows = [x.detach().double().requires_grad_() for x in (a, b)]
+    loss = multifold_hybrid_loss(
+        rows[0],
+        rows[1],
+        problem.ids_a,
+        problem.ids_b,
+        temperature=problem.temperature,
+        soft_temperature=problem.soft_temperature,
+        hard_weight=1.0 if objective == "hard" else problem.hard_weight,
+        impl="dense" if len(a) * len(b) <= _DENSE_REFERENCE_TO else "streaming",
+        validate=False,
+    )
+    return [loss.detach(), *torch.autograd.grad(loss, rows)]
+
+
+def _error(got: list[Tensor | None], expected: list[Tensor]) -> float:
+    return max(
+        float((x.double() - y).abs().max() / y.abs().max())
+        for x, y in zip(got, expected, strict=True)
+        if x is not None
+    )
+
+
+def _available(device: torch.device) -> float:
+    """Free memory in bytes."""
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0])
+    if hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
+        return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    return float("inf")
