@@ -1,0 +1,1 @@
+"""The losses as citizens of other libraries."""

@@ -1,0 +1,149 @@
+"""Which pairs of rows a loss of pytorch-metric-learning compares, and which rows are one instance.
+
+That library describes a batch by labels, by the pairs or triplets that a miner picked, or by both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from pytorch_metric_learning.utils import loss_and_miner_utils as lmu
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor
+
+__all__ = ["Pairs", "all_pairs", "given_pairs"]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Pairs of anchor rows and reference rows.
+
+    Attributes:
+        positive: Pairs of the same instance that are pulled together. Shape: (n_a, n_b), bool.
+        kept: Pairs that take part, positive or negative. Shape: (n_a, n_b), bool.
+        slot_a: Instance of each anchor row, 0 to ``instances`` - 1. Shape: (n_a,).
+        slot_b: Instance of each reference row. Shape: (n_b,).
+        instances: Number of instances on both sides together.
+    """
+
+    positive: Tensor
+    kept: Tensor
+    slot_a: Tensor
+    slot_b: Tensor
+    instances: int
+
+    @property
+    def contrast(self) -> bool:
+        """Whether any negative pair takes part. Waits for the device."""
+        return bool((self.kept & ~self.positive).any())
+
+
+def all_pairs(labels: Tensor, ref_labels: Tensor, *, uni_modal: bool) -> Pairs:
+    """Every pair, positive where the labels agree.
+
+    Args:
+        labels: Instance of each anchor row. Shape: (n_a,).
+        ref_labels: Instance of each reference row. Shape: (n_b,).
+        uni_modal: Whether the references are the anchors themselves; then no row is its own pair.
+
+    Returns:
+        The pairs.
+    """
+    positive = labels[:, None] == ref_labels[None, :]
+    kept = torch.ones_like(positive)
+    if uni_modal:
+        kept.fill_diagonal_(False)
+    return Pairs(positive & kept, kept, *_slots(labels, ref_labels))
+
+
+def given_pairs(
+    indices_tuple: Sequence[Tensor],
+    labels: Tensor | None,
+    ref_labels: Tensor | None,
+    shape: tuple[int, int],
+    device: torch.device,
+    *,
+    uni_modal: bool,
+) -> Pairs:
+    """The pairs that somebody picked, a miner for example.
+
+    Args:
+        indices_tuple: Pairs (anchors, positives, anchors, negatives) or triplets (anchors,
+            positives, negatives), each a tensor of row numbers.
+        labels: Instance of each anchor row, if known. Shape: (n_a,).
+        ref_labels: Instance of each reference row, if known. Shape: (n_b,).
+        shape: n_a and n_b.
+        device: Where the embeddings are.
+        uni_modal: Whether the references are the anchors themselves.
+
+    Returns:
+        The pairs. Instances are told by the labels if ``uni_modal`` is false and both are given;
+        otherwise rows that positive pairs join, directly or through other rows, are one instance.
+
+    Raises:
+        ValueError: If the tuple is neither pairs nor triplets, a row number is out of range, or a
+            pair is both positive and negative.
+    """
+    if len(indices_tuple) not in (3, 4):
+        raise ValueError(
+            "indices_tuple must hold 3 tensors (anchors, positives, negatives) or 4 (anchors, "
+            f"positives, anchors, negatives), got {len(indices_tuple)}"
+        )
+    a1, p, a2, n = (
+        torch.as_tensor(rows, device=device).long()
+        for rows in lmu.convert_to_pairs(indices_tuple, labels, ref_labels)
+    )
+    positive = _mask(a1, p, shape, "positive")
+    negative = _mask(a2, n, shape, "negative")
+    both = positive & negative
+    if both.any():
+        anchor, reference = both.nonzero()[0].tolist()
+        raise ValueError(
+            f"indices_tuple holds anchor {anchor} with reference {reference} both as a positive "
+            f"and as a negative pair ({int(both.sum())} such pairs)"
+        )
+    if not uni_modal and labels is not None and ref_labels is not None:
+        slots = _slots(labels, ref_labels)
+    else:
+        slots = _joined_slots(a1, p, shape, uni_modal=uni_modal)
+    return Pairs(positive, positive | negative, *slots)
+
+
+def _mask(anchors: Tensor, others: Tensor, shape: tuple[int, int], name: str) -> Tensor:
+    if anchors.ndim != 1 or anchors.shape != others.shape:
+        raise ValueError(
+            f"indices_tuple must hold as many anchors as {name}s, one row number each, got shapes "
+            f"{tuple(anchors.shape)} and {tuple(others.shape)}"
+        )
+    for what, rows, size in (("anchor", anchors, shape[0]), (name, others, shape[1])):
+        wrong = (rows < 0) | (rows >= size)
+        if wrong.any():
+            raise ValueError(
+                f"indices_tuple holds row {rows[wrong][0].item()} as {what} of a {name} pair, but "
+                f"there are {size} such rows"
+            )
+    mask = torch.zeros(shape, dtype=torch.bool, device=anchors.device)
+    mask[anchors, others] = True
+    return mask
+
+
+def _slots(labels: Tensor, ref_labels: Tensor) -> tuple[Tensor, Tensor, int]:
+    values, slot = torch.unique(torch.cat((labels, ref_labels)), return_inverse=True)
+    return slot[: len(labels)], slot[len(labels) :], len(values)
+
+
+def _joined_slots(
+    anchors: Tensor, positives: Tensor, shape: tuple[int, int], *, uni_modal: bool
+) -> tuple[Tensor, Tensor, int]:
+    """Connected components of the rows, joined by positive pairs."""
+    start_b = 0 if uni_modal else shape[0]
+    rows = start_b + shape[1]
+    edges = anchors.cpu().numpy(), (positives + start_b).cpu().numpy()
+    graph = coo_array((np.ones(len(anchors), dtype=bool), edges), shape=(rows, rows))
+    instances, component = connected_components(graph, directed=False)
+    slot = torch.as_tensor(component, dtype=torch.long, device=anchors.device)
+    return slot[: shape[0]], slot[start_b:], int(instances)
