@@ -289,7 +289,7 @@ def test_the_gradient_can_be_taken_twice_over_but_not_of_itself():
     loss = multifold_hybrid_loss(a, b, ids, ids, impl="streaming", tile=3)
     first = torch.autograd.grad(loss, a, retain_graph=True)[0]
     assert torch.equal(first, torch.autograd.grad(loss, a, retain_graph=True)[0])
-    with pytest.raises(RuntimeError, match='can be differentiated once.*impl="dense"'):
+    with pytest.raises(RuntimeError, match=r'can be differentiated once.*impl="dense"'):
         torch.autograd.grad(loss, a, create_graph=True)
 
 

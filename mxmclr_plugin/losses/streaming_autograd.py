@@ -83,7 +83,7 @@ class StreamingParts(torch.autograd.Function):
         if torch.is_grad_enabled():
             # Without this a gradient penalty would silently be a constant.
             raise RuntimeError(
-                "the streaming loss can be differentiated once, but its gradient was asked for with "
+                "the streaming loss can be differentiated once, but was asked for a gradient with "
                 'create_graph=True; use impl="dense" for gradients of gradients'
             )
         a, b, scale, slot_a, slot_b, inverse_a, inverse_b, rows, columns, *rest = ctx.saved_tensors
