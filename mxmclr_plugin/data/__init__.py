@@ -1,14 +1,20 @@
 """Multifold data sets, samplers and batches."""
 
-from mxmclr_plugin.data.batch import MultifoldBatch, collate_multifold
+from mxmclr_plugin.data.batch import MultifoldBatch, Observations, collate_multifold
 from mxmclr_plugin.data.dataset import Draw, MultifoldDataset, MultifoldInstance
+from mxmclr_plugin.data.loader import ResumableLoader
+from mxmclr_plugin.data.registry import DATASETS, DatasetInfo
 from mxmclr_plugin.data.sampler import MultifoldSampler
 
 __all__ = [
+    "DATASETS",
+    "DatasetInfo",
     "Draw",
     "MultifoldBatch",
     "MultifoldDataset",
     "MultifoldInstance",
     "MultifoldSampler",
+    "Observations",
+    "ResumableLoader",
     "collate_multifold",
 ]

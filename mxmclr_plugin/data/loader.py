@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader
 
 from mxmclr_plugin.data.batch import MultifoldBatch
@@ -41,37 +42,50 @@ class ResumableLoader(DataLoader[MultifoldInstance]):
                 f"batch_size is {self.batch_size}, but the sampler draws batches of "
                 f"{self.sampler.instances} instances"
             )
+        # Else each iteration takes a number from torch's global generator to seed workers with, and
+        # a resumed run, which iterates once more, has other dropout masks from there on.
+        self.generator = torch.Generator()
+        self._epoch = self.sampler.epoch
         self._used = 0
-        self._resume: dict[str, int] | None = None
+        self._shift = 0  # from the epoch that the sampler is told to the one that is drawn
+        self._resuming = False
 
     def __iter__(self) -> Iterator[MultifoldBatch]:  # type: ignore[override]
         # A generator, so that nothing happens before the first batch is asked for: Lightning makes
         # the iterator first and tells the sampler the epoch of a resumed run only then, and workers
         # would have begun with the batches of another epoch.
-        resume, self._resume = self._resume, None
-        # A state that was saved at the end of an epoch says nothing about the next one.
-        self._used = resume["batches"] if resume and resume["epoch"] == self.sampler.epoch else 0
-        self.sampler.skip = self._used * self.sampler.instances
+        if self._resuming:
+            # What epoch a resumed run is told depends on the hook that saved it. Lightning (2.6)
+            # counts an epoch that max_steps cut as a whole one, skips a number after a checkpoint
+            # of on_train_epoch_end, or, without validation, ends the first epoch after one batch.
+            # So go on behind the last batch used, and count on from there.
+            if self._used < len(self):
+                self._resuming = False
+            else:
+                self._epoch, self._used = self._epoch + 1, 0
+            self._shift = self._epoch - self.sampler.epoch
+        else:
+            self._epoch, self._used = self.sampler.epoch + self._shift, 0
+        self.sampler.start = (self._epoch, self._used * self.sampler.instances)
+        self.generator.manual_seed(self.sampler.seed + self._epoch)
         for batch in super().__iter__():
             self._used += 1
             yield batch  # type: ignore[misc]
 
     def state_dict(self) -> dict[str, int]:
-        """Epoch of the sampler and number of batches that were handed out in it.
+        """The epoch that is drawn and the number of batches of it that were handed out.
 
         Those that workers hold in readiness do not count.
         """
-        if self._resume is not None:
-            return dict(self._resume)
-        return {"epoch": self.sampler.epoch, "batches": self._used}
+        return {"epoch": self._epoch, "batches": self._used}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Has the epoch of the state start behind the batches that were used.
+        """Has the next iteration go on behind the batches that were used.
 
         Raises:
             ValueError: If it is not a state of this class.
         """
         if set(state) != {"epoch", "batches"}:
             raise ValueError(f"a state has epoch and batches, got {sorted(state)}")
-        self._resume = dict(state)
-        self.sampler.set_epoch(state["epoch"])
+        self._epoch, self._used = state["epoch"], state["batches"]
+        self._resuming = True

@@ -41,8 +41,8 @@ class MultifoldSampler(DistributedSampler[Draw]):
         rank: This process's, by default that of the process group, 0 without one.
 
     Attributes:
-        skip: Draws that the next iteration leaves out at its start, for a run that goes on in the
-            middle of an epoch.
+        start: Epoch, and number of draws in it, behind which the next iteration starts, instead of
+            at the beginning of the epoch that was set: for a run that goes on.
 
     Raises:
         ValueError: If a number is out of range, a modality is unknown, there are fewer instances
@@ -70,7 +70,7 @@ class MultifoldSampler(DistributedSampler[Draw]):
         self.folds = {name: _at_least_one(f"folds[{name!r}]", p) for name, p in folds.items()}
         self.passes = _at_least_one("passes", passes)
         self.top_up = top_up
-        self.skip = 0
+        self.start: tuple[int, int] | None = None
         if not 0 <= seed < 2**63:
             raise ValueError(f"seed must be from 0 to 2**63 - 1, got {seed}")
         self._streams = {modality: _stream(modality) for modality in self.folds}
@@ -117,12 +117,12 @@ class MultifoldSampler(DistributedSampler[Draw]):
         return self.passes * self._steps() * self.instances
 
     def __iter__(self) -> Iterator[Draw]:
-        skip, self.skip = self.skip, 0
-        return self._draws(skip)
+        (epoch, skip), self.start = self.start or (self.epoch, 0), None
+        return self._draws(epoch, skip)
 
-    def _draws(self, skip: int) -> Iterator[Draw]:
+    def _draws(self, epoch: int, skip: int) -> Iterator[Draw]:
         steps = self._steps()
-        for number in range(self.epoch * self.passes, (self.epoch + 1) * self.passes):
+        for number in range(epoch * self.passes, (epoch + 1) * self.passes):
             order = _order(self.seed, 0, number, 0, len(self.multifold))
             # (steps, processes, instances): a step is one row of it.
             order = order[: steps * self.num_replicas * self.instances]

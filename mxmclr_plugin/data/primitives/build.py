@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +27,17 @@ from torch import Tensor
 
 from mxmclr_plugin.cache import cache_folder
 from mxmclr_plugin.data.dataset import MultifoldDataset
-from mxmclr_plugin.data.primitives.captions import all_sentences, draw_sentences
+from mxmclr_plugin.data.primitives.captions import FEWEST, draw_sentences
 from mxmclr_plugin.data.primitives.classes import all_classes
 from mxmclr_plugin.data.primitives.voxels import draw_sample, occupancy
 
 __all__ = ["VoxelStore", "primitives"]
 
 # Part of every cache key: raise it when the generator changes.
-_VERSION = 1
+_VERSION = 2
 _VALIDATION, _TEST = 76, 75  # of the 756 classes
 _ALL_CAPTIONS = 191_850
+_FILES = ("occupancy.npy", "rgb.npy", "captions.jsonl")
 
 _PERMUTATION, _GRIDS, _CAPTIONS = range(3)  # streams of random numbers
 
@@ -70,7 +70,8 @@ class VoxelStore:
 
 
 def primitives(
-    root: str | None = None,
+    root: str | Path | None = None,
+    *,
     seed: int = 0,
     resolution: int = 32,
     samples: int = 10,
@@ -103,13 +104,14 @@ def primitives(
         ValueError: If an argument is out of range.
     """
     kinds = all_classes()
-    fewest = min(len(all_sentences(kind)) for kind in kinds)
+    if seed < 0:
+        raise ValueError(f"seed must be 0 or more, got {seed}")
     if resolution < 16 or resolution % 2:
         raise ValueError(f"resolution must be an even number from 16 up, got {resolution}")
     if samples < 1:
         raise ValueError(f"samples must be 1 or more, got {samples}")
-    if captions is not None and not 1 <= captions <= fewest:
-        raise ValueError(f"captions must be 1 to {fewest}, got {captions}")
+    if captions is not None and not 1 <= captions <= FEWEST:
+        raise ValueError(f"captions must be 1 to {FEWEST}, got {captions}")
     if classes is not None and not 3 <= classes <= len(kinds):
         raise ValueError(f"classes must be 3 to {len(kinds)}, got {classes}")
     if not 0 <= noise <= 1:
@@ -122,111 +124,104 @@ def primitives(
         "samples": samples,
         "captions": captions,
         "classes": classes,
-        "noise": noise,
+        "noise": float(noise),
     }
-    order = np.random.default_rng((seed, _PERMUTATION)).permutation(len(kinds))[:classes]
     key = hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:16]
     parent = Path(root).expanduser() if root is not None else cache_folder() / "primitives"
     folder = parent / key
+    order = _generator(seed, _PERMUTATION).permutation(len(kinds))[:classes]
     parent.mkdir(parents=True, exist_ok=True)
     with FileLock(parent / f"{key}.lock"):
         if not _intact(folder):
-            _replace(folder, lambda target: _generate(target, options, order))
-    return _load(folder, order, resolution, samples)
+            _generate(folder, options, order)
+        return _load(folder, order, resolution, samples)
+
+
+def _generator(seed: int, *stream: int) -> np.random.RandomState:
+    # Philox and RandomState are what numpy promises to draw the same numbers in all versions.
+    return np.random.RandomState(np.random.Philox(np.random.SeedSequence((seed, *stream))))
 
 
 def _generate(folder: Path, options: dict[str, Any], order: npt.NDArray[np.int64]) -> None:
+    """Writes the files, under another name until they are whole."""
     seed, resolution, samples = options["seed"], options["resolution"], options["samples"]
     kinds = all_classes()
     more = _ALL_CAPTIONS % len(kinds)  # classes with one sentence more
     packed = np.empty((len(order) * samples, resolution**3 // 8), np.uint8)
     rgb = np.empty((len(order) * samples, 3), np.uint8)
-    sentences = []
+    lines = []
     with _progress() as progress:
         for place, index in enumerate(progress.track(order, description="generating Primitives")):
             kind = kinds[index]
-            generator = np.random.default_rng((seed, _GRIDS, int(index)))
+            # Of its own for each class, so that a small set is a part of the whole.
+            generator = _generator(seed, _GRIDS, index)
             for row in range(place * samples, (place + 1) * samples):
                 sample = draw_sample(kind, options["noise"], generator)
-                inside = occupancy(sample, resolution)
-                if not inside.any():
-                    raise ValueError(
-                        f"a sample of {kind.name} holds no voxel at resolution {resolution}"
-                    )
-                packed[row] = np.packbits(inside)
+                packed[row] = np.packbits(occupancy(sample, resolution))
                 rgb[row] = sample.rgb
             count = options["captions"] or _ALL_CAPTIONS // len(kinds) + int(index < more)
-            generator = np.random.default_rng((seed, _CAPTIONS, int(index)))
-            sentences.append(draw_sentences(kind, count, generator))
-    np.save(folder / "occupancy.npy", packed)
-    np.save(folder / "rgb.npy", rgb)
-    (folder / "captions.json").write_text(json.dumps(sentences), encoding="utf-8")
-    digests = {path.name: _digest(path) for path in sorted(folder.iterdir())}
-    manifest = {"options": options, "sha256": digests}
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+            sentences = draw_sentences(kind, count, _generator(seed, _CAPTIONS, index))
+            lines.append(json.dumps({"name": kind.name, "captions": sentences}) + "\n")
+
+    for left_over in folder.parent.glob(f".{folder.name}.*"):  # of runs that were killed
+        shutil.rmtree(left_over)
+    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")
+    unfinished.mkdir()
+    np.save(unfinished / "occupancy.npy", packed)
+    np.save(unfinished / "rgb.npy", rgb)
+    (unfinished / "captions.jsonl").write_bytes("".join(lines).encode())
+    manifest = {"options": options, "sha256": {name: _digest(unfinished / name) for name in _FILES}}
+    (unfinished / "manifest.json").write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    unfinished.replace(folder)
+
+
+def _intact(folder: Path) -> bool:
+    """Whether the files are there and what was written; says so if they are there but are not."""
+    if not folder.exists():
+        return False
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        changed = [name for name in _FILES if _digest(folder / name) != manifest["sha256"][name]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        problem = f"{type(error).__name__}: {error}"
+    else:
+        if not changed:
+            return True
+        problem = f"the checksum of {' and '.join(changed)} does not fit"
+    warnings.warn(f"{folder} is damaged ({problem}): generating it anew", stacklevel=3)
+    return False
 
 
 def _load(
     folder: Path, order: npt.NDArray[np.int64], resolution: int, samples: int
 ) -> dict[str, MultifoldDataset]:
-    packed = np.load(folder / "occupancy.npy", mmap_mode="r")
+    packed = np.load(folder / "occupancy.npy")
     rgb = np.load(folder / "rgb.npy")
-    sentences = json.loads((folder / "captions.json").read_text(encoding="utf-8"))
+    with (folder / "captions.jsonl").open(encoding="utf-8") as lines:
+        sentences = [json.loads(line)["captions"] for line in lines]
     ends = np.cumsum([len(of_class) for of_class in sentences])
+    kinds = all_classes()
     whole = MultifoldDataset(
         {
             "text": [sentence for of_class in sentences for sentence in of_class],
             "voxel": VoxelStore(packed, rgb, resolution),
         },
         {
-            "text": [
-                np.arange(end - len(of_class), end)
-                for end, of_class in zip(ends, sentences, strict=True)
-            ],
+            "text": np.split(np.arange(ends[-1]), ends[:-1]),
             "voxel": list(np.arange(len(packed)).reshape(-1, samples)),
         },
         ids=order,
-        names=[all_classes()[index].name for index in order],
+        names=[kinds[index].name for index in order],
     )
-    share = len(order) / len(all_classes())
+    share = len(order) / len(kinds)
     test, validation = (max(1, round(share * part)) for part in (_TEST, _VALIDATION))
-    places = np.arange(len(order))
     train = len(order) - test - validation
     return {
-        "train": whole.subset(places[:train]),
-        "val": whole.subset(places[train : train + validation]),
-        "test": whole.subset(places[train + validation :]),
+        "train": whole.subset(range(train)),
+        "val": whole.subset(range(train, train + validation)),
+        "test": whole.subset(range(train + validation, len(order))),
     }
-
-
-def _intact(folder: Path) -> bool:
-    """Whether the files are there and what was written; says so if they are there but are not."""
-    try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        for name, digest in manifest["sha256"].items():
-            if _digest(folder / name) != digest:
-                raise ValueError(f"{name} does not fit its checksum")
-    except FileNotFoundError as error:
-        if folder.exists():
-            warnings.warn(f"{folder} is incomplete ({error}): generating anew", stacklevel=3)
-        return False
-    except (ValueError, KeyError, TypeError) as error:
-        warnings.warn(f"{folder} is damaged ({error}): generating anew", stacklevel=3)
-        return False
-    return True
-
-
-def _replace(folder: Path, write: Callable[[Path], None]) -> None:
-    """Has a folder written under another name and puts it in place when it is whole."""
-    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    try:
-        write(unfinished)
-        shutil.rmtree(folder, ignore_errors=True)
-        unfinished.rename(folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _digest(path: Path) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 
 from mxmclr_plugin.data.primitives.classes import PrimitiveClass
 
-__all__ = ["all_sentences", "draw_sentences"]
+__all__ = ["FEWEST", "all_sentences", "draw_sentences"]
 
 _HEIGHTS = (
     ("short", "low", "squat"),
@@ -59,6 +59,9 @@ _ONE_SIZE = (
     "There is {a} {c} {s} that is {b}.",
 )
 
+FEWEST = len(_TWO_SIZES) * 3**3
+"""Sentences that there are about any class: templates, and three words for each of three things."""
+
 
 def all_sentences(kind: PrimitiveClass) -> list[str]:
     """Every sentence that the templates make of a class, each once, in a fixed order."""
@@ -78,15 +81,15 @@ def all_sentences(kind: PrimitiveClass) -> list[str]:
     return list(dict.fromkeys(sentences))
 
 
-def draw_sentences(kind: PrimitiveClass, count: int, generator: np.random.Generator) -> list[str]:
+def draw_sentences(kind: PrimitiveClass, count: int, generator: np.random.RandomState) -> list[str]:
     """Some of the sentences about a class, all different.
 
-    Raises:
-        ValueError: If the templates make fewer.
+    Args:
+        kind: The class.
+        count: How many, at most :data:`FEWEST`.
+        generator: Source of randomness.
     """
     sentences = all_sentences(kind)
-    if not 1 <= count <= len(sentences):
-        raise ValueError(f"a class has 1 to {len(sentences)} sentences, {count} were asked for")
     return [sentences[k] for k in generator.permutation(len(sentences))[:count]]
 
 

@@ -6,6 +6,7 @@ The grid is the cube -1 to 1 in x, y, z, with z up; voxel (i, j, k) has its cent
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -45,7 +46,7 @@ class Sample:
     rgb: tuple[int, int, int]
 
 
-def draw_sample(kind: PrimitiveClass, noise: float, generator: np.random.Generator) -> Sample:
+def draw_sample(kind: PrimitiveClass, noise: float, generator: np.random.RandomState) -> Sample:
     """A sample of a class (Text2Shape, https://arxiv.org/abs/1803.08495, supplement).
 
     Height and radius vary by up to 10 percent, the centre by up to 1/16 of the grid in each
@@ -87,7 +88,7 @@ def occupancy(sample: Sample, resolution: int) -> Bools:
     y = (axis - sample.centre[1])[None, :, None]
     # In units of the shape's own size: z from -1 (bottom) to 1 (top), the radius is 1.
     z = ((axis - sample.centre[2]) / sample.half_height)[None, None, :]
-    cos, sin = np.cos(sample.angle), np.sin(sample.angle)
+    cos, sin = math.cos(sample.angle), math.sin(sample.angle)
     u = (cos * x + sin * y) / sample.radius
     v = (cos * y - sin * x) / sample.radius
     inside: Bools = np.logical_and(np.abs(z) <= 1, _SOLIDS[sample.shape](u, v, z))
