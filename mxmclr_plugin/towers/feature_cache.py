@@ -123,15 +123,15 @@ def fingerprint_module(module: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, part in module.named_modules():
         kind = type(part)
-        options = re.sub(r" at 0x[0-9a-f]+", "", part.extra_repr())
-        digest.update(f"{name}\n{kind.__module__}.{kind.__qualname__}\n{options}\n".encode())
+        options = part.extra_repr()
         if isinstance(part, SentenceTransformer):
-            # Pooling and its like print their options in __repr__ alone.
-            digest.update(
+            # Its modules print their options in __repr__ alone.
+            options = (
                 f"{part!r}\n{tokenizer_digest(part.tokenizer)}\n{part.max_seq_length}\n"
-                f"{part.default_prompt_name}\n{sorted(part.prompts.items())}\n"
-                f"{part.truncate_dim}\n".encode()
+                f"{part.default_prompt_name}\n{sorted(part.prompts.items())}\n{part.truncate_dim}"
             )
+        options = re.sub(r" at 0x[0-9a-f]+", "", options)  # differs from run to run
+        digest.update(f"{name}\n{kind.__module__}.{kind.__qualname__}\n{options}\n".encode())
     for name, value in module.state_dict().items():
         if isinstance(value, Tensor):
             digest.update(f"{name}\n{value.dtype}\n{tuple(value.shape)}\n".encode())
