@@ -80,7 +80,7 @@ class ResumableLoader(DataLoader[MultifoldInstance]):
         return {"epoch": self._epoch, "batches": self._used}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Has the next iteration go on behind the batches that were used.
+        """Has the next iteration go on behind the batches that were used, if there were any.
 
         Raises:
             ValueError: If it is not a state of this class.
@@ -88,4 +88,4 @@ class ResumableLoader(DataLoader[MultifoldInstance]):
         if set(state) != {"epoch", "batches"}:
             raise ValueError(f"a state has epoch and batches, got {sorted(state)}")
         self._epoch, self._used = state["epoch"], state["batches"]
-        self._resuming = True
+        self._resuming = self._used > 0

@@ -1,0 +1,118 @@
+import numpy as np
+import pytest
+import torch
+
+from mxmclr_plugin.data.dataset import Draw, MultifoldDataset
+from mxmclr_plugin.data.observations import ObservationDataset, collate_observations
+
+
+def dataset(**changes):
+    """Three instances: a chair with two texts and a vector, a desk, and a lamp without a vector."""
+    arguments = {
+        "stores": {"text": list("abcde"), "vector": torch.arange(8.0).reshape(4, 2)},
+        "members": {"text": [[4, 0], [1], [2]], "vector": [[3], [0, 1], []]},
+        "ids": [70, -1, 9],
+        "names": ["chair", "desk", "lamp"],
+    }
+    return MultifoldDataset(**{**arguments, **changes})
+
+
+def as_lists(instance):
+    return instance.id, {
+        modality: [record if isinstance(record, str) else record.tolist() for record in records]
+        for modality, records in instance.observations.items()
+    }
+
+
+def test_items():
+    data = dataset()
+    assert len(data) == 3
+    assert data.modalities == ["text", "vector"]
+    assert as_lists(data[0]) == (70, {"text": ["e", "a"], "vector": [[6.0, 7.0]]})
+    assert as_lists(data[-1]) == (9, {"text": ["c"], "vector": []})
+    assert as_lists(data[Draw(1, {"vector": (1,)})]) == (-1, {"vector": [[2.0, 3.0]]})
+    assert as_lists(data[Draw(0, {"text": (1, 0, 1)})]) == (70, {"text": ["a", "e", "a"]})
+    assert [item.id for item in data] == [70, -1, 9]
+    with pytest.raises(IndexError):
+        data[3]
+    with pytest.raises(IndexError):
+        data[Draw(1, {"text": (1,)})]
+
+
+def test_folds_and_the_flat_view():
+    data = dataset()
+    assert data.folds("text").tolist() == [2, 1, 1]
+    assert data.folds("vector").tolist() == [1, 2, 0]
+    rows, ids = data.observations_of("vector")
+    assert (rows.tolist(), ids.tolist()) == ([3, 0, 1], [70, -1, -1])
+    with pytest.raises(ValueError, match=r"no modality 'sound', only \['text', 'vector'\]"):
+        data.folds("sound")
+
+
+def test_flat_observations():
+    flat = ObservationDataset(dataset(), "vector")
+    batch = collate_observations([flat[k] for k in range(len(flat))])
+    assert batch.modality == "vector"
+    assert batch.observations.tolist() == [[6.0, 7.0], [0.0, 1.0], [2.0, 3.0]]
+    assert batch.ids.tolist() == [70, -1, -1]
+    assert batch.positions.tolist() == [0, 1, 2]
+    assert batch.to("meta").ids.device.type == "meta"
+    texts = ObservationDataset(dataset(), "text")
+    assert collate_observations([texts[2], texts[0]]).to("meta").observations == ["b", "e"]
+
+
+def test_subset():
+    data = dataset()
+    for chosen in ([2, 0], np.array([2, 0]), [-1, -3]):
+        part = data.subset(chosen)
+        assert part.names == ["lamp", "chair"]
+        assert [as_lists(item) for item in part] == [as_lists(data[2]), as_lists(data[0])]
+        assert part.stores["vector"] is data.stores["vector"]
+    assert data.subset(np.array([True, False, True])).names == ["chair", "lamp"]
+    assert len(data.subset([])) == 0
+    with pytest.raises(IndexError):
+        data.subset([3])
+
+
+def test_other_records():
+    data = dataset().with_store("text", torch.eye(5))
+    assert as_lists(data[2]) == (9, {"text": [[0.0, 0.0, 1.0, 0.0, 0.0]], "vector": []})
+    with pytest.raises(ValueError, match="'text' has 5 records, the new one 4"):
+        data.with_store("text", torch.eye(4))
+    with pytest.raises(ValueError, match="no modality 'sound'"):
+        data.with_store("sound", torch.eye(5))
+
+
+def test_names_default_to_ids():
+    assert dataset(names=None).names == ["70", "-1", "9"]
+
+
+MEMBERS = {"text": [[4, 0], [1], [2]], "vector": [[3], [0, 1], []]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"ids": [70, 9, 9]}, r"ids must differ, got \[9\] more than once"),
+        ({"ids": [[70, 9, 8]]}, r"ids must be a list of integers, got int64 of shape \(1, 3\)"),
+        ({"ids": [1.5, 2, 3]}, r"ids must be a list of integers, got float64"),
+        ({"ids": [1, 2]}, r"2 instances but 3 names"),
+        ({"names": ["chair"]}, r"3 instances but 1 names"),
+        ({"stores": {"text": list("abcde")}}, r"\['text'\] but members of \['text', 'vector'\]"),
+        ({"members": {**MEMBERS, "vector": [[3]]}}, r"members\['vector'\] has 1 entries for 3"),
+        (
+            {"members": {**MEMBERS, "vector": [[3], [0, 4], []]}},
+            r"members\['vector'\] of instance 'desk' name records 0 to 4, but the store has 4",
+        ),
+        ({"members": {**MEMBERS, "text": [[4], [-1], [2]]}}, r"'desk' name records -1 to -1"),
+        ({"members": {**MEMBERS, "text": [[4, 4], [1], [2]]}}, r"'chair' name a record twice"),
+        ({"members": {**MEMBERS, "text": [[4], [0.5], [2]]}}, r"members\['text'\]\[1\] must be"),
+        (
+            {"members": {**MEMBERS, "text": [[4], [1], []]}},
+            r"instance 'lamp' has no observation in any modality",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        dataset(**changes)
