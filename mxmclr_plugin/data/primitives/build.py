@@ -91,7 +91,8 @@ def primitives(
     Args:
         root: Folder of the cache; by default ``primitives`` in :func:`cache_folder`.
         seed: Of samples, sentences and the split.
-        resolution: R, voxels along an edge, a multiple of 2 from 16 up.
+        resolution: R, voxels along an edge, a multiple of 2 from 24 up, so that the smallest
+            pyramid, as wide as 2 to 3 voxels at its base, surely holds one.
         samples: Grids a class.
         captions: Sentences a class; None for 191,850 in all, 253 or 254 a class.
         classes: Makes a small set of so many classes, split in the same proportions.
@@ -106,8 +107,8 @@ def primitives(
     kinds = all_classes()
     if seed < 0:
         raise ValueError(f"seed must be 0 or more, got {seed}")
-    if resolution < 16 or resolution % 2:
-        raise ValueError(f"resolution must be an even number from 16 up, got {resolution}")
+    if resolution < 24 or resolution % 2:
+        raise ValueError(f"resolution must be an even number from 24 up, got {resolution}")
     if samples < 1:
         raise ValueError(f"samples must be 1 or more, got {samples}")
     if captions is not None and not 1 <= captions <= FEWEST:

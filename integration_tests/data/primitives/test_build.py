@@ -1,0 +1,216 @@
+"""The data set on disk: sizes, determinism, damage."""
+
+import json
+import multiprocessing
+from pathlib import Path
+
+import numpy as np
+import pytest
+from data.primitives.generate import generate
+
+from mxmclr_plugin.data.primitives import primitives
+from mxmclr_plugin.data.primitives.build import VoxelStore
+from mxmclr_plugin.data.primitives.classes import COLOURS, all_classes
+from mxmclr_plugin.data.registry import DATASETS
+
+SMALL = {"seed": 4, "samples": 2, "captions": 3, "classes": 40}
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory):
+    return primitives(tmp_path_factory.mktemp("full"))
+
+
+def everything(splits):
+    """All observations of all instances, by name."""
+    return {
+        name: (
+            instance.observations["text"],
+            [grid.numpy().tobytes() for grid in instance.observations["voxel"]],
+        )
+        for dataset in splits.values()
+        for name, instance in zip(dataset.names, (dataset[k] for k in range(len(dataset))))
+    }
+
+
+def files_of(root):
+    return {path.name: path.read_bytes() for path in root.glob("*/*")}
+
+
+def test_full_size(full):
+    assert {name: len(dataset) for name, dataset in full.items()} == {
+        "train": 605,
+        "val": 76,
+        "test": 75,
+    }
+    ids = [set(dataset.ids.tolist()) for dataset in full.values()]
+    assert set.union(*ids) == set(range(756))  # and so disjoint: 605 + 76 + 75 = 756
+    names = [name for dataset in full.values() for name in dataset.names]
+    assert len(set(names)) == 756
+    grids = [fold for dataset in full.values() for fold in dataset.folds("voxel")]
+    texts = [fold for dataset in full.values() for fold in dataset.folds("text")]
+    assert set(grids) == {10}
+    assert sum(grids) == 7_560
+    assert (sum(texts), texts.count(254), texts.count(253)) == (191_850, 582, 174)
+
+
+def test_grids_and_sentences_are_those_of_the_class(full):
+    kinds = {kind.name: kind for kind in all_classes()}
+    for name, instance in zip(full["test"].names, (full["test"][k] for k in range(75))):
+        kind = kinds[name]
+        assert kind == all_classes()[instance.id]
+        assert len(set(instance.observations["text"])) == len(instance.observations["text"])
+        grids = np.stack([grid.numpy() for grid in instance.observations["voxel"]])
+        assert (grids.shape, grids.dtype) == ((10, 4, 32, 32, 32), np.uint8)
+        inside = grids[:, 3:] == 255
+        assert inside.any((1, 2, 3, 4)).all()
+        # Noise is of the sample, not of the voxel.
+        colours = grids.max((2, 3, 4))
+        assert (grids == colours[:, :, None, None, None] * inside).all()
+        assert np.abs(colours[:, :3] - np.array(COLOURS[kind.colour])).max() < 5 * 0.05 * 255
+        assert len({grid.tobytes() for grid in grids}) == 10
+
+
+def test_a_store_unpacks_what_was_packed():
+    generator = np.random.default_rng(0)
+    occupied = generator.random((3, 6, 6, 6)) < 0.4
+    rgb = generator.integers(0, 256, (3, 3)).astype(np.uint8)
+    packed = np.stack([np.packbits(grid) for grid in occupied])
+    store = VoxelStore(packed, rgb, 6)
+    assert len(store) == 3
+    for k in range(3):
+        expected = np.zeros((4, 6, 6, 6), np.uint8)
+        for x, y, z in np.argwhere(occupied[k]):
+            expected[:, x, y, z] = [*rgb[k], 255]
+        assert (store[k].numpy() == expected).all()
+
+
+def test_a_small_set_is_a_part_of_the_whole(full, tmp_path):
+    whole = everything(full)
+    part = everything(primitives(tmp_path, classes=20))
+    assert part == {name: whole[name] for name in part}
+    assert len(part) == 20
+
+
+@pytest.mark.parametrize(
+    ("classes", "sizes"), [(3, [1, 1, 1]), (20, [16, 2, 2]), (100, [80, 10, 10])]
+)
+def test_a_small_set_is_split_alike(tmp_path, classes, sizes):
+    splits = primitives(tmp_path, classes=classes, samples=1, captions=1)
+    assert [len(dataset) for dataset in splits.values()] == sizes
+    assert list(splits) == ["train", "val", "test"]
+    assert {dataset.folds("text").max() for dataset in splits.values()} == {1}
+
+
+def test_arguments_matter(tmp_path):
+    base = everything(primitives(tmp_path, **SMALL))
+    again = everything(primitives(tmp_path, **SMALL))
+    assert again == base
+    other = everything(primitives(tmp_path, **{**SMALL, "seed": 5}))
+    shared = base.keys() & other.keys()
+    assert base.keys() != other.keys()
+    assert shared
+    assert all(base[name] != other[name] for name in shared)
+    clean = primitives(tmp_path, **{**SMALL, "noise": 0.0})
+    for dataset in clean.values():
+        for k, name in enumerate(dataset.names):
+            for grid in dataset[k].observations["voxel"]:
+                assert tuple(grid[:3].amax((1, 2, 3)).tolist()) == COLOURS[name.split("-")[1]]
+    small = primitives(tmp_path, **{**SMALL, "resolution": 24})
+    assert small["test"][0].observations["voxel"][0].shape == (4, 24, 24, 24)
+
+
+def test_two_processes_at_once_make_the_same_files(tmp_path):
+    context = multiprocessing.get_context("forkserver")  # strings have other hashes there
+    context.set_forkserver_preload(["mxmclr_plugin.data.primitives"])
+    shared = tmp_path / "shared"
+    processes = [context.Process(target=generate, args=(shared, SMALL)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+        assert process.exitcode == 0
+    primitives(tmp_path / "own", **SMALL)
+    assert files_of(shared) == files_of(tmp_path / "own")
+    assert len(files_of(shared)) == 4
+    assert len([path for path in shared.iterdir() if path.is_dir()]) == 1
+
+
+def test_no_bar_where_there_is_no_terminal(tmp_path, capfd):
+    primitives(tmp_path, **SMALL)
+    assert capfd.readouterr() == ("", "")
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGE = {
+    "occupancy.npy": [cut, flip, Path.unlink],
+    "rgb.npy": [flip],
+    "captions.jsonl": [cut, Path.unlink],
+    "manifest.json": [cut, Path.unlink, lambda path: path.write_text('{"sha256": {}}')],
+}
+
+
+@pytest.mark.parametrize(
+    ("file", "damage"), [(file, damage) for file, ways in DAMAGE.items() for damage in ways]
+)
+def test_damage_is_noticed_and_made_good(tmp_path, file, damage):
+    expected = everything(primitives(tmp_path, **SMALL))
+    before = files_of(tmp_path)
+    damage(next(tmp_path.glob(f"*/{file}")))
+    assert files_of(tmp_path) != before
+    with pytest.warns(UserWarning, match=r"is damaged \(.*\): generating it anew"):
+        assert everything(primitives(tmp_path, **SMALL)) == expected
+    assert files_of(tmp_path) == before
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_is_whole_is_not_made_again(tmp_path):
+    primitives(tmp_path, **SMALL)
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*")}
+    primitives(str(tmp_path), **SMALL)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*")} == written
+
+
+def test_what_a_killed_run_left_is_removed(tmp_path):
+    primitives(tmp_path, **SMALL)
+    (folder,) = (path for path in tmp_path.iterdir() if path.is_dir())
+    folder.rename(tmp_path / f".{folder.name}.123")
+    primitives(tmp_path, **SMALL)
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == [folder.name]
+
+
+def test_default_folder_and_the_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("MXMCLR_CACHE", str(tmp_path))
+    splits = DATASETS.build({"name": "primitives", **SMALL})
+    manifest = json.loads(next((tmp_path / "primitives").glob("*/manifest.json")).read_text())
+    assert manifest["options"].items() >= SMALL.items()
+    assert everything(splits) == everything(primitives(tmp_path / "elsewhere", **SMALL))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"seed": -1}, "seed must be 0 or more, got -1"),
+        ({"resolution": 31}, "resolution must be an even number from 24 up, got 31"),
+        ({"resolution": 22}, "resolution must be an even number from 24 up, got 22"),
+        ({"samples": 0}, "samples must be 1 or more, got 0"),
+        ({"captions": 0}, "captions must be 1 to 324, got 0"),
+        ({"captions": 325}, "captions must be 1 to 324, got 325"),
+        ({"classes": 2}, "classes must be 3 to 756, got 2"),
+        ({"classes": 757}, "classes must be 3 to 756, got 757"),
+        ({"noise": -0.1}, "noise must be from 0 to 1, got -0.1"),
+    ],
+)
+def test_options_out_of_range(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        primitives(tmp_path, **options)
+    assert not any(tmp_path.iterdir())
