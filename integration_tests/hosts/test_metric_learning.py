@@ -214,51 +214,58 @@ def hybrid(parts, hard_weight=0.8):
     return hard_weight * mean(hard) + (1 - hard_weight) * mean(soft)
 
 
-@settings(max_examples=15, deadline=None)
-@given(SEEDS, st.sampled_from(["observation", "instance"]))
-def test_picked_pairs_in_one_modality(seed, soft_level):
-    z, labels = rows(10, seed)
-    labels[:3] = torch.tensor([1, 1, 4])
-    pairs = random_pairs(labels, labels, seed, self_pairs=False)
-    kept, positive = sets(pairs)
-    if not positive or positive == kept:
-        return
-    y = joined(positive, len(z))
-    expected = hybrid(loop_rows(z, z, y, y, kept, positive, soft_level=soft_level))
-    loss = MultifoldHybridLoss(soft_level=soft_level)
-    assert_same(loss(z, indices_tuple=pairs), expected, z)
-    assert torch.equal(loss(z, labels, pairs), loss(z, indices_tuple=pairs))
-    assert torch.equal(loss(z, indices_tuple=pairs, ref_emb=z), loss(z, indices_tuple=pairs))
-
-
-@settings(max_examples=15, deadline=None)
-@given(SEEDS, st.sampled_from(["observation", "instance"]), st.booleans())
-def test_picked_pairs_across_modalities(seed, soft_level, with_labels):
+@settings(max_examples=30, deadline=None)
+@given(
+    SEEDS,
+    st.booleans(),
+    st.sampled_from(["pairs", "labels"]),
+    st.sampled_from(["observation", "instance"]),
+)
+def test_picked_pairs(seed, cross_modal, instances_from, soft_level):
     a, labels_a, b, labels_b = two_sides(seed)
-    pairs = random_pairs(labels_a, labels_b, seed)
+    if not cross_modal:
+        b, labels_b = a, labels_a
+    pairs = random_pairs(labels_a, labels_b, seed, self_pairs=cross_modal)
     kept, positive = sets(pairs)
     if not positive or positive == kept:
         return
-    if with_labels:
+    if instances_from == "labels":
         y_a, y_b = labels_a.tolist(), labels_b.tolist()
-        known = {"labels": labels_a, "ref_labels": labels_b}
     else:
-        y = joined({(u, len(a) + v) for u, v in positive}, len(a) + len(b))
-        y_a, y_b = y[: len(a)], y[len(a) :]
-        known = {}
+        start_b = len(a) if cross_modal else 0
+        y = joined({(u, start_b + v) for u, v in positive}, start_b + len(b))
+        y_a, y_b = y[: len(a)], y[start_b:]
     expected = hybrid(loop_rows(a, b, y_a, y_b, kept, positive, soft_level=soft_level))
-    loss = MultifoldHybridLoss(soft_level=soft_level)
-    assert_same(loss(a, indices_tuple=pairs, ref_emb=b, **known), expected, a, b)
+    reference = {"ref_emb": b, "ref_labels": labels_b} if cross_modal else {}
+    loss = MultifoldHybridLoss(soft_level=soft_level, instances_from=instances_from)
+    ours = loss(a, labels_a, pairs, **reference)
+    assert_same(ours, expected, *((a, b) if cross_modal else (a,)))
+    if instances_from == "pairs":
+        # Labels make no difference.
+        assert torch.equal(loss(a, indices_tuple=pairs, ref_emb=b), ours)
+        assert torch.equal(loss(a, labels_a, pairs, ref_emb=b), ours)
 
 
-@pytest.mark.parametrize("cross_modal", [False, True])
-def test_all_pairs_given_are_no_pairs_given(cross_modal):
+@pytest.mark.parametrize(
+    ("cross_modal", "instances_from"), [(False, "pairs"), (False, "labels"), (True, "labels")]
+)
+def test_all_pairs_given_are_no_pairs_given(cross_modal, instances_from):
     a, labels_a, b, labels_b = two_sides(2)
     reference = {"ref_emb": b, "ref_labels": labels_b} if cross_modal else {}
     pairs = lmu.get_all_pairs_indices(labels_a, labels_b if cross_modal else labels_a)
-    loss = MultifoldHybridLoss(symmetric=False)
+    loss = MultifoldHybridLoss(symmetric=False, instances_from=instances_from)
     torch.testing.assert_close(
         loss(a, labels_a, pairs, **reference), loss(a, labels_a, **reference)
+    )
+
+
+def test_pairs_across_modalities_name_their_anchors():
+    a, labels_a, b, labels_b = two_sides(2)
+    pairs = lmu.get_all_pairs_indices(labels_a, labels_b)
+    arguments = (a, labels_a, pairs, b, labels_b)
+    assert torch.equal(
+        MultifoldHybridLoss(symmetric=True)(*arguments),
+        MultifoldHybridLoss(symmetric=False)(*arguments),
     )
 
 
@@ -436,6 +443,15 @@ def test_low_precision_rows_are_computed_in_float32(dtype):
     )
 
 
+def test_sides_of_different_precision():
+    a, labels_a, b, labels_b = two_sides(0)
+    loss = MultifoldHybridLoss()
+    expected = loss(a.float().double(), labels_a, ref_emb=b, ref_labels=labels_b)
+    mixed = loss(b, labels_b, ref_emb=a.float(), ref_labels=labels_a)
+    assert mixed.dtype == torch.float64
+    torch.testing.assert_close(mixed, expected)
+
+
 def test_autocast_does_not_lower_the_precision():
     a, labels_a, b, labels_b = two_sides(0)
     a, b = a.detach().float(), b.detach().float()
@@ -494,9 +510,9 @@ GOOD, LABELS = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)), to
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"labels": None}, "labels and indices_tuple cannot both be None: give labels,"),
+        ({"labels": None}, "^labels and indices_tuple cannot both be None"),
         ({"labels": None, "ref_emb": GOOD}, "cannot both be None"),
-        ({"ref_emb": GOOD + 1}, "give labels and ref_labels"),
+        ({"ref_emb": GOOD + 1}, "^labels and ref_labels and indices_tuple cannot"),
         ({"labels": LABELS[:3]}, r"labels must hold one label for each of the 4 rows.*\(3,\)"),
         ({"ref_emb": GOOD + 1, "ref_labels": LABELS[:3]}, "ref_labels must hold one label"),
         ({"ref_labels": LABELS}, "ref_labels are given without ref_emb"),
@@ -521,9 +537,21 @@ def test_bad_input_names_the_argument_and_the_place(arguments, message):
         loss(**(good | arguments))
 
 
+def test_labels_that_are_to_tell_instances_must_be_there():
+    pairs = lmu.get_all_pairs_indices(LABELS)
+    with pytest.raises(ValueError, match="instances_from='labels' needs labels beside"):
+        MultifoldHybridLoss(instances_from="labels")(GOOD, indices_tuple=pairs)
+
+
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("temperature", 0.0), ("soft_temperature", -1), ("hard_weight", 2), ("soft_level", "row")],
+    [
+        ("temperature", 0.0),
+        ("soft_temperature", -1),
+        ("hard_weight", 2),
+        ("soft_level", "row"),
+        ("instances_from", "rows"),
+    ],
 )
 def test_bad_options_are_named(option, value):
     with pytest.raises(ValueError, match=option):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pytorch_metric_learning.distances import CosineSimilarity
@@ -24,6 +24,8 @@ from mxmclr_plugin.losses.functional import SoftLevel
 from mxmclr_plugin.losses.validation import check_options
 
 __all__ = ["MultifoldHybridLoss"]
+
+InstancesFrom = Literal["pairs", "labels"]
 
 
 class MultifoldHybridLoss(BaseMetricLossFunction):  # type: ignore[misc]
@@ -57,11 +59,11 @@ class MultifoldHybridLoss(BaseMetricLossFunction):  # type: ignore[misc]
     - with ``indices_tuple``: what the tuple says and nothing else. H is uniform over the positive
       pairs of u, and :math:`c_{uj}` counts those of its pairs, positive or negative, that lead
       to j. A tuple names its anchors, so there is no reverse direction, whatever ``symmetric``
-      says; for that call the loss again with what the miner finds for the other side. Which rows
-      are one instance (for G and c) is told in cross-modal calls by the labels, if both sides have
-      some. Otherwise, and always in uni-modal calls, labels make no difference, as in the pair
-      losses of that library: rows that positive pairs join, directly or through other rows, are
-      one instance, and a row in no positive pair is an instance by itself.
+      says; for that call the loss again with what the miner finds for the other side. Labels
+      make no difference, as in the pair losses of that library: rows that positive pairs join,
+      directly or through other rows, are one instance (for G and c), and a row in no positive pair
+      is an instance by itself. A miner may leave out pairs that labels would join; with
+      ``instances_from="labels"`` the labels tell the instances.
 
     Rows without a positive have no hard loss, rows related to nothing no soft loss: neither NaN nor
     zero, they are not handed to the reducer. A batch without a positive pair has a hard loss of
@@ -89,6 +91,8 @@ class MultifoldHybridLoss(BaseMetricLossFunction):  # type: ignore[misc]
             ``"instance"`` to those between fused features: then there is one soft loss an
             instance, under the number of its first row, two instances are compared if any of their
             rows are, and in uni-modal calls none is compared with itself.
+        instances_from: What tells which rows are one instance in calls with ``indices_tuple``:
+            ``"pairs"`` or ``"labels"``. The hard part does not depend on it.
         symmetric: Whether a cross-modal loss without ``indices_tuple`` is the mean of both
             directions. Otherwise ``embeddings`` are the only anchors. An ``embedding_regularizer``
             sees the anchors of each direction.
@@ -124,15 +128,19 @@ class MultifoldHybridLoss(BaseMetricLossFunction):  # type: ignore[misc]
         hard_weight: float = 0.8,
         soft_level: SoftLevel = "observation",
         symmetric: bool = True,
+        instances_from: InstancesFrom = "pairs",
         **kwargs: Any,
     ) -> None:
         check_options(temperature, soft_temperature, hard_weight, soft_level, "auto")
+        if instances_from not in ("pairs", "labels"):
+            raise ValueError(f"instances_from must be 'pairs' or 'labels', got {instances_from!r}")
         super().__init__(**kwargs)
         self.temperature = temperature
         self.soft_temperature = soft_temperature
         self.hard_weight = hard_weight
         self.soft_level: SoftLevel = soft_level
         self.symmetric = symmetric
+        self.instances_from: InstancesFrom = instances_from
         self.add_to_recordable_attributes(
             list_of_names=["temperature", "soft_temperature", "hard_weight"], is_stat=False
         )
@@ -162,8 +170,8 @@ class MultifoldHybridLoss(BaseMetricLossFunction):  # type: ignore[misc]
             What the reducer makes of it: a loss of shape (), or with ``DoNothingReducer`` a dict.
 
         Raises:
-            ValueError: If shapes do not fit together, if neither ``indices_tuple`` nor the labels
-                of both sides are given, or if ``indices_tuple`` contradicts itself.
+            ValueError: If shapes do not fit together, if labels are missing, or if
+                ``indices_tuple`` contradicts itself.
         """
         self.reset_stats()
         uni_modal = ref_emb is None or ref_emb is embeddings
@@ -181,11 +189,14 @@ class MultifoldHybridLoss(BaseMetricLossFunction):  # type: ignore[misc]
             raise ValueError("ref_emb is embeddings itself, but ref_labels differ from labels")
         device = embeddings.device.type
         with torch.autocast(device_type=device, enabled=False):
-            anchors = (_in_float32(embeddings), _on_device(labels, embeddings))
+            dtype = torch.promote_types(embeddings.dtype, torch.float32)
+            if ref_emb is not None:
+                dtype = torch.promote_types(dtype, ref_emb.dtype)
+            anchors = (embeddings.to(dtype), _on_device(labels, embeddings))
             if ref_emb is None or uni_modal:
                 references = anchors
             else:
-                references = (_in_float32(ref_emb), _on_device(ref_labels, embeddings))
+                references = (ref_emb.to(dtype), _on_device(ref_labels, embeddings))
             directions = [(*anchors, indices_tuple, *references)]
             if self.symmetric and not uni_modal and indices_tuple is None:
                 directions.append((*references, None, *anchors))
@@ -207,7 +218,7 @@ class MultifoldHybridLoss(BaseMetricLossFunction):  # type: ignore[misc]
     ) -> dict[str, dict[str, Any]]:
         """Sub losses of one direction, for the reducer; arguments as in :meth:`forward`."""
         loss_dict: dict[str, dict[str, Any]] = self.zero_losses()
-        pairs = _pairs(embeddings, labels, indices_tuple, ref_emb, ref_labels)
+        pairs = self._pairs(embeddings, labels, indices_tuple, ref_emb, ref_labels)
         if not pairs.contrast:
             return loss_dict
         logits = self._logits(embeddings, ref_emb)
@@ -237,6 +248,31 @@ class MultifoldHybridLoss(BaseMetricLossFunction):  # type: ignore[misc]
     def _sub_loss_names(self) -> list[str]:
         return ["hard", "soft"]
 
+    def _pairs(
+        self,
+        embeddings: Tensor,
+        labels: Tensor | None,
+        indices_tuple: Sequence[Tensor] | None,
+        ref_emb: Tensor,
+        ref_labels: Tensor | None,
+    ) -> Pairs:
+        uni_modal = ref_emb is embeddings
+        told = None if labels is None or ref_labels is None else (labels, ref_labels)
+        missing = "labels" if uni_modal else "labels and ref_labels"
+        if indices_tuple is None:
+            if told is None:
+                raise ValueError(f"{missing} and indices_tuple cannot both be None")
+            return all_pairs(*told, uni_modal=uni_modal)
+        if told is None and self.instances_from == "labels":
+            raise ValueError(f"instances_from='labels' needs {missing} beside indices_tuple")
+        return given_pairs(
+            indices_tuple,
+            (len(embeddings), len(ref_emb)),
+            embeddings.device,
+            uni_modal=uni_modal,
+            labels=told if self.instances_from == "labels" else None,
+        )
+
     def _logits(self, embeddings: Tensor, ref_emb: Tensor) -> Tensor:
         similarity: Tensor = self.distance(embeddings, ref_emb)
         return (similarity if self.distance.is_inverted else -similarity) / self.temperature
@@ -262,32 +298,6 @@ class MultifoldHybridLoss(BaseMetricLossFunction):  # type: ignore[misc]
         return self.reducer(loss_dict, embeddings, labels)
 
 
-def _pairs(
-    embeddings: Tensor,
-    labels: Tensor | None,
-    indices_tuple: Sequence[Tensor] | None,
-    ref_emb: Tensor,
-    ref_labels: Tensor | None,
-) -> Pairs:
-    uni_modal = ref_emb is embeddings
-    if indices_tuple is not None:
-        return given_pairs(
-            indices_tuple,
-            labels,
-            ref_labels,
-            (len(embeddings), len(ref_emb)),
-            embeddings.device,
-            uni_modal=uni_modal,
-        )
-    if labels is None or ref_labels is None:
-        raise ValueError(
-            "labels and indices_tuple cannot both be None: give labels"
-            + ("" if uni_modal else " and ref_labels")
-            + ", or say by indices_tuple which rows are pairs"
-        )
-    return all_pairs(labels, ref_labels, uni_modal=uni_modal)
-
-
 def _element(row_losses: RowLosses, weight: float) -> dict[str, Any]:
     losses, rows = row_losses
     if len(losses) == 0:
@@ -307,11 +317,6 @@ def _merged(results: list[dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any
         for prefix, result in zip(("", "reverse_"), results, strict=False)
         for name, loss in result.items()
     }
-
-
-def _in_float32(rows: Tensor) -> Tensor:
-    """The rows in float32, or in float64 if they are."""
-    return rows.to(torch.promote_types(rows.dtype, torch.float32))
 
 
 def _on_device(labels: Tensor | None, embeddings: Tensor) -> Tensor | None:

@@ -62,27 +62,26 @@ def all_pairs(labels: Tensor, ref_labels: Tensor, *, uni_modal: bool) -> Pairs:
 
 def given_pairs(
     indices_tuple: Sequence[Tensor],
-    labels: Tensor | None,
-    ref_labels: Tensor | None,
     shape: tuple[int, int],
     device: torch.device,
     *,
     uni_modal: bool,
+    labels: tuple[Tensor, Tensor] | None = None,
 ) -> Pairs:
     """The pairs that somebody picked, a miner for example.
 
     Args:
         indices_tuple: Pairs (anchors, positives, anchors, negatives) or triplets (anchors,
             positives, negatives), each a tensor of row numbers.
-        labels: Instance of each anchor row, if known. Shape: (n_a,).
-        ref_labels: Instance of each reference row, if known. Shape: (n_b,).
         shape: n_a and n_b.
         device: Where the embeddings are.
         uni_modal: Whether the references are the anchors themselves.
+        labels: Instance of each anchor and of each reference row, of shapes (n_a,) and (n_b,).
+            Without them rows that positive pairs join, directly or through other rows, are one
+            instance.
 
     Returns:
-        The pairs. Instances are told by the labels if ``uni_modal`` is false and both are given;
-        otherwise rows that positive pairs join, directly or through other rows, are one instance.
+        The pairs.
 
     Raises:
         ValueError: If the tuple is neither pairs nor triplets, a row number is out of range, or a
@@ -95,7 +94,7 @@ def given_pairs(
         )
     a1, p, a2, n = (
         torch.as_tensor(rows, device=device).long()
-        for rows in lmu.convert_to_pairs(indices_tuple, labels, ref_labels)
+        for rows in lmu.convert_to_pairs(indices_tuple, None)
     )
     positive = _mask(a1, p, shape, "positive")
     negative = _mask(a2, n, shape, "negative")
@@ -106,10 +105,7 @@ def given_pairs(
             f"indices_tuple holds anchor {anchor} with reference {reference} both as a positive "
             f"and as a negative pair ({int(both.sum())} such pairs)"
         )
-    if not uni_modal and labels is not None and ref_labels is not None:
-        slots = _slots(labels, ref_labels)
-    else:
-        slots = _joined_slots(a1, p, shape, uni_modal=uni_modal)
+    slots = _slots(*labels) if labels else _joined_slots(a1, p, shape, uni_modal=uni_modal)
     return Pairs(positive, positive | negative, *slots)
 
 

@@ -23,9 +23,15 @@ class MultifoldCrossBatchMemory(CrossBatchMemory):  # type: ignore[misc]
     """``CrossBatchMemory`` that also takes :class:`MultifoldHybridLoss`; used in the same way.
 
     The rows of the batch are the anchors, those in memory the references, as in the paper
-    (https://arxiv.org/abs/1912.06798); a row does not meet itself. Labels tell the instances, so a
-    row in memory is a positive of a row of the same instance.
+    (https://arxiv.org/abs/1912.06798); a row does not meet itself. Which rows are one instance is
+    told by the labels, those in memory too: the wrapper sets ``instances_from`` of the loss that it
+    is given to ``"labels"``.
     """
+
+    def __init__(self, loss: nn.Module, *args: Any, **kwargs: Any) -> None:
+        super().__init__(loss, *args, **kwargs)
+        if isinstance(loss, MultifoldHybridLoss):
+            loss.instances_from = "labels"
 
     @staticmethod
     def supported_losses() -> list[str]:
