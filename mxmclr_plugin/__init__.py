@@ -1,5 +1,6 @@
 """Multifold contrastive learning: losses, samplers, towers and a fair comparison."""
 
+from mxmclr_plugin.hosts.registration import register
 from mxmclr_plugin.losses import (
     MultifoldHybridCriterion,
     build_loss,
@@ -9,4 +10,10 @@ from mxmclr_plugin.losses import (
 
 __version__ = "0.1.0"
 
-__all__ = ["MultifoldHybridCriterion", "build_loss", "list_losses", "multifold_hybrid_loss"]
+__all__ = [
+    "MultifoldHybridCriterion",
+    "build_loss",
+    "list_losses",
+    "multifold_hybrid_loss",
+    "register",
+]

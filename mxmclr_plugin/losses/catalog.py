@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from lightly.loss import DCLLoss, NTXentLoss
 from pytorch_metric_learning import losses as metric_losses
 
@@ -22,6 +24,8 @@ def _hard(
     learnable_temperature: bool = False,
     impl: Implementation = "auto",
     validate: bool = True,
+    gather_distributed: bool = False,
+    memory_bank_size: int | Sequence[int] = 0,
 ) -> MultifoldHybridCriterion:
     return MultifoldHybridCriterion(
         temperature,
@@ -29,6 +33,8 @@ def _hard(
         learnable_temperature=learnable_temperature,
         impl=impl,
         validate=validate,
+        gather_distributed=gather_distributed,
+        memory_bank_size=memory_bank_size,
     )
 
 
@@ -39,6 +45,8 @@ def _soft(
     learnable_temperature: bool = False,
     impl: Implementation = "auto",
     validate: bool = True,
+    gather_distributed: bool = False,
+    memory_bank_size: int | Sequence[int] = 0,
 ) -> MultifoldHybridCriterion:
     return MultifoldHybridCriterion(
         temperature,
@@ -48,6 +56,8 @@ def _soft(
         learnable_temperature=learnable_temperature,
         impl=impl,
         validate=validate,
+        gather_distributed=gather_distributed,
+        memory_bank_size=memory_bank_size,
     )
 
 
