@@ -13,14 +13,14 @@ from mxmclr_plugin.data.dataset import MultifoldInstance
 def instances(draw):
     """Instances with 0 to 3 sentences and 0 to 3 vectors; either may be missing altogether."""
     items = []
-    for k in range(draw(st.integers(1, 5))):
+    for k in draw(st.lists(st.integers(-9, 9), min_size=1, max_size=5, unique=True)):
         observations = {}
         if draw(st.booleans()):
             observations["text"] = [f"{k} {q}" for q in range(draw(st.integers(0, 3)))]
         if draw(st.booleans()):
             fold = draw(st.integers(0, 3))
             observations["vector"] = [torch.tensor([k, p, 7]) for p in range(fold)]
-        items.append(MultifoldInstance(10 * k - 1, observations))
+        items.append(MultifoldInstance(k, observations))
     return items
 
 

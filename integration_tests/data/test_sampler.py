@@ -135,19 +135,20 @@ def test_epochs_passes_and_seeds_differ():
     assert len({draw.rows["text"] for draw in epoch_of(dataset, options)}) > 10  # instances, too
 
 
-def test_orders_are_uniform_and_those_of_neighbours_independent():
+def test_orders_are_uniform_and_independent_of_each_other():
     """Chi-square tests on the 24 orders of four observations; the seeds are fixed."""
-    dataset = ragged({"text": [4] * 2400})
-    draws = epoch_of(dataset, {"instances": 2400, "folds": {"text": 4}})
+    dataset = ragged({"text": [4] * 2400, "vector": [4] * 2400})
+    draws = epoch_of(dataset, {"instances": 2400, "folds": {"text": 4, "vector": 4}})
     orders = sorted(itertools.permutations(range(4)))
-    of_instance = np.empty(2400, dtype=int)
+    of_instance = np.empty((2400, 2), dtype=int)
     for draw in draws:
-        of_instance[draw.instance] = orders.index(draw.rows["text"])
-    assert stats.chisquare(np.bincount(of_instance, minlength=24)).pvalue > 1e-3
-    first = of_instance // 6  # which observation comes first
-    table = np.zeros((4, 4))
-    np.add.at(table, (first[:-1], first[1:]), 1)
-    assert stats.chi2_contingency(table).pvalue > 1e-3
+        of_instance[draw.instance] = [orders.index(rows) for rows in draw.rows.values()]
+    assert stats.chisquare(np.bincount(of_instance[:, 0], minlength=24)).pvalue > 1e-3
+    first, other = (of_instance // 6).T  # which observation comes first, in each modality
+    for one, two in ((first[:-1], first[1:]), (first, other)):
+        table = np.zeros((4, 4))
+        np.add.at(table, (one, two), 1)
+        assert stats.chi2_contingency(table).pvalue > 1e-3
     # The order of the instances: position against index.
     instances = [draw.instance for draw in draws]
     assert abs(stats.spearmanr(instances, range(2400)).statistic) < 0.07  # 3.4 sigma

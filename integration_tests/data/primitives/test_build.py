@@ -2,11 +2,14 @@
 
 import json
 import multiprocessing
+import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 from data.primitives.generate import generate
+from filelock import FileLock
 
 from mxmclr_plugin.data.primitives import primitives
 from mxmclr_plugin.data.primitives.build import VoxelStore
@@ -134,6 +137,21 @@ def test_two_processes_at_once_make_the_same_files(tmp_path):
     assert files_of(shared) == files_of(tmp_path / "own")
     assert len(files_of(shared)) == 4
     assert len([path for path in shared.iterdir() if path.is_dir()]) == 1
+
+
+def test_waits_for_who_is_at_it(tmp_path):
+    primitives(tmp_path, **SMALL)
+    (lock,) = tmp_path.glob("*.lock")
+    (folder,) = (path for path in tmp_path.iterdir() if path.is_dir())
+    shutil.rmtree(folder)
+    waiting = threading.Thread(target=primitives, args=(tmp_path,), kwargs=SMALL)
+    with FileLock(lock):
+        waiting.start()
+        waiting.join(1)  # many times what it takes
+        assert waiting.is_alive()
+        assert not folder.exists()
+    waiting.join(60)
+    assert folder.exists()
 
 
 def test_no_bar_where_there_is_no_terminal(tmp_path, capfd):
