@@ -295,7 +295,14 @@ def _rows(embeddings: Tensor, dtype: torch.dtype, normalize: bool) -> Tensor:
 
 def _streams(impl: str, a: Tensor, b: Tensor | None, queue: Tensor | None) -> bool:
     """Whether the loss is computed tile by tile."""
-    if impl != "auto":
+    # torch.func's transforms differentiate what they trace, which a function with a backward pass
+    # of its own is not.
+    transformed = torch._C._are_functorch_transforms_active()
+    if transformed and impl == "streaming":
+        raise ValueError(
+            "impl='streaming' has no torch.func.grad, vmap or jvp: use impl='dense' under them"
+        )
+    if impl != "auto" or transformed:
         return impl == "streaming"
     columns = len(a if b is None else b) + (0 if queue is None else len(queue))
     return len(a) * columns >= _STREAMS_FROM and not torch.compiler.is_compiling()

@@ -1,0 +1,119 @@
+"""Low precision, torch.compile, functional transforms, and no wait for the device."""
+
+import shutil
+
+import pytest
+import torch
+from oracles.hybrid_loss import loop_loss
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch.nn import functional as F
+
+from mxmclr_plugin import MultifoldHybridCriterion, multifold_hybrid_loss
+
+IDS_A, IDS_B = torch.arange(24) // 3, torch.arange(40) // 5
+
+
+def embeddings(dtype=torch.float64):
+    generator = torch.Generator().manual_seed(0)
+    a = torch.randn(24, 16, generator=generator, dtype=torch.float64)
+    b = torch.randn(40, 16, generator=generator, dtype=torch.float64)
+    return a.to(dtype), b.to(dtype)
+
+
+def native_hard_loss(a, b, temperature):
+    """The hard loss written plainly, every operation in the dtype of the embeddings."""
+    logits = F.normalize(a, dim=1) @ F.normalize(b, dim=1).T / temperature
+    same = (IDS_A[:, None] == IDS_B[None, :]).to(a.dtype)
+
+    def direction(logits, same):
+        target = same / same.sum(1, keepdim=True)
+        return (logits.logsumexp(1) - (target * logits).sum(1)).mean()
+
+    return (direction(logits, same) + direction(logits.T, same.T)) / 2
+
+
+@pytest.mark.parametrize("impl", ["dense", "streaming"])
+@pytest.mark.parametrize("temperature", [0.01, 0.07, 1.0])
+@pytest.mark.parametrize(
+    "dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str
+)
+def test_error_is_at_most_that_of_native_low_precision(dtype, temperature, impl):
+    exact = loop_loss(*embeddings(), IDS_A, IDS_B, temperature=temperature, hard_weight=1.0)[0]
+    native = native_hard_loss(*embeddings(dtype), temperature)
+    ours = multifold_hybrid_loss(
+        *embeddings(dtype), IDS_A, IDS_B, temperature=temperature, hard_weight=1.0, impl=impl
+    )
+    error = abs(float(ours) - float(exact)) / float(exact)
+    native_error = abs(float(native) - float(exact)) / float(exact)
+    assert error <= native_error + 1e-3
+
+
+@pytest.mark.parametrize("impl", ["dense", "streaming"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_gradients_come_in_the_dtype_of_the_embeddings(dtype, impl):
+    a, b = (x.requires_grad_() for x in embeddings(dtype))
+    multifold_hybrid_loss(a, b, IDS_A, IDS_B, impl=impl).backward()
+    x, y = (x.requires_grad_() for x in embeddings())
+    loop_loss(x, y, IDS_A, IDS_B)[0].backward()
+    for got, expected in ((a.grad, x.grad), (b.grad, y.grad)):
+        assert got.dtype == dtype
+        difference = (got.double() - expected).norm() / expected.norm()
+        assert difference < 10 * torch.finfo(dtype).eps
+
+
+COMPILERS = [
+    "aot_eager",
+    pytest.param(
+        "inductor",
+        marks=[
+            pytest.mark.slow,
+            pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler"),
+        ],
+    ),
+]
+
+
+@pytest.mark.parametrize("backend", COMPILERS)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"soft_level": "instance"}, {"hard_weight": 1.0}, {"learnable_temperature": True}],
+    ids=str,
+)
+def test_compiles_as_one_graph(backend, options):
+    criterion = MultifoldHybridCriterion(**options)
+    compiled = torch.compile(criterion, fullgraph=True, backend=backend)
+    a, b = (x.requires_grad_() for x in embeddings(torch.float32))
+    expected = torch.autograd.grad(criterion(a, b, IDS_A, IDS_B), (a, b))
+    loss = compiled(a, b, IDS_A, IDS_B)
+    torch.testing.assert_close(loss, criterion(a, b, IDS_A, IDS_B))
+    for got, wanted in zip(torch.autograd.grad(loss, (a, b)), expected):
+        torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-6)
+    folds = a.unflatten(0, (8, 3)), b.unflatten(0, (8, 5))
+    torch.testing.assert_close(compiled(*folds), criterion(*folds))
+
+
+def test_functional_gradient():
+    a, b = embeddings()
+    by_func = torch.func.grad(multifold_hybrid_loss)(a, b, IDS_A, IDS_B)
+    x = a.clone().requires_grad_()
+    loop_loss(x, b, IDS_A, IDS_B)[0].backward()
+    torch.testing.assert_close(by_func, x.grad, rtol=1e-9, atol=1e-9)
+
+
+def test_functional_gradient_of_the_streaming_loss_is_refused():
+    a, b = embeddings()
+    with pytest.raises(ValueError, match=r"impl=.streaming. has no torch.func.grad.*impl=.dense."):
+        torch.func.grad(multifold_hybrid_loss)(a, b, IDS_A, IDS_B, impl="streaming")
+
+
+@pytest.mark.parametrize("options", [{}, {"soft_level": "instance"}, {"hard_weight": 0.0}], ids=str)
+def test_without_validation_nothing_waits_for_the_device(options):
+    """A tensor without values cannot be looked at: reading one raises."""
+    with FakeTensorMode():
+        a = torch.randn(24, 16, requires_grad=True)
+        b = torch.randn(40, 16, requires_grad=True)
+        ids_a, ids_b = torch.zeros(24, dtype=torch.long), torch.zeros(40, dtype=torch.long)
+        criterion = MultifoldHybridCriterion(**options, validate=False)
+        criterion(a, b, ids_a, ids_b).backward()
+        with pytest.raises(DataDependentOutputException):
+            MultifoldHybridCriterion(**options)(a, b, ids_a, ids_b)
