@@ -3,6 +3,7 @@ import torch
 from oracles.uni_modal_hybrid_loss import loop_rows, loop_uni_modal_loss
 from pytorch_metric_learning import losses, miners
 from pytorch_metric_learning.losses import TripletMarginLoss
+from pytorch_metric_learning.utils import loss_and_miner_utils as lmu
 from pytorch_metric_learning.utils.distributed import DistributedLossWrapper
 
 from mxmclr_plugin.hosts.metric_learning import MultifoldHybridLoss
@@ -69,6 +70,31 @@ def test_rows_in_memory_are_references_of_their_instances():
     expected = 0.8 * mean(hard) + 0.2 * mean(soft)
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(torch.autograd.grad(loss, z), torch.autograd.grad(expected, z))
+
+
+class FindsNothing(torch.nn.Module):
+    def forward(self, embeddings, labels, ref_emb, ref_labels):
+        return (torch.empty(0, dtype=torch.long),) * 4
+
+
+@pytest.mark.parametrize("as_triplets", [False, True])
+def test_pairs_given_to_the_memory_are_pairs_of_the_batch(as_triplets):
+    # An inner miner that finds nothing leaves what is given alone.
+    memory = MultifoldCrossBatchMemory(
+        MultifoldHybridLoss(hard_weight=1.0),
+        embedding_size=6,
+        memory_size=13,
+        miner=FindsNothing(),
+    )
+    for seed in range(4):
+        z, labels = batch(8, seed)
+        given = miners.TripletMarginMiner(margin=0.5)(z, labels)
+        given = given if as_triplets else lmu.convert_to_pairs(given, labels)
+        expected = MultifoldHybridLoss(hard_weight=1.0)(
+            z, labels, given, z.detach(), labels.clone()
+        )
+        assert expected > 0
+        torch.testing.assert_close(memory(z, labels, given), expected)
 
 
 @pytest.mark.parametrize("symmetric", [True, False])

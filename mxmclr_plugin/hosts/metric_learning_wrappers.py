@@ -26,12 +26,45 @@ class MultifoldCrossBatchMemory(CrossBatchMemory):  # type: ignore[misc]
     (https://arxiv.org/abs/1912.06798); a row does not meet itself. Which rows are one instance is
     told by the labels, those in memory too: the wrapper sets ``instances_from`` of the loss that it
     is given to ``"labels"``.
+
+    Pairs given as ``indices_tuple`` are pairs of rows of the batch; they are looked up where these
+    rows lie in memory. (That library's own class takes them for rows of the memory.)
     """
 
     def __init__(self, loss: nn.Module, *args: Any, **kwargs: Any) -> None:
         super().__init__(loss, *args, **kwargs)
         if isinstance(loss, MultifoldHybridLoss):
             loss.instances_from = "labels"
+
+    def forward(
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        indices_tuple: Sequence[Tensor] | None = None,
+        enqueue_mask: Tensor | None = None,
+    ) -> Any:
+        """Loss of a batch against the memory, to which the batch is added first.
+
+        Args:
+            embeddings: Rows of the batch. Shape: (rows, embedding_size).
+            labels: Instance of each row. Shape: (rows,).
+            indices_tuple: Pairs or triplets of rows of the batch that count beside those with the
+                memory.
+            enqueue_mask: Rows that are only put into memory, the others only compared with it;
+                not together with ``indices_tuple``. Shape: (rows,), bool.
+
+        Returns:
+            The loss, of shape ().
+        """
+        if indices_tuple is not None:
+            rows = torch.arange(len(embeddings), device=embeddings.device)
+            place = (self.queue_idx + rows) % self.memory_size
+            # Anchors stay rows of the batch: the first and, of pairs, the third tensor.
+            indices_tuple = tuple(
+                place[tensor] if k == 1 or k == len(indices_tuple) - 1 else tensor
+                for k, tensor in enumerate(indices_tuple)
+            )
+        return super().forward(embeddings, labels, indices_tuple, enqueue_mask)
 
     @staticmethod
     def supported_losses() -> list[str]:
