@@ -73,12 +73,21 @@ COMPILERS = [
 ]
 
 
+VARIANTS = [
+    {},
+    *(
+        pytest.param(options, marks=pytest.mark.slow)
+        for options in (
+            {"soft_level": "instance"},
+            {"hard_weight": 1.0},
+            {"learnable_temperature": True},
+        )
+    ),
+]
+
+
 @pytest.mark.parametrize("backend", COMPILERS)
-@pytest.mark.parametrize(
-    "options",
-    [{}, {"soft_level": "instance"}, {"hard_weight": 1.0}, {"learnable_temperature": True}],
-    ids=str,
-)
+@pytest.mark.parametrize("options", VARIANTS, ids=str)
 def test_compiles_as_one_graph(backend, options):
     criterion = MultifoldHybridCriterion(**options)
     compiled = torch.compile(criterion, fullgraph=True, backend=backend)

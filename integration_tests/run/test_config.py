@@ -88,7 +88,8 @@ def test_a_folder_of_ones_own(tmp_path):
         "_target_: mxmclr_plugin.MultifoldHybridCriterion\ntemperature: 0.3\n"
     )
     (tmp_path / "colours.yaml").write_text(
-        "defaults:\n  - text2shape\n  - override loss: mine\n  - _self_\nsummary: my task\nseed: 5\n"
+        "defaults:\n  - text2shape\n  - override loss: mine\n  - _self_\n"
+        "summary: my task\nseed: 5\n"
     )
     config, _ = load_config("colours", [], tmp_path)
     assert config.task == "colours"

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -69,7 +70,7 @@ def test_metrics_json(finished):
     assert metrics["train"]["seconds"] > 0
     per_second = 11 * 8 * 5 / metrics["train"]["seconds"]
     assert metrics["train"]["observations_per_second"] == pytest.approx(per_second)
-    assert metrics["versions"]["torch"] == torch.__version__
+    assert metrics["versions"]["torch"] == version("torch")
     assert metrics["config"]["trainer"]["max_steps"] == 11
     assert metrics["config"] == yaml.safe_load((out / "config.yaml").read_text())
 
@@ -242,7 +243,7 @@ def test_the_wheel_outside_the_repository(tmp_path):
         [
             sys.executable,
             "-c",
-            "import mxmclr_plugin, plugin_configs; print(mxmclr_plugin.__file__, plugin_configs.__file__)",
+            "import mxmclr_plugin as m, plugin_configs as c; print(m.__file__, c.__file__)",
         ],
         cwd=elsewhere,
         env={**os.environ, "PYTHONPATH": str(site)},

@@ -6,7 +6,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torchvision.models import get_model
 
-from mxmclr_plugin.towers.voxel import LightCNN3d, VideoBackbone, video_models
+from mxmclr_plugin.towers.voxel import LightCNN3d, VideoBackbone, _blocks_to_channels, video_models
 
 
 def grids(rows: int, size: int, seed: int = 0) -> torch.Tensor:
@@ -132,8 +132,10 @@ def test_errors_say_what_was_expected(tmp_path):
         backbone(torch.full((1, 4, 16, 16, 16), torch.nan))
     with pytest.raises(ValueError, match=r"got torch.int64"):
         backbone(grids(1, 16).long())
-    with pytest.raises(ValueError, match=r"\(8, 8, 8\) are too small for 4 stages.*at least 16"):
-        backbone(grids(1, 8))
+    with pytest.raises(ValueError, match=r"\(4, 4, 4\) do not fit 3 stages.*at least 8"):
+        backbone(grids(1, 4))
+    with pytest.raises(ValueError, match=r"\(17, 17, 17\) do not fit.*an even number"):
+        backbone(grids(1, 17))
     for widths in ([], [16, 0]):
         with pytest.raises(ValueError, match="widths are one positive integer a stage"):
             LightCNN3d(widths)
@@ -146,3 +148,12 @@ def test_errors_say_what_was_expected(tmp_path):
     path.write_bytes(b"no weights at all")
     with pytest.raises(ValueError, match="holds no state dict of r3d_18"):
         VideoBackbone("r3d_18", str(path))
+
+
+def test_blocks_to_channels_moves_every_voxel_once():
+    numbers = torch.arange(2 * 4 * 4 * 6 * 8).reshape(2, 4, 4, 6, 8)
+    blocks = _blocks_to_channels(numbers)
+    assert blocks.shape == (2, 32, 2, 3, 4)
+    for row, channel, x, y, z in [(0, 0, 0, 0, 0), (1, 3, 3, 5, 7), (0, 2, 1, 4, 3)]:
+        place = 8 * channel + 4 * (x % 2) + 2 * (y % 2) + z % 2
+        assert blocks[row, place, x // 2, y // 2, z // 2] == numbers[row, channel, x, y, z]

@@ -113,7 +113,8 @@ def load_config(
             f"unknown task {task!r}: {did_you_mean(task, known)}known are {', '.join(known)}"
         )
     if config_dir:
-        overrides = [*overrides, f"hydra.searchpath=[file://{config_dir.resolve()}]"]
+        folders = ", ".join(f"file://{folder.resolve()}" for folder in (config_dir, CONFIGS))
+        overrides = [*overrides, f"hydra.searchpath=[{folders}]"]
     composed = _compose(task, overrides, config_dir)
     try:
         checked = OmegaConf.merge(

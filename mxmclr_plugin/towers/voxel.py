@@ -19,14 +19,17 @@ from mxmclr_plugin.towers.tower import Backbone
 __all__ = ["LightCNN3d", "VideoBackbone", "video_models"]
 
 _CHANNELS = 4  # RGBA
+_BLOCK = 2  # edge of the blocks that LightCNN3d turns into channels
 
 
 class LightCNN3d(Backbone):
     """A few 3D convolutions for grids of 32^3; takes 64^3 and 128^3 too.
 
-    Stages of convolution, BatchNorm and ReLU; all but the last halve the grid. Then each channel's
-    mean, which keeps how much there is of something (a shape's size), beside its maximum, which
-    keeps whether there is any.
+    Blocks of 2^3 voxels become channels first: nothing is lost, and a convolution of 32 channels is
+    far faster on a CPU than one of 4 on eight times the positions. Then stages of convolution,
+    BatchNorm and ReLU; all but the last halve the grid. Then each channel's mean, which keeps how
+    much there is of something (a shape's size), beside its maximum, which keeps whether there is
+    any.
 
     It works in the memory format channels_last_3d, about 1.7 times as fast on a CPU.
 
@@ -37,18 +40,17 @@ class LightCNN3d(Backbone):
         ValueError: If a width is below 1 or there is none.
     """
 
-    def __init__(self, widths: Sequence[int] = (16, 32, 64, 128)) -> None:
+    def __init__(self, widths: Sequence[int] = (32, 64, 128)) -> None:
         super().__init__()
         if not widths or min(widths) < 1:
             raise ValueError(f"widths are one positive integer a stage, got {list(widths)}")
         self.least = 2 ** len(widths)
         stages: list[nn.Module] = []
-        inputs = _CHANNELS
+        inputs = _CHANNELS * _BLOCK**3
         for index, width in enumerate(widths, start=1):
-            # Kernel 4 at stride 2 covers each voxel equally often.
-            kernel, stride = (3, 1) if index == len(widths) else (4, 2)
+            stride = 1 if index == len(widths) else 2
             stages += [
-                nn.Conv3d(inputs, width, kernel, stride, padding=1, bias=False),
+                nn.Conv3d(inputs, width, 3, stride, padding=1, bias=False),
                 nn.BatchNorm3d(width),
                 nn.ReLU(inplace=True),
             ]
@@ -66,15 +68,18 @@ class LightCNN3d(Backbone):
             Features. Shape: (rows, out_features).
 
         Raises:
-            ValueError: If these are no such grids, or smaller than 2 to the number of stages.
+            ValueError: If these are no such grids, have an odd number of voxels along an edge, or
+                fewer than 2 to the number of stages.
         """
-        grids = _as_float(observations, next(self.parameters()).dtype)
-        if min(grids.shape[2:]) < self.least:
+        grids = _checked(observations)
+        size = tuple(grids.shape[2:])
+        if min(size) < self.least or any(edge % _BLOCK for edge in size):
             raise ValueError(
-                f"grids of {tuple(grids.shape[2:])} are too small for {len(self.stages) // 3} "
-                f"stages, which need at least {self.least} voxels each way: use fewer widths"
+                f"grids of {size} do not fit {len(self.stages) // 3} stages, which need an even "
+                f"number of at least {self.least} voxels each way: use fewer widths, or pad"
             )
-        cells = self.stages(grids)  # (rows, widths[-1], x, y, z)
+        cells = self.stages(_as_float(_blocks_to_channels(grids), next(self.parameters()).dtype))
+        # (rows, widths[-1], x, y, z)
         return torch.cat([cells.mean(dim=(2, 3, 4)), cells.amax(dim=(2, 3, 4))], dim=1)
 
 
@@ -133,7 +138,7 @@ class VideoBackbone(Backbone):
         Raises:
             ValueError: If these are no such grids.
         """
-        grids = _as_float(observations, next(self.parameters()).dtype)
+        grids = _as_float(_checked(observations), next(self.parameters()).dtype)
         features: Tensor = self.model(grids)
         return features.flatten(start_dim=1)
 
@@ -143,8 +148,8 @@ def video_models() -> list[str]:
     return [name for name in list_models(module=video) if not name.startswith("mvit")]
 
 
-def _as_float(observations: Observations, dtype: torch.dtype) -> Tensor:
-    """Grids as floats in 0..1, channels last in memory. Shape: (rows, 4, X, Y, Z)."""
+def _checked(observations: Observations) -> Tensor:
+    """The grids, if they are RGBA in uint8 or in floats from 0 to 1."""
     if not isinstance(observations, Tensor):
         raise ValueError(
             f"a voxel tower takes a tensor of grids, got {type(observations).__name__}"
@@ -155,8 +160,7 @@ def _as_float(observations: Observations, dtype: torch.dtype) -> Tensor:
             f"a voxel tower takes RGBA grids of the shape (rows, 4, X, Y, Z), got {shape}"
         )
     if observations.dtype == torch.uint8:
-        grids = observations.to(dtype, memory_format=torch.channels_last_3d)
-        return grids.div_(255)
+        return observations
     if not observations.is_floating_point():
         raise ValueError(f"voxel grids are uint8, or float in 0..1; got {observations.dtype}")
     low, high = (float(x) for x in observations.aminmax())
@@ -165,7 +169,23 @@ def _as_float(observations: Observations, dtype: torch.dtype) -> Tensor:
             f"voxel grids are uint8, or float in 0..1; got {observations.dtype} from {low} to "
             f"{high}"
         )
-    return observations.to(dtype, memory_format=torch.channels_last_3d)
+    return observations
+
+
+def _blocks_to_channels(grids: Tensor) -> Tensor:
+    """Blocks of 2^3 voxels as channels. (rows, 4, X, Y, Z) to (rows, 32, X/2, Y/2, Z/2)."""
+    rows, channels, *size = grids.shape
+    x, y, z = (edge // _BLOCK for edge in size)
+    blocks = grids.reshape(rows, channels, x, _BLOCK, y, _BLOCK, z, _BLOCK)
+    # Channels last in memory already: (rows, x, y, z, channels, 2, 2, 2).
+    last = blocks.permute(0, 2, 4, 6, 1, 3, 5, 7).reshape(rows, x, y, z, channels * _BLOCK**3)
+    return last.permute(0, 4, 1, 2, 3)
+
+
+def _as_float(grids: Tensor, dtype: torch.dtype) -> Tensor:
+    """Grids as floats in 0..1, channels last in memory; same shape."""
+    scaled = grids.to(dtype, memory_format=torch.channels_last_3d)
+    return scaled.div_(255) if grids.dtype == torch.uint8 else scaled
 
 
 def _torchvision_model(arch: str, weights: str | None) -> nn.Module:

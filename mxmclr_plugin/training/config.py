@@ -63,7 +63,7 @@ class TrainerConfig:
         deterministic: Ask torch for deterministic algorithms.
     """
 
-    max_steps: int = 240
+    max_steps: int = 400
     accelerator: str = "auto"
     devices: str = "auto"
     strategy: str = "auto"

@@ -53,8 +53,11 @@ def build_trainer(
             filename="best",
             monitor="val/score",
             mode="max",
-            save_last=True,
             enable_version_counter=False,
+        ),
+        # Of its own: with a monitor `save_last` saves only what was better.
+        ModelCheckpoint(
+            dirpath=out / "checkpoints", filename="last", enable_version_counter=False
         ),
         LearningRateMonitor(),
         _ValidateAtTheEnd(),

@@ -11,13 +11,13 @@ from mxmclr_plugin.data.primitives.classes import COLOURS, SHAPES, SIZES, Primit
 from mxmclr_plugin.data.primitives.voxels import Sample, draw_sample, occupancy
 
 # Volume of each shape over h r^2: h is half the height, r the distance of the corners or the rim
-# from the axis. The torus has an elliptic tube, r / 3 and h, at 2 r / 3 from the axis (Pappus).
+# from the axis. The torus has an elliptic tube, 0.3 r and h, at 0.7 r from the axis (Pappus).
 VOLUMES = {
     "box": 2 * 2,
     "cylinder": 2 * math.pi,
     "pyramid": 2 * 2 / 3,
     "cone": 2 * math.pi / 3,
-    "torus": math.pi / 3 * 2 * math.pi * 2 / 3,
+    "torus": math.pi * 0.3 * 2 * math.pi * 0.7,
     "sphere": 4 * math.pi / 3,
 }
 

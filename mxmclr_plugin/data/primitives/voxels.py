@@ -113,8 +113,9 @@ def _cone(u: Floats, v: Floats, z: Floats) -> Bools:
 
 
 def _torus(u: Floats, v: Floats, z: Floats) -> Bools:
-    # A ring of radius 2/3 around the axis with an elliptic tube: 1/3 wide, the full height.
-    return np.asarray(((np.sqrt(u**2 + v**2) - 2 / 3) * 3) ** 2 + z**2 <= 1)
+    # A ring of radius 0.7 around the axis with an elliptic tube: 0.3 wide, the full height. So the
+    # hole of the smallest torus is two voxels wide at 32^3, and there to be seen.
+    return np.asarray(((np.sqrt(u**2 + v**2) - 0.7) / 0.3) ** 2 + z**2 <= 1)
 
 
 def _sphere(u: Floats, v: Floats, z: Floats) -> Bools:
