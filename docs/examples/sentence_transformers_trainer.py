@@ -104,6 +104,7 @@ with tempfile.TemporaryDirectory() as folder:
             save_strategy="no",
             report_to="none",
             disable_tqdm=True,
+            dataloader_pin_memory=False,
         ),
         dataset,
         loss=loss,
