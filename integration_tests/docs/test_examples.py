@@ -149,4 +149,4 @@ def test_every_example_is_run_and_stands_in_the_table():
     table = source("README.md")
     for name, swap in SWAPS.items():
         assert f"`{launch_command(name)}`" in table
-        assert f"`{swap.theirs}`" in table
+        assert f"| `{swap.file}` | `{swap.ours}` | `{swap.theirs}` |" in table
