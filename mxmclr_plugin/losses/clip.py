@@ -6,14 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mxmclr_plugin.losses.folds import flatten_folds
+from mxmclr_plugin.losses.folds import flatten_modalities
 from mxmclr_plugin.losses.pairing import pair_observations
-from mxmclr_plugin.losses.validation import (
-    check_positive,
-    check_shapes,
-    check_share,
-    check_values,
-)
+from mxmclr_plugin.losses.validation import check_positive, check_share
 
 __all__ = ["ClipCriterion"]
 
@@ -61,10 +56,7 @@ class ClipCriterion(nn.Module):
         Raises:
             ValueError: If the batch does not fit together or holds no pair.
         """
-        a, ids_a = flatten_folds(z0, ids0, "z0")
-        b, ids_b = flatten_folds(z1, ids1, "z1")
-        check_shapes(a, b, ids_a, ids_b)
-        check_values(a, b, ids_a, ids_b)
+        a, ids_a, b, ids_b = flatten_modalities(z0, z1, ids0, ids1)
         rows_a, rows_b = pair_observations(ids_a, ids_b)
         with torch.autocast(device_type=a.device.type, enabled=False):
             dtype = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["flatten_folds"]
+from mxmclr_plugin.losses.validation import check_shapes, check_values
+
+__all__ = ["flatten_folds", "flatten_modalities"]
 
 
 def flatten_folds(z: Tensor, ids: Tensor | None, name: str = "z") -> tuple[Tensor, Tensor]:
@@ -40,3 +42,22 @@ def flatten_folds(z: Tensor, ids: Tensor | None, name: str = "z") -> tuple[Tenso
             f"{tuple(z.shape[:2])} for {name} of shape {tuple(z.shape)}, got {tuple(ids.shape)}"
         )
     return z.flatten(0, 1), ids.flatten()
+
+
+def flatten_modalities(
+    z0: Tensor, z1: Tensor, ids0: Tensor | None, ids1: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Checked rows and ids of two modalities, each given as for :func:`flatten_folds`.
+
+    Returns:
+        Rows and ids of the first, (n_a, D) and (n_a,), then of the second, (n_b, D) and (n_b,).
+
+    Raises:
+        ValueError: If the two do not fit together, a row is zero, NaN or infinite, or no instance
+            is in both.
+    """
+    a, ids_a = flatten_folds(z0, ids0, "z0")
+    b, ids_b = flatten_folds(z1, ids1, "z1")
+    check_shapes(a, b, ids_a, ids_b)
+    check_values(a, b, ids_a, ids_b)
+    return a, ids_a, b, ids_b

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mxmclr_plugin.losses.folds import flatten_folds
-from mxmclr_plugin.losses.validation import check_shapes, check_values
+from mxmclr_plugin.losses.folds import flatten_modalities
 
 __all__ = ["LabelCriterion"]
 
@@ -41,10 +40,7 @@ class LabelCriterion(nn.Module):
         Raises:
             ValueError: If the batch does not fit together or no instance is in both modalities.
         """
-        a, ids_a = flatten_folds(z0, ids0, "z0")
-        b, ids_b = flatten_folds(z1, ids1, "z1")
-        check_shapes(a, b, ids_a, ids_b)
-        check_values(a, b, ids_a, ids_b)
+        a, ids_a, b, ids_b = flatten_modalities(z0, z1, ids0, ids1)
         with torch.autocast(device_type=a.device.type, enabled=False):
             # In float16 logits at a low temperature are wrong by a tenth and more.
             dtype = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mxmclr_plugin.losses.folds import flatten_folds
-from mxmclr_plugin.losses.validation import check_shapes, check_values
+from mxmclr_plugin.losses.folds import flatten_modalities
 
 __all__ = ["PairedCriterion", "pair_observations"]
 
@@ -69,10 +68,7 @@ class PairedCriterion(nn.Module):
         Raises:
             ValueError: If the batch does not fit together or holds no pair.
         """
-        a, ids_a = flatten_folds(z0, ids0, "z0")
-        b, ids_b = flatten_folds(z1, ids1, "z1")
-        check_shapes(a, b, ids_a, ids_b)
-        check_values(a, b, ids_a, ids_b)
+        a, ids_a, b, ids_b = flatten_modalities(z0, z1, ids0, ids1)
         rows_a, rows_b = pair_observations(ids_a, ids_b)
         loss: Tensor = self.criterion(a[rows_a], b[rows_b])
         return loss

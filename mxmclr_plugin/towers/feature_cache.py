@@ -10,15 +10,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskProgressColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from sentence_transformers import SentenceTransformer
@@ -26,6 +17,7 @@ from torch import Tensor, nn
 
 from mxmclr_plugin.data.batch import Observations
 from mxmclr_plugin.data.dataset import Store
+from mxmclr_plugin.progress import progress_bar
 from mxmclr_plugin.towers.text import tokenizer_digest
 
 __all__ = ["cached_features", "fingerprint_module"]
@@ -76,7 +68,7 @@ def cached_features(
         raise ValueError(
             f"batch_size and shard_size are at least 1, got {batch_size} and {shard_size}"
         )
-    with _progress() as progress:
+    with progress_bar() as progress:
         first_of: dict[bytes, int] = {}  # digest of a record: where it occurs first
         digests = []
         for position in progress.track(range(len(store)), description=f"{description}: reading"):
@@ -214,16 +206,3 @@ def _read(path: Path, rows: int) -> Tensor | None:
         f"the feature cache's file {path} is damaged ({reason}): computing it again", stacklevel=3
     )
     return None
-
-
-def _progress() -> Progress:
-    console = Console(stderr=True)
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(show_speed=True),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    )

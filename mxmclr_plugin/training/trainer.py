@@ -56,9 +56,7 @@ def build_trainer(
             enable_version_counter=False,
         ),
         # Of its own: with a monitor `save_last` saves only what was better.
-        ModelCheckpoint(
-            dirpath=out / "checkpoints", filename="last", enable_version_counter=False
-        ),
+        ModelCheckpoint(dirpath=out / "checkpoints", filename="last", enable_version_counter=False),
         LearningRateMonitor(),
         _ValidateAtTheEnd(),
     ]

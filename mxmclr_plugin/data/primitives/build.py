@@ -14,15 +14,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from filelock import FileLock
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskProgressColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
 from torch import Tensor
 
 from mxmclr_plugin.cache import cache_folder
@@ -30,6 +21,7 @@ from mxmclr_plugin.data.dataset import MultifoldDataset
 from mxmclr_plugin.data.primitives.captions import FEWEST, draw_sentences
 from mxmclr_plugin.data.primitives.classes import all_classes
 from mxmclr_plugin.data.primitives.voxels import draw_sample, occupancy
+from mxmclr_plugin.progress import progress_bar
 
 __all__ = ["VoxelStore", "primitives"]
 
@@ -151,7 +143,7 @@ def _generate(folder: Path, options: dict[str, Any], order: npt.NDArray[np.int64
     packed = np.empty((len(order) * samples, resolution**3 // 8), np.uint8)
     rgb = np.empty((len(order) * samples, 3), np.uint8)
     lines = []
-    with _progress() as progress:
+    with progress_bar() as progress:
         for place, index in enumerate(progress.track(order, description="generating Primitives")):
             kind = kinds[index]
             # Of its own for each class, so that a small set is a part of the whole.
@@ -227,16 +219,3 @@ def _load(
 
 def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _progress() -> Progress:
-    console = Console(stderr=True)
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(show_speed=True),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    )
