@@ -5,8 +5,11 @@ from pathlib import Path
 
 import pytest
 
-# Before anything imports huggingface_hub, which reads it once.
+# Before anything imports what reads them once.
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# Test processes share the cores; threads that wait for each other cost more than they bring.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(autouse=True, scope="session")
