@@ -104,12 +104,13 @@ def _listing(what: Sequence[str]) -> Table:
             [[entry.name, entry.kind, entry.summary] for entry in list_towers()],
         )
     return _table(
-        ["loss", "what", "batches", "temperature", "source", "paper"],
+        ["loss", "what", "batches", "negatives", "temperature", "source", "paper"],
         [
             [
                 entry.name,
                 entry.summary,
                 entry.batches,
+                "other modality" if entry.negatives == "cross-modal" else "both modalities",
                 "none" if entry.temperature is None else f"{entry.temperature:g}",
                 entry.source,
                 entry.paper,
