@@ -68,6 +68,8 @@ def test_uni_modal_equals_the_loop_over_the_formula(seed, options):
     labels[:3] = torch.tensor([1, 1, 4])
     ours = MultifoldHybridLoss(**options)(z, labels)
     assert_same(ours, loop_uni_modal_loss(z, labels, **options)[0], z)
+    functional = multifold_hybrid_loss(z, None, labels, None, **options)
+    torch.testing.assert_close(ours, functional, rtol=1e-10, atol=1e-10)
     assert torch.equal(ours, MultifoldHybridLoss(**options)(z, labels, ref_emb=z))
 
 

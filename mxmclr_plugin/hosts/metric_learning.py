@@ -50,12 +50,12 @@ class MultifoldHybridLoss(BaseMetricLossFunction):  # type: ignore[misc]
 
     - **cross-modal** (``ref_emb`` is given and is not ``embeddings``): every row of ``ref_emb``,
       even if both label tensors are one and the same. With ``symmetric`` the loss is the mean of
-      both directions, each reduced with its own anchors and their labels. The value is that of
-      :func:`mxmclr_plugin.multifold_hybrid_loss`, a batch of one instance excepted (see below).
+      both directions, each reduced with its own anchors and their labels.
     - **uni-modal** (``embeddings`` alone): every other row. u itself is neither among the
       positives nor in the logsumexp, so :math:`c_{ui}` is the fold of its own instance less one,
       and where that is 0 its own instance is left out of :math:`R_{ij}`. Fused features are made
-      of all rows, u among them.
+      of all rows, u among them. (Both values are those of
+      :func:`mxmclr_plugin.multifold_hybrid_loss`, a batch of one instance excepted, see below.)
     - with ``indices_tuple``: what the tuple says and nothing else. H is uniform over the positive
       pairs of u, and :math:`c_{uj}` counts those of its pairs, positive or negative, that lead
       to j. A tuple names its anchors, so there is no reverse direction, whatever ``symmetric``
