@@ -157,3 +157,21 @@ def test_blocks_to_channels_moves_every_voxel_once():
     for row, channel, x, y, z in [(0, 0, 0, 0, 0), (1, 3, 3, 5, 7), (0, 2, 1, 4, 3)]:
         place = 8 * channel + 4 * (x % 2) + 2 * (y % 2) + z % 2
         assert blocks[row, place, x // 2, y // 2, z // 2] == numbers[row, channel, x, y, z]
+
+
+def test_training_batches_are_turned_about_the_vertical_axis():
+    torch.manual_seed(0)
+    seen = []
+    backbone = LightCNN3d([4])
+    backbone.stages.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
+    grid = grids(1, 8)
+    for _ in range(40):
+        backbone(grid)
+    marks = {tuple(x.flatten().tolist()) for x in seen}
+    assert len(marks) == 8  # four turns, mirrored or not
+    heights = [x.unflatten(1, (4, 2, 2, 2)).sum(dim=(2, 3, 5, 6)) for x in seen]
+    for height in heights:
+        torch.testing.assert_close(height, heights[0])
+    still = LightCNN3d([4], turn=False)
+    assert torch.equal(still(grid), still(grid))
+    assert torch.equal(backbone.eval()(grid), backbone(grid))

@@ -83,11 +83,12 @@ def _sentence_transformer(
 def _light_cnn3d(
     corpus: Sequence[Any],  # noqa: ARG001
     *,
-    widths: list[int] | None = None,
+    widths: list[int] = [32, 64, 128],  # noqa: B006 (a list as in YAML; only read)
+    turn: bool = True,
     dim: int = 128,
     hidden: int | None = None,
 ) -> Tower:
-    return Tower(LightCNN3d() if widths is None else LightCNN3d(widths), dim, hidden)
+    return Tower(LightCNN3d(widths, turn), dim, hidden)
 
 
 def _video_model(

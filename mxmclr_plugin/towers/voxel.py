@@ -35,13 +35,17 @@ class LightCNN3d(Backbone):
 
     Args:
         widths: Channels of each stage.
+        turn: Whether a batch in training is turned about the vertical axis, the last of the grid,
+            by a random number of quarter turns, and mirrored or not: a sentence about a shape says
+            the same of it then. Drawn from torch's generator.
 
     Raises:
         ValueError: If a width is below 1 or there is none.
     """
 
-    def __init__(self, widths: Sequence[int] = (32, 64, 128)) -> None:
+    def __init__(self, widths: Sequence[int] = (32, 64, 128), turn: bool = True) -> None:
         super().__init__()
+        self.turn = turn
         if not widths or min(widths) < 1:
             raise ValueError(f"widths are one positive integer a stage, got {list(widths)}")
         self.least = 2 ** len(widths)
@@ -78,6 +82,10 @@ class LightCNN3d(Backbone):
                 f"grids of {size} do not fit {len(self.stages) // 3} stages, which need an even "
                 f"number of at least {self.least} voxels each way: use fewer widths, or pad"
             )
+        if self.training and self.turn:
+            quarters, mirrored = (int(number) for number in torch.randint(4, (2,)))
+            grids = torch.rot90(grids, quarters, dims=(2, 3))
+            grids = grids.flip(2) if mirrored % 2 else grids
         cells = self.stages(_as_float(_blocks_to_channels(grids), next(self.parameters()).dtype))
         # (rows, widths[-1], x, y, z)
         return torch.cat([cells.mean(dim=(2, 3, 4)), cells.amax(dim=(2, 3, 4))], dim=1)

@@ -14,7 +14,7 @@ COLOURS = {
     "green": (0, 128, 0),
     "blue": (0, 0, 255),
     "teal": (0, 128, 128),
-    "beige": (245, 245, 220),
+    "beige": (225, 198, 153),
     "cyan": (0, 255, 255),
     "pink": (255, 192, 203),
     "yellow": (255, 255, 0),
@@ -25,7 +25,8 @@ COLOURS = {
     "white": (255, 255, 255),
     "gray": (128, 128, 128),
 }
-"""RGB of each colour, 0 to 255, as CSS names them."""
+"""RGB of each colour, 0 to 255, as CSS names them; but for beige, which the noise of a sample would
+make white there."""
 
 SIZES = (0.2, 0.5, 1.0)
 """Heights and radii as shares of the largest."""
