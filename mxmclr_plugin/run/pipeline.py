@@ -99,6 +99,12 @@ def run_retrieval(
     trainer.fit(module, data, ckpt_path=folder.resume_from)
     if trainer.interrupted:
         raise KeyboardInterrupt
+    # Before the test: loading the best weights sets callbacks back to when they were saved.
+    train = {
+        "steps": trainer.global_step,
+        "seconds": clock.seconds,
+        "observations_per_second": clock.observations * trainer.world_size / clock.seconds,
+    }
     trainer.test(
         module,
         data,
@@ -110,11 +116,7 @@ def run_retrieval(
         "loss": config.loss_name,
         "seed": config.seed,
         "test": module.test_figures,
-        "train": {
-            "steps": trainer.fit_loop.epoch_loop.global_step,
-            "seconds": clock.seconds,
-            "observations_per_second": clock.observations * trainer.world_size / clock.seconds,
-        },
+        "train": train,
         "versions": _versions(),
         "config": dict(plain),
     }
