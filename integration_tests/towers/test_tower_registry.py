@@ -79,7 +79,7 @@ def test_errors_name_the_key():
         ValueError, match=r"unknown tower 'bag_of_word': did you mean 'bag_of_words"
     ):
         build_tower("bag_of_word", CORPUS["text"])
-    with pytest.raises(ValueError, match=r"no option 'width'.*'widths'.*widths, dim, hidden"):
+    with pytest.raises(ValueError, match=r"no option 'width'.*'widths'.*widths, turn, dim, hidden"):
         build_tower({"name": "light_cnn3d", "width": 3})
     with pytest.raises(ValueError, match="no option 'corpus'"):
         build_tower({"name": "light_cnn3d", "corpus": []})

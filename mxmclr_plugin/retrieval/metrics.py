@@ -37,8 +37,8 @@ def retrieval_metrics(
 
     Items of equal score have no order, so every figure is its exact expectation over a random order
     of them (McSherry & Najork 2008): embeddings that have collapsed to a point score chance, not
-    100 percent. Cosines are computed in float64 and compared in float32: scores less than about
-    6e-8 apart count as equal, so that identical items tie however the product was blocked. A row
+    100 percent. Cosines are computed in float64 and compared in steps of 2^-24, about 6e-8, so that
+    identical items tie however the product was blocked. A row
     of zeros has cosine 0 to everything.
 
     Args:
@@ -77,7 +77,9 @@ def retrieval_metrics(
 
     sums: dict[str, Tensor] = {}
     for part, ids in zip(queries.split(rows), query_ids.split(rows), strict=True):
-        scores = (F.normalize(part.to(device, dtype), dim=1, eps=tiny) @ gallery.T).float()
+        cosines = F.normalize(part.to(device, dtype), dim=1, eps=tiny) @ gallery.T
+        # Whole numbers of 2^-24, which float32 holds exactly: what differs by rounding ties.
+        scores = cosines.mul_(2**24).round_().float()
         right = ids[:, None] == gallery_ids  # (rows, m)
         for name, values in _expected_figures(scores, right, list(depths), ndcg_at, dtype).items():
             sums[name] = sums.get(name, 0) + values.sum()
