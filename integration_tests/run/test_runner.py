@@ -257,3 +257,30 @@ def test_the_wheel_outside_the_repository(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert metrics_of(elsewhere / "here")["train"]["steps"] == 1
+
+
+def test_a_frozen_sentence_transformer_is_encoded_once(tmp_path):
+    arguments = ["text2shape", *SLICE, "towers/text=sentence_transformer", "trainer.max_steps=3"]
+    cache = tmp_path / "cache"
+    figures = []
+    for number in range(2):
+        done = run(*arguments, f"out={tmp_path / str(number)}", MXMCLR_CACHE=str(cache))
+        assert done.returncode == 0, done.stderr
+        files = {path: path.stat().st_mtime_ns for path in cache.rglob("features/*/*.safetensors")}
+        figures.append((metrics_of(tmp_path / str(number))["test"], files))
+    assert figures[0][1]
+    assert figures[0] == figures[1]
+
+
+def test_early_stop(tmp_path):
+    # A learning rate of 0 never gets better than at the first validation.
+    done = run(
+        "text2shape",
+        *SLICE,
+        "trainer.max_steps=200",
+        "trainer.patience=2",
+        "optimizer.lr=0",
+        f"out={tmp_path / 'x'}",
+    )
+    assert done.returncode == 0, done.stderr
+    assert metrics_of(tmp_path / "x")["train"]["steps"] == 3 * 8
