@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch import distributed as torch_dist
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from mxmclr_plugin.losses.criterion import MultifoldHybridCriterion
+from mxmclr_plugin.losses.criterion import MAX_SCALE, MultifoldHybridCriterion
 from mxmclr_plugin.losses.functional import Implementation, SoftLevel
 
 __all__ = ["MultifoldHybridSentenceLoss", "TemperatureCallback"]
@@ -190,7 +190,7 @@ class MultifoldHybridSentenceLoss(nn.Module):
         """The temperature in use now."""
         if not self.criterion.learnable_temperature:
             return self.criterion.temperature
-        return float(torch.exp(-self.criterion.log_scale.detach()))
+        return max(float(torch.exp(-self.criterion.log_scale.detach())), 1 / MAX_SCALE)
 
     def get_config_dict(self) -> dict[str, Any]:
         """Options, for the model card."""

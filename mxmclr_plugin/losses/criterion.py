@@ -249,10 +249,10 @@ class MultifoldHybridCriterion(nn.Module):
     def _current_temperature(self) -> float | Tensor:
         if not self.learnable_temperature:
             return self.temperature
-        with torch.no_grad():
-            # The parameter itself is bounded: clamping only its use would lose the gradient.
-            self.log_scale.clamp_(max=math.log(MAX_SCALE))
-        return torch.exp(-self.log_scale)
+        # Bounded in value but not in gradient, or nothing would lead back from the bound; and not
+        # in place, since an earlier call may still be waiting for its backward pass.
+        excess = (self.log_scale.detach() - math.log(MAX_SCALE)).clamp(min=0)
+        return torch.exp(excess - self.log_scale)
 
     def extra_repr(self) -> str:
         return (
