@@ -55,7 +55,9 @@ def finished(tmp_path_factory):
 def test_metrics_json(finished):
     out, _ = finished
     metrics = metrics_of(out)
-    assert list(metrics) == ["task", "loss", "seed", "test", "train", "versions", "config"]
+    assert list(metrics) == [
+        *("task", "loss", "seed", "test", "train", "data", "versions", "config")
+    ]
     assert (metrics["task"], metrics["loss"], metrics["seed"]) == ("text2shape", "mxmclr", 0)
     assert list(metrics["test"]) == ["t2s", "s2t"]
     t2s, s2t = metrics["test"]["t2s"], metrics["test"]["s2t"]

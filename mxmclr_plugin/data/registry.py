@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from mxmclr_plugin.data.dataset import MultifoldDataset
 from mxmclr_plugin.data.primitives import primitives
+from mxmclr_plugin.data.splits import DataSplits
 from mxmclr_plugin.registry import Registry
 
 __all__ = ["DATASETS", "DatasetInfo"]
@@ -18,12 +18,12 @@ class DatasetInfo:
 
     Attributes:
         name: What a configuration calls it.
-        build: Makes its splits, by name, from its options.
+        build: Makes its splits from its options.
         summary: One line.
     """
 
     name: str
-    build: Callable[..., dict[str, MultifoldDataset]]
+    build: Callable[..., DataSplits]
     summary: str
 
 

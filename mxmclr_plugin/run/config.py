@@ -20,7 +20,12 @@ from mxmclr_plugin.data.registry import DATASETS
 from mxmclr_plugin.losses.registry import LOSSES
 from mxmclr_plugin.registry import Registry, did_you_mean, options
 from mxmclr_plugin.towers.registry import TOWERS
-from mxmclr_plugin.training.config import BatchConfig, OptimizerConfig, TrainerConfig
+from mxmclr_plugin.training.config import (
+    BatchConfig,
+    EvalConfig,
+    OptimizerConfig,
+    TrainerConfig,
+)
 
 __all__ = ["ConfigError", "RunConfig", "choices", "groups", "load_config", "tasks"]
 
@@ -38,13 +43,15 @@ class RunConfig:
     Attributes:
         task: Its name, that of its file in ``plugin_configs``.
         summary: One line about it.
-        directions: Query and gallery modality of each direction that is measured.
+        directions: Query and gallery of each direction that is measured: a modality, or several
+            joined by ``+``.
         loss: Name and options of the loss, or the path of a class.
         data: Name and options of the data set.
         towers: Name and options of the tower of each modality.
         batch: What a training batch holds.
         optimizer: Options of the optimizer.
         trainer: Options of the trainer.
+        eval: What is measured.
         seed: Seed of weights and draws.
         out: Folder of the run, null for one by the run's name.
         ckpt: null, ``last`` or the path of a checkpoint.
@@ -59,6 +66,7 @@ class RunConfig:
     batch: BatchConfig = field(default_factory=BatchConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
     seed: int = 0
     out: str | None = None
     ckpt: str | None = None
@@ -248,14 +256,22 @@ def _check_modalities(config: RunConfig) -> None:
             raise ConfigError(
                 f"directions.{name} must be [query modality, gallery modality], got {pair}"
             )
+        for modality in "+".join(pair).split("+"):
+            if modality not in config.towers:
+                raise ConfigError(
+                    f"directions.{name} names {modality!r}, which has no tower in towers"
+                )
     for modality in config.towers:
         if modality not in config.batch.folds:
             raise ConfigError(
                 f"batch.folds has no entry for the modality {modality!r}, which has a tower"
             )
-    for modality in {name for pair in config.directions.values() for name in pair}:
+    for modality in config.eval.fuse:
         if modality not in config.towers:
-            raise ConfigError(f"directions name {modality!r}, which has no tower in towers")
+            raise ConfigError(f"eval.fuse names {modality!r}, which has no tower in towers")
+    for key, depths in (("ks", config.eval.ks), ("ndcg_at", [config.eval.ndcg_at])):
+        if not depths or min(depths) < 1:
+            raise ConfigError(f"eval.{key} must be 1 or more, got {getattr(config.eval, key)}")
     for modality, fold in config.batch.folds.items():
         if modality not in config.towers:
             raise ConfigError(f"batch.folds.{modality} has no tower in towers")

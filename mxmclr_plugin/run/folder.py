@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from mxmclr_plugin.data.problems import Problem
 from mxmclr_plugin.run.config import ConfigError, RunConfig
 
 __all__ = ["RunFolder"]
@@ -69,6 +71,11 @@ class RunFolder:
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Writes ``config.yaml``."""
         self._write("config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
+
+    def write_problems(self, problems: Sequence[Problem]) -> Path:
+        """Writes ``problems.json``, what was left out of the data, and returns its path."""
+        records = [dataclasses.asdict(problem) for problem in problems]
+        return self._write("problems.json", json.dumps(records, indent=1, ensure_ascii=False))
 
     def write_metrics(self, metrics: Mapping[str, Any]) -> Path:
         """Writes ``metrics.json`` and returns its path."""

@@ -6,7 +6,8 @@ import dataclasses
 import logging
 import platform
 import warnings
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -20,6 +21,7 @@ from mxmclr_plugin.cache import cache_folder
 from mxmclr_plugin.data.dataset import MultifoldDataset
 from mxmclr_plugin.data.observations import ObservationDataset
 from mxmclr_plugin.data.registry import DATASETS
+from mxmclr_plugin.data.splits import DataSplits
 from mxmclr_plugin.losses.multimodal import MultimodalCriterion, takes_ids
 from mxmclr_plugin.losses.registry import LOSSES, build_loss
 from mxmclr_plugin.run.config import ConfigError, RunConfig
@@ -59,7 +61,8 @@ def run_retrieval(
     warnings.filterwarnings("ignore", ".*LeafSpec.*", module="pytorch_lightning")
     folder = RunFolder.of(config)
     criterion = _build("loss", build_loss, config.loss)
-    splits: dict[str, MultifoldDataset] = _build("data", DATASETS.build, config.data)
+    data: DataSplits = _build("data", DATASETS.build, config.data)
+    splits = _usable(data, config, console)
     batch = _batch_for(config, criterion, splits["train"], console)
 
     pl.seed_everything(config.seed, workers=True, verbose=False)
@@ -77,6 +80,7 @@ def run_retrieval(
         MultimodalCriterion(criterion, list(towers)),
         {name: (pair[0], pair[1]) for name, pair in config.directions.items()},
         config.optimizer,
+        config.eval,
     )
     clock = TrainingClock()
     trainer = _build(
@@ -84,7 +88,7 @@ def run_retrieval(
     )
     on_gpu = trainer.strategy.root_device.type == "cuda"
     splits = _with_cached_features(splits, towers, config, trainer.strategy.root_device)
-    data = RetrievalData(
+    loaders = RetrievalData(
         splits,
         list(towers),
         batch,
@@ -95,8 +99,9 @@ def run_retrieval(
     _say_setup(console, config, splits, batch, trainer, folder)
     if trainer.is_global_zero:
         folder.write_config(plain)
+        _say_about_data(console, data, folder)
 
-    trainer.fit(module, data, ckpt_path=folder.resume_from)
+    trainer.fit(module, loaders, ckpt_path=folder.resume_from)
     if trainer.interrupted:
         raise KeyboardInterrupt
     # Before the test: loading the best weights sets callbacks back to when they were saved.
@@ -105,26 +110,82 @@ def run_retrieval(
         "seconds": clock.seconds,
         "observations_per_second": clock.observations * trainer.world_size / clock.seconds,
     }
-    trainer.test(
-        module,
-        data,
-        ckpt_path=folder.checkpoints / f"{config.trainer.test_with}.ckpt",
-        verbose=False,
-    )
+    measured = {}
+    for split in [name for name in splits if name in ("test", "train_split", config.eval.split)]:
+        loaders.tested = split
+        trainer.test(
+            module,
+            loaders,
+            ckpt_path=folder.checkpoints / f"{config.trainer.test_with}.ckpt",
+            verbose=False,
+        )
+        measured[split] = module.test_figures
     metrics = {
         "task": config.task,
         "loss": config.loss_name,
         "seed": config.seed,
-        "test": module.test_figures,
+        **measured,
         "train": train,
+        "data": {"notes": list(data.notes), "left_out": len(data.problems)},
         "versions": _versions(),
         "config": dict(plain),
     }
     if trainer.is_global_zero:
         path = folder.write_metrics(metrics)
-        console.print(figures_table(metrics))
+        for split in measured:
+            console.print(figures_table(metrics, split))
+        for note in data.notes:
+            console.print(note, highlight=False)
         console.print(f"written to {path}", soft_wrap=True)
     return metrics
+
+
+def _usable(data: DataSplits, config: RunConfig, console: Console) -> dict[str, MultifoldDataset]:
+    """The splits of which a run can make use: those instances that its towers can see.
+
+    Trained on is also what only some towers see. In evaluation an instance needs an observation in
+    every modality that is measured: a query without a right item in the gallery has no rank.
+    """
+    for modality in config.towers:
+        if modality not in data["train"].modalities:
+            raise ConfigError(
+                f"towers.{modality}: the data set {config.data['name']} has no {modality!r}, it "
+                f"has {', '.join(data['train'].modalities)}"
+            )
+    if config.eval.split not in data:
+        raise ConfigError(
+            f"eval.split: there is no split {config.eval.split!r}, there are {', '.join(data)}"
+        )
+    measured = sorted({m for pair in config.directions.values() for m in "+".join(pair).split("+")})
+    towers = list(config.towers)
+    splits = {"train": _observed("train", data["train"], towers, any, console)}
+    for split in dict.fromkeys(["val", "test", config.eval.split]):
+        # "train" is what is trained on.
+        name = "train_split" if split == "train" else split
+        splits[name] = _observed(split, data[split], measured, all, console)
+    return splits
+
+
+def _observed(
+    split: str,
+    dataset: MultifoldDataset,
+    modalities: Sequence[str],
+    enough: Callable[[Iterable[bool]], bool],
+    console: Console,
+) -> MultifoldDataset:
+    """The instances with observations in any, or all, modalities; says how many are left out."""
+    observed = zip(*(dataset.folds(modality) > 0 for modality in modalities), strict=True)
+    kept = [k for k, of_instance in enumerate(observed) if enough(of_instance)]
+    named = (" and " if enough is all else " or ").join(modalities)
+    if not kept:
+        raise ConfigError(f"data: no instance of the split {split!r} has {named}")
+    if len(kept) == len(dataset):
+        return dataset
+    console.print(
+        f"{split}: {len(dataset) - len(kept)} of {len(dataset)} instances are left out, which do "
+        f"not have {named}"
+    )
+    return dataset.subset(kept)
 
 
 class _Records(Sequence[Any]):
@@ -230,6 +291,20 @@ def _say_setup(
     if folder.resume_from:
         lines.append(f"going on from {folder.resume_from}")
     console.print("\n".join(lines), highlight=False, soft_wrap=True)
+
+
+def _say_about_data(console: Console, data: DataSplits, folder: RunFolder) -> None:
+    for note in data.notes:
+        console.print(note, highlight=False)
+    if data.problems:
+        counts = Counter(problem.kind for problem in data.problems)
+        listed = ", ".join(f"{kind}: {count}" for kind, count in counts.most_common())
+        console.print(
+            f"left out of the data: {listed}; each is listed in "
+            f"{folder.write_problems(data.problems)}",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def _versions() -> dict[str, str]:

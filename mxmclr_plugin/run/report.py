@@ -12,21 +12,28 @@ __all__ = ["figures_table"]
 _DIRECTIONS = {"t2s": "text to shape", "s2t": "shape to text"}
 
 
-def figures_table(metrics: Mapping[str, Any]) -> Table:
-    """Test figures of a run, a row for each direction."""
+def figures_table(metrics: Mapping[str, Any], split: str = "test") -> Table:
+    """Figures of a run on a split, a row for each direction.
+
+    Args:
+        metrics: What ``metrics.json`` holds.
+        split: The key that they have there: ``test``, ``val`` or ``train_split``.
+    """
     train = metrics["train"]
     table = Table(
-        title=f"{metrics['task']}, loss {metrics['loss']}, seed {metrics['seed']}: test set",
+        title=f"{metrics['task']}, loss {metrics['loss']}, seed {metrics['seed']}: "
+        f"{split.removesuffix('_split')} set",
         caption=(
             f"rates in percent, one run; {train['steps']} steps in {train['seconds']:.0f} s of "
             f"training, {train['observations_per_second']:.0f} observations a second"
         ),
     )
     table.add_column("direction")
-    columns = ["rr@1", "rr@5", "ndcg@5", "mrr", "chance@1"]
-    for column in [*columns, "queries", "gallery"]:
+    counts = ["queries", "gallery"]
+    columns = [name for name in next(iter(metrics[split].values())) if name not in counts]
+    for column in [*columns, *counts]:
         table.add_column(column, justify="right")
-    for direction, figures in metrics["test"].items():
+    for direction, figures in metrics[split].items():
         name = _DIRECTIONS.get(direction)
         table.add_row(
             f"{direction} ({name})" if name else direction,

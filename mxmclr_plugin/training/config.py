@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-__all__ = ["BatchConfig", "OptimizerConfig", "TrainerConfig"]
+__all__ = ["BatchConfig", "EvalConfig", "OptimizerConfig", "TrainerConfig"]
 
 
 @dataclass
@@ -75,3 +75,21 @@ class TrainerConfig:
     eval_batch: int = 256
     log_every: int = 10
     deterministic: bool = False
+
+
+@dataclass
+class EvalConfig:
+    """What is measured.
+
+    Attributes:
+        split: Split that is measured at the end beside ``test``: train, val, or test for no more.
+        ks: Depths of rr@k.
+        ndcg_at: Depth of ndcg@k.
+        fuse: Modalities whose observations of an instance are fused to one item (the normalised
+            mean of their unit vectors) before they are ranked.
+    """
+
+    split: str = "test"
+    ks: list[int] = field(default_factory=lambda: [1, 5])
+    ndcg_at: int = 5
+    fuse: list[str] = field(default_factory=list)

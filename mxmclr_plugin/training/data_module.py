@@ -27,6 +27,9 @@ class RetrievalData(LightningDataModule):
         seed: Of the training draws.
         eval_batch: Observations a batch in evaluation.
         pin_memory: Whether batches are copied to page-locked memory.
+
+    Attributes:
+        tested: The split that the trainer's test is of.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class RetrievalData(LightningDataModule):
         self.seed = seed
         self.eval_batch = eval_batch
         self.pin_memory = pin_memory
+        self.tested = "test"
 
     def train_dataloader(self) -> ResumableLoader:
         dataset = self.splits["train"]
@@ -72,7 +76,7 @@ class RetrievalData(LightningDataModule):
         return self._evaluation_loaders("val")
 
     def test_dataloader(self) -> list[DataLoader[Observation]]:
-        return self._evaluation_loaders("test")
+        return self._evaluation_loaders(self.tested)
 
     def _evaluation_loaders(self, split: str) -> list[DataLoader[Observation]]:
         return [

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from mxmclr_plugin.data.batch import MultifoldBatch
 from mxmclr_plugin.data.observations import ObservationBatch
 from mxmclr_plugin.losses.multimodal import MultimodalCriterion
-from mxmclr_plugin.retrieval import cross_modal_metrics
+from mxmclr_plugin.retrieval import cross_modal_metrics, retrieval_items
 from mxmclr_plugin.towers.tower import Tower
-from mxmclr_plugin.training.config import OptimizerConfig
+from mxmclr_plugin.training.config import EvalConfig, OptimizerConfig
 
 __all__ = ["RetrievalModule"]
 
@@ -28,8 +28,10 @@ class RetrievalModule(LightningModule):
         towers: Tower of each modality.
         criterion: Called with embeddings and ids by modality.
         directions: Name of each direction of retrieval, with the modality of the queries and that
-            of the gallery: ``{"t2s": ("text", "voxel")}``.
+            of the gallery: ``{"t2s": ("text", "voxel")}``; see
+            :func:`~mxmclr_plugin.retrieval.items.retrieval_items` for what they may be.
         optimizer: Options of the optimizer.
+        evaluation: What is measured.
     """
 
     def __init__(
@@ -38,12 +40,14 @@ class RetrievalModule(LightningModule):
         criterion: MultimodalCriterion,
         directions: Mapping[str, Sequence[str]],
         optimizer: OptimizerConfig,
+        evaluation: EvalConfig,
     ) -> None:
         super().__init__()
         self.towers = nn.ModuleDict(towers)
         self.criterion = criterion
         self.directions = {name: (query, gallery) for name, (query, gallery) in directions.items()}
         self.optimizer_config = optimizer
+        self.evaluation = evaluation
         self.test_figures: dict[str, dict[str, float]] = {}
         self._encoded: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {}
 
@@ -94,9 +98,10 @@ class RetrievalModule(LightningModule):
     def on_validation_epoch_end(self) -> None:
         figures = self._retrieval()
         for direction, values in figures.items():
-            for name in ("rr@1", "rr@5", "ndcg@5", "mrr"):
+            for name in values.keys() - {"chance@1", "queries", "gallery"}:
                 self.log(f"val/{direction}/{name}", values[name], rank_zero_only=False)
-        score = sum(values["rr@1"] for values in figures.values()) / len(figures)
+        first = f"rr@{self.evaluation.ks[0]}"
+        score = sum(values[first] for values in figures.values()) / len(figures)
         self.log("val/score", score, prog_bar=True)
 
     on_test_epoch_start = on_validation_epoch_start
@@ -117,7 +122,19 @@ class RetrievalModule(LightningModule):
         for modality, batches in self._encoded.items():
             embeddings[modality], ids[modality] = self._of_all_ranks(batches)
         self._encoded = {}
-        return cross_modal_metrics(embeddings, ids, self.directions)
+        items, item_ids = retrieval_items(
+            embeddings,
+            ids,
+            [endpoint for pair in self.directions.values() for endpoint in pair],
+            self.evaluation.fuse,
+        )
+        return cross_modal_metrics(
+            items,
+            item_ids,
+            self.directions,
+            ks=self.evaluation.ks,
+            ndcg_at=self.evaluation.ndcg_at,
+        )
 
     def _of_all_ranks(self, batches: list[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
         """Embeddings and ids of a modality, each observation once, in their order."""

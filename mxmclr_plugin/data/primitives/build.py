@@ -21,6 +21,7 @@ from mxmclr_plugin.data.dataset import MultifoldDataset
 from mxmclr_plugin.data.primitives.captions import FEWEST, draw_sentences
 from mxmclr_plugin.data.primitives.classes import all_classes
 from mxmclr_plugin.data.primitives.voxels import draw_sample, occupancy
+from mxmclr_plugin.data.splits import DataSplits
 from mxmclr_plugin.progress import progress_bar
 
 __all__ = ["VoxelStore", "primitives"]
@@ -29,6 +30,10 @@ __all__ = ["VoxelStore", "primitives"]
 _VERSION = 4
 _VALIDATION, _TEST = 76, 75  # of the 756 classes
 _ALL_CAPTIONS = 191_850
+_NOTE = (
+    "Text2Shape Primitives is regenerated with templates and noise of our own: figures published "
+    "on the original files are of another set"
+)
 _FILES = ("occupancy.npy", "rgb.npy", "captions.jsonl")
 
 _PERMUTATION, _GRIDS, _CAPTIONS = range(3)  # streams of random numbers
@@ -70,7 +75,7 @@ def primitives(
     captions: int | None = None,
     classes: int | None = None,
     noise: float = 0.05,
-) -> dict[str, MultifoldDataset]:
+) -> DataSplits:
     """Text2Shape Primitives (Chen et al. 2018, https://arxiv.org/abs/1803.08495), regenerated.
 
     The original is procedural: 6 shapes x 14 colours x 9 sizes = 756 classes with 10 perturbed
@@ -186,9 +191,7 @@ def _intact(folder: Path) -> bool:
     return False
 
 
-def _load(
-    folder: Path, order: npt.NDArray[np.int64], resolution: int, samples: int
-) -> dict[str, MultifoldDataset]:
+def _load(folder: Path, order: npt.NDArray[np.int64], resolution: int, samples: int) -> DataSplits:
     packed = np.load(folder / "occupancy.npy")
     rgb = np.load(folder / "rgb.npy")
     with (folder / "captions.jsonl").open(encoding="utf-8") as lines:
@@ -210,11 +213,15 @@ def _load(
     share = len(order) / len(kinds)
     test, validation = (max(1, round(share * part)) for part in (_TEST, _VALIDATION))
     train = len(order) - test - validation
-    return {
-        "train": whole.subset(range(train)),
-        "val": whole.subset(range(train, train + validation)),
-        "test": whole.subset(range(train + validation, len(order))),
-    }
+    return DataSplits(
+        {
+            "train": whole.subset(range(train)),
+            "val": whole.subset(range(train, train + validation)),
+            "test": whole.subset(range(train + validation, len(order))),
+        },
+        kinds={"text": "text", "voxel": "voxel"},
+        notes=(_NOTE,),
+    )
 
 
 def _digest(path: Path) -> str:

@@ -1,0 +1,141 @@
+"""Records that lie in files: read when they are asked for, looked at once before that."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import TypeAlias
+
+from torch import Tensor
+
+from mxmclr_plugin.cache import cache_folder
+from mxmclr_plugin.data.problems import DataError, ProblemLog
+from mxmclr_plugin.progress import progress_bar
+
+__all__ = ["FileStore", "Reader", "UnreadableFile", "readable_files"]
+
+Reader: TypeAlias = Callable[[Path], Tensor]
+"""Makes a record of a file, or raises :class:`UnreadableFile`."""
+
+
+class UnreadableFile(DataError):
+    """A file that holds no such record.
+
+    Attributes:
+        path: The file.
+        reason: What is wrong with it.
+    """
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path} {reason}")
+        self.path = path
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type[UnreadableFile], tuple[Path, str]]:
+        # Workers hand errors on by pickle.
+        return type(self), (self.path, self.reason)
+
+
+class FileStore:
+    """One file a record, read anew each time.
+
+    Args:
+        paths: The files.
+        read: Makes a record of one.
+    """
+
+    def __init__(self, paths: Sequence[Path], read: Reader) -> None:
+        self.paths = list(paths)
+        self.read = read
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.read(self.paths[index])
+
+
+def readable_files(
+    paths: Sequence[Path], read: Reader, log: ProblemLog, *, kind: str, key: str
+) -> list[bool]:
+    """Reads every file once, so that a bad one is found before training and not in the midst of it.
+
+    What could be read is remembered in :func:`~mxmclr_plugin.cache.cache_folder`, by path, size and
+    time of change, as it goes: a second run, or one that was stopped, reads only what is new.
+
+    Args:
+        paths: The files.
+        read: Reads one.
+        log: Gets a problem for each file that cannot be read, ``"<kind> missing"`` or
+            ``"<kind> unreadable"``.
+        kind: What a file is, in the singular: "picture".
+        key: Name of the reader and its options; another key has a memory of its own.
+
+    Returns:
+        Whether each file can be read.
+
+    Raises:
+        DataError: If one cannot, and problems are errors.
+    """
+    memory = cache_folder() / "checked" / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.jsonl"
+    known = set(_lines(memory))
+    memory.parent.mkdir(parents=True, exist_ok=True)
+    readable = []
+    with (
+        memory.open("a", encoding="utf-8") as remembered,
+        ThreadPoolExecutor(os.cpu_count()) as threads,
+        progress_bar() as progress,
+    ):
+        task = progress.add_task(f"looking at each {kind}", total=len(paths))
+        rest = iter(paths)
+        while batch := list(islice(rest, 256)):
+            stamps = [_stamp(path) for path in batch]
+            new = [
+                p for p, s in zip(batch, stamps, strict=True) if s is not None and s not in known
+            ]
+            reasons = dict(zip(new, threads.map(lambda p: _reason(read, p), new), strict=True))
+            for path, stamp in zip(batch, stamps, strict=True):
+                reason = reasons.get(path)
+                if stamp is None:
+                    log.add(f"{kind} missing", path, "there is no such file")
+                elif reason is not None:
+                    log.add(f"{kind} unreadable", path, reason)
+                elif stamp not in known:
+                    known.add(stamp)
+                    remembered.write(json.dumps(stamp) + "\n")
+                readable.append(stamp is not None and reason is None)
+            remembered.flush()
+            progress.advance(task, len(batch))
+    return readable
+
+
+def _stamp(path: Path) -> str | None:
+    """What changes when the file does; None where there is no file."""
+    try:
+        status = path.stat()
+    except (OSError, ValueError):  # ValueError: a name with a null character
+        return None
+    return f"{path.resolve()}\n{status.st_size}\n{status.st_mtime_ns}" if path.is_file() else None
+
+
+def _reason(read: Reader, path: Path) -> str | None:
+    """Why a file cannot be read, None if it can."""
+    try:
+        read(path)
+    except UnreadableFile as error:
+        return error.reason
+    return None
+
+
+def _lines(path: Path) -> Iterator[str]:
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                yield str(json.loads(line))
+            except ValueError:  # the last line of a run that was killed
+                continue

@@ -1,0 +1,52 @@
+"""Pictures in any format that Pillow reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from mxmclr_plugin.data.file_store import UnreadableFile
+
+__all__ = ["MAX_PIXELS", "read_image"]
+
+MAX_PIXELS = 2**27
+"""Pixels of the largest picture that is decoded: 134 million, 400 MB as RGB."""
+
+
+def read_image(path: Path, size: int) -> Tensor:
+    """A picture as RGB, turned as its camera was held, its short side resized, its middle cut out.
+
+    Args:
+        path: The file.
+        size: Edge in pixels.
+
+    Returns:
+        uint8. Shape: (3, size, size).
+
+    Raises:
+        UnreadableFile: If the file is no picture, is cut short, or claims more than
+            :data:`MAX_PIXELS`.
+    """
+    try:
+        with Image.open(path) as picture:
+            width, height = picture.size
+            if width * height > MAX_PIXELS:
+                raise UnreadableFile(
+                    path, f"claims {width} x {height} pixels, more than {MAX_PIXELS} are not read"
+                )
+            picture.draft("RGB", (2 * size, 2 * size))  # lets a JPEG be decoded at a lower scale
+            turned = ImageOps.exif_transpose(picture).convert("RGB")
+    except UnidentifiedImageError:
+        raise UnreadableFile(path, "is no picture that Pillow reads") from None
+    except UnreadableFile:
+        raise
+    # Pillow's decoders raise whatever a damaged file leads them to.
+    except Exception as error:
+        raise UnreadableFile(path, f"cannot be decoded: {error}") from error
+    fitted = ImageOps.fit(turned, (size, size), Image.Resampling.BICUBIC)
+    # (size, size, 3) to (3, size, size)
+    return torch.from_numpy(np.array(fitted)).permute(2, 0, 1).contiguous()
