@@ -156,11 +156,11 @@ def _streaming(keep: bool) -> Callable[[Problem], LossOf]:
 
 
 def _lean(problem: Problem) -> LossOf:
-    slot = torch.cat((problem.ids_a, problem.ids_b))
     return lambda a, b: lean_dense_loss(
         a,
         b,
-        slot,
+        problem.ids_a,
+        problem.ids_b,
         problem.instances,
         temperature=problem.temperature,
         soft_temperature=problem.soft_temperature,

@@ -63,11 +63,11 @@ class StreamingParts(torch.autograd.Function):
         tiled = tile_logsumexp(logits, setting.options, keep=gradient)
         losses = []
         for part in (hard, soft):
-            loss = scale.new_zeros(())
-            if part is not None:
-                loss += part.weight_a[slot_a] @ tiled.rows + part.weight_b[slot_b] @ tiled.columns
-                loss -= scale * part.target
-            losses.append(loss)
+            if part is None:
+                losses.append(scale.new_zeros(()))
+                continue
+            normaliser = part.weight_a[slot_a] @ tiled.rows + part.weight_b[slot_b] @ tiled.columns
+            losses.append(normaliser - scale * part.target)
         ctx.set_materialize_grads(False)
         ctx.setting, ctx.shift = setting, tiled.shift
         ctx.save_for_backward(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -45,6 +46,31 @@ class InstanceSums:
     def own_columns(self) -> Tensor:
         """Columns a row of A has of its own instance. Shape: (N,)."""
         return self.fold_b if self.self_products is None else (self.fold_b - 1).clamp_(min=0)
+
+    @cached_property
+    def folds(self) -> Tensor:
+        """Observations in A and in B. Shape: (N, 2)."""
+        return torch.stack((self.fold_a, self.fold_b), dim=1)
+
+    @cached_property
+    def observed(self) -> Tensor:
+        """Whether there are any. Shape: (N, 2)."""
+        return self.folds > 0
+
+    def weights(self, counts: Tensor) -> Tensor:
+        """Weights of the means over the rows of A, and of B, of the instances that count.
+
+        All 0 where none does.
+
+        Args:
+            counts: Whether an instance counts as one of A and as one of B. Shape: (N, 2).
+
+        Returns:
+            Weight of each row, by its instance. Shape: (N, 2).
+        """
+        counted = (counts & self.observed).to(self.folds.dtype)
+        rows = torch.linalg.vecdot(self.folds, counted, dim=0).clamp_(min=1)
+        return counted.mul_(rows.reciprocal_().mul_(rows.new_tensor(self.share)))
 
 
 class Part(NamedTuple):
@@ -101,15 +127,17 @@ class Relation:
 
 def hard_part(batch: InstanceSums) -> Part:
     """Every observation of the same instance is a positive, in equal shares."""
-    own = batch.own_columns
-    weight_a = _weights(batch.fold_a, own > 0, batch.share[0])
-    weight_b = _weights(batch.fold_b, batch.fold_a > 0, batch.share[1])
-    diagonal = weight_a / own.clamp(min=1) + weight_b / batch.fold_a.clamp(min=1)
+    positives = batch.folds.flip(1)  # of a row of A, of a row of B
+    if batch.self_products is not None:
+        positives[:, 0] = batch.own_columns
+    weights = batch.weights(positives > 0)
+    diagonal = weights.div(positives.clamp(min=1)).sum(dim=1)
     products = torch.linalg.vecdot(batch.sums_a, batch.sums_b)
-    if batch.self_products is None:
-        return Part(weight_a, weight_b, diagonal @ products, diagonal)
-    target = diagonal @ (products - batch.self_products)
-    return Part(weight_a, weight_b, target, diagonal, alone=diagonal)
+    alone = None
+    if batch.self_products is not None:
+        products = products - batch.self_products
+        alone = diagonal
+    return Part(weights[:, 0], weights[:, 1], diagonal @ products, diagonal, alone=alone)
 
 
 def soft_part(
@@ -129,19 +157,18 @@ def soft_part(
     kept: list[Tensor] = []
     sums = _normalisers(batch, relation, options, plain, kept)
     none = 0.0 if plain else -torch.inf
-    weight_a = _weights(batch.fold_a, sums[:, 0] > none, batch.share[0])
-    weight_b = _weights(batch.fold_b, sums[:, 1] > none, batch.share[1])
+    related = sums > none
+    weights = batch.weights(related)
 
     # M_ij = exp(W_ij) * left_i . right_j, or its logarithms: (N, 2) each.
-    left = torch.stack((weight_a, _inverse(batch.fold_a)), dim=1)
-    right = torch.stack((_inverse(batch.fold_b), weight_b), dim=1)
+    inverse = batch.observed / batch.folds.clamp(min=1)
     if plain:
-        left[:, 0] /= sums[:, 0].where(sums[:, 0] > 0, 1.0)
-        right[:, 1] /= sums[:, 1].where(sums[:, 1] > 0, 1.0)
+        over_rows = weights / sums.where(related, 1.0)
     else:
-        left, right = left.log_(), right.log_()
-        left[:, 0] -= sums[:, 0].where(sums[:, 0] > none, 0.0)
-        right[:, 1] -= sums[:, 1].where(sums[:, 1] > none, 0.0)
+        inverse = inverse.log_()
+        over_rows = weights.log() - sums.where(related, 0.0)
+    left = torch.stack((over_rows[:, 0], inverse[:, 0]), dim=1)
+    right = torch.stack((inverse[:, 1], over_rows[:, 1]), dim=1)
 
     pull_a = torch.zeros_like(batch.sums_a)
     pull_b = torch.zeros_like(batch.sums_b) if gradient else None
@@ -165,18 +192,7 @@ def soft_part(
     target = torch.linalg.vecdot(batch.sums_a, pull_a).sum()
     if batch.self_products is not None and alone is not None:
         target = target - alone @ batch.self_products
-    return Part(weight_a, weight_b, target, None, pull_a, pull_b, alone)
-
-
-def _weights(fold: Tensor, counts: Tensor, share: float) -> Tensor:
-    """Weights of a mean over the rows of the instances that count; all 0 if none does."""
-    counted = (counts & (fold > 0)).to(fold.dtype)
-    return counted * (share / (fold @ counted).clamp(min=1))
-
-
-def _inverse(fold: Tensor) -> Tensor:
-    """1 / fold, 0 where the fold is."""
-    return (fold > 0) / fold.clamp(min=1)
+    return Part(weights[:, 0], weights[:, 1], target, None, pull_a, pull_b, alone)
 
 
 def _tiles(
@@ -218,7 +234,7 @@ def _normalisers(
 ) -> Tensor:
     """Z of each instance as a row of A and as a row of B, or their logarithms. Shape: (N, 2)."""
     # A row of A sums over the instances that are observed in B, and the other way round.
-    present = torch.stack((batch.fold_b > 0, batch.fold_a > 0), dim=1).to(batch.sums_a.dtype)
+    present = batch.observed.flip(1).to(batch.sums_a.dtype)
     if plain:
         sums = torch.zeros_like(present)
         for i, j, tile in _tiles(batch, relation, options, plain, kept):

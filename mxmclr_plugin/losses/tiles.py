@@ -70,9 +70,7 @@ class Rows:
         return buffer[: len(rows)].copy_(rows)
 
     def longest(self) -> Tensor:
-        """Greatest norm of a row. Shape: ()."""
-        if self.inverse is not None:
-            return torch.ones((), dtype=self.dtype, device=self.raw.device)
+        """Greatest norm of the raw rows. Shape: ()."""
         norms: Tensor = torch.linalg.vector_norm(self.raw, dim=1, dtype=self.dtype)
         return norms.max()
 
@@ -121,7 +119,11 @@ class Logits:
 
     def bound(self) -> float:
         """Bound of the absolute value of a logit; waits for the device."""
-        return float(self.scale * self.a.longest() * self.b.longest())
+        bound = self.scale
+        for rows in (self.a, self.b):
+            if rows.inverse is None:
+                bound = bound * rows.longest()
+        return float(bound)
 
     def tile(self, scaled: Tensor, columns: Tensor, i: slice, j: slice, out: Tensor) -> Tensor:
         """Logits of the rows ``i``, given times scale, and the columns ``j``."""
@@ -173,13 +175,15 @@ def tile_logsumexp(logits: Logits, options: TileOptions, keep: bool) -> Tiled:
     if bound <= 2.5 * room:
         shift = max(0.0, bound - room)
         rows, columns, kept = _sums(logits, shift, options, keep)
-        least = torch.minimum(rows.min(), columns.min())
-        if shift == 0 or bool(least > (1e-290 if dtype == torch.float64 else 1e-30)):
-            rows, columns = rows.log_().add_(shift), columns.log_().add_(shift)
-            return Tiled(_or_zero(rows), _or_zero(columns), shift, kept)
+        if shift == 0 or (_is_ample(rows) and _is_ample(columns)):
+            for sums in (rows, columns):
+                sums.log_()
+                if shift:
+                    sums += shift
+            return _tiled(logits, rows, columns, shift, kept)
         del kept
     rows, columns, kept = _running(logits, options, keep)
-    return Tiled(_or_zero(rows), _or_zero(columns), None, kept)
+    return _tiled(logits, rows, columns, None, kept)
 
 
 def tile_gradients(
@@ -205,6 +209,8 @@ def tile_gradients(
         overwritten.
     """
     a, b, shift = logits.a, logits.b, tiled.shift
+    # Rows of both sides meet the gradient times scale: cheapest where it is one number a row.
+    weight_rows, weight_columns = weight_rows * logits.scale, weight_columns * logits.scale
     if shift is not None:
         # exp(S - row) u + exp(S - column) v = exp(S - shift) (u' + v')
         weight_rows = weight_rows * (shift - tiled.rows).exp_()
@@ -214,12 +220,14 @@ def tile_gradients(
     kept = iter(tiled.kept)
     for i in options.spans(len(a)):
         rows = a.strip(i, buffer.rows)
-        scaled = torch.mul(rows, logits.scale, out=buffer.scaled[: len(rows)])
+        scaled = None
         grad_rows = buffer.gradient[: len(rows)].zero_()
         for j in options.spans(len(b)):
             columns = b.strip(j, buffer.columns)
             tile = next(kept, None)
             if tile is None:
+                if scaled is None:
+                    scaled = torch.mul(rows, logits.scale, out=buffer.scaled[: len(rows)])
                 tile = logits.tile(scaled, columns, i, j, out=_cut(buffer.tile, i, j))
                 if shift is not None:
                     _exp_(tile, shift)
@@ -231,8 +239,8 @@ def tile_gradients(
                 gradient.addcmul_((tile - tiled.columns[None, j]).exp_(), weight_columns[None, j])
             grad_rows.addmm_(gradient, columns)
             if grad_b is not None:
-                grad_b[j].addmm_(gradient.T, scaled)
-        yield i, rows, grad_rows.mul_(logits.scale)
+                grad_b[j].addmm_(gradient.T, rows)
+        yield i, rows, grad_rows
 
 
 class _Buffers:
@@ -303,6 +311,16 @@ def _exp_(tile: Tensor, shift: float) -> Tensor:
     return (tile.sub_(shift) if shift else tile).exp_()
 
 
-def _or_zero(logsumexp: Tensor) -> Tensor:
-    """With 0 for a row of which nothing is left: it has no weight, but must not bring NaN."""
-    return logsumexp.masked_fill_(logsumexp == -torch.inf, 0.0)
+def _is_ample(sums: Tensor) -> bool:
+    """Whether none of the sums came close to vanishing."""
+    return bool(sums.min() > (1e-290 if sums.dtype == torch.float64 else 1e-30))
+
+
+def _tiled(
+    logits: Logits, rows: Tensor, columns: Tensor, shift: float | None, kept: list[Tensor]
+) -> Tiled:
+    if logits.leave_out_self:
+        # A row of which nothing is left has no weight, but must not bring NaN.
+        for logsumexp in (rows, columns):
+            logsumexp.masked_fill_(logsumexp == -torch.inf, 0.0)
+    return Tiled(rows, columns, shift, kept)
