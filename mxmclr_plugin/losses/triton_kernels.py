@@ -2,12 +2,11 @@
 
 The matrix is S = factor_a * factor_b * a b^T, in units of log2: the rows are read as they were
 given, and scale, unit length and log2(e) are factors in float32 of what the tensor cores return.
-No kernel uses atomics, so equal input gives equal output.
+No kernel uses atomics, so equal input gives equal output. WIDEN casts what is multiplied to float32,
+as a product in the interpreter needs, which takes bfloat16 for integers.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import triton
 import triton.language as tl
@@ -27,32 +26,38 @@ _LN2 = tl.constexpr(0.6931471805599453)
 
 @triton.jit
 def _logits(
-    a: Any,
-    b: Any,
-    factor_a: Any,
-    factor_b: Any,
-    present_a: Any,
-    present_b: Any,
-    rows: Any,
-    columns: Any,
-    n_a: Any,
-    n_b: Any,
-    width: Any,
-    stride_a: Any,
-    stride_b: Any,
-    diagonal: Any,
+    a: tl.tensor,
+    b: tl.tensor,
+    factor_a: tl.tensor,
+    factor_b: tl.tensor,
+    present_a: tl.tensor,
+    present_b: tl.tensor,
+    first_row: tl.tensor,
+    first_column: tl.tensor,
+    n_a: tl.tensor,
+    n_b: tl.tensor,
+    width: tl.tensor,
+    stride_a: tl.tensor,
+    stride_b: tl.tensor,
+    diagonal: tl.tensor,
     LEAVE_OUT_SELF: tl.constexpr,
     PRECISION: tl.constexpr,
     EVEN_K: tl.constexpr,
+    WIDEN: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
-) -> Any:
+) -> tl.tensor:
     """A tile of S, -inf where there is no entry. Column - row of an entry left out: diagonal."""
+    # Only the first row of a tile can lie further than 32 bits can say, and 64 take registers.
     # Rows past the end are read from the last one: masks are cheaper after the product than in it.
     k = tl.arange(0, BLOCK_K)
-    at_a = a + tl.minimum(rows, n_a - 1).to(tl.int64)[:, None] * stride_a + k[None, :]
-    at_b = b + tl.minimum(columns, n_b - 1).to(tl.int64)[None, :] * stride_b + k[:, None]
+    m = tl.arange(0, BLOCK_M)
+    n = tl.arange(0, BLOCK_N)
+    at_a = a + first_row.to(tl.int64) * stride_a
+    at_b = b + first_column.to(tl.int64) * stride_b
+    at_a = at_a + tl.minimum(m, n_a - 1 - first_row)[:, None] * stride_a + k[None, :]
+    at_b = at_b + tl.minimum(n, n_b - 1 - first_column)[None, :] * stride_b + k[:, None]
     products = tl.zeros([BLOCK_M, BLOCK_N], dtype=tl.float32)
     for first in range(0, width, BLOCK_K):
         if EVEN_K:
@@ -61,9 +66,14 @@ def _logits(
         else:
             left = tl.load(at_a, mask=(k < width - first)[None, :], other=0.0)
             right = tl.load(at_b, mask=(k < width - first)[:, None], other=0.0)
+        if WIDEN:
+            left = left.to(tl.float32)
+            right = right.to(tl.float32)
         products = tl.dot(left, right, products, input_precision=PRECISION)
         at_a += BLOCK_K
         at_b += BLOCK_K
+    rows = first_row + m
+    columns = first_column + n
     row_is = rows < n_a
     column_is = columns < n_b
     along_a = tl.load(factor_a + rows, mask=row_is, other=0.0)
@@ -80,26 +90,27 @@ def _logits(
 
 @triton.jit(do_not_specialize=["n_a", "span", "diagonal", "size_class"])
 def logsumexp_kernel(
-    a: Any,
-    b: Any,
-    factor_a: Any,
-    factor_b: Any,
-    present_a: Any,
-    present_b: Any,
-    bound: Any,
-    by_row: Any,
-    by_column: Any,
-    n_a: Any,
-    n_b: Any,
-    width: Any,
-    stride_a: Any,
-    stride_b: Any,
-    span: Any,
-    diagonal: Any,
-    size_class: Any,
+    a: tl.tensor,
+    b: tl.tensor,
+    factor_a: tl.tensor,
+    factor_b: tl.tensor,
+    present_a: tl.tensor,
+    present_b: tl.tensor,
+    bound: tl.tensor,
+    by_row: tl.tensor,
+    by_column: tl.tensor,
+    n_a: tl.tensor,
+    n_b: tl.tensor,
+    width: tl.tensor,
+    stride_a: tl.tensor,
+    stride_b: tl.tensor,
+    span: tl.tensor,
+    diagonal: tl.tensor,
+    size_class: tl.tensor,
     LEAVE_OUT_SELF: tl.constexpr,
     PRECISION: tl.constexpr,
     EVEN_K: tl.constexpr,
+    WIDEN: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -116,7 +127,9 @@ def logsumexp_kernel(
     zero = tl.zeros([BLOCK_M], dtype=tl.float32)
     greatest = tl.where(plain, zero, float("-inf"))
     total = zero
-    for first in range(part * span, tl.minimum(part * span + span, n_b), BLOCK_N):
+    start = part * span
+    for step in range(0, tl.cdiv(tl.minimum(span, n_b - start), BLOCK_N)):
+        first = start + step * BLOCK_N
         columns = first + tl.arange(0, BLOCK_N)
         tile = _logits(
             a,
@@ -125,8 +138,8 @@ def logsumexp_kernel(
             factor_b,
             present_a,
             present_b,
-            rows,
-            columns,
+            strip * BLOCK_M,
+            first,
             n_a,
             n_b,
             width,
@@ -136,6 +149,7 @@ def logsumexp_kernel(
             LEAVE_OUT_SELF,
             PRECISION,
             EVEN_K,
+            WIDEN,
             BLOCK_M,
             BLOCK_N,
             BLOCK_K,
@@ -163,31 +177,32 @@ def logsumexp_kernel(
 
 @triton.jit(do_not_specialize=["n_a", "diagonal", "size_class"])
 def weights_kernel(
-    a: Any,
-    b: Any,
-    factor_a: Any,
-    factor_b: Any,
-    present_a: Any,
-    present_b: Any,
-    bound: Any,
-    logsumexp_a: Any,
-    logsumexp_b: Any,
-    weight_a: Any,
-    weight_b: Any,
-    inverse_a: Any,
-    inverse_b: Any,
-    out: Any,
-    n_a: Any,
-    n_b: Any,
-    width: Any,
-    stride_a: Any,
-    stride_b: Any,
-    stride_out: Any,
-    diagonal: Any,
-    size_class: Any,
+    a: tl.tensor,
+    b: tl.tensor,
+    factor_a: tl.tensor,
+    factor_b: tl.tensor,
+    present_a: tl.tensor,
+    present_b: tl.tensor,
+    bound: tl.tensor,
+    logsumexp_a: tl.tensor,
+    logsumexp_b: tl.tensor,
+    weight_a: tl.tensor,
+    weight_b: tl.tensor,
+    inverse_a: tl.tensor,
+    inverse_b: tl.tensor,
+    out: tl.tensor,
+    n_a: tl.tensor,
+    n_b: tl.tensor,
+    width: tl.tensor,
+    stride_a: tl.tensor,
+    stride_b: tl.tensor,
+    stride_out: tl.tensor,
+    diagonal: tl.tensor,
+    size_class: tl.tensor,
     LEAVE_OUT_SELF: tl.constexpr,
     PRECISION: tl.constexpr,
     EVEN_K: tl.constexpr,
+    WIDEN: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -201,8 +216,8 @@ def weights_kernel(
     first_strip = program // in_group * GROUP
     height = tl.minimum(strips - first_strip, GROUP)
     strip = first_strip + program % in_group % height
-    rows = strip * BLOCK_M + tl.arange(0, BLOCK_M)
-    columns = program % in_group // height * BLOCK_N + tl.arange(0, BLOCK_N)
+    first_row = strip * BLOCK_M
+    first_column = program % in_group // height * BLOCK_N
     tile = _logits(
         a,
         b,
@@ -210,8 +225,8 @@ def weights_kernel(
         factor_b,
         present_a,
         present_b,
-        rows,
-        columns,
+        first_row,
+        first_column,
         n_a,
         n_b,
         width,
@@ -221,10 +236,15 @@ def weights_kernel(
         LEAVE_OUT_SELF,
         PRECISION,
         EVEN_K,
+        WIDEN,
         BLOCK_M,
         BLOCK_N,
         BLOCK_K,
     )
+    m = tl.arange(0, BLOCK_M)
+    n = tl.arange(0, BLOCK_N)
+    rows = first_row + m
+    columns = first_column + n
     row_is = rows < n_a
     column_is = columns < n_b
     less_a = tl.load(logsumexp_a + rows, mask=row_is, other=0.0) * _LOG2E
@@ -240,25 +260,27 @@ def weights_kernel(
         gradient = for_a[:, None] * tl.exp2(tile - less_a[:, None])
         gradient += for_b[None, :] * tl.exp2(tile - less_b[None, :])
     gradient = gradient * along_a[:, None] * along_b[None, :]
-    at = out + rows.to(tl.int64)[:, None] * stride_out + columns[None, :]
+    at = out + first_row.to(tl.int64) * stride_out + first_column
+    at = at + m[:, None] * stride_out + n[None, :]
     tl.store(at, gradient.to(out.dtype.element_ty), mask=row_is[:, None] & column_is[None, :])
 
 
 @triton.jit(do_not_specialize=["size_class"])
 def product_kernel(
-    left: Any,
-    right: Any,
-    factor: Any,
-    out: Any,
-    m: Any,
-    n: Any,
-    k: Any,
-    stride_left_m: Any,
-    stride_left_k: Any,
-    stride_right: Any,
-    stride_out: Any,
-    size_class: Any,
+    left: tl.tensor,
+    right: tl.tensor,
+    factor: tl.tensor,
+    out: tl.tensor,
+    m: tl.tensor,
+    n: tl.tensor,
+    k: tl.tensor,
+    stride_left_m: tl.tensor,
+    stride_left_k: tl.tensor,
+    stride_right: tl.tensor,
+    stride_out: tl.tensor,
+    size_class: tl.tensor,
     EVEN_K: tl.constexpr,
+    WIDEN: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -266,12 +288,16 @@ def product_kernel(
     """Adds factor[:, None] * (left @ right) to ``out``, all sums in float32. Shape: (m, n)."""
     # The n tiles of the same rows run side by side and read ``left`` once.
     tiles = tl.cdiv(n, BLOCK_N)
-    rows = tl.program_id(0) // tiles * BLOCK_M + tl.arange(0, BLOCK_M)
-    columns = tl.program_id(0) % tiles * BLOCK_N + tl.arange(0, BLOCK_N)
+    first_row = tl.program_id(0) // tiles * BLOCK_M
+    first_column = tl.program_id(0) % tiles * BLOCK_N
+    in_tile = tl.arange(0, BLOCK_M)
+    rows = first_row + in_tile
+    columns = first_column + tl.arange(0, BLOCK_N)
     row_is = rows < m
     column_is = columns < n
     inner = tl.arange(0, BLOCK_K)
-    at_left = left + rows.to(tl.int64)[:, None] * stride_left_m + inner[None, :] * stride_left_k
+    at_left = left + first_row.to(tl.int64) * stride_left_m
+    at_left = at_left + in_tile[:, None] * stride_left_m + inner[None, :] * stride_left_k
     at_right = right + inner[:, None] * stride_right + columns[None, :]
     products = tl.zeros([BLOCK_M, BLOCK_N], dtype=tl.float32)
     for first in range(0, k, BLOCK_K):
@@ -282,11 +308,15 @@ def product_kernel(
             inner_is = inner < k - first
             x = tl.load(at_left, mask=row_is[:, None] & inner_is[None, :], other=0.0)
             y = tl.load(at_right, mask=inner_is[:, None] & column_is[None, :], other=0.0)
+        if WIDEN:
+            x = x.to(tl.float32)
+            y = y.to(tl.float32)
         products = tl.dot(x, y, products)
         at_left += BLOCK_K * stride_left_k
         at_right += BLOCK_K * stride_right
     along = tl.load(factor + rows, mask=row_is, other=0.0)
-    at = out + rows.to(tl.int64)[:, None] * stride_out + columns[None, :]
+    at = out + first_row.to(tl.int64) * stride_out
+    at = at + in_tile[:, None] * stride_out + columns[None, :]
     entry_is = row_is[:, None] & column_is[None, :]
     before = tl.load(at, mask=entry_is, other=0.0)
     tl.store(at, before + along[:, None] * products, mask=entry_is)

@@ -29,7 +29,7 @@ _Cut = tuple[int, int, int, int, int]
 _HOPPER_16_BIT: dict[str, list[_Cut]] = {
     "logsumexp": [(128, 256, 64, 8, 3), (128, 128, 64, 8, 4), (128, 128, 64, 4, 3)],
     "weights": [(128, 256, 64, 8, 3), (128, 128, 64, 8, 3), (128, 128, 64, 4, 3)],
-    "product": [(128, 256, 64, 8, 3), (128, 128, 64, 8, 4), (128, 128, 64, 4, 3)],
+    "product": [(128, 256, 64, 8, 3), (128, 128, 64, 8, 4), (128, 128, 64, 8, 3)],
 }
 _16_BIT: dict[str, list[_Cut]] = {
     "logsumexp": [(128, 128, 32, 8, 3), (128, 64, 64, 4, 3)],
@@ -68,7 +68,7 @@ def configs(kernel: str, itemsize: int, hopper: bool, interpreted: bool) -> list
         cuts = (_HOPPER_16_BIT if hopper else _16_BIT)[kernel]
     found = []
     for rows, columns, inner, warps, stages in cuts:
-        blocks = {"BLOCK_M": rows, "BLOCK_N": columns, "BLOCK_K": inner}
+        blocks = {"BLOCK_M": rows, "BLOCK_N": columns, "BLOCK_K": inner, "WIDEN": interpreted}
         if kernel == "weights":
             blocks["GROUP"] = _GROUP
         found.append(triton.Config(blocks, num_warps=warps, num_stages=stages))
