@@ -2,8 +2,10 @@
 
 The matrix is S = factor_a * factor_b * a b^T, in units of log2: the rows are read as they were
 given, and scale, unit length and log2(e) are factors in float32 of what the tensor cores return.
-No kernel uses atomics, so equal input gives equal output. WIDEN casts what is multiplied to float32,
-as a product in the interpreter needs, which takes bfloat16 for integers.
+No kernel uses atomics, so equal input gives equal output.
+
+INTERPRETED is for Triton's interpreter, which multiplies bfloat16 as integers and cuts it off where a
+device rounds: there products are of float32, and rounding is done by hand.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ def _logits(
     LEAVE_OUT_SELF: tl.constexpr,
     PRECISION: tl.constexpr,
     EVEN_K: tl.constexpr,
-    WIDEN: tl.constexpr,
+    INTERPRETED: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -66,7 +68,7 @@ def _logits(
         else:
             left = tl.load(at_a, mask=(k < width - first)[None, :], other=0.0)
             right = tl.load(at_b, mask=(k < width - first)[:, None], other=0.0)
-        if WIDEN:
+        if INTERPRETED:
             left = left.to(tl.float32)
             right = right.to(tl.float32)
         products = tl.dot(left, right, products, input_precision=PRECISION)
@@ -110,7 +112,7 @@ def logsumexp_kernel(
     LEAVE_OUT_SELF: tl.constexpr,
     PRECISION: tl.constexpr,
     EVEN_K: tl.constexpr,
-    WIDEN: tl.constexpr,
+    INTERPRETED: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -149,7 +151,7 @@ def logsumexp_kernel(
             LEAVE_OUT_SELF,
             PRECISION,
             EVEN_K,
-            WIDEN,
+            INTERPRETED,
             BLOCK_M,
             BLOCK_N,
             BLOCK_K,
@@ -202,7 +204,7 @@ def weights_kernel(
     LEAVE_OUT_SELF: tl.constexpr,
     PRECISION: tl.constexpr,
     EVEN_K: tl.constexpr,
-    WIDEN: tl.constexpr,
+    INTERPRETED: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -236,7 +238,7 @@ def weights_kernel(
         LEAVE_OUT_SELF,
         PRECISION,
         EVEN_K,
-        WIDEN,
+        INTERPRETED,
         BLOCK_M,
         BLOCK_N,
         BLOCK_K,
@@ -262,6 +264,9 @@ def weights_kernel(
     gradient = gradient * along_a[:, None] * along_b[None, :]
     at = out + first_row.to(tl.int64) * stride_out + first_column
     at = at + m[:, None] * stride_out + n[None, :]
+    if INTERPRETED and out.dtype.element_ty == tl.bfloat16:
+        bits = gradient.to(tl.int32, bitcast=True)
+        gradient = (bits + 0x7FFF + ((bits >> 16) & 1)).to(tl.float32, bitcast=True)
     tl.store(at, gradient.to(out.dtype.element_ty), mask=row_is[:, None] & column_is[None, :])
 
 
@@ -280,7 +285,7 @@ def product_kernel(
     stride_out: tl.tensor,
     size_class: tl.tensor,
     EVEN_K: tl.constexpr,
-    WIDEN: tl.constexpr,
+    INTERPRETED: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -308,7 +313,7 @@ def product_kernel(
             inner_is = inner < k - first
             x = tl.load(at_left, mask=row_is[:, None] & inner_is[None, :], other=0.0)
             y = tl.load(at_right, mask=inner_is[:, None] & column_is[None, :], other=0.0)
-        if WIDEN:
+        if INTERPRETED:
             x = x.to(tl.float32)
             y = y.to(tl.float32)
         products = tl.dot(x, y, products)

@@ -68,7 +68,7 @@ def configs(kernel: str, itemsize: int, hopper: bool, interpreted: bool) -> list
         cuts = (_HOPPER_16_BIT if hopper else _16_BIT)[kernel]
     found = []
     for rows, columns, inner, warps, stages in cuts:
-        blocks = {"BLOCK_M": rows, "BLOCK_N": columns, "BLOCK_K": inner, "WIDEN": interpreted}
+        blocks = {"BLOCK_M": rows, "BLOCK_N": columns, "BLOCK_K": inner, "INTERPRETED": interpreted}
         if kernel == "weights":
             blocks["GROUP"] = _GROUP
         found.append(triton.Config(blocks, num_warps=warps, num_stages=stages))
