@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Literal, overload
@@ -13,19 +11,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mxmclr_plugin.losses.dense import dense_parts
+from mxmclr_plugin.losses.implementation import Implementation, taken_implementation
 from mxmclr_plugin.losses.instances import Instances
 from mxmclr_plugin.losses.streaming import CACHE_BYTES, streaming_parts
-from mxmclr_plugin.losses.triton_tiles import unsuitable
 from mxmclr_plugin.losses.validation import check_options, check_shapes, check_tiles, check_values
 
-__all__ = ["Implementation", "SoftLevel", "multifold_hybrid_loss"]
+__all__ = ["SoftLevel", "multifold_hybrid_loss"]
 
 SoftLevel = Literal["observation", "instance"]
-Implementation = Literal["auto", "dense", "streaming", "triton"]
 Parts = tuple[Tensor | None, Tensor | None]
-
-_STREAMS_FROM = 2**15
-"""Logits from which on tiles are faster; see ``impl`` of :func:`multifold_hybrid_loss`."""
 
 
 @overload
@@ -208,7 +202,7 @@ def multifold_hybrid_loss(
         if isinstance(temperature, Tensor):
             temperature = temperature.to(a.device, dtype).reshape(())
         parts_of: Callable[..., Parts]
-        taken = _taken(impl, a, b, queue)
+        taken = taken_implementation(impl, a, b, queue)
         if taken != "dense":
             parts_of = partial(
                 streaming_parts,
@@ -318,53 +312,7 @@ def _rows(embeddings: Tensor, dtype: torch.dtype, normalize: bool) -> Tensor:
     return F.normalize(rows, dim=1) if normalize else rows
 
 
-def _instances(
-    ids_a: Tensor, ids_b: Tensor, num_instances: int | None, look: bool
-) -> Instances:
+def _instances(ids_a: Tensor, ids_b: Tensor, num_instances: int | None, look: bool) -> Instances:
     """The instances behind ids, counted if one may ``look`` at them."""
     instances = Instances.from_ids(ids_a, ids_b, num_instances)
     return instances.without_unused_slots() if look else instances
-
-
-def _taken(impl: str, a: Tensor, b: Tensor | None, queue: Tensor | None) -> str:
-    """The implementation that computes the loss: ``impl``, or what ``"auto"`` stands for."""
-    # torch.func's transforms differentiate what they trace, which a function with a backward pass
-    # of its own is not.
-    transformed = torch._C._are_functorch_transforms_active()
-    if transformed and impl in ("streaming", "triton"):
-        raise ValueError(
-            f"impl={impl!r} has no torch.func.grad, vmap or jvp: use impl='dense' under them"
-        )
-    if impl in ("dense", "streaming"):
-        return impl
-    dtype = a.dtype
-    for other in (b, queue):
-        dtype = dtype if other is None else torch.promote_types(dtype, other.dtype)
-    reason = unsuitable(a.device, dtype)
-    if impl == "triton":
-        if reason is not None:
-            raise ValueError(
-                f"impl='triton' cannot be used: {reason}; "
-                "use impl='auto', which takes it where it can, or impl='streaming'"
-            )
-        return impl
-    columns = len(a if b is None else b) + (0 if queue is None else len(queue))
-    if transformed or len(a) * columns < _STREAMS_FROM:
-        return "dense"
-    compiling = torch.compiler.is_compiling()
-    if a.device.type == "cuda":
-        if reason is None:
-            return "triton"
-        if not compiling:
-            _say_once(reason)
-        return "streaming"
-    return "dense" if compiling else "streaming"
-
-
-@functools.cache
-def _say_once(reason: str) -> None:
-    warnings.warn(
-        f"impl='auto' takes the slower impl='streaming' on this CUDA device: Triton's kernels "
-        f"cannot be used, since {reason}. Set impl='streaming' to be told no more.",
-        stacklevel=4,
-    )

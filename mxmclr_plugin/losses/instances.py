@@ -31,9 +31,7 @@ class Instances:
     fold_b: Tensor
 
     @classmethod
-    def from_ids(
-        cls, ids_a: Tensor, ids_b: Tensor, num_instances: int | None = None
-    ) -> Instances:
+    def from_ids(cls, ids_a: Tensor, ids_b: Tensor, num_instances: int | None = None) -> Instances:
         """Numbers the instances behind arbitrary integer ids of shapes (n_a,) and (n_b,).
 
         Args:

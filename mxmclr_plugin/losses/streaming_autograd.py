@@ -66,9 +66,8 @@ class StreamingParts(torch.autograd.Function):
         present_b: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         sides = (inverse_a, inverse_b, present_a, present_b)
-        tiled = tile_logsumexp(
-            logits_of(a, b, scale, *sides, setting), setting.options, keep=gradient
-        )
+        logits = logits_of(a, b, scale, *sides, setting)
+        tiled = tile_logsumexp(logits, setting.options, keep=gradient)
         ctx.set_materialize_grads(False)
         ctx.setting, ctx.shift = setting, tiled.shift
         ctx.save_for_backward(
@@ -87,8 +86,8 @@ class StreamingParts(torch.autograd.Function):
                 "the streaming loss can be differentiated once, but was asked for a gradient with "
                 'create_graph=True; use impl="dense" for gradients of gradients'
             )
-        a, b, scale, slot_a, slot_b, *sides, rows, columns = ctx.saved_tensors[:11]
-        rest = ctx.saved_tensors[11:]
+        a, b, scale, slot_a, slot_b, *rest = ctx.saved_tensors
+        inverse_a, inverse_b, present_a, present_b, rows, columns, *rest = rest
         setting: Setting = ctx.setting
         size = len(Part._fields)
         parts = [
@@ -97,8 +96,8 @@ class StreamingParts(torch.autograd.Function):
             if gradient is not None and fields[0] is not None
         ]
         gradients = part_gradients(
-            logits_of(a, b, scale, *sides, setting),
-            Tiled(rows, columns, ctx.shift, list(rest[2 * size :])),
+            logits_of(a, b, scale, inverse_a, inverse_b, present_a, present_b, setting),
+            Tiled(rows, columns, ctx.shift, rest[2 * size :]),
             slot_a,
             slot_b,
             parts,
@@ -109,7 +108,12 @@ class StreamingParts(torch.autograd.Function):
 
 
 def part_losses(
-    tiled: Tiled, scale: Tensor, slot_a: Tensor, slot_b: Tensor, hard: Part | None, soft: Part | None
+    tiled: Tiled,
+    scale: Tensor,
+    slot_a: Tensor,
+    slot_b: Tensor,
+    hard: Part | None,
+    soft: Part | None,
 ) -> tuple[Tensor, Tensor]:
     """Both parts, 0 for one that is None. Shape: (), ()."""
     losses = []

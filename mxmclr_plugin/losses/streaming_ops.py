@@ -4,8 +4,11 @@ A traced loop over tiles is a graph that grows with the rows and is traced anew 
 changes. Each operator here runs what runs without the compiler.
 """
 
+# ruff: noqa: ARG001 - what stands in for an operator has all its arguments
+
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,7 +21,7 @@ from mxmclr_plugin.losses.streaming_autograd import (
     part_losses,
 )
 from mxmclr_plugin.losses.streaming_targets import InstanceSums, Part, Relation, soft_part
-from mxmclr_plugin.losses.tiles import Rows, Tiled, TileOptions, tile_logsumexp
+from mxmclr_plugin.losses.tiles import Logits, Rows, Tiled, TileOptions, tile_logsumexp
 
 __all__ = ["compiled_parts", "compiled_products", "compiled_soft_part", "compiled_sums"]
 
@@ -34,14 +37,16 @@ _SETTING = "bool leave_out_self, SymInt tile, bool triton, float? bound"
 
 def compiled_sums(rows: Rows, slot: Tensor, slots: int) -> Tensor:
     """:meth:`Rows.sums` as an operator."""
-    return _sums(rows.raw, rows.inverse, rows.dtype, slot, slots)
+    total: Tensor = _sums(rows.raw, rows.inverse, rows.dtype, slot, slots)
+    return total
 
 
 def compiled_products(rows: Rows, others: Rows, slot: Tensor, slots: int) -> Tensor:
     """:meth:`Rows.products` as an operator."""
-    return _products(
+    total: Tensor = _products(
         rows.raw, others.raw, rows.inverse, others.inverse, rows.dtype, slot, slots
     )
+    return total
 
 
 def compiled_soft_part(
@@ -105,9 +110,7 @@ def _sums(
 
 
 @_sums.register_fake
-def _(
-    raw: Tensor, inverse: Tensor | None, dtype: torch.dtype, slot: Tensor, slots: int
-) -> Tensor:
+def _(raw: Tensor, inverse: Tensor | None, dtype: torch.dtype, slot: Tensor, slots: int) -> Tensor:
     return raw.new_empty(slots, raw.shape[1], dtype=dtype)
 
 
@@ -190,10 +193,10 @@ def _(
     schema=f"({_ROWS}, {_PARTS}, {_SETTING}) -> (Tensor, Tensor, Tensor, Tensor)",
 )
 def _parts(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    rows, hard, soft, setting = _taken_apart(arguments)
-    tiled = tile_logsumexp(_logits(rows, setting), setting.options, keep=False)
-    losses = part_losses(tiled, *rows[2:5], hard, soft)
-    return *losses, tiled.rows, tiled.columns
+    logits, slot_a, slot_b, hard, soft, setting = _taken_apart(arguments)
+    tiled = tile_logsumexp(logits, setting.options, keep=False)
+    hard_loss, soft_loss = part_losses(tiled, logits.scale, slot_a, slot_b, hard, soft)
+    return hard_loss, soft_loss, tiled.rows, tiled.columns
 
 
 @_parts.register_fake
@@ -215,21 +218,19 @@ def _(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 )
 def _backward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     *first, lse_rows, lse_columns, grad_hard, grad_soft, wants_a, wants_b, wants_scale = arguments
-    rows, hard, soft, setting = _taken_apart(first)
+    logits, slot_a, slot_b, hard, soft, setting = _taken_apart(first)
     parts = [
         (part, gradient)
         for part, gradient in ((hard, grad_hard), (soft, grad_soft))
         if part is not None and gradient is not None
     ]
     wanted = (wants_a, wants_b, wants_scale)
-    gradients = part_gradients(
-        _logits(rows, setting), Tiled(lse_rows, lse_columns, None, []), *rows[3:5], parts, setting,
-        wanted,
-    )
+    tiled = Tiled(lse_rows, lse_columns, None, [])
+    gradients = part_gradients(logits, tiled, slot_a, slot_b, parts, setting, wanted)
     # An operator cannot return None.
     a, b, scale = (
         x.new_empty(0) if gradient is None else gradient
-        for x, gradient in zip(rows[:3], gradients, strict=True)
+        for x, gradient in zip(arguments[:3], gradients, strict=True)
     )
     return a, b, scale
 
@@ -252,9 +253,7 @@ def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, 
 def _gradients(ctx: Any, grad_hard: Any, grad_soft: Any, *_: Any) -> tuple[Any, ...]:
     *inputs, rows, columns = ctx.saved_tensors
     wanted = ctx.needs_input_grad[:3]
-    gradients = _backward(
-        *inputs, *ctx.setting, rows, columns, grad_hard, grad_soft, *wanted
-    )
+    gradients = _backward(*inputs, *ctx.setting, rows, columns, grad_hard, grad_soft, *wanted)
     given = [gradient if wants else None for gradient, wants in zip(gradients, wanted, strict=True)]
     return *given, *(None,) * (len(inputs) + len(ctx.setting) - 3)
 
@@ -263,10 +262,11 @@ _parts.register_autograd(_gradients, setup_context=_keep_for_backward)
 
 
 def _taken_apart(
-    arguments: Any,
-) -> tuple[tuple[Any, ...], Part | None, Part | None, Setting]:
-    """Rows, hard and soft part, and setting from the flat arguments of an operator."""
-    tensors = tuple(arguments[:_N_ROWS])
+    arguments: Sequence[Any],
+) -> tuple[Logits, Tensor, Tensor, Part | None, Part | None, Setting]:
+    """Matrix, slots, hard and soft part, and setting from the flat arguments of an operator."""
+    a, b, scale, slot_a, slot_b = arguments[:5]
+    inverse_a, inverse_b, present_a, present_b = arguments[5:_N_ROWS]
     fields = arguments[_N_ROWS : _N_ROWS + 2 * _FIELDS]
     hard, soft = (
         None if half[0] is None else Part(*half) for half in (fields[:_FIELDS], fields[_FIELDS:])
@@ -274,9 +274,6 @@ def _taken_apart(
     leave_out_self, tile, triton, bound = arguments[_N_ROWS + 2 * _FIELDS :]
     options = TileOptions(tile, cache_bytes=0, triton=triton)
     # The targets hold already which directions count.
-    return tensors, hard, soft, Setting(options, False, leave_out_self, bound)
-
-
-def _logits(rows: tuple[Any, ...], setting: Setting) -> Any:
-    a, b, scale, _, _, *sides = rows
-    return logits_of(a, b, scale, *sides, setting)
+    setting = Setting(options, False, leave_out_self, bound)
+    logits = logits_of(a, b, scale, inverse_a, inverse_b, present_a, present_b, setting)
+    return logits, slot_a, slot_b, hard, soft, setting

@@ -4,9 +4,11 @@ The matrix is S = factor_a * factor_b * a b^T, in units of log2: the rows are re
 given, and scale, unit length and log2(e) are factors in float32 of what the tensor cores return.
 No kernel uses atomics, so equal input gives equal output.
 
-INTERPRETED is for Triton's interpreter, which multiplies bfloat16 as integers and cuts it off where a
-device rounds: there products are of float32, and rounding is done by hand.
+INTERPRETED is for Triton's interpreter, which multiplies bfloat16 as integers and cuts it off where
+a device rounds: there products are of float32, and rounding is done by hand.
 """
+
+# ruff: noqa: ARG001 - size_class is for the tuner alone
 
 from __future__ import annotations
 

@@ -158,9 +158,7 @@ class _Launch:
     def __init__(self, logits: Logits) -> None:
         dtype = torch.promote_types(logits.a.raw.dtype, logits.b.raw.dtype)
         # Both in one dtype, as tensor cores want them, with the numbers of a row side by side.
-        self.a, self.b = (
-            side.raw.detach().to(dtype).contiguous() for side in (logits.a, logits.b)
-        )
+        self.a, self.b = (side.raw.detach().to(dtype).contiguous() for side in (logits.a, logits.b))
         factor_a = logits.scale * _LOG2E
         self.factor_a, self.factor_b = (
             (factor * torch.ones_like(side.raw[:, 0], dtype=logits.scale.dtype))
@@ -179,7 +177,10 @@ class _Launch:
             "PRECISION": "tf32" if dtype == torch.float32 and _allows_tf32() else "ieee",
         }
         device = self.a.device
-        self.hopper = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] in (9, 10)
+        self.hopper = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] in (
+            9,
+            10,
+        )
 
     def sides(self, i: slice, j: slice) -> tuple[Any, ...]:
         """What the kernels know of some rows and some columns."""
