@@ -337,7 +337,7 @@ def test_criterion_streams():
         ({"tile": 2.5}, "tile must be a whole number from 1 on, got 2.5"),
         ({"cache_bytes": -1}, "cache_bytes must be a whole number from 0 on, got -1"),
         ({"cache_bytes": True}, "cache_bytes must be a whole number from 0 on, got True"),
-        ({"impl": "tiles"}, "impl must be one of .*'streaming', got 'tiles'"),
+        ({"impl": "tiles"}, "impl must be one of .*'streaming', 'triton', got 'tiles'"),
     ],
 )
 def test_bad_options_are_named(options, message):

@@ -20,7 +20,9 @@ from torch.nn import functional as F
 
 from mxmclr_plugin.benchmark.lean_dense import lean_dense_loss
 from mxmclr_plugin.losses.functional import multifold_hybrid_loss
+from mxmclr_plugin.losses.implementation import Implementation
 from mxmclr_plugin.losses.streaming import CACHE_BYTES, TILE
+from mxmclr_plugin.losses.triton_tiles import unsuitable
 
 __all__ = ["Contender", "Problem", "contenders"]
 
@@ -82,6 +84,7 @@ def contenders(device: torch.device) -> list[Contender]:
     """All implementations, those that cannot run on ``device`` with the reason."""
     compiler = None if device.type != "cpu" or _has_compiler() else "no C++ compiler"
     no_gpu = None if device.type == "cuda" else "needs a CUDA device"
+    no_triton = no_gpu or unsuitable(device, torch.float32)
     no_inf_cl = no_gpu or (None if _has("inf_cl") else "the package inf_cl is not installed")
     return [
         Contender(
@@ -103,6 +106,14 @@ def contenders(device: torch.device) -> list[Contender]:
         Contender(
             "streaming_cached", "hybrid, tiles kept", "hybrid", _streaming(True), _tiled(True)
         ),
+        Contender(
+            "triton",
+            "hybrid, Triton kernels",
+            "hybrid",
+            _ours("triton"),
+            _tiled(False),
+            unavailable=no_triton,
+        ),
         Contender("auto", "hybrid, as the library chooses", "hybrid", _ours("auto")),
         Contender("dense_hard", "hard only, in full", "hard", _ours("dense", 1.0), _dense, 9),
         Contender("auto_hard", "hard only, as the library chooses", "hard", _ours("auto", 1.0)),
@@ -117,9 +128,7 @@ def contenders(device: torch.device) -> list[Contender]:
     ]
 
 
-def _ours(
-    impl: Literal["auto", "dense"], hard_weight: float | None = None
-) -> Callable[[Problem], LossOf]:
+def _ours(impl: Implementation, hard_weight: float | None = None) -> Callable[[Problem], LossOf]:
     def build(problem: Problem) -> LossOf:
         return lambda a, b: multifold_hybrid_loss(
             a,

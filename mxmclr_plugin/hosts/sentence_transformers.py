@@ -16,7 +16,8 @@ from torch import distributed as torch_dist
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from mxmclr_plugin.losses.criterion import MAX_SCALE, MultifoldHybridCriterion
-from mxmclr_plugin.losses.functional import Implementation, SoftLevel
+from mxmclr_plugin.losses.functional import SoftLevel
+from mxmclr_plugin.losses.implementation import Implementation
 
 __all__ = ["MultifoldHybridSentenceLoss", "TemperatureCallback"]
 

@@ -9,7 +9,8 @@ from pytorch_metric_learning import losses as metric_losses
 
 from mxmclr_plugin.losses.clip import ClipCriterion
 from mxmclr_plugin.losses.criterion import MultifoldHybridCriterion
-from mxmclr_plugin.losses.functional import Implementation, SoftLevel
+from mxmclr_plugin.losses.functional import SoftLevel
+from mxmclr_plugin.losses.implementation import Implementation
 from mxmclr_plugin.losses.labels import LabelCriterion
 from mxmclr_plugin.losses.pairing import PairedCriterion
 from mxmclr_plugin.losses.registry import LOSSES, LossInfo

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch import distributed as torch_dist
 
 from mxmclr_plugin.losses.folds import flatten_folds
-from mxmclr_plugin.losses.functional import Implementation, SoftLevel, multifold_hybrid_loss
+from mxmclr_plugin.losses.functional import SoftLevel, multifold_hybrid_loss
 from mxmclr_plugin.losses.gather import gather_rows
+from mxmclr_plugin.losses.implementation import Implementation
 from mxmclr_plugin.losses.memory_bank import ObservationQueue
 from mxmclr_plugin.losses.validation import check_options
 
@@ -177,6 +178,7 @@ class MultifoldHybridCriterion(nn.Module):
         z0 = _stack_views(z0, "z0")
         z1 = None if z1 is None else _stack_views(z1, "z1")
         ids_given = ids0 is not None or ids1 is not None
+        most = _most_instances(z0, z1, ids0, ids1)
         ids0, ids1 = self._ids(z0, z1, ids0, ids1)
         a, ids_a = flatten_folds(z0, ids0, "z0")
         b, ids_b = (None, None) if z1 is None else flatten_folds(z1, ids1, "z1")
@@ -184,7 +186,10 @@ class MultifoldHybridCriterion(nn.Module):
             a, ids_a = gather_rows(a, ids_a)
             if b is not None and ids_b is not None:
                 b, ids_b = gather_rows(b, ids_b)
+            most = None  # other processes may hold more
         queue = self._queue(a, ids_given) if len(self.memory_bank) else {}
+        if most is not None and queue:
+            most += len(queue["queue"])
         temperature = self._current_temperature()
         loss_of: Callable[..., Any] = partial(
             multifold_hybrid_loss,
@@ -193,6 +198,7 @@ class MultifoldHybridCriterion(nn.Module):
             hard_weight=self.hard_weight,
             soft_level=self.soft_level,
             impl=self.impl,
+            num_instances=most,
             validate=self.validate,
         )
         parts: dict[str, Tensor]
@@ -275,3 +281,20 @@ def _stack_views(z: Tensor | Sequence[Tensor], name: str) -> Tensor:
             f"{', '.join(map(str, sorted(shapes))) or 'an empty list'}"
         )
     return torch.stack(tuple(z), dim=1)
+
+
+def _most_instances(
+    z0: Tensor, z1: Tensor | None, ids0: Tensor | None, ids1: Tensor | None
+) -> int | None:
+    """A bound of the number of instances that follows from shapes, if it is a good one.
+
+    Each entry of (N, fold, D) is one instance, unless each of its observations has its own id.
+    """
+    sides = [(z0, ids0)] if z1 is None else [(z0, ids0), (z1, ids1)]
+    if any(z.ndim == 2 and ids is not None for z, ids in sides):
+        return None
+    if any(ids is not None and ids.ndim != 1 for _, ids in sides):
+        return None
+    lengths = [len(z) for z, _ in sides]
+    # Without ids entry k of both is the same instance.
+    return max(lengths) if ids0 is None and ids1 is None else sum(lengths)

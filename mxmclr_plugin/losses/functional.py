@@ -11,18 +11,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mxmclr_plugin.losses.dense import dense_parts
+from mxmclr_plugin.losses.implementation import Implementation, taken_implementation
 from mxmclr_plugin.losses.instances import Instances
-from mxmclr_plugin.losses.streaming import CACHE_BYTES, TILE, streaming_parts
+from mxmclr_plugin.losses.streaming import CACHE_BYTES, streaming_parts
 from mxmclr_plugin.losses.validation import check_options, check_shapes, check_tiles, check_values
 
-__all__ = ["Implementation", "SoftLevel", "multifold_hybrid_loss"]
+__all__ = ["SoftLevel", "multifold_hybrid_loss"]
 
 SoftLevel = Literal["observation", "instance"]
-Implementation = Literal["auto", "dense", "streaming"]
 Parts = tuple[Tensor | None, Tensor | None]
-
-_STREAMS_FROM = 2**15
-"""Logits from which on tiles are faster; see ``impl`` of :func:`multifold_hybrid_loss`."""
 
 
 @overload
@@ -43,8 +40,9 @@ def multifold_hybrid_loss(
     normalize: bool = ...,
     return_parts: Literal[False] = ...,
     impl: Implementation = ...,
-    tile: int = ...,
+    tile: int | None = ...,
     cache_bytes: int = ...,
+    num_instances: int | None = ...,
     validate: bool = ...,
 ) -> Tensor: ...
 @overload
@@ -65,8 +63,9 @@ def multifold_hybrid_loss(
     normalize: bool = ...,
     return_parts: Literal[True],
     impl: Implementation = ...,
-    tile: int = ...,
+    tile: int | None = ...,
     cache_bytes: int = ...,
+    num_instances: int | None = ...,
     validate: bool = ...,
 ) -> dict[str, Tensor]: ...
 def multifold_hybrid_loss(
@@ -86,8 +85,9 @@ def multifold_hybrid_loss(
     normalize: bool = True,
     return_parts: bool = False,
     impl: Implementation = "auto",
-    tile: int = TILE,
+    tile: int | None = None,
     cache_bytes: int = CACHE_BYTES,
+    num_instances: int | None = None,
     validate: bool = True,
 ) -> Tensor | dict[str, Tensor]:
     r"""Multifold hybrid loss between the observations of two modalities, or within one.
@@ -147,22 +147,28 @@ def multifold_hybrid_loss(
             False they are taken as they come.
         return_parts: Return a dict of ``loss``, ``hard`` and ``soft`` instead of the loss.
         impl: ``"dense"`` holds the whole n_a x n_b matrix. ``"streaming"`` makes it tile by tile,
-            in memory that grows with n_a + n_b; it can be differentiated once. ``"auto"`` takes
-            ``"streaming"`` from 32768 logits on, about 180 rows a side, and ``"dense"`` below and
-            while ``torch.compile`` traces: measured on a CPU at D = 64 and 512, where streaming
-            takes over between 128 and 256 rows.
-        tile: Rows and columns of a tile of ``"streaming"``.
+            in memory that grows with n_a + n_b; it can be differentiated once. ``"triton"`` is the
+            same by Triton kernels: for bfloat16, float16 or float32 rows on a CUDA device.
+            ``"auto"`` takes ``"dense"`` below 32768 logits, about 180 rows a side, and above
+            ``"triton"`` where it can on a CUDA device, else ``"streaming"``, or ``"dense"`` while
+            ``torch.compile`` traces: measured on a CPU at D = 64 and 512, where streaming takes
+            over between 128 and 256 rows.
+        tile: Rows and columns of a tile of ``"streaming"``; None for 512 on a CPU, 4096 elsewhere.
         cache_bytes: Bytes of tiles that ``"streaming"`` may keep for the backward pass. A kept tile
             saves a quarter of its matmuls.
+        num_instances: How many distinct ids there are, or more than that, if you know. On a device
+            it saves a wait, or without ``validate`` the memory of n_a + n_b instances.
         validate: Look at the values of embeddings and ids, not only at their shapes. Costs one
-            wait for the device; does nothing while ``torch.compile`` is tracing.
+            wait for the device, or two if it streams and ``num_instances`` is not given; does
+            nothing while ``torch.compile`` is tracing. Without it nothing waits for the device.
 
     Returns:
         The loss, of shape (), or with ``return_parts`` a dict of the loss and its two parts.
 
     Raises:
-        ValueError: If an argument has a wrong shape, dtype, device or range, and with ``validate``
-            if a row is zero, NaN or infinite or no row of ``a`` has a positive.
+        ValueError: If an argument has a wrong shape, dtype, device or range, or ``impl`` cannot
+            take it, and with ``validate`` if a row is zero, NaN or infinite, no row of ``a`` has a
+            positive, or there are more distinct ids than ``num_instances``.
 
     Examples:
         >>> shapes, captions = torch.randn(4, 32), torch.randn(7, 32)
@@ -171,9 +177,10 @@ def multifold_hybrid_loss(
         >>> loss = multifold_hybrid_loss(shapes, captions, shape_ids, caption_ids)
     """
     check_options(temperature, soft_temperature, hard_weight, soft_level, impl)
-    check_tiles(tile, cache_bytes)
+    check_tiles(tile, cache_bytes, num_instances)
     check_shapes(a, b, ids_a, ids_b, soft_features_a, soft_features_b, queue, queue_ids)
-    if validate and not torch.compiler.is_compiling():
+    validate = validate and not torch.compiler.is_compiling()
+    if validate:
         check_values(
             a,
             b,
@@ -185,6 +192,7 @@ def multifold_hybrid_loss(
             queue_ids,
             temperature=temperature,
             normalize=normalize,
+            num_instances=num_instances,
         )
 
     with torch.autocast(device_type=a.device.type, enabled=False):
@@ -194,9 +202,14 @@ def multifold_hybrid_loss(
         if isinstance(temperature, Tensor):
             temperature = temperature.to(a.device, dtype).reshape(())
         parts_of: Callable[..., Parts]
-        if _streams(impl, a, b, queue):
+        taken = taken_implementation(impl, a, b, queue)
+        if taken != "dense":
             parts_of = partial(
-                streaming_parts, normalize=normalize, tile=tile, cache_bytes=cache_bytes
+                streaming_parts,
+                normalize=normalize,
+                tile=tile,
+                cache_bytes=cache_bytes,
+                triton=taken == "triton",
             )
         else:
             parts_of = dense_parts
@@ -220,6 +233,11 @@ def multifold_hybrid_loss(
             soft_features_b,
             None if queue is None else queue.detach(),
             queue_ids,
+            partial(
+                _instances,
+                num_instances=num_instances,
+                look=validate and num_instances is None and taken != "dense",
+            ),
         )
         loss = torch.zeros((), dtype=dtype, device=ids_a.device)
         # A part of weight 0 stays out of the graph: it may be watched but must not cost a gradient.
@@ -244,13 +262,14 @@ def _parts(
     relation_b: Tensor | None,
     queue: Tensor | None,
     queue_ids: Tensor | None,
+    instances_of: Callable[[Tensor, Tensor], Instances],
 ) -> Parts:
     """Hard and soft part of one modality or two, with or without a queue."""
     columns, ids_columns = (a, ids_a) if b is None or ids_b is None else (b, ids_b)
     if queue is not None and queue_ids is not None:
         columns = torch.cat((columns, queue))
         ids_columns = torch.cat((ids_columns, queue_ids))
-    instances = Instances.from_ids(ids_a, ids_columns)
+    instances = instances_of(ids_a, ids_columns)
     if b is None or ids_b is None:
         # One modality gives one relation: that of the columns, which hold the rows.
         relation = columns if relation_a is None else relation_a
@@ -276,7 +295,7 @@ def _parts(
     backward = parts_of(
         b,
         a,
-        Instances.from_ids(ids_b, ids_a),
+        instances_of(ids_b, ids_a),
         relation_a=b,
         relation_b=a,
         both_directions=False,
@@ -293,16 +312,7 @@ def _rows(embeddings: Tensor, dtype: torch.dtype, normalize: bool) -> Tensor:
     return F.normalize(rows, dim=1) if normalize else rows
 
 
-def _streams(impl: str, a: Tensor, b: Tensor | None, queue: Tensor | None) -> bool:
-    """Whether the loss is computed tile by tile."""
-    # torch.func's transforms differentiate what they trace, which a function with a backward pass
-    # of its own is not.
-    transformed = torch._C._are_functorch_transforms_active()
-    if transformed and impl == "streaming":
-        raise ValueError(
-            "impl='streaming' has no torch.func.grad, vmap or jvp: use impl='dense' under them"
-        )
-    if impl != "auto" or transformed:
-        return impl == "streaming"
-    columns = len(a if b is None else b) + (0 if queue is None else len(queue))
-    return len(a) * columns >= _STREAMS_FROM and not torch.compiler.is_compiling()
+def _instances(ids_a: Tensor, ids_b: Tensor, num_instances: int | None, look: bool) -> Instances:
+    """The instances behind ids, counted if one may ``look`` at them."""
+    instances = Instances.from_ids(ids_a, ids_b, num_instances)
+    return instances.without_unused_slots() if look else instances

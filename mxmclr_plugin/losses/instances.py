@@ -31,19 +31,31 @@ class Instances:
     fold_b: Tensor
 
     @classmethod
-    def from_ids(cls, ids_a: Tensor, ids_b: Tensor) -> Instances:
-        """Numbers the instances behind arbitrary integer ids of shapes (n_a,) and (n_b,)."""
+    def from_ids(cls, ids_a: Tensor, ids_b: Tensor, num_instances: int | None = None) -> Instances:
+        """Numbers the instances behind arbitrary integer ids of shapes (n_a,) and (n_b,).
+
+        Args:
+            ids_a: Shape: (n_a,).
+            ids_b: Shape: (n_b,).
+            num_instances: A bound of the number of distinct ids, if one is known.
+        """
         ordered, order = torch.sort(torch.cat((ids_a, ids_b)))
         slot_of_ordered = F.pad((ordered[1:] != ordered[:-1]).long().cumsum(0), (1, 0))
         slot = torch.empty_like(order).scatter(0, order, slot_of_ordered)
         slot_a, slot_b = slot[: len(ids_a)], slot[len(ids_a) :]
-        empty = torch.zeros_like(slot)
+        empty = torch.zeros_like(slot)[:num_instances]
         return cls(
             slot_a,
             slot_b,
             fold_a=empty.scatter_add(0, slot_a, torch.ones_like(slot_a)),
             fold_b=empty.scatter_add(0, slot_b, torch.ones_like(slot_b)),
         )
+
+    def without_unused_slots(self) -> Instances:
+        """The same with no more slots than there are instances; waits for the device."""
+        # Slots are numbered without a gap, so those in use are the first.
+        used = int(torch.maximum(self.slot_a.max(), self.slot_b.max())) + 1
+        return Instances(self.slot_a, self.slot_b, self.fold_a[:used], self.fold_b[:used])
 
     @property
     def slots(self) -> int:

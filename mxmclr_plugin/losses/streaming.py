@@ -12,13 +12,17 @@ from torch.nn import functional as F
 
 from mxmclr_plugin.losses.instances import Instances, fuse
 from mxmclr_plugin.losses.streaming_autograd import Setting, StreamingParts
+from mxmclr_plugin.losses.streaming_ops import compiled_parts, compiled_soft_part
 from mxmclr_plugin.losses.streaming_targets import InstanceSums, Relation, hard_part, soft_part
 from mxmclr_plugin.losses.tiles import Rows, TileOptions
 
 __all__ = ["CACHE_BYTES", "TILE", "streaming_parts"]
 
 TILE = 512
-"""Rows and columns of a tile: in float32 1 MB, what a core's cache holds."""
+"""Rows and columns of a tile on a CPU: in float32 1 MB, what a core's cache holds."""
+
+DEVICE_TILE = 4096
+"""The same elsewhere: in float32 64 MB, which keeps a device busy for longer than its launch."""
 
 CACHE_BYTES = 64 * 2**20
 """Bytes of tiles kept for the backward pass: in float32 all of 4096 rows against 4096 columns."""
@@ -39,8 +43,9 @@ def streaming_parts(
     both_directions: bool = True,
     leave_out_self: bool = False,
     normalize: bool = False,
-    tile: int = TILE,
+    tile: int | None = None,
     cache_bytes: int = CACHE_BYTES,
+    triton: bool = False,
 ) -> tuple[Tensor | None, Tensor | None]:
     """Hard and soft part as :func:`dense_parts` gives them, one tile of the logits at a time.
 
@@ -69,20 +74,28 @@ def streaming_parts(
         leave_out_self: Whether the first n_a rows of ``b`` are those of ``a``, so that a row must
             not meet itself, as in :func:`dense_parts`.
         normalize: Whether ``a`` and ``b`` are to be scaled to unit length here.
-        tile: Rows and columns of a tile.
+        tile: Rows and columns of a tile; None for what suits the device.
         cache_bytes: Bytes of tiles the forward pass may keep for the backward pass.
+        triton: Whether Triton kernels go through the logits.
 
     Returns:
         The hard and the soft part, each of shape (), or None where it was not asked for.
     """
     dtype = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
-    scale = torch.as_tensor(scale, dtype=dtype, device=a.device)
-    setting = Setting(TileOptions(tile, cache_bytes), both_directions, leave_out_self)
-    # Slots are numbered without a gap, so those in use are the first.
-    slots = int(torch.maximum(instances.slot_a.max(), instances.slot_b.max())) + 1
+    bound = scale if normalize and not isinstance(scale, Tensor) else None
+    if not isinstance(scale, Tensor):
+        # Copied to a device it would be waited for; filled in it is not.
+        scale = torch.full((), scale, dtype=dtype, device=a.device)
+    scale = scale.to(a.device, dtype)
+    if _can_look(instances.slot_a):
+        instances = instances.without_unused_slots()
+    if tile is None:
+        tile = TILE if a.device.type == "cpu" else DEVICE_TILE
+    options = TileOptions(tile, cache_bytes, triton)
+    setting = Setting(options, both_directions, leave_out_self, bound)
     with torch.no_grad():
         side_a, side_b = (
-            _Side.of(Rows.of(rows, dtype, normalize), slot, fold[:slots].to(dtype))
+            _Side.of(Rows.of(rows, dtype, normalize), slot, fold.to(dtype))
             for rows, slot, fold in (
                 (a, instances.slot_a, instances.fold_a),
                 (b, instances.slot_b, instances.fold_b),
@@ -144,27 +157,40 @@ def _relation(sides: Sequence[_Side], soft_temperature: float) -> Relation:
     return Relation(
         features.div_(math.sqrt(soft_temperature)),
         observed.to(features.dtype),
-        complete=bool(observed.all()),
+        # To look is a wait for the device, and dearer there than what it saves.
+        complete=_can_look(observed) and bool(observed.all()),
         bound=1 / soft_temperature,
     )
+
+
+def _can_look(values: Tensor) -> bool:
+    """Whether values can be read without a wait."""
+    return values.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def _fused_sides(a: _Side, b: _Side) -> tuple[_Side, _Side]:
     """Fused features as rows: an instance has one, or none where it was not observed.
 
     Those of A come first in B too, so that a row which must not meet itself finds itself at its own
-    number.
+    number. Where it would be a wait to learn which were observed, every instance has a row, and
+    those not observed are marked as absent.
     """
-    slot_a = (a.fold > 0).nonzero()[:, 0]
-    slot_b = torch.cat((slot_a, (a.fold == 0).nonzero()[:, 0]))
-    slot_b = slot_b[b.fold[slot_b] > 0]
+    present_a = present_b = None
+    if _can_look(a.fold):
+        slot_a = (a.fold > 0).nonzero()[:, 0]
+        slot_b = torch.cat((slot_a, (a.fold == 0).nonzero()[:, 0]))
+        slot_b = slot_b[b.fold[slot_b] > 0]
+    else:
+        slot_a = slot_b = torch.arange(len(a.fold), device=a.fold.device)
+        present_a, present_b = a.fold > 0, b.fold > 0
     sides = []
-    for side, slot in ((a, slot_a), (b, slot_b)):
+    for side, slot, present in ((a, slot_a, present_a), (b, slot_b, present_b)):
         rows = side.rows.raw.to(side.rows.dtype)
         if side.rows.inverse is not None:
             rows = F.normalize(rows, dim=1)
         fused = fuse(rows, side.slot, len(side.fold))[slot]
-        sides.append(_Side.of(Rows(fused, fused.dtype, None), slot, side.fold.clamp(max=1)))
+        rows_of = Rows(fused, fused.dtype, None, present)
+        sides.append(_Side.of(rows_of, slot, side.fold.clamp(max=1)))
     return sides[0], sides[1]
 
 
@@ -179,6 +205,7 @@ def _parts(
     soft: bool,
 ) -> tuple[Tensor | None, Tensor | None]:
     """Both parts of rows against rows."""
+    compiling = torch.compiler.is_compiling()
     rows = (a.rows.raw, b.rows.raw)
     gradient = torch.is_grad_enabled() and any(x.requires_grad for x in (*rows, scale))
     with torch.no_grad():
@@ -193,8 +220,10 @@ def _parts(
         hard_target = hard_part(batch) if hard else None
         soft_target = None
         if soft and relation is not None:
-            soft_target = soft_part(batch, relation, setting.options, gradient)
-    losses = StreamingParts.apply(
+            soft_part_of = compiled_soft_part if compiling else soft_part
+            soft_target = soft_part_of(batch, relation, setting.options, gradient)
+    parts_of = compiled_parts if compiling else StreamingParts.apply
+    losses = parts_of(
         *rows,
         scale,
         a.slot,
@@ -205,5 +234,7 @@ def _parts(
         soft_target,
         setting,
         gradient,
+        a.rows.present,
+        b.rows.present,
     )
     return losses[0] if hard else None, losses[1] if soft else None

@@ -19,7 +19,9 @@ from mxmclr_plugin.losses.tiles import (
     tile_logsumexp,
 )
 
-__all__ = ["Setting", "StreamingParts"]
+__all__ = ["Setting", "StreamingParts", "logits_of", "part_gradients", "part_losses"]
+
+Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
 
 
 @dataclass(frozen=True)
@@ -30,11 +32,13 @@ class Setting:
         options: How the matrix is cut.
         both_directions: Whether rows of B have a loss too.
         leave_out_self: Whether the first rows of B are those of A, which must not meet themselves.
+        bound: Bound of the absolute value of a logit, where it follows from the options.
     """
 
     options: TileOptions
     both_directions: bool
     leave_out_self: bool
+    bound: float | None = None
 
 
 class StreamingParts(torch.autograd.Function):
@@ -58,25 +62,21 @@ class StreamingParts(torch.autograd.Function):
         soft: Part | None,
         setting: Setting,
         gradient: bool,
+        present_a: Tensor | None = None,
+        present_b: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        logits = _logits(a, b, scale, inverse_a, inverse_b, setting)
+        sides = (inverse_a, inverse_b, present_a, present_b)
+        logits = logits_of(a, b, scale, *sides, setting)
         tiled = tile_logsumexp(logits, setting.options, keep=gradient)
-        losses = []
-        for part in (hard, soft):
-            if part is None:
-                losses.append(scale.new_zeros(()))
-                continue
-            normaliser = part.weight_a[slot_a] @ tiled.rows + part.weight_b[slot_b] @ tiled.columns
-            losses.append(normaliser - scale * part.target)
         ctx.set_materialize_grads(False)
         ctx.setting, ctx.shift = setting, tiled.shift
         ctx.save_for_backward(
-            *(a, b, scale, slot_a, slot_b, inverse_a, inverse_b, tiled.rows, tiled.columns),
+            *(a, b, scale, slot_a, slot_b, *sides, tiled.rows, tiled.columns),
             *(hard or _NO_PART),
             *(soft or _NO_PART),
             *tiled.kept,
         )
-        return losses[0], losses[1]
+        return part_losses(tiled, scale, slot_a, slot_b, hard, soft)
 
     @staticmethod
     def backward(ctx: Any, grad_hard: Tensor | None, grad_soft: Tensor | None) -> tuple[Any, ...]:
@@ -86,67 +86,124 @@ class StreamingParts(torch.autograd.Function):
                 "the streaming loss can be differentiated once, but was asked for a gradient with "
                 'create_graph=True; use impl="dense" for gradients of gradients'
             )
-        a, b, scale, slot_a, slot_b, inverse_a, inverse_b, rows, columns, *rest = ctx.saved_tensors
+        a, b, scale, slot_a, slot_b, *rest = ctx.saved_tensors
+        inverse_a, inverse_b, present_a, present_b, rows, columns, *rest = rest
         setting: Setting = ctx.setting
-        wants_a, wants_b, wants_scale = ctx.needs_input_grad[:3]
         size = len(Part._fields)
         parts = [
             (Part(*fields), gradient)
             for fields, gradient in ((rest[:size], grad_hard), (rest[size : 2 * size], grad_soft))
             if gradient is not None and fields[0] is not None
         ]
-        if not parts:
-            return (None,) * 11
-        tiled = Tiled(rows, columns, ctx.shift, rest[2 * size :])
-        logits = _logits(a, b, scale, inverse_a, inverse_b, setting)
-        grad_a = torch.empty_like(a) if wants_a else None
-        grad_b = torch.zeros(b.shape, dtype=scale.dtype, device=b.device) if wants_b else None
-        pull = _pull(parts, "a", logits.b, slot_b).mul_(scale)
-        alone = None
-        if setting.leave_out_self:
-            products = (g * part.alone for part, g in parts if part.alone is not None)
-            alone = _total(products)[slot_a] * scale
-        along = torch.zeros_like(scale)
-        for i, rows_a, gradient in tile_gradients(
-            logits,
-            tiled,
-            _total(g * part.weight_a for part, g in parts)[slot_a],
-            _total(g * part.weight_b for part, g in parts)[slot_b],
-            grad_b,
-            setting.options,
-        ):
-            gradient -= pull[slot_a[i]]
-            if alone is not None:
-                gradient.addcmul_(alone[i, None], logits.b.strip(i))
-                if grad_b is not None:
-                    grad_b[i].addcmul_(alone[i, None], rows_a)
-            if wants_scale:
-                along += torch.linalg.vecdot(rows_a, gradient).sum()
-            if grad_a is not None:
-                grad_a[i] = logits.a.back_to_raw(i, rows_a, gradient)
-        del pull
-        if grad_b is not None:
-            pull = _pull(parts, "b", logits.a, slot_a).mul_(scale)
-            for j in setting.options.spans(len(b)):
-                gradient = grad_b[j].sub_(pull[slot_b[j]])
-                logits.b.back_to_raw(j, logits.b.strip(j), gradient)
-            grad_b = grad_b.to(b.dtype)
-        # The loss knows the scale only as a factor of the rows of A.
-        grad_scale = along / scale if wants_scale else None
-        return grad_a, grad_b, grad_scale, *(None,) * 8
+        gradients = part_gradients(
+            logits_of(a, b, scale, inverse_a, inverse_b, present_a, present_b, setting),
+            Tiled(rows, columns, ctx.shift, rest[2 * size :]),
+            slot_a,
+            slot_b,
+            parts,
+            setting,
+            ctx.needs_input_grad[:3],
+        )
+        return *gradients, *(None,) * 10
 
 
-def _logits(
+def part_losses(
+    tiled: Tiled,
+    scale: Tensor,
+    slot_a: Tensor,
+    slot_b: Tensor,
+    hard: Part | None,
+    soft: Part | None,
+) -> tuple[Tensor, Tensor]:
+    """Both parts, 0 for one that is None. Shape: (), ()."""
+    losses = []
+    for part in (hard, soft):
+        if part is None:
+            losses.append(scale.new_zeros(()))
+            continue
+        normaliser = part.weight_a[slot_a] @ tiled.rows + part.weight_b[slot_b] @ tiled.columns
+        losses.append(normaliser - scale * part.target)
+    return losses[0], losses[1]
+
+
+def part_gradients(
+    logits: Logits,
+    tiled: Tiled,
+    slot_a: Tensor,
+    slot_b: Tensor,
+    parts: Sequence[tuple[Part, Tensor]],
+    setting: Setting,
+    wanted: Sequence[bool],
+) -> Gradients:
+    """Gradient of the weighted sum of the parts by raw rows and scale, None where unwanted.
+
+    Args:
+        logits: The matrix.
+        tiled: What the forward pass left of it.
+        slot_a: Slot of each row of A. Shape: (n_a,).
+        slot_b: Slot of each row of B. Shape: (n_b,).
+        parts: Parts, and the weight of each of shape ().
+        setting: What both parts share.
+        wanted: Whether the gradients by A, B and scale are wanted.
+    """
+    if not parts:
+        return None, None, None
+    a, b, scale = logits.a.raw, logits.b.raw, logits.scale
+    wants_a, wants_b, wants_scale = wanted
+    grad_a = torch.empty_like(a) if wants_a else None
+    grad_b = torch.zeros(b.shape, dtype=scale.dtype, device=b.device) if wants_b else None
+    pull = _pull(parts, "a", logits.b, slot_b).mul_(scale)
+    alone = None
+    if setting.leave_out_self:
+        products = (g * part.alone for part, g in parts if part.alone is not None)
+        alone = _total(products)[slot_a] * scale
+    along = torch.zeros_like(scale)
+    for i, rows_a, gradient in tile_gradients(
+        logits,
+        tiled,
+        _total(g * part.weight_a for part, g in parts)[slot_a],
+        _total(g * part.weight_b for part, g in parts)[slot_b],
+        grad_b,
+        setting.options,
+    ):
+        gradient -= pull[slot_a[i]]
+        if alone is not None:
+            gradient.addcmul_(alone[i, None], logits.b.strip(i))
+            if grad_b is not None:
+                grad_b[i].addcmul_(alone[i, None], rows_a)
+        if wants_scale:
+            along += torch.linalg.vecdot(rows_a, gradient).sum()
+        if grad_a is not None:
+            grad_a[i] = logits.a.back_to_raw(i, rows_a, gradient)
+    del pull
+    if grad_b is not None:
+        pull = _pull(parts, "b", logits.a, slot_a).mul_(scale)
+        for j in setting.options.spans(len(b)):
+            gradient = grad_b[j].sub_(pull[slot_b[j]])
+            logits.b.back_to_raw(j, logits.b.strip(j), gradient)
+        grad_b = grad_b.to(b.dtype)
+    # The loss knows the scale only as a factor of the rows of A.
+    return grad_a, grad_b, along / scale if wants_scale else None
+
+
+def logits_of(
     a: Tensor,
     b: Tensor,
     scale: Tensor,
     inverse_a: Tensor | None,
     inverse_b: Tensor | None,
+    present_a: Tensor | None,
+    present_b: Tensor | None,
     setting: Setting,
 ) -> Logits:
+    """The matrix that the arguments of :class:`StreamingParts` describe."""
     dtype = scale.dtype
     return Logits(
-        Rows(a, dtype, inverse_a), Rows(b, dtype, inverse_b), scale, setting.leave_out_self
+        Rows(a, dtype, inverse_a, present_a),
+        Rows(b, dtype, inverse_b, present_b),
+        scale,
+        setting.leave_out_self,
+        setting.bound,
     )
 
 

@@ -19,10 +19,13 @@ class TileOptions:
         tile: Rows and columns of a tile.
         cache_bytes: How many bytes of tiles the forward pass may keep for the backward pass. A kept
             tile saves one of four matmuls.
+        triton: Whether Triton kernels go through the matrix of logits; they cut it in their own way
+            and keep nothing.
     """
 
     tile: int
     cache_bytes: int
+    triton: bool = False
 
     def spans(self, rows: int, start: int = 0) -> Iterator[slice]:
         """Cuts ``rows`` rows from ``start`` on into tiles."""
@@ -38,11 +41,13 @@ class Rows:
         raw: The rows as they were given, of any floating dtype. Shape: (n, D).
         dtype: Dtype to compute in.
         inverse: 1 / norm of each, if the rows are to be unit rows. Shape: (n, 1).
+        present: Whether the matrix has an entry with the row at all; None if all do. Shape: (n,).
     """
 
     raw: Tensor
     dtype: torch.dtype
     inverse: Tensor | None
+    present: Tensor | None = None
 
     @classmethod
     def of(cls, raw: Tensor, dtype: torch.dtype, normalize: bool) -> Rows:
@@ -76,9 +81,13 @@ class Rows:
 
     def sums(self, slot: Tensor, slots: int) -> Tensor:
         """Sum of the rows of each slot. Shape: (slots, D)."""
+        if torch.compiler.is_compiling():
+            from mxmclr_plugin.losses.streaming_ops import compiled_sums
+
+            return compiled_sums(self, slot, slots)
         width = self.raw.shape[1]
         total = torch.zeros(slots, width, dtype=self.dtype, device=self.raw.device)
-        options = TileOptions(max(1, 2**18 // width), 0)
+        options = self._chunks()
         buffer = total.new_empty(min(options.tile, len(self)), width)
         for span in options.spans(len(self)):
             total.index_add_(0, slot[span], self.strip(span, buffer))
@@ -86,11 +95,20 @@ class Rows:
 
     def products(self, others: Rows, slot: Tensor, slots: int) -> Tensor:
         """Sums by slot of the product of each row with the same row of others. Shape: (slots,)."""
+        if torch.compiler.is_compiling():
+            from mxmclr_plugin.losses.streaming_ops import compiled_products
+
+            return compiled_products(self, others, slot, slots)
         total = torch.zeros(slots, dtype=self.dtype, device=self.raw.device)
-        for span in TileOptions(max(1, 2**18 // self.raw.shape[1]), 0).spans(len(self)):
+        for span in self._chunks().spans(len(self)):
             products = torch.linalg.vecdot(self.strip(span), others.strip(span))
             total.index_add_(0, slot[span], products)
         return total
+
+    def _chunks(self) -> TileOptions:
+        """As many rows as a core's cache holds, or as keep another device busy."""
+        numbers = 2**18 if self.raw.device.type == "cpu" else 2**24
+        return TileOptions(max(1, numbers // self.raw.shape[1]), 0)
 
     def back_to_raw(self, span: slice, rows: Tensor, gradient: Tensor) -> Tensor:
         """Gradient of the raw rows of a span; overwrites ``gradient``, that of ``rows``."""
@@ -110,15 +128,19 @@ class Logits:
         b: Columns. Shape: (n_b, D).
         scale: Shape: ().
         leave_out_self: Whether S_uu is -inf: the first n_a rows of ``b`` are those of ``a``.
+        known_bound: Bound of the absolute value of a logit, where it follows from the options.
     """
 
     a: Rows
     b: Rows
     scale: Tensor
     leave_out_self: bool
+    known_bound: float | None = None
 
-    def bound(self) -> float:
-        """Bound of the absolute value of a logit; waits for the device."""
+    def bound(self) -> float | None:
+        """Bound of the absolute value of a logit, if it is known without a wait for a device."""
+        if self.known_bound is not None or self.scale.device.type != "cpu":
+            return self.known_bound
         bound = self.scale
         for rows in (self.a, self.b):
             if rows.inverse is None:
@@ -130,6 +152,10 @@ class Logits:
         tile = torch.mm(scaled, columns.T, out=out)
         if self.leave_out_self and i.start == j.start:
             tile.diagonal().fill_(-torch.inf)
+        if self.a.present is not None:
+            tile.masked_fill_(~self.a.present[i, None], -torch.inf)
+        if self.b.present is not None:
+            tile.masked_fill_(~self.b.present[None, j], -torch.inf)
         return tile
 
 
@@ -162,17 +188,24 @@ def tile_logsumexp(logits: Logits, options: TileOptions, keep: bool) -> Tiled:
     One exp an element serves both where a constant shift will do. As |S| is bounded, it takes no
     shift while the bound is small; above, the greatest exponent is brought down to what exp can
     take, and if a row or column is so far from the bound that it vanishes, the pass is repeated
-    with running maxima.
+    with running maxima. Whether one vanished can be read at once only where the numbers are in the
+    CPU's memory; elsewhere there is no shift but 0.
 
     Args:
         logits: The matrix.
         options: How to cut, and what to keep.
         keep: Whether to keep tiles at all.
     """
+    if options.triton:
+        from mxmclr_plugin.losses import triton_tiles
+
+        rows, columns = triton_tiles.logsumexp(logits)
+        return _tiled(logits, rows, columns, None, [])
     bound, dtype = logits.bound(), logits.scale.dtype
     room = headroom(dtype)
     # Twice the room and a half: in float32 a temperature of 0.0067.
-    if bound <= 2.5 * room:
+    most = 2.5 * room if logits.scale.device.type == "cpu" else room
+    if bound is not None and bound <= most:
         shift = max(0.0, bound - room)
         rows, columns, kept = _sums(logits, shift, options, keep)
         if shift == 0 or (_is_ample(rows) and _is_ample(columns)):
@@ -208,6 +241,13 @@ def tile_gradients(
         Span, rows and gradient of each strip of ``a``, good until the next; the gradient may be
         overwritten.
     """
+    if options.triton:
+        from mxmclr_plugin.losses import triton_tiles
+
+        yield from triton_tiles.gradients(
+            logits, tiled.rows, tiled.columns, weight_rows, weight_columns, grad_b
+        )
+        return
     a, b, shift = logits.a, logits.b, tiled.shift
     # Rows of both sides meet the gradient times scale: cheapest where it is one number a row.
     weight_rows, weight_columns = weight_rows * logits.scale, weight_columns * logits.scale
@@ -319,7 +359,7 @@ def _is_ample(sums: Tensor) -> bool:
 def _tiled(
     logits: Logits, rows: Tensor, columns: Tensor, shift: float | None, kept: list[Tensor]
 ) -> Tiled:
-    if logits.leave_out_self:
+    if logits.leave_out_self or logits.a.present is not None or logits.b.present is not None:
         # A row of which nothing is left has no weight, but must not bring NaN.
         for logsumexp in (rows, columns):
             logsumexp.masked_fill_(logsumexp == -torch.inf, 0.0)

@@ -17,7 +17,7 @@ __all__ = [
 ]
 
 _SOFT_LEVELS = ("observation", "instance")
-_IMPLEMENTATIONS = ("auto", "dense", "streaming")
+_IMPLEMENTATIONS = ("auto", "dense", "streaming", "triton")
 
 
 def check_positive(name: str, value: float) -> None:
@@ -61,13 +61,20 @@ def check_options(
             raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, got {value!r}")
 
 
-def check_tiles(tile: int, cache_bytes: int) -> None:
+def check_tiles(tile: int | None, cache_bytes: int, num_instances: int | None = None) -> None:
     """Checks how a matrix is to be cut.
 
     Raises:
-        ValueError: If a tile would hold nothing or the cache less than nothing.
+        ValueError: If a tile would hold nothing, the cache less than nothing, or no instance is
+            there.
     """
-    for name, value, least in (("tile", tile, 1), ("cache_bytes", cache_bytes, 0)):
+    for name, value, least in (
+        ("tile", tile, 1),
+        ("cache_bytes", cache_bytes, 0),
+        ("num_instances", num_instances, 1),
+    ):
+        if value is None and name != "cache_bytes":
+            continue
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise ValueError(f"{name} must be a whole number from {least} on, got {value!r}")
 
@@ -144,13 +151,15 @@ def check_values(
     *,
     temperature: float | Tensor = 1.0,
     normalize: bool = True,
+    num_instances: int | None = None,
 ) -> None:
     """Checks the values of tensors, with one wait for the device if all is well.
 
     Raises:
         ValueError: If a row is NaN, infinite or (where it is to be normalised) zero, if no row
             of ``a`` has a positive in ``b`` or ``queue`` (with ``b=None``: no two rows of ``a``
-            and ``queue`` share an id), or if a temperature given as a tensor is not positive.
+            and ``queue`` share an id), if a temperature given as a tensor is not positive, or if
+            there are more distinct ids than ``num_instances``.
     """
     rows = [
         (name, matrix, zero_is_bad)
@@ -168,7 +177,16 @@ def check_values(
     all_is_well = has_positive & ~torch.stack([is_bad.any() for is_bad in bad]).any()
     if isinstance(temperature, Tensor):
         all_is_well = all_is_well & (temperature > 0).all().to(all_is_well.device)
+    instances = None
+    if num_instances is not None:
+        instances = _count(ids_a, ids_b, queue_ids)
+        all_is_well = all_is_well & (instances <= num_instances)
     if not all_is_well:
+        if instances is not None and num_instances is not None and instances > num_instances:
+            raise ValueError(
+                f"num_instances is {num_instances}, but there are {int(instances)} distinct ids; "
+                "give as many or more, or None"
+            )
         if isinstance(temperature, Tensor):
             check_positive("temperature", temperature.item())
         for (name, tensor, _), is_bad in zip(rows, bad, strict=True):
@@ -193,6 +211,12 @@ def _has_positive(ids_a: Tensor, ids_b: Tensor | None, queue_ids: Tensor | None)
         ordered = ids_a.sort().values
         found.append((ordered[1:] == ordered[:-1]).any())
     return torch.stack(found).any()
+
+
+def _count(*ids: Tensor | None) -> Tensor:
+    """Number of distinct ids. Shape: ()."""
+    ordered = torch.cat([x for x in ids if x is not None]).sort().values
+    return (ordered[1:] != ordered[:-1]).sum() + 1
 
 
 def _check_matrix(name: str, matrix: Tensor) -> None:

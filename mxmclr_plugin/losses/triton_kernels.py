@@ -1,0 +1,329 @@
+"""Triton kernels of the streaming loss: logsumexp, gradient weights, and their product.
+
+The matrix is S = factor_a * factor_b * a b^T, in units of log2: the rows are read as they were
+given, and scale, unit length and log2(e) are factors in float32 of what the tensor cores return.
+No kernel uses atomics, so equal input gives equal output.
+
+INTERPRETED is for Triton's interpreter, which multiplies bfloat16 as integers and cuts it off where
+a device rounds: there products are of float32, and rounding is done by hand.
+"""
+
+# ruff: noqa: ARG001 - size_class is for the tuner alone
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+__all__ = ["ROOM", "logsumexp_kernel", "product_kernel", "weights_kernel"]
+
+ROOM = 64.0
+"""Bound of log2 of a term up to which it is summed as it is.
+
+Sums of 2^20 terms stay under 2^84, and weights over such a sum above 2^-110: both are float32's.
+"""
+
+_ROOM = tl.constexpr(ROOM)
+_LOG2E = tl.constexpr(1.4426950408889634)
+_LN2 = tl.constexpr(0.6931471805599453)
+
+
+@triton.jit
+def _logits(
+    a: tl.tensor,
+    b: tl.tensor,
+    factor_a: tl.tensor,
+    factor_b: tl.tensor,
+    present_a: tl.tensor,
+    present_b: tl.tensor,
+    first_row: tl.tensor,
+    first_column: tl.tensor,
+    n_a: tl.tensor,
+    n_b: tl.tensor,
+    width: tl.tensor,
+    stride_a: tl.tensor,
+    stride_b: tl.tensor,
+    diagonal: tl.tensor,
+    LEAVE_OUT_SELF: tl.constexpr,
+    PRECISION: tl.constexpr,
+    EVEN_K: tl.constexpr,
+    INTERPRETED: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+) -> tl.tensor:
+    """A tile of S, -inf where there is no entry. Column - row of an entry left out: diagonal."""
+    # Only the first row of a tile can lie further than 32 bits can say, and 64 take registers.
+    # Rows past the end are read from the last one: masks are cheaper after the product than in it.
+    k = tl.arange(0, BLOCK_K)
+    m = tl.arange(0, BLOCK_M)
+    n = tl.arange(0, BLOCK_N)
+    at_a = a + first_row.to(tl.int64) * stride_a
+    at_b = b + first_column.to(tl.int64) * stride_b
+    at_a = at_a + tl.minimum(m, n_a - 1 - first_row)[:, None] * stride_a + k[None, :]
+    at_b = at_b + tl.minimum(n, n_b - 1 - first_column)[None, :] * stride_b + k[:, None]
+    products = tl.zeros([BLOCK_M, BLOCK_N], dtype=tl.float32)
+    for first in range(0, width, BLOCK_K):
+        if EVEN_K:
+            left = tl.load(at_a)
+            right = tl.load(at_b)
+        else:
+            left = tl.load(at_a, mask=(k < width - first)[None, :], other=0.0)
+            right = tl.load(at_b, mask=(k < width - first)[:, None], other=0.0)
+        if INTERPRETED:
+            left = left.to(tl.float32)
+            right = right.to(tl.float32)
+        products = tl.dot(left, right, products, input_precision=PRECISION)
+        at_a += BLOCK_K
+        at_b += BLOCK_K
+    rows = first_row + m
+    columns = first_column + n
+    row_is = rows < n_a
+    column_is = columns < n_b
+    along_a = tl.load(factor_a + rows, mask=row_is, other=0.0)
+    along_b = tl.load(factor_b + columns, mask=column_is, other=0.0)
+    if present_a is not None:
+        row_is = row_is & (tl.load(present_a + rows, mask=row_is, other=0) != 0)
+    if present_b is not None:
+        column_is = column_is & (tl.load(present_b + columns, mask=column_is, other=0) != 0)
+    entry_is = row_is[:, None] & column_is[None, :]
+    if LEAVE_OUT_SELF:
+        entry_is = entry_is & (columns[None, :] - rows[:, None] != diagonal)
+    return tl.where(entry_is, products * along_a[:, None] * along_b[None, :], float("-inf"))
+
+
+@triton.jit(do_not_specialize=["n_a", "span", "diagonal", "size_class"])
+def logsumexp_kernel(
+    a: tl.tensor,
+    b: tl.tensor,
+    factor_a: tl.tensor,
+    factor_b: tl.tensor,
+    present_a: tl.tensor,
+    present_b: tl.tensor,
+    bound: tl.tensor,
+    by_row: tl.tensor,
+    by_column: tl.tensor,
+    n_a: tl.tensor,
+    n_b: tl.tensor,
+    width: tl.tensor,
+    stride_a: tl.tensor,
+    stride_b: tl.tensor,
+    span: tl.tensor,
+    diagonal: tl.tensor,
+    size_class: tl.tensor,
+    LEAVE_OUT_SELF: tl.constexpr,
+    PRECISION: tl.constexpr,
+    EVEN_K: tl.constexpr,
+    INTERPRETED: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+) -> None:
+    """Logsumexp of BLOCK_M rows over ``span`` columns, and of these columns over the rows.
+
+    Program (i, j) walks the columns from ``j * span`` on with the strip i of rows. Natural
+    logarithms go to ``by_row`` (spans, n_a) and ``by_column`` (strips, n_b).
+    """
+    strip = tl.program_id(0)
+    part = tl.program_id(1)
+    rows = strip * BLOCK_M + tl.arange(0, BLOCK_M)
+    plain = tl.load(bound) <= _ROOM
+    zero = tl.zeros([BLOCK_M], dtype=tl.float32)
+    greatest = tl.where(plain, zero, float("-inf"))
+    total = zero
+    start = part * span
+    for step in range(0, tl.cdiv(tl.minimum(span, n_b - start), BLOCK_N)):
+        first = start + step * BLOCK_N
+        columns = first + tl.arange(0, BLOCK_N)
+        tile = _logits(
+            a,
+            b,
+            factor_a,
+            factor_b,
+            present_a,
+            present_b,
+            strip * BLOCK_M,
+            first,
+            n_a,
+            n_b,
+            width,
+            stride_a,
+            stride_b,
+            diagonal,
+            LEAVE_OUT_SELF,
+            PRECISION,
+            EVEN_K,
+            INTERPRETED,
+            BLOCK_M,
+            BLOCK_N,
+            BLOCK_K,
+        )
+        if plain:
+            # One exp serves rows and columns.
+            terms = tl.exp2(tile)
+            total += tl.sum(terms, axis=1)
+            column = tl.log2(tl.sum(terms, axis=0))
+        else:
+            # Of -inf alone the maximum is -inf, and -inf - -inf is NaN: 0 stands in for it.
+            higher = tl.maximum(greatest, tl.max(tile, axis=1))
+            shift = tl.where(higher == float("-inf"), 0.0, higher)
+            total = total * tl.exp2(greatest - shift)
+            total += tl.sum(tl.exp2(tile - shift[:, None]), axis=1)
+            greatest = higher
+            highest = tl.max(tile, axis=0)
+            highest = tl.where(highest == float("-inf"), 0.0, highest)
+            column = highest + tl.log2(tl.sum(tl.exp2(tile - highest[None, :]), axis=0))
+        at = by_column + strip.to(tl.int64) * n_b + columns
+        tl.store(at, column * _LN2, mask=columns < n_b)
+    at_row = by_row + part.to(tl.int64) * n_a + rows
+    tl.store(at_row, (greatest + tl.log2(total)) * _LN2, mask=rows < n_a)
+
+
+@triton.jit(do_not_specialize=["n_a", "diagonal", "size_class"])
+def weights_kernel(
+    a: tl.tensor,
+    b: tl.tensor,
+    factor_a: tl.tensor,
+    factor_b: tl.tensor,
+    present_a: tl.tensor,
+    present_b: tl.tensor,
+    bound: tl.tensor,
+    logsumexp_a: tl.tensor,
+    logsumexp_b: tl.tensor,
+    weight_a: tl.tensor,
+    weight_b: tl.tensor,
+    inverse_a: tl.tensor,
+    inverse_b: tl.tensor,
+    out: tl.tensor,
+    n_a: tl.tensor,
+    n_b: tl.tensor,
+    width: tl.tensor,
+    stride_a: tl.tensor,
+    stride_b: tl.tensor,
+    stride_out: tl.tensor,
+    diagonal: tl.tensor,
+    size_class: tl.tensor,
+    LEAVE_OUT_SELF: tl.constexpr,
+    PRECISION: tl.constexpr,
+    EVEN_K: tl.constexpr,
+    INTERPRETED: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    GROUP: tl.constexpr,
+) -> None:
+    """Gradient of the weighted logsumexp by S, times both ``inverse``. Shape: (n_a, n_b)."""
+    # Programs that run at the same time share rows and columns: GROUP strips side by side.
+    program = tl.program_id(0)
+    strips = tl.cdiv(n_a, BLOCK_M)
+    in_group = GROUP * tl.cdiv(n_b, BLOCK_N)
+    first_strip = program // in_group * GROUP
+    height = tl.minimum(strips - first_strip, GROUP)
+    strip = first_strip + program % in_group % height
+    first_row = strip * BLOCK_M
+    first_column = program % in_group // height * BLOCK_N
+    tile = _logits(
+        a,
+        b,
+        factor_a,
+        factor_b,
+        present_a,
+        present_b,
+        first_row,
+        first_column,
+        n_a,
+        n_b,
+        width,
+        stride_a,
+        stride_b,
+        diagonal,
+        LEAVE_OUT_SELF,
+        PRECISION,
+        EVEN_K,
+        INTERPRETED,
+        BLOCK_M,
+        BLOCK_N,
+        BLOCK_K,
+    )
+    m = tl.arange(0, BLOCK_M)
+    n = tl.arange(0, BLOCK_N)
+    rows = first_row + m
+    columns = first_column + n
+    row_is = rows < n_a
+    column_is = columns < n_b
+    less_a = tl.load(logsumexp_a + rows, mask=row_is, other=0.0) * _LOG2E
+    less_b = tl.load(logsumexp_b + columns, mask=column_is, other=0.0) * _LOG2E
+    for_a = tl.load(weight_a + rows, mask=row_is, other=0.0)
+    for_b = tl.load(weight_b + columns, mask=column_is, other=0.0)
+    along_a = tl.load(inverse_a + rows, mask=row_is, other=0.0)
+    along_b = tl.load(inverse_b + columns, mask=column_is, other=0.0)
+    if tl.load(bound) <= _ROOM:
+        both = (for_a * tl.exp2(-less_a))[:, None] + (for_b * tl.exp2(-less_b))[None, :]
+        gradient = tl.exp2(tile) * both
+    else:
+        gradient = for_a[:, None] * tl.exp2(tile - less_a[:, None])
+        gradient += for_b[None, :] * tl.exp2(tile - less_b[None, :])
+    gradient = gradient * along_a[:, None] * along_b[None, :]
+    at = out + first_row.to(tl.int64) * stride_out + first_column
+    at = at + m[:, None] * stride_out + n[None, :]
+    if INTERPRETED and out.dtype.element_ty == tl.bfloat16:
+        bits = gradient.to(tl.int32, bitcast=True)
+        gradient = (bits + 0x7FFF + ((bits >> 16) & 1)).to(tl.float32, bitcast=True)
+    tl.store(at, gradient.to(out.dtype.element_ty), mask=row_is[:, None] & column_is[None, :])
+
+
+@triton.jit(do_not_specialize=["size_class"])
+def product_kernel(
+    left: tl.tensor,
+    right: tl.tensor,
+    factor: tl.tensor,
+    out: tl.tensor,
+    m: tl.tensor,
+    n: tl.tensor,
+    k: tl.tensor,
+    stride_left_m: tl.tensor,
+    stride_left_k: tl.tensor,
+    stride_right: tl.tensor,
+    stride_out: tl.tensor,
+    size_class: tl.tensor,
+    EVEN_K: tl.constexpr,
+    INTERPRETED: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+) -> None:
+    """Adds factor[:, None] * (left @ right) to ``out``, all sums in float32. Shape: (m, n)."""
+    # The n tiles of the same rows run side by side and read ``left`` once.
+    tiles = tl.cdiv(n, BLOCK_N)
+    first_row = tl.program_id(0) // tiles * BLOCK_M
+    first_column = tl.program_id(0) % tiles * BLOCK_N
+    in_tile = tl.arange(0, BLOCK_M)
+    rows = first_row + in_tile
+    columns = first_column + tl.arange(0, BLOCK_N)
+    row_is = rows < m
+    column_is = columns < n
+    inner = tl.arange(0, BLOCK_K)
+    at_left = left + first_row.to(tl.int64) * stride_left_m
+    at_left = at_left + in_tile[:, None] * stride_left_m + inner[None, :] * stride_left_k
+    at_right = right + inner[:, None] * stride_right + columns[None, :]
+    products = tl.zeros([BLOCK_M, BLOCK_N], dtype=tl.float32)
+    for first in range(0, k, BLOCK_K):
+        if EVEN_K:
+            x = tl.load(at_left, mask=row_is[:, None], other=0.0)
+            y = tl.load(at_right, mask=column_is[None, :], other=0.0)
+        else:
+            inner_is = inner < k - first
+            x = tl.load(at_left, mask=row_is[:, None] & inner_is[None, :], other=0.0)
+            y = tl.load(at_right, mask=inner_is[:, None] & column_is[None, :], other=0.0)
+        if INTERPRETED:
+            x = x.to(tl.float32)
+            y = y.to(tl.float32)
+        products = tl.dot(x, y, products)
+        at_left += BLOCK_K * stride_left_k
+        at_right += BLOCK_K * stride_right
+    along = tl.load(factor + rows, mask=row_is, other=0.0)
+    at = out + first_row.to(tl.int64) * stride_out
+    at = at + in_tile[:, None] * stride_out + columns[None, :]
+    entry_is = row_is[:, None] & column_is[None, :]
+    before = tl.load(at, mask=entry_is, other=0.0)
+    tl.store(at, before + along[:, None] * products, mask=entry_is)
