@@ -20,7 +20,13 @@ from mxmclr_plugin.hosts.metric_learning_rows import (
     soft_losses,
     soft_losses_between_instances,
 )
+from mxmclr_plugin.hosts.metric_learning_streaming import (
+    needs_rows,
+    one_instance,
+    streamed_sub_losses,
+)
 from mxmclr_plugin.losses.functional import SoftLevel
+from mxmclr_plugin.losses.implementation import Implementation, taken_implementation
 from mxmclr_plugin.losses.validation import check_options
 
 __all__ = ["MultifoldHybridLoss"]
@@ -96,6 +102,11 @@ class MultifoldHybridLoss(BaseMetricLossFunction):  # type: ignore[misc]
         symmetric: Whether a cross-modal loss without ``indices_tuple`` is the mean of both
             directions. Otherwise ``embeddings`` are the only anchors. An ``embedding_regularizer``
             sees the anchors of each direction.
+        impl: Which implementation computes the loss, as in
+            :func:`mxmclr_plugin.multifold_hybrid_loss`. Only ``"dense"`` knows pairs and the losses
+            of single rows, so ``"auto"`` takes it for a call with ``indices_tuple``, another
+            distance than cosine similarity, another reducer than the mean, a regulariser, or
+            ``collect_stats``.
         **kwargs: ``distance`` (default ``CosineSimilarity()``), ``reducer``,
             ``embedding_regularizer``, ``embedding_reg_weight`` and ``collect_stats``, as in every
             loss of that library.
@@ -129,9 +140,10 @@ class MultifoldHybridLoss(BaseMetricLossFunction):  # type: ignore[misc]
         soft_level: SoftLevel = "observation",
         symmetric: bool = True,
         instances_from: InstancesFrom = "pairs",
+        impl: Implementation = "auto",
         **kwargs: Any,
     ) -> None:
-        check_options(temperature, soft_temperature, hard_weight, soft_level, "auto")
+        check_options(temperature, soft_temperature, hard_weight, soft_level, impl)
         if instances_from not in ("pairs", "labels"):
             raise ValueError(f"instances_from must be 'pairs' or 'labels', got {instances_from!r}")
         super().__init__(**kwargs)
@@ -141,6 +153,7 @@ class MultifoldHybridLoss(BaseMetricLossFunction):  # type: ignore[misc]
         self.soft_level: SoftLevel = soft_level
         self.symmetric = symmetric
         self.instances_from: InstancesFrom = instances_from
+        self.impl: Implementation = impl
         self.add_to_recordable_attributes(
             list_of_names=["temperature", "soft_temperature", "hard_weight"], is_stat=False
         )
@@ -200,7 +213,18 @@ class MultifoldHybridLoss(BaseMetricLossFunction):  # type: ignore[misc]
             directions = [(*anchors, indices_tuple, *references)]
             if self.symmetric and not uni_modal and indices_tuple is None:
                 directions.append((*references, None, *anchors))
-            results = [self._direction(*direction, len(directions)) for direction in directions]
+            taken = self._taken(*directions[0])
+            if taken == "dense":
+                results = [self._direction(*direction, len(directions)) for direction in directions]
+            else:
+                sub_losses = streamed_sub_losses(
+                    self,
+                    *anchors,
+                    *references,
+                    both_directions=len(directions) == 2,
+                    triton=taken == "triton",
+                )
+                results = [self.reducer(sub_losses, *anchors)]
         if isinstance(self.reducer, DoNothingReducer):
             return _merged(results)
         loss = sum(results) / len(results)
@@ -247,6 +271,29 @@ class MultifoldHybridLoss(BaseMetricLossFunction):  # type: ignore[misc]
 
     def _sub_loss_names(self) -> list[str]:
         return ["hard", "soft"]
+
+    def _taken(
+        self,
+        embeddings: Tensor,
+        labels: Tensor | None,
+        indices_tuple: Sequence[Tensor] | None,
+        ref_emb: Tensor,
+        ref_labels: Tensor | None,
+    ) -> str:
+        """The implementation of a call."""
+        needs = "indices_tuple" if indices_tuple is not None else needs_rows(self)
+        if needs is not None:
+            if self.impl not in ("auto", "dense"):
+                raise ValueError(
+                    f"impl={self.impl!r} knows no pairs and no losses of single rows, which "
+                    f"{needs} asks for; use impl='auto'"
+                )
+            return "dense"
+        # Without labels, and without a negative pair, it is for the dense one to say what is wrong.
+        if labels is None or ref_labels is None or self.impl == "dense":
+            return "dense"
+        taken = taken_implementation(self.impl, embeddings, ref_emb, None)
+        return "dense" if taken != "dense" and one_instance(labels, ref_labels) else taken
 
     def _pairs(
         self,
