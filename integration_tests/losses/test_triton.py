@@ -7,10 +7,12 @@ of its own, with tensors on the CPU.
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from mxmclr_plugin import MultifoldHybridCriterion, multifold_hybrid_loss
 from mxmclr_plugin.losses import triton_tiles
@@ -66,13 +68,15 @@ def random_ids(n, most, seed):
 
 def value_and_gradients(inputs, temperature, dtype, **options):
     inputs = {
-        name: x.to(dtype).requires_grad_(name in ("a", "b")) if x.is_floating_point() else x
+        name: x.to(dtype).requires_grad_(name in ("a", "b"))
+        if x is not None and x.is_floating_point()
+        else x
         for name, x in inputs.items()
     }
     at_least = torch.promote_types(dtype, torch.float32)
     temperature = torch.tensor(temperature, dtype=at_least, device=DEVICE, requires_grad=True)
     loss = multifold_hybrid_loss(**inputs, temperature=temperature, **options)
-    wanted = [inputs[name] for name in ("a", "b") if name in inputs] + [temperature]
+    wanted = [x for x in (inputs["a"], inputs["b"], temperature) if x is not None]
     return [loss.detach(), *torch.autograd.grad(loss, wanted)]
 
 
@@ -90,24 +94,20 @@ def batch(n_a, n_b, width, dtype=torch.float32):
     }
 
 
-def of_one_modality(n, width):
-    return {"a": random_rows(n, width, 1), "b": None, "ids_a": random_ids(n, 25, 3)}
-
-
+SOFT = {"soft_features_a": lambda: random_rows(70, 7, 5)}
+QUEUE = {"queue": lambda: random_rows(45, 33, 6), "queue_ids": lambda: random_ids(45, 40, 7)}
+ALONE = {"b": None, "ids_b": None}
 CASES = {
     "both parts": ({}, {}),
     "hard": ({}, {"hard_weight": 1.0}),
     "soft": ({}, {"hard_weight": 0.0, "soft_temperature": 0.002}),
     "instance level": ({}, {"soft_level": "instance"}),
     "not scaled": ({}, {"normalize": False}),
-    "soft features": ({"soft_features_a": random_rows(97, 7, 5) if INTERPRETED else None}, {}),
-    "queue": ({"queue": None, "queue_ids": None}, {}),
-    "one modality": ({"b": None, "ids_b": None}, {}),
-    "one modality, instance level": ({"b": None, "ids_b": None}, {"soft_level": "instance"}),
-    "one modality, queue": (
-        {"b": None, "ids_b": None, "queue": None, "queue_ids": None},
-        {"hard_weight": 0.5},
-    ),
+    "soft features": (SOFT, {}),
+    "queue": (QUEUE, {}),
+    "one modality": (ALONE, {}),
+    "one modality, instance level": (ALONE, {"soft_level": "instance"}),
+    "one modality, queue": (ALONE | QUEUE, {"hard_weight": 0.5}),
 }
 
 
@@ -116,33 +116,62 @@ CASES = {
 @pytest.mark.parametrize("temperature", [0.01, 0.07])
 def test_float32_equals_dense_in_float64(case, temperature):
     changed, options = CASES[case]
-    inputs = batch(97, 118, 33)
-    for name in changed:
-        inputs.pop(name, None)
-    if "soft_features_a" in changed:
-        inputs["soft_features_a"] = random_rows(97, 7, 5)
-    if "queue" in changed:
-        inputs |= {"queue": random_rows(45, 33, 6), "queue_ids": random_ids(45, 40, 7)}
-    if "ids_b" in changed:
-        inputs |= {}
-    none = {"b": None} if "b" in changed else {}
-    found = value_and_gradients(inputs, temperature, torch.float32, impl="triton", **none, **options)
-    exact = value_and_gradients(inputs, temperature, torch.float64, impl="dense", **none, **options)
+    inputs = batch(70, 97, 33) | {name: value and value() for name, value in changed.items()}
+    if case == "not scaled":
+        for name in ("a", "b"):
+            inputs[name] /= 10  # still longer than 1
+    found = value_and_gradients(inputs, temperature, torch.float32, impl="triton", **options)
+    exact = value_and_gradients(inputs, temperature, torch.float64, impl="dense", **options)
     assert max(errors(found, exact)) <= 1e-5
 
 
 @on_device
-@pytest.mark.parametrize("temperature", [0.01, 0.07, 1.0])
+@pytest.mark.parametrize(("temperature", "width"), [(0.01, 80), (0.07, 16), (1.0, 33)])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("width", [16, 80])
-def test_low_precision_is_as_good_as_dense(dtype, temperature, width):
-    """Dense casts to float32 first; the kernels read the rows as they are."""
-    inputs = batch(50, 141, width, dtype)
+def test_low_precision_loses_little_more_than_its_gradient_is_rounded(dtype, temperature, width):
+    inputs = batch(50, 101, width, dtype)
     found = value_and_gradients(inputs, temperature, dtype, impl="triton")
-    dense = value_and_gradients(inputs, temperature, dtype, impl="dense")
     exact = value_and_gradients(inputs, temperature, torch.float64, impl="dense")
-    for error, bound in zip(errors(found, exact), errors(dense, exact)):
-        assert error <= bound + 1e-3
+    value, *of_rows, of_temperature = errors(found, exact)
+    assert value <= 1e-6
+    assert max(of_rows) <= torch.finfo(dtype).eps  # rounding alone takes half of it
+    assert of_temperature <= 1e-3
+
+
+def native_hard_loss(a, b, ids_a, ids_b, temperature):
+    """The hard loss written plainly, every operation in the dtype of the rows."""
+    logits = F.normalize(a, dim=1) @ F.normalize(b, dim=1).T / temperature
+    same = (ids_a[:, None] == ids_b).to(a.dtype)
+
+    def direction(logits, same):
+        target = same / same.sum(1, keepdim=True).clamp(min=1)
+        losses = logits.logsumexp(1) - (target * logits).sum(1)
+        return losses[same.any(1)].mean()
+
+    return (direction(logits, same) + direction(logits.T, same.T)) / 2
+
+
+@on_device
+@pytest.mark.parametrize("temperature", [0.02, 0.07])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(("noise", "fold"), [(0.02, 1), (0.3, 3), (9.0, 1)])
+def test_low_precision_is_no_worse_than_naive_dense(dtype, temperature, noise, fold):
+    """From a batch that is learned well, where gradients are small differences, to mere noise."""
+    ids = torch.arange(63, device=DEVICE) // fold
+    centre = random_rows(len(ids.unique()), 32, 7)[ids]
+    a, b = ((centre + noise * random_rows(63, 32, seed)).to(dtype) for seed in (8, 9))
+
+    def gradients(loss_of, dtype):
+        rows = [x.to(dtype).requires_grad_() for x in (a, b)]
+        return torch.autograd.grad(loss_of(*rows, ids, ids, temperature=temperature), rows)
+
+    hard = partial(multifold_hybrid_loss, hard_weight=1.0)
+    exact = gradients(partial(hard, impl="dense"), torch.float64)
+    found = errors(gradients(partial(hard, impl="triton"), dtype), exact)
+    naive = errors(gradients(native_hard_loss, dtype), exact)
+    for error, bound in zip(found, naive):
+        # Where softmax and target agree to float32's last digit nothing is left to learn.
+        assert error <= bound + 1e-3 or max(float(x.abs().max()) for x in exact) < 1e-5
 
 
 @on_device
@@ -152,13 +181,11 @@ def test_low_precision_of_rows_of_very_different_length(dtype):
     for name in ("a", "b"):
         inputs[name] *= torch.logspace(-2, 2, len(inputs[name]), device=DEVICE)[:, None].to(dtype)
     found = value_and_gradients(inputs, 0.07, dtype, impl="triton", hard_weight=1.0)
-    dense = value_and_gradients(inputs, 0.07, dtype, impl="dense", hard_weight=1.0)
     exact = value_and_gradients(inputs, 0.07, torch.float64, impl="dense", hard_weight=1.0)
-    for k in (1, 2):
+    for x, y in zip(found[1:3], exact[1:3]):
         # Each row for itself: its gradient is as small as the row is long.
-        for close, bound in ((found[k], 8), (dense[k], 2)):
-            error = (close.double() - exact[k]).norm(dim=1) / exact[k].norm(dim=1)
-            assert error.max() <= bound * torch.finfo(dtype).eps
+        error = (x.double() - y).norm(dim=1) / y.norm(dim=1)
+        assert error.max() <= 4 * torch.finfo(dtype).eps
 
 
 @on_device
@@ -218,7 +245,9 @@ def by_kernels(of, weight_rows, weight_columns):
     return [tiled.rows, tiled.columns, grad_a, grad_b]
 
 
-SHAPES = [(1, 1, 1), (1, 70, 3), (70, 1, 17), (33, 64, 16), (150, 131, 40)]
+SHAPES = [(1, 1, 1), (1, 70, 3), (70, 1, 17), (113, 131, 40)]
+if not INTERPRETED:
+    SHAPES.append((1000, 1531, 130))
 
 
 @on_device
@@ -248,8 +277,10 @@ def test_logsumexp_and_gradient_against_torch(shape, options, small, monkeypatch
         # What has no logsumexp has no weight, as in the loss.
         sums = by_torch(of, *weights)[:2]
         weights = [weight * (x != 0) for weight, x in zip(weights, sums)]
+    # A logit is rounded in proportion to its size, and its exp in proportion to that.
+    longest = float(of.scale * of.a.longest() * of.b.longest())
     for found, exact in zip(by_kernels(of, *weights), by_torch(of, *weights)):
-        close = 2e-6 * max(1.0, float(exact.abs().max())) * options.get("length", 1.0) ** 2
+        close = 1e-6 * max(1.0, longest) * max(1.0, float(exact.abs().max()))
         torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=close)
 
 
@@ -273,7 +304,7 @@ def test_a_row_that_is_nan_gives_nan():
 
 
 @on_device
-@pytest.mark.parametrize("options", [{}, {"soft_level": "instance"}], ids=str)
+@pytest.mark.parametrize("options", [{"soft_level": "instance"}], ids=str)
 def test_criterion_compiles_as_one_graph(options):
     torch._dynamo.reset()
     criterion = MultifoldHybridCriterion(impl="triton", learnable_temperature=True, **options)

@@ -51,26 +51,24 @@ class Part(NamedTuple):
     """One part of the loss: sum of weighted logsumexp less scale * ``target``.
 
     The gradient of ``target`` by a row of instance i is ``diagonal[i]`` times the sum of the other
-    modality's rows, or ``pull[i]``; where rows must not meet themselves, less ``alone[i]`` times
-    the same row of the other modality.
+    modality's rows, or ``pull[i]``; where rows must not meet themselves, less ``own[i]`` times the
+    same row of the other modality.
 
     Attributes:
         weight_a: Weight of the logsumexp of each row of A, by instance. Shape: (N,).
         weight_b: The same of B. Shape: (N,).
         target: sum_ij M_ij A_i . B_j. Shape: ().
-        diagonal: M, where it is diagonal. Shape: (N,).
-        pull_a: M B where it is not. Shape: (N, D).
+        own: The diagonal of M. Shape: (N,).
+        pull_a: M B, None where M is diagonal. Shape: (N, D).
         pull_b: M^T A, None if no gradient is wanted. Shape: (N, D).
-        alone: Shape: (N,).
     """
 
     weight_a: Tensor
     weight_b: Tensor
     target: Tensor
-    diagonal: Tensor | None = None
+    own: Tensor
     pull_a: Tensor | None = None
     pull_b: Tensor | None = None
-    alone: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -106,10 +104,9 @@ def hard_part(batch: InstanceSums) -> Part:
     weight_b = _weights(batch.fold_b, batch.fold_a > 0, batch.share[1])
     diagonal = weight_a / own.clamp(min=1) + weight_b / batch.fold_a.clamp(min=1)
     products = torch.linalg.vecdot(batch.sums_a, batch.sums_b)
-    if batch.self_products is None:
-        return Part(weight_a, weight_b, diagonal @ products, diagonal)
-    target = diagonal @ (products - batch.self_products)
-    return Part(weight_a, weight_b, target, diagonal, alone=diagonal)
+    if batch.self_products is not None:
+        products = products - batch.self_products
+    return Part(weight_a, weight_b, diagonal @ products, diagonal)
 
 
 def soft_part(
@@ -145,14 +142,14 @@ def soft_part(
 
     pull_a = torch.zeros_like(batch.sums_a)
     pull_b = torch.zeros_like(batch.sums_b) if gradient else None
-    own = batch.own_columns
-    alone = None if batch.self_products is None else torch.zeros_like(own)
+    own = torch.empty_like(weight_a)
     for i, j, tile in _tiles(batch, relation, options, plain, kept):
         above = _weighed(tile, left[i], right[j], plain)
-        if alone is not None and i == j:
-            # Of its own instance a row has one column less.
-            above.diagonal().mul_(batch.fold_b[i] / own[i].clamp(min=1))
-            alone[i] = above.diagonal()
+        if i == j:
+            if batch.self_products is not None:
+                # Of its own instance a row has one column less.
+                above.diagonal().mul_(batch.fold_b[i] / batch.own_columns[i].clamp(min=1))
+            own[i] = above.diagonal()
         pull_a[i].addmm_(above, batch.sums_b[j])
         if pull_b is not None:
             pull_b[j].addmm_(above.T, batch.sums_a[i])
@@ -163,9 +160,9 @@ def soft_part(
         if pull_b is not None:
             pull_b[i].addmm_(below, batch.sums_a[j])
     target = torch.linalg.vecdot(batch.sums_a, pull_a).sum()
-    if batch.self_products is not None and alone is not None:
-        target = target - alone @ batch.self_products
-    return Part(weight_a, weight_b, target, None, pull_a, pull_b, alone)
+    if batch.self_products is not None:
+        target = target - own @ batch.self_products
+    return Part(weight_a, weight_b, target, own, pull_a, pull_b)
 
 
 def _weights(fold: Tensor, counts: Tensor, share: float) -> Tensor:
