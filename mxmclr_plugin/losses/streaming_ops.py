@@ -199,8 +199,8 @@ def _(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return (
         scale.new_empty(()),
         scale.new_empty(()),
-        scale.new_empty(len(a)),
-        scale.new_empty(len(b)),
+        scale.new_empty(a.shape[0]),
+        scale.new_empty(b.shape[0]),
     )
 
 
