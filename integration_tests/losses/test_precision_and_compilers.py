@@ -1,14 +1,20 @@
 """Low precision, torch.compile, functional transforms, and no wait for the device."""
 
 import shutil
+import weakref
+from contextlib import nullcontext
 
 import pytest
 import torch
 from oracles.hybrid_loss import loop_loss
+from torch import is_tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from mxmclr_plugin import MultifoldHybridCriterion, multifold_hybrid_loss
+from mxmclr_plugin.losses import implementation, triton_tiles
 
 IDS_A, IDS_B = torch.arange(24) // 3, torch.arange(40) // 5
 
@@ -128,3 +134,83 @@ def test_without_validation_nothing_waits_for_the_device(options):
         criterion(a, b, ids_a, ids_b).backward()
         with pytest.raises(DataDependentOutputException):
             MultifoldHybridCriterion(**options)(a, b, ids_a, ids_b)
+
+
+@pytest.fixture
+def no_values(monkeypatch):
+    """Tensors on a device that holds no values; Triton's kernels are not started.
+
+    Yields:
+        The kernels that would have been.
+    """
+    kernels = []
+    monkeypatch.setattr(torch, "autocast", lambda **_: nullcontext())  # knows no such device
+    monkeypatch.setattr(implementation, "unsuitable", lambda *_: None)
+    monkeypatch.setattr(
+        triton_tiles._Launch, "__call__", lambda _, kernel, *__, **___: kernels.append(kernel)
+    )
+    with torch.device("meta"):
+        yield kernels
+
+
+@pytest.mark.parametrize("impl", ["streaming", "triton"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"soft_level": "instance"},
+        {"hard_weight": 0.0, "soft_temperature": 0.001},
+        {"learnable_temperature": True},
+        {"temperature": 0.005},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("modalities", [1, 2])
+def test_without_validation_no_tile_waits_for_the_device(impl, options, modalities, no_values):
+    a, b = torch.randn(24, 16, requires_grad=True), torch.randn(40, 16, requires_grad=True)
+    batch = [a, b, IDS_A.to("meta"), IDS_B.to("meta")]
+    if modalities == 1:
+        batch[1] = batch[3] = None
+    criterion = MultifoldHybridCriterion(**options, impl=impl, validate=False)
+    criterion(*batch).backward()
+    assert a.grad.shape == a.shape
+    assert bool(no_values) == (impl == "triton")
+    with pytest.raises(RuntimeError, match="meta tensors"):
+        MultifoldHybridCriterion(**options, impl=impl)(*batch)
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of all tensors that operations make."""
+
+    def __init__(self):
+        super().__init__()
+        self.live = self.peak = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        known = {x.untyped_storage()._cdata for x in tree_leaves((args, kwargs)) if is_tensor(x)}
+        for x in tree_leaves(made):
+            if is_tensor(x) and x.untyped_storage()._cdata not in known:
+                size = x.untyped_storage().nbytes()
+                self.live += size
+                self.peak = max(self.peak, self.live)
+                weakref.finalize(x.untyped_storage(), self._free, size)
+        return made
+
+    def _free(self, size):
+        self.live -= size
+
+
+@pytest.mark.slow
+def test_memory_of_a_million_rows_a_side(no_values):
+    """Features in bfloat16 and gradients in float32 make 6 GB; the n x n matrix would be 4 TB."""
+    n, width, fold = 1_000_000, 512, 4
+    z0, z1 = (
+        torch.empty(n // fold, fold, width, dtype=torch.bfloat16, requires_grad=True)
+        for _ in range(2)
+    )
+    criterion = MultifoldHybridCriterion(impl="triton", validate=False)
+    with LiveBytes() as memory:
+        criterion(z0, z1).backward()
+    assert no_values
+    assert memory.peak <= 3 * 2 * n * width * (2 + 4) + 64 * 2**20

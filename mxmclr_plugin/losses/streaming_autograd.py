@@ -12,6 +12,7 @@ from torch import Tensor
 from mxmclr_plugin.losses.streaming_targets import Part
 from mxmclr_plugin.losses.tiles import (
     Logits,
+    Own,
     Rows,
     Tiled,
     TileOptions,
@@ -152,11 +153,12 @@ def part_gradients(
     wants_a, wants_b, wants_scale = wanted
     grad_a = torch.empty_like(a) if wants_a else None
     grad_b = torch.zeros(b.shape, dtype=scale.dtype, device=b.device) if wants_b else None
-    pull = _pull(parts, "a", logits.b, slot_b).mul_(scale)
-    alone = None
-    if setting.leave_out_self:
-        products = (g * part.alone for part, g in parts if part.alone is not None)
-        alone = _total(products)[slot_a] * scale
+    own = _total(g * part.own for part, g in parts)
+    # Kernels that round the gradient by S take the target from it first, as far as it is of the
+    # same instance: in a batch that is learned well, the two differ by less than is rounded.
+    taken = Own(own[slot_a], slot_a, slot_b) if setting.options.triton else None
+    pull = _pull(parts, "a", logits.b, slot_b, taken is not None)
+    alone = own[slot_a] * scale if setting.leave_out_self and taken is None else None
     along = torch.zeros_like(scale)
     for i, rows_a, gradient in tile_gradients(
         logits,
@@ -165,8 +167,10 @@ def part_gradients(
         _total(g * part.weight_b for part, g in parts)[slot_b],
         grad_b,
         setting.options,
+        taken,
     ):
-        gradient -= pull[slot_a[i]]
+        if pull is not None:
+            gradient.addcmul_(pull[slot_a[i]], scale, value=-1)
         if alone is not None:
             gradient.addcmul_(alone[i, None], logits.b.strip(i))
             if grad_b is not None:
@@ -177,9 +181,11 @@ def part_gradients(
             grad_a[i] = logits.a.back_to_raw(i, rows_a, gradient)
     del pull
     if grad_b is not None:
-        pull = _pull(parts, "b", logits.a, slot_a).mul_(scale)
+        pull = _pull(parts, "b", logits.a, slot_a, taken is not None)
         for j in setting.options.spans(len(b)):
-            gradient = grad_b[j].sub_(pull[slot_b[j]])
+            gradient = grad_b[j]
+            if pull is not None:
+                gradient.addcmul_(pull[slot_b[j]], scale, value=-1)
             logits.b.back_to_raw(j, logits.b.strip(j), gradient)
         grad_b = grad_b.to(b.dtype)
     # The loss knows the scale only as a factor of the rows of A.
@@ -211,19 +217,32 @@ _NO_PART = (None,) * len(Part._fields)
 
 
 def _pull(
-    parts: Sequence[tuple[Part, Tensor]], side: str, others: Rows, slot_others: Tensor
-) -> Tensor:
-    """Gradient of the weighted targets by a row of one side, by instance. Shape: (N, D)."""
-    pulls = []
+    parts: Sequence[tuple[Part, Tensor]],
+    side: str,
+    others: Rows,
+    slot_others: Tensor,
+    without_own: bool,
+) -> Tensor | None:
+    """Gradient of the weighted targets by a row of one side, by instance.
+
+    ``without_own`` leaves out what the rows of the same instance give. Shape: (N, D), or None if
+    that is all.
+    """
+    total = None
     for part, gradient in parts:
         pull = part.pull_a if side == "a" else part.pull_b
-        if part.diagonal is not None:
+        factor = None
+        if pull is None:
+            factor = None if without_own else part.own
+        elif without_own:
+            factor = -part.own
+        if factor is not None:
             # The sums are cheaper to make again than to keep.
-            pull = others.sums(slot_others, len(part.diagonal))
-            pulls.append(pull.mul_((gradient * part.diagonal)[:, None]))
-        elif pull is not None:
-            pulls.append(pull * gradient if not pulls else pulls.pop().addcmul_(pull, gradient))
-    return _total(pulls)
+            sums = others.sums(slot_others, len(factor)).mul_((gradient * factor)[:, None])
+            total = sums if total is None else total.add_(sums)
+        if pull is not None:
+            total = pull * gradient if total is None else total.addcmul_(pull, gradient)
+    return total
 
 
 def _total(terms: Iterable[Tensor]) -> Tensor:

@@ -53,7 +53,7 @@ def compiled_soft_part(
     batch: InstanceSums, relation: Relation, options: TileOptions, gradient: bool
 ) -> Part:
     """:func:`soft_part` as an operator."""
-    weight_a, weight_b, target, pull_a, *others = _soft_part(
+    weight_a, weight_b, target, own, pull_a, *pull_b = _soft_part(
         batch.fold_a,
         batch.fold_b,
         batch.sums_a,
@@ -68,9 +68,7 @@ def compiled_soft_part(
         options.cache_bytes,
         gradient,
     )
-    alone = None if batch.self_products is None else others.pop()
-    pull_b = others.pop() if gradient else None
-    return Part(weight_a, weight_b, target, None, pull_a, pull_b, alone)
+    return Part(weight_a, weight_b, target, own, pull_a, *pull_b)
 
 
 def compiled_parts(
@@ -179,11 +177,7 @@ def _(
     cache_bytes: int,
     gradient: bool,
 ) -> list[Tensor]:
-    like = [fold_a, fold_b, fold_a.new_empty(()), sums_a]
-    if gradient:
-        like.append(sums_b)
-    if self_products is not None:
-        like.append(self_products)
+    like = (fold_a, fold_b, fold_a.new_empty(()), fold_a, sums_a, *([sums_b] if gradient else []))
     return [torch.empty_like(x) for x in like]
 
 
@@ -205,8 +199,8 @@ def _(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return (
         scale.new_empty(()),
         scale.new_empty(()),
-        scale.new_empty(len(a)),
-        scale.new_empty(len(b)),
+        scale.new_empty(a.shape[0]),
+        scale.new_empty(b.shape[0]),
     )
 
 

@@ -69,34 +69,34 @@ class InstanceSums:
             Weight of each row, by its instance. Shape: (N, 2).
         """
         counted = (counts & self.observed).to(self.folds.dtype)
-        rows = torch.linalg.vecdot(self.folds, counted, dim=0).clamp_(min=1)
-        return counted.mul_(rows.reciprocal_().mul_(rows.new_tensor(self.share)))
+        rows = torch.linalg.vecdot(self.folds, counted, dim=0).clamp_(min=1).reciprocal_()
+        for side, share in enumerate(self.share):
+            rows[side] *= share
+        return counted.mul_(rows)
 
 
 class Part(NamedTuple):
     """One part of the loss: sum of weighted logsumexp less scale * ``target``.
 
     The gradient of ``target`` by a row of instance i is ``diagonal[i]`` times the sum of the other
-    modality's rows, or ``pull[i]``; where rows must not meet themselves, less ``alone[i]`` times
-    the same row of the other modality.
+    modality's rows, or ``pull[i]``; where rows must not meet themselves, less ``own[i]`` times the
+    same row of the other modality.
 
     Attributes:
         weight_a: Weight of the logsumexp of each row of A, by instance. Shape: (N,).
         weight_b: The same of B. Shape: (N,).
         target: sum_ij M_ij A_i . B_j. Shape: ().
-        diagonal: M, where it is diagonal. Shape: (N,).
-        pull_a: M B where it is not. Shape: (N, D).
+        own: The diagonal of M. Shape: (N,).
+        pull_a: M B, None where M is diagonal. Shape: (N, D).
         pull_b: M^T A, None if no gradient is wanted. Shape: (N, D).
-        alone: Shape: (N,).
     """
 
     weight_a: Tensor
     weight_b: Tensor
     target: Tensor
-    diagonal: Tensor | None = None
+    own: Tensor
     pull_a: Tensor | None = None
     pull_b: Tensor | None = None
-    alone: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -133,11 +133,9 @@ def hard_part(batch: InstanceSums) -> Part:
     weights = batch.weights(positives > 0)
     diagonal = weights.div(positives.clamp(min=1)).sum(dim=1)
     products = torch.linalg.vecdot(batch.sums_a, batch.sums_b)
-    alone = None
     if batch.self_products is not None:
         products = products - batch.self_products
-        alone = diagonal
-    return Part(weights[:, 0], weights[:, 1], diagonal @ products, diagonal, alone=alone)
+    return Part(weights[:, 0], weights[:, 1], diagonal @ products, diagonal)
 
 
 def soft_part(
@@ -172,14 +170,14 @@ def soft_part(
 
     pull_a = torch.zeros_like(batch.sums_a)
     pull_b = torch.zeros_like(batch.sums_b) if gradient else None
-    own = batch.own_columns
-    alone = None if batch.self_products is None else torch.zeros_like(own)
+    own = torch.empty_like(batch.fold_a)
     for i, j, tile in _tiles(batch, relation, options, plain, kept):
         above = _weighed(tile, left[i], right[j], plain)
-        if alone is not None and i == j:
-            # Of its own instance a row has one column less.
-            above.diagonal().mul_(batch.fold_b[i] / own[i].clamp(min=1))
-            alone[i] = above.diagonal()
+        if i == j:
+            if batch.self_products is not None:
+                # Of its own instance a row has one column less.
+                above.diagonal().mul_(batch.fold_b[i] / batch.own_columns[i].clamp(min=1))
+            own[i] = above.diagonal()
         pull_a[i].addmm_(above, batch.sums_b[j])
         if pull_b is not None:
             pull_b[j].addmm_(above.T, batch.sums_a[i])
@@ -190,9 +188,9 @@ def soft_part(
         if pull_b is not None:
             pull_b[i].addmm_(below, batch.sums_a[j])
     target = torch.linalg.vecdot(batch.sums_a, pull_a).sum()
-    if batch.self_products is not None and alone is not None:
-        target = target - alone @ batch.self_products
-    return Part(weights[:, 0], weights[:, 1], target, None, pull_a, pull_b, alone)
+    if batch.self_products is not None:
+        target = target - own @ batch.self_products
+    return Part(weights[:, 0], weights[:, 1], target, own, pull_a, pull_b)
 
 
 def _tiles(

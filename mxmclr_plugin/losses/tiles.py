@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["Logits", "Rows", "TileOptions", "Tiled", "headroom", "tile_gradients", "tile_logsumexp"]
+__all__ = [
+    "Logits",
+    "Own",
+    "Rows",
+    "TileOptions",
+    "Tiled",
+    "headroom",
+    "tile_gradients",
+    "tile_logsumexp",
+]
 
 
 @dataclass(frozen=True)
@@ -177,6 +187,20 @@ class Tiled:
     kept: list[Tensor]
 
 
+class Own(NamedTuple):
+    """What the gradient by the logits loses where row and column are of one instance.
+
+    Attributes:
+        rows: How much, by row. Shape: (n_a,).
+        slot_a: Instance of each row. Shape: (n_a,).
+        slot_b: Instance of each column. Shape: (n_b,).
+    """
+
+    rows: Tensor
+    slot_a: Tensor
+    slot_b: Tensor
+
+
 def headroom(dtype: torch.dtype) -> float:
     """Exponents up to this size, either sign, can be summed in ``dtype`` without loss."""
     return 500.0 if dtype == torch.float64 else 60.0
@@ -226,6 +250,7 @@ def tile_gradients(
     weight_columns: Tensor,
     grad_b: Tensor | None,
     options: TileOptions,
+    own: Own | None = None,
 ) -> Iterator[tuple[slice, Tensor, Tensor]]:
     """Gradient of sum(weight_rows * rows) + sum(weight_columns * columns), tile by tile.
 
@@ -236,6 +261,7 @@ def tile_gradients(
         weight_columns: Shape: (n_b,).
         grad_b: The gradient of the columns is added to it; None if unwanted. Shape: (n_b, D).
         options: How the forward pass cut.
+        own: To be taken from the gradient by the logits; for Triton kernels only.
 
     Yields:
         Span, rows and gradient of each strip of ``a``, good until the next; the gradient may be
@@ -245,7 +271,7 @@ def tile_gradients(
         from mxmclr_plugin.losses import triton_tiles
 
         yield from triton_tiles.gradients(
-            logits, tiled.rows, tiled.columns, weight_rows, weight_columns, grad_b
+            logits, tiled.rows, tiled.columns, weight_rows, weight_columns, grad_b, own
         )
         return
     a, b, shift = logits.a, logits.b, tiled.shift

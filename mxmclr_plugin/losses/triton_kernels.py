@@ -194,6 +194,9 @@ def weights_kernel(
     weight_b: tl.tensor,
     inverse_a: tl.tensor,
     inverse_b: tl.tensor,
+    own: tl.tensor,
+    slot_a: tl.tensor,
+    slot_b: tl.tensor,
     out: tl.tensor,
     n_a: tl.tensor,
     n_b: tl.tensor,
@@ -212,7 +215,10 @@ def weights_kernel(
     BLOCK_K: tl.constexpr,
     GROUP: tl.constexpr,
 ) -> None:
-    """Gradient of the weighted logsumexp by S, times both ``inverse``. Shape: (n_a, n_b)."""
+    """Gradient of the weighted logsumexp by S, times both ``inverse``. Shape: (n_a, n_b).
+
+    It is less ``own`` where the slots of row and column are the same, unless ``own`` is None.
+    """
     # Programs that run at the same time share rows and columns: GROUP strips side by side.
     program = tl.program_id(0)
     strips = tl.cdiv(n_a, BLOCK_M)
@@ -263,6 +269,14 @@ def weights_kernel(
     else:
         gradient = for_a[:, None] * tl.exp2(tile - less_a[:, None])
         gradient += for_b[None, :] * tl.exp2(tile - less_b[None, :])
+    if own is not None:
+        of_a = tl.load(slot_a + rows, mask=row_is, other=-1)
+        of_b = tl.load(slot_b + columns, mask=column_is, other=-1)
+        same = of_a[:, None] == of_b[None, :]
+        if LEAVE_OUT_SELF:
+            same = same & (columns[None, :] - rows[:, None] != diagonal)
+        less = tl.load(own + rows, mask=row_is, other=0.0)
+        gradient -= tl.where(same, less[:, None], 0.0)
     gradient = gradient * along_a[:, None] * along_b[None, :]
     at = out + first_row.to(tl.int64) * stride_out + first_column
     at = at + m[:, None] * stride_out + n[None, :]

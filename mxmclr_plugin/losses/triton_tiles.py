@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from mxmclr_plugin.losses.tiles import Logits, Rows
+    from mxmclr_plugin.losses.tiles import Logits, Own, Rows
 
 __all__ = ["gradients", "logsumexp", "unsuitable"]
 
@@ -98,6 +98,7 @@ def gradients(
     weight_rows: Tensor,
     weight_columns: Tensor,
     grad_b: Tensor | None,
+    own: Own | None,
 ) -> Iterator[tuple[slice, Tensor, Tensor]]:
     """Gradient of sum(weight_rows * rows) + sum(weight_columns * columns), strip by strip.
 
@@ -114,6 +115,7 @@ def gradients(
     inverse_b, greatest_b = _inverse(logits.b)
     peak = (weight_rows.abs().max() + weight_columns.abs().max()).clamp(min=1e-30) / _PEAK
     weight_rows, weight_columns = weight_rows / peak, weight_columns / peak
+    own_rows, slot_a, slot_b = (None,) * 3 if own is None else (own.rows / peak, *own[1:])
     undo = logits.scale * peak
     factor_a = undo * greatest_b / inverse_a
     factor_b = undo * greatest_a / inverse_b
@@ -138,6 +140,10 @@ def gradients(
                 *(x[span] for x, span in ((rows, i), (columns, j))),
                 *(x[span] for x, span in ((weight_rows, i), (weight_columns, j))),
                 *(x[span] for x, span in ((inverse_a, i), (inverse_b, j))),
+                *(
+                    None if x is None else x[span]
+                    for x, span in ((own_rows, i), (slot_a, i), (slot_b, j))
+                ),
                 block,
                 *block.shape,
                 *launch.widths,

@@ -22,7 +22,7 @@ _IMPLEMENTATIONS = ("auto", "dense", "streaming", "triton")
 
 def check_positive(name: str, value: float) -> None:
     """Raises a ValueError that names the option unless its value is a finite number above 0."""
-    if not _is_number(value) or not value > 0 or math.isinf(value):
+    if not _is_number(value) or not 0 < value < math.inf:
         raise ValueError(f"{name} must be a positive number, got {value!r}")
 
 
