@@ -10,6 +10,7 @@ from pytorch_metric_learning import losses as metric_losses
 from mxmclr_plugin.losses.clip import ClipCriterion
 from mxmclr_plugin.losses.criterion import MultifoldHybridCriterion
 from mxmclr_plugin.losses.functional import Implementation, SoftLevel
+from mxmclr_plugin.losses.gather import Gather
 from mxmclr_plugin.losses.labels import LabelCriterion
 from mxmclr_plugin.losses.pairing import PairedCriterion
 from mxmclr_plugin.losses.registry import LOSSES, LossInfo
@@ -26,6 +27,7 @@ def _hard(
     validate: bool = True,
     gather_distributed: bool = False,
     memory_bank_size: int | Sequence[int] = 0,
+    gather: Gather = "auto",
 ) -> MultifoldHybridCriterion:
     return MultifoldHybridCriterion(
         temperature,
@@ -35,6 +37,7 @@ def _hard(
         validate=validate,
         gather_distributed=gather_distributed,
         memory_bank_size=memory_bank_size,
+        gather=gather,
     )
 
 
@@ -47,6 +50,7 @@ def _soft(
     validate: bool = True,
     gather_distributed: bool = False,
     memory_bank_size: int | Sequence[int] = 0,
+    gather: Gather = "auto",
 ) -> MultifoldHybridCriterion:
     return MultifoldHybridCriterion(
         temperature,
@@ -58,6 +62,7 @@ def _soft(
         validate=validate,
         gather_distributed=gather_distributed,
         memory_bank_size=memory_bank_size,
+        gather=gather,
     )
 
 

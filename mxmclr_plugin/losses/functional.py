@@ -15,7 +15,7 @@ from mxmclr_plugin.losses.instances import Instances
 from mxmclr_plugin.losses.streaming import CACHE_BYTES, TILE, streaming_parts
 from mxmclr_plugin.losses.validation import check_options, check_shapes, check_tiles, check_values
 
-__all__ = ["Implementation", "SoftLevel", "multifold_hybrid_loss"]
+__all__ = ["Implementation", "SoftLevel", "mix_parts", "multifold_hybrid_loss", "streams"]
 
 SoftLevel = Literal["observation", "instance"]
 Implementation = Literal["auto", "dense", "streaming"]
@@ -194,7 +194,8 @@ def multifold_hybrid_loss(
         if isinstance(temperature, Tensor):
             temperature = temperature.to(a.device, dtype).reshape(())
         parts_of: Callable[..., Parts]
-        if _streams(impl, a, b, queue):
+        columns = len(a if b is None else b) + (0 if queue is None else len(queue))
+        if streams(impl, len(a), columns):
             parts_of = partial(
                 streaming_parts, normalize=normalize, tile=tile, cache_bytes=cache_bytes
             )
@@ -221,12 +222,23 @@ def multifold_hybrid_loss(
             None if queue is None else queue.detach(),
             queue_ids,
         )
-        loss = torch.zeros((), dtype=dtype, device=ids_a.device)
-        # A part of weight 0 stays out of the graph: it may be watched but must not cost a gradient.
-        if hard is not None and hard_weight > 0:
-            loss = loss + hard_weight * hard
-        if soft is not None and hard_weight < 1:
-            loss = loss + (1 - hard_weight) * soft
+        return mix_parts(hard, soft, hard_weight, return_parts)
+
+
+def mix_parts(
+    hard: Tensor | None, soft: Tensor | None, hard_weight: float, return_parts: bool
+) -> Tensor | dict[str, Tensor]:
+    """The loss of its parts, or with ``return_parts`` a dict of all three.
+
+    A part of weight 0 may be None. It stays out of the graph: it may be watched but must not cost a
+    gradient.
+    """
+    weighed = [
+        weight * part
+        for weight, part in ((hard_weight, hard), (1 - hard_weight, soft))
+        if weight > 0 and part is not None
+    ]
+    loss = weighed[0] if len(weighed) == 1 else weighed[0] + weighed[1]
     if not return_parts:
         return loss
     assert hard is not None
@@ -293,8 +305,8 @@ def _rows(embeddings: Tensor, dtype: torch.dtype, normalize: bool) -> Tensor:
     return F.normalize(rows, dim=1) if normalize else rows
 
 
-def _streams(impl: str, a: Tensor, b: Tensor | None, queue: Tensor | None) -> bool:
-    """Whether the loss is computed tile by tile."""
+def streams(impl: str, rows: int, columns: int) -> bool:
+    """Whether the loss of so many rows and columns is computed tile by tile."""
     # torch.func's transforms differentiate what they trace, which a function with a backward pass
     # of its own is not.
     transformed = torch._C._are_functorch_transforms_active()
@@ -304,5 +316,4 @@ def _streams(impl: str, a: Tensor, b: Tensor | None, queue: Tensor | None) -> bo
         )
     if impl != "auto" or transformed:
         return impl == "streaming"
-    columns = len(a if b is None else b) + (0 if queue is None else len(queue))
-    return len(a) * columns >= _STREAMS_FROM and not torch.compiler.is_compiling()
+    return rows * columns >= _STREAMS_FROM and not torch.compiler.is_compiling()
