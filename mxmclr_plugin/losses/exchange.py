@@ -67,17 +67,18 @@ class Transfer:
     """A transfer under way; tensors that take part must be left alone until it has been waited for.
 
     Attributes:
-        works: What to wait for.
+        works: What to wait for; emptied then, as it holds what was sent.
         received: What will have been received.
     """
 
-    works: Sequence[Any]
+    works: list[Any]
     received: Sequence[Tensor]
 
     def wait(self) -> Sequence[Tensor]:
         """Waits and returns what was received."""
-        for work in self.works:
+        for _, work in self.works:
             work.wait()
+        self.works.clear()
         return self.received
 
 
@@ -121,7 +122,7 @@ class Ranks:
         """
         longest = max(counts)
         if longest == 0:
-            return Transfer((), [x] * self.size)
+            return Transfer([], [x] * self.size)
         mine = x.contiguous()
         if len(x) < longest:
             mine = torch.cat((mine, x.new_zeros(longest - len(x), *x.shape[1:])))
@@ -129,7 +130,9 @@ class Ranks:
         _count(purpose, mine, self.size - 1)
         work = _all_gather_single(everything, mine, async_op=True)
         blocks = everything.split(longest)
-        return Transfer([work], [block[:n] for block, n in zip(blocks, counts, strict=True)])
+        return Transfer(
+            [(mine, work)], [block[:n] for block, n in zip(blocks, counts, strict=True)]
+        )
 
     def shift(self, step: int, out: Tensor, into: Tensor, purpose: str) -> Transfer:
         """Starts to send a tensor ``step`` ranks on, and to receive one from as far behind."""
@@ -153,13 +156,7 @@ class Ranks:
             if x.numel():
                 operations.append(torch_dist.P2POp(torch_dist.irecv, x, rank))
         works = torch_dist.batch_isend_irecv(operations) if operations else []
-        # What is being sent must live until it has been.
-        return _Sending(works, list(into.values()), operations)
-
-
-@dataclass(frozen=True)
-class _Sending(Transfer):
-    operations: Sequence[Any]
+        return Transfer([(operations, work) for work in works], list(into.values()))
 
 
 @dataclass(frozen=True)
@@ -212,18 +209,21 @@ class ColumnBlocks:
 
         Args:
             own: Columns of this rank. Shape: (n, D).
-            kept: What the forward pass kept.
+            kept: What the forward pass kept; emptied, so that blocks need not lie there until the
+                end. Without them, as in a second backward pass, blocks are sent again.
         """
         size, rank = self.ranks.size, self.ranks.rank
-        held = dict(kept)
+        first = (rank - 1) % size
+        if first not in kept:
+            (kept[first],) = self._start(1, own.contiguous(), first).wait()
         for k in range(1, size):
-            block, next_rank = held.pop((rank - k) % size), (rank - k - 1) % size
+            block, next_rank = kept.pop((rank - k) % size), (rank - k - 1) % size
             following = None
-            if k < size - 1 and next_rank not in held:
+            if k < size - 1 and next_rank not in kept:
                 following = self._start(1, block, next_rank)
             yield (rank - k) % size, block
             if following is not None:
-                (held[next_rank],) = following.wait()
+                (kept[next_rank],) = following.wait()
         yield rank, own
 
     def _start(self, step: int, block: Tensor, next_rank: int) -> Transfer:

@@ -120,6 +120,7 @@ class ShardedParts(torch.autograd.Function):
                 cache -= sum(tile.numel() * tile.element_size() for tile in tiled.kept)
                 rows, columns[q] = torch.logaddexp(rows, tiled.rows), tiled.columns
                 tiles[q] = tiled.shift, tiled.kept
+            del block, rows_b, logits  # before there is another
         all_columns = ranks.logsumexp(torch.cat(columns), "statistics")
         # Of a row of which nothing is left: it has no weight, but must not bring NaN.
         for logsumexp in (rows, all_columns):
@@ -136,12 +137,11 @@ class ShardedParts(torch.autograd.Function):
 
         ctx.set_materialize_grads(False)
         ctx.sharding = replace(sharding, features=())  # large, and done with
-        ctx.ranks_held = list(held_blocks)
+        ctx.held_blocks = held_blocks
         ctx.tiles = {q: (shift, len(kept)) for q, (shift, kept) in tiles.items()}
         ctx.save_for_backward(
             *(a, b, scale, rows, all_columns),
             *(field for part in parts for field in (part or _NO_PART)),
-            *held_blocks.values(),
             *(tile for _, kept in tiles.values() for tile in kept),
         )
         return losses[0], losses[1]
@@ -169,8 +169,6 @@ class ShardedParts(torch.autograd.Function):
             if fields[0] is not None
         ]
         rest = rest[2 * size :]
-        held = dict(zip(ctx.ranks_held, rest, strict=False))
-        rest = rest[len(held) :]
         tiles = {}
         for q, (shift, count) in ctx.tiles.items():
             tiles[q], rest = (shift, rest[:count]), rest[count:]
@@ -183,7 +181,7 @@ class ShardedParts(torch.autograd.Function):
         grad_a = _total(parts, "pull_a")[at].mul_(-scale)
         place, pull_b = _pull_on_columns(sharding, parts, scale)
         grad_b, arriving = None, None
-        for q, block in sharding.blocks.backward(b, held):
+        for q, block in sharding.blocks.backward(b, ctx.held_blocks):
             rows_b = Rows.of(block, scale.dtype, sharding.normalize)
             slot_b = sharding.slots_b[q]
             partial = scale.new_zeros(block.shape) if wants_b else None
@@ -208,6 +206,7 @@ class ShardedParts(torch.autograd.Function):
                     grad_a[i].addcmul_(alone[i], own)
                     if partial is not None:
                         partial[i].addcmul_(alone[i], own)
+            del block, rows_b, logits  # before there is another
             if partial is not None:
                 grad_b, arriving = _pass_on(sharding.blocks, q, partial, arriving)
 
