@@ -194,8 +194,7 @@ def multifold_hybrid_loss(
         if isinstance(temperature, Tensor):
             temperature = temperature.to(a.device, dtype).reshape(())
         parts_of: Callable[..., Parts]
-        columns = len(a if b is None else b) + (0 if queue is None else len(queue))
-        if streams(impl, len(a), columns):
+        if streams(impl, a, b, queue):
             parts_of = partial(
                 streaming_parts, normalize=normalize, tile=tile, cache_bytes=cache_bytes
             )
@@ -305,8 +304,8 @@ def _rows(embeddings: Tensor, dtype: torch.dtype, normalize: bool) -> Tensor:
     return F.normalize(rows, dim=1) if normalize else rows
 
 
-def streams(impl: str, rows: int, columns: int) -> bool:
-    """Whether the loss of so many rows and columns is computed tile by tile."""
+def streams(impl: str, a: Tensor, b: Tensor | None, queue: Tensor | None) -> bool:
+    """Whether the loss is computed tile by tile."""
     # torch.func's transforms differentiate what they trace, which a function with a backward pass
     # of its own is not.
     transformed = torch._C._are_functorch_transforms_active()
@@ -316,4 +315,5 @@ def streams(impl: str, rows: int, columns: int) -> bool:
         )
     if impl != "auto" or transformed:
         return impl == "streaming"
-    return rows * columns >= _STREAMS_FROM and not torch.compiler.is_compiling()
+    columns = len(a if b is None else b) + (0 if queue is None else len(queue))
+    return len(a) * columns >= _STREAMS_FROM and not torch.compiler.is_compiling()

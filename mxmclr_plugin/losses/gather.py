@@ -62,9 +62,13 @@ def choose_exchange(
         return None
     if gather != "auto":
         return gather
-    rows = torch.tensor([len(a), len(a if b is None else b)], device=a.device)
-    rows_a, rows_b = Ranks().all_reduce(rows, "agreement").tolist()
-    return "all_gather" if streams(impl, rows_a, rows_b) else None
+    counts = torch.tensor([len(a), len(a if b is None else b)], device=a.device)
+    # As many rows as all ranks have, without memory.
+    all_a, all_b = (
+        a.new_empty(1, 1).expand(rows, 1)
+        for rows in Ranks().all_reduce(counts, "agreement").tolist()
+    )
+    return "all_gather" if streams(impl, all_a, all_b, None) else None
 
 
 def gather_rows(z: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:

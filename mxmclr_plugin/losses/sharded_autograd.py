@@ -15,9 +15,9 @@ from mxmclr_plugin.losses.sharded_targets import (
     ShardedPart,
     ShardSums,
     hard_share,
+    relation_of,
     soft_share,
 )
-from mxmclr_plugin.losses.streaming_targets import Relation
 from mxmclr_plugin.losses.tiles import (
     Logits,
     Rows,
@@ -112,7 +112,8 @@ class ShardedParts(torch.autograd.Function):
         cache = sharding.options.cache_bytes
         for q, block in sharding.blocks.forward(b, held_blocks):
             rows_b = Rows.of(block, dtype, sharding.normalize)
-            rows_b.add_to(sums_b, place[sharding.slots_b[q]])
+            for j in sharding.options.spans(len(block)):
+                sums_b.index_add_(0, place[sharding.slots_b[q][j]], rows_b.strip(j))
             logits = sharding.logits(rows_a, rows_b, scale, q)
             if logits is not None:
                 options = TileOptions(sharding.options.tile, cache)
@@ -248,7 +249,7 @@ def _parts(
     hard = hard_share(batch) if sharding.hard else None
     if not sharding.soft:
         return hard, None
-    relation = Relation.of(
+    relation = relation_of(
         [sums_b if sums is None else sums for sums in sharding.features],
         sharding.feature_folds,
         sharding.soft_temperature,

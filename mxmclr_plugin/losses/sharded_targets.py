@@ -8,19 +8,21 @@ ranks of those rows together with that of the logits.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from mxmclr_plugin.losses.exchange import Ranks
 from mxmclr_plugin.losses.owners import Owners
-from mxmclr_plugin.losses.streaming_targets import Relation, mean_weights
+from mxmclr_plugin.losses.streaming_targets import Relation
 from mxmclr_plugin.losses.tiles import TileOptions
 
-__all__ = ["ShardSums", "ShardedPart", "hard_share", "soft_share"]
+__all__ = ["ShardSums", "ShardedPart", "hard_share", "relation_of", "soft_share"]
 
 
 @dataclass(frozen=True)
@@ -75,11 +77,31 @@ class ShardedPart(NamedTuple):
     alone: Tensor | None
 
 
+def relation_of(
+    sums: Sequence[Tensor], folds: Sequence[Tensor], soft_temperature: float
+) -> Relation:
+    """The relation that some modalities give.
+
+    Args:
+        sums: Sums of unit features by instance, of each. Shape: (N, width).
+        folds: Observations by instance. Shape: (N,).
+        soft_temperature: Its temperature.
+    """
+    observed = torch.stack([fold > 0 for fold in folds], dim=1)
+    features = torch.cat([F.normalize(total, dim=1) for total in sums], dim=1)
+    return Relation(
+        features.div_(math.sqrt(soft_temperature)),
+        observed.to(features.dtype),
+        complete=bool(observed.all()),
+        bound=1 / soft_temperature,
+    )
+
+
 def hard_share(batch: ShardSums) -> ShardedPart:
     """Every observation of the same instance is a positive, in equal shares."""
     own = batch.own_columns
-    weight_a = mean_weights(batch.fold_a, own > 0, batch.share[0])
-    weight_b = mean_weights(batch.fold_b, batch.fold_a > 0, batch.share[1])
+    weight_a = _weights(batch.fold_a, own > 0, batch.share[0])
+    weight_b = _weights(batch.fold_b, batch.fold_a > 0, batch.share[1])
     diagonal = weight_a / own.clamp(min=1) + weight_b / batch.fold_a.clamp(min=1)
     diagonal = diagonal[batch.owners.held]
     pull_a, pull_b = diagonal[:, None] * batch.sums_b, diagonal[:, None] * batch.sums_a
@@ -103,8 +125,8 @@ def soft_share(
     owners = batch.owners
     kept: list[Tensor] = []
     normalisers = _normalisers(batch, relation, ranks, options, kept)
-    weight_a = mean_weights(batch.fold_a, normalisers[0] > -torch.inf, batch.share[0])
-    weight_b = mean_weights(batch.fold_b, normalisers[1] > -torch.inf, batch.share[1])
+    weight_a = _weights(batch.fold_a, normalisers[0] > -torch.inf, batch.share[0])
+    weight_b = _weights(batch.fold_b, normalisers[1] > -torch.inf, batch.share[1])
 
     # M_ij = sum over directions d of exp(W_ij + left_di + right_dj).
     normalisers.masked_fill_(normalisers == -torch.inf, 0.0)
@@ -151,6 +173,12 @@ def _normalisers(
         columns[j] = torch.logaddexp(columns[j], tile.logsumexp(dim=0))
     rows = torch.full_like(columns, -torch.inf).index_copy_(0, owned, rows)
     return ranks.logsumexp(torch.stack((rows, columns)), "statistics")
+
+
+def _weights(fold: Tensor, counts: Tensor, share: float) -> Tensor:
+    """Weights of a mean over the rows of the instances that count; all 0 if none does."""
+    counted = (counts & (fold > 0)).to(fold.dtype)
+    return counted * (share / (fold @ counted).clamp(min=1))
 
 
 def _log_inverse(fold: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -90,13 +92,13 @@ def streaming_parts(
         if soft:
             if relation_a is None and relation_b is None:
                 relation_a, relation_b = a, b
-            sides = [
-                side if features is side.rows.raw and normalize else side.seen_as(features)
-                for side, features in ((side_a, relation_a), (side_b, relation_b))
-                if features is not None
-            ]
-            relation = Relation.of(
-                [side.sums for side in sides], [side.fold for side in sides], soft_temperature
+            relation = _relation(
+                [
+                    side if features is side.rows.raw and normalize else side.seen_as(features)
+                    for side, features in ((side_a, relation_a), (side_b, relation_b))
+                    if features is not None
+                ],
+                soft_temperature,
             )
     if soft_level == "observation":
         return _parts(side_a, side_b, scale, relation, setting, hard=hard, soft=soft)
@@ -133,6 +135,18 @@ class _Side:
     def seen_as(self, features: Tensor) -> _Side:
         """The same observations with unit rows made of other features."""
         return self.of(Rows.of(features, self.rows.dtype, normalize=True), self.slot, self.fold)
+
+
+def _relation(sides: Sequence[_Side], soft_temperature: float) -> Relation:
+    """The relation that the modalities with features give. All rows are unit rows."""
+    observed = torch.stack([side.fold > 0 for side in sides], dim=1)
+    features = torch.cat([F.normalize(side.sums, dim=1) for side in sides], dim=1)
+    return Relation(
+        features.div_(math.sqrt(soft_temperature)),
+        observed.to(features.dtype),
+        complete=bool(observed.all()),
+        bound=1 / soft_temperature,
+    )
 
 
 def _fused_sides(a: _Side, b: _Side) -> tuple[_Side, _Side]:

@@ -8,18 +8,16 @@ W = G / soft_temperature, is made tile by tile, and is never held.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from mxmclr_plugin.losses.tiles import TileOptions, headroom
 
-__all__ = ["InstanceSums", "Part", "Relation", "hard_part", "mean_weights", "soft_part"]
+__all__ = ["InstanceSums", "Part", "Relation", "hard_part", "soft_part"]
 
 
 @dataclass(frozen=True)
@@ -92,20 +90,6 @@ class Relation:
     complete: bool
     bound: float
 
-    @classmethod
-    def of(
-        cls, sums: Sequence[Tensor], folds: Sequence[Tensor], soft_temperature: float
-    ) -> Relation:
-        """From sums of unit features and folds by instance, those of each modality that has any."""
-        observed = torch.stack([fold > 0 for fold in folds], dim=1)
-        features = torch.cat([F.normalize(total, dim=1) for total in sums], dim=1)
-        return cls(
-            features.div_(math.sqrt(soft_temperature)),
-            observed.to(features.dtype),
-            complete=bool(observed.all()),
-            bound=1 / soft_temperature,
-        )
-
     def tile(self, i: slice | Tensor, j: slice) -> Tensor:
         """Entries of W between some instances and others, -inf where no modality is shared."""
         tile = self.features[i] @ self.features[j].T
@@ -118,8 +102,8 @@ class Relation:
 def hard_part(batch: InstanceSums) -> Part:
     """Every observation of the same instance is a positive, in equal shares."""
     own = batch.own_columns
-    weight_a = mean_weights(batch.fold_a, own > 0, batch.share[0])
-    weight_b = mean_weights(batch.fold_b, batch.fold_a > 0, batch.share[1])
+    weight_a = _weights(batch.fold_a, own > 0, batch.share[0])
+    weight_b = _weights(batch.fold_b, batch.fold_a > 0, batch.share[1])
     diagonal = weight_a / own.clamp(min=1) + weight_b / batch.fold_a.clamp(min=1)
     products = torch.linalg.vecdot(batch.sums_a, batch.sums_b)
     if batch.self_products is None:
@@ -145,8 +129,8 @@ def soft_part(
     kept: list[Tensor] = []
     sums = _normalisers(batch, relation, options, plain, kept)
     none = 0.0 if plain else -torch.inf
-    weight_a = mean_weights(batch.fold_a, sums[:, 0] > none, batch.share[0])
-    weight_b = mean_weights(batch.fold_b, sums[:, 1] > none, batch.share[1])
+    weight_a = _weights(batch.fold_a, sums[:, 0] > none, batch.share[0])
+    weight_b = _weights(batch.fold_b, sums[:, 1] > none, batch.share[1])
 
     # M_ij = exp(W_ij) * left_i . right_j, or its logarithms: (N, 2) each.
     left = torch.stack((weight_a, _inverse(batch.fold_a)), dim=1)
@@ -184,7 +168,7 @@ def soft_part(
     return Part(weight_a, weight_b, target, None, pull_a, pull_b, alone)
 
 
-def mean_weights(fold: Tensor, counts: Tensor, share: float) -> Tensor:
+def _weights(fold: Tensor, counts: Tensor, share: float) -> Tensor:
     """Weights of a mean over the rows of the instances that count; all 0 if none does."""
     counted = (counts & (fold > 0)).to(fold.dtype)
     return counted * (share / (fold @ counted).clamp(min=1))

@@ -78,12 +78,8 @@ class Rows:
 
     def sums(self, slot: Tensor, slots: int) -> Tensor:
         """Sum of the rows of each slot. Shape: (slots, D)."""
-        total = torch.zeros(slots, self.raw.shape[1], dtype=self.dtype, device=self.raw.device)
-        return self.add_to(total, slot)
-
-    def add_to(self, total: Tensor, slot: Tensor) -> Tensor:
-        """Adds each row to that of its slot. Shape: (slots, D)."""
         width = self.raw.shape[1]
+        total = torch.zeros(slots, width, dtype=self.dtype, device=self.raw.device)
         options = TileOptions(max(1, 2**18 // width), 0)
         buffer = total.new_empty(min(options.tile, len(self)), width)
         for span in options.spans(len(self)):
