@@ -62,6 +62,8 @@ def choose_exchange(
         return None
     if gather != "auto":
         return gather
+    if torch.compiler.is_compiling():
+        return None
     counts = torch.tensor([len(a), len(a if b is None else b)], device=a.device)
     # As many rows as all ranks have, without memory.
     all_a, all_b = (

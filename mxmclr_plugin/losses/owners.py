@@ -68,13 +68,13 @@ class Owners:
         """Rows (owned, width) for all ranks that hold the instances. Shape: (held, width)."""
         return self._move(rows, self._into, self._out, len(self.held))
 
-    def known_to_all(self, sums: Tensor) -> Tensor:
-        """Totals of what each rank has of an instance, by slot. Shape: (slots, width)."""
+    def known_to_all(self, rows: Tensor) -> Tensor:
+        """Rows (owned, width) of all owners, by slot, without gradient. Shape: (slots, width)."""
         with torch.no_grad():
             counts = [len(slot) for slot in self.owned_by]
-            blocks = self._ranks.all_gather(self.total(sums), counts, "instances").wait()
-            total = sums.new_zeros(self._slots, sums.shape[1])
-            return total.index_copy_(0, torch.cat(self.owned_by), torch.cat(list(blocks)))
+            blocks = self._ranks.all_gather(rows, counts, "instances").wait()
+            everyones = rows.new_zeros(self._slots, rows.shape[1])
+            return everyones.index_copy_(0, torch.cat(self.owned_by), torch.cat(list(blocks)))
 
     def _move(
         self, rows: Tensor, take: Sequence[Tensor], put: Sequence[Tensor], length: int

@@ -41,6 +41,8 @@ class Sharding:
         fold_a: Observations in A on all ranks. Shape: (N,).
         fold_b: Observations in B on all ranks. Shape: (N,).
         owners: Who holds and who owns the instances of A.
+        totals_a: Sums over all ranks of rows of A, of the instances that this rank owns, if they
+            are known. Shape: (owned, D).
         features: Sums over all ranks of unit features by instance, which give the relation; None
             stands for those of the columns. Shape: (N, width) each.
         feature_folds: The fold of each modality that has features. Shape: (N,) each.
@@ -59,6 +61,7 @@ class Sharding:
     fold_a: Tensor
     fold_b: Tensor
     owners: Owners
+    totals_a: Tensor | None
     features: Sequence[Tensor | None]
     feature_folds: Sequence[Tensor]
     soft_temperature: float
@@ -137,7 +140,7 @@ class ShardedParts(torch.autograd.Function):
         ranks.all_reduce(losses, "statistics")
 
         ctx.set_materialize_grads(False)
-        ctx.sharding = replace(sharding, features=())  # large, and done with
+        ctx.sharding = replace(sharding, totals_a=None, features=())  # large, and done with
         ctx.held_blocks = held_blocks
         ctx.tiles = {q: (shift, len(kept)) for q, (shift, kept) in tiles.items()}
         ctx.save_for_backward(
@@ -255,8 +258,11 @@ def _parts(
         sharding.soft_temperature,
     )
     batch = ShardSums(**{**vars(batch), "sums_b": sums_b})
-    ranks = sharding.blocks.ranks
-    return hard, soft_share(batch, relation, ranks, sharding.options, gradient)
+    totals_a = sharding.totals_a
+    if totals_a is None:
+        totals_a = owners.total(batch.sums_a)
+    ranks, options = sharding.blocks.ranks, sharding.options
+    return hard, soft_share(batch, totals_a, relation, ranks, options, gradient)
 
 
 def _total(parts: Sequence[tuple[ShardedPart, Tensor]], field: str) -> Tensor:

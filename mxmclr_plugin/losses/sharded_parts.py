@@ -46,11 +46,11 @@ class Side:
         """Who holds and who owns its instances."""
         return Owners(self.ranks, self.slots_of, len(self.fold))
 
-    def unit_sums(self, features: Tensor) -> Tensor:
-        """Sums over all ranks of rows made unit rows, by slot. Shape: (N, width)."""
+    def unit_totals(self, features: Tensor) -> Tensor:
+        """Sums over all ranks of rows made unit rows, of what is owned. Shape: (owned, width)."""
         rows = Rows.of(features, self.fold.dtype, normalize=True)
         owners = self.owners
-        return owners.known_to_all(rows.sums(owners.place(self.slot), len(owners.held)))
+        return owners.total(rows.sums(owners.place(self.slot), len(owners.held)))
 
     def fused(self, normalize: bool) -> Side:
         """Fused features as rows, each on the rank that owns the instance; with gradient."""
@@ -97,20 +97,24 @@ def sharded_parts(
     """
     features: list[Tensor | None] = []
     folds: list[Tensor] = []
+    totals_a = None
     if soft:
         with torch.no_grad():
             own = a.features is None and b.features is None
-            # Sums of unit rows that are columns anyway need not be sent again.
-            at_hand = normalize and soft_level == "observation"
+            # What the logits need of the rows need not be sent for the relation again.
+            shared = own and normalize and soft_level == "observation"
             for side in (b,) if one_modality else (a, b):
-                if side.features is not None:
-                    features.append(side.unit_sums(side.features))
-                elif own:
-                    passes_by = side is b and at_hand
-                    features.append(None if passes_by else side.unit_sums(side.rows))
-                else:
+                relation_rows = side.rows if own else side.features
+                if relation_rows is None:
                     continue
                 folds.append(side.fold)
+                if side is b and shared:
+                    features.append(None)  # made of the columns
+                    continue
+                totals = side.unit_totals(relation_rows)
+                features.append(side.owners.known_to_all(totals))
+                if shared:
+                    totals_a = totals
 
     def parts(a: Side, b: Side, hard: bool, soft: bool, normalize: bool) -> tuple[Tensor, Tensor]:
         counts = [len(slot) for slot in b.slots_of]
@@ -121,6 +125,7 @@ def sharded_parts(
             a.fold,
             b.fold,
             a.owners,
+            totals_a,
             features,
             folds,
             soft_temperature,

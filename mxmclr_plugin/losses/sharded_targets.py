@@ -113,7 +113,12 @@ def hard_share(batch: ShardSums) -> ShardedPart:
 
 
 def soft_share(
-    batch: ShardSums, relation: Relation, ranks: Ranks, options: TileOptions, gradient: bool
+    batch: ShardSums,
+    totals_a: Tensor,
+    relation: Relation,
+    ranks: Ranks,
+    options: TileOptions,
+    gradient: bool,
 ) -> ShardedPart:
     """Observations of other instances are positives in the measure of the relation.
 
@@ -121,6 +126,14 @@ def soft_share(
     those of columns are sums over ranks, then for the products with M. In units of one N x N x D
     matmul, over W ranks, that is at most (4 + 2) / W with both modalities' features of width D,
     and (2 + 2) / W where tiles are kept.
+
+    Args:
+        batch: What the rank needs of all instances, and its own.
+        totals_a: Sums of all ranks' rows of A of the instances that it owns. Shape: (owned, D).
+        relation: How alike instances are.
+        ranks: The processes.
+        options: How the N x N matrix is cut.
+        gradient: Whether a gradient by rows of B is wanted.
     """
     owners = batch.owners
     kept: list[Tensor] = []
@@ -134,11 +147,10 @@ def soft_share(
     right = torch.stack((_log_inverse(batch.fold_b), weight_b.log() - normalisers[1]))
     left = left[:, owners.owned]
 
-    sums_a = owners.total(batch.sums_a)  # (owned, D)
-    pull_a = torch.zeros_like(sums_a)
+    pull_a = torch.zeros_like(totals_a)
     pull_b = torch.zeros_like(batch.sums_b) if gradient else None
     own = batch.own_columns
-    alone = None if batch.self_products is None else sums_a.new_zeros(len(sums_a))
+    alone = None if batch.self_products is None else totals_a.new_zeros(len(totals_a))
     for i, j, tile in _tiles(batch, relation, options, kept):
         weighed = (tile + left[0, i, None] + right[0, None, j]).exp_()
         weighed.add_((tile + left[1, i, None] + right[1, None, j]).exp_())
@@ -150,8 +162,8 @@ def soft_share(
             alone[i].index_add_(0, rows, weighed[rows, columns])
         pull_a[i].addmm_(weighed, batch.sums_b[j])
         if pull_b is not None:
-            pull_b[j].addmm_(weighed.T, sums_a[i])
-    target = torch.linalg.vecdot(sums_a, pull_a).sum()
+            pull_b[j].addmm_(weighed.T, totals_a[i])
+    target = torch.linalg.vecdot(totals_a, pull_a).sum()
     if batch.self_products is None or alone is None:
         return ShardedPart(weight_a, weight_b, target, owners.distribute(pull_a), pull_b, None)
     pull_a = owners.distribute(torch.cat((pull_a, alone[:, None]), dim=1))
