@@ -38,15 +38,13 @@ class Owners:
         won = claim == best[slot]
         owner = slot.new_zeros(slots).scatter(0, slot[won], rank[won])[slot]
         self.held = slot[rank == mine]
-        self.owned_by = [slot[won & (rank == q)] for q in range(size)]
+        self.owned_by = _by_rank(slot[won], rank[won], size)
         self.owned = self.owned_by[mine]
-        split = ~won
-        out = split & (rank == mine)
-        into = split & (owner == mine)
-        self._out = [torch.searchsorted(self.held, slot[out & (owner == q)]) for q in range(size)]
-        self._into = [torch.searchsorted(self.owned, slot[into & (rank == q)]) for q in range(size)]
-        self._out[mine] = torch.searchsorted(self.held, self.owned)
-        self._into[mine] = torch.arange(len(self.owned), device=slot.device)
+        # Places among those held, by the rank that owns them, and among those owned, by the ranks
+        # that hold them: slots come in the same order on both sides.
+        out, into = rank == mine, owner == mine
+        self._out = _by_rank(torch.searchsorted(self.held, slot[out]), owner[out], size)
+        self._into = _by_rank(torch.searchsorted(self.owned, slot[into]), rank[into], size)
 
     def place(self, slot: Tensor) -> Tensor:
         """Place among those held of each slot of a row of this rank."""
@@ -86,6 +84,13 @@ class Owners:
         for q, places in enumerate(put):
             moved.index_add_(0, places, rows[take[q]] if q == mine else received[q])
         return moved
+
+
+def _by_rank(values: Tensor, rank: Tensor, size: int) -> list[Tensor]:
+    """Values of each rank, in their order."""
+    order = torch.argsort(rank, stable=True)
+    counts: list[int] = torch.bincount(rank, minlength=size).tolist()
+    return list(values[order].split(counts))
 
 
 class _Total(torch.autograd.Function):
