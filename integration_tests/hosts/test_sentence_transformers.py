@@ -251,7 +251,8 @@ def test_inside_matryoshka_loss(tmp_path):
 
 
 @pytest.mark.parametrize("labels", [None, [4, 4, 9, 2, 9]])
-def test_gathering_across_devices_is_one_process(ranks, labels):
+@pytest.mark.parametrize("gather", ["auto", "all_gather", "ring"])
+def test_gathering_across_devices_is_one_process(ranks, labels, gather):
     columns = texts(5, 4)
     options = {"anchor_columns": 2, "learnable_temperature": True}
     cuts = slice(None, 2), slice(2, None)  # unequal numbers of rows
@@ -262,7 +263,7 @@ def test_gathering_across_devices_is_one_process(ranks, labels):
             {
                 "columns": [column[cut] for column in columns],
                 "labels": None if labels is None else labels[cut],
-                "options": options | {"gather_across_devices": True},
+                "options": options | {"gather_across_devices": True, "gather": gather},
             }
             for cut in cuts
         ],

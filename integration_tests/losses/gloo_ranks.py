@@ -70,6 +70,8 @@ def _serve(pipe, rank):
             world_size=world_size,
             timeout=timedelta(seconds=60),
         )
+        # A rank that fails at once must not leave while others are still connecting.
+        torch.distributed.barrier()
         try:
             answer = function(argument)
         except Exception as error:

@@ -63,10 +63,13 @@ def close(x, y):
     torch.testing.assert_close(x, y, rtol=1e-9, atol=1e-9)
 
 
+GATHER = st.sampled_from(["rows", "all_gather", "ring"])
+
+
 @settings(max_examples=40, deadline=None)
-@given(batch=scattered_batches(), options=OPTIONS)
-def test_value_and_gradients_are_those_of_one_process(ranks, batch, options):
-    answers = ranks(gather_jobs.step, shares(batch, options))
+@given(batch=scattered_batches(), options=OPTIONS, gather=GATHER)
+def test_value_and_gradients_are_those_of_one_process(ranks, batch, options, gather):
+    answers = ranks(gather_jobs.step, shares(batch, options | {"gather": gather}))
     towers = gather_jobs.Towers()
     (x_a, ids_a, _), (x_b, ids_b, _) = batch["a"], batch["b"]
     loss = loop_loss(*towers(x_a, x_b), ids_a, ids_b, **options)[0]
@@ -78,13 +81,13 @@ def test_value_and_gradients_are_those_of_one_process(ranks, batch, options):
 
 
 @settings(max_examples=10, deadline=None)
-@given(batch=scattered_batches(), options=OPTIONS)
-def test_one_modality(ranks, batch, options):
+@given(batch=scattered_batches(), options=OPTIONS, gather=GATHER)
+def test_one_modality(ranks, batch, options, gather):
     x, ids, rank = batch["a"]
     # Two rows of the first instance, at least.
     x, ids, rank = torch.cat((x, x[:1] + 1)), torch.cat((ids, ids[:1])), torch.cat((rank, rank[:1]))
     jobs = [
-        {"x_a": x[rank == r], "ids_a": ids[rank == r], "options": options}
+        {"x_a": x[rank == r], "ids_a": ids[rank == r], "options": options | {"gather": gather}}
         for r in range(batch["world_size"])
     ]
     towers = gather_jobs.Towers()
@@ -96,15 +99,16 @@ def test_one_modality(ranks, batch, options):
             close(ours, oracle)
 
 
+@pytest.mark.parametrize("gather", ["rows", "all_gather", "ring"])
 @pytest.mark.parametrize("sizes", [(3,), (3, 2), (1, 4, 2)])
-def test_without_ids_instances_of_different_ranks_differ(ranks, sizes):
+def test_without_ids_instances_of_different_ranks_differ(ranks, sizes, gather):
     jobs, all_a, all_b = [], [], []
     options = {"temperature": 0.2, "learnable_temperature": True}
     for rank, size in enumerate(sizes):
         generator = torch.Generator().manual_seed(rank)
         x_a = torch.randn(size, 2, 4, generator=generator, dtype=torch.float64)
         x_b = torch.randn(size, 3, 2, generator=generator, dtype=torch.float64)
-        jobs.append({"x_a": x_a, "x_b": x_b, "options": options})
+        jobs.append({"x_a": x_a, "x_b": x_b, "options": options | {"gather": gather}})
         all_a.append(x_a)
         all_b.append(x_b)
     towers = gather_jobs.Towers()

@@ -17,6 +17,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from mxmclr_plugin.losses.criterion import MAX_SCALE, MultifoldHybridCriterion
 from mxmclr_plugin.losses.functional import SoftLevel
+from mxmclr_plugin.losses.gather import Gather
 from mxmclr_plugin.losses.implementation import Implementation
 
 __all__ = ["MultifoldHybridSentenceLoss", "TemperatureCallback"]
@@ -65,6 +66,8 @@ class MultifoldHybridSentenceLoss(nn.Module):
         anchor_columns: How many text columns, from the first on, are of the first modality. The
             others are of the second; if there are none, all columns are of one modality.
         gather_across_devices: Whether each process meets the texts of all processes.
+        gather: How it does: ``"rows"``, ``"all_gather"``, ``"ring"`` or ``"auto"``; see
+            :class:`~mxmclr_plugin.MultifoldHybridCriterion`.
         log_parts: If False the loss is returned as one tensor and its parts are not logged. Losses
             that wrap another, such as ``MatryoshkaLoss``, need that.
         impl: Which implementation computes the loss.
@@ -93,6 +96,7 @@ class MultifoldHybridSentenceLoss(nn.Module):
         log_parts: bool = True,
         impl: Implementation = "auto",
         validate: bool = True,
+        gather: Gather = "auto",
     ) -> None:
         super().__init__()
         if isinstance(anchor_columns, bool) or not isinstance(anchor_columns, int):
@@ -110,6 +114,7 @@ class MultifoldHybridSentenceLoss(nn.Module):
             impl=impl,
             validate=validate,
             gather_distributed=gather_across_devices,
+            gather=gather,
         )
         self.anchor_columns = anchor_columns
         self.gather_across_devices = gather_across_devices
@@ -203,6 +208,7 @@ class MultifoldHybridSentenceLoss(nn.Module):
             "learnable_temperature": self.criterion.learnable_temperature,
             "anchor_columns": self.anchor_columns,
             "gather_across_devices": self.gather_across_devices,
+            "gather": self.criterion.gather,
         }
 
     @property

@@ -10,6 +10,7 @@ from pytorch_metric_learning import losses as metric_losses
 from mxmclr_plugin.losses.clip import ClipCriterion
 from mxmclr_plugin.losses.criterion import MultifoldHybridCriterion
 from mxmclr_plugin.losses.functional import SoftLevel
+from mxmclr_plugin.losses.gather import Gather
 from mxmclr_plugin.losses.implementation import Implementation
 from mxmclr_plugin.losses.labels import LabelCriterion
 from mxmclr_plugin.losses.pairing import PairedCriterion
@@ -27,6 +28,7 @@ def _hard(
     validate: bool = True,
     gather_distributed: bool = False,
     memory_bank_size: int | Sequence[int] = 0,
+    gather: Gather = "auto",
 ) -> MultifoldHybridCriterion:
     return MultifoldHybridCriterion(
         temperature,
@@ -36,6 +38,7 @@ def _hard(
         validate=validate,
         gather_distributed=gather_distributed,
         memory_bank_size=memory_bank_size,
+        gather=gather,
     )
 
 
@@ -48,6 +51,7 @@ def _soft(
     validate: bool = True,
     gather_distributed: bool = False,
     memory_bank_size: int | Sequence[int] = 0,
+    gather: Gather = "auto",
 ) -> MultifoldHybridCriterion:
     return MultifoldHybridCriterion(
         temperature,
@@ -59,6 +63,7 @@ def _soft(
         validate=validate,
         gather_distributed=gather_distributed,
         memory_bank_size=memory_bank_size,
+        gather=gather,
     )
 
 

@@ -14,9 +14,10 @@ from torch import distributed as torch_dist
 
 from mxmclr_plugin.losses.folds import flatten_folds
 from mxmclr_plugin.losses.functional import SoftLevel, multifold_hybrid_loss
-from mxmclr_plugin.losses.gather import gather_rows
+from mxmclr_plugin.losses.gather import Gather, check_gather, choose_exchange, gather_rows
 from mxmclr_plugin.losses.implementation import Implementation
 from mxmclr_plugin.losses.memory_bank import ObservationQueue
+from mxmclr_plugin.losses.sharded import sharded_hybrid_loss
 from mxmclr_plugin.losses.validation import check_options
 
 __all__ = ["MAX_SCALE", "MultifoldHybridCriterion"]
@@ -49,10 +50,17 @@ class MultifoldHybridCriterion(nn.Module):
         learnable_temperature:
             If True the scale 1 / temperature is learned on a log scale and kept at or below 100.
         gather_distributed:
-            If True every process computes the loss of the rows of all processes, which may hold
-            different numbers of them. Under ``DistributedDataParallel`` parameters then get the
+            If True the loss is that of the rows of all processes, which may hold different numbers
+            of them, on each process. Under ``DistributedDataParallel`` parameters then get the
             gradient of one process that had all rows; see
             :func:`~mxmclr_plugin.losses.gather.gather_rows`.
+        gather:
+            How rows of other processes take part. ``"rows"``: every process has the rows of all and
+            computes the whole loss. ``"all_gather"``: its own rows against gathered columns.
+            ``"ring"``: the same with columns that pass by; see
+            :func:`~mxmclr_plugin.losses.sharded.sharded_hybrid_loss`. ``"auto"`` is
+            ``"all_gather"`` where the loss of all rows would be streamed (see ``impl``), and else
+            ``"rows"``, as it is with a memory bank.
         memory_bank_size:
             Size of a queue of past observations as (entries, dim), 0 for none. Past observations
             of ``z1`` are columns of the direction from ``z0`` to ``z1`` beside those of the batch,
@@ -73,8 +81,8 @@ class MultifoldHybridCriterion(nn.Module):
 
     Raises:
         ValueError: If a temperature is not positive (or, if learnable, under 0.01), another
-            option is out of range, or ``gather_distributed`` is True but ``torch.distributed`` is
-            not available.
+            option is out of range or does not fit the others, or ``gather_distributed`` is True but
+            ``torch.distributed`` is not available.
 
     Examples:
         >>> criterion = MultifoldHybridCriterion(temperature=0.07)
@@ -105,6 +113,7 @@ class MultifoldHybridCriterion(nn.Module):
         validate: bool = True,
         gather_distributed: bool = False,
         memory_bank_size: int | Sequence[int] = 0,
+        gather: Gather = "auto",
     ) -> None:
         super().__init__()
         check_options(temperature, soft_temperature, hard_weight, soft_level, impl)
@@ -128,6 +137,8 @@ class MultifoldHybridCriterion(nn.Module):
         self.gather_distributed = gather_distributed
         self.memory_bank_size = memory_bank_size
         self.memory_bank = ObservationQueue(memory_bank_size)
+        check_gather(gather, gather_distributed, impl, len(self.memory_bank) > 0)
+        self.gather: Gather = gather
         self.last: dict[str, Tensor] = {}
         if learnable_temperature:
             self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature)))
@@ -182,23 +193,28 @@ class MultifoldHybridCriterion(nn.Module):
         ids0, ids1 = self._ids(z0, z1, ids0, ids1)
         a, ids_a = flatten_folds(z0, ids0, "z0")
         b, ids_b = (None, None) if z1 is None else flatten_folds(z1, ids1, "z1")
+        exchange = None
         if self.gather_distributed:
-            a, ids_a = gather_rows(a, ids_a)
-            if b is not None and ids_b is not None:
-                b, ids_b = gather_rows(b, ids_b)
+            exchange = choose_exchange(self.gather, self.impl, len(self.memory_bank) > 0, a, b)
             most = None  # other processes may hold more
+            if exchange is None:
+                a, ids_a = gather_rows(a, ids_a)
+                if b is not None and ids_b is not None:
+                    b, ids_b = gather_rows(b, ids_b)
         queue = self._queue(a, ids_given) if len(self.memory_bank) else {}
         if most is not None and queue:
             most += len(queue["queue"])
         temperature = self._current_temperature()
-        loss_of: Callable[..., Any] = partial(
-            multifold_hybrid_loss,
+        loss_of: Callable[..., Any] = partial(multifold_hybrid_loss, num_instances=most)
+        if exchange is not None:
+            loss_of = partial(sharded_hybrid_loss, exchange=exchange)
+        loss_of = partial(
+            loss_of,
             temperature=temperature,
             soft_temperature=self.soft_temperature,
             hard_weight=self.hard_weight,
             soft_level=self.soft_level,
             impl=self.impl,
-            num_instances=most,
             validate=self.validate,
         )
         parts: dict[str, Tensor]
@@ -265,7 +281,7 @@ class MultifoldHybridCriterion(nn.Module):
             f"temperature={self.temperature}, soft_temperature={self.soft_temperature}, "
             f"hard_weight={self.hard_weight}, soft_level={self.soft_level!r}, "
             f"learnable_temperature={self.learnable_temperature}, impl={self.impl!r}, "
-            f"gather_distributed={self.gather_distributed}, "
+            f"gather_distributed={self.gather_distributed}, gather={self.gather!r}, "
             f"memory_bank_size={self.memory_bank_size}"
         )
 

@@ -16,7 +16,7 @@ from mxmclr_plugin.losses.instances import Instances
 from mxmclr_plugin.losses.streaming import CACHE_BYTES, streaming_parts
 from mxmclr_plugin.losses.validation import check_options, check_shapes, check_tiles, check_values
 
-__all__ = ["SoftLevel", "multifold_hybrid_loss"]
+__all__ = ["SoftLevel", "mix_parts", "multifold_hybrid_loss"]
 
 SoftLevel = Literal["observation", "instance"]
 Parts = tuple[Tensor | None, Tensor | None]
@@ -239,12 +239,23 @@ def multifold_hybrid_loss(
                 look=validate and num_instances is None and taken != "dense",
             ),
         )
-        loss = torch.zeros((), dtype=dtype, device=ids_a.device)
-        # A part of weight 0 stays out of the graph: it may be watched but must not cost a gradient.
-        if hard is not None and hard_weight > 0:
-            loss = loss + hard_weight * hard
-        if soft is not None and hard_weight < 1:
-            loss = loss + (1 - hard_weight) * soft
+        return mix_parts(hard, soft, hard_weight, return_parts)
+
+
+def mix_parts(
+    hard: Tensor | None, soft: Tensor | None, hard_weight: float, return_parts: bool
+) -> Tensor | dict[str, Tensor]:
+    """The loss of its parts, or with ``return_parts`` a dict of all three.
+
+    A part of weight 0 may be None. It stays out of the graph: it may be watched but must not cost a
+    gradient.
+    """
+    weighed = [
+        weight * part
+        for weight, part in ((hard_weight, hard), (1 - hard_weight, soft))
+        if weight > 0 and part is not None
+    ]
+    loss = weighed[0] if len(weighed) == 1 else weighed[0] + weighed[1]
     if not return_parts:
         return loss
     assert hard is not None

@@ -1,15 +1,76 @@
-"""Gathers the rows of all processes, with gradients, whatever number of rows each has."""
+"""How rows of other processes take part, and the plainest way: each process has all of them."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 from lightly.utils import dist
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["gather_rows"]
+from mxmclr_plugin.losses.exchange import Exchange, Ranks
+from mxmclr_plugin.losses.implementation import taken_implementation
+
+__all__ = ["Gather", "check_gather", "choose_exchange", "gather_rows"]
+
+Gather = Literal["auto", "rows", "all_gather", "ring"]
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def check_gather(gather: str, gather_distributed: bool, impl: str, has_queue: bool) -> None:
+    """Checks that a way of gathering is known and fits the other options.
+
+    Raises:
+        ValueError: If not.
+    """
+    known = ("auto", "rows", "all_gather", "ring")
+    if gather not in known:
+        raise ValueError(f"gather must be one of {', '.join(map(repr, known))}, got {gather!r}")
+    if gather == "auto":
+        return
+    if not gather_distributed:
+        raise ValueError(
+            f"gather is {gather!r} but rows of other processes are not gathered at all"
+        )
+    if gather != "rows" and (impl == "dense" or has_queue):
+        other = "impl='dense'" if impl == "dense" else "a memory bank"
+        raise ValueError(
+            f"gather={gather!r} cannot be used with {other}, for which each process needs all "
+            "rows; use gather='rows' or 'auto'"
+        )
+
+
+def choose_exchange(
+    gather: Gather, impl: str, has_queue: bool, a: Tensor, b: Tensor | None
+) -> Exchange | None:
+    """The exchange of columns of the sharded loss, or None where each process is to have all rows.
+
+    ``"auto"`` is ``"all_gather"`` where the loss of all rows would be streamed, and ``"rows"``
+    below that size, with ``impl="dense"`` or a memory bank, under transforms of ``torch.func`` and
+    while ``torch.compile`` traces. All ranks decide alike, as they count the rows of all.
+
+    Args:
+        gather: The option.
+        impl: The implementation asked for.
+        has_queue: Whether there is a memory bank.
+        a: Rows of this rank. Shape: (n_a, D).
+        b: Those of the other modality, None if there is one modality. Shape: (n_b, D).
+    """
+    if dist.world_size() == 1 or has_queue or gather == "rows":
+        return None
+    if gather != "auto":
+        return gather
+    if torch.compiler.is_compiling():
+        return None
+    counts = torch.tensor([len(a), len(a if b is None else b)], device=a.device)
+    # As many rows as all ranks have, without memory.
+    all_a, all_b = (
+        a.new_empty(1, 1).expand(rows, 1)
+        for rows in Ranks().all_reduce(counts, "agreement").tolist()
+    )
+    return "all_gather" if taken_implementation(impl, all_a, all_b, None) != "dense" else None
 
 
 def gather_rows(z: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from mxmclr_plugin.losses.triton_tiles import unsuitable
 
-__all__ = ["Implementation", "taken_implementation"]
+__all__ = ["STREAMS_FROM", "Implementation", "taken_implementation"]
 
 Implementation = Literal["auto", "dense", "streaming", "triton"]
 
-_STREAMS_FROM = 2**15
+STREAMS_FROM = 2**15
 """Logits from which on tiles are faster; see ``impl`` of ``multifold_hybrid_loss``."""
 
 
@@ -46,7 +46,7 @@ def taken_implementation(impl: str, a: Tensor, b: Tensor | None, queue: Tensor |
             )
         return impl
     columns = len(a if b is None else b) + (0 if queue is None else len(queue))
-    if transformed or len(a) * columns < _STREAMS_FROM:
+    if transformed or len(a) * columns < STREAMS_FROM:
         return "dense"
     compiling = torch.compiler.is_compiling()
     if a.device.type == "cuda":

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,15 +12,9 @@ from mxmclr_plugin.losses.instances import Instances, fuse
 from mxmclr_plugin.losses.streaming_autograd import Setting, StreamingParts
 from mxmclr_plugin.losses.streaming_ops import compiled_parts, compiled_soft_part
 from mxmclr_plugin.losses.streaming_targets import InstanceSums, Relation, hard_part, soft_part
-from mxmclr_plugin.losses.tiles import Rows, TileOptions
+from mxmclr_plugin.losses.tiles import Rows, TileOptions, can_look
 
-__all__ = ["CACHE_BYTES", "TILE", "streaming_parts"]
-
-TILE = 512
-"""Rows and columns of a tile on a CPU: in float32 1 MB, what a core's cache holds."""
-
-DEVICE_TILE = 4096
-"""The same elsewhere: in float32 64 MB, which keeps a device busy for longer than its launch."""
+__all__ = ["CACHE_BYTES", "streaming_parts"]
 
 CACHE_BYTES = 64 * 2**20
 """Bytes of tiles kept for the backward pass: in float32 all of 4096 rows against 4096 columns."""
@@ -87,11 +79,9 @@ def streaming_parts(
         # Copied to a device it would be waited for; filled in it is not.
         scale = torch.full((), scale, dtype=dtype, device=a.device)
     scale = scale.to(a.device, dtype)
-    if _can_look(instances.slot_a):
+    if can_look(instances.slot_a):
         instances = instances.without_unused_slots()
-    if tile is None:
-        tile = TILE if a.device.type == "cpu" else DEVICE_TILE
-    options = TileOptions(tile, cache_bytes, triton)
+    options = TileOptions.on(a.device, tile, cache_bytes, triton)
     setting = Setting(options, both_directions, leave_out_self, bound)
     with torch.no_grad():
         side_a, side_b = (
@@ -105,13 +95,13 @@ def streaming_parts(
         if soft:
             if relation_a is None and relation_b is None:
                 relation_a, relation_b = a, b
-            relation = _relation(
-                [
-                    side if features is side.rows.raw and normalize else side.seen_as(features)
-                    for side, features in ((side_a, relation_a), (side_b, relation_b))
-                    if features is not None
-                ],
-                soft_temperature,
+            seen = [
+                side if features is side.rows.raw and normalize else side.seen_as(features)
+                for side, features in ((side_a, relation_a), (side_b, relation_b))
+                if features is not None
+            ]
+            relation = Relation.of(
+                [side.sums for side in seen], [side.fold for side in seen], soft_temperature
             )
     if soft_level == "observation":
         return _parts(side_a, side_b, scale, relation, setting, hard=hard, soft=soft)
@@ -150,24 +140,6 @@ class _Side:
         return self.of(Rows.of(features, self.rows.dtype, normalize=True), self.slot, self.fold)
 
 
-def _relation(sides: Sequence[_Side], soft_temperature: float) -> Relation:
-    """The relation that the modalities with features give. All rows are unit rows."""
-    observed = torch.stack([side.fold > 0 for side in sides], dim=1)
-    features = torch.cat([F.normalize(side.sums, dim=1) for side in sides], dim=1)
-    return Relation(
-        features.div_(math.sqrt(soft_temperature)),
-        observed.to(features.dtype),
-        # To look is a wait for the device, and dearer there than what it saves.
-        complete=_can_look(observed) and bool(observed.all()),
-        bound=1 / soft_temperature,
-    )
-
-
-def _can_look(values: Tensor) -> bool:
-    """Whether values can be read without a wait."""
-    return values.device.type == "cpu" and not torch.compiler.is_compiling()
-
-
 def _fused_sides(a: _Side, b: _Side) -> tuple[_Side, _Side]:
     """Fused features as rows: an instance has one, or none where it was not observed.
 
@@ -176,7 +148,7 @@ def _fused_sides(a: _Side, b: _Side) -> tuple[_Side, _Side]:
     those not observed are marked as absent.
     """
     present_a = present_b = None
-    if _can_look(a.fold):
+    if can_look(a.fold):
         slot_a = (a.fold > 0).nonzero()[:, 0]
         slot_b = torch.cat((slot_a, (a.fold == 0).nonzero()[:, 0]))
         slot_b = slot_b[b.fold[slot_b] > 0]

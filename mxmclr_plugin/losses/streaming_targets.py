@@ -8,17 +8,19 @@ W = G / soft_temperature, is made tile by tile, and is never held.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from mxmclr_plugin.losses.tiles import TileOptions, headroom
+from mxmclr_plugin.losses.tiles import TileOptions, can_look, headroom
 
-__all__ = ["InstanceSums", "Part", "Relation", "hard_part", "soft_part"]
+__all__ = ["InstanceSums", "Part", "Relation", "hard_part", "row_weights", "soft_part"]
 
 
 @dataclass(frozen=True)
@@ -56,23 +58,6 @@ class InstanceSums:
     def observed(self) -> Tensor:
         """Whether there are any. Shape: (N, 2)."""
         return self.folds > 0
-
-    def weights(self, counts: Tensor) -> Tensor:
-        """Weights of the means over the rows of A, and of B, of the instances that count.
-
-        All 0 where none does.
-
-        Args:
-            counts: Whether an instance counts as one of A and as one of B. Shape: (N, 2).
-
-        Returns:
-            Weight of each row, by its instance. Shape: (N, 2).
-        """
-        counted = (counts & self.observed).to(self.folds.dtype)
-        rows = torch.linalg.vecdot(self.folds, counted, dim=0).clamp_(min=1).reciprocal_()
-        for side, share in enumerate(self.share):
-            rows[side] *= share
-        return counted.mul_(rows)
 
 
 class Part(NamedTuple):
@@ -116,8 +101,29 @@ class Relation:
     complete: bool
     bound: float
 
-    def tile(self, i: slice, j: slice) -> Tensor:
-        """Entries of W, -inf where no modality is shared."""
+    @classmethod
+    def of(
+        cls, sums: Sequence[Tensor], folds: Sequence[Tensor], soft_temperature: float
+    ) -> Relation:
+        """The relation that some modalities give.
+
+        Args:
+            sums: Sums of unit features by instance, of each modality. Shape: (N, width).
+            folds: Observations by instance. Shape: (N,).
+            soft_temperature: Its temperature.
+        """
+        observed = torch.stack([fold > 0 for fold in folds], dim=1)
+        features = torch.cat([F.normalize(total, dim=1) for total in sums], dim=1)
+        return cls(
+            features.div_(math.sqrt(soft_temperature)),
+            observed.to(features.dtype),
+            # To look is a wait for a device, and dearer there than what it saves.
+            complete=can_look(observed) and bool(observed.all()),
+            bound=1 / soft_temperature,
+        )
+
+    def tile(self, i: slice | Tensor, j: slice) -> Tensor:
+        """Entries of W between some instances and others, -inf where no modality is shared."""
         tile = self.features[i] @ self.features[j].T
         if self.complete:
             return tile.div_(self.observed.shape[1]) if self.observed.shape[1] > 1 else tile
@@ -125,12 +131,30 @@ class Relation:
         return tile.div_(shared.clamp(min=1)).masked_fill_(shared == 0, -torch.inf)
 
 
+def row_weights(folds: Tensor, counts: Tensor, share: Sequence[float]) -> Tensor:
+    """Weights of means over the rows of the instances that count; all 0 where none does.
+
+    Args:
+        folds: Rows of each instance in A and in B. Shape: (N, 2).
+        counts: Whether an instance counts as one of A and as one of B. Shape: (N, 2).
+        share: What the mean over A and that over B count for.
+
+    Returns:
+        Weight of each row, by its instance. Shape: (N, 2).
+    """
+    counted = (counts & (folds > 0)).to(folds.dtype)
+    rows = torch.linalg.vecdot(folds, counted, dim=0).clamp_(min=1).reciprocal_()
+    for side, of_side in enumerate(share):
+        rows[side] *= of_side
+    return counted.mul_(rows)
+
+
 def hard_part(batch: InstanceSums) -> Part:
     """Every observation of the same instance is a positive, in equal shares."""
     positives = batch.folds.flip(1)  # of a row of A, of a row of B
     if batch.self_products is not None:
         positives[:, 0] = batch.own_columns
-    weights = batch.weights(positives > 0)
+    weights = row_weights(batch.folds, positives > 0, batch.share)
     diagonal = weights.div(positives.clamp(min=1)).sum(dim=1)
     products = torch.linalg.vecdot(batch.sums_a, batch.sums_b)
     if batch.self_products is not None:
@@ -156,7 +180,7 @@ def soft_part(
     sums = _normalisers(batch, relation, options, plain, kept)
     none = 0.0 if plain else -torch.inf
     related = sums > none
-    weights = batch.weights(related)
+    weights = row_weights(batch.folds, related, batch.share)
 
     # M_ij = exp(W_ij) * left_i . right_j, or its logarithms: (N, 2) each.
     inverse = batch.observed / batch.folds.clamp(min=1)

@@ -10,15 +10,23 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    "TILE",
     "Logits",
     "Own",
     "Rows",
     "TileOptions",
     "Tiled",
+    "can_look",
     "headroom",
     "tile_gradients",
     "tile_logsumexp",
 ]
+
+TILE = 512
+"""Rows and columns of a tile on a CPU: in float32 1 MB, what a core's cache holds."""
+
+DEVICE_TILE = 4096
+"""The same elsewhere: in float32 64 MB, which keeps a device busy for longer than its launch."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +44,15 @@ class TileOptions:
     tile: int
     cache_bytes: int
     triton: bool = False
+
+    @classmethod
+    def on(
+        cls, device: torch.device, tile: int | None, cache_bytes: int, triton: bool
+    ) -> TileOptions:
+        """Options with a tile that suits the device where ``tile`` is None."""
+        if tile is None:
+            tile = TILE if device.type == "cpu" else DEVICE_TILE
+        return cls(tile, cache_bytes, triton)
 
     def spans(self, rows: int, start: int = 0) -> Iterator[slice]:
         """Cuts ``rows`` rows from ``start`` on into tiles."""
@@ -199,6 +216,11 @@ class Own(NamedTuple):
     rows: Tensor
     slot_a: Tensor
     slot_b: Tensor
+
+
+def can_look(values: Tensor) -> bool:
+    """Whether values can be read without a wait for a device."""
+    return values.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def headroom(dtype: torch.dtype) -> float:

@@ -88,13 +88,17 @@ def check_shapes(
     soft_features_b: Tensor | None = None,
     queue: Tensor | None = None,
     queue_ids: Tensor | None = None,
+    *,
+    may_be_empty: bool = False,
 ) -> None:
     """Checks ranks, lengths, dtypes and devices; reads no value of a tensor.
+
+    With ``may_be_empty`` there may be no rows, since other processes may have some.
 
     Raises:
         ValueError: If one of them does not fit.
     """
-    _check_matrix("a", a)
+    _check_matrix("a", a, may_be_empty)
     for name, embeddings, ids_name, ids, features in (
         ("a", a, "ids_a", ids_a, soft_features_a),
         ("b", b, "ids_b", ids_b, soft_features_b),
@@ -105,7 +109,7 @@ def check_shapes(
                 if tensor is not None:
                     raise ValueError(f"{other} is given but {name} is None")
             continue
-        _check_matrix(name, embeddings)
+        _check_matrix(name, embeddings, may_be_empty)
         if not isinstance(ids, Tensor) or ids.is_floating_point() or ids.is_complex():
             kind = ids.dtype if isinstance(ids, Tensor) else type(ids).__name__
             raise ValueError(f"{ids_name} must be a tensor of integers, got {kind}")
@@ -115,7 +119,7 @@ def check_shapes(
                 f"got shape {tuple(ids.shape)}"
             )
         if features is not None:
-            _check_matrix(f"soft_features_{name}", features)
+            _check_matrix(f"soft_features_{name}", features, may_be_empty)
             if len(features) != len(embeddings):
                 raise ValueError(
                     f"soft_features_{name} must have one row for each of the {len(embeddings)} "
@@ -219,11 +223,11 @@ def _count(*ids: Tensor | None) -> Tensor:
     return (ordered[1:] != ordered[:-1]).sum() + 1
 
 
-def _check_matrix(name: str, matrix: Tensor) -> None:
+def _check_matrix(name: str, matrix: Tensor, may_be_empty: bool) -> None:
     if not isinstance(matrix, Tensor) or matrix.ndim != 2:
         got = tuple(matrix.shape) if isinstance(matrix, Tensor) else type(matrix).__name__
         raise ValueError(f"{name} must be a matrix of shape (rows, columns), got {got}")
-    if 0 in matrix.shape:
+    if matrix.shape[1] == 0 or (len(matrix) == 0 and not may_be_empty):
         raise ValueError(f"{name} must have rows and columns, got shape {tuple(matrix.shape)}")
     if not matrix.is_floating_point():
         raise ValueError(f"{name} must be of a floating point dtype, got {matrix.dtype}")

@@ -1,0 +1,231 @@
+"""What processes send each other for the sharded loss, and a count of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from lightly.utils import dist
+from torch import Tensor
+from torch import distributed as torch_dist
+
+__all__ = ["ColumnBlocks", "Exchange", "Ranks", "Sent", "Transfer", "count_sent"]
+
+Exchange = Literal["all_gather", "ring"]
+
+# PyTorch renamed it and warns of the old name.
+_all_gather_single: Any = getattr(
+    torch_dist, "all_gather_single", getattr(torch_dist, "all_gather_into_tensor", None)
+)
+
+
+@dataclass
+class Sent:
+    """What this rank has sent.
+
+    Point to point it is what was handed to ``isend``. Of the two collectives it is what their ring
+    algorithms send, which is the least that they can: (W - 1) blocks for an all_gather of W blocks,
+    padded to one length, and 2 (W - 1) / W of the tensor for an all_reduce.
+
+    Attributes:
+        elements: Number of elements by purpose.
+        bytes: The same in bytes.
+    """
+
+    elements: Counter[str] = field(default_factory=Counter)
+    bytes: Counter[str] = field(default_factory=Counter)
+
+
+# Not by thread: a backward pass on a GPU runs in a thread of its own.
+_counts: list[Sent] = []
+
+
+@contextmanager
+def count_sent() -> Iterator[Sent]:
+    """Counts what this process sends for sharded losses within the context."""
+    sent = Sent()
+    _counts.append(sent)
+    try:
+        yield sent
+    finally:
+        _counts.remove(sent)
+
+
+def _count(purpose: str, tensor: Tensor, times: float = 1) -> None:
+    for sent in _counts:
+        elements = round(tensor.numel() * times)
+        sent.elements[purpose] += elements
+        sent.bytes[purpose] += elements * tensor.element_size()
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """A transfer under way; tensors that take part must be left alone until it has been waited for.
+
+    Attributes:
+        works: What to wait for; emptied then, as it holds what was sent.
+        received: What will have been received.
+    """
+
+    works: list[Any]
+    received: Sequence[Tensor]
+
+    def wait(self) -> Sequence[Tensor]:
+        """Waits and returns what was received."""
+        for _, work in self.works:
+            work.wait()
+        self.works.clear()
+        return self.received
+
+
+class Ranks:
+    """This process among those of the default process group.
+
+    Every method must be called by all ranks together and in the same order.
+
+    Attributes:
+        size: Number of ranks.
+        rank: Number of this one.
+    """
+
+    def __init__(self) -> None:
+        self.size: int = dist.world_size()
+        self.rank: int = dist.rank()
+
+    def all_reduce(self, x: Tensor, purpose: str, op: Any = None) -> Tensor:
+        """Sum over ranks, or what ``op`` says, in place."""
+        _count(purpose, x, 2 * (self.size - 1) / self.size)
+        torch_dist.all_reduce(x, torch_dist.ReduceOp.SUM if op is None else op)
+        return x
+
+    def logsumexp(self, x: Tensor, purpose: str) -> Tensor:
+        """Logsumexp over ranks, element by element; -inf where all are."""
+        greatest = self.all_reduce(x.clone(), purpose, torch_dist.ReduceOp.MAX)
+        greatest.masked_fill_(greatest == -torch.inf, 0.0)
+        total = self.all_reduce((x - greatest).exp_(), purpose)
+        return total.log_().add_(greatest)
+
+    def all_gather(self, x: Tensor, counts: Sequence[int], purpose: str) -> Transfer:
+        """Starts to gather the rows of all ranks.
+
+        Args:
+            x: Rows of this rank. Shape: (rows, ...).
+            counts: Number of rows of each rank.
+            purpose: What the count of elements is kept under.
+
+        Returns:
+            A transfer of the rows of each rank, in the order of ranks.
+        """
+        longest = max(counts)
+        if longest == 0:
+            return Transfer([], [x] * self.size)
+        mine = x.contiguous()
+        if len(x) < longest:
+            mine = torch.cat((mine, x.new_zeros(longest - len(x), *x.shape[1:])))
+        everything = x.new_empty(self.size * longest, *x.shape[1:])
+        _count(purpose, mine, self.size - 1)
+        work = _all_gather_single(everything, mine, async_op=True)
+        blocks = everything.split(longest)
+        return Transfer(
+            [(mine, work)], [block[:n] for block, n in zip(blocks, counts, strict=True)]
+        )
+
+    def shift(self, step: int, out: Tensor, into: Tensor, purpose: str) -> Transfer:
+        """Starts to send a tensor ``step`` ranks on, and to receive one from as far behind."""
+        to, source = (self.rank + step) % self.size, (self.rank - step) % self.size
+        return self._transfer({to: out}, {source: into}, purpose)
+
+    def swap(self, out: Sequence[Tensor], counts: Sequence[int], purpose: str) -> Sequence[Tensor]:
+        """Sends ``out[q]`` to each other rank q, and returns ``counts[q]`` rows from each."""
+        into = [out[q].new_empty(n, *out[q].shape[1:]) for q, n in enumerate(counts)]
+        others = [q for q in range(self.size) if q != self.rank]
+        self._transfer({q: out[q] for q in others}, {q: into[q] for q in others}, purpose).wait()
+        return into
+
+    def _transfer(self, out: dict[int, Tensor], into: dict[int, Tensor], purpose: str) -> Transfer:
+        operations = []
+        for rank, x in out.items():
+            if x.numel():
+                _count(purpose, x)
+                operations.append(torch_dist.P2POp(torch_dist.isend, x.contiguous(), rank))
+        for rank, x in into.items():
+            if x.numel():
+                operations.append(torch_dist.P2POp(torch_dist.irecv, x, rank))
+        works = torch_dist.batch_isend_irecv(operations) if operations else []
+        return Transfer([(operations, work) for work in works], list(into.values()))
+
+
+@dataclass(frozen=True)
+class ColumnBlocks:
+    """The columns of all ranks as blocks that a rank meets one after the other.
+
+    With ``"all_gather"`` they are gathered once and held until the end of the backward pass. With
+    ``"ring"`` each block goes from rank to rank while the one before it is computed with, and a
+    rank holds two blocks of other ranks at most; the last two of the forward pass are the first two
+    of the backward pass, which goes the other way round and so need not send them again.
+
+    Attributes:
+        ranks: The processes.
+        counts: Number of columns of each rank.
+        exchange: ``"all_gather"`` or ``"ring"``.
+    """
+
+    ranks: Ranks
+    counts: Sequence[int]
+    exchange: Exchange
+
+    def forward(self, own: Tensor, kept: dict[int, Tensor]) -> Iterator[tuple[int, Tensor]]:
+        """Rank and columns of each block, this rank's first, then those of the ranks after it.
+
+        Args:
+            own: Columns of this rank. Shape: (n, D).
+            kept: Where those are put that the backward pass shall have from the start.
+        """
+        size, rank = self.ranks.size, self.ranks.rank
+        if self.exchange == "all_gather":
+            gathering = self.ranks.all_gather(own, self.counts, "columns")
+            yield rank, own
+            blocks = gathering.wait()
+            kept.update((q, blocks[q]) for q in range(size) if q != rank)
+            for k in range(1, size):
+                q = (rank + k) % size
+                yield q, blocks[q]
+            return
+        block = own.contiguous()
+        for k in range(size):
+            if k >= max(1, size - 2):
+                kept[(rank + k) % size] = block
+            following = self._start(-1, block, (rank + k + 1) % size) if k < size - 1 else None
+            yield (rank + k) % size, block
+            if following is not None:
+                (block,) = following.wait()
+
+    def backward(self, own: Tensor, kept: dict[int, Tensor]) -> Iterator[tuple[int, Tensor]]:
+        """Rank and columns of each block, those of the ranks before this one, then its own.
+
+        Args:
+            own: Columns of this rank. Shape: (n, D).
+            kept: What the forward pass kept; emptied, so that blocks need not lie there until the
+                end. Without them, as in a second backward pass, blocks are sent again.
+        """
+        size, rank = self.ranks.size, self.ranks.rank
+        first = (rank - 1) % size
+        if first not in kept:
+            (kept[first],) = self._start(1, own.contiguous(), first).wait()
+        for k in range(1, size):
+            block, next_rank = kept.pop((rank - k) % size), (rank - k - 1) % size
+            following = None
+            if k < size - 1 and next_rank not in kept:
+                following = self._start(1, block, next_rank)
+            yield (rank - k) % size, block
+            if following is not None:
+                (kept[next_rank],) = following.wait()
+        yield rank, own
+
+    def _start(self, step: int, block: Tensor, next_rank: int) -> Transfer:
+        into = block.new_empty(self.counts[next_rank], block.shape[1])
+        return self.ranks.shift(step, block, into, "columns")
