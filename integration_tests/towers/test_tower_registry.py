@@ -39,6 +39,7 @@ def test_the_towers_are_listed():
         ("video_model", "voxel"),
         ("light_cnn2d", "image"),
         ("torchvision_model", "image"),
+        ("timm_model", "image"),
         ("multi_view", "views"),
         ("point_net", "points"),
         ("features", "features"),

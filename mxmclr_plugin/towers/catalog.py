@@ -7,6 +7,7 @@ from mxmclr_plugin.towers.image import LightCNN2d, TorchvisionBackbone
 from mxmclr_plugin.towers.points import point_net
 from mxmclr_plugin.towers.registry import TOWERS, TowerInfo, tower_of
 from mxmclr_plugin.towers.text import bag_of_words, sentence_transformer
+from mxmclr_plugin.towers.timm_image import TimmBackbone
 from mxmclr_plugin.towers.views import multi_view
 from mxmclr_plugin.towers.voxel import LightCNN3d, VideoBackbone
 
@@ -40,6 +41,9 @@ for info in (
         "image",
         tower_of(TorchvisionBackbone),
         "torchvision's classification models: resnet18, efficientnet_b0, vit_b_16, ...",
+    ),
+    TowerInfo(
+        "timm_model", "image", tower_of(TimmBackbone), "any model of the package timm (extra: timm)"
     ),
     TowerInfo(
         "multi_view",

@@ -10,6 +10,7 @@ from torchvision.models import get_model_weights, list_models
 
 from mxmclr_plugin.data.batch import Observations
 from mxmclr_plugin.registry import did_you_mean
+from mxmclr_plugin.towers.checkpointing import checkpoint_blocks
 from mxmclr_plugin.towers.pretrained import (
     load_weights,
     named_weights,
@@ -84,16 +85,23 @@ class TorchvisionBackbone(Backbone):
         weights: None for random ones; a name of torchvision's, such as ``"IMAGENET1K_V1"`` or
             ``"DEFAULT"`` (downloaded); or a state dict's file, ``.pt``, ``.pth`` or
             ``.safetensors``, of the torchvision model (for any number of classes).
+        gradient_checkpointing: Less memory for one more forward pass.
 
     Raises:
-        ValueError: If the model is unknown, or the weights are not for it.
+        ValueError: If the model is unknown or has no blocks to checkpoint, or the weights are not
+            for it.
         FileNotFoundError: If the weights are neither a name nor a file, or cannot be downloaded.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, arch: str = "resnet18", weights: str | None = None) -> None:
+    def __init__(
+        self,
+        arch: str = "resnet18",
+        weights: str | None = None,
+        gradient_checkpointing: bool = False,
+    ) -> None:
         super().__init__()
         if arch not in image_models():
             raise ValueError(
@@ -117,6 +125,8 @@ class TorchvisionBackbone(Backbone):
             state = read_weights(weights, arch)
             state = {k: v for k, v in state.items() if not k.startswith(dropped)}
             load_weights(model, state, weights, arch)
+        if gradient_checkpointing and not checkpoint_blocks(model):
+            raise ValueError(f"{arch} has no blocks of several layers to checkpoint")
         preset = get_model_weights(arch)[named or "DEFAULT"].transforms()
         # Not part of the state dict: they follow from the options.
         self.register_buffer("mean", torch.tensor(preset.mean).view(3, 1, 1), persistent=False)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mxmclr_plugin.data.batch import Observations
 from mxmclr_plugin.towers.image import LightCNN2d, TorchvisionBackbone
+from mxmclr_plugin.towers.timm_image import TimmBackbone
 from mxmclr_plugin.towers.tower import Backbone
 
 __all__ = ["LIGHT_CNN", "MultiView", "Pooling", "multi_view"]
@@ -16,6 +17,7 @@ __all__ = ["LIGHT_CNN", "MultiView", "Pooling", "multi_view"]
 Pooling = Literal["mean", "max", "attention"]
 
 LIGHT_CNN = "light_cnn2d"
+_TIMM = "timm/"
 
 
 class MultiView(Backbone):
@@ -80,22 +82,34 @@ class MultiView(Backbone):
 
 
 def multi_view(
-    arch: str = LIGHT_CNN, weights: str | None = None, pooling: Pooling = "mean"
+    arch: str = LIGHT_CNN,
+    weights: str | None = None,
+    pooling: Pooling = "mean",
+    gradient_checkpointing: bool = False,
 ) -> MultiView:
     """A :class:`MultiView` of an image model.
 
     Args:
-        arch: ``"light_cnn2d"`` or one of :func:`~mxmclr_plugin.towers.image.image_models`.
-        weights: Of torchvision's models, see
-            :class:`~mxmclr_plugin.towers.image.TorchvisionBackbone`.
+        arch: ``"light_cnn2d"``, one of :func:`~mxmclr_plugin.towers.image.image_models`, or
+            ``"timm/"`` and a name of timm's.
+        weights: See :class:`~mxmclr_plugin.towers.image.TorchvisionBackbone` and
+            :class:`~mxmclr_plugin.towers.timm_image.TimmBackbone`.
         pooling: ``"mean"``, ``"max"`` or ``"attention"``.
+        gradient_checkpointing: Less memory for one more forward pass.
 
     Raises:
-        ValueError: If the model or the pooling is unknown, or the weights are not for the model.
+        ImportError: If the model is timm's, which is not installed.
+        ValueError: If the model or the pooling is unknown, or an option is not for the model.
         FileNotFoundError: If the weights are not there.
     """
-    if arch == LIGHT_CNN:
-        if weights is not None:
-            raise ValueError(f"{LIGHT_CNN} is trained from scratch, it takes no weights")
-        return MultiView(LightCNN2d(), pooling)
-    return MultiView(TorchvisionBackbone(arch, weights), pooling)
+    if arch.startswith(_TIMM):
+        name = arch.removeprefix(_TIMM)
+        return MultiView(TimmBackbone(name, weights, gradient_checkpointing), pooling)
+    if arch != LIGHT_CNN:
+        return MultiView(TorchvisionBackbone(arch, weights, gradient_checkpointing), pooling)
+    if weights is not None or gradient_checkpointing:
+        raise ValueError(
+            f"{LIGHT_CNN} is small and trained from scratch: it takes no weights and no gradient "
+            "checkpointing"
+        )
+    return MultiView(LightCNN2d(), pooling)
