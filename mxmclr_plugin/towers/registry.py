@@ -90,10 +90,11 @@ def tower_of(backbone: Callable[..., nn.Module], *, frozen: bool = False) -> Cal
     def build(corpus: Sequence[Any], **options: Any) -> Tower:
         of_tower = {p.name: options.pop(p.name, p.default) for p in shared}
         made = backbone(*[corpus] * (len(parameters) - len(own)), **options)
-        if of_tower["frozen"] and not getattr(made, "pretrained", True):
+        for_good = of_tower["frozen"] and of_tower["unfreeze_at"] is None
+        if for_good and not getattr(made, "pretrained", True):
             raise ValueError(
-                "the tower would be frozen with random weights: give it weights, or set frozen to "
-                "false"
+                "the tower would be frozen with random weights (of adapters, if it has them): give "
+                "it weights, or set frozen to false or unfreeze_at to a step"
             )
         return Tower(made, **of_tower)
 
