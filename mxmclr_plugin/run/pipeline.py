@@ -14,6 +14,7 @@ from typing import Any
 import pytorch_lightning as pl
 from rich.console import Console
 from torch import nn
+from transformers.utils import logging as transformers_logging
 
 import mxmclr_plugin
 from mxmclr_plugin.data.dataset import MultifoldDataset
@@ -30,7 +31,7 @@ from mxmclr_plugin.run.towers import (
     save_sentence_transformers,
     with_cached_features,
 )
-from mxmclr_plugin.training.clock import TrainingClock
+from mxmclr_plugin.training.clock import TrainingClock, advice_on_waiting
 from mxmclr_plugin.training.config import BatchConfig
 from mxmclr_plugin.training.data_module import RetrievalData
 from mxmclr_plugin.training.module import RetrievalModule
@@ -58,6 +59,8 @@ def run_retrieval(
     console = console or Console()
     # What Lightning announces (devices, tips, files) stands in our own lines.
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    if not console.is_terminal:
+        transformers_logging.disable_progress_bar()
     warnings.filterwarnings("ignore", ".*LeafSpec.*", module="pytorch_lightning")
     folder = RunFolder.of(config)
     criterion = build_part("loss", build_loss, config.loss)
@@ -88,6 +91,7 @@ def run_retrieval(
         seed=config.seed,
         eval_batch=config.trainer.eval_batch,
         pin_memory=on_gpu,
+        awaiting=clock.awaiting,
     )
     _say_setup(console, config, splits, batch, trainer, folder)
     if trainer.is_global_zero:
@@ -102,6 +106,7 @@ def run_retrieval(
         "steps": trainer.global_step,
         "seconds": clock.seconds,
         "observations_per_second": clock.observations * trainer.world_size / clock.seconds,
+        "waiting_for_data": clock.waiting / clock.seconds,
     }
     measured = {}
     for split in [name for name in splits if name in ("test", "train_split", config.eval.split)]:
@@ -127,6 +132,8 @@ def run_retrieval(
         path = folder.write_metrics(metrics)
         for split in measured:
             console.print(figures_table(metrics, split))
+        if advice := advice_on_waiting(train["waiting_for_data"], batch.workers):
+            console.print(advice, highlight=False)
         for note in data.notes:
             console.print(note, highlight=False)
         console.print(f"written to {path}", soft_wrap=True)

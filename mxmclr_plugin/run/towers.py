@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from mxmclr_plugin.cache import cache_folder
 from mxmclr_plugin.data.dataset import MultifoldDataset
@@ -15,6 +14,7 @@ from mxmclr_plugin.data.observations import ObservationDataset
 from mxmclr_plugin.run.config import ConfigError, RunConfig, build_part
 from mxmclr_plugin.run.folder import RunFolder
 from mxmclr_plugin.towers.feature_cache import cached_features, fingerprint_module
+from mxmclr_plugin.towers.feature_store import FeatureStore
 from mxmclr_plugin.towers.registry import build_tower
 from mxmclr_plugin.towers.text import SentenceBackbone
 from mxmclr_plugin.towers.tower import Tower
@@ -72,7 +72,7 @@ def with_cached_features(
             continue
         tower.to(device)
         fingerprint = fingerprint_module(tower.backbone)
-        features: dict[int, Tensor] = {}  # splits mostly share one store
+        features: dict[int, FeatureStore] = {}  # splits mostly share one store
         for split, dataset in splits.items():
             store = dataset.stores[modality]
             if id(store) not in features:
