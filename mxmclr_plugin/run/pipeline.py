@@ -61,6 +61,8 @@ def run_retrieval(
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     if not console.is_terminal:
         transformers_logging.disable_progress_bar()
+    # Frozen backbones are in evaluation mode on purpose.
+    warnings.filterwarnings("ignore", ".*eval mode at the start", module="pytorch_lightning")
     warnings.filterwarnings("ignore", ".*LeafSpec.*", module="pytorch_lightning")
     folder = RunFolder.of(config)
     criterion = build_part("loss", build_loss, config.loss)
