@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from towers.tiny_clip import write_tiny_clip
 from transformers import CLIPModel, CLIPProcessor
 
-from mxmclr_plugin.towers import Tower, build_tower
+from mxmclr_plugin.towers import Tower, build_tower, fingerprint_module
 from mxmclr_plugin.towers.multimodal import multimodal
 
 SENTENCES = ["a tall red cone", "A short, wide BLUE box."]
@@ -69,6 +69,16 @@ def test_frozen_features_of_both_sides_go_through_the_same_head(clip):
     tower = Tower(multimodal(clip), dim=8, frozen=True).train()
     for records in (pictures(), SENTENCES):
         torch.testing.assert_close(tower(tower.encode(records)), tower(records))
+
+
+def test_the_fingerprint_tells_how_pictures_are_prepared(clip, tmp_path):
+    others = [write_tiny_clip(tmp_path / name) for name in ("same", "other")]
+    file = others[1] / "processor_config.json"
+    text = file.read_text()
+    assert '"do_center_crop": true' in text
+    file.write_text(text.replace('"do_center_crop": true', '"do_center_crop": false'))
+    expected, same, other = (fingerprint_module(multimodal(str(path))) for path in (clip, *others))
+    assert expected == same != other
 
 
 def test_checkpointing_changes_no_gradient(clip):

@@ -139,6 +139,8 @@ def test_errors_name_what_was_expected():
             Tower(nn.Linear(3, 6), **options)
     with pytest.raises(ValueError, match="unfreeze_at is a step"):
         Tower(nn.Linear(3, 6).requires_grad_(False), frozen=True, unfreeze_at=3)
+    with pytest.raises(ValueError, match=r"lr_scale is 0.1, but the backbone is frozen"):
+        Tower(nn.Linear(3, 6), frozen=True, lr_scale=0.1)
     for scale in (0, -1, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="lr_scale is a number above 0"):
             Tower(nn.Linear(3, 6), lr_scale=scale)

@@ -67,12 +67,12 @@ def retrieval_module(lr=0.01, **options):
     )
 
 
-def fit(module, out, steps, *callbacks, ckpt=None, dataset=None, workers=0):
+def fit(module, out, steps, *callbacks, ckpt=None, dataset=None, workers=0, **options):
     """Trains, three steps an epoch, and returns the trainer and the clock."""
     torch.manual_seed(1)
     clock = TrainingClock()
     trainer = build_trainer(
-        TrainerConfig(max_steps=steps, accelerator="cpu", devices="1"),
+        TrainerConfig(max_steps=steps, accelerator="cpu", **{"devices": "1", **options}),
         module.optimizer_config,
         out,
         [clock, *callbacks],

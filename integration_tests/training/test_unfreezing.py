@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from pytorch_lightning import Callback
@@ -83,3 +87,19 @@ def test_a_resumed_run_is_the_run_that_was_not_stopped(unfreeze_at, tmp_path):
     for k, state in one["state"].items():
         for key, value in state.items():
             assert torch.equal(value, other["state"][k][key])
+
+
+def test_two_processes_unfreeze_together(tmp_path):
+    script = Path(__file__).with_name("unfreeze_on_two_processes.py")
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    one, other = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    start = retrieval_module().state_dict()
+    for name, value in one.items():
+        if "running" in name or "tracked" in name:
+            continue  # each process has statistics of its own rows
+        assert torch.equal(value, other[name]), name
+        if "backbone" in name:
+            assert not torch.equal(value, start[name]), name

@@ -123,7 +123,7 @@ def fingerprint_module(module: nn.Module) -> str:
     """SHA-256, in hexadecimal, of what decides a module's output in evaluation mode.
 
     Taken over the classes and printed options of all its parts, its parameters and buffers, and of
-    a SentenceTransformer the tokenizer, maximal length, prompts and width as well.
+    a SentenceTransformer the tokenizer, maximal length, prompts, width and image processor as well.
     """
     digest = hashlib.sha256()
     for name, part in module.named_modules():
@@ -135,6 +135,9 @@ def fingerprint_module(module: nn.Module) -> str:
                 f"{part!r}\n{tokenizer_digest(part.tokenizer)}\n{part.max_seq_length}\n"
                 f"{part.default_prompt_name}\n{sorted(part.prompts.items())}\n{part.truncate_dim}"
             )
+            pictures = getattr(part.processor, "image_processor", None)
+            if pictures is not None:
+                options += f"\n{pictures.to_json_string()}"
         options = re.sub(r" at 0x[0-9a-f]+", "", options)  # differs from run to run
         digest.update(f"{name}\n{kind.__module__}.{kind.__qualname__}\n{options}\n".encode())
     for name, value in module.state_dict().items():

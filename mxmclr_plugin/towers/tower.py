@@ -64,8 +64,9 @@ class Tower(nn.Module):
         in_features: Width of the features.
 
     Raises:
-        ValueError: If a width is not a positive integer, lr_scale is not above 0, or unfreeze_at is
-            given for a backbone that is not frozen or has nothing to train.
+        ValueError: If a width is not a positive integer, lr_scale is not above 0 or for a backbone
+            that is frozen for good, or unfreeze_at for one that is not frozen or has nothing to
+            train.
     """
 
     def __init__(
@@ -94,6 +95,11 @@ class Tower(nn.Module):
             )
         if not (math.isfinite(lr_scale) and lr_scale > 0):
             raise ValueError(f"lr_scale is a number above 0, got {lr_scale}")
+        if lr_scale != 1 and frozen and unfreeze_at is None:
+            raise ValueError(
+                f"lr_scale is {lr_scale}, but the backbone is frozen and so not trained: set "
+                "frozen to false or unfreeze_at to a step"
+            )
         self.backbone = backbone
         self.in_features = features
         self.dim = dim
