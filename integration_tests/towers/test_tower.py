@@ -76,6 +76,32 @@ def test_an_unfrozen_backbone_follows_train_and_gets_gradients():
     assert not tower.eval().backbone.body[1].training
 
 
+def test_a_backbone_that_is_unfrozen_later_gets_no_gradient_until_then():
+    tower = Tower(Batchy(), dim=4, frozen=True, unfreeze_at=3).train()
+    before = {name: value.clone() for name, value in tower.backbone.state_dict().items()}
+    tower(torch.randn(5, 3))[:, 0].sum().backward()
+    assert all(p.grad is None and p.requires_grad for p in tower.backbone.parameters())
+    assert not any(part.training for part in tower.train().backbone.modules())
+    for name, value in tower.backbone.state_dict().items():
+        torch.testing.assert_close(value, before[name], rtol=0, atol=0)
+    tower.unfreeze()
+    assert all(part.training for part in tower.modules())
+    tower(torch.randn(5, 3))[:, 0].sum().backward()
+    assert all(p.grad is not None for p in tower.backbone.parameters())
+    tower.eval().unfreeze()
+    assert not any(part.training for part in tower.modules())
+
+
+def test_unfreezing_leaves_alone_what_never_was_trained():
+    backbone = Batchy()
+    backbone.body[0].bias.requires_grad_(False)
+    tower = Tower(backbone, dim=4, frozen=True, unfreeze_at=0)
+    tower.unfreeze()
+    assert [name for name, p in backbone.named_parameters() if not p.requires_grad] == [
+        "body.0.bias"
+    ]
+
+
 def test_a_frozen_tower_takes_features_in_place_of_observations():
     tower = Tower(Batchy(), dim=4, frozen=True).train()
     x = torch.randn(5, 3)
@@ -108,6 +134,16 @@ def test_errors_name_what_was_expected():
         Tower(nn.Linear(3, 6), dim=0)
     with pytest.raises(ValueError, match="hidden is a positive integer, got -1"):
         Tower(nn.Linear(3, 6), hidden=-1)
+    for options in ({"unfreeze_at": 3}, {"frozen": True, "unfreeze_at": -1}):
+        with pytest.raises(ValueError, match="unfreeze_at is a step, 0 or more, of a frozen"):
+            Tower(nn.Linear(3, 6), **options)
+    with pytest.raises(ValueError, match="unfreeze_at is a step"):
+        Tower(nn.Linear(3, 6).requires_grad_(False), frozen=True, unfreeze_at=3)
+    with pytest.raises(ValueError, match=r"lr_scale is 0.1, but the backbone is frozen"):
+        Tower(nn.Linear(3, 6), frozen=True, lr_scale=0.1)
+    for scale in (0, -1, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="lr_scale is a number above 0"):
+            Tower(nn.Linear(3, 6), lr_scale=scale)
     tower = Tower(nn.Linear(3, 6))
     with pytest.raises(ValueError, match=r"shape \(rows, 6\), got torch.float32 of \(2, 5\)"):
         tower.project(torch.randn(2, 5))

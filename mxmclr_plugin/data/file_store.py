@@ -17,7 +17,7 @@ from mxmclr_plugin.cache import cache_folder
 from mxmclr_plugin.data.problems import DataError, ProblemLog
 from mxmclr_plugin.progress import progress_bar
 
-__all__ = ["FileStore", "Reader", "UnreadableFile", "readable_files"]
+__all__ = ["FileStore", "Reader", "UnreadableFile", "file_stamp", "readable_files"]
 
 Reader: TypeAlias = Callable[[Path], Tensor]
 """Makes a record of a file, or raises :class:`UnreadableFile`."""
@@ -46,7 +46,8 @@ class FileStore:
 
     Args:
         paths: The files.
-        read: Makes a record of one.
+        read: Makes a record of one; a function of a module, or a ``functools.partial`` of one, so
+            that the cache of features can tell it from others.
     """
 
     def __init__(self, paths: Sequence[Path], read: Reader) -> None:
@@ -94,7 +95,7 @@ def readable_files(
         task = progress.add_task(f"looking at each {kind}", total=len(paths))
         rest = iter(paths)
         while batch := list(islice(rest, 256)):
-            stamps = [_stamp(path) for path in batch]
+            stamps = [file_stamp(path) for path in batch]
             new = [
                 p for p, s in zip(batch, stamps, strict=True) if s is not None and s not in known
             ]
@@ -114,7 +115,7 @@ def readable_files(
     return readable
 
 
-def _stamp(path: Path) -> str | None:
+def file_stamp(path: Path) -> str | None:
     """What changes when the file does; None where there is no file."""
     try:
         status = path.stat()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -22,7 +23,11 @@ class ResumableLoader(DataLoader[MultifoldInstance]):
     checkpoints. A resumed epoch starts behind the batches that were used; those are not decoded.
     The length stays that of the whole epoch: Lightning counts the used batches itself.
 
-    Takes what :class:`torch.utils.data.DataLoader` takes.
+    Takes what :class:`torch.utils.data.DataLoader` takes, and
+
+    Args:
+        awaiting: Makes a context that stands around each waiting for the next batch, for whoever
+            measures that.
 
     Raises:
         TypeError: If ``sampler`` is not a :class:`MultifoldSampler`.
@@ -31,8 +36,14 @@ class ResumableLoader(DataLoader[MultifoldInstance]):
 
     sampler: MultifoldSampler
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        awaiting: Callable[[], AbstractContextManager[None]] = nullcontext,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
+        self.awaiting = awaiting
         if not isinstance(self.sampler, MultifoldSampler):
             raise TypeError(
                 f"a ResumableLoader needs a MultifoldSampler, got {type(self.sampler).__name__}"
@@ -68,9 +79,14 @@ class ResumableLoader(DataLoader[MultifoldInstance]):
             self._epoch, self._used = self.sampler.epoch + self._shift, 0
         self.sampler.start = (self._epoch, self._used * self.sampler.instances)
         self.generator.manual_seed(self.sampler.seed + self._epoch)
-        for batch in super().__iter__():
+        with self.awaiting():
+            batches = super().__iter__()  # workers start here
+            batch = next(batches, None)
+        while batch is not None:
             self._used += 1
             yield batch  # type: ignore[misc]
+            with self.awaiting():
+                batch = next(batches, None)
 
     def state_dict(self) -> dict[str, int]:
         """The epoch that is drawn and the number of batches of it that were handed out.

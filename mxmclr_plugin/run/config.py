@@ -27,7 +27,7 @@ from mxmclr_plugin.training.config import (
     TrainerConfig,
 )
 
-__all__ = ["ConfigError", "RunConfig", "choices", "groups", "load_config", "tasks"]
+__all__ = ["ConfigError", "RunConfig", "build_part", "choices", "groups", "load_config", "tasks"]
 
 CONFIGS = Path(plugin_configs.__file__).parent
 
@@ -47,7 +47,8 @@ class RunConfig:
             joined by ``+``.
         loss: Name and options of the loss, or the path of a class.
         data: Name and options of the data set.
-        towers: Name and options of the tower of each modality.
+        towers: Name and options of the tower of each modality, or ``same_as`` and the modality with
+            which it shares one.
         batch: What a training batch holds.
         optimizer: Options of the optimizer.
         trainer: Options of the trainer.
@@ -138,6 +139,18 @@ def load_config(
     return config, {str(key): value for key, value in plain.items()}
 
 
+def build_part(key: str, build: Any, *args: Any) -> Any:
+    """Builds a part of the run.
+
+    Raises:
+        ConfigError: If it cannot be built: what is wrong with it is wrong with that key.
+    """
+    try:
+        return build(*args)
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        raise ConfigError(f"{key}: {error}") from error
+
+
 def _compose(task: str, overrides: Sequence[str], config_dir: Path | None) -> DictConfig:
     try:
         parsed = OverridesParser.create().parse_overrides(list(overrides))
@@ -198,9 +211,30 @@ def _with_schemas(config: DictConfig) -> DictConfig:
     if not {"_target_", "class_path"} & set(loss):
         checked.loss = _against_schema("loss", LOSSES, loss)
     checked.data = _against_schema("data", DATASETS, config.get("data", {}))
-    for modality, tower in config.get("towers", {}).items():
-        checked.towers[modality] = _against_schema(f"towers.{modality}", TOWERS, tower)
+    towers = config.get("towers", {})
+    for modality, tower in towers.items():
+        if "same_as" in tower:
+            _check_same_as(modality, tower, towers)
+        else:
+            checked.towers[modality] = _against_schema(f"towers.{modality}", TOWERS, tower)
     return checked
+
+
+def _check_same_as(
+    modality: str, tower: Mapping[str, Any], towers: Mapping[str, Mapping[str, Any]]
+) -> None:
+    key, other = f"towers.{modality}", tower["same_as"]
+    if len(tower) > 1:
+        raise ConfigError(
+            f"{key}: beside same_as there is nothing to say, it is the tower of {other!r} in all; "
+            f"got {', '.join(name for name in tower if name != 'same_as')}"
+        )
+    own = [name for name, node in towers.items() if "same_as" not in node]
+    if other not in own:
+        raise ConfigError(
+            f"{key}.same_as: {other!r} has no tower of its own; {', '.join(own)} "
+            f"{'has' if len(own) == 1 else 'have'} one"
+        )
 
 
 def _against_schema(key: str, registry: Registry[Any], node: Mapping[str, Any]) -> DictConfig:

@@ -18,7 +18,7 @@ __all__ = ["RunFolder"]
 
 
 class RunFolder:
-    """``config.yaml``, ``metrics.json``, ``curves/metrics.csv`` and ``checkpoints/`` of a run.
+    """``config.yaml``, ``metrics.json``, ``curves/metrics.csv``, ``checkpoints/``, towers of a run.
 
     Attributes:
         path: The folder.
@@ -67,6 +67,10 @@ class RunFolder:
     def checkpoints(self) -> Path:
         """Where checkpoints go."""
         return self.path / "checkpoints"
+
+    def tower(self, modality: str) -> Path:
+        """Where the trained SentenceTransformer of a modality goes."""
+        return self.path / f"{modality}_tower"
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Writes ``config.yaml``."""

@@ -12,25 +12,26 @@ from importlib.metadata import version
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from rich.console import Console
-from torch import Tensor, nn
+from torch import nn
+from transformers.utils import logging as transformers_logging
 
 import mxmclr_plugin
-from mxmclr_plugin.cache import cache_folder
 from mxmclr_plugin.data.dataset import MultifoldDataset
-from mxmclr_plugin.data.observations import ObservationDataset
 from mxmclr_plugin.data.registry import DATASETS
 from mxmclr_plugin.data.splits import DataSplits
 from mxmclr_plugin.losses.multimodal import MultimodalCriterion, takes_ids
 from mxmclr_plugin.losses.registry import LOSSES, build_loss
-from mxmclr_plugin.run.config import ConfigError, RunConfig
+from mxmclr_plugin.run.config import ConfigError, RunConfig, build_part
 from mxmclr_plugin.run.folder import RunFolder
 from mxmclr_plugin.run.report import figures_table
-from mxmclr_plugin.towers.feature_cache import cached_features, fingerprint_module
-from mxmclr_plugin.towers.registry import build_tower
-from mxmclr_plugin.towers.tower import Tower
-from mxmclr_plugin.training.clock import TrainingClock
+from mxmclr_plugin.run.towers import (
+    build_towers,
+    check_processes,
+    save_sentence_transformers,
+    with_cached_features,
+)
+from mxmclr_plugin.training.clock import TrainingClock, advice_on_waiting
 from mxmclr_plugin.training.config import BatchConfig
 from mxmclr_plugin.training.data_module import RetrievalData
 from mxmclr_plugin.training.module import RetrievalModule
@@ -58,23 +59,19 @@ def run_retrieval(
     console = console or Console()
     # What Lightning announces (devices, tips, files) stands in our own lines.
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    if not console.is_terminal:
+        transformers_logging.disable_progress_bar()
+    # Frozen backbones are in evaluation mode on purpose.
+    warnings.filterwarnings("ignore", ".*eval mode at the start", module="pytorch_lightning")
     warnings.filterwarnings("ignore", ".*LeafSpec.*", module="pytorch_lightning")
     folder = RunFolder.of(config)
-    criterion = _build("loss", build_loss, config.loss)
-    data: DataSplits = _build("data", DATASETS.build, config.data)
+    criterion = build_part("loss", build_loss, config.loss)
+    data: DataSplits = build_part("data", DATASETS.build, config.data)
     splits = _usable(data, config, console)
     batch = _batch_for(config, criterion, splits["train"], console)
 
     pl.seed_everything(config.seed, workers=True, verbose=False)
-    towers = {
-        modality: _build(
-            f"towers.{modality}",
-            build_tower,
-            spec,
-            _Records(ObservationDataset(splits["train"], modality)),
-        )
-        for modality, spec in config.towers.items()
-    }
+    towers = build_towers(config, splits["train"])
     module = RetrievalModule(
         towers,
         MultimodalCriterion(criterion, list(towers)),
@@ -83,11 +80,12 @@ def run_retrieval(
         config.eval,
     )
     clock = TrainingClock()
-    trainer = _build(
+    trainer = build_part(
         "trainer", build_trainer, config.trainer, config.optimizer, folder.path, [clock]
     )
+    check_processes(towers, config, trainer.world_size)
     on_gpu = trainer.strategy.root_device.type == "cuda"
-    splits = _with_cached_features(splits, towers, config, trainer.strategy.root_device)
+    splits = with_cached_features(splits, towers, config, trainer.strategy.root_device)
     loaders = RetrievalData(
         splits,
         list(towers),
@@ -95,6 +93,7 @@ def run_retrieval(
         seed=config.seed,
         eval_batch=config.trainer.eval_batch,
         pin_memory=on_gpu,
+        awaiting=clock.awaiting,
     )
     _say_setup(console, config, splits, batch, trainer, folder)
     if trainer.is_global_zero:
@@ -109,6 +108,7 @@ def run_retrieval(
         "steps": trainer.global_step,
         "seconds": clock.seconds,
         "observations_per_second": clock.observations * trainer.world_size / clock.seconds,
+        "waiting_for_data": clock.waiting / clock.seconds,
     }
     measured = {}
     for split in [name for name in splits if name in ("test", "train_split", config.eval.split)]:
@@ -134,9 +134,18 @@ def run_retrieval(
         path = folder.write_metrics(metrics)
         for split in measured:
             console.print(figures_table(metrics, split))
+        if advice := advice_on_waiting(train["waiting_for_data"], batch.workers):
+            console.print(advice, highlight=False)
         for note in data.notes:
             console.print(note, highlight=False)
         console.print(f"written to {path}", soft_wrap=True)
+        for modality, saved in save_sentence_transformers(towers, folder).items():
+            console.print(
+                f"trained {modality} model written to {saved}: SentenceTransformer({str(saved)!r}) "
+                "loads it",
+                highlight=False,
+                soft_wrap=True,
+            )
     return metrics
 
 
@@ -188,31 +197,6 @@ def _observed(
     return dataset.subset(kept)
 
 
-class _Records(Sequence[Any]):
-    """The bare records of an :class:`ObservationDataset`."""
-
-    def __init__(self, observations: ObservationDataset) -> None:
-        self.observations = observations
-
-    def __len__(self) -> int:
-        return len(self.observations)
-
-    def __getitem__(self, position: Any) -> Any:
-        if isinstance(position, slice):
-            return [self[k] for k in range(*position.indices(len(self)))]
-        if not -len(self) <= position < len(self):
-            raise IndexError(position)
-        return self.observations[position % len(self)].record
-
-
-def _build(key: str, build: Any, *args: Any) -> Any:
-    """Builds a part of the run; what is wrong with it is wrong with that key."""
-    try:
-        return build(*args)
-    except (ValueError, TypeError, OSError) as error:
-        raise ConfigError(f"{key}: {error}") from error
-
-
 def _batch_for(
     config: RunConfig, criterion: nn.Module, train: MultifoldDataset, console: Console
 ) -> BatchConfig:
@@ -238,35 +222,6 @@ def _describe(folds: Mapping[str, int]) -> str:
     return " and ".join(f"{fold} {modality}" for modality, fold in folds.items())
 
 
-def _with_cached_features(
-    splits: Mapping[str, MultifoldDataset],
-    towers: Mapping[str, Tower],
-    config: RunConfig,
-    device: torch.device,
-) -> dict[str, MultifoldDataset]:
-    """The splits with the records of frozen towers replaced by their features."""
-    splits = dict(splits)
-    for modality, tower in towers.items():
-        if not tower.frozen:
-            continue
-        tower.to(device)
-        fingerprint = fingerprint_module(tower.backbone)
-        features: dict[int, Tensor] = {}  # splits mostly share one store
-        for split, dataset in splits.items():
-            store = dataset.stores[modality]
-            if id(store) not in features:
-                features[id(store)] = cached_features(
-                    tower.encode,
-                    store,
-                    root=cache_folder() / "features",
-                    model_fingerprint=fingerprint,
-                    batch_size=config.trainer.eval_batch,
-                    description=f"{modality} features",
-                )
-            splits[split] = dataset.with_store(modality, features[id(store)])
-    return splits
-
-
 def _say_setup(
     console: Console,
     config: RunConfig,
@@ -283,7 +238,10 @@ def _say_setup(
         f"seed {config.seed}, in {folder.path}",
         f"data {config.data['name']}: instances {sizes}",
         "towers "
-        + ", ".join(f"{modality}: {spec['name']}" for modality, spec in config.towers.items()),
+        + ", ".join(
+            f"{modality}: {spec.get('name') or 'that of ' + spec['same_as']}"
+            for modality, spec in config.towers.items()
+        ),
         f"{config.trainer.max_steps} steps of {batch.instances} instances with "
         f"{_describe(batch.folds)} each, on {trainer.strategy.root_device} in precision "
         f"{trainer.precision}",

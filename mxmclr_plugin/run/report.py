@@ -25,7 +25,8 @@ def figures_table(metrics: Mapping[str, Any], split: str = "test") -> Table:
         f"{split.removesuffix('_split')} set",
         caption=(
             f"rates in percent, one run; {train['steps']} steps in {train['seconds']:.0f} s of "
-            f"training, {train['observations_per_second']:.0f} observations a second"
+            f"training ({train['waiting_for_data']:.0%} of it waiting for data), "
+            f"{train['observations_per_second']:.0f} observations a second"
         ),
     )
     table.add_column("direction")

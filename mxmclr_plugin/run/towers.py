@@ -1,0 +1,120 @@
+"""The towers of a run: built, frozen ones computed once, trained ones written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mxmclr_plugin.cache import cache_folder
+from mxmclr_plugin.data.dataset import MultifoldDataset
+from mxmclr_plugin.data.observations import ObservationDataset
+from mxmclr_plugin.run.config import ConfigError, RunConfig, build_part
+from mxmclr_plugin.run.folder import RunFolder
+from mxmclr_plugin.towers.feature_cache import cached_features, fingerprint_module
+from mxmclr_plugin.towers.feature_store import FeatureStore
+from mxmclr_plugin.towers.registry import build_tower
+from mxmclr_plugin.towers.text import SentenceBackbone
+from mxmclr_plugin.towers.tower import Tower
+
+__all__ = [
+    "build_towers",
+    "check_processes",
+    "save_sentence_transformers",
+    "with_cached_features",
+]
+
+
+def build_towers(config: RunConfig, train: MultifoldDataset) -> dict[str, Tower]:
+    """The tower of each modality; those that are the same as another's are that object."""
+    built: dict[str, Tower] = {
+        modality: build_part(
+            f"towers.{modality}",
+            build_tower,
+            spec,
+            _Records(ObservationDataset(train, modality)),
+        )
+        for modality, spec in config.towers.items()
+        if "same_as" not in spec
+    }
+    return {
+        modality: built[spec.get("same_as", modality)] for modality, spec in config.towers.items()
+    }
+
+
+def check_processes(towers: Mapping[str, Tower], config: RunConfig, processes: int) -> None:
+    """Refuses a backbone that is unfrozen later where DDP would wait for its gradients.
+
+    Raises:
+        ConfigError: If there are several processes and DDP is not told of unused parameters.
+    """
+    late = [name for name, tower in towers.items() if tower.unfreeze_at is not None]
+    if processes > 1 and late and "find_unused_parameters" not in config.trainer.strategy:
+        raise ConfigError(
+            f"towers.{late[0]}.unfreeze_at: with {processes} processes DDP waits for gradients "
+            "that a frozen backbone does not get: set "
+            "trainer.strategy=ddp_find_unused_parameters_true"
+        )
+
+
+def with_cached_features(
+    splits: Mapping[str, MultifoldDataset],
+    towers: Mapping[str, Tower],
+    config: RunConfig,
+    device: torch.device,
+) -> dict[str, MultifoldDataset]:
+    """The splits with the records of towers that stay frozen replaced by their features."""
+    splits = dict(splits)
+    for modality, tower in towers.items():
+        if not tower.frozen or tower.unfreeze_at is not None:
+            continue
+        tower.to(device)
+        fingerprint = fingerprint_module(tower.backbone)
+        features: dict[int, FeatureStore] = {}  # splits mostly share one store
+        for split, dataset in splits.items():
+            store = dataset.stores[modality]
+            if id(store) not in features:
+                features[id(store)] = cached_features(
+                    tower.encode,
+                    store,
+                    root=cache_folder() / "features",
+                    model_fingerprint=fingerprint,
+                    batch_size=config.trainer.eval_batch,
+                    description=f"{modality} features",
+                )
+            splits[split] = dataset.with_store(modality, features[id(store)])
+    return splits
+
+
+def save_sentence_transformers(towers: Mapping[str, Tower], folder: RunFolder) -> dict[str, Path]:
+    """Writes the SentenceTransformers that were trained, each once.
+
+    Returns:
+        The folder of each, by modality; plain ``SentenceTransformer(path)`` loads it.
+    """
+    saved: dict[Tower, str] = {}
+    for modality, tower in towers.items():
+        trained = not tower.frozen or tower.unfreeze_at is not None
+        if trained and tower not in saved and isinstance(tower.backbone, SentenceBackbone):
+            tower.backbone.save(folder.tower(modality))
+            saved[tower] = modality
+    return {modality: folder.tower(modality) for modality in saved.values()}
+
+
+class _Records(Sequence[Any]):
+    """The bare records of an :class:`ObservationDataset`."""
+
+    def __init__(self, observations: ObservationDataset) -> None:
+        self.observations = observations
+
+    def __len__(self) -> int:
+        return len(self.observations)
+
+    def __getitem__(self, position: Any) -> Any:
+        if isinstance(position, slice):
+            return [self[k] for k in range(*position.indices(len(self)))]
+        if not -len(self) <= position < len(self):
+            raise IndexError(position)
+        return self.observations[position % len(self)].record

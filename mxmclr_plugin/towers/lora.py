@@ -1,0 +1,80 @@
+"""Low-rank adapters in a transformer, by peft, and their merging for good."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import sys
+from typing import Any, TypeVar
+
+from torch import nn
+
+__all__ = ["add_lora", "merged"]
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+
+def add_lora(model: nn.Module, rank: int, alpha: float | None, dropout: float) -> None:
+    """Adds adapters to every linear layer of a transformer, in place; they alone are trained then.
+
+    Hu et al. 2021, arXiv 2106.09685, section 4.1. They start as nothing: the output stays as it is.
+
+    Args:
+        model: A model of the package transformers.
+        rank: Of the adapters.
+        alpha: They are scaled by alpha / rank; None is twice the rank.
+        dropout: Of what goes into them.
+
+    Raises:
+        ImportError: If peft is not installed.
+        ValueError: If a number is out of range, or the model has no linear layer.
+    """
+    if rank < 1 or not 0 <= dropout < 1 or (alpha is not None and alpha <= 0):
+        raise ValueError(
+            "lora_rank is at least 1, lora_alpha above 0 and lora_dropout at least 0 and below 1, "
+            f"got {rank}, {alpha} and {dropout}"
+        )
+    peft = _peft()
+    config = peft.LoraConfig(
+        r=rank,
+        lora_alpha=2 * rank if alpha is None else alpha,
+        lora_dropout=dropout,
+        target_modules="all-linear",
+    )
+    peft.inject_adapter_in_model(config, model)
+
+
+def merged(model: ModuleT) -> ModuleT:
+    """The model with its adapters added to the weights that they adapt.
+
+    Args:
+        model: Any module, left as it is.
+
+    Returns:
+        The model itself if it has no adapters, else a copy without them.
+    """
+    peft = sys.modules.get("peft")  # without it there can be no adapter
+    if peft is None:
+        return model
+    adapted = [
+        name
+        for name, layer in model.named_modules()
+        if isinstance(layer, peft.tuners.tuners_utils.BaseTunerLayer)
+    ]
+    if not adapted:
+        return model
+    plain = copy.deepcopy(model)
+    for name in adapted:
+        layer: Any = plain.get_submodule(name)
+        layer.merge()
+        plain.set_submodule(name, layer.get_base_layer())
+    return plain
+
+
+def _peft() -> Any:
+    try:
+        return importlib.import_module("peft")
+    except ImportError as error:
+        raise ImportError(
+            "low-rank adapters are peft's, which is not installed: pip install mxmclr-plugin[lora]"
+        ) from error
