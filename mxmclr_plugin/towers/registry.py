@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mxmclr_plugin.registry import Registry
+from mxmclr_plugin.towers.strokes import StrokeCNN
 from mxmclr_plugin.towers.text import OFFLINE_MINILM, bag_of_words, sentence_transformer
 from mxmclr_plugin.towers.tower import Tower
 from mxmclr_plugin.towers.voxel import LightCNN3d, VideoBackbone
@@ -108,6 +109,17 @@ def _video_model(
     return Tower(VideoBackbone(arch, weights), dim, hidden, frozen)
 
 
+def _stroke_cnn(
+    corpus: Sequence[Any],  # noqa: ARG001
+    *,
+    widths: list[int] = [64, 128, 128],  # noqa: B006 (a list as in YAML; only read)
+    jitter: bool = True,
+    dim: int = 128,
+    hidden: int | None = None,
+) -> Tower:
+    return Tower(StrokeCNN(widths, jitter), dim, hidden)
+
+
 TOWERS.register(
     TowerInfo(
         "bag_of_words",
@@ -133,5 +145,10 @@ TOWERS.register(
         "voxel",
         _video_model,
         "torchvision's video models: r3d_18, mc3_18, r2plus1d_18, s3d, swin3d_*",
+    )
+)
+TOWERS.register(
+    TowerInfo(
+        "stroke_cnn", "strokes", _stroke_cnn, "light 1D CNN along pen strokes of fixed length"
     )
 )

@@ -1,0 +1,105 @@
+"""Where the annotations and the pictures of a data set lie below a folder."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+
+from mxmclr_plugin.data.problems import DataError
+
+__all__ = ["find_annotations", "find_pictures", "picture_path"]
+
+_COCO = "captions_*.json"
+_PATTERNS = (
+    "dataset_*.json",
+    "*.token",
+    "*.token.txt",
+    "captions.txt",
+    "results.csv",
+    _COCO,
+)
+_DEPTH = 3  # folders below each other, as in flickr30k_images/flickr30k_images/
+_SAMPLE = 20
+
+
+def find_annotations(folder: Path) -> list[Path]:
+    """The annotation file of a folder or of a folder in it; COCO's may be two.
+
+    Of several forms Karpathy's is taken, since it has the splits, then ``.token``, ``captions.txt``,
+    and COCO's own.
+
+    Raises:
+        DataError: If there is none, or several of one form.
+    """
+    for pattern in _PATTERNS:
+        found = sorted([*folder.glob(pattern), *folder.glob(f"*/{pattern}")])
+        if pattern == _COCO:
+            named = [(p, re.fullmatch(r"captions_(train|val)(\d*)", p.stem)) for p in found]
+            found = [p for p, match in named if match]
+            of_year = {(match[1], match[2]) for _, match in named if match}
+            one_set = len(of_year) == len(found) and len({year for _, year in of_year}) == 1
+        else:
+            one_set = len(found) == 1
+        if found and not one_set:
+            raise DataError(
+                f"{folder} holds several annotation files, {', '.join(map(str, found))}: name the "
+                "one that is meant with data.annotations="
+            )
+        if found:
+            return found
+    raise DataError(
+        f"{folder} holds no annotations: neither it nor a folder in it has a file "
+        f"{', '.join(_PATTERNS)}; name it with data.annotations="
+    )
+
+
+def find_pictures(folder: Path, files: Sequence[str]) -> Path:
+    """The folder, at most three below the given one, that holds most pictures of a sample.
+
+    Args:
+        folder: Where to look.
+        files: The pictures' names in the annotations.
+
+    Raises:
+        DataError: If it is no folder, or none of the sample is in any.
+    """
+    if not folder.is_dir():
+        raise DataError(f"there is no folder {folder}: give that of the pictures as data.images=")
+    sample = files[:: max(1, len(files) // _SAMPLE)][:_SAMPLE]
+    best, most = folder, 0
+    for candidate in _folders(folder, _DEPTH):
+        there = sum(picture_path(candidate, file).is_file() for file in sample)
+        if there > most:
+            best, most = candidate, there
+        if there == len(sample):
+            break
+    if not most:
+        raise DataError(
+            f"no picture of a sample of {len(sample)}, {sample[0]!r} the first, lies in {folder} "
+            f"or {_DEPTH} folders deep in it: give the folder of the pictures as data.images="
+        )
+    return best
+
+
+def picture_path(folder: Path, file: str) -> Path:
+    """Where a picture lies: in the folder named in the annotations, or right in the given one.
+
+    Raises:
+        DataError: If the name leads out of the folder.
+    """
+    parts = PurePosixPath(file).parts
+    if not parts or PurePosixPath(file).is_absolute() or ".." in parts or "\0" in file:
+        raise DataError(f"{file!r} leads out of the folder of the pictures")
+    path = folder / file
+    return path if len(parts) == 1 or path.is_file() else folder / parts[-1]
+
+
+def _folders(folder: Path, depth: int) -> Iterator[Path]:
+    """The folder itself, then those in it, the nearest first."""
+    level = [folder]
+    for _ in range(depth + 1):
+        yield from level
+        level = sorted(
+            child for parent in level for child in parent.iterdir() if child.is_dir()
+        )
