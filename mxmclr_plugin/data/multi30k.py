@@ -1,4 +1,4 @@
-"""Multi30K's descriptions: captions of the same photos, written independently in several languages."""
+"""Multi30K: captions of the same photos, written independently in several languages."""
 
 from __future__ import annotations
 
@@ -73,9 +73,7 @@ def multi30k(
             names=[name for name, _ in photos],
         )
         first_id += len(photos)
-    return DataSplits(
-        by_name, kinds=dict.fromkeys(languages, "text"), problems=tuple(log.problems)
-    )
+    return DataSplits(by_name, kinds=dict.fromkeys(languages, "text"), problems=tuple(log.problems))
 
 
 def _photos(

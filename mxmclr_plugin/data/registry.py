@@ -48,7 +48,9 @@ DATASETS.register(
 )
 DATASETS.register(
     DatasetInfo(
-        "omniglot", omniglot, "handwritten characters: pictures of ten drawers x strokes of ten others"
+        "omniglot",
+        omniglot,
+        "handwritten characters: pictures of ten drawers x strokes of ten others",
     )
 )
 DATASETS.register(

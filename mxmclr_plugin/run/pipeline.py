@@ -112,7 +112,9 @@ def run_retrieval(
         "observations_per_second": clock.observations * trainer.world_size / clock.seconds,
     }
     measured = {}
-    for split in [name for name in splits if name in ("test", "train_split", config.eval.split)]:
+    # "train" is what is trained on, see _usable.
+    wanted = {"test", "train_split" if config.eval.split == "train" else config.eval.split}
+    for split in [name for name in splits if name in wanted]:
         loaders.tested = split
         trainer.test(
             module,

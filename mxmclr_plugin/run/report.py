@@ -29,7 +29,8 @@ def figures_table(metrics: Mapping[str, Any], split: str = "test") -> Table:
     measured, _, size = split.partition("_groups_of_")
     table = Table(
         title=f"{metrics['task']}, loss {metrics['loss']}, seed {metrics['seed']}: "
-        f"{measured.removesuffix('_split')} set" + (f", means over groups of {size}" if size else ""),
+        f"{measured.removesuffix('_split')} set"
+        + (f", means over groups of {size}" if size else ""),
         caption=(
             f"rates in percent, one run; {train['steps']} steps in {train['seconds']:.0f} s of "
             f"training, {train['observations_per_second']:.0f} observations a second"

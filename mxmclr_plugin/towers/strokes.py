@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
@@ -18,8 +16,8 @@ _COLUMNS = 4  # x, y, time, whether a stroke begins
 class StrokeCNN(Backbone):
     """A few 1D convolutions along a drawing.
 
-    Beside each point the step to it is given, which turns with the drawing but does not shift with
-    it. Then stages of convolution, BatchNorm and ReLU; all but the first halve the length. Then each
+    Beside each point the step to it is given, which a shift of the drawing leaves as it is. Then
+    stages of convolution, BatchNorm and ReLU; all but the first halve the length. Then each
     channel's mean and maximum, as in :class:`~mxmclr_plugin.towers.voxel.LightCNN3d`.
 
     Args:
@@ -31,7 +29,13 @@ class StrokeCNN(Backbone):
         ValueError: If a width is below 1 or there is none.
     """
 
-    def __init__(self, widths: Sequence[int] = (64, 128, 128), jitter: bool = True) -> None:
+    pretrained = False
+
+    def __init__(
+        self,
+        widths: list[int] = [64, 128, 128],  # noqa: B006 (a list as in YAML; only read)
+        jitter: bool = True,
+    ) -> None:
         super().__init__()
         if not widths or min(widths) < 1:
             raise ValueError(f"widths are one positive integer a stage, got {list(widths)}")

@@ -36,7 +36,8 @@ class PhotoTransform:
 
     def __call__(self, picture: Tensor) -> Tensor:
         changed = self.transform(TF.to_pil_image(picture) if self.pillow else picture)
-        return TF.to_dtype(changed, torch.uint8, scale=True)
+        as_bytes: Tensor = TF.to_dtype(changed, torch.uint8, scale=True)
+        return as_bytes
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,9 @@ def _v2(*steps: v2.Transform) -> Callable[[int], PhotoTransform]:
     return build
 
 
-def _lightly(view: Callable[..., Callable[..., Tensor]], key: str) -> Callable[[int], PhotoTransform]:
+def _lightly(
+    view: Callable[..., Callable[..., Tensor]], key: str
+) -> Callable[[int], PhotoTransform]:
     def build(size: int) -> PhotoTransform:
         # Towers normalise.
         return PhotoTransform(view(**{key: size}, normalize=None), pillow=True)

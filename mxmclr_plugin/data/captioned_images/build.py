@@ -59,9 +59,9 @@ def captioned_images(
     A split that they do not say is drawn by photo, and noted.
 
     Args:
-        root: Folder of the data, in which, or in a folder in it, the annotations are looked for and
-            up to three folders deep the pictures.
-        annotations: The annotation file, or a folder with it, if it is not found or not in ``root``.
+        root: Folder of the data. Annotations are looked for in it and in the folders in it,
+            pictures up to three folders deep.
+        annotations: The annotation file, or a folder with it, where it is not found in ``root``.
         images: Folder of the pictures, likewise.
         size: Edge in pixels to which pictures are scaled and cut.
         augment: None, or the name of a random transformation of the training pictures; see
@@ -69,8 +69,8 @@ def captioned_images(
         copies: Observations that are made of each training picture by transformation.
         augment_seed: Of the transformations.
         seed: Of a split that is drawn.
-        on_error: ``skip`` leaves out, and lists, photos without a picture that can be read, pictures
-            and photos without captions, and entries of another form; ``raise`` stops at the first.
+        on_error: ``skip`` leaves out, and lists, photos without a picture that can be read, photos
+            without captions, and entries of another form; ``raise`` stops at the first.
 
     Returns:
         Data sets ``train``, ``val`` and ``test`` with the modalities ``image`` and ``text``.
@@ -151,9 +151,7 @@ def read_photos(path: Path, log: ProblemLog) -> tuple[list[CaptionedPhoto], tupl
         read = read_tokens if "\t" in head else read_caption_table
         photos = read(found[0], log)
         lists = read_split_lists(found[0].parent)
-        photos = [
-            CaptionedPhoto(p.file, p.captions, lists.get(Path(p.file).stem)) for p in photos
-        ]
+        photos = [CaptionedPhoto(p.file, p.captions, lists.get(Path(p.file).stem)) for p in photos]
     if not photos:
         raise DataError(f"{', '.join(map(str, found))} holds no photos")
     return photos, notes

@@ -46,7 +46,7 @@ def read_caption_table(path: Path, log: ProblemLog) -> list[CaptionedPhoto]:
 
 
 def _unquoted(field: str) -> str:
-    """The text of a field that is wholly in quotes, with doubled ones inside; others as they are."""
+    """The text of a field that is wholly in quotes, inner ones doubled; others as they are."""
     inner = field[1:-1]
     if len(field) > 1 and field[0] == field[-1] == '"' and '"' not in inner.replace('""', ""):
         return inner.replace('""', '"').strip()

@@ -26,7 +26,7 @@ _SAMPLE = 20
 def find_annotations(folder: Path) -> list[Path]:
     """The annotation file of a folder or of a folder in it; COCO's may be two.
 
-    Of several forms Karpathy's is taken, since it has the splits, then ``.token``, ``captions.txt``,
+    Of several forms Karpathy's is taken, which has the splits, then ``.token``, ``captions.txt``,
     and COCO's own.
 
     Raises:
@@ -100,6 +100,4 @@ def _folders(folder: Path, depth: int) -> Iterator[Path]:
     level = [folder]
     for _ in range(depth + 1):
         yield from level
-        level = sorted(
-            child for parent in level for child in parent.iterdir() if child.is_dir()
-        )
+        level = sorted(child for parent in level for child in parent.iterdir() if child.is_dir())

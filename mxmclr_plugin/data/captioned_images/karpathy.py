@@ -1,4 +1,4 @@
-"""Karpathy's splits: ``dataset_flickr30k.json``, ``dataset_flickr8k.json``, ``dataset_coco.json``."""
+"""Karpathy's files: ``dataset_flickr30k.json``, ``dataset_coco.json`` and others of their form."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ class Drawings:
 
     characters: list[str]
     images: Store
-    image_members: list[Sequence[int]]
+    image_members: Sequence[Sequence[int]]
     strokes: Store
-    stroke_members: list[Sequence[int]]
+    stroke_members: Sequence[Sequence[int]]
     evaluation: frozenset[str] = field(default=frozenset())

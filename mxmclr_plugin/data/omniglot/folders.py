@@ -70,9 +70,9 @@ def read_folders(root: Path, size: int, points: int, log: ProblemLog) -> Drawing
     return Drawings(
         list(folders),
         images,
-        [*image_members],
+        image_members,
         strokes,
-        [*stroke_members],
+        stroke_members,
         frozenset(evaluation if len(parts) > 1 else ()),
     )
 

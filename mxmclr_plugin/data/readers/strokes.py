@@ -14,7 +14,7 @@ from mxmclr_plugin.data.file_store import UnreadableFile
 __all__ = ["CANVAS", "MAX_BYTES", "read_strokes", "sample_strokes"]
 
 CANVAS = 105
-"""Edge of the square that Omniglot was drawn on, in pixels: x from 0 to it, y from 0 to minus it."""
+"""Edge of Omniglot's canvas in pixels: x goes from 0 to it, y from 0 to minus it."""
 
 MAX_BYTES = 2**24
 """Size of the largest file that is read; Omniglot's have some kilobytes."""
