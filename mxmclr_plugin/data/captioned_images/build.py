@@ -14,6 +14,7 @@ from mxmclr_plugin.data.captioned_images.find import (
     find_annotations,
     find_pictures,
     picture_path,
+    stays_inside,
 )
 from mxmclr_plugin.data.captioned_images.karpathy import read_karpathy
 from mxmclr_plugin.data.captioned_images.photo import CaptionedPhoto, read_json, read_text
@@ -89,7 +90,13 @@ def captioned_images(
         )
     transform = AUGMENTATIONS[augment].build(size) if augment is not None else None
     log = ProblemLog(on_error)
-    photos, notes = read_photos(Path(annotations or root or "").expanduser(), log)
+    named, notes = read_photos(Path(annotations or root or "").expanduser(), log)
+    photos = [photo for photo in named if stays_inside(photo.file)]
+    for photo in named:
+        if not stays_inside(photo.file):
+            log.add("picture outside its folder", photo.file, "no such picture is read")
+    if not photos:
+        raise DataError(f"no picture that is named lies in a folder of pictures: {log.counts()}")
     folder = find_pictures(Path(images or root or "").expanduser(), [p.file for p in photos])
     photos, paths = _with_pictures(photos, folder, size, log)
     splits, split_notes = split_photos([photo.split for photo in photos], seed)
@@ -163,11 +170,7 @@ def _with_pictures(
     """The photos that have captions and a picture that can be read, and where the pictures are."""
     paths: dict[Path, CaptionedPhoto] = {}
     for photo in photos:
-        try:
-            path = picture_path(folder, photo.file)
-        except DataError as error:
-            log.add("picture outside its folder", photo.file, error)
-            continue
+        path = picture_path(folder, photo.file)
         if path in paths:
             log.add("photo repeated", path, "the annotations name it twice; the first is used")
         elif not photo.captions:

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from mxmclr_plugin.data.problems import DataError
 
-__all__ = ["find_annotations", "find_pictures", "picture_path"]
+__all__ = ["find_annotations", "find_pictures", "picture_path", "stays_inside"]
 
 _COCO = "captions_*.json"
 _PATTERNS = (
@@ -69,7 +69,7 @@ def find_pictures(folder: Path, files: Sequence[str]) -> Path:
     sample = files[:: max(1, len(files) // _SAMPLE)][:_SAMPLE]
     best, most = folder, 0
     for candidate in _folders(folder, _DEPTH):
-        there = sum(picture_path(candidate, file).is_file() for file in sample)
+        there = sum(_is_file(picture_path(candidate, file)) for file in sample)
         if there > most:
             best, most = candidate, there
         if there == len(sample):
@@ -83,16 +83,22 @@ def find_pictures(folder: Path, files: Sequence[str]) -> Path:
 
 
 def picture_path(folder: Path, file: str) -> Path:
-    """Where a picture lies: in the folder named in the annotations, or right in the given one.
-
-    Raises:
-        DataError: If the name leads out of the folder.
-    """
-    parts = PurePosixPath(file).parts
-    if not parts or PurePosixPath(file).is_absolute() or ".." in parts or "\0" in file:
-        raise DataError(f"{file!r} leads out of the folder of the pictures")
+    """Where a picture lies: in the folder named in the annotations, or right in the given one."""
     path = folder / file
-    return path if len(parts) == 1 or path.is_file() else folder / parts[-1]
+    return path if _is_file(path) else folder / path.name
+
+
+def stays_inside(file: str) -> bool:
+    """Whether the name of a picture leads to a place below the folder of the pictures."""
+    path = PurePosixPath(file)
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name too long
+        return False
 
 
 def _folders(folder: Path, depth: int) -> Iterator[Path]:

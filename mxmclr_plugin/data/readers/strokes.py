@@ -79,8 +79,9 @@ def sample_strokes(drawing: npt.NDArray[np.floating], points: int) -> Tensor:
     if not np.isfinite(drawing).all():
         raise ValueError("holds NaN or infinity")
     x, y, t, stroke = np.asarray(drawing, dtype=np.float64).T
-    ink = np.hypot(np.diff(x), np.diff(y)) * (np.diff(stroke) == 0)  # the pen up leaves none
-    travelled = np.concatenate([[0.0], np.cumsum(ink)])
+    with np.errstate(over="ignore", invalid="ignore"):
+        ink = np.where(np.diff(stroke) == 0, np.hypot(np.diff(x), np.diff(y)), 0)  # not in the air
+        travelled = np.concatenate([[0.0], np.cumsum(ink)])
     if not np.isfinite(travelled[-1]):
         raise ValueError("holds numbers too large to measure")
     # From the middle of the first of so many equal parts to that of the last: no point lies right
