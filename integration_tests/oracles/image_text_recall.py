@@ -1,7 +1,7 @@
 """R@k of image-text retrieval as the literature defines it, photo by photo and caption by caption.
 
-The definition of VSE++'s and SCAN's evaluation: photo k has c captions, from c k to c k + c - 1; the
-rank of a photo is that of the best of its captions; 5 x 1K is the mean over consecutive groups.
+The definition of VSE++ and SCAN: photo k has c captions, from c k to c k + c - 1; the rank of a
+photo is that of the best of its captions; 5 x 1K is the mean over consecutive groups.
 """
 
 import numpy as np

@@ -125,6 +125,12 @@ def run_retrieval(
         measured[split] = module.test_figures
         if module.test_group_figures:
             measured[f"{split}_groups_of_{config.eval.group_size}"] = module.test_group_figures
+        elif config.eval.group_size is not None and trainer.is_global_zero:
+            console.print(
+                f"{split}: its {len(splits[split])} instances fill no group of "
+                f"{config.eval.group_size}",
+                highlight=False,
+            )
     sums = {split: recall_sum(figures) for split, figures in measured.items()}
     metrics = {
         "task": config.task,
