@@ -108,5 +108,5 @@ def test_transformations_follow_the_runs_seed_and_a_drawn_split_does_not():
 
 
 def test_a_group_has_an_instance():
-    with pytest.raises(ConfigError, match="eval.group_size must be 1 or more, got 0"):
+    with pytest.raises(ConfigError, match=r"eval\.group_size must be 1 or more, got 0"):
         load_config("coco", ["eval.group_size=0"])

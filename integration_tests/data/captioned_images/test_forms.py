@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 from data.captioned_images.sets import (
@@ -72,6 +73,10 @@ def test_tokens(tmp_path, folder):
 def test_flickr8ks_lists(tmp_path):
     photos = names(6)
     tokens(tmp_path, 6, name="Flickr8k.token.txt", folder="Flicker8k_Dataset")
+    # What else its archives hold.
+    shutil.copy(tmp_path / "Flickr8k.token.txt", tmp_path / "Flickr8k.lemma.token.txt")
+    for file in ("Flickr8k.token.txt", f"Flicker8k_Dataset/{photos[0]}"):
+        (tmp_path / file).with_name(f"._{Path(file).name}").write_bytes(b"\x00\x05\x16\x07")
     (tmp_path / "Flickr_8k.trainImages.txt").write_text(f"{photos[5]}\n{photos[0]}\n")
     (tmp_path / "Flickr_8k.devImages.txt").write_text(f"{photos[1]}\n")
     (tmp_path / "Flickr_8k.testImages.txt").write_text(f"{photos[2]}\n{photos[4]}\n")
@@ -82,6 +87,7 @@ def test_flickr8ks_lists(tmp_path):
         "test": [photos[2], photos[4]],
     }
     assert data.notes == ("1 photos are in no official split and not used",)
+    assert data.problems == ()
 
 
 def test_the_lists_of_flickr30k_entities(tmp_path):

@@ -181,7 +181,9 @@ def _with_pictures(
     for parent in sorted({path.parent for path in paths}):
         pictures = parent.iterdir() if parent.is_dir() else ()
         for path in sorted(pictures):
-            if path.suffix.lower() in (".jpg", ".jpeg", ".png") and path not in paths:
+            hidden = path.name.startswith(".")
+            picture = path.suffix.lower() in (".jpg", ".jpeg", ".png")
+            if picture and not hidden and path not in paths:
                 log.add("photo without captions", path, "the annotations do not name it")
     wanted = [path for path, photo in paths.items() if photo.captions]
     readable = readable_files(

@@ -33,7 +33,12 @@ def find_annotations(folder: Path) -> list[Path]:
         DataError: If there is none, or several of one form.
     """
     for pattern in _PATTERNS:
-        found = sorted([*folder.glob(pattern), *folder.glob(f"*/{pattern}")])
+        # Not what an archive made on a Mac adds ("._x"), nor Flickr8K's captions as lemmas.
+        found = sorted(
+            path
+            for path in [*folder.glob(pattern), *folder.glob(f"*/{pattern}")]
+            if not path.name.startswith(".") and ".lemma." not in path.name
+        )
         if pattern == _COCO:
             named = [(p, re.fullmatch(r"captions_(train|val)(\d*)", p.stem)) for p in found]
             found = [p for p, match in named if match]

@@ -85,6 +85,8 @@ def omniglot(
     folder = Path(root).expanduser()
     log = ProblemLog(on_error)
     archives = sorted(folder.glob("*.npz"))
+    if len(archives) > 1:
+        raise DataError(f"{folder} holds several archives, {', '.join(a.name for a in archives)}")
     if archives:
         drawings = read_archive(archives[0], size, points)
     else:
