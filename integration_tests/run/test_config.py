@@ -97,3 +97,16 @@ def test_a_folder_of_ones_own(tmp_path):
     assert config.loss["_target_"].endswith("MultifoldHybridCriterion")
     assert config.loss_name == "MultifoldHybridCriterion"
     assert load_config("text2shape", ["loss=mine"], tmp_path)[0].loss["temperature"] == 0.3
+
+
+def test_transformations_follow_the_runs_seed_and_a_drawn_split_does_not():
+    config, plain = load_config("flickr30k", ["seed=3"])
+    assert (config.data["augment_seed"], config.data["seed"]) == (3, 0)
+    assert plain["data"]["augment_seed"] == 3
+    assert load_config("coco", ["data.augment_seed=5"])[0].data["augment_seed"] == 5
+    assert load_config("coco")[0].eval.group_size == 1000
+
+
+def test_a_group_has_an_instance():
+    with pytest.raises(ConfigError, match=r"eval\.group_size must be 1 or more, got 0"):
+        load_config("coco", ["eval.group_size=0"])

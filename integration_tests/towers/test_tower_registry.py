@@ -19,6 +19,7 @@ CORPUS = {
     "views": torch.zeros(2, 3, 3, 32, 32),
     "points": torch.randn(2, 20, 3),
     "features": torch.randn(2, 6),
+    "strokes": torch.rand(2, 16, 4),
 }
 OPTION_TYPES = {str, int, float, bool, type(None), list[int], list[str]}
 
@@ -53,6 +54,7 @@ def test_the_towers_are_listed():
         ("multi_view", "views"),
         ("point_net", "points"),
         ("features", "features"),
+        ("stroke_cnn", "strokes"),
     ]
     assert all(tower.summary for tower in list_towers())
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from mxmclr_plugin.data.captioned_images import captioned_images
+from mxmclr_plugin.data.multi30k import multi30k
+from mxmclr_plugin.data.omniglot import omniglot
 from mxmclr_plugin.data.primitives import primitives
 from mxmclr_plugin.data.splits import DataSplits
 from mxmclr_plugin.registry import Registry
@@ -35,4 +38,21 @@ DATASETS.register(
         primitives,
         "Text2Shape Primitives, regenerated: 756 classes x 10 grids x about 254 sentences",
     )
+)
+DATASETS.register(
+    DatasetInfo(
+        "captioned_images",
+        captioned_images,
+        "photos with captions: Flickr30K, Flickr8K, COCO and what has their form",
+    )
+)
+DATASETS.register(
+    DatasetInfo(
+        "omniglot",
+        omniglot,
+        "handwritten characters: pictures of ten drawers x strokes of ten others",
+    )
+)
+DATASETS.register(
+    DatasetInfo("multi30k", multi30k, "29,000 photos' captions: 5 in English x 5 in German")
 )

@@ -22,12 +22,14 @@ class DataSplits(Mapping[str, MultifoldDataset]):
         notes: What must be said beside every figure of these data, one sentence each: that a split
             is not the official one, that data are regenerated.
         problems: What was left out, and why.
+        plain: What is measured in place of a split whose own records are transformed by chance.
     """
 
     by_name: dict[str, MultifoldDataset]
     kinds: dict[str, str]
     notes: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = field(default=(), repr=False)
+    plain: dict[str, MultifoldDataset] = field(default_factory=dict)
 
     def __getitem__(self, split: str) -> MultifoldDataset:
         return self.by_name[split]

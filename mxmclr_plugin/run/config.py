@@ -303,6 +303,8 @@ def _check_modalities(config: RunConfig) -> None:
     for modality in config.eval.fuse:
         if modality not in config.towers:
             raise ConfigError(f"eval.fuse names {modality!r}, which has no tower in towers")
+    if config.eval.group_size is not None and config.eval.group_size < 1:
+        raise ConfigError(f"eval.group_size must be 1 or more, got {config.eval.group_size}")
     for key, depths in (("ks", config.eval.ks), ("ndcg_at", [config.eval.ndcg_at])):
         if not depths or min(depths) < 1:
             raise ConfigError(f"eval.{key} must be 1 or more, got {getattr(config.eval, key)}")

@@ -22,6 +22,7 @@ from mxmclr_plugin.data.registry import DATASETS
 from mxmclr_plugin.data.splits import DataSplits
 from mxmclr_plugin.losses.multimodal import MultimodalCriterion, takes_ids
 from mxmclr_plugin.losses.registry import LOSSES, build_loss
+from mxmclr_plugin.retrieval import recall_sum
 from mxmclr_plugin.run.config import ConfigError, RunConfig, build_part
 from mxmclr_plugin.run.folder import RunFolder
 from mxmclr_plugin.run.report import figures_table
@@ -111,7 +112,9 @@ def run_retrieval(
         "waiting_for_data": clock.waiting / clock.seconds,
     }
     measured = {}
-    for split in [name for name in splits if name in ("test", "train_split", config.eval.split)]:
+    # "train" is what is trained on, see _usable.
+    wanted = {"test", "train_split" if config.eval.split == "train" else config.eval.split}
+    for split in [name for name in splits if name in wanted]:
         loaders.tested = split
         trainer.test(
             module,
@@ -120,11 +123,21 @@ def run_retrieval(
             verbose=False,
         )
         measured[split] = module.test_figures
+        if module.test_group_figures:
+            measured[f"{split}_groups_of_{config.eval.group_size}"] = module.test_group_figures
+        elif config.eval.group_size is not None and trainer.is_global_zero:
+            console.print(
+                f"{split}: its {len(splits[split])} instances fill no group of "
+                f"{config.eval.group_size}",
+                highlight=False,
+            )
+    sums = {split: recall_sum(figures) for split, figures in measured.items()}
     metrics = {
         "task": config.task,
         "loss": config.loss_name,
         "seed": config.seed,
         **measured,
+        **({"rsum": sums} if config.eval.rsum else {}),
         "train": train,
         "data": {"notes": list(data.notes), "left_out": len(data.problems)},
         "versions": _versions(),
@@ -171,7 +184,8 @@ def _usable(data: DataSplits, config: RunConfig, console: Console) -> dict[str, 
     for split in dict.fromkeys(["val", "test", config.eval.split]):
         # "train" is what is trained on.
         name = "train_split" if split == "train" else split
-        splits[name] = _observed(split, data[split], measured, all, console)
+        plain = data.plain.get(split, data[split])
+        splits[name] = _observed(split, plain, measured, all, console)
     return splits
 
 

@@ -9,7 +9,12 @@ from rich.table import Table
 
 __all__ = ["figures_table"]
 
-_DIRECTIONS = {"t2s": "text to shape", "s2t": "shape to text"}
+_DIRECTIONS = {
+    "t2s": "text to shape",
+    "s2t": "shape to text",
+    "i2t": "image to text",
+    "t2i": "text to image",
+}
 
 
 def figures_table(metrics: Mapping[str, Any], split: str = "test") -> Table:
@@ -17,12 +22,15 @@ def figures_table(metrics: Mapping[str, Any], split: str = "test") -> Table:
 
     Args:
         metrics: What ``metrics.json`` holds.
-        split: The key that they have there: ``test``, ``val`` or ``train_split``.
+        split: The key that they have there: ``test``, ``val``, ``train_split``, or one of these
+            with the size of the groups that the figures are means over.
     """
     train = metrics["train"]
+    measured, _, size = split.partition("_groups_of_")
     table = Table(
         title=f"{metrics['task']}, loss {metrics['loss']}, seed {metrics['seed']}: "
-        f"{split.removesuffix('_split')} set",
+        f"{measured.removesuffix('_split')} set"
+        + (f", means over groups of {size}" if size else ""),
         caption=(
             f"rates in percent, one run; {train['steps']} steps in {train['seconds']:.0f} s of "
             f"training ({train['waiting_for_data']:.0%} of it waiting for data), "
@@ -39,7 +47,9 @@ def figures_table(metrics: Mapping[str, Any], split: str = "test") -> Table:
         table.add_row(
             f"{direction} ({name})" if name else direction,
             *(f"{figures[column]:.2f}" for column in columns),
-            str(figures["queries"]),
-            str(figures["gallery"]),
+            *(f"{figures[count]:.0f}" for count in counts),
         )
+    if "rsum" in metrics:
+        table.add_section()
+        table.add_row("RSUM", f"{metrics['rsum'][split]:.2f}")
     return table

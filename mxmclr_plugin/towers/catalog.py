@@ -7,6 +7,7 @@ from mxmclr_plugin.towers.image import LightCNN2d, TorchvisionBackbone
 from mxmclr_plugin.towers.multimodal import multimodal
 from mxmclr_plugin.towers.points import point_net
 from mxmclr_plugin.towers.registry import TOWERS, TowerInfo, tower_of
+from mxmclr_plugin.towers.strokes import StrokeCNN
 from mxmclr_plugin.towers.text import bag_of_words, sentence_transformer
 from mxmclr_plugin.towers.timm_image import TimmBackbone
 from mxmclr_plugin.towers.views import multi_view
@@ -63,6 +64,12 @@ for info in (
     ),
     TowerInfo(
         "features", "features", tower_of(features), "precomputed vectors, straight to the head"
+    ),
+    TowerInfo(
+        "stroke_cnn",
+        "strokes",
+        tower_of(StrokeCNN),
+        "light 1D CNN along pen strokes of a fixed number of points",
     ),
 ):
     TOWERS.register(info)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mxmclr_plugin.data.batch import MultifoldBatch
 from mxmclr_plugin.data.observations import ObservationBatch
 from mxmclr_plugin.losses.multimodal import MultimodalCriterion
-from mxmclr_plugin.retrieval import cross_modal_metrics, retrieval_items
+from mxmclr_plugin.retrieval import cross_modal_metrics, grouped_metrics, retrieval_items
 from mxmclr_plugin.towers.tower import Tower
 from mxmclr_plugin.training.config import EvalConfig, OptimizerConfig
 
@@ -32,6 +32,11 @@ class RetrievalModule(LightningModule):
             :func:`~mxmclr_plugin.retrieval.items.retrieval_items` for what they may be.
         optimizer: Options of the optimizer.
         evaluation: What is measured.
+
+    Attributes:
+        test_figures: Of the last test, by direction.
+        test_group_figures: Of the last test, means over groups of instances; empty where none were
+            asked for, or there were not enough instances for one.
     """
 
     def __init__(
@@ -49,6 +54,7 @@ class RetrievalModule(LightningModule):
         self.optimizer_config = optimizer
         self.evaluation = evaluation
         self.test_figures: dict[str, dict[str, float]] = {}
+        self.test_group_figures: dict[str, dict[str, float]] = {}
         self._encoded: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {}
         self.train()  # pretrained models come in evaluation mode, and Lightning leaves them in it
 
@@ -119,7 +125,7 @@ class RetrievalModule(LightningModule):
         )
 
     def on_validation_epoch_end(self) -> None:
-        figures = self._retrieval()
+        figures = self._figures(*self._items())
         for direction, values in figures.items():
             for name in values.keys() - {"chance@1", "queries", "gallery"}:
                 self.log(f"val/{direction}/{name}", values[name], rank_zero_only=False)
@@ -131,7 +137,12 @@ class RetrievalModule(LightningModule):
     test_step = validation_step
 
     def on_test_epoch_end(self) -> None:
-        self.test_figures = self._retrieval()
+        items, ids = self._items()
+        self.test_figures = self._figures(items, ids)
+        size = self.evaluation.group_size
+        first_query = next(iter(self.directions.values()))[0]
+        enough = size is not None and len(ids[first_query].unique()) >= size
+        self.test_group_figures = self._figures(items, ids, size) if enough else {}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # A tower with dropout goes on with the numbers it would have drawn.
@@ -140,24 +151,26 @@ class RetrievalModule(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         torch.set_rng_state(checkpoint["torch_rng_state"].cpu())
 
-    def _retrieval(self) -> dict[str, dict[str, float]]:
+    def _items(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """What is ranked, and the instance of each item, by endpoint of a direction."""
         embeddings, ids = {}, {}
         for modality, batches in self._encoded.items():
             embeddings[modality], ids[modality] = self._of_all_ranks(batches)
         self._encoded = {}
-        items, item_ids = retrieval_items(
+        return retrieval_items(
             embeddings,
             ids,
             [endpoint for pair in self.directions.values() for endpoint in pair],
             self.evaluation.fuse,
         )
-        return cross_modal_metrics(
-            items,
-            item_ids,
-            self.directions,
-            ks=self.evaluation.ks,
-            ndcg_at=self.evaluation.ndcg_at,
-        )
+
+    def _figures(
+        self, items: dict[str, Tensor], ids: dict[str, Tensor], group_size: int | None = None
+    ) -> dict[str, dict[str, float]]:
+        depths: dict[str, Any] = {"ks": self.evaluation.ks, "ndcg_at": self.evaluation.ndcg_at}
+        if group_size is None:
+            return cross_modal_metrics(items, ids, self.directions, **depths)
+        return grouped_metrics(items, ids, self.directions, group_size, **depths)
 
     def _of_all_ranks(self, batches: list[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
         """Embeddings and ids of a modality, each observation once, in their order."""

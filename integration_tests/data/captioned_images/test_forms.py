@@ -1,0 +1,206 @@
+"""Each form of annotation, in the layouts that users have."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from data.captioned_images.sets import (
+    captions_of,
+    coco,
+    content,
+    kaggle,
+    karpathy,
+    names,
+    shade,
+    tokens,
+)
+
+from mxmclr_plugin.data.captioned_images import captioned_images
+from mxmclr_plugin.data.problems import DataError
+
+SPLITS = ["train", "restval", "val", "test", "train", "test"]
+
+
+def whole(data):
+    return {k: v for split in ("train", "val", "test") for k, v in content(data[split]).items()}
+
+
+def test_karpathys_splits(tmp_path):
+    karpathy(tmp_path, SPLITS)
+    data = captioned_images(str(tmp_path), size=8)
+    photos = names(6)
+    assert data["train"].names == [photos[0], photos[1], photos[4]]
+    assert data["val"].names == [photos[2]]
+    assert data["test"].names == [photos[3], photos[5]]
+    assert whole(data) == {photo: (k, captions_of(k)) for k, photo in enumerate(photos)}
+    assert data.notes == ()
+    assert data.problems == ()
+    assert data.kinds == {"image": "image", "text": "text"}
+
+
+def test_cocos_folders_in_karpathys_file(tmp_path):
+    karpathy(tmp_path, SPLITS, folder="pictures", filepath=["train2014", "val2014"])
+    data = captioned_images(str(tmp_path), size=8)
+    expected = {
+        f"{'val2014' if k % 2 else 'train2014'}/{photo}": (k, captions_of(k))
+        for k, photo in enumerate(names(6))
+    }
+    assert whole(data) == expected
+
+
+def test_all_pictures_in_one_folder_though_the_file_names_two(tmp_path):
+    karpathy(tmp_path, SPLITS, folder="pictures", filepath=["train2014", "val2014"])
+    for path in (tmp_path / "pictures").glob("*/*"):
+        shutil.move(path, tmp_path / "pictures" / path.name)
+    assert len(whole(captioned_images(str(tmp_path), size=8))) == 6
+
+
+@pytest.mark.parametrize("folder", ["flickr30k-images", "a/b/c", "."])
+def test_tokens(tmp_path, folder):
+    tokens(tmp_path, 12, folder=folder)
+    data = captioned_images(str(tmp_path), size=8)
+    assert whole(data) == {photo: (k, captions_of(k)) for k, photo in enumerate(names(12))}
+    assert [len(data[split]) for split in ("train", "val", "test")] == [10, 1, 1]
+    (note,) = data.notes
+    assert "no official split" in note
+    assert "seed 0" in note
+    other = captioned_images(str(tmp_path), size=8, seed=5)
+    assert [o.names for o in other.values()] != [d.names for d in data.values()]
+    assert sorted(whole(other)) == sorted(whole(data))
+
+
+def test_flickr8ks_lists(tmp_path):
+    photos = names(6)
+    tokens(tmp_path, 6, name="Flickr8k.token.txt", folder="Flicker8k_Dataset")
+    # What else its archives hold.
+    shutil.copy(tmp_path / "Flickr8k.token.txt", tmp_path / "Flickr8k.lemma.token.txt")
+    for file in ("Flickr8k.token.txt", f"Flicker8k_Dataset/{photos[0]}"):
+        (tmp_path / file).with_name(f"._{Path(file).name}").write_bytes(b"\x00\x05\x16\x07")
+    (tmp_path / "Flickr_8k.trainImages.txt").write_text(f"{photos[5]}\n{photos[0]}\n")
+    (tmp_path / "Flickr_8k.devImages.txt").write_text(f"{photos[1]}\n")
+    (tmp_path / "Flickr_8k.testImages.txt").write_text(f"{photos[2]}\n{photos[4]}\n")
+    data = captioned_images(str(tmp_path), size=8)
+    assert {split: of.names for split, of in data.items()} == {
+        "train": [photos[0], photos[5]],
+        "val": [photos[1]],
+        "test": [photos[2], photos[4]],
+    }
+    assert data.notes == ("1 photos are in no official split and not used",)
+    assert data.problems == ()
+
+
+def test_the_lists_of_flickr30k_entities(tmp_path):
+    photos = names(4)
+    tokens(tmp_path, 4)
+    for split, of_split in (("train", photos[:2]), ("val", photos[2:3]), ("test", photos[3:])):
+        stems = "\n".join(photo.removesuffix(".jpg") for photo in of_split)
+        (tmp_path / f"{split}.txt").write_text(stems)
+    data = captioned_images(str(tmp_path), size=8)
+    assert (data["train"].names, data["test"].names) == (photos[:2], photos[3:])
+    assert data.notes == ()
+
+
+@pytest.mark.parametrize("quoted", [True, False])
+def test_kaggles_table(tmp_path, quoted):
+    kaggle(tmp_path, 5, quoted=quoted)
+    data = captioned_images(str(tmp_path), size=8)
+    assert whole(data) == {photo: (k, captions_of(k)) for k, photo in enumerate(names(5))}
+
+
+def test_the_table_with_bars(tmp_path):
+    kaggle(tmp_path, 4, folder="flickr30k_images/flickr30k_images")
+    lines = ["image_name| comment_number| comment"]
+    for k, photo in enumerate(names(4)):
+        lines += [f"{photo}| {c}| {text} ." for c, text in enumerate(captions_of(k))]
+    (tmp_path / "captions.txt").unlink()
+    (tmp_path / "results.csv").write_text("\n".join([*lines, f"{photo}| 4   no bar"]))
+    data = captioned_images(str(tmp_path), size=8)
+    expected = {p: (k, [f"{t} ." for t in captions_of(k)]) for k, p in enumerate(names(4))}
+    assert whole(data) == expected
+    assert [problem.kind for problem in data.problems] == ["line unreadable"]
+
+
+def test_cocos_own_files(tmp_path):
+    coco(tmp_path, train=12, val=3)
+    data = captioned_images(str(tmp_path), size=8)
+    assert [len(of) for of in data.values()] == [11, 1, 3]
+    assert data["test"].names == [f"val2017/{k:012d}.jpg" for k in (12, 13, 14)]
+    for name, (gray, captions) in whole(data).items():
+        k = int(name[-16:-4])
+        assert (gray, sorted(captions)) == (k, sorted(captions_of(k)))
+    assert "COCO's val photos are the test set" in data.notes[0]
+    assert "1 photos of val were drawn from those of train" in data.notes[1]
+
+
+def test_one_of_cocos_files_alone(tmp_path):
+    coco(tmp_path, train=2, val=10)
+    file = tmp_path / "annotations" / "captions_val2017.json"
+    data = captioned_images(str(tmp_path), annotations=str(file), size=8)
+    assert [len(of) for of in data.values()] == [8, 1, 1]
+    assert "no official split" in data.notes[0]
+
+
+def test_annotations_and_images_override(tmp_path):
+    karpathy(tmp_path / "one", SPLITS)
+    (tmp_path / "one" / "dataset_x.json").rename(tmp_path / "mine.json")
+    kaggle(tmp_path / "one", 6)  # would be found otherwise
+    data = captioned_images(
+        annotations=str(tmp_path / "mine.json"), images=str(tmp_path / "one" / "images"), size=8
+    )
+    assert len(data["test"]) == 2
+    data = captioned_images(str(tmp_path / "one"), annotations=str(tmp_path / "mine.json"), size=8)
+    assert len(data["test"]) == 2
+
+
+def test_several_files_of_one_form_are_an_error(tmp_path):
+    file = karpathy(tmp_path, SPLITS)
+    shutil.copy(file, tmp_path / "dataset_y.json")
+    with pytest.raises(DataError, match=r"several annotation files.*data.annotations="):
+        captioned_images(str(tmp_path))
+    coco(tmp_path / "c", 2, 2)
+    coco(tmp_path / "c", 2, 2, year="2014")
+    with pytest.raises(DataError, match="several annotation files"):
+        captioned_images(str(tmp_path / "c"))
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({}, "holds no annotations.*data.annotations="),
+        ({"dataset_x.json": "{"}, "dataset_x.json is no JSON"),
+        ({"dataset_x.json": "[" * 100_000}, "dataset_x.json is no JSON"),
+        ({"dataset_x.json": "[1, 2]"}, "should hold"),
+        ({"dataset_x.json": '{"images": []}'}, "holds no photos"),
+        ({"captions_train2017.json": '{"annotations": [], "images": 3}'}, "should hold"),
+        ({"captions.txt": "photo;words\na;b"}, "the head should be image,caption"),
+        ({"x.token": b"\xff\xfe\x00"}, "cannot be read as text in UTF-8"),
+        ({"x.token": "a.jpg#0\tb"}, "data.images="),
+    ],
+)
+def test_what_is_no_such_data_is_named(tmp_path, files, message):
+    for name, text in files.items():
+        (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(DataError, match=message):
+        captioned_images(str(tmp_path))
+
+
+def test_where_nothing_is(tmp_path):
+    with pytest.raises(DataError, match="root=FOLDER"):
+        captioned_images()
+    with pytest.raises(DataError, match="there is no"):
+        captioned_images(str(tmp_path / "nowhere"))
+
+
+def test_real_photos(test_data):
+    data = captioned_images(str(test_data / "coco_mini"))
+    entries = json.loads((test_data / "coco_mini" / "dataset_coco_mini.json").read_text())["images"]
+    for split, dataset in data.items():
+        of_split = [entry for entry in entries if entry["split"] == split]
+        assert dataset.names == [entry["filename"] for entry in of_split]
+        assert set(dataset.folds("text").tolist()) == {5}
+        raw = [sentence["raw"].strip() for sentence in of_split[0]["sentences"]]
+        assert dataset[0].observations["text"] == raw
+        assert dataset[0].observations["image"][0].shape == (3, 64, 64)
+        assert 10 < shade(dataset[0].observations["image"][0]) < 245
+    assert data.problems == ()

@@ -1,0 +1,173 @@
+"""Tasks on photos, characters and texts, each on a small slice of real data."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from rich.console import Console
+
+from mxmclr_plugin.run import command_line
+
+SHORT = ["trainer.max_steps=4", "trainer.log_every=1", "trainer.accelerator=cpu"]
+SMALL_TOWERS = ["towers.image.widths=[8,16]", "towers/text=bag_of_words"]
+
+
+def run(capsys, monkeypatch, *arguments):
+    monkeypatch.setattr(command_line, "Console", lambda **options: Console(width=200, **options))
+    status = command_line.main(list(map(str, arguments)))
+    shown = capsys.readouterr()
+    return status, shown.out + shown.err
+
+
+def metrics_of(out):
+    return json.loads((out / "metrics.json").read_text())
+
+
+@pytest.fixture
+def photos(test_data):
+    return f"data.root={test_data / 'coco_mini'}"
+
+
+def checked(figures, directions):
+    assert list(figures) == directions
+    for values in figures.values():
+        assert list(values)[:3] == ["rr@1", "rr@5", "rr@10"]
+        assert 0 < values["chance@1"] < 100
+        assert 0 <= values["rr@1"] <= values["rr@5"] <= values["rr@10"] <= 100
+
+
+def test_photos_and_captions(photos, tmp_path, capsys, monkeypatch):
+    out = tmp_path / "x"
+    status, shown = run(
+        *(capsys, monkeypatch, "flickr30k", photos, *SMALL_TOWERS, *SHORT),
+        *("eval.split=train", f"out={out}"),
+    )
+    assert status == 0, shown
+    assert "batch.instances: 128 lowered to the 104" in shown
+    metrics = metrics_of(out)
+    for split, count in (("test", 30), ("train_split", 104)):
+        checked(metrics[split], ["i2t", "t2i"])
+        assert metrics[split]["i2t"]["queries"] == metrics[split]["t2i"]["gallery"] == count
+        assert metrics[split]["t2i"]["queries"] == 5 * count
+        six = [metrics[split][d][f"rr@{k}"] for d in ("i2t", "t2i") for k in (1, 5, 10)]
+        assert metrics["rsum"][split] == pytest.approx(sum(six))
+        assert f"{metrics['rsum'][split]:.2f}" in shown
+    assert "image to text" in shown
+    assert "RSUM" in shown
+
+
+def test_groups_of_coco(photos, tmp_path, capsys, monkeypatch):
+    out = tmp_path / "x"
+    status, shown = run(
+        *(capsys, monkeypatch, "coco", photos, *SMALL_TOWERS, *SHORT),
+        *("eval.group_size=10", f"out={out}"),
+    )
+    assert status == 0, shown
+    metrics = metrics_of(out)
+    assert "means over groups of 10" in shown
+    groups = metrics["test_groups_of_10"]
+    checked(groups, ["i2t", "t2i"])
+    assert (groups["i2t"]["queries"], groups["i2t"]["gallery"]) == (10, 50)
+    assert groups["i2t"]["chance@1"] == pytest.approx(10)
+    assert metrics["test"]["i2t"]["chance@1"] == pytest.approx(100 / 30)
+    assert groups["t2i"]["rr@10"] == 100  # of ten
+    assert set(metrics["rsum"]) == {"test", "test_groups_of_10"}
+
+
+def test_a_split_too_small_for_a_group(photos, tmp_path, capsys, monkeypatch):
+    out = tmp_path / "x"
+    status, shown = run(capsys, monkeypatch, "coco", photos, *SMALL_TOWERS, *SHORT, f"out={out}")
+    assert status == 0, shown
+    assert "test: its 30 instances fill no group of 1000" in shown
+    assert not [key for key in metrics_of(out) if "groups" in key]
+
+
+def state(out):
+    checkpoint = torch.load(out / "checkpoints" / "last.ckpt", weights_only=False)
+    return checkpoint["state_dict"]
+
+
+def test_augmented_runs_follow_from_the_seed_with_any_number_of_workers(
+    photos, tmp_path, capsys, monkeypatch
+):
+    augmented = ["data.augment=lightly_simclr", "data.copies=6", "batch.folds.image=2"]
+
+    def weights(name, *changes):
+        out = tmp_path / name
+        status, shown = run(
+            *(capsys, monkeypatch, "flickr8k", photos, *SMALL_TOWERS, *SHORT, *augmented),
+            *("batch.instances=16", "data.size=32", "eval.split=train", f"out={out}", *changes),
+        )
+        assert status == 0, shown
+        # What is measured of the training photos is one plain picture each.
+        assert metrics_of(out)["train_split"]["i2t"]["queries"] == 104
+        return state(out)
+
+    first = weights("first")
+    workers = weights("workers", "batch.workers=2")
+    other = weights("other", "data.augment_seed=9")
+    assert all(torch.equal(value, workers[name]) for name, value in first.items())
+    assert not all(torch.equal(value, other[name]) for name, value in first.items())
+
+
+def test_characters(test_data, tmp_path, capsys, monkeypatch):
+    out = tmp_path / "x"
+    status, shown = run(
+        *(capsys, monkeypatch, "omniglot", f"data.root={test_data / 'omniglot'}", *SHORT),
+        *("towers.image.widths=[8,16]", "towers.strokes.widths=[8,16]", f"out={out}"),
+    )
+    assert status == 0, shown
+    metrics = metrics_of(out)
+    checked(metrics["test"], ["i2s", "s2i"])
+    assert metrics["test"]["i2s"]["queries"] == metrics["test"]["i2s"]["gallery"] == 480
+    assert metrics["test"]["i2s"]["chance@1"] == pytest.approx(100 / 48)
+    assert "unseen in training" in metrics["data"]["notes"][0]
+    assert metrics["data"]["notes"][0] in shown
+
+
+def test_languages(test_data, tmp_path, capsys, monkeypatch):
+    root = tmp_path / "slice"
+    root.mkdir()
+    for file in (test_data / "multi30k").glob("*.jsonl"):
+        with file.open(encoding="utf-8") as lines:
+            (root / file.name).write_text(
+                "".join(line for _, line in zip(range(60), lines, strict=False)), encoding="utf-8"
+            )
+    out = tmp_path / "x"
+    status, shown = run(
+        *(capsys, monkeypatch, "multi30k", f"data.root={root}", *SHORT, "batch.instances=16"),
+        *("towers.de.embedding_dim=32", f"out={out}"),
+    )
+    assert status == 0, shown
+    metrics = metrics_of(out)
+    checked(metrics["test"], ["en2de", "de2en"])
+    assert metrics["test"]["en2de"]["gallery"] == 300
+    assert metrics["test"]["en2de"]["chance@1"] == pytest.approx(100 / 60)
+
+
+@pytest.mark.parametrize("task", ["flickr30k", "flickr8k", "coco", "omniglot", "multi30k"])
+def test_without_a_folder(task, capsys, monkeypatch):
+    status, shown = run(capsys, monkeypatch, task)
+    assert status == 2
+    assert "error: data: say where" in shown
+    assert "root=FOLDER" in shown
+
+
+def test_broken_pictures_are_counted_and_listed(test_data, tmp_path, capsys, monkeypatch):
+    root = tmp_path / "photos"
+    shutil.copytree(test_data / "coco_mini", root)
+    first, second, *_ = sorted((root / "images").iterdir())
+    first.write_bytes(first.read_bytes()[:300])
+    second.unlink()
+    out = tmp_path / "x"
+    status, shown = run(
+        *(capsys, monkeypatch, "flickr30k", f"data.root={root}", *SMALL_TOWERS, *SHORT),
+        f"out={out}",
+    )
+    assert status == 0, shown
+    assert "picture unreadable: 1" in shown
+    assert "picture missing: 1" in shown
+    problems = json.loads((out / "problems.json").read_text())
+    assert sorted(problem["where"] for problem in problems) == sorted(map(str, (first, second)))
+    assert metrics_of(out)["data"]["left_out"] == 2

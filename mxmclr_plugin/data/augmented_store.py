@@ -1,0 +1,107 @@
+"""Several observations of a record by random transformation."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from hashlib import blake2b
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mxmclr_plugin.data.dataset import MultifoldDataset, Store
+
+__all__ = ["AugmentedStore", "augmented"]
+
+
+class AugmentedStore:
+    """Each record of a store several times, each time transformed by chance.
+
+    Record ``k * copies + c`` is the c-th copy of record k. Its chance follows from the seed and
+    this number alone: a copy is the same whenever, in whatever process and in whatever order it is
+    read, so a run that is resumed, or reads with more workers, sees what it would have seen. Copies
+    are made when they are read: many cost no more than few, and a sampler shows each before it
+    shows one again.
+
+    Args:
+        store: The records: tensors.
+        transform: From a record to another; takes its chance from torch's, numpy's or Python's
+            global generator, as torchvision's and lightly's transforms do.
+        copies: Of each record.
+        seed: What chance follows from.
+
+    Raises:
+        ValueError: If copies is below 1.
+    """
+
+    def __init__(
+        self, store: Store, transform: Callable[[Tensor], Tensor], copies: int, seed: int
+    ) -> None:
+        if copies < 1:
+            raise ValueError(f"copies must be 1 or more, got {copies}")
+        self.store = store
+        self.transform = transform
+        self.copies = copies
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.store) * self.copies
+
+    def __getitem__(self, index: int) -> Tensor:
+        record = self.store[index // self.copies]
+        with _chance_of(self.seed, index):
+            return self.transform(record)
+
+
+def augmented(
+    dataset: MultifoldDataset,
+    modality: str,
+    transform: Callable[[Tensor], Tensor],
+    copies: int,
+    seed: int,
+) -> MultifoldDataset:
+    """The data set with ``copies`` transformed observations in place of each of a modality.
+
+    Args:
+        dataset: What is trained on: evaluation is for the records as they are.
+        modality: Its name.
+        transform: See :class:`AugmentedStore`.
+        copies: Of each record.
+        seed: What chance follows from.
+
+    Raises:
+        ValueError: If copies is below 1 or the modality is unknown.
+    """
+    dataset.folds(modality)
+    copy = np.arange(copies)
+    members = [
+        (rows[:, None] * copies + copy).ravel() for rows in dataset.members[modality]
+    ]  # (records of an instance * copies,)
+    return MultifoldDataset(
+        {
+            **dataset.stores,
+            modality: AugmentedStore(dataset.stores[modality], transform, copies, seed),
+        },
+        {**dataset.members, modality: members},
+        dataset.ids,
+        dataset.names,
+    )
+
+
+@contextmanager
+def _chance_of(seed: int, index: int) -> Iterator[None]:
+    """Seeds the three global generators, and puts them back to where they were."""
+    number = int.from_bytes(blake2b(f"{seed}/{index}".encode(), digest_size=8).digest(), "little")
+    numpy_state, python_state = np.random.get_state(), random.getstate()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            # Not torch.manual_seed, which seeds every device, and those are not put back.
+            torch.default_generator.manual_seed(number)
+            np.random.seed(number % 2**32)
+            random.seed(number)
+            yield
+    finally:
+        np.random.set_state(numpy_state)
+        random.setstate(python_state)

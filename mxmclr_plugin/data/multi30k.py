@@ -1,0 +1,123 @@
+"""Multi30K: captions of the same photos, written independently in several languages."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mxmclr_plugin.data.dataset import MultifoldDataset
+from mxmclr_plugin.data.problems import DataError, ProblemLog
+from mxmclr_plugin.data.splits import DataSplits
+
+__all__ = ["multi30k"]
+
+_FILES = {"train": "train.jsonl", "val": "val.jsonl", "test": "test_2016.jsonl"}
+
+
+def multi30k(
+    root: str | None = None,
+    *,
+    languages: list[str] = ["en", "de"],  # noqa: B006 (a list as in YAML; only read)
+    on_error: str = "skip",
+) -> DataSplits:
+    """Multi30K, task 2 (Elliott et al. 2016, https://arxiv.org/abs/1605.00459): texts x texts.
+
+    A photo of Flickr30K is an instance; its captions in each language, five that were written
+    without knowledge of the others, are its observations, and each language is a modality. The
+    splits are the official ones: train 29,000, val 1,014, test_2016 1,000 photos.
+
+    In most training rows the English captions are sorted by length. Nothing here goes by their
+    order: the sampler draws captions at random.
+
+    Args:
+        root: Folder with ``train.jsonl``, ``val.jsonl`` and ``test_2016.jsonl``, a photo a line:
+            ``{"id": "1.jpg", "en": [...], "de": [...]}``.
+        languages: Keys of those lists that are read, each a modality.
+        on_error: ``skip`` leaves out, and lists, lines of another form, captions without words, and
+            photos that lack a language or occur again; ``raise`` stops at the first.
+
+    Returns:
+        Data sets ``train``, ``val`` and ``test`` with a modality for each language.
+
+    Raises:
+        DataError: If a file is missing or has no line that can be used, or with ``raise`` for each
+            problem.
+        ValueError: If there is no language, or one is named twice.
+    """
+    if root is None:
+        raise DataError("say where Multi30K is: root=FOLDER")
+    if not languages or len(set(languages)) < len(languages):
+        raise ValueError(f"languages are one or more, all different, got {languages}")
+    log = ProblemLog(on_error)
+    folder = Path(root).expanduser()
+    seen: set[str] = set()
+    by_name = {}
+    first_id = 0
+    for split, file in _FILES.items():
+        photos = list(_photos(folder / file, languages, seen, log))
+        if not photos:
+            raise DataError(f"{folder / file} has no photo with captions in {languages}")
+        stores: dict[str, list[str]] = {language: [] for language in languages}
+        members: dict[str, list[range]] = {language: [] for language in languages}
+        for _, captions in photos:
+            for language, texts in captions.items():
+                store = stores[language]
+                members[language].append(range(len(store), len(store) + len(texts)))
+                store += texts
+        by_name[split] = MultifoldDataset(
+            stores,
+            members,
+            ids=range(first_id, first_id + len(photos)),
+            names=[name for name, _ in photos],
+        )
+        first_id += len(photos)
+    return DataSplits(by_name, kinds=dict.fromkeys(languages, "text"), problems=tuple(log.problems))
+
+
+def _photos(
+    path: Path, languages: list[str], seen: set[str], log: ProblemLog
+) -> Iterator[tuple[str, dict[str, list[str]]]]:
+    """Names and captions, by language, of a file's photos."""
+    for where, row in _rows(path, log):
+        name = row.get("id")
+        if not name or not isinstance(name, str):
+            log.add("line unreadable", where, "it has no id, or one that is no text")
+            continue
+        if name in seen:
+            log.add("photo repeated", where, f"{name} was read before; that one is used")
+            continue
+        seen.add(name)
+        captions = {}
+        for language in languages:
+            texts = row.get(language)
+            texts = texts if isinstance(texts, list) else []
+            captions[language] = [t.strip() for t in texts if isinstance(t, str) and t.strip()]
+            for _ in range(len(texts) - len(captions[language])):
+                log.add("caption unreadable", where, f"one in {language} is no text, or empty")
+        missing = [language for language, texts in captions.items() if not texts]
+        if missing:
+            log.add("photo without captions", where, f"{name} has none in {', '.join(missing)}")
+        else:
+            yield name, captions
+
+
+def _rows(path: Path, log: ProblemLog) -> Iterator[tuple[str, dict[str, Any]]]:
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read as text in UTF-8: {error}") from error
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        where = f"{path}:{number}"
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            log.add("line unreadable", where, f"it is no JSON: {error}")
+            continue
+        if isinstance(row, dict):
+            yield where, row
+        else:
+            log.add("line unreadable", where, "it is no JSON object")

@@ -1,0 +1,173 @@
+"""Makes data sets of Omniglot: pictures x strokes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torchvision.transforms import v2
+
+from mxmclr_plugin.data.augmented_store import augmented
+from mxmclr_plugin.data.dataset import MultifoldDataset
+from mxmclr_plugin.data.omniglot.archive import read_archive
+from mxmclr_plugin.data.omniglot.drawings import Drawings
+from mxmclr_plugin.data.omniglot.folders import read_folders
+from mxmclr_plugin.data.problems import DataError, ProblemLog
+from mxmclr_plugin.data.seeded_split import seeded_order
+from mxmclr_plugin.data.splits import DataSplits
+
+__all__ = ["omniglot"]
+
+_SPLITS = ("character", "alphabet", "official")
+_VAL, _TEST = 0.1, 0.2  # of what is split
+
+# By about as much as drawers differ. As white on black, since what comes in from outside is black.
+_TURNED = v2.Compose(
+    [
+        v2.RandomInvert(p=1),
+        v2.RandomAffine(
+            degrees=8,
+            translate=(0.05, 0.05),
+            scale=(0.9, 1.1),
+            shear=8,
+            interpolation=v2.InterpolationMode.BILINEAR,
+        ),
+        v2.RandomInvert(p=1),
+    ]
+)
+
+
+def omniglot(
+    root: str | None = None,
+    *,
+    split: str | None = None,
+    size: int = 32,
+    points: int = 64,
+    copies: int = 8,
+    augment_seed: int = 0,
+    seed: int = 0,
+    on_error: str = "skip",
+) -> DataSplits:
+    """Omniglot (Lake et al. 2015, https://doi.org/10.1126/science.aab3050): pictures x strokes.
+
+    A character is an instance. Its pictures are those of drawers 1 to 10 and its strokes those of
+    drawers 11 to 20, so a picture and a stroke sequence are never the same drawing; held out are
+    characters. There is no official protocol of retrieval between the two.
+
+    Args:
+        root: Folder with ``omniglot_small.npz`` or another such archive, or with the original
+            folders ``images_background``, ``strokes_background`` (and ``_evaluation``).
+        split: ``character``: a fifth of the characters are tested and a tenth are for validation,
+            drawn by the seed; their alphabets are mostly seen in training. ``alphabet``: the same
+            shares of alphabets. ``official``: the evaluation set is tested, a tenth of the
+            background set's characters is for validation. None: official where both sets are
+            there, else character.
+        size: Edge in pixels that pictures are scaled to.
+        points: Points that strokes are sampled at.
+        copies: Pictures that are made of each training picture by small turns, shifts, changes of
+            size and slants; 0 takes it as it is.
+        augment_seed: Of these.
+        seed: Of the split.
+        on_error: ``skip`` leaves out, and lists, what cannot be read; ``raise`` stops there.
+
+    Returns:
+        Data sets ``train``, ``val`` and ``test`` with the modalities ``image`` and ``strokes``.
+
+    Raises:
+        DataError: If there is no such data, or with ``raise`` for each problem.
+        ValueError: If an option is out of range.
+    """
+    if root is None:
+        raise DataError("say where Omniglot is: root=FOLDER")
+    if size < 8 or points < 2 or copies < 0:
+        raise ValueError(
+            f"size is 8 or more, points 2 or more, copies 0 or more; got {size}, {points}, {copies}"
+        )
+    folder = Path(root).expanduser()
+    log = ProblemLog(on_error)
+    archives = sorted(folder.glob("*.npz"))
+    if len(archives) > 1:
+        raise DataError(f"{folder} holds several archives, {', '.join(a.name for a in archives)}")
+    if archives:
+        drawings = read_archive(archives[0], size, points)
+    else:
+        drawings = read_folders(folder, size, points, log)
+    kept = []
+    for k, name in enumerate(drawings.characters):
+        if len(drawings.image_members[k]) and len(drawings.stroke_members[k]):
+            kept.append(k)
+        else:
+            log.add("character incomplete", name, "it has no picture, or no strokes, left")
+    whole = MultifoldDataset(
+        {"image": drawings.images, "strokes": drawings.strokes},
+        {"image": drawings.image_members, "strokes": drawings.stroke_members},
+        ids=range(len(drawings.characters)),
+        names=drawings.characters,
+    ).subset(kept)
+    splits, note = _split(whole.names, drawings, split, seed)
+    by_name = {name: whole.subset(rows) for name, rows in splits.items()}
+    plain = {}
+    if copies:
+        plain["train"] = by_name["train"]
+        by_name["train"] = augmented(by_name["train"], "image", _TURNED, copies, augment_seed)
+    return DataSplits(
+        by_name,
+        kinds={"image": "image", "strokes": "strokes"},
+        notes=(note,),
+        problems=tuple(log.problems),
+        plain=plain,
+    )
+
+
+def _split(
+    names: list[str], drawings: Drawings, split: str | None, seed: int
+) -> tuple[dict[str, list[int]], str]:
+    """Characters of each split, and a sentence about it."""
+    split = split or ("official" if drawings.evaluation else "character")
+    if split not in _SPLITS:
+        raise ValueError(f"split must be null, {', '.join(_SPLITS)}, got {split!r}")
+    if split == "official":
+        if not drawings.evaluation:
+            raise DataError("an official split needs images_background and images_evaluation")
+        background = [name for name in names if name not in drawings.evaluation]
+        held_out = {"val": _drawn(background, {"val": _VAL}, seed)["val"]}
+        held_out["test"] = set(names) & drawings.evaluation
+        note = (
+            "Omniglot's evaluation set, of other alphabets, is tested; the characters of val were "
+            f"drawn from the background set with seed {seed}"
+        )
+    elif split == "alphabet":
+        drawn = _drawn(
+            list(dict.fromkeys(name.split("/")[0] for name in names)),
+            {"test": _TEST, "val": _VAL},
+            seed,
+        )
+        held_out = {
+            part: {name for name in names if name.split("/")[0] in alphabets}
+            for part, alphabets in drawn.items()
+        }
+        note = (
+            f"the alphabets tested, {', '.join(sorted(drawn['test']))}, were drawn with seed {seed}"
+        )
+    else:
+        held_out = _drawn(names, {"test": _TEST, "val": _VAL}, seed)
+        note = (
+            f"the {len(held_out['test'])} characters tested are unseen in training, but were drawn "
+            f"with seed {seed} from alphabets that mostly are not"
+        )
+    of_name = {name: part for part, held in held_out.items() for name in held}
+    splits: dict[str, list[int]] = {"train": [], "val": [], "test": []}
+    for k, name in enumerate(names):
+        splits[of_name.get(name, "train")].append(k)
+    if not all(splits.values()):
+        raise DataError(f"{len(names)} characters are too few to split by {split}")
+    return splits, note
+
+
+def _drawn(things: list[str], shares: dict[str, float], seed: int) -> dict[str, set[str]]:
+    """Shares of some things, at least one each, by chance."""
+    order = [things[k] for k in seeded_order(len(things), seed)]
+    drawn = {}
+    for part, share in shares.items():
+        size = max(1, round(share * len(things)))
+        drawn[part], order = set(order[:size]), order[size:]
+    return drawn
