@@ -2,16 +2,33 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import types
 import typing
 
 import pytest
 import torch
+from torch import nn
 from torchvision.models import get_model
 
-from mxmclr_plugin.towers import TOWERS, Tower, build_tower, list_towers
+from mxmclr_plugin.towers import TOWERS, Tower, build_tower, list_towers, tower_of
 
-CORPUS = {"text": ["a red cone", "a blue box"], "voxel": torch.zeros(2, 4, 32, 32, 32)}
+CORPUS = {
+    "text": ["a red cone", "a blue box"],
+    "voxel": torch.zeros(2, 4, 32, 32, 32),
+    "image": torch.zeros(2, 3, 32, 32),
+    "views": torch.zeros(2, 3, 3, 32, 32),
+    "points": torch.randn(2, 20, 3),
+    "features": torch.randn(2, 6),
+}
 OPTION_TYPES = {str, int, float, bool, type(None), list[int], list[str]}
+
+
+def _types(hint):
+    if typing.get_origin(hint) is typing.Literal:
+        return {type(value) for value in typing.get_args(hint)}
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return set().union(*map(_types, typing.get_args(hint)))
+    return {hint}
 
 
 def test_the_towers_are_listed():
@@ -20,6 +37,11 @@ def test_the_towers_are_listed():
         ("sentence_transformer", "text"),
         ("light_cnn3d", "voxel"),
         ("video_model", "voxel"),
+        ("light_cnn2d", "image"),
+        ("torchvision_model", "image"),
+        ("multi_view", "views"),
+        ("point_net", "points"),
+        ("features", "features"),
     ]
     assert all(tower.summary for tower in list_towers())
 
@@ -28,12 +50,12 @@ def test_the_towers_are_listed():
 def test_options_have_defaults_and_types_that_a_configuration_can_hold(info):
     corpus, *options = inspect.signature(info.build).parameters.values()
     assert corpus.name == "corpus"
-    types = typing.get_type_hints(info.build)
-    assert types.pop("return") is Tower
+    hints = typing.get_type_hints(info.build)
+    assert hints.pop("return") is Tower
     for option in options:
         assert option.kind is inspect.Parameter.KEYWORD_ONLY
         assert option.default is not inspect.Parameter.empty
-        assert set(typing.get_args(types[option.name]) or [types[option.name]]) <= OPTION_TYPES
+        assert _types(hints[option.name]) <= OPTION_TYPES
 
 
 @pytest.mark.parametrize("info", list_towers(), ids=lambda info: info.name)
@@ -79,10 +101,26 @@ def test_errors_name_the_key():
         ValueError, match=r"unknown tower 'bag_of_word': did you mean 'bag_of_words"
     ):
         build_tower("bag_of_word", CORPUS["text"])
-    with pytest.raises(ValueError, match=r"no option 'width'.*'widths'.*widths, turn, dim, hidden"):
+    with pytest.raises(ValueError, match=r"no option 'width'.*'widths'.*widths, turn, dim"):
         build_tower({"name": "light_cnn3d", "width": 3})
     with pytest.raises(ValueError, match="no option 'corpus'"):
         build_tower({"name": "light_cnn3d", "corpus": []})
     with pytest.raises(ValueError, match="frozen with random weights"):
         build_tower({"name": "video_model", "frozen": True})
+    with pytest.raises(ValueError, match="frozen with random weights"):
+        build_tower({"name": "light_cnn2d", "frozen": True})
     assert "light_cnn3d" in TOWERS
+
+
+def test_a_tower_is_made_of_a_class_with_the_options_of_both():
+    class Mine(nn.Linear):
+        def __init__(self, corpus, width: int = 3):
+            super().__init__(len(corpus), width)
+
+    build = tower_of(Mine)
+    tower = build([1, 2], width=5, dim=7)
+    assert (tower.backbone.in_features, tower.in_features, tower.dim) == (2, 5, 7)
+    assert list(inspect.signature(build).parameters)[:3] == ["corpus", "width", "dim"]
+    assert inspect.signature(tower_of(Mine, frozen=True)).parameters["frozen"].default is True
+    with pytest.raises(TypeError, match="more than one parameter without a default"):
+        tower_of(nn.Linear)

@@ -1,7 +1,8 @@
 """Towers: from the observations of a modality to unit vectors."""
 
+from mxmclr_plugin.towers import catalog  # noqa: F401 (registers the towers)
 from mxmclr_plugin.towers.feature_cache import cached_features, fingerprint_module
-from mxmclr_plugin.towers.registry import TOWERS, TowerInfo, build_tower, list_towers
+from mxmclr_plugin.towers.registry import TOWERS, TowerInfo, build_tower, list_towers, tower_of
 from mxmclr_plugin.towers.tower import Backbone, Tower
 
 __all__ = [
@@ -13,4 +14,5 @@ __all__ = [
     "cached_features",
     "fingerprint_module",
     "list_towers",
+    "tower_of",
 ]

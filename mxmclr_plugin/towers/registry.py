@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_type_hints
+
+from torch import nn
 
 from mxmclr_plugin.registry import Registry
-from mxmclr_plugin.towers.text import OFFLINE_MINILM, bag_of_words, sentence_transformer
 from mxmclr_plugin.towers.tower import Tower
-from mxmclr_plugin.towers.voxel import LightCNN3d, VideoBackbone
 
-__all__ = ["TOWERS", "TowerInfo", "build_tower", "list_towers"]
+__all__ = ["TOWERS", "TowerInfo", "build_tower", "list_towers", "tower_of"]
 
 
 @dataclass(frozen=True)
@@ -20,9 +21,10 @@ class TowerInfo:
 
     Attributes:
         name: What a configuration calls it.
-        kind: The observations it takes: ``"text"`` or ``"voxel"``.
+        kind: The observations it takes: ``"text"``, ``"image"``, ``"views"``, ``"voxel"``,
+            ``"points"``, ``"features"``, ...
         build: Makes the tower from the training observations of its modality, which a text tower
-            may take its vocabulary from, and its options.
+            may take its vocabulary from, and its options; see :func:`tower_of`.
         summary: One line.
     """
 
@@ -33,6 +35,7 @@ class TowerInfo:
 
 
 TOWERS: Registry[TowerInfo] = Registry("tower")
+"""All towers by name; register a :class:`TowerInfo` to add one."""
 
 
 def list_towers() -> list[TowerInfo]:
@@ -57,81 +60,51 @@ def build_tower(spec: str | Mapping[str, Any], corpus: Sequence[Any] = ()) -> To
     return tower
 
 
-def _bag_of_words(
-    corpus: Sequence[str],
-    *,
-    embedding_dim: int = 128,
-    min_count: int = 1,
-    dim: int = 128,
-    hidden: int | None = None,
-) -> Tower:
-    return Tower(bag_of_words(corpus, embedding_dim, min_count), dim, hidden)
+def tower_of(backbone: Callable[..., nn.Module], *, frozen: bool = False) -> Callable[..., Tower]:
+    """What a :class:`TowerInfo` needs as ``build``, from what makes a backbone.
 
+    The tower has the options of the backbone and those of :class:`~mxmclr_plugin.towers.Tower`.
 
-def _sentence_transformer(
-    corpus: Sequence[str],  # noqa: ARG001
-    *,
-    model: str = OFFLINE_MINILM,
-    frozen: bool = True,
-    max_length: int | None = None,
-    dim: int = 128,
-    hidden: int | None = None,
-) -> Tower:
-    return Tower(sentence_transformer(model, max_length), dim, hidden, frozen)
+    Args:
+        backbone: A class or function. Its parameters with a default are options, which must be what
+            YAML can hold; a parameter without one gets the training observations.
+        frozen: Default of the option ``frozen``.
 
-
-def _light_cnn3d(
-    corpus: Sequence[Any],  # noqa: ARG001
-    *,
-    widths: list[int] = [32, 64, 128],  # noqa: B006 (a list as in YAML; only read)
-    turn: bool = True,
-    dim: int = 128,
-    hidden: int | None = None,
-) -> Tower:
-    return Tower(LightCNN3d(widths, turn), dim, hidden)
-
-
-def _video_model(
-    corpus: Sequence[Any],  # noqa: ARG001
-    *,
-    arch: str = "r3d_18",
-    weights: str | None = None,
-    dim: int = 128,
-    hidden: int | None = None,
-    frozen: bool = False,
-) -> Tower:
-    if frozen and weights is None:
-        raise ValueError(
-            f"{arch} would be frozen with random weights: give weights (a file or a name of "
-            "torchvision's), or set frozen to false"
+    Raises:
+        TypeError: If the backbone has several parameters without a default.
+    """
+    parameters = list(inspect.signature(backbone).parameters.values())
+    own = [p for p in parameters if p.default is not inspect.Parameter.empty]
+    if len(parameters) - len(own) > 1:
+        raise TypeError(
+            f"{backbone} has more than one parameter without a default; only one, for the training "
+            "observations, can be filled"
         )
-    return Tower(VideoBackbone(arch, weights), dim, hidden, frozen)
+    hints = get_type_hints(backbone.__init__ if inspect.isclass(backbone) else backbone)
+    shared = [
+        p.replace(default=frozen) if p.name == "frozen" else p
+        for p in inspect.signature(Tower).parameters.values()
+        if p.default is not inspect.Parameter.empty
+    ]
 
+    def build(corpus: Sequence[Any], **options: Any) -> Tower:
+        of_tower = {p.name: options.pop(p.name, p.default) for p in shared}
+        made = backbone(*[corpus] * (len(parameters) - len(own)), **options)
+        if of_tower["frozen"] and not getattr(made, "pretrained", True):
+            raise ValueError(
+                "the tower would be frozen with random weights: give it weights, or set frozen to "
+                "false"
+            )
+        return Tower(made, **of_tower)
 
-TOWERS.register(
-    TowerInfo(
-        "bag_of_words",
-        "text",
-        _bag_of_words,
-        "mean of word vectors, trained from scratch on the captions (no download)",
-    )
-)
-TOWERS.register(
-    TowerInfo(
-        "sentence_transformer",
-        "text",
-        _sentence_transformer,
-        "any SentenceTransformer: a hub name, a folder, or offline-minilm",
-    )
-)
-TOWERS.register(
-    TowerInfo("light_cnn3d", "voxel", _light_cnn3d, "light 3D CNN made for grids of 32^3")
-)
-TOWERS.register(
-    TowerInfo(
-        "video_model",
-        "voxel",
-        _video_model,
-        "torchvision's video models: r3d_18, mc3_18, r2plus1d_18, s3d, swin3d_*",
-    )
-)
+    first = inspect.Parameter("corpus", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    keywords = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*own, *shared)]
+    build.__signature__ = inspect.Signature([first, *keywords])  # type: ignore[attr-defined]
+    of_tower_hints = get_type_hints(Tower.__init__)
+    build.__annotations__ = {
+        "corpus": Sequence[Any],
+        **{p.name: hints[p.name] for p in own},
+        **{p.name: of_tower_hints[p.name] for p in shared},
+        "return": Tower,
+    }
+    return build

@@ -19,9 +19,11 @@ class Backbone(nn.Module):
 
     Attributes:
         out_features: Width of the features.
+        pretrained: Whether its weights were learned; False makes it an error to freeze it.
     """
 
     out_features: int
+    pretrained: bool = True
 
     def forward(self, observations: Observations) -> Tensor:
         """Features of observations.

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Sequence
-from pathlib import Path
-
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
-from torchvision.models import get_model, get_model_weights, list_models, video
+from torchvision.models import list_models, video
 
 from mxmclr_plugin.data.batch import Observations
 from mxmclr_plugin.registry import did_you_mean
+from mxmclr_plugin.towers.pretrained import (
+    load_weights,
+    named_weights,
+    read_weights,
+    torchvision_model,
+)
 from mxmclr_plugin.towers.tower import Backbone
 
 __all__ = ["LightCNN3d", "VideoBackbone", "video_models"]
@@ -43,7 +43,9 @@ class LightCNN3d(Backbone):
         ValueError: If a width is below 1 or there is none.
     """
 
-    def __init__(self, widths: Sequence[int] = (32, 64, 128), turn: bool = True) -> None:
+    pretrained = False
+
+    def __init__(self, widths: list[int] = [32, 64, 128], turn: bool = True) -> None:  # noqa: B006
         super().__init__()
         self.turn = turn
         if not widths or min(widths) < 1:
@@ -120,9 +122,8 @@ class VideoBackbone(Backbone):
                 f"unknown video model {arch!r}: {did_you_mean(arch, video_models())}known are "
                 f"{', '.join(video_models())}. (MViT is left out: its positions fit one size only)"
             )
-        names = [weight.name for weight in get_model_weights(arch)]
-        named = weights is not None and (weights == "DEFAULT" or weights in names)
-        model = _torchvision_model(arch, weights if named else None)
+        named = named_weights(arch, weights)
+        model = torchvision_model(arch, named)
         stem = next(name for name, m in model.named_modules() if isinstance(m, nn.Conv3d))
         head = next(name for name in ("fc", "classifier", "head") if hasattr(model, name))
         self.out_features = _width_before(model.get_submodule(head))
@@ -130,8 +131,14 @@ class VideoBackbone(Backbone):
         setattr(model, head, nn.Identity())
         if isinstance(getattr(model, "avgpool", None), nn.AvgPool3d):
             model.avgpool = nn.AdaptiveAvgPool3d(1)
-        if weights is not None and not named:
-            _load(model, Path(weights).expanduser(), stem, head, arch, names)
+        if weights is not None and named is None:
+            state = read_weights(weights, arch)
+            state = {k: v for k, v in state.items() if not k.startswith(f"{head}.")}
+            first = f"{stem}.weight"
+            if first in state and state[first].shape[1] == 3:
+                state[first] = _to_rgba(state[first])
+            load_weights(model, state, weights, arch)
+        self.pretrained = weights is not None
         self.model = model
 
     def forward(self, observations: Observations) -> Tensor:
@@ -196,17 +203,6 @@ def _as_float(grids: Tensor, dtype: torch.dtype) -> Tensor:
     return scaled.div_(255) if grids.dtype == torch.uint8 else scaled
 
 
-def _torchvision_model(arch: str, weights: str | None) -> nn.Module:
-    try:
-        model: nn.Module = get_model(arch, weights=weights, progress=False)
-    except OSError as error:
-        raise FileNotFoundError(
-            f"the weights {weights} of {arch} cannot be downloaded ({error}); give the path of a "
-            "state dict instead, or null for random weights"
-        ) from error
-    return model
-
-
 def _width_before(head: nn.Module) -> int:
     last = [m for m in head.modules() if isinstance(m, (nn.Linear, nn.Conv3d))][-1]
     return last.in_features if isinstance(last, nn.Linear) else last.in_channels
@@ -234,25 +230,3 @@ def _replace_stem(model: nn.Module, name: str) -> None:
 def _to_rgba(kernels: Tensor) -> Tensor:
     """Kernels for RGB as kernels for RGBA. (out, 3, x, y, z) to (out, 4, x, y, z)."""
     return torch.cat([kernels, kernels.mean(dim=1, keepdim=True)], dim=1) * 0.75
-
-
-def _load(
-    model: nn.Module, path: Path, stem: str, head: str, arch: str, names: Sequence[str]
-) -> None:
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"the weights {str(path)!r} of {arch} are neither a file nor one of "
-            f"{', '.join(names)}, DEFAULT"
-        )
-    try:
-        if path.suffix == ".safetensors":
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        state = {k: v for k, v in state.items() if not k.startswith(f"{head}.")}
-        first = f"{stem}.weight"
-        if first in state and state[first].shape[1] == 3:
-            state[first] = _to_rgba(state[first])
-        model.load_state_dict(state)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, AttributeError, EOFError) as e:
-        raise ValueError(f"{path} holds no state dict of {arch}: {e}") from e
