@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from mxmclr_plugin.data.primitives import primitives
+from mxmclr_plugin.data.shapenet import shapenet
 from mxmclr_plugin.data.splits import DataSplits
 from mxmclr_plugin.registry import Registry
 
@@ -34,5 +35,12 @@ DATASETS.register(
         "primitives",
         primitives,
         "Text2Shape Primitives, regenerated: 756 classes x 10 grids x about 254 sentences",
+    )
+)
+DATASETS.register(
+    DatasetInfo(
+        "shapenet",
+        shapenet,
+        "Text2Shape on ShapeNet: chairs and tables, grids of 32, 64 or 128, pictures; needs root",
     )
 )

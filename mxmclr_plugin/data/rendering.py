@@ -47,7 +47,7 @@ def render_views(grids: Tensor, views: int, size: int) -> Tensor:
         ValueError: If these are no such grids, or a number is below 1.
     """
     shape = tuple(grids.shape)
-    if grids.dtype != torch.uint8 or len(shape) != 5 or shape[1] != 4 or len({*shape[2:]}) > 1:
+    if grids.dtype != torch.uint8 or len(shape) != 5 or shape[1] != 4 or len(set(shape[2:])) > 1:
         raise ValueError(
             f"grids are uint8 of the shape (rows, 4, R, R, R), got {grids.dtype} of {shape}"
         )
@@ -85,7 +85,7 @@ def _centred(grids: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         filled = grid[3] > 0
         if not filled.any():
             continue
-        source, target = [slice(None)], [slice(None)]
+        source, target = [], []
         for axis in range(3):
             others = tuple(other for other in range(3) if other != axis)
             places = np.flatnonzero(filled.any(axis=others))
@@ -93,7 +93,8 @@ def _centred(grids: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
             start = (edge - length) // 2
             source.append(slice(low, low + length))
             target.append(slice(start, start + length))
-        centred[(row, *target)] = grid[tuple(source)]
+        x, y, z = target
+        centred[row, :, x, y, z] = grid[(slice(None), *source)]
     return centred
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import warnings
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from filelock import FileLock
 from torch import Tensor
@@ -22,6 +22,7 @@ __all__ = ["ArrayFile", "SeparateViews", "StackedViews", "rendered_views"]
 # Part of every file's name: raise it when rendering changes.
 _VERSION = 1
 _VOXELS_AT_ONCE = 64 * 32**3
+_MARK_EVERY = 16  # batches, from one note of how far it is to the next
 
 
 class ArrayFile:
@@ -122,25 +123,37 @@ def rendered_views(grids: Store, views: int, size: int, folder: Path, key: str) 
 
 
 def _render(grids: Store, views: int, size: int, path: Path) -> None:
-    for left_over in path.parent.glob(f".{path.stem}.*"):  # of runs that were killed
-        left_over.unlink()
-    unfinished = path.with_name(f".{path.stem}.{os.getpid()}.npy")
+    """Writes the pictures, under another name until they are whole; goes on where it stopped."""
+    unfinished, mark = path.with_name(f".{path.name}"), path.with_name(f".{path.stem}.done")
     shape = (len(grids), views, 3, size, size)
-    pictures = np.lib.format.open_memmap(unfinished, "w+", np.uint8, shape)
-    digest = hashlib.sha256()
+    if mark.exists() and unfinished.exists():
+        done, mode = int(mark.read_text(encoding="ascii")), "r+"
+    else:
+        done, mode = 0, "w+"
+    pictures = np.lib.format.open_memmap(unfinished, mode, np.uint8, shape)
     step = max(1, _VOXELS_AT_ONCE // grids[0][0].numel())
     with progress_bar() as progress:
-        task = progress.add_task(f"rendering {views} views", total=len(grids))
-        for start in range(0, len(grids), step):
+        task = progress.add_task(f"rendering {views} views", total=len(grids), completed=done)
+        for number, start in enumerate(range(done, len(grids), step), start=1):
             batch = torch.stack([grids[k] for k in range(start, min(start + step, len(grids)))])
-            rendered = render_views(batch, views, size).numpy()
-            pictures[start : start + len(batch)] = rendered
-            digest.update(rendered.tobytes())
+            pictures[start : start + len(batch)] = render_views(batch, views, size).numpy()
             progress.advance(task, len(batch))
+            if number % _MARK_EVERY == 0:
+                pictures.flush()
+                mark.write_text(str(start + len(batch)), encoding="ascii")
     pictures.flush()
+    digest = _digest(pictures)
     del pictures
     unfinished.replace(path)
-    path.with_suffix(".sha256").write_text(digest.hexdigest(), encoding="ascii")
+    mark.unlink(missing_ok=True)
+    path.with_suffix(".sha256").write_text(digest, encoding="ascii")
+
+
+def _digest(pictures: npt.NDArray[np.uint8]) -> str:
+    digest = hashlib.sha256()
+    for start in range(0, len(pictures), 256):
+        digest.update(pictures[start : start + 256].tobytes())
+    return digest.hexdigest()
 
 
 def _intact(path: Path) -> bool:
@@ -150,13 +163,11 @@ def _intact(path: Path) -> bool:
     try:
         written = path.with_suffix(".sha256").read_text(encoding="ascii").strip()
         pictures = np.load(path, mmap_mode="r", allow_pickle=False)
-        digest = hashlib.sha256()
-        for start in range(0, len(pictures), 256):
-            digest.update(pictures[start : start + 256].tobytes())
+        digest = _digest(pictures)
     except (OSError, ValueError) as error:
         reason = f"{type(error).__name__}: {error}"
     else:
-        if digest.hexdigest() == written:
+        if digest == written:
             return True
         reason = "its checksum does not fit"
     warnings.warn(f"{path} is damaged ({reason}): rendering it anew", stacklevel=3)

@@ -62,7 +62,7 @@ def read_voxel(path: Path, resolution: int, vertical: int | None = None) -> Tens
         uint8. Shape: (4, R, R, R).
 
     Raises:
-        UnreadableFile: If the file holds no such grid, is cut short, or claims more than
+        UnreadableFile: If the file holds no such grid, an empty one, is cut short, or claims more than
             :data:`MAX_EDGE` voxels along an edge, or more than the file can hold.
         ValueError: If ``resolution`` or ``vertical`` is out of range.
     """
@@ -82,6 +82,8 @@ def read_voxel(path: Path, resolution: int, vertical: int | None = None) -> Tens
     else:
         raise UnreadableFile(path, f"is not one of {', '.join(VOXEL_SUFFIXES)}")
     rgba = _as_rgba(path, grid)
+    if not rgba[3].any():
+        raise UnreadableFile(path, "has no filled voxel")
     axis = usual if vertical is None else vertical
     # Shifted round: (X, Y, Z) to (Y, Z, X) where the first one is vertical.
     upright = rgba.transpose(0, *(1 + (axis + step) % 3 for step in (1, 2, 3)))
