@@ -17,7 +17,7 @@ ELEVATION = math.pi / 5
 
 # The cube turned about its vertical axis and seen from above: so far it reaches from its centre.
 _FRAME = math.sqrt(2) * math.sin(ELEVATION) + math.cos(ELEVATION)
-_STEP = 0.5  # of a voxel, from one sample of a ray to the next
+_STEP = 0.25  # of a voxel, from one sample of a ray to the next
 _AMBIENT, _DIFFUSE, _FAR = 0.35, 0.55, 0.25
 _LIGHT = np.array([-0.4, 0.6, 0.7]) / np.linalg.norm([-0.4, 0.6, 0.7])  # right, up, to the camera
 
@@ -85,7 +85,8 @@ def _centred(grids: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         filled = grid[3] > 0
         if not filled.any():
             continue
-        source, target = [], []
+        source: list[slice] = [slice(None)]
+        target: list[slice] = []
         for axis in range(3):
             others = tuple(other for other in range(3) if other != axis)
             places = np.flatnonzero(filled.any(axis=others))
@@ -94,7 +95,7 @@ def _centred(grids: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
             source.append(slice(low, low + length))
             target.append(slice(start, start + length))
         x, y, z = target
-        centred[row, :, x, y, z] = grid[(slice(None), *source)]
+        centred[row, :, x, y, z] = grid[tuple(source)]
     return centred
 
 

@@ -22,7 +22,7 @@ from mxmclr_plugin.data.primitives.captions import FEWEST, draw_sentences
 from mxmclr_plugin.data.primitives.classes import all_classes
 from mxmclr_plugin.data.primitives.voxels import draw_sample, occupancy
 from mxmclr_plugin.data.splits import DataSplits
-from mxmclr_plugin.data.views import rendered_views
+from mxmclr_plugin.data.views import SeparateViews, rendered_views
 from mxmclr_plugin.progress import progress_bar
 
 __all__ = ["VoxelStore", "primitives"]
@@ -78,6 +78,7 @@ def primitives(
     noise: float = 0.05,
     views: int | None = None,
     view_size: int = 64,
+    separate_views: bool = False,
 ) -> DataSplits:
     """Text2Shape Primitives (Chen et al. 2018, https://arxiv.org/abs/1803.08495), regenerated.
 
@@ -101,10 +102,12 @@ def primitives(
             all round it, as one observation; see
             :func:`~mxmclr_plugin.data.rendering.render_views`.
         view_size: Edge of those pictures in pixels.
+        separate_views: Whether each picture is an observation of its own, of the modality
+            ``image``, instead.
 
     Returns:
         Data sets ``train``, ``val`` and ``test`` with the modalities ``text`` and ``voxel``, and
-        ``views`` if asked for.
+        ``views`` or ``image`` if asked for.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -142,8 +145,12 @@ def primitives(
             _generate(folder, options, order)
         stores: dict[str, Store] = {"voxel": _grids(folder, resolution)}
         if views is not None:
-            stores["views"] = rendered_views(stores["voxel"], views, view_size, folder, key)
-        return _load(folder, stores, order, samples)
+            pictures = rendered_views(stores["voxel"], views, view_size, folder, key)
+            if separate_views:
+                stores["image"] = SeparateViews(pictures, views)
+            else:
+                stores["views"] = pictures
+        return _load(folder, stores, order)
 
 
 def _generator(seed: int, *stream: int) -> np.random.RandomState:
@@ -207,14 +214,11 @@ def _grids(folder: Path, resolution: int) -> VoxelStore:
     return VoxelStore(packed, rgb, resolution)
 
 
-def _load(
-    folder: Path, stores: dict[str, Store], order: npt.NDArray[np.int64], samples: int
-) -> DataSplits:
-    """The splits; ``stores`` has ``samples`` records of each class."""
+def _load(folder: Path, stores: dict[str, Store], order: npt.NDArray[np.int64]) -> DataSplits:
+    """The splits; each of ``stores`` has equally many records of each class, class by class."""
     with (folder / "captions.jsonl").open(encoding="utf-8") as lines:
         sentences = [json.loads(line)["captions"] for line in lines]
     ends = np.cumsum([len(of_class) for of_class in sentences])
-    samples_of = list(np.arange(len(order) * samples).reshape(-1, samples))
     kinds = all_classes()
     whole = MultifoldDataset(
         {
@@ -223,7 +227,10 @@ def _load(
         },
         {
             "text": np.split(np.arange(ends[-1]), ends[:-1]),
-            **dict.fromkeys(stores, samples_of),
+            **{
+                modality: list(np.arange(len(store)).reshape(len(order), -1))
+                for modality, store in stores.items()
+            },
         },
         ids=order,
         names=[kinds[index].name for index in order],

@@ -62,8 +62,8 @@ def read_voxel(path: Path, resolution: int, vertical: int | None = None) -> Tens
         uint8. Shape: (4, R, R, R).
 
     Raises:
-        UnreadableFile: If the file holds no such grid, an empty one, is cut short, or claims more than
-            :data:`MAX_EDGE` voxels along an edge, or more than the file can hold.
+        UnreadableFile: If the file holds no such grid or an empty one, is cut short, or claims more
+            than :data:`MAX_EDGE` voxels along an edge, or more than the file can hold.
         ValueError: If ``resolution`` or ``vertical`` is out of range.
     """
     if resolution < 1 or resolution > MAX_EDGE:
