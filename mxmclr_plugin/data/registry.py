@@ -9,6 +9,7 @@ from mxmclr_plugin.data.captioned_images import captioned_images
 from mxmclr_plugin.data.multi30k import multi30k
 from mxmclr_plugin.data.omniglot import omniglot
 from mxmclr_plugin.data.primitives import primitives
+from mxmclr_plugin.data.shapenet import shapenet
 from mxmclr_plugin.data.splits import DataSplits
 from mxmclr_plugin.registry import Registry
 
@@ -55,4 +56,11 @@ DATASETS.register(
 )
 DATASETS.register(
     DatasetInfo("multi30k", multi30k, "29,000 photos' captions: 5 in English x 5 in German")
+)
+DATASETS.register(
+    DatasetInfo(
+        "shapenet",
+        shapenet,
+        "Text2Shape on ShapeNet: chairs and tables, grids of 32, 64 or 128, pictures; needs root",
+    )
 )

@@ -17,11 +17,12 @@ from filelock import FileLock
 from torch import Tensor
 
 from mxmclr_plugin.cache import cache_folder
-from mxmclr_plugin.data.dataset import MultifoldDataset
+from mxmclr_plugin.data.dataset import MultifoldDataset, Store
 from mxmclr_plugin.data.primitives.captions import FEWEST, draw_sentences
 from mxmclr_plugin.data.primitives.classes import all_classes
 from mxmclr_plugin.data.primitives.voxels import draw_sample, occupancy
 from mxmclr_plugin.data.splits import DataSplits
+from mxmclr_plugin.data.views import SeparateViews, rendered_views
 from mxmclr_plugin.progress import progress_bar
 
 __all__ = ["VoxelStore", "primitives"]
@@ -75,6 +76,9 @@ def primitives(
     captions: int | None = None,
     classes: int | None = None,
     noise: float = 0.05,
+    views: int | None = None,
+    view_size: int = 64,
+    separate_views: bool = False,
 ) -> DataSplits:
     """Text2Shape Primitives (Chen et al. 2018, https://arxiv.org/abs/1803.08495), regenerated.
 
@@ -94,9 +98,16 @@ def primitives(
         captions: Sentences a class; None for 191,850 in all, 253 or 254 a class.
         classes: Makes a small set of so many classes, split in the same proportions.
         noise: Standard deviation of the colour noise, of 1.
+        views: 6 or 12 for a further modality ``views``: so many pictures of each grid, rendered
+            all round it, as one observation; see
+            :func:`~mxmclr_plugin.data.rendering.render_views`.
+        view_size: Edge of those pictures in pixels.
+        separate_views: Whether each picture is an observation of its own, of the modality
+            ``image``, instead.
 
     Returns:
-        Data sets ``train``, ``val`` and ``test`` with the modalities ``text`` and ``voxel``.
+        Data sets ``train``, ``val`` and ``test`` with the modalities ``text`` and ``voxel``, and
+        ``views`` or ``image`` if asked for.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -132,7 +143,14 @@ def primitives(
     with FileLock(parent / f"{key}.lock"):
         if not _intact(folder):
             _generate(folder, options, order)
-        return _load(folder, order, resolution, samples)
+        stores: dict[str, Store] = {"voxel": _grids(folder, resolution)}
+        if views is not None:
+            pictures = rendered_views(stores["voxel"], views, view_size, folder, key)
+            if separate_views:
+                stores["image"] = SeparateViews(pictures, views)
+            else:
+                stores["views"] = pictures
+        return _load(folder, stores, order)
 
 
 def _generator(seed: int, *stream: int) -> np.random.RandomState:
@@ -191,9 +209,13 @@ def _intact(folder: Path) -> bool:
     return False
 
 
-def _load(folder: Path, order: npt.NDArray[np.int64], resolution: int, samples: int) -> DataSplits:
-    packed = np.load(folder / "occupancy.npy")
-    rgb = np.load(folder / "rgb.npy")
+def _grids(folder: Path, resolution: int) -> VoxelStore:
+    packed, rgb = np.load(folder / "occupancy.npy"), np.load(folder / "rgb.npy")
+    return VoxelStore(packed, rgb, resolution)
+
+
+def _load(folder: Path, stores: dict[str, Store], order: npt.NDArray[np.int64]) -> DataSplits:
+    """The splits; each of ``stores`` has equally many records of each class, class by class."""
     with (folder / "captions.jsonl").open(encoding="utf-8") as lines:
         sentences = [json.loads(line)["captions"] for line in lines]
     ends = np.cumsum([len(of_class) for of_class in sentences])
@@ -201,11 +223,14 @@ def _load(folder: Path, order: npt.NDArray[np.int64], resolution: int, samples: 
     whole = MultifoldDataset(
         {
             "text": [sentence for of_class in sentences for sentence in of_class],
-            "voxel": VoxelStore(packed, rgb, resolution),
+            **stores,
         },
         {
             "text": np.split(np.arange(ends[-1]), ends[:-1]),
-            "voxel": list(np.arange(len(packed)).reshape(-1, samples)),
+            **{
+                modality: list(np.arange(len(store)).reshape(len(order), -1))
+                for modality, store in stores.items()
+            },
         },
         ids=order,
         names=[kinds[index].name for index in order],
@@ -219,7 +244,7 @@ def _load(folder: Path, order: npt.NDArray[np.int64], resolution: int, samples: 
             "val": whole.subset(range(train, train + validation)),
             "test": whole.subset(range(train + validation, len(order))),
         },
-        kinds={"text": "text", "voxel": "voxel"},
+        kinds={modality: modality for modality in whole.modalities},
         notes=(_NOTE,),
     )
 

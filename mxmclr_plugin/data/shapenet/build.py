@@ -1,0 +1,263 @@
+"""Makes data sets of the files of Text2Shape on ShapeNet, or of TriCoLo's of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from mxmclr_plugin.data.dataset import MultifoldDataset
+from mxmclr_plugin.data.problems import DataError, ProblemLog
+from mxmclr_plugin.data.shapenet.captions import (
+    CATEGORIES,
+    ShapeEntry,
+    read_entries,
+    read_vocabulary,
+)
+from mxmclr_plugin.data.shapenet.layout import (
+    SPLITS,
+    find_captions,
+    find_grids,
+    find_pictures,
+    find_splits,
+    grids_in,
+    has_pictures,
+    named_path,
+)
+from mxmclr_plugin.data.shapenet.observations import (
+    Observed,
+    pictures,
+    rendered,
+    separated,
+    voxel_grids,
+)
+from mxmclr_plugin.data.shapenet.splits import official_splits, seeded_splits
+from mxmclr_plugin.data.splits import DataSplits
+
+__all__ = ["shapenet"]
+
+_RENDERED = (
+    "the views are rendered by this package of the voxel grids: figures published on renderings of "
+    "the meshes are of other pictures"
+)
+_PICKLES = (
+    "Text2Shape's own splits (processed_captions_*.p) are pickles, which are never opened: "
+    "docs/data.md says what to make of them"
+)
+
+
+def shapenet(
+    root: str | None = None,
+    *,
+    captions: str | None = None,
+    splits: str | None = None,
+    grids: str | None = None,
+    images: str | None = None,
+    resolution: int = 32,
+    category: str = "both",
+    views: int | None = None,
+    view_size: int = 64,
+    views_from: str = "auto",
+    separate_views: bool = False,
+    seed: int = 0,
+    on_error: str = "skip",
+) -> DataSplits:
+    """Text2Shape's chairs and tables (Chen et al. 2018, https://arxiv.org/abs/1803.08495).
+
+    A shape is an instance; its captions, its voxel grid and its pictures are the observations.
+    Text2Shape's own layout and TriCoLo's (https://arxiv.org/abs/2201.07366) of it are found by
+    themselves; docs/data.md lists what is looked for. A shape is left out if it has no caption, or
+    neither grid nor pictures, and each is listed.
+
+    Args:
+        root: Folder of the files.
+        captions: File of the captions, if not found: CSV, JSON or JSONL; in ``root`` or anywhere.
+        splits: Folder of the split files, if not found.
+        grids: Folder of the voxel grids, if not found.
+        images: Folder of the pictures, if not found.
+        resolution: R of the grids: 32, 64 or 128.
+        category: ``"chair"``, ``"table"`` or ``"both"``.
+        views: 6 or 12 for pictures of each shape, from all round; null for none.
+        view_size: Edge of a picture in pixels.
+        views_from: ``"images"`` that lie there, ``"grids"``, which are rendered, or ``"auto"``:
+            images if there are any.
+        separate_views: Whether each picture is an observation of the modality ``image``, so that
+            the fold is ``views``, or all together are one of the modality ``views``.
+        seed: Of the split, where there is no official one.
+        on_error: ``"skip"`` leaves out what cannot be used and lists it, ``"raise"`` makes it an
+            error.
+
+    Returns:
+        Data sets ``train``, ``val`` and ``test`` with the modalities ``text``, ``voxel`` and, if
+        asked for, ``views`` or ``image``.
+
+    Raises:
+        DataError: If the files are not there, no shape is whole, or something is wrong and problems
+            are errors.
+        ValueError: If an option cannot be.
+    """
+    if root is None:
+        raise DataError(
+            "data.root is needed: the folder with captions.tablechair.csv and the voxel grids of "
+            "text2shape.stanford.edu, or with TriCoLo's files"
+        )
+    base = Path(root).expanduser()
+    if not base.is_dir():
+        raise DataError(f"data.root: there is no folder {base}")
+    if resolution not in (32, 64, 128):
+        raise ValueError(f"resolution must be 32, 64 or 128, got {resolution}")
+    if category not in (*CATEGORIES, "both"):
+        raise ValueError(f"category must be chair, table or both, got {category!r}")
+    if views not in (None, 6, 12):
+        raise ValueError(f"views must be 6, 12 or null, got {views}")
+    if views_from not in ("auto", "images", "grids"):
+        raise ValueError(f"views_from must be auto, images or grids, got {views_from!r}")
+    log = ProblemLog(on_error)
+    notes: list[str] = []
+    split_of, entries = _described(base, captions, splits, log, notes)
+    said = _said(entries, category)
+    files = grids_in(named_path(base, grids, "grids")) if grids else find_grids(base, resolution)
+    source = _picture_folder(base, images, views_from) if views else None
+    if not files and source is None:
+        raise DataError(
+            f"there are no voxel grids in {base}, where docs/data.md says: set data.grids to their "
+            "folder"
+        )
+    seen = _seen(said, files, source, resolution, views, view_size, log, notes)
+    if separate_views and views and "views" in seen:
+        seen["image"] = separated(seen.pop("views"), views)
+    unsaid = len(files.keys() - {entry.model for entry in entries})
+    if unsaid:
+        notes.append(f"{unsaid} voxel grids have no caption and are not used")
+
+    models = sorted(m for m in said if any(m in observed.members for observed in seen.values()))
+    if not models:
+        raise DataError(
+            f"no shape in {base} has a caption and a grid or pictures; left out is {log.counts()}"
+        )
+    if split_of is None:
+        split_of = seeded_splits(models, seed)
+        sizes = "/".join(str(list(split_of.values()).count(split)) for split in SPLITS)
+        notes.append(
+            f"the split is not the official one: {len(models)} shapes are split by the seed {seed} "
+            f"into {sizes}"
+        )
+    elif outside := len(said.keys() - split_of.keys()):
+        notes.append(f"{outside} shapes with captions are in no official split and are not used")
+    return _assembled(models, said, seen, split_of, log, notes)
+
+
+def _described(
+    base: Path, captions: str | None, splits: str | None, log: ProblemLog, notes: list[str]
+) -> tuple[dict[str, str] | None, list[ShapeEntry]]:
+    """The split of each shape, None where there is no official one, and the captions."""
+    usual = [base / name for name in ("", "preprocessed/exp_data", "exp_data", "splits")]
+    files = find_splits([named_path(base, splits, "splits")] if splits else usual)
+    words = base / "shapenet.json"
+    vocabulary = read_vocabulary(words) if files and words.is_file() else None
+    split_of = None
+    by_split: dict[str, list[ShapeEntry]] = {}
+    if len(files) == len(SPLITS):
+        by_split = {split: read_entries(files[split], log, vocabulary) for split in SPLITS}
+        split_of = official_splits(by_split, log)
+    elif files:
+        listed = ", ".join(str(file) for file in files.values())
+        notes.append(f"only {listed} of the three split files is there: it is not used")
+    elif next(base.glob("processed_captions_*.p"), None):
+        notes.append(_PICKLES)
+    entries = [entry for of_split in by_split.values() for entry in of_split]
+    if captions is None and any(entry.captions for entry in entries):
+        return split_of, entries
+    file = named_path(base, captions, "captions") if captions else find_captions(base)
+    return split_of, read_entries(file, log, vocabulary)
+
+
+def _said(entries: list[ShapeEntry], category: str) -> dict[str, list[str]]:
+    """Captions of each shape of the category that has any."""
+    said: dict[str, list[str]] = {}
+    for entry in entries:
+        if entry.captions and category in ("both", entry.category):
+            said.setdefault(entry.model, []).extend(entry.captions)
+    return said
+
+
+def _picture_folder(base: Path, images: str | None, views_from: str) -> Path | None:
+    """Where the pictures lie; None where they are to be rendered."""
+    if views_from == "grids":
+        return None
+    folder = named_path(base, images, "images") if images else find_pictures(base)
+    if folder and has_pictures(folder):
+        return folder
+    if images or views_from == "images":
+        raise DataError(
+            f"there are no pictures in {folder or base}, where docs/data.md says: set data.images "
+            "to their folder, or data.views_from=grids to have them rendered"
+        )
+    return None
+
+
+def _seen(
+    said: dict[str, list[str]],
+    files: dict[str, Path],
+    source: Path | None,
+    resolution: int,
+    views: int | None,
+    view_size: int,
+    log: ProblemLog,
+    notes: list[str],
+) -> dict[str, Observed]:
+    """Voxel grids and views of the shapes; notes those that have neither."""
+    seen = {"voxel": voxel_grids(files, said, resolution, log)} if files else {}
+    if views and source is None and seen["voxel"].members:
+        notes.append(_RENDERED)
+        seen["views"] = rendered(seen["voxel"], files, views, view_size)
+    elif views and source is not None:
+        seen["views"] = pictures(source, said, views, view_size, log)
+    for model, texts in said.items():
+        if model in files:
+            continue
+        if source is not None and model in seen["views"].members:
+            log.add("grid missing", model, "it has pictures alone")
+        else:
+            log.add("captions without a shape", model, f"{len(texts)} captions, but no grid")
+    return seen
+
+
+def _assembled(
+    models: list[str],
+    said: dict[str, list[str]],
+    seen: dict[str, Observed],
+    split_of: dict[str, str],
+    log: ProblemLog,
+    notes: list[str],
+) -> DataSplits:
+    texts = [text for model in models for text in said[model]]
+    ends = np.cumsum([len(said[model]) for model in models])
+    whole = MultifoldDataset(
+        {"text": texts, **{modality: observed.store for modality, observed in seen.items()}},
+        {
+            "text": np.split(np.arange(len(texts)), ends[:-1]),
+            **{
+                modality: [np.array(observed.members.get(model, ()), np.int64) for model in models]
+                for modality, observed in seen.items()
+            },
+        },
+        ids=np.arange(len(models)),
+        names=models,
+    )
+    by_split = {
+        split: whole.subset([k for k, model in enumerate(models) if split_of.get(model) == split])
+        for split in SPLITS
+    }
+    for split, dataset in by_split.items():
+        if len(dataset) == 0:
+            raise DataError(
+                f"no shape of the split {split} is left that has a caption and a grid or pictures; "
+                f"left out is {log.counts() or 'nothing'}"
+            )
+    return DataSplits(
+        by_split,
+        kinds={modality: modality for modality in whole.modalities},
+        notes=tuple(notes),
+        problems=tuple(log.problems),
+    )

@@ -1,0 +1,139 @@
+"""What is seen of shapes: voxel grids, and pictures that lie there or are rendered."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from pathlib import Path
+
+from mxmclr_plugin.cache import cache_folder
+from mxmclr_plugin.data.dataset import Store
+from mxmclr_plugin.data.file_store import FileStore, readable_files
+from mxmclr_plugin.data.problems import ProblemLog
+from mxmclr_plugin.data.readers.image import read_image
+from mxmclr_plugin.data.readers.packed_views import evenly, read_packed_views
+from mxmclr_plugin.data.readers.voxel import read_voxel
+from mxmclr_plugin.data.shapenet.layout import grids_in, pictures_in
+from mxmclr_plugin.data.views import SeparateViews, StackedViews, rendered_views
+
+__all__ = ["Observed", "pictures", "rendered", "separated", "voxel_grids"]
+
+
+@dataclass(frozen=True)
+class Observed:
+    """Records of one modality, and whose they are.
+
+    Attributes:
+        store: The records.
+        members: Records of each shape that has some, by its id.
+    """
+
+    store: Store
+    members: Mapping[str, Sequence[int]]
+
+
+def voxel_grids(
+    files: Mapping[str, Path], models: Iterable[str], resolution: int, log: ProblemLog
+) -> Observed:
+    """Grids of those shapes that have one.
+
+    Args:
+        files: Grids by id.
+        models: Shapes that are wanted.
+        resolution: R.
+        log: Gets a problem for each grid that cannot be read.
+
+    Raises:
+        DataError: If one cannot, and problems are errors.
+    """
+    wanted = [model for model in models if model in files]
+    read = partial(read_voxel, resolution=resolution)
+    key = f"voxel {resolution}"
+    good = readable_files([files[m] for m in wanted], read, log, kind="grid", key=key)
+    kept = [model for model, is_good in zip(wanted, good, strict=True) if is_good]
+    store = FileStore([files[model] for model in kept], read)
+    return Observed(store, {model: (k,) for k, model in enumerate(kept)})
+
+
+def rendered(voxel: Observed, files: Mapping[str, Path], views: int, size: int) -> Observed:
+    """Pictures rendered of grids, one record a shape; they are kept in the cache.
+
+    Args:
+        voxel: The grids.
+        files: Where they lie.
+        views: V.
+        size: Edge of a picture in pixels.
+
+    Raises:
+        ValueError: If a number cannot be.
+    """
+    digest = hashlib.sha256(str(tuple(voxel.store[0].shape)).encode())
+    for model in voxel.members:
+        status = files[model].stat()
+        digest.update(f"{files[model].resolve()} {status.st_size} {status.st_mtime_ns}\n".encode())
+    folder = cache_folder() / "views"
+    stacks = rendered_views(voxel.store, views, size, folder, digest.hexdigest())
+    return Observed(stacks, voxel.members)
+
+
+def pictures(
+    folder: Path, models: Iterable[str], views: int, size: int, log: ProblemLog
+) -> Observed:
+    """Pictures from files or from TriCoLo's archives, one record a shape.
+
+    Where there are more than are wanted, they are taken evenly.
+
+    Args:
+        folder: Where they lie.
+        models: Shapes that are wanted.
+        views: V.
+        size: Edge of a picture in pixels.
+        log: Gets a problem for each shape that has too few, and each file that cannot be read.
+
+    Raises:
+        DataError: If there is a problem, and problems are errors.
+    """
+    wanted, of_model = list(models), pictures_in(folder)
+    if not of_model:
+        return _packed(grids_in(folder), wanted, views, size, log)
+    enough = []
+    for model in wanted:
+        there = len(of_model.get(model, ()))
+        if there >= views:
+            enough.append(model)
+        else:
+            log.add("pictures missing", model, f"{there} of {views} are in {folder}")
+    chosen = [[of_model[model][k] for k in evenly(len(of_model[model]), views)] for model in enough]
+    read = partial(read_image, size=size)
+    flat = list(chain.from_iterable(chosen))
+    good = readable_files(flat, read, log, kind="picture", key=f"picture {size}")
+    kept = [k for k in range(len(enough)) if all(good[k * views : (k + 1) * views])]
+    store = FileStore(list(chain.from_iterable(chosen[k] for k in kept)), read)
+    return Observed(StackedViews(store, views), {enough[k]: (n,) for n, k in enumerate(kept)})
+
+
+def _packed(
+    files: Mapping[str, Path], wanted: Sequence[str], views: int, size: int, log: ProblemLog
+) -> Observed:
+    read = partial(read_packed_views, views=views, size=size)
+    for model in wanted:
+        if model not in files:
+            log.add("pictures missing", model, f"there is no archive {model}.npz")
+    there = [model for model in wanted if model in files]
+    key = f"packed views {views} {size}"
+    good = readable_files([files[m] for m in there], read, log, kind="archive", key=key)
+    kept = [model for model, is_good in zip(there, good, strict=True) if is_good]
+    store = FileStore([files[model] for model in kept], read)
+    return Observed(store, {model: (k,) for k, model in enumerate(kept)})
+
+
+def separated(stacks: Observed, views: int) -> Observed:
+    """Each picture as a record of its own."""
+    members = {
+        model: [row * views + k for row in rows for k in range(views)]
+        for model, rows in stacks.members.items()
+    }
+    return Observed(SeparateViews(stacks.store, views), members)

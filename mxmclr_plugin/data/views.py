@@ -1,0 +1,174 @@
+"""Several pictures of one thing: one record of all, or a record each; rendered ones on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from filelock import FileLock
+from torch import Tensor
+
+from mxmclr_plugin.data.dataset import Store
+from mxmclr_plugin.data.rendering import render_views
+from mxmclr_plugin.progress import progress_bar
+
+__all__ = ["ArrayFile", "SeparateViews", "StackedViews", "rendered_views"]
+
+# Part of every file's name: raise it when rendering changes.
+_VERSION = 1
+_VOXELS_AT_ONCE = 64 * 32**3
+_MARK_EVERY = 16  # batches, from one note of how far it is to the next
+
+
+class ArrayFile:
+    """Records along the first axis of a ``.npy`` file, read when asked for.
+
+    Args:
+        path: The file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._array = np.load(path, mmap_mode="r", allow_pickle=False)
+
+    def __reduce__(self) -> tuple[type[ArrayFile], tuple[Path]]:
+        # A mapped array would be copied whole to each worker.
+        return type(self), (self.path,)
+
+    def __len__(self) -> int:
+        return len(self._array)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return torch.from_numpy(np.array(self._array[index]))
+
+
+class StackedViews:
+    """One record of each ``views`` pictures that follow each other.
+
+    Args:
+        pictures: Pictures of the first thing, then of the second, ... Shape of each: (3, H, W).
+        views: V, pictures of a thing.
+    """
+
+    def __init__(self, pictures: Store, views: int) -> None:
+        self.pictures = pictures
+        self.views = views
+
+    def __len__(self) -> int:
+        return len(self.pictures) // self.views
+
+    def __getitem__(self, index: int) -> Tensor:
+        """The pictures of a thing. Shape: (V, 3, H, W)."""
+        first = range(0, len(self.pictures), self.views)[index]
+        return torch.stack([self.pictures[first + k] for k in range(self.views)])
+
+
+class SeparateViews:
+    """A record for each of the ``views`` pictures of which a record is a stack.
+
+    Args:
+        stacks: Stacks. Shape of each: (V, 3, H, W).
+        views: V.
+    """
+
+    def __init__(self, stacks: Store, views: int) -> None:
+        self.stacks = stacks
+        self.views = views
+
+    def __len__(self) -> int:
+        return len(self.stacks) * self.views
+
+    def __getitem__(self, index: int) -> Tensor:
+        """One picture. Shape: (3, H, W)."""
+        thing, view = divmod(range(len(self))[index], self.views)
+        picture: Tensor = self.stacks[thing][view]
+        return picture
+
+
+def rendered_views(grids: Store, views: int, size: int, folder: Path, key: str) -> ArrayFile:
+    """Pictures of all grids of a store, rendered once and kept on disk with a checksum.
+
+    Args:
+        grids: RGBA grids, uint8. Shape of each: (4, R, R, R).
+        views: V, pictures of a grid.
+        size: S, their edge in pixels.
+        folder: Where they are kept.
+        key: What tells these grids from others.
+
+    Returns:
+        Records of the shape (V, 3, S, S), uint8: see
+        :func:`~mxmclr_plugin.data.rendering.render_views`.
+
+    Raises:
+        ValueError: If ``views`` is not 6 or 12, ``size`` is below 8, or there is no grid.
+    """
+    if views not in (6, 12):
+        raise ValueError(f"views must be 6, 12 or null, got {views}")
+    if size < 8:
+        raise ValueError(f"view_size must be 8 or more, got {size}")
+    if len(grids) == 0:
+        raise ValueError("there are no grids to render")
+    named = json.dumps([_VERSION, key, views, size, len(grids)])
+    path = folder / f"views-{hashlib.sha256(named.encode()).hexdigest()[:16]}.npy"
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):
+        if not _intact(path):
+            _render(grids, views, size, path)
+    return ArrayFile(path)
+
+
+def _render(grids: Store, views: int, size: int, path: Path) -> None:
+    """Writes the pictures, under another name until they are whole; goes on where it stopped."""
+    unfinished, mark = path.with_name(f".{path.name}"), path.with_name(f".{path.stem}.done")
+    shape = (len(grids), views, 3, size, size)
+    if mark.exists() and unfinished.exists():
+        done, mode = int(mark.read_text(encoding="ascii")), "r+"
+    else:
+        done, mode = 0, "w+"
+    pictures = np.lib.format.open_memmap(unfinished, mode, np.uint8, shape)
+    step = max(1, _VOXELS_AT_ONCE // grids[0][0].numel())
+    with progress_bar() as progress:
+        task = progress.add_task(f"rendering {views} views", total=len(grids), completed=done)
+        for number, start in enumerate(range(done, len(grids), step), start=1):
+            batch = torch.stack([grids[k] for k in range(start, min(start + step, len(grids)))])
+            pictures[start : start + len(batch)] = render_views(batch, views, size).numpy()
+            progress.advance(task, len(batch))
+            if number % _MARK_EVERY == 0:
+                pictures.flush()
+                mark.write_text(str(start + len(batch)), encoding="ascii")
+    pictures.flush()
+    digest = _digest(pictures)
+    del pictures
+    unfinished.replace(path)
+    mark.unlink(missing_ok=True)
+    path.with_suffix(".sha256").write_text(digest, encoding="ascii")
+
+
+def _digest(pictures: npt.NDArray[np.uint8]) -> str:
+    digest = hashlib.sha256()
+    for start in range(0, len(pictures), 256):
+        digest.update(pictures[start : start + 256].tobytes())
+    return digest.hexdigest()
+
+
+def _intact(path: Path) -> bool:
+    """Whether the pictures are there and what was written; says so if they are there but not."""
+    if not path.exists():
+        return False
+    try:
+        written = path.with_suffix(".sha256").read_text(encoding="ascii").strip()
+        pictures = np.load(path, mmap_mode="r", allow_pickle=False)
+        digest = _digest(pictures)
+    except (OSError, ValueError) as error:
+        reason = f"{type(error).__name__}: {error}"
+    else:
+        if digest == written:
+            return True
+        reason = "its checksum does not fit"
+    warnings.warn(f"{path} is damaged ({reason}): rendering it anew", stacklevel=3)
+    return False
