@@ -1,4 +1,4 @@
-"""Pictures in any format that Pillow reads."""
+"""Pictures in the common formats, read by Pillow."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ __all__ = ["MAX_PIXELS", "read_image"]
 MAX_PIXELS = 2**27
 """Pixels of the largest picture that is decoded: 134 million, 400 MB as RGB."""
 
+# Not all that Pillow opens: it hands EPS to a program of its own.
+_FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+
 
 def read_image(path: Path, size: int) -> Tensor:
     """A picture as RGB, turned as its camera was held, its short side resized, its middle cut out.
@@ -32,7 +35,7 @@ def read_image(path: Path, size: int) -> Tensor:
             :data:`MAX_PIXELS`.
     """
     try:
-        with Image.open(path) as picture:
+        with Image.open(path, formats=_FORMATS) as picture:
             width, height = picture.size
             if width * height > MAX_PIXELS:
                 raise UnreadableFile(
@@ -41,7 +44,9 @@ def read_image(path: Path, size: int) -> Tensor:
             picture.draft("RGB", (2 * size, 2 * size))  # lets a JPEG be decoded at a lower scale
             turned = ImageOps.exif_transpose(picture).convert("RGB")
     except UnidentifiedImageError:
-        raise UnreadableFile(path, "is no picture that Pillow reads") from None
+        raise UnreadableFile(
+            path, f"is none of the pictures that are read: {', '.join(_FORMATS)}"
+        ) from None
     except UnreadableFile:
         raise
     # Pillow's decoders raise whatever a damaged file leads them to.
