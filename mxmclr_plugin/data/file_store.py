@@ -7,9 +7,10 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from itertools import islice
 from pathlib import Path
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from torch import Tensor
 
@@ -17,7 +18,14 @@ from mxmclr_plugin.cache import cache_folder
 from mxmclr_plugin.data.problems import DataError, ProblemLog
 from mxmclr_plugin.progress import progress_bar
 
-__all__ = ["FileStore", "Reader", "UnreadableFile", "file_stamp", "readable_files"]
+__all__ = [
+    "EmbeddedFile",
+    "FileStore",
+    "Reader",
+    "UnreadableFile",
+    "file_stamp",
+    "readable_files",
+]
 
 Reader: TypeAlias = Callable[[Path], Tensor]
 """Makes a record of a file, or raises :class:`UnreadableFile`."""
@@ -31,14 +39,28 @@ class UnreadableFile(DataError):
         reason: What is wrong with it.
     """
 
-    def __init__(self, path: Path, reason: str) -> None:
+    def __init__(self, path: Path | EmbeddedFile, reason: str) -> None:
         super().__init__(f"{path} {reason}")
         self.path = path
         self.reason = reason
 
-    def __reduce__(self) -> tuple[type[UnreadableFile], tuple[Path, str]]:
+    def __reduce__(self) -> tuple[type[UnreadableFile], tuple[Path | EmbeddedFile, str]]:
         # Workers hand errors on by pickle.
         return type(self), (self.path, self.reason)
+
+
+class EmbeddedFile(Protocol):
+    """A file inside another one; its string says where."""
+
+    def stamp(self) -> str | None:
+        """What changes when the file does; None where there is no file."""
+
+    def unpacked(self) -> AbstractContextManager[Path]:
+        """The file by itself, for as long as it is read.
+
+        Raises:
+            UnreadableFile: If it cannot be had.
+        """
 
 
 class FileStore:
@@ -50,7 +72,7 @@ class FileStore:
             that the cache of features can tell it from others.
     """
 
-    def __init__(self, paths: Sequence[Path], read: Reader) -> None:
+    def __init__(self, paths: Sequence[Path | EmbeddedFile], read: Reader) -> None:
         self.paths = list(paths)
         self.read = read
 
@@ -58,11 +80,11 @@ class FileStore:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Tensor:
-        return self.read(self.paths[index])
+        return _read(self.paths[index], self.read)
 
 
 def readable_files(
-    paths: Sequence[Path], read: Reader, log: ProblemLog, *, kind: str, key: str
+    paths: Sequence[Path | EmbeddedFile], read: Reader, log: ProblemLog, *, kind: str, key: str
 ) -> list[bool]:
     """Reads every file once, so that a bad one is found before training and not in the midst of it.
 
@@ -115,8 +137,20 @@ def readable_files(
     return readable
 
 
-def file_stamp(path: Path) -> str | None:
+def _read(path: Path | EmbeddedFile, read: Reader) -> Tensor:
+    if isinstance(path, Path):
+        return read(path)
+    with path.unpacked() as file:
+        try:
+            return read(file)
+        except UnreadableFile as error:
+            raise UnreadableFile(path, error.reason) from error
+
+
+def file_stamp(path: Path | EmbeddedFile) -> str | None:
     """What changes when the file does; None where there is no file."""
+    if not isinstance(path, Path):
+        return path.stamp()
     try:
         status = path.stat()
     except (OSError, ValueError):  # ValueError: a name with a null character
@@ -124,10 +158,10 @@ def file_stamp(path: Path) -> str | None:
     return f"{path.resolve()}\n{status.st_size}\n{status.st_mtime_ns}" if path.is_file() else None
 
 
-def _reason(read: Reader, path: Path) -> str | None:
+def _reason(read: Reader, path: Path | EmbeddedFile) -> str | None:
     """Why a file cannot be read, None if it can."""
     try:
-        read(path)
+        _read(path, read)
     except UnreadableFile as error:
         return error.reason
     return None

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from mxmclr_plugin.data.captioned_images import captioned_images
+from mxmclr_plugin.data.manifest import manifest
 from mxmclr_plugin.data.multi30k import multi30k
 from mxmclr_plugin.data.omniglot import omniglot
 from mxmclr_plugin.data.primitives import primitives
@@ -62,5 +63,12 @@ DATASETS.register(
         "shapenet",
         shapenet,
         "Text2Shape on ShapeNet: chairs and tables, grids of 32, 64 or 128, pictures; needs root",
+    )
+)
+DATASETS.register(
+    DatasetInfo(
+        "manifest",
+        manifest,
+        "your own data: a JSONL or Parquet file of texts, pictures, grids, points, vectors",
     )
 )

@@ -9,7 +9,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 from mxmclr_plugin.data.file_store import UnreadableFile
-from mxmclr_plugin.data.readers.array import MAX_BYTES, read_array
+from mxmclr_plugin.data.readers.array import read_array
+from mxmclr_plugin.data.readers.numpy_array import MAX_BYTES
 
 __all__ = ["read_features"]
 

@@ -27,7 +27,7 @@ _LONGEST_LINE, _MOST_LINES = 4096, 1024  # of a header
 
 class _Element(NamedTuple):
     name: str
-    count: int
+    length: int
     properties: list[tuple[str, str]]  # name and numpy's type
 
 
@@ -92,36 +92,36 @@ def _rows(path: Path, file: BinaryIO, form: str, elements: list[_Element]) -> np
     *before, vertices = elements
     for element in elements:
         names = [name for name, _ in element.properties]
-        if "list" in names or len(set(names)) < len(names) or not names or element.count < 0:
+        if "list" in names or len(set(names)) < len(names) or not names or element.length < 0:
             raise UnreadableFile(path, f"has {element.name!r} elements that are not plain numbers")
     # A number in text takes two bytes at least: a digit and a space.
     claimed = sum(
-        e.count * (2 * len(e.properties) if form == "ascii" else np.dtype(e.properties).itemsize)
+        e.length * (2 * len(e.properties) if form == "ascii" else np.dtype(e.properties).itemsize)
         for e in elements
     )
     left = path.stat().st_size - file.tell()
     if claimed > left + 1:
         raise UnreadableFile(
-            path, f"claims {vertices.count} vertices, but only {left} bytes follow the header"
+            path, f"claims {vertices.length} vertices, but only {left} bytes follow the header"
         )
     if form == "ascii":
         lines = file.read().decode("latin-1").splitlines()
-        first = sum(element.count for element in before)
-        lines = lines[first : first + vertices.count]
+        first = sum(element.length for element in before)
+        lines = lines[first : first + vertices.length]
         try:
             table = np.loadtxt(lines, dtype=np.float64, ndmin=2, comments=None)
         except ValueError as error:
             raise UnreadableFile(path, f"has vertices that are no numbers: {error}") from None
-        if table.shape != (vertices.count, len(vertices.properties)):
+        if table.shape != (vertices.length, len(vertices.properties)):
             raise UnreadableFile(
-                path, f"claims {vertices.count} vertices, but holds {table.shape[0]}"
+                path, f"claims {vertices.length} vertices, but holds {table.shape[0]}"
             )
         plain = np.dtype([(name, "f8") for name, _ in vertices.properties])
         rows: npt.NDArray[np.void] = np.ascontiguousarray(table).view(plain)[:, 0]
         return rows
-    file.seek(sum(e.count * np.dtype(e.properties).itemsize for e in before), 1)
+    file.seek(sum(e.length * np.dtype(e.properties).itemsize for e in before), 1)
     type_ = np.dtype(vertices.properties)
-    data = file.read(vertices.count * type_.itemsize)
-    if len(data) < vertices.count * type_.itemsize:
-        raise UnreadableFile(path, f"claims {vertices.count} vertices, but is cut short")
+    data = file.read(vertices.length * type_.itemsize)
+    if len(data) < vertices.length * type_.itemsize:
+        raise UnreadableFile(path, f"claims {vertices.length} vertices, but is cut short")
     return np.frombuffer(data, type_)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mxmclr_plugin.data.file_store import UnreadableFile
-from mxmclr_plugin.data.readers.array import MAX_BYTES, load_npy
+from mxmclr_plugin.data.readers.numpy_array import MAX_BYTES, read_npy
 from mxmclr_plugin.data.readers.ply import read_ply_vertices
 
 __all__ = ["read_points"]
@@ -62,7 +62,7 @@ def _read(path: Path) -> npt.NDArray[Any]:
     if size > MAX_BYTES:
         raise UnreadableFile(path, f"has {size} bytes, more than {MAX_BYTES} are not read")
     if suffix == ".npy":
-        return load_npy(path)
+        return read_npy(path)
     if suffix == ".ply":
         return read_ply_vertices(path)
     if suffix in (".xyz", ".txt"):
