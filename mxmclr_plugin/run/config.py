@@ -27,9 +27,21 @@ from mxmclr_plugin.training.config import (
     TrainerConfig,
 )
 
-__all__ = ["ConfigError", "RunConfig", "build_part", "choices", "groups", "load_config", "tasks"]
+__all__ = [
+    "ConfigError",
+    "RunConfig",
+    "build_part",
+    "check_config",
+    "choices",
+    "groups",
+    "load_config",
+    "tasks",
+]
 
 CONFIGS = Path(plugin_configs.__file__).parent
+
+OPEN = ("directions", "batch.instances", "batch.folds", "batch.passes", "trainer.max_steps")
+"""Keys that an automatic configuration may leave null."""
 
 
 class ConfigError(ValueError):
@@ -56,6 +68,9 @@ class RunConfig:
         seed: Seed of weights and draws.
         out: Folder of the run, null for one by the run's name.
         ckpt: null, ``last`` or the path of a checkpoint.
+        automatic: Whether what is left open follows from the data, once they are read: towers that
+            are not named, and the keys of :data:`OPEN` that are null. Until then those keys have
+            the default of their type here; see :func:`~mxmclr_plugin.run.automatic.completed`.
     """
 
     task: str
@@ -71,6 +86,7 @@ class RunConfig:
     seed: int = 0
     out: str | None = None
     ckpt: str | None = None
+    automatic: bool = False
 
     @property
     def loss_name(self) -> str:
@@ -125,18 +141,52 @@ def load_config(
         folders = ", ".join(f"file://{folder.resolve()}" for folder in (config_dir, CONFIGS))
         overrides = [*overrides, f"hydra.searchpath=[{folders}]"]
     composed = _compose(task, overrides, config_dir)
+    OmegaConf.set_struct(composed, False)
+    return check_config(OmegaConf.merge({"task": task}, composed))
+
+
+def check_config(composed: Any) -> tuple[RunConfig, dict[str, Any]]:
+    """Checks a composed configuration.
+
+    Args:
+        composed: Keys and values, nested; a ``DictConfig`` or plain containers.
+
+    Returns:
+        The configuration, and the same as plain containers, to be written down.
+
+    Raises:
+        ConfigError: If a key is unknown, or a value has the wrong type or is missing.
+    """
+    composed = OmegaConf.create(composed)
+    left_open = []
+    if composed.get("automatic"):
+        left_open = [key for key in OPEN if OmegaConf.select(composed, key) is None]
     try:
         checked = OmegaConf.merge(
-            OmegaConf.structured(RunConfig), {"task": task}, _with_schemas(composed)
+            OmegaConf.structured(RunConfig), _without(_with_schemas(composed), left_open)
         )
         config = OmegaConf.to_object(checked)
     except OmegaConfBaseException as error:
         raise ConfigError(_explain(error)) from error
     assert isinstance(config, RunConfig)
-    plain = OmegaConf.to_container(checked, resolve=True)
-    assert isinstance(plain, dict)
-    _check_modalities(config)
-    return config, {str(key): value for key, value in plain.items()}
+    plain = OmegaConf.create(OmegaConf.to_container(checked, resolve=True))
+    for key in left_open:
+        OmegaConf.update(plain, key, None)
+    _check_eval(config)
+    if not config.automatic:
+        _check_modalities(config)
+    container = OmegaConf.to_container(plain)
+    assert isinstance(container, dict)
+    return config, {str(key): value for key, value in container.items()}
+
+
+def _without(config: DictConfig, keys: Iterable[str]) -> DictConfig:
+    for key in keys:
+        parent, _, last = key.rpartition(".")
+        node = OmegaConf.select(config, parent) if parent else config
+        if node is not None:
+            node.pop(last, None)
+    return config
 
 
 def build_part(key: str, build: Any, *args: Any) -> Any:
@@ -303,13 +353,16 @@ def _check_modalities(config: RunConfig) -> None:
     for modality in config.eval.fuse:
         if modality not in config.towers:
             raise ConfigError(f"eval.fuse names {modality!r}, which has no tower in towers")
-    if config.eval.group_size is not None and config.eval.group_size < 1:
-        raise ConfigError(f"eval.group_size must be 1 or more, got {config.eval.group_size}")
-    for key, depths in (("ks", config.eval.ks), ("ndcg_at", [config.eval.ndcg_at])):
-        if not depths or min(depths) < 1:
-            raise ConfigError(f"eval.{key} must be 1 or more, got {getattr(config.eval, key)}")
     for modality, fold in config.batch.folds.items():
         if modality not in config.towers:
             raise ConfigError(f"batch.folds.{modality} has no tower in towers")
         if fold < 1:
             raise ConfigError(f"batch.folds.{modality} must be 1 or more, got {fold}")
+
+
+def _check_eval(config: RunConfig) -> None:
+    if config.eval.group_size is not None and config.eval.group_size < 1:
+        raise ConfigError(f"eval.group_size must be 1 or more, got {config.eval.group_size}")
+    for key, depths in (("ks", config.eval.ks), ("ndcg_at", [config.eval.ndcg_at])):
+        if not depths or min(depths) < 1:
+            raise ConfigError(f"eval.{key} must be 1 or more, got {getattr(config.eval, key)}")

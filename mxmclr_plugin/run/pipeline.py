@@ -23,6 +23,7 @@ from mxmclr_plugin.data.splits import DataSplits
 from mxmclr_plugin.losses.multimodal import MultimodalCriterion, takes_ids
 from mxmclr_plugin.losses.registry import LOSSES, build_loss
 from mxmclr_plugin.retrieval import recall_sum
+from mxmclr_plugin.run.automatic import completed
 from mxmclr_plugin.run.config import ConfigError, RunConfig, build_part
 from mxmclr_plugin.run.folder import RunFolder
 from mxmclr_plugin.run.report import figures_table
@@ -68,6 +69,8 @@ def run_retrieval(
     folder = RunFolder.of(config)
     criterion = build_part("loss", build_loss, config.loss)
     data: DataSplits = build_part("data", DATASETS.build, config.data)
+    if config.automatic:
+        config, plain = completed(plain, data, console)
     splits = _usable(data, config, console)
     batch = _batch_for(config, criterion, splits["train"], console)
 
