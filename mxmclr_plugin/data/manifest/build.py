@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from mxmclr_plugin.data.dataset import MultifoldDataset, Store
 from mxmclr_plugin.data.file_store import (
     EmbeddedFile,
     FileStore,
-    Reader,
     UnreadableFile,
     readable_files,
 )
@@ -25,12 +22,13 @@ from mxmclr_plugin.data.manifest.instances import (
     collect_instances,
 )
 from mxmclr_plugin.data.manifest.kinds import FILE_KINDS
+from mxmclr_plugin.data.manifest.one_shape import OneShape
 from mxmclr_plugin.data.manifest.rows import read_rows
 from mxmclr_plugin.data.manifest.splits import split_places
 from mxmclr_plugin.data.problems import DataError, ProblemLog
 from mxmclr_plugin.data.splits import DataSplits
 
-__all__ = ["SOURCE", "manifest", "read_manifest"]
+__all__ = ["SOURCE", "manifest", "read_manifest", "split_instances"]
 
 SOURCE = "source.json"
 """Beside a converted manifest: what it was made of, and what must be said of that."""
@@ -175,26 +173,6 @@ def split_instances(
     )
 
 
-@dataclass(frozen=True)
-class _OneShape:
-    """A reader that refuses records of another shape or type: they are stacked to batches."""
-
-    read: Reader
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-
-    def __call__(self, path: Path) -> Tensor:
-        record = self.read(path)
-        shape = tuple(record.shape)
-        if (shape, record.dtype) != (self.shape, self.dtype):
-            raise UnreadableFile(
-                path,
-                f"is {record.dtype} of shape {shape}, but the first one is {self.dtype} of "
-                f"{self.shape}",
-            )
-        return record
-
-
 def _file_store(
     files: Sequence[Path | EmbeddedFile], kind: str, options: dict[str, int], log: ProblemLog
 ) -> FileStore:
@@ -204,7 +182,7 @@ def _file_store(
     key = f"{kind} {options[option]}" if option else kind
     first = _first_record(FileStore(files, read))
     if first is not None:
-        read = _OneShape(read, tuple(first.shape), first.dtype)
+        read = OneShape(read, tuple(first.shape), first.dtype)
         key += f" {read.shape} {read.dtype}"
     readable = readable_files(files, read, log, kind=kind, key=key)
     return FileStore([file for file, good in zip(files, readable, strict=True) if good], read)

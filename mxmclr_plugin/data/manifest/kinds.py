@@ -26,7 +26,7 @@ RESERVED = ("id", "split", "meta")
 _NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 
 
-def _picture(path: Path, size: int) -> Tensor:
+def read_picture(path: Path, size: int) -> Tensor:
     """A picture, or one that is an array already, as it is."""
     return read_array(path) if path.suffix.lower() == ".npy" else read_image(path, size)
 
@@ -38,10 +38,12 @@ class FileKind:
     Attributes:
         read: The reader.
         option: Its option, which is also one of the data set; None if it has none.
+        length: Axis of a record whose length is that option.
     """
 
     read: Callable[..., Tensor]
     option: str | None = None
+    length: int = -1
 
     def reader(self, options: dict[str, int]) -> Reader:
         """The reader with its option."""
@@ -51,10 +53,10 @@ class FileKind:
 
 
 FILE_KINDS = {
-    "image": FileKind(_picture, "size"),
+    "image": FileKind(read_picture, "size"),
     "views": FileKind(read_array),
     "voxel": FileKind(read_voxel, "resolution"),
-    "points": FileKind(read_points, "points"),
+    "points": FileKind(read_points, "points", length=0),
     "strokes": FileKind(read_array),
     "features": FileKind(read_features),
 }
