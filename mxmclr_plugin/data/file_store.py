@@ -40,6 +40,7 @@ class UnreadableFile(DataError):
     """
 
     def __init__(self, path: Path | EmbeddedFile, reason: str) -> None:
+        reason = " ".join(reason.split())  # one line, whatever a library's error looks like
         super().__init__(f"{path} {reason}")
         self.path = path
         self.reason = reason

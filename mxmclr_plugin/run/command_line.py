@@ -11,10 +11,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from mxmclr_plugin.data.problems import DataError
 from mxmclr_plugin.data.registry import DATASETS
 from mxmclr_plugin.losses.registry import list_losses
 from mxmclr_plugin.registry import did_you_mean
 from mxmclr_plugin.run.config import ConfigError, choices, groups, load_config, tasks
+from mxmclr_plugin.run.data_commands import data_command
 from mxmclr_plugin.run.pipeline import run_retrieval
 from mxmclr_plugin.towers.registry import list_towers
 
@@ -23,14 +25,18 @@ __all__ = ["main"]
 _USAGE = """\
 python -m mxmclr_plugin.run TASK [key=value ...]   train and test
        python -m mxmclr_plugin.run TASK --help            its keys, defaults and choices
-       python -m mxmclr_plugin.run list tasks|losses|towers|data"""
+       python -m mxmclr_plugin.run list tasks|losses|towers|data
+       python -m mxmclr_plugin.run data check MANIFEST [key=value ...]
+       python -m mxmclr_plugin.run data convert DATA [key=value ...] out=FOLDER [shards=N]"""
 
 _EXAMPLES = """\
 examples:
   python -m mxmclr_plugin.run text2shape
   python -m mxmclr_plugin.run text2shape loss=ntxent loss.temperature=0.1 seed=1
   python -m mxmclr_plugin.run text2shape trainer.max_steps=50 out=runs/short
-  python -m mxmclr_plugin.run text2shape trainer.max_steps=100 out=runs/short ckpt=last"""
+  python -m mxmclr_plugin.run text2shape trainer.max_steps=100 out=runs/short ckpt=last
+  python -m mxmclr_plugin.run manifest data.path=my.jsonl
+  python -m mxmclr_plugin.run data check my.jsonl"""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -40,7 +46,8 @@ def main(arguments: Sequence[str]) -> int:
         arguments: What stands behind ``python -m mxmclr_plugin.run``.
 
     Returns:
-        The exit status: 0, 2 if what was asked cannot be done, 130 if interrupted.
+        The exit status: 0, 1 if data that were checked have problems, 2 if what was asked cannot be
+        done, 130 if interrupted.
     """
     console, errors = Console(), Console(stderr=True)
     parser = argparse.ArgumentParser(
@@ -56,9 +63,11 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("-h", "--help", action="store_true", help="show this, or a task, and stop")
     given = parser.parse_intermixed_args(list(arguments))
     try:
-        if given.task is None:
+        if given.task is None or (given.task == "data" and given.help):
             parser.print_help()
             return 0 if given.help else 2
+        if given.task == "data" and not given.help:
+            return data_command(given.overrides, console)
         if given.task == "list":
             console.print(_listing(given.overrides))
         elif given.help:
@@ -66,7 +75,7 @@ def main(arguments: Sequence[str]) -> int:
         else:
             config, plain = load_config(given.task, given.overrides, given.config_dir)
             run_retrieval(config, plain, console)
-    except ConfigError as error:
+    except (ConfigError, DataError) as error:
         errors.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         return 2
     except KeyboardInterrupt:

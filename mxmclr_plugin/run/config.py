@@ -32,6 +32,7 @@ __all__ = [
     "RunConfig",
     "build_part",
     "check_config",
+    "check_data",
     "choices",
     "groups",
     "load_config",
@@ -178,6 +179,25 @@ def check_config(composed: Any) -> tuple[RunConfig, dict[str, Any]]:
     container = OmegaConf.to_container(plain)
     assert isinstance(container, dict)
     return config, {str(key): value for key, value in container.items()}
+
+
+def check_data(name: str, arguments: Sequence[str]) -> dict[str, Any]:
+    """Checks a data set's name and ``key=value`` options.
+
+    Returns:
+        The name with all options of that data set.
+
+    Raises:
+        ConfigError: If the name or an option is unknown, or a value has the wrong type.
+    """
+    for argument in arguments:
+        if "=" not in argument:
+            raise ConfigError(f"{argument!r} is no option: they are written key=value")
+    given = OmegaConf.merge({"name": name}, OmegaConf.from_dotlist(list(arguments)))
+    assert isinstance(given, DictConfig)
+    plain = OmegaConf.to_container(_against_schema("data", DATASETS, given))
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
 
 
 def _without(config: DictConfig, keys: Iterable[str]) -> DictConfig:

@@ -34,12 +34,14 @@ class ManifestInstance:
         where: File and line where it stands first.
         split: ``train``, ``val``, ``test``, or None where no line of it says.
         records: Texts, or files, by modality.
+        lines: Number of lines that it is made of.
     """
 
     name: str
     where: str
     split: str | None
     records: dict[str, list[Record]] = field(default_factory=dict)
+    lines: int = 1
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,7 @@ def _merge(first: ManifestInstance, other: ManifestInstance, log: ProblemLog) ->
             f"{first.name!r} is in {other.split!r} here, but in {first.split!r} at {first.where}",
         )
         return
+    first.lines += 1
     first.split = first.split or other.split
     for modality, records in other.records.items():
         present = first.records.setdefault(modality, [])
