@@ -67,6 +67,8 @@ class EmbeddedFile(Protocol):
 class FileStore:
     """One file a record, read anew each time.
 
+    ``store[k]`` is a record, or a :class:`DataError` if the file cannot be read.
+
     Args:
         paths: The files.
         read: Makes a record of one; a function of a module, or a ``functools.partial`` of one, so
@@ -81,7 +83,11 @@ class FileStore:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Tensor:
-        return _read(self.paths[index], self.read)
+        try:
+            return _read(self.paths[index], self.read)
+        except UnreadableFile as error:
+            # torch's loader makes the error of a worker anew from its message alone.
+            raise DataError(str(error)) from error
 
 
 def readable_files(

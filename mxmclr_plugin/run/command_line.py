@@ -39,6 +39,9 @@ examples:
   python -m mxmclr_plugin.run data check my.jsonl"""
 
 
+_DATA_ERROR = f"{DataError.__module__}.{DataError.__qualname__}: "
+
+
 def main(arguments: Sequence[str]) -> int:
     """Runs the command line.
 
@@ -75,8 +78,18 @@ def main(arguments: Sequence[str]) -> int:
         else:
             config, plain = load_config(given.task, given.overrides, given.config_dir)
             run_retrieval(config, plain, console)
-    except (ConfigError, DataError) as error:
+    except ConfigError as error:
         errors.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        return 2
+    except DataError as error:
+        # Of a worker's error torch hands on the traceback, which ends with the message.
+        message = str(error).rstrip().rpartition("\n")[2].removeprefix(_DATA_ERROR)
+        errors.print(
+            f"[bold red]error:[/] {escape(message)}\nif training had begun, the same command with "
+            "ckpt=last goes on from its last checkpoint",
+            highlight=False,
+            soft_wrap=True,
+        )
         return 2
     except KeyboardInterrupt:
         errors.print("interrupted: the same command with ckpt=last goes on from here")

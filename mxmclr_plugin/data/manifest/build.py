@@ -13,7 +13,6 @@ from mxmclr_plugin.data.dataset import MultifoldDataset, Store
 from mxmclr_plugin.data.file_store import (
     EmbeddedFile,
     FileStore,
-    UnreadableFile,
     readable_files,
 )
 from mxmclr_plugin.data.manifest.instances import (
@@ -192,7 +191,7 @@ def _first_record(store: FileStore) -> Tensor | None:
     for k in range(len(store)):
         try:
             return store[k]
-        except UnreadableFile:
+        except DataError:
             continue
     return None
 
