@@ -152,7 +152,7 @@ def test_many_threads_see_each_file(tmp_path):
 
 
 def test_an_error_of_the_reader_itself_is_not_swallowed(paths):
-    def broken(path):
+    def broken(_):
         raise KeyError("a mistake in the reader")
 
     with pytest.raises(KeyError):
