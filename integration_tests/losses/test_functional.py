@@ -298,6 +298,8 @@ def spoiled(row, value):
         ({"hard_weight": 1.5}, r"hard_weight must be a number from 0 to 1, got 1.5"),
         ({"soft_level": "row"}, r"soft_level must be one of 'observation', 'instance'"),
         ({"impl": "magic"}, r"impl must be one of .*got 'magic'"),
+        ({"num_instances": 1}, r"num_instances is 1, but there are \d distinct ids"),
+        ({"num_instances": 0}, r"num_instances must be a whole number from 1 on, got 0"),
         ({"soft_features_a": GOOD[:2]}, r"soft_features_a.*4 rows of a, got shape \(2, 3\)"),
         ({"soft_features_b": spoiled(0, math.nan)}, r"soft_features_b.*row 0 holds NaN"),
         ({"b": GOOD.to("meta")}, r"b is on meta but a is on cpu"),

@@ -1,12 +1,17 @@
+import warnings
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles.hybrid_loss import loop_loss
 from oracles.uni_modal_loop import uni_modal_loop_loss
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
 from mxmclr_plugin import MultifoldHybridCriterion, multifold_hybrid_loss
+from mxmclr_plugin.losses import implementation, triton_tiles
+from mxmclr_plugin.losses.implementation import taken_implementation
 from mxmclr_plugin.losses.tiles import Logits, Rows, TileOptions, tile_gradients, tile_logsumexp
 
 
@@ -319,6 +324,63 @@ def test_auto_streams_from_a_size_on(monkeypatch):
     assert multifold_hybrid_loss(large, large, ids, ids).isfinite()
     with pytest.raises(AssertionError, match="dense_parts"):
         multifold_hybrid_loss(small, small, ids[:100], ids[:100])
+
+
+@pytest.mark.parametrize("impl", ["dense", "streaming"])
+@pytest.mark.parametrize("num_instances", [4, 5, 50])
+def test_a_known_number_of_instances_changes_nothing(impl, num_instances):
+    a, b = random_rows(10, 4, 1), random_rows(8, 4, 2)
+    ids_a, ids_b = torch.arange(10) % 3 * 7, torch.arange(8) // 2 * 7
+    losses = [
+        multifold_hybrid_loss(a, b, ids_a, ids_b, impl=impl, num_instances=number)
+        for number in (num_instances, None)
+    ]
+    torch.testing.assert_close(*losses, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("z0", "z1", "ids", "most"),
+    [
+        ((6, 2), (6, 3), None, 6),
+        ((6,), (6,), None, 6),
+        ((6, 2), None, None, 6),
+        ((6, 2), (4, 3), ((6,), (4,)), 10),
+        ((6, 2), (4, 3), ((6, 2), (4,)), None),
+        ((6,), (4,), ((6,), (4,)), None),
+    ],
+    ids=str,
+)
+def test_criterion_knows_the_number_of_instances_from_shapes(z0, z1, ids, most, monkeypatch):
+    given = []
+
+    def loss(*args, num_instances, **options):
+        given.append(num_instances)
+        return multifold_hybrid_loss(*args, num_instances=num_instances, **options)
+
+    monkeypatch.setattr("mxmclr_plugin.losses.criterion.multifold_hybrid_loss", loss)
+    views = [None if shape is None else random_rows(*shape[:1], 4 * 9) for shape in (z0, z1)]
+    views = [
+        x if x is None or len(shape) == 1 else x[:, : 4 * shape[1]].view(*shape, 4)
+        for x, shape in zip(views, (z0, z1))
+    ]
+    ids = [torch.zeros(shape, dtype=torch.long) for shape in ids or ()]
+    MultifoldHybridCriterion()(*views, *ids)
+    assert given == [most]
+
+
+def test_auto_takes_triton_on_a_cuda_device_and_says_once_if_it_cannot(monkeypatch):
+    monkeypatch.setattr(triton_tiles, "_HAS_TRITON", True)
+    implementation._say_once.cache_clear()
+    with FakeTensorMode():
+        rows = torch.empty(200, 8, device="cuda")
+        assert taken_implementation("auto", rows, rows, None) == "triton"
+        assert taken_implementation("auto", rows.bfloat16(), None, rows) == "triton"
+        assert taken_implementation("auto", rows[:50], rows, None) == "dense"
+        with pytest.warns(UserWarning, match=r"'auto' takes the slower.*and not torch.float64"):
+            assert taken_implementation("auto", rows, rows.double(), None) == "streaming"
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert taken_implementation("auto", rows, rows.double(), None) == "streaming"
 
 
 def test_criterion_streams():

@@ -72,13 +72,13 @@ def cuts(kernels, dtypes, capabilities):
             for name in kernels:
                 itemsize = 4 if dtype == "fp32" else 2
                 if (name, itemsize) != ("product", 4):
-                    for config in configs(name, itemsize, capability == 90, interpreted=False):
+                    for config in configs(name, itemsize, capability == 90):
                         yield name, dtype, capability, config
 
 
 @pytest.mark.parametrize("name", KERNELS)
 def test_first_cut_compiles(name):
-    config = configs(name, 2, hopper=False, interpreted=False)[0]
+    config = configs(name, 2, hopper=False)[0]
     kernel = compiled(name, "bf16", 80, config, alone=True, even=False)
     assert "mma.sync" in kernel.asm["ptx"]
     assert kernel.metadata.shared <= SHARED_BYTES[80]
@@ -86,7 +86,7 @@ def test_first_cut_compiles(name):
 
 @pytest.mark.parametrize("name", ["logsumexp", "weights"])
 def test_float32_is_multiplied_in_float32_unless_tf32_is_allowed(name):
-    config = configs(name, 4, hopper=False, interpreted=False)[0]
+    config = configs(name, 4, hopper=False)[0]
     assert "mma.sync" not in compiled(name, "fp32", 80, config).asm["ptx"]
     assert "tf32" in compiled(name, "fp32", 80, config, precision="tf32").asm["ptx"]
 

@@ -157,7 +157,7 @@ def part_gradients(
     # Kernels that round the gradient by S take the target from it first, as far as it is of the
     # same instance: in a batch that is learned well, the two differ by less than is rounded.
     taken = Own(own[slot_a], slot_a, slot_b) if setting.options.triton else None
-    pull = _pull(parts, "a", logits.b, slot_b, taken is not None)
+    pull = _pull(parts, "a", logits.b, slot_b, scale, taken is not None)
     alone = own[slot_a] * scale if setting.leave_out_self and taken is None else None
     along = torch.zeros_like(scale)
     for i, rows_a, gradient in tile_gradients(
@@ -170,7 +170,7 @@ def part_gradients(
         taken,
     ):
         if pull is not None:
-            gradient.addcmul_(pull[slot_a[i]], scale, value=-1)
+            gradient -= pull[slot_a[i]]
         if alone is not None:
             gradient.addcmul_(alone[i, None], logits.b.strip(i))
             if grad_b is not None:
@@ -181,11 +181,11 @@ def part_gradients(
             grad_a[i] = logits.a.back_to_raw(i, rows_a, gradient)
     del pull
     if grad_b is not None:
-        pull = _pull(parts, "b", logits.a, slot_a, taken is not None)
+        pull = _pull(parts, "b", logits.a, slot_a, scale, taken is not None)
         for j in setting.options.spans(len(b)):
             gradient = grad_b[j]
             if pull is not None:
-                gradient.addcmul_(pull[slot_b[j]], scale, value=-1)
+                gradient -= pull[slot_b[j]]
             logits.b.back_to_raw(j, logits.b.strip(j), gradient)
         grad_b = grad_b.to(b.dtype)
     # The loss knows the scale only as a factor of the rows of A.
@@ -221,6 +221,7 @@ def _pull(
     side: str,
     others: Rows,
     slot_others: Tensor,
+    scale: Tensor,
     without_own: bool,
 ) -> Tensor | None:
     """Gradient of the weighted targets by a row of one side, by instance.
@@ -242,7 +243,7 @@ def _pull(
             total = sums if total is None else total.add_(sums)
         if pull is not None:
             total = pull * gradient if total is None else total.addcmul_(pull, gradient)
-    return total
+    return None if total is None else total.mul_(scale)
 
 
 def _total(terms: Iterable[Tensor]) -> Tensor:
