@@ -14,7 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from mxmclr_plugin import MultifoldHybridCriterion, multifold_hybrid_loss
-from mxmclr_plugin.losses import implementation, triton_tiles
+from mxmclr_plugin.losses import implementation
+from mxmclr_plugin.losses.triton import tiles as triton_tiles
 
 IDS_A, IDS_B = torch.arange(24) // 3, torch.arange(40) // 5
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from mxmclr_plugin.benchmark.contenders import Contender, LossOf, Problem, contenders
 from mxmclr_plugin.benchmark.peak_memory import peak_extra_bytes
 from mxmclr_plugin.losses.functional import multifold_hybrid_loss
-from mxmclr_plugin.losses.streaming import CACHE_BYTES
+from mxmclr_plugin.losses.streaming.parts import CACHE_BYTES
 from mxmclr_plugin.registry import did_you_mean
 
 __all__ = ["LossBenchmark", "Measured", "Progress", "measure_losses"]

@@ -10,7 +10,7 @@ from pytorch_metric_learning.reducers import MeanReducer, MultipleReducers
 from torch import Tensor
 
 from mxmclr_plugin.losses.instances import Instances
-from mxmclr_plugin.losses.streaming import streaming_parts
+from mxmclr_plugin.losses.streaming.parts import streaming_parts
 
 __all__ = ["needs_rows", "one_instance", "streamed_sub_losses"]
 

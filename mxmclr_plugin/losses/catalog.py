@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from lightly.loss import DCLLoss, NTXentLoss
 from pytorch_metric_learning import losses as metric_losses
 
-from mxmclr_plugin.losses.clip import ClipCriterion
+from mxmclr_plugin.losses.baselines.clip import ClipCriterion
+from mxmclr_plugin.losses.baselines.labels import LabelCriterion
+from mxmclr_plugin.losses.baselines.pairing import PairedCriterion
+from mxmclr_plugin.losses.baselines.sigmoid import SigmoidCriterion
+from mxmclr_plugin.losses.baselines.simple_clip import SoftTargetCriterion
 from mxmclr_plugin.losses.criterion import MultifoldHybridCriterion
 from mxmclr_plugin.losses.functional import SoftLevel
 from mxmclr_plugin.losses.gather import Gather
 from mxmclr_plugin.losses.implementation import Implementation
-from mxmclr_plugin.losses.labels import LabelCriterion
-from mxmclr_plugin.losses.pairing import PairedCriterion
 from mxmclr_plugin.losses.registry import LOSSES, LossInfo
-from mxmclr_plugin.losses.sigmoid import SigmoidCriterion
-from mxmclr_plugin.losses.simple_clip import SoftTargetCriterion
 
 __all__: list[str] = []
 
@@ -97,7 +97,7 @@ def _simple_clip(temperature: float = 0.07, soft_temperature: float = 0.07) -> P
 
 def _mnrl(temperature: float = 0.05, symmetric: bool = False) -> PairedCriterion:
     # sentence-transformers takes seconds to import, which other losses need not wait for.
-    from mxmclr_plugin.losses.ranking import RankingCriterion
+    from mxmclr_plugin.losses.baselines.ranking import RankingCriterion
 
     return PairedCriterion(RankingCriterion(temperature, symmetric))
 

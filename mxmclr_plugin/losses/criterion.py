@@ -17,7 +17,7 @@ from mxmclr_plugin.losses.functional import SoftLevel, multifold_hybrid_loss
 from mxmclr_plugin.losses.gather import Gather, check_gather, choose_exchange, gather_rows
 from mxmclr_plugin.losses.implementation import Implementation
 from mxmclr_plugin.losses.memory_bank import ObservationQueue
-from mxmclr_plugin.losses.sharded import sharded_hybrid_loss
+from mxmclr_plugin.losses.sharded.loss import sharded_hybrid_loss
 from mxmclr_plugin.losses.validation import check_options
 
 __all__ = ["MAX_SCALE", "MultifoldHybridCriterion"]
@@ -58,7 +58,7 @@ class MultifoldHybridCriterion(nn.Module):
             How rows of other processes take part. ``"rows"``: every process has the rows of all and
             computes the whole loss. ``"all_gather"``: its own rows against gathered columns.
             ``"ring"``: the same with columns that pass by; see
-            :func:`~mxmclr_plugin.losses.sharded.sharded_hybrid_loss`. ``"auto"`` is
+            :func:`~mxmclr_plugin.losses.sharded.loss.sharded_hybrid_loss`. ``"auto"`` is
             ``"all_gather"`` where the loss of all rows would be streamed (see ``impl``), and else
             ``"rows"``, as it is with a memory bank.
         memory_bank_size:

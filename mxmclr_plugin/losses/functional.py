@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from mxmclr_plugin.losses.dense import dense_parts
 from mxmclr_plugin.losses.implementation import Implementation, taken_implementation
 from mxmclr_plugin.losses.instances import Instances
-from mxmclr_plugin.losses.streaming import CACHE_BYTES, streaming_parts
+from mxmclr_plugin.losses.streaming.parts import CACHE_BYTES, streaming_parts
 from mxmclr_plugin.losses.validation import check_options, check_shapes, check_tiles, check_values
 
 __all__ = ["SoftLevel", "mix_parts", "multifold_hybrid_loss"]

@@ -9,8 +9,8 @@ from lightly.utils import dist
 from torch import Tensor
 from torch.nn import functional as F
 
-from mxmclr_plugin.losses.exchange import Exchange, Ranks
 from mxmclr_plugin.losses.implementation import taken_implementation
+from mxmclr_plugin.losses.sharded.exchange import Exchange, Ranks
 
 __all__ = ["Gather", "check_gather", "choose_exchange", "gather_rows"]
 

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mxmclr_plugin.losses.triton_tiles import unsuitable
+from mxmclr_plugin.losses.triton.tiles import unsuitable
 
 __all__ = ["STREAMS_FROM", "Implementation", "taken_implementation"]
 

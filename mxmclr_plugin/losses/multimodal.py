@@ -9,7 +9,7 @@ from itertools import combinations
 
 from torch import Tensor, nn
 
-from mxmclr_plugin.losses.pairing import PairedCriterion
+from mxmclr_plugin.losses.baselines.pairing import PairedCriterion
 
 __all__ = ["MultimodalCriterion", "takes_ids"]
 

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightly.loss import NTXentLoss
 
-from mxmclr_plugin.losses.pairing import PairedCriterion, pair_observations
+from mxmclr_plugin.losses.baselines.pairing import PairedCriterion, pair_observations
 
 IDS = st.lists(st.integers(-3, 3), min_size=1, max_size=12)
 

@@ -15,10 +15,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mxmclr_plugin.losses.exchange import Ranks
-from mxmclr_plugin.losses.owners import Owners
-from mxmclr_plugin.losses.streaming_targets import Relation, row_weights
-from mxmclr_plugin.losses.tiles import TileOptions
+from mxmclr_plugin.losses.sharded.exchange import Ranks
+from mxmclr_plugin.losses.sharded.owners import Owners
+from mxmclr_plugin.losses.streaming.targets import Relation, row_weights
+from mxmclr_plugin.losses.streaming.tiles import TileOptions
 
 __all__ = ["ShardSums", "ShardedPart", "hard_share", "soft_share"]
 

@@ -9,16 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mxmclr_plugin.losses.exchange import ColumnBlocks, Transfer
-from mxmclr_plugin.losses.owners import Owners
-from mxmclr_plugin.losses.sharded_targets import (
+from mxmclr_plugin.losses.sharded.exchange import ColumnBlocks, Transfer
+from mxmclr_plugin.losses.sharded.owners import Owners
+from mxmclr_plugin.losses.sharded.targets import (
     ShardedPart,
     ShardSums,
     hard_share,
     soft_share,
 )
-from mxmclr_plugin.losses.streaming_targets import Relation
-from mxmclr_plugin.losses.tiles import (
+from mxmclr_plugin.losses.streaming.targets import Relation
+from mxmclr_plugin.losses.streaming.tiles import (
     Logits,
     Rows,
     Tiled,

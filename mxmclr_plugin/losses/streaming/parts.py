@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mxmclr_plugin.losses.instances import Instances, fuse
-from mxmclr_plugin.losses.streaming_autograd import Setting, StreamingParts
-from mxmclr_plugin.losses.streaming_ops import compiled_parts, compiled_soft_part
-from mxmclr_plugin.losses.streaming_targets import InstanceSums, Relation, hard_part, soft_part
-from mxmclr_plugin.losses.tiles import Rows, TileOptions, can_look
+from mxmclr_plugin.losses.streaming.autograd import Setting, StreamingParts
+from mxmclr_plugin.losses.streaming.ops import compiled_parts, compiled_soft_part
+from mxmclr_plugin.losses.streaming.targets import InstanceSums, Relation, hard_part, soft_part
+from mxmclr_plugin.losses.streaming.tiles import Rows, TileOptions, can_look
 
 __all__ = ["CACHE_BYTES", "streaming_parts"]
 
@@ -43,7 +43,7 @@ def streaming_parts(
 
     Only the row and column logsumexp need the n_a x n_b logits. One pass over their tiles gives
     them, another, in the backward pass, their gradient; the target terms are products of instances
-    (see ``streaming_targets``). In units of one n_a x n_b x D matmul that is 4, or 3 where tiles
+    (see ``targets``). In units of one n_a x n_b x D matmul that is 4, or 3 where tiles
     are kept, for both parts together; soft targets add at most 2 (W/D + 1) N^2 / (n_a n_b) units,
     with N instances and W the columns of the features that give the relation.
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from mxmclr_plugin.losses.tiles import Logits, Own, Rows
+    from mxmclr_plugin.losses.streaming.tiles import Logits, Own, Rows
 
 __all__ = ["gradients", "logsumexp", "unsuitable"]
 
@@ -57,7 +57,7 @@ def logsumexp(logits: Logits) -> tuple[Tensor, Tensor]:
     its rows over these columns as it goes, and leaves a partial sum of each column. The partial
     sums are summed when the band is done, in a fixed order.
     """
-    from mxmclr_plugin.losses.triton_tuning import strip as strip_rows
+    from mxmclr_plugin.losses.triton.tuning import strip as strip_rows
 
     launch = _Launch(logits)
     n_a, n_b, strip = len(logits.a), len(logits.b), strip_rows(_INTERPRETED)
@@ -107,7 +107,7 @@ def gradients(
     up to a factor that makes the most of the range of float16:
     the gradient by a unit row of A is |a| times the row of W times the rows of B as they are.
 
-    Args and yields are those of :func:`~mxmclr_plugin.losses.tiles.tile_gradients`.
+    Args and yields are those of :func:`~mxmclr_plugin.losses.streaming.tiles.tile_gradients`.
     """
     launch = _Launch(logits)
     n_a, n_b, dtype = len(logits.a), len(logits.b), launch.a.dtype
@@ -202,7 +202,7 @@ class _Launch:
 
     def __call__(self, kernel: str, grid: Any, *arguments: Any, **options: Any) -> None:
         """Runs a kernel on the device of the rows."""
-        from mxmclr_plugin.losses.triton_tuning import tuned
+        from mxmclr_plugin.losses.triton.tuning import tuned
 
         with torch.cuda.device_of(self.a):
             tuned(kernel, self.a.itemsize, self.hopper, _INTERPRETED)[grid](*arguments, **options)

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mxmclr_plugin.losses.baselines.pairing import pair_observations
 from mxmclr_plugin.losses.folds import flatten_modalities
-from mxmclr_plugin.losses.pairing import pair_observations
 from mxmclr_plugin.losses.validation import check_positive, check_share
 
 __all__ = ["ClipCriterion"]

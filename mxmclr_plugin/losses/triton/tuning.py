@@ -7,7 +7,7 @@ from typing import Any
 
 import triton
 
-from mxmclr_plugin.losses.triton_kernels import logsumexp_kernel, product_kernel, weights_kernel
+from mxmclr_plugin.losses.triton.kernels import logsumexp_kernel, product_kernel, weights_kernel
 
 __all__ = ["KERNELS", "configs", "tuned"]
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mxmclr_plugin.losses.exchange import ColumnBlocks, Exchange, Ranks
-from mxmclr_plugin.losses.owners import Owners
-from mxmclr_plugin.losses.sharded_autograd import ShardedParts, Sharding
-from mxmclr_plugin.losses.tiles import Rows, TileOptions
+from mxmclr_plugin.losses.sharded.autograd import ShardedParts, Sharding
+from mxmclr_plugin.losses.sharded.exchange import ColumnBlocks, Exchange, Ranks
+from mxmclr_plugin.losses.sharded.owners import Owners
+from mxmclr_plugin.losses.streaming.tiles import Rows, TileOptions
 
 __all__ = ["Side", "sharded_parts"]
 

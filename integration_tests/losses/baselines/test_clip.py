@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from mxmclr_plugin.losses.clip import ClipCriterion
+from mxmclr_plugin.losses.baselines.clip import ClipCriterion
 
 
 def reference(a, b, targets_a, targets_b, temperature):

@@ -10,9 +10,16 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
 from mxmclr_plugin import MultifoldHybridCriterion, multifold_hybrid_loss
-from mxmclr_plugin.losses import implementation, triton_tiles
+from mxmclr_plugin.losses import implementation
 from mxmclr_plugin.losses.implementation import taken_implementation
-from mxmclr_plugin.losses.tiles import Logits, Rows, TileOptions, tile_gradients, tile_logsumexp
+from mxmclr_plugin.losses.streaming.tiles import (
+    Logits,
+    Rows,
+    TileOptions,
+    tile_gradients,
+    tile_logsumexp,
+)
+from mxmclr_plugin.losses.triton import tiles as triton_tiles
 
 
 @st.composite

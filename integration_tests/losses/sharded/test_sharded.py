@@ -5,12 +5,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from losses import sharded_jobs
 from losses.gloo_ranks import GlooRanks
+from losses.sharded import sharded_jobs
 
 from mxmclr_plugin import MultifoldHybridCriterion, multifold_hybrid_loss
 from mxmclr_plugin.losses.implementation import STREAMS_FROM
-from mxmclr_plugin.losses.sharded import sharded_hybrid_loss
+from mxmclr_plugin.losses.sharded.loss import sharded_hybrid_loss
 
 
 @pytest.fixture(scope="module")

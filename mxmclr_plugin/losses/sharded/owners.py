@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mxmclr_plugin.losses.exchange import Ranks
+from mxmclr_plugin.losses.sharded.exchange import Ranks
 
 __all__ = ["Owners"]
 

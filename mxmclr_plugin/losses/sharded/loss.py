@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 from torch import distributed as torch_dist
 
-from mxmclr_plugin.losses.exchange import Exchange, Ranks
 from mxmclr_plugin.losses.functional import SoftLevel, mix_parts, multifold_hybrid_loss
 from mxmclr_plugin.losses.implementation import Implementation, taken_implementation
 from mxmclr_plugin.losses.instances import Instances
-from mxmclr_plugin.losses.sharded_parts import Side, sharded_parts
-from mxmclr_plugin.losses.streaming import CACHE_BYTES
-from mxmclr_plugin.losses.tiles import TileOptions
-from mxmclr_plugin.losses.triton_tiles import unsuitable
+from mxmclr_plugin.losses.sharded.exchange import Exchange, Ranks
+from mxmclr_plugin.losses.sharded.parts import Side, sharded_parts
+from mxmclr_plugin.losses.streaming.parts import CACHE_BYTES
+from mxmclr_plugin.losses.streaming.tiles import TileOptions
+from mxmclr_plugin.losses.triton.tiles import unsuitable
 from mxmclr_plugin.losses.validation import check_options, check_shapes, check_tiles, check_values
 
 __all__ = ["sharded_hybrid_loss"]

@@ -5,9 +5,9 @@ import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from mxmclr_plugin import multifold_hybrid_loss
-from mxmclr_plugin.losses import streaming_ops
 from mxmclr_plugin.losses.instances import Instances
-from mxmclr_plugin.losses.streaming_targets import Part
+from mxmclr_plugin.losses.streaming import ops as streaming_ops
+from mxmclr_plugin.losses.streaming.targets import Part
 
 
 def random_rows(n, width, seed):

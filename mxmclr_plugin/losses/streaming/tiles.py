@@ -109,7 +109,7 @@ class Rows:
     def sums(self, slot: Tensor, slots: int) -> Tensor:
         """Sum of the rows of each slot. Shape: (slots, D)."""
         if torch.compiler.is_compiling():
-            from mxmclr_plugin.losses.streaming_ops import compiled_sums
+            from mxmclr_plugin.losses.streaming.ops import compiled_sums
 
             return compiled_sums(self, slot, slots)
         width = self.raw.shape[1]
@@ -123,7 +123,7 @@ class Rows:
     def products(self, others: Rows, slot: Tensor, slots: int) -> Tensor:
         """Sums by slot of the product of each row with the same row of others. Shape: (slots,)."""
         if torch.compiler.is_compiling():
-            from mxmclr_plugin.losses.streaming_ops import compiled_products
+            from mxmclr_plugin.losses.streaming.ops import compiled_products
 
             return compiled_products(self, others, slot, slots)
         total = torch.zeros(slots, dtype=self.dtype, device=self.raw.device)
@@ -243,7 +243,7 @@ def tile_logsumexp(logits: Logits, options: TileOptions, keep: bool) -> Tiled:
         keep: Whether to keep tiles at all.
     """
     if options.triton:
-        from mxmclr_plugin.losses import triton_tiles
+        from mxmclr_plugin.losses.triton import tiles as triton_tiles
 
         rows, columns = triton_tiles.logsumexp(logits)
         return _tiled(logits, rows, columns, None, [])
@@ -290,7 +290,7 @@ def tile_gradients(
         overwritten.
     """
     if options.triton:
-        from mxmclr_plugin.losses import triton_tiles
+        from mxmclr_plugin.losses.triton import tiles as triton_tiles
 
         yield from triton_tiles.gradients(
             logits, tiled.rows, tiled.columns, weight_rows, weight_columns, grad_b, own

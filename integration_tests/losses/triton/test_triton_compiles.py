@@ -14,7 +14,7 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
-from mxmclr_plugin.losses.triton_tuning import KERNELS, configs  # noqa: E402
+from mxmclr_plugin.losses.triton.tuning import KERNELS, configs  # noqa: E402
 
 SHARED_BYTES = {90: 227 * 1024, 80: 99 * 1024}  # what is tried off Hopper must fit smaller cards
 OF_DTYPE = {"a", "b", "left", "right"}

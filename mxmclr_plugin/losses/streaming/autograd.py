@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mxmclr_plugin.losses.streaming_targets import Part
-from mxmclr_plugin.losses.tiles import (
+from mxmclr_plugin.losses.streaming.targets import Part
+from mxmclr_plugin.losses.streaming.tiles import (
     Logits,
     Own,
     Rows,

@@ -14,14 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mxmclr_plugin.losses.streaming_autograd import (
+from mxmclr_plugin.losses.streaming.autograd import (
     Setting,
     logits_of,
     part_gradients,
     part_losses,
 )
-from mxmclr_plugin.losses.streaming_targets import InstanceSums, Part, Relation, soft_part
-from mxmclr_plugin.losses.tiles import Logits, Rows, Tiled, TileOptions, tile_logsumexp
+from mxmclr_plugin.losses.streaming.targets import InstanceSums, Part, Relation, soft_part
+from mxmclr_plugin.losses.streaming.tiles import Logits, Rows, Tiled, TileOptions, tile_logsumexp
 
 __all__ = ["compiled_parts", "compiled_products", "compiled_soft_part", "compiled_sums"]
 

@@ -5,8 +5,8 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils.flop_counter import FlopCounterMode
 
 from mxmclr_plugin import MultifoldHybridCriterion
-from mxmclr_plugin.losses.exchange import ColumnBlocks, count_sent
-from mxmclr_plugin.losses.sharded import sharded_hybrid_loss
+from mxmclr_plugin.losses.sharded.exchange import ColumnBlocks, count_sent
+from mxmclr_plugin.losses.sharded.loss import sharded_hybrid_loss
 
 
 def step(job):

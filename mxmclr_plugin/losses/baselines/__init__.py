@@ -1,0 +1,1 @@
+"""Losses that the multifold hybrid loss is compared with, under the same call."""

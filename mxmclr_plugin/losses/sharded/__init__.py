@@ -1,0 +1,1 @@
+"""The loss of the rows of all processes, each of which does its share."""

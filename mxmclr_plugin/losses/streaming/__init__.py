@@ -1,0 +1,1 @@
+"""The loss tile by tile: exact, in memory that grows with the rows."""

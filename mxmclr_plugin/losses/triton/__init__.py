@@ -1,0 +1,1 @@
+"""The tiles' work as Triton kernels."""
