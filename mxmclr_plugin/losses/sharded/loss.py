@@ -129,7 +129,8 @@ def sharded_hybrid_loss(
         soft_features_b: The same of ``b``. Shape: (n_b of this rank, any width).
         normalize: As there.
         return_parts: As there.
-        impl: As there, but never ``"dense"``: ``"auto"`` takes Triton's kernels where it can.
+        impl: As there, but never ``"dense"``. Triton's kernels take float32 rows only; others are
+            computed with by ``"streaming"``.
         tile: As there.
         cache_bytes: As there, on each rank.
         validate: As there. A rank with bad rows makes all ranks raise.
@@ -174,7 +175,7 @@ def sharded_hybrid_loss(
         if impl == "dense":
             raise ValueError("impl='dense' needs all rows on each process: gather them first")
         if impl == "triton":
-            taken_implementation(impl, a, b, None)
+            taken_implementation(impl, a, b, None)  # says so where it cannot be used
         check_tiles(tile, cache_bytes)
         check_shapes(a, b, ids_a, ids_b, soft_features_a, soft_features_b, may_be_empty=True)
         for x in (a, b, soft_features_a, soft_features_b):
@@ -212,7 +213,11 @@ def sharded_hybrid_loss(
         if isinstance(temperature, Tensor):
             temperature = temperature.to(device, dtype).reshape(())
         of_rows = a.dtype if b is None else torch.promote_types(a.dtype, b.dtype)
-        triton = impl != "streaming" and unsuitable(device, of_rows) is None
+        # In lower precision the kernels round what is left of a logit's gradient once its own target
+        # is taken off; here that is taken off later, and rounding would come first.
+        triton = (
+            impl != "streaming" and of_rows == torch.float32 and not unsuitable(device, of_rows)
+        )
         a = _joined(a, needed[0])
         b = None if b is None else _joined(b, needed[1])
         all_ids = torch.cat(list(all_ids_a)), torch.cat(list(all_ids_b))

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -49,15 +48,10 @@ class InstanceSums:
         """Columns a row of A has of its own instance. Shape: (N,)."""
         return self.fold_b if self.self_products is None else (self.fold_b - 1).clamp_(min=0)
 
-    @cached_property
+    @property
     def folds(self) -> Tensor:
         """Observations in A and in B. Shape: (N, 2)."""
         return torch.stack((self.fold_a, self.fold_b), dim=1)
-
-    @cached_property
-    def observed(self) -> Tensor:
-        """Whether there are any. Shape: (N, 2)."""
-        return self.folds > 0
 
 
 class Part(NamedTuple):
@@ -151,10 +145,11 @@ def row_weights(folds: Tensor, counts: Tensor, share: Sequence[float]) -> Tensor
 
 def hard_part(batch: InstanceSums) -> Part:
     """Every observation of the same instance is a positive, in equal shares."""
-    positives = batch.folds.flip(1)  # of a row of A, of a row of B
+    folds = batch.folds
+    positives = folds.flip(1)  # of a row of A, of a row of B
     if batch.self_products is not None:
         positives[:, 0] = batch.own_columns
-    weights = row_weights(batch.folds, positives > 0, batch.share)
+    weights = row_weights(folds, positives > 0, batch.share)
     diagonal = weights.div(positives.clamp(min=1)).sum(dim=1)
     products = torch.linalg.vecdot(batch.sums_a, batch.sums_b)
     if batch.self_products is not None:
@@ -180,10 +175,11 @@ def soft_part(
     sums = _normalisers(batch, relation, options, plain, kept)
     none = 0.0 if plain else -torch.inf
     related = sums > none
-    weights = row_weights(batch.folds, related, batch.share)
+    folds = batch.folds
+    weights = row_weights(folds, related, batch.share)
 
     # M_ij = exp(W_ij) * left_i . right_j, or its logarithms: (N, 2) each.
-    inverse = batch.observed / batch.folds.clamp(min=1)
+    inverse = (folds > 0) / folds.clamp(min=1)
     if plain:
         over_rows = weights / sums.where(related, 1.0)
     else:
@@ -256,7 +252,7 @@ def _normalisers(
 ) -> Tensor:
     """Z of each instance as a row of A and as a row of B, or their logarithms. Shape: (N, 2)."""
     # A row of A sums over the instances that are observed in B, and the other way round.
-    present = batch.observed.flip(1).to(batch.sums_a.dtype)
+    present = (batch.folds.flip(1) > 0).to(batch.sums_a.dtype)
     if plain:
         sums = torch.zeros_like(present)
         for i, j, tile in _tiles(batch, relation, options, plain, kept):
