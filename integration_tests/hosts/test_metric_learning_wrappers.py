@@ -123,3 +123,11 @@ def test_the_distributed_wrappers_do_nothing_in_one_process(wrapper):
     with pytest.warns(UserWarning, match="non-distributed"):
         loss = wrapper(MultifoldHybridLoss())(z, labels)
     assert torch.equal(loss, MultifoldHybridLoss()(z, labels))
+
+
+def test_memory_refuses_the_instance_level():
+    with pytest.raises(ValueError, match="soft_level='instance' does not fit a memory"):
+        MultifoldCrossBatchMemory(MultifoldHybridLoss(soft_level="instance"), embedding_size=4)
+    MultifoldCrossBatchMemory(
+        MultifoldHybridLoss(soft_level="instance", hard_weight=1.0), embedding_size=4
+    )

@@ -29,11 +29,20 @@ class MultifoldCrossBatchMemory(CrossBatchMemory):  # type: ignore[misc]
 
     Pairs given as ``indices_tuple`` are pairs of rows of the batch; they are looked up where these
     rows lie in memory. (That library's own class takes them for rows of the memory.)
+
+    Raises:
+        ValueError: If the loss has ``soft_level="instance"``: an instance of the batch is in the
+            memory too, and would be compared with itself.
     """
 
     def __init__(self, loss: nn.Module, *args: Any, **kwargs: Any) -> None:
         super().__init__(loss, *args, **kwargs)
         if isinstance(loss, MultifoldHybridLoss):
+            if loss.soft_level == "instance" and loss.hard_weight < 1:
+                raise ValueError(
+                    "soft_level='instance' does not fit a memory that holds the batch: an instance "
+                    "would be compared with itself there; use soft_level='observation'"
+                )
             loss.instances_from = "labels"
 
     def forward(

@@ -213,8 +213,8 @@ def sharded_hybrid_loss(
         if isinstance(temperature, Tensor):
             temperature = temperature.to(device, dtype).reshape(())
         of_rows = a.dtype if b is None else torch.promote_types(a.dtype, b.dtype)
-        # In lower precision the kernels round what is left of a logit's gradient once its own target
-        # is taken off; here that is taken off later, and rounding would come first.
+        # In lower precision the kernels round the gradient by a logit, less its own target; here
+        # that is taken off later, and rounding would come first.
         triton = (
             impl != "streaming" and of_rows == torch.float32 and not unsuitable(device, of_rows)
         )

@@ -158,6 +158,8 @@ def _soft_part(
     batch = InstanceSums(fold_a, fold_b, sums_a, sums_b, self_products, (share[0], share[1]))
     relation = Relation(features, observed, complete, bound)
     part = soft_part(batch, relation, TileOptions(tile, cache_bytes), gradient)
+    # Weights of both sides lie in one matrix, which outputs of an operator must not.
+    part = part._replace(weight_a=part.weight_a.clone(), weight_b=part.weight_b.clone())
     return [field for field in part if field is not None]
 
 
