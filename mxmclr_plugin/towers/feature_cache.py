@@ -135,7 +135,8 @@ def fingerprint_module(module: nn.Module) -> str:
                 f"{part!r}\n{tokenizer_digest(part.tokenizer)}\n{part.max_seq_length}\n"
                 f"{part.default_prompt_name}\n{sorted(part.prompts.items())}\n{part.truncate_dim}"
             )
-            pictures = getattr(part.processor, "image_processor", None)
+            processor = getattr(part, "processor", None)  # a bag of words has none
+            pictures = getattr(processor, "image_processor", None)
             if pictures is not None:
                 options += f"\n{pictures.to_json_string()}"
         options = re.sub(r" at 0x[0-9a-f]+", "", options)  # differs from run to run
