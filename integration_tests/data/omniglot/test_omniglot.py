@@ -185,6 +185,13 @@ def test_archives_that_are_none(tmp_path, change, message):
         omniglot(save(tmp_path, arrays))
 
 
+def test_several_archives_are_an_error(tmp_path):
+    root = save(tmp_path, archive(6))
+    np.savez(tmp_path / "other.npz", **archive(6))
+    with pytest.raises(DataError, match=r"several archives, omniglot_small\.npz, other\.npz"):
+        omniglot(root)
+
+
 def test_what_is_not_there(tmp_path):
     with pytest.raises(DataError, match="root=FOLDER"):
         omniglot()
