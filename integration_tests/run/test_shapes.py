@@ -9,7 +9,13 @@ from rich.console import Console
 from mxmclr_plugin.run.config import ConfigError, load_config
 from mxmclr_plugin.run.pipeline import run_retrieval
 
-SMALL = ["trainer.max_steps=3", "trainer.log_every=1", "batch.instances=4", "batch.passes=2", "trainer.accelerator=cpu"]
+SMALL = [
+    "trainer.max_steps=3",
+    "trainer.log_every=1",
+    "trainer.accelerator=cpu",
+    "batch.instances=4",
+    "batch.passes=2",
+]
 PRIMITIVES = ["data.classes=12", "data.samples=2", "data.captions=4", "data.view_size=32"]
 DIRECTIONS = {
     "voxel": {"t2s": ["text", "voxel"], "s2t": ["voxel", "text"]},
