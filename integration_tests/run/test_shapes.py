@@ -12,9 +12,9 @@ from mxmclr_plugin.run.pipeline import run_retrieval
 SMALL = [
     "trainer.max_steps=3",
     "trainer.log_every=1",
+    "trainer.accelerator=cpu",
     "batch.instances=4",
     "batch.passes=2",
-    "trainer.accelerator=cpu",
 ]
 PRIMITIVES = ["data.classes=12", "data.samples=2", "data.captions=4", "data.view_size=32"]
 DIRECTIONS = {

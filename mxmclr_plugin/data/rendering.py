@@ -130,7 +130,7 @@ def _camera(azimuth: float) -> npt.NDArray[np.float64]:
     return np.array([[-sin, cos, 0], [-high * cos, -high * sin, low], [low * cos, low * sin, high]])
 
 
-@lru_cache(maxsize=24)
+@lru_cache(maxsize=12)
 def _rays(edge: int, size: int, view: int, views: int) -> list[tuple[Integers, Integers, float]]:
     """What the rays of a picture meet in the grid, sample by sample, the farthest first.
 
@@ -146,13 +146,18 @@ def _rays(edge: int, size: int, view: int, views: int) -> list[tuple[Integers, I
     reach = math.sqrt(3)  # half the diagonal of the cube
     count = math.ceil(2 * reach / (_STEP * 2 / edge))
     samples = []
+    before = np.full(size**2, -1, np.int32)
     for k in range(count + 1):
         depth = 1 - k / count
         places = np.floor((starts + (1 - 2 * depth) * reach * camera[2] + 1) * edge / 2)
-        pixels = np.flatnonzero(((places >= 0) & (places < edge)).all(axis=1)).astype(np.int32)
+        x, y, z = places.T
+        voxels = ((x * edge + y) * edge + z).astype(np.int32)
+        # A ray has several samples in a voxel; one is enough.
+        new = ((places >= 0) & (places < edge)).all(axis=1) & (voxels != before)
+        pixels = np.flatnonzero(new).astype(np.int32)
         if len(pixels):
-            x, y, z = places[pixels].T
-            samples.append((pixels, ((x * edge + y) * edge + z).astype(np.int32), depth))
+            samples.append((pixels, voxels[pixels], depth))
+        before[pixels] = voxels[pixels]
     return samples
 
 

@@ -7,7 +7,7 @@ hold, so no id can lead out of it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from mxmclr_plugin.data.problems import DataError
@@ -67,7 +67,7 @@ def find_pictures(root: Path) -> Path | None:
 
 def has_pictures(folder: Path) -> bool:
     """Whether a folder holds pictures, or archives with some."""
-    if pictures_in(folder):
+    if next(_numbered(folder), None):
         return True
     archive = next((path for path in grids_in(folder).values() if path.suffix == ".npz"), None)
     return archive is not None and "images" in npz_shapes(archive)
@@ -121,10 +121,15 @@ def pictures_in(folder: Path) -> dict[str, list[Path]]:
     A folder ``rendering`` in between (``<id>/rendering/00.png``) is looked through.
     """
     numbered: dict[str, list[tuple[int, str, Path]]] = {}
+    for model, number, path in _numbered(folder):
+        numbered.setdefault(model, []).append((number, path.name, path))
+    return {model: [path for *_, path in sorted(found)] for model, found in numbered.items()}
+
+
+def _numbered(folder: Path) -> Iterator[tuple[str, int, Path]]:
+    """Id, number and path of each picture."""
     for path in folder.rglob("*"):
         match = _PICTURE.fullmatch(path.stem)
         if path.suffix.lower() in _PICTURE_SUFFIXES and match:
             parent = path.parent.parent if path.parent.name == "rendering" else path.parent
-            number = int(match[1])
-            numbered.setdefault(parent.name, []).append((number, path.name, path))
-    return {model: [path for *_, path in sorted(found)] for model, found in numbered.items()}
+            yield parent.name, int(match[1]), path
