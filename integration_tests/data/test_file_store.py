@@ -94,6 +94,13 @@ def test_what_is_no_file(tmp_path, paths):
     assert log.counts() == {"array missing": 5}
 
 
+@pytest.mark.timeout(20)
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.npy")
+    with pytest.raises(DataError, match="is no file"):
+        FileStore([tmp_path / "pipe.npy"], read_array)[0]
+
+
 def test_problems_may_be_errors(tmp_path):
     with pytest.raises(DataError, match=r"none\.npy: there is no such file"):
         look([tmp_path / "none.npy"], CountingReader(), ProblemLog("raise"))

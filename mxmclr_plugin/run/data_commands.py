@@ -38,8 +38,7 @@ def data_command(arguments: Sequence[str], console: Console) -> int:
         The exit status: 0, or 1 if data that were checked have problems.
 
     Raises:
-        ConfigError: If the command or an option is unknown, or one is missing.
-        DataError: If the data cannot be read.
+        ConfigError: If the command or an option is unknown or missing, or the data cannot be used.
     """
     commands = {"check": _check, "convert": _convert}
     name, *rest = arguments or [""]
@@ -49,7 +48,10 @@ def data_command(arguments: Sequence[str], console: Console) -> int:
             "`data check MANIFEST [key=value ...]` and "
             "`data convert DATA [key=value ...] out=FOLDER [shards=N]`"
         )
-    return commands[name](rest[0], rest[1:], console)
+    try:
+        return commands[name](rest[0], rest[1:], console)
+    except (ValueError, OSError) as error:
+        raise ConfigError(str(error)) from error
 
 
 def _check(path: str, arguments: Sequence[str], console: Console) -> int:
@@ -150,11 +152,8 @@ def _convert(name: str, arguments: Sequence[str], console: Console) -> int:
         raise ConfigError(f"shards must be a number, got {own['shards']!r}")
     source = check_data(name, rest)
     out = Path(own["out"]).expanduser()
-    try:
-        data: DataSplits = DATASETS.build(source)
-        options = write_manifest(data, out, source, int(own["shards"]) if own["shards"] else None)
-    except OSError as error:
-        raise ConfigError(f"out: {error}") from error
+    data: DataSplits = DATASETS.build(source)
+    options = write_manifest(data, out, source, int(own["shards"]) if own["shards"] else None)
     for note in data.notes:
         console.print(escape(note), highlight=False)
     if data.problems:

@@ -42,6 +42,8 @@ def read_points(path: Path, points: int) -> Tensor:
         raise UnreadableFile(
             path, f"holds {cloud.dtype} of shape {cloud.shape}, not points (n, 3 or more)"
         )
+    if not np.isfinite(cloud).all():  # also of points that are not taken
+        raise UnreadableFile(path, "holds numbers that are not finite")
     taken = cloud[np.arange(points) * len(cloud) // points].astype(np.float64)
     with np.errstate(over="ignore", invalid="ignore"):  # seen below
         place = taken[:, :3] - taken[:, :3].mean(axis=0)
@@ -49,7 +51,7 @@ def read_points(path: Path, points: int) -> Tensor:
         taken[:, :3] = place / radius if radius > 0 else place
         result = taken.astype(np.float32)
     if not np.isfinite(result).all():
-        raise UnreadableFile(path, "holds numbers that are not finite, or too large")
+        raise UnreadableFile(path, "holds numbers too large for float32")
     return torch.from_numpy(result)
 
 
