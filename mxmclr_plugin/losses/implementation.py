@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mxmclr_plugin.losses.triton.tiles import unsuitable
+from mxmclr_plugin.losses.triton.tiles import allows_tf32, unsuitable
 
 __all__ = ["STREAMS_FROM", "Implementation", "taken_implementation"]
 
@@ -51,7 +51,8 @@ def taken_implementation(impl: str, a: Tensor, b: Tensor | None, queue: Tensor |
     compiling = torch.compiler.is_compiling()
     if a.device.type == "cuda":
         if reason is None:
-            return "triton"
+            # Products of exact float32 are what libraries do better than Triton.
+            return "streaming" if dtype == torch.float32 and not allows_tf32() else "triton"
         if not compiling:
             _say_once(reason)
         return "streaming"

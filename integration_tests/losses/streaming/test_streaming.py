@@ -380,7 +380,9 @@ def test_auto_takes_triton_on_a_cuda_device_and_says_once_if_it_cannot(monkeypat
     implementation._say_once.cache_clear()
     with FakeTensorMode():
         rows = torch.empty(200, 8, device="cuda")
-        assert taken_implementation("auto", rows, rows, None) == "triton"
+        for allowed, taken in ((False, "streaming"), (True, "triton")):
+            monkeypatch.setattr(implementation, "allows_tf32", lambda allowed=allowed: allowed)
+            assert taken_implementation("auto", rows, rows, None) == taken
         assert taken_implementation("auto", rows.bfloat16(), None, rows) == "triton"
         assert taken_implementation("auto", rows[:50], rows, None) == "dense"
         with pytest.warns(UserWarning, match=r"'auto' takes the slower.*and not torch.float64"):

@@ -13,7 +13,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from mxmclr_plugin.losses.streaming.tiles import Logits, Own, Rows
 
-__all__ = ["gradients", "logsumexp", "unsuitable"]
+__all__ = ["allows_tf32", "gradients", "logsumexp", "unsuitable"]
 
 PARTIAL_BYTES = 32 * 2**20
 """Bytes of partial logsumexp by column; rows are taken in bands as high as they allow."""
@@ -180,7 +180,7 @@ class _Launch:
         self.widths = (self.a.shape[1], self.a.stride(0), self.b.stride(0))
         self.options = {
             "LEAVE_OUT_SELF": logits.leave_out_self,
-            "PRECISION": "tf32" if dtype == torch.float32 and _allows_tf32() else "ieee",
+            "PRECISION": "tf32" if dtype == torch.float32 and allows_tf32() else "ieee",
         }
         device = self.a.device
         self.hopper = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] in (
@@ -246,7 +246,7 @@ def _size_class(rows: int, columns: int) -> int:
     return (rows * columns).bit_length() // 6
 
 
-def _allows_tf32() -> bool:
+def allows_tf32() -> bool:
     """Whether the user lets products of float32 matrices run in TF32."""
     matmul = torch.backends.cuda.matmul
     # Where there are both settings the old one raises once the new one is used.
