@@ -276,6 +276,26 @@ def test_a_frozen_sentence_transformer_is_encoded_once(tmp_path):
     assert figures[0] == figures[1]
 
 
+def test_two_processes_train_in_one_folder(tmp_path):
+    two = ["trainer.accelerator=cpu", "trainer.devices=2", "trainer.strategy=ddp"]
+    few = ["batch.instances=4", "trainer.max_steps=4", "loss.gather_distributed=true"]
+    arguments = ["text2shape", *SLICE, *two, *few, "seed=7"]
+    done = run(*arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "holds a run" not in done.stderr
+    assert [folder.name for folder in (tmp_path / "runs" / "text2shape").iterdir()] == [
+        "mxmclr-seed7"
+    ]
+    metrics = metrics_of(tmp_path / "runs" / "text2shape" / "mxmclr-seed7")
+    assert metrics["train"]["steps"] == 4
+    # Each observation is ranked once, whichever process encoded it.
+    assert metrics["test"]["s2t"]["queries"] == 3 * 2
+    assert metrics["test"]["t2s"]["queries"] == 6 * 2
+    refused = run(*arguments, "out=runs/text2shape/mxmclr-seed7", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "holds a run already" in refused.stderr
+
+
 def test_early_stop(tmp_path):
     # A learning rate of 0 never gets better than at the first validation.
     done = run(

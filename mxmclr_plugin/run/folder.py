@@ -10,11 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pytorch_lightning.utilities import rank_zero_only
 
 from mxmclr_plugin.data.problems import Problem
 from mxmclr_plugin.run.config import ConfigError, RunConfig
 
 __all__ = ["RunFolder"]
+
+_DECIDED = "MXMCLR_RUN_FOLDER"
+"""Variable in which the first process tells those that it starts where the run is."""
 
 
 class RunFolder:
@@ -33,13 +37,30 @@ class RunFolder:
     def of(cls, config: RunConfig) -> RunFolder:
         """The folder that a configuration asks for.
 
+        Of several processes the first decides: those that Lightning starts find in their
+        environment what it decided.
+
         Without ``out`` it is runs/<task>/<loss>-seed<seed>: the newest such folder where the run is
         to go on, and a fresh one, with a number behind its name, where it starts anew.
 
         Raises:
             ConfigError: If the run should go on but there is no checkpoint, or should start anew in
-                a folder that holds a run.
+                a folder that holds a run, or if processes that were all started from outside, as by
+                torchrun, are not told the same folder.
         """
+        rank = rank_zero_only.rank
+        if rank > 0 and _DECIDED in os.environ:
+            path, resume_from = json.loads(os.environ[_DECIDED])
+            return cls(Path(path), None if resume_from is None else Path(resume_from))
+        if rank > 0 and config.out is None:
+            raise ConfigError("out: several processes that are started from outside need one out=")
+        folder = cls._of_first(config, may_hold_run=rank > 0)
+        resume_from = None if folder.resume_from is None else str(folder.resume_from)
+        os.environ[_DECIDED] = json.dumps([str(folder.path), resume_from])
+        return folder
+
+    @classmethod
+    def _of_first(cls, config: RunConfig, may_hold_run: bool) -> RunFolder:
         if config.out is not None:
             path = Path(config.out)
         else:
@@ -48,7 +69,7 @@ class RunFolder:
             free = next(k for k, run in enumerate(runs) if not _holds_run(run))
             path = runs[free if config.ckpt is None else max(free - 1, 0)]
         if config.ckpt is None:
-            if _holds_run(path):
+            if _holds_run(path) and not may_hold_run:
                 raise ConfigError(
                     f"out: {path} holds a run already; go on with it by ckpt=last, or give "
                     "another folder"
