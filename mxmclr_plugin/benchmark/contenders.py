@@ -102,10 +102,14 @@ def contenders(device: torch.device) -> list[Contender]:
             compiler,
         ),
         Contender(
-            "streaming", "hybrid, tiles, none kept", "hybrid", _streaming(False), _tiled(False)
+            "streaming",
+            "hybrid, tiles, none kept",
+            "hybrid",
+            _ours("streaming", keep=False),
+            _tiled(False),
         ),
         Contender(
-            "streaming_cached", "hybrid, tiles kept", "hybrid", _streaming(True), _tiled(True)
+            "streaming_cached", "hybrid, tiles kept", "hybrid", _ours("streaming"), _tiled(True)
         ),
         Contender(
             "triton",
@@ -116,7 +120,13 @@ def contenders(device: torch.device) -> list[Contender]:
             unavailable=no_triton,
         ),
         Contender("auto", "hybrid, as the library chooses", "hybrid", _ours("auto")),
-        Contender("dense_hard", "hard only, in full", "hard", _ours("dense", 1.0), _dense, 9),
+        Contender("dense_hard", "hard only, in full", "hard", _ours("dense", 1.0), None, 9),
+        Contender(
+            "streaming_hard",
+            "hard only, tiles, none kept",
+            "hard",
+            _ours("streaming", 1.0, keep=False),
+        ),
         Contender("auto_hard", "hard only, as the library chooses", "hard", _ours("auto", 1.0)),
         Contender("pml_supcon", "SupConLoss with ref_emb, both ways", "hard", _supcon, None, 40),
         Contender("clip", "CLIP's cross-entropy as in open_clip", "other", _clip, None, 8),
@@ -129,7 +139,9 @@ def contenders(device: torch.device) -> list[Contender]:
     ]
 
 
-def _ours(impl: Implementation, hard_weight: float | None = None) -> Callable[[Problem], LossOf]:
+def _ours(
+    impl: Implementation, hard_weight: float | None = None, keep: bool = True
+) -> Callable[[Problem], LossOf]:
     def build(problem: Problem) -> LossOf:
         return lambda a, b: multifold_hybrid_loss(
             a,
@@ -140,24 +152,6 @@ def _ours(impl: Implementation, hard_weight: float | None = None) -> Callable[[P
             soft_temperature=problem.soft_temperature,
             hard_weight=problem.hard_weight if hard_weight is None else hard_weight,
             impl=impl,
-            cache_bytes=problem.cache_bytes,
-            validate=False,
-        )
-
-    return build
-
-
-def _streaming(keep: bool) -> Callable[[Problem], LossOf]:
-    def build(problem: Problem) -> LossOf:
-        return lambda a, b: multifold_hybrid_loss(
-            a,
-            b,
-            problem.ids_a,
-            problem.ids_b,
-            temperature=problem.temperature,
-            soft_temperature=problem.soft_temperature,
-            hard_weight=problem.hard_weight,
-            impl="streaming",
             cache_bytes=problem.cache_bytes if keep else 0,
             validate=False,
         )
