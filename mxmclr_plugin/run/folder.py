@@ -48,7 +48,7 @@ class RunFolder:
                 a folder that holds a run, or if processes that were all started from outside, as by
                 torchrun, are not told the same folder.
         """
-        rank = rank_zero_only.rank
+        rank: int = getattr(rank_zero_only, "rank", 0)
         if rank > 0 and _DECIDED in os.environ:
             path, resume_from = json.loads(os.environ[_DECIDED])
             return cls(Path(path), None if resume_from is None else Path(resume_from))
