@@ -103,4 +103,4 @@ def test_genuine_shapes(tmp_path, test_data):
     assert metrics["data"]["left_out"] == 5
     assert len(json.loads((out / "problems.json").read_text())) > 0
     with pytest.raises(ConfigError, match="cd82d526e58e3e7f4fb85ea6fd426098"):
-        run(tmp_path, "data=shapenet", f"data.root={root}", "data.on_error=raise")
+        run(tmp_path / "strict", "data=shapenet", f"data.root={root}", "data.on_error=raise")

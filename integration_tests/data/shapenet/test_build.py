@@ -273,6 +273,7 @@ def test_genuine_files(test_data):
         ({"resolution": 48}, "32, 64 or 128"),
         ({"category": "sofa"}, "chair, table or both"),
         ({"views": 4}, "6, 12 or null"),
+        ({"views": 6, "view_size": 0}, "view_size must be 8 or more"),
         ({"views_from": "mesh"}, "auto, images or grids"),
         ({"on_error": "ignore"}, "skip or raise"),
         ({"captions": "none.csv"}, "there is no .*none.csv"),

@@ -110,6 +110,8 @@ def shapenet(
         raise ValueError(f"category must be chair, table or both, got {category!r}")
     if views not in (None, 6, 12):
         raise ValueError(f"views must be 6, 12 or null, got {views}")
+    if view_size < 8:
+        raise ValueError(f"view_size must be 8 or more, got {view_size}")
     if views_from not in ("auto", "images", "grids"):
         raise ValueError(f"views_from must be auto, images or grids, got {views_from!r}")
     log = ProblemLog(on_error)
