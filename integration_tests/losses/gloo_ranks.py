@@ -14,10 +14,12 @@ class GlooRanks:
 
     As a context manager; the processes end with it. Calling it with a function and a list of
     arguments, one for each rank, returns what the ranks return, or raises what one raised.
+    ``parents`` lets the functions start processes of their own.
     """
 
-    def __init__(self, most):
+    def __init__(self, most, parents=False):
         self.most = most
+        self.parents = parents
 
     def __enter__(self):
         # Forked from one process that has imported what takes long, and has run nothing.
@@ -28,7 +30,7 @@ class GlooRanks:
         self.pipes, self.processes = [], []
         for rank in range(self.most):
             here, there = context.Pipe()
-            process = context.Process(target=_serve, args=(there, rank), daemon=True)
+            process = context.Process(target=_serve, args=(there, rank), daemon=not self.parents)
             process.start()
             self.pipes.append(here)
             self.processes.append(process)

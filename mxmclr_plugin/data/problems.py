@@ -55,10 +55,11 @@ class ProblemLog:
         """
         problem = Problem(kind, str(where), str(what))
         if self.on_error == "raise":
-            raise DataError(
+            message = (
                 f"{problem.where}: {problem.what} ({kind}); mend it, or leave such data out with "
                 "on_error=skip"
             )
+            raise DataError(" ".join(message.split()))  # a file's name may hold a line break
         self.problems.append(problem)
 
     def counts(self) -> dict[str, int]:
