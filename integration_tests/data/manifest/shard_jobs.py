@@ -11,9 +11,10 @@ EPOCHS = 3
 
 
 def trained_on(arguments):
-    """Per epoch: the instances that this rank saw, with the values of their records."""
+    """Per epoch: the instances that this rank saw, by name, with the values of their records."""
     path, instances, workers = arguments
     train = manifest(path)["train"]
+    names = _names(train)
     sampler = MultifoldSampler(train, instances=instances, folds={"features": 1, "text": 1}, seed=5)
     loader = DataLoader(
         train,
@@ -32,14 +33,17 @@ def trained_on(arguments):
             for modality in batch.modalities:
                 records = batch.observations[modality]
                 values = [int(r) if isinstance(r, str) else int(r[0]) for r in records]
-                seen[-1] += zip([modality] * len(values), batch.ids[modality].tolist(), values)
+                named = [names[id_] for id_ in batch.ids[modality].tolist()]
+                seen[-1] += zip([modality] * len(values), named, values)
     return seen
 
 
 def evaluated_on(arguments):
-    """Position, id and value of each observation that this rank sees, as Lightning deals them."""
+    """Position, name and value of each observation that this rank sees, as Lightning deals them."""
     path, workers = arguments
-    observations = ObservationDataset(manifest(path)["train"], "features")
+    train = manifest(path)["train"]
+    names = _names(train)
+    observations = ObservationDataset(train, "features")
     loader = DataLoader(
         observations,
         batch_size=4,
@@ -51,6 +55,12 @@ def evaluated_on(arguments):
         row
         for batch in loader
         for row in zip(
-            batch.positions.tolist(), batch.ids.tolist(), batch.observations[:, 0].int().tolist()
+            batch.positions.tolist(),
+            [names[id_] for id_ in batch.ids.tolist()],
+            batch.observations[:, 0].int().tolist(),
         )
     ]
+
+
+def _names(dataset):
+    return {id_: int(name) for id_, name in zip(dataset.ids.tolist(), dataset.names)}

@@ -47,7 +47,7 @@ def ranks():
         yield pool
 
 
-@pytest.mark.parametrize("instances", [3, 4, 5])
+@pytest.mark.parametrize("instances", [4, 5])
 def test_in_training(shards, ranks, instances):
     found = ranks(shard_jobs.trained_on, [(shards, instances, WORKERS)] * RANKS)
     steps = sum(SIZES) // (instances * RANKS)
@@ -65,12 +65,8 @@ def test_in_training(shards, ranks, instances):
         assert all(value % 100 == id_ for _, id_, value in rows)
         orders.append([row[1] for row in found[0][epoch]])
     assert orders[0] != orders[1] != orders[2]
-
-
-def test_what_an_uneven_epoch_leaves_out_comes_later(shards, ranks):
-    found = ranks(shard_jobs.trained_on, [(shards, 5, WORKERS)] * RANKS)
-    seen = {row[1] for rank in found for epoch in rank for row in epoch}
-    assert seen == set(range(sum(SIZES)))
+    # What an epoch of uneven batches leaves out comes in another one.
+    assert {row[1] for rank in found for epoch in rank for row in epoch} == set(range(sum(SIZES)))
 
 
 def test_in_evaluation(shards, ranks):

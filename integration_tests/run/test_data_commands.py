@@ -1,0 +1,88 @@
+import json
+
+import pytest
+from data.manifest.sample_files import write_lines, write_sample
+
+from mxmclr_plugin.run.command_line import main
+
+
+def run(capsys, *arguments):
+    status = main([*map(str, arguments)])
+    said = capsys.readouterr()
+    return status, " ".join(said.out.split()), said.err
+
+
+@pytest.fixture
+def sample(tmp_path):
+    lines = write_sample(tmp_path)
+    return tmp_path, lines, write_lines(tmp_path / "my.jsonl", lines)
+
+
+def test_a_good_manifest(sample, capsys):
+    _, _, path = sample
+    status, out, _ = run(capsys, "data", "check", path, "resolution=8")
+    assert status == 0
+    assert "no problems; to train: " in out
+    assert "data.resolution=8" in out
+    assert "text (text): instances by number of observations: 2: 10" in out
+    assert "image (image): instances by number of observations: 1: 10" in out
+
+
+def test_a_manifest_with_problems(sample, capsys):
+    folder, lines, path = sample
+    lines[0]["image"] = ["image/a.jpg", "image/a.jpg", "image/none.jpg"]
+    lines[1]["text"] = ["Thing  NUMBER 0"]
+    lines[2]["text"] = "thing number 0"
+    lines.append({"id": 3, "text": "more of 3"})
+    lines.append({"id": 4, "split": "test", "text": "torn"})
+    (folder / "voxel" / "a.nrrd").write_bytes(b"broken")
+    write_lines(path, lines)
+    status, out, _ = run(capsys, "data", "check", path, "resolution=8")
+    assert status == 1
+    for words in (
+        *("image repeated: 1", "image missing: 1", "voxel unreadable: 1", "id in two splits: 1"),
+        f"'4' is in 'test' here, but in 'train' at {path}:5",
+        "1 ids stand in several lines",
+        "1 texts of text are of several instances",
+        "'thing number 0': 0, 1, 2",
+        "files of image are of several instances",
+    ):
+        assert words in out, words
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["data"], "data check MANIFEST"),
+        (["data", "chekc", "x"], "did you mean 'check'"),
+        (["data", "check"], "data check MANIFEST"),
+        (["data", "check", "none.jsonl"], "there is no such manifest"),
+        (["data", "check", "my.jsonl", "sise=3"], "did you mean 'size'|sise"),
+        (["data", "check", "my.jsonl", "size=many"], "data.size"),
+        (["data", "check", "my.jsonl", "size"], "key=value"),
+        (["data", "convert", "primitives"], "needs out=FOLDER"),
+        (["data", "convert", "primitive", "out=x"], "did you mean 'primitives'"),
+        (["data", "convert", "primitives", "classes=4", "out=x", "shards=some"], "shards must be"),
+        (["data", "convert", "primitives", "classes=4", "out=x", "shards=9"], "shards must be"),
+    ],
+)
+def test_what_cannot_be_done(sample, capsys, monkeypatch, arguments, words):
+    monkeypatch.chdir(sample[0])
+    status, _, err = run(capsys, *arguments)
+    assert status == 2
+    assert any(word in err for word in words.split("|"))
+    assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("shards", [[], ["shards=2"]])
+def test_convert(tmp_path, capsys, shards):
+    asked = ["data", "convert", "primitives", "classes=5", "captions=4", "samples=2"]
+    status, out, _ = run(capsys, *asked, f"out={tmp_path / 'p'}", *shards)
+    assert status == 0
+    assert "regenerated" in out
+    assert f"data.path={tmp_path / 'p'} data.resolution=32" in out
+    source = json.loads((tmp_path / "p" / "source.json").read_text())
+    assert source["data"]["classes"] == 5
+    status, out, _ = run(capsys, "data", "check", tmp_path / "p")
+    assert status == 0
+    assert "voxel (voxel): instances by number of observations: 2: 5" in out

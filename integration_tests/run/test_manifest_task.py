@@ -1,0 +1,129 @@
+"""Anybody's own data through the runner, with nothing but its path."""
+
+import json
+
+import numpy as np
+import pytest
+import yaml
+from data.manifest.sample_files import array, picture, write_lines
+from run.test_runner import metrics_of, run
+
+from mxmclr_plugin.run.config import load_config
+
+QUICK = ["trainer.max_steps=4", "trainer.log_every=1"]
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    """Twelve things with a picture, two texts and a vector each."""
+    folder = tmp_path_factory.mktemp("shop")
+    lines = []
+    for k in range(12):
+        (folder / f"{k}.png").write_bytes(picture("png", seed=k))
+        (folder / f"{k}.npy").write_bytes(array(np.random.default_rng(k).normal(size=5)))
+        split = "test" if k > 9 else "val" if k > 7 else "train"
+        texts = [f"thing {k}", f"the number {k} of my things"]
+        lines.append({"id": k, "split": split, "image": f"{k}.png", "text": texts})
+        lines[-1]["features:scent"] = [f"{k}.npy"]
+    write_lines(folder / "my.jsonl", lines)
+    return folder
+
+
+def test_with_no_more_than_its_path(shop, tmp_path):
+    done = run("manifest", "data.path=my.jsonl", *QUICK, f"out={tmp_path / 'x'}", cwd=shop)
+    assert done.returncode == 0, done.stderr
+    for words in (
+        *("towers.text: sentence_transformer", "towers.image: light_cnn2d"),
+        *("towers.scent: features", "directions: t2i, i2t, t2s, s2t"),
+        *("batch.folds: 2 text, 1 image, 1 scent", "batch.instances: 4 of 8"),
+    ):
+        assert words in done.stdout
+    metrics = metrics_of(tmp_path / "x")
+    assert list(metrics["test"]) == ["t2i", "i2t", "t2s", "s2t"]
+    assert metrics["test"]["t2i"]["queries"] == 4
+    # What was chosen is written down in full: it runs again as it is.
+    written = yaml.safe_load((tmp_path / "x" / "config.yaml").read_text())
+    assert written == metrics["config"]
+    assert written["automatic"] is False
+    assert written["towers"]["image"]["widths"] == [32, 64, 128, 256]
+    assert written["batch"]["folds"] == {"text": 2, "image": 1, "scent": 1}
+    assert written["batch"]["passes"] == 1
+    assert written["directions"]["s2t"] == ["scent", "text"]
+
+
+def test_what_is_given_stays(shop, tmp_path):
+    done = run(
+        "manifest",
+        f"data.path={shop / 'my.jsonl'}",
+        *QUICK,
+        "loss=ntxent",
+        "towers/text=bag_of_words",
+        "+towers/features@towers.scent=features",
+        "towers.scent.dim=32",
+        "towers.text.dim=32",
+        "directions={find: [scent, text]}",
+        "batch.instances=3",
+        f"out={tmp_path / 'x'}",
+    )
+    assert done.returncode == 0, done.stderr
+    written = yaml.safe_load((tmp_path / "x" / "config.yaml").read_text())
+    # The picture is not in use, so it has no tower.
+    assert {m: tower["name"] for m, tower in written["towers"].items()} == {
+        **{"text": "bag_of_words", "scent": "features"}
+    }
+    assert written["loss"]["name"] == "ntxent"
+    assert written["batch"]["instances"] == 3
+    assert list(metrics_of(tmp_path / "x")["test"]) == ["find"]
+
+
+def test_a_run_that_goes_on(shop, tmp_path):
+    arguments = ["manifest", f"data.path={shop / 'my.jsonl'}", f"out={tmp_path / 'x'}"]
+    arguments += ["towers/text=bag_of_words", "directions={t2s: [text, scent]}"]
+    assert run(*arguments, "trainer.max_steps=2").returncode == 0
+    done = run(*arguments, "trainer.max_steps=4", "ckpt=last")
+    assert done.returncode == 0, done.stderr
+    assert metrics_of(tmp_path / "x")["train"]["steps"] == 4
+
+
+def test_what_was_left_out_is_counted_and_listed(shop, tmp_path):
+    lines = [json.loads(line) for line in (shop / "my.jsonl").read_text().splitlines()]
+    lines[0]["image"] = "none.png"
+    lines[1]["text"] = [3, "thing 1"]
+    path = write_lines(shop / "bad.jsonl", lines)
+    arguments = ["manifest", f"data.path={path}", *QUICK, "towers/text=bag_of_words"]
+    done = run(*arguments, f"out={tmp_path / 'x'}")
+    assert done.returncode == 0, done.stderr
+    assert "text of a wrong type: 1" in done.stdout
+    problems = json.loads((tmp_path / "x" / "problems.json").read_text())
+    assert {problem["kind"] for problem in problems} == {"text of a wrong type", "image missing"}
+    assert metrics_of(tmp_path / "x")["data"]["left_out"] == 2
+    done = run(*arguments, "data.on_error=raise", f"out={tmp_path / 'y'}")
+    assert done.returncode == 2
+    assert "bad.jsonl:2" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "path=my.jsonl"),
+        (["data.path=none.jsonl"], "none.jsonl: there is no such manifest"),
+        (["data.path={shop}/texts.jsonl"], "retrieval is between two modalities"),
+        (["data.path={shop}/my.jsonl", "directions={a: [text, sound]}"], "have no 'sound'"),
+    ],
+)
+def test_errors_are_one_line(shop, tmp_path, arguments, words):
+    write_lines(shop / "texts.jsonl", [{"id": k, "text": str(k)} for k in range(9)])
+    done = run(
+        "manifest", *[a.format(shop=shop) if "{shop}" in a else a for a in arguments], cwd=tmp_path
+    )
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_what_is_left_open():
+    config, plain = load_config("manifest")
+    assert config.automatic
+    assert (plain["directions"], plain["batch"]["instances"]) == (None, None)
+    assert plain["trainer"]["max_steps"] is None
