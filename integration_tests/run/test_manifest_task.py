@@ -6,11 +6,24 @@ import numpy as np
 import pytest
 import yaml
 from data.manifest.sample_files import array, picture, write_lines
-from run.test_runner import metrics_of, run
+from run.test_runner import metrics_of
 
+from mxmclr_plugin.run.command_line import main
 from mxmclr_plugin.run.config import load_config
 
 QUICK = ["trainer.max_steps=4", "trainer.log_every=1"]
+
+
+@pytest.fixture
+def run(capsys, monkeypatch):
+    """Runs the command line in this process: exit status, and what it writes out and to errors."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments):
+        status = main([*map(str, arguments)])
+        return (status, *capsys.readouterr())
+
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -29,15 +42,16 @@ def shop(tmp_path_factory):
     return folder
 
 
-def test_with_no_more_than_its_path(shop, tmp_path):
-    done = run("manifest", "data.path=my.jsonl", *QUICK, f"out={tmp_path / 'x'}", cwd=shop)
-    assert done.returncode == 0, done.stderr
+def test_with_no_more_than_its_path(run, shop, tmp_path, monkeypatch):
+    monkeypatch.chdir(shop)
+    status, out, err = run("manifest", "data.path=my.jsonl", *QUICK, f"out={tmp_path / 'x'}")
+    assert status == 0, err
     for words in (
         *("towers.text: sentence_transformer", "towers.image: light_cnn2d"),
         *("towers.scent: features", "directions: t2i, i2t, t2s, s2t"),
         *("batch.folds: 2 text, 1 image, 1 scent", "batch.instances: 4 of 8"),
     ):
-        assert words in done.stdout
+        assert words in out
     metrics = metrics_of(tmp_path / "x")
     assert list(metrics["test"]) == ["t2i", "i2t", "t2s", "s2t"]
     assert metrics["test"]["t2i"]["queries"] == 4
@@ -51,8 +65,8 @@ def test_with_no_more_than_its_path(shop, tmp_path):
     assert written["directions"]["s2t"] == ["scent", "text"]
 
 
-def test_what_is_given_stays(shop, tmp_path):
-    done = run(
+def test_what_is_given_stays(run, shop, tmp_path):
+    status, _, err = run(
         "manifest",
         f"data.path={shop / 'my.jsonl'}",
         *QUICK,
@@ -65,7 +79,7 @@ def test_what_is_given_stays(shop, tmp_path):
         "batch.instances=3",
         f"out={tmp_path / 'x'}",
     )
-    assert done.returncode == 0, done.stderr
+    assert status == 0, err
     written = yaml.safe_load((tmp_path / "x" / "config.yaml").read_text())
     # The picture is not in use, so it has no tower.
     assert {m: tower["name"] for m, tower in written["towers"].items()} == {
@@ -76,31 +90,31 @@ def test_what_is_given_stays(shop, tmp_path):
     assert list(metrics_of(tmp_path / "x")["test"]) == ["find"]
 
 
-def test_a_run_that_goes_on(shop, tmp_path):
+def test_a_run_that_goes_on(run, shop, tmp_path):
     arguments = ["manifest", f"data.path={shop / 'my.jsonl'}", f"out={tmp_path / 'x'}"]
     arguments += ["towers/text=bag_of_words", "directions={t2s: [text, scent]}"]
-    assert run(*arguments, "trainer.max_steps=2").returncode == 0
-    done = run(*arguments, "trainer.max_steps=4", "ckpt=last")
-    assert done.returncode == 0, done.stderr
+    assert run(*arguments, "trainer.max_steps=2")[0] == 0
+    status, _, err = run(*arguments, "trainer.max_steps=4", "ckpt=last")
+    assert status == 0, err
     assert metrics_of(tmp_path / "x")["train"]["steps"] == 4
 
 
-def test_what_was_left_out_is_counted_and_listed(shop, tmp_path):
+def test_what_was_left_out_is_counted_and_listed(run, shop, tmp_path):
     lines = [json.loads(line) for line in (shop / "my.jsonl").read_text().splitlines()]
     lines[0]["image"] = "none.png"
     lines[1]["text"] = [3, "thing 1"]
     path = write_lines(shop / "bad.jsonl", lines)
     arguments = ["manifest", f"data.path={path}", *QUICK, "towers/text=bag_of_words"]
-    done = run(*arguments, f"out={tmp_path / 'x'}")
-    assert done.returncode == 0, done.stderr
-    assert "text of a wrong type: 1" in done.stdout
+    status, out, err = run(*arguments, f"out={tmp_path / 'x'}")
+    assert status == 0, err
+    assert "text of a wrong type: 1" in out
     problems = json.loads((tmp_path / "x" / "problems.json").read_text())
     assert {problem["kind"] for problem in problems} == {"text of a wrong type", "image missing"}
     assert metrics_of(tmp_path / "x")["data"]["left_out"] == 2
-    done = run(*arguments, "data.on_error=raise", f"out={tmp_path / 'y'}")
-    assert done.returncode == 2
-    assert "bad.jsonl:2" in done.stderr
-    assert "Traceback" not in done.stderr
+    status, _, err = run(*arguments, "data.on_error=raise", f"out={tmp_path / 'y'}")
+    assert status == 2
+    assert "bad.jsonl:2" in err
+    assert len(err.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
@@ -108,18 +122,17 @@ def test_what_was_left_out_is_counted_and_listed(shop, tmp_path):
     [
         ([], "path=my.jsonl"),
         (["data.path=none.jsonl"], "none.jsonl: there is no such manifest"),
-        (["data.path={shop}/texts.jsonl"], "retrieval is between two modalities"),
-        (["data.path={shop}/my.jsonl", "directions={a: [text, sound]}"], "have no 'sound'"),
+        (["data.path=SHOP/texts.jsonl"], "retrieval is between two modalities"),
+        (["data.path=SHOP/my.jsonl", "directions={a: [text, sound]}"], "have no 'sound'"),
     ],
 )
-def test_errors_are_one_line(shop, tmp_path, arguments, words):
+def test_errors_are_one_line(run, shop, tmp_path, monkeypatch, arguments, words):
     write_lines(shop / "texts.jsonl", [{"id": k, "text": str(k)} for k in range(9)])
-    done = run(
-        "manifest", *[a.format(shop=shop) if "{shop}" in a else a for a in arguments], cwd=tmp_path
-    )
-    assert done.returncode == 2
-    assert words in done.stderr
-    assert "Traceback" not in done.stderr
+    monkeypatch.chdir(tmp_path)
+    status, _, err = run("manifest", *[a.replace("SHOP", str(shop)) for a in arguments])
+    assert status == 2
+    assert words in err
+    assert len(err.splitlines()) == 1
 
 
 def test_what_is_left_open():
