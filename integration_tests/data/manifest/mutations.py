@@ -3,39 +3,17 @@
 A mutation changes one thing of a good manifest. It returns words of which the error, or the list of
 what was left out, must hold one; none where the input may still be good.
 """
-# ruff: noqa: ARG001 (not every mutation needs all that each is given)
 
 import io
 import json
-import os
-import pickle
 import random
-import struct
 import zipfile
 import zlib
-from pathlib import Path
 
 import numpy as np
-from data.manifest.sample_files import (
-    archive,
-    array,
-    cloud,
-    files,
-    grid,
-    picture,
-    ply,
-    write_sample,
-)
-
-
-class Opened:
-    """Makes a file when it is unpickled."""
-
-    def __init__(self, marker):
-        self.marker = marker
-
-    def __reduce__(self):
-        return os.system, (f"touch {self.marker}",)
+from data.manifest import file_mutations as of_files
+from data.manifest import line_mutations as of_lines
+from data.manifest.sample_files import files, write_sample
 
 
 class Ground:
@@ -74,333 +52,43 @@ class Ground:
         return path, words
 
 
-def put(chance, folder, lines, kind, name, content):
-    """Has one line name a file with that content, and no other of that kind."""
-    path = folder / name
-    if content is not None:
-        path.write_bytes(content)
-    line = chance.choice(lines)
-    line[kind] = [f"{folder.name}/{name}"]
-    return [str(path)]
-
-
-def any_good(ground, chance, *kinds):
-    kind = chance.choice(kinds or list(ground.good))
-    name = chance.choice(list(ground.good[kind]))
-    return kind, name, ground.good[kind][name]
-
-
-def cut_short(ground, chance, folder, lines):
-    kind, name, content = any_good(ground, chance)
-    while name.endswith((".xyz", ".gif", ".bmp", ".ppm")):
-        # Part of a text is a text; Pillow pads these with grey.
-        kind, name, content = any_good(ground, chance)
-    return put(
-        chance, folder, lines, kind, name, content[: chance.randrange(len(content) * 9 // 10)]
-    )
-
-
-def emptied(ground, chance, folder, lines):
-    kind, name, _ = any_good(ground, chance)
-    return put(chance, folder, lines, kind, name, b"")
-
-
-def bytes_changed(ground, chance, folder, lines):
-    kind, name, content = any_good(ground, chance)
-    content = bytearray(content)
-    for _ in range(chance.choice([1, 3, 30])):
-        # Headers are where it hurts.
-        end = chance.choice([len(content), min(len(content), 128)])
-        content[chance.randrange(end)] = chance.randrange(256)
-    put(chance, folder, lines, kind, name, bytes(content))
-
-
-def noise(ground, chance, folder, lines):
-    kind, name, content = any_good(ground, chance)
-    head = content[: chance.choice([0, 4, 10, 64])]
-    put(chance, folder, lines, kind, name, head + chance.randbytes(chance.choice([10, 1000])))
-
-
-def of_another_kind(ground, chance, folder, lines):
-    kind, name, _ = any_good(ground, chance)
-    other = chance.choice(
-        [k for k in ground.good if k != kind and {k, kind} != {"points", "strokes"}]
-    )
-    content = chance.choice(list(ground.good[other].values()))
-    put(chance, folder, lines, kind, name, content)
-
-
-def a_folder(ground, chance, folder, lines):
-    kind, name, _ = any_good(ground, chance)
-    (folder / name).mkdir()
-    return put(chance, folder, lines, kind, name, None)
-
-
-def a_pipe(ground, chance, folder, lines):
-    kind, name, _ = any_good(ground, chance)
-    os.mkfifo(folder / name)
-    return put(chance, folder, lines, kind, name, None)
-
-
-def a_link(ground, chance, folder, lines):
-    kind, name, _ = any_good(ground, chance)
-    target = chance.choice(["/etc/passwd", "/dev/zero", name, "../../elsewhere", "/proc/self/mem"])
-    (folder / name).symlink_to(target)
-    put(chance, folder, lines, kind, name, None)
-    return ["outside the folder", "no path", "missing"]
-
-
-def a_pickle(ground, chance, folder, lines):
-    payload = Opened(ground.marker)
-    objects = io.BytesIO()
-    np.save(objects, np.array([payload], dtype=object), allow_pickle=True)
-    packed = io.BytesIO()
-    np.savez(packed, voxel=np.array([payload], dtype=object))
-    kind, name, _ = any_good(ground, chance)
-    suffix = Path(name).suffix
-    content = {".npy": objects, ".npz": packed}.get(suffix, io.BytesIO(pickle.dumps(payload)))
-    if chance.random() < 0.3:
-        content = io.BytesIO(pickle.dumps(payload))
-    return put(chance, folder, lines, kind, name, content.getvalue())
-
-
-def not_finite(ground, chance, folder, lines):
-    bad = chance.choice([np.nan, np.inf, -np.inf])
-    kind = chance.choice(["features", "points", "voxel", "strokes"])
-    values = {
-        "features": np.zeros(6, np.float32),
-        "points": cloud(),
-        "voxel": np.zeros((4, 8, 8, 8), np.float32),
-        "strokes": cloud(6),
-    }[kind]
-    values.flat[chance.randrange(values.size)] = bad
-    if kind == "points":
-        form = chance.choice(["npy", "xyz", "ply"])
-        text = "\n".join(" ".join(map(str, point)) for point in values).encode()
-        content = {"npy": array(values), "xyz": text, "ply": ply(values)}[form]
-        return put(chance, folder, lines, kind, f"a.{form}", content)
-    if kind == "features" and chance.random() < 0.5:
-        import torch
-        from safetensors.torch import save
-
-        content = save({"x": torch.tensor(values)})
-        return put(chance, folder, lines, kind, "a.safetensors", content)
-    return put(chance, folder, lines, kind, "a.npy", array(values))
-
-
-def a_lying_header(ground, chance, folder, lines):
-    many = chance.choice([10**4, 10**6, 10**9, 2**31 - 1, 2**40, 2**63 - 1, 2**64])
-    chunk = struct.pack(">IIBBBBB", min(many, 2**32 - 1), min(many, 2**31), 8, 2, 0, 0, 0)
-    png = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + chunk + struct.pack(">I", zlib.crc32(b"IHDR" + chunk))
-    npy = io.BytesIO()
-    shape = {"descr": "<f4", "fortran_order": False, "shape": (many, chance.choice([3, many]))}
-    np.lib.format.write_array_header_2_0(npy, shape)
-    made = {
-        "image": {
-            "a.png": png + ground.good["image"]["b.png"][33:],
-            "a.ppm": f"P6 {many} {many} 255\n".encode() + bytes(100),
-            "a.bmp": b"BM" + struct.pack("<IIIIiiHH", 99, 0, 54, 40, 2**31 - 1, 2**31 - 1, 1, 24),
-        },
-        "voxel": {
-            "a.nrrd": (
-                f"NRRD0004\ntype: uint8\ndimension: 4\nsizes: 4 {many} {many} {many}\n"
-                f"encoding: {chance.choice(['raw', 'gzip', 'bzip2', 'ascii'])}\n\n"
-            ).encode()
-            + bytes(64),
-            "b.nrrd": b"NRRD0004\ntype: uint8\ndimension: 4\nsizes: 4 8 8 8\nencoding: raw\n"
-            b"data file: /etc/passwd\n\n",
-            "a.binvox": f"#binvox 1\ndim {many} {many} {many}\ndata\n".encode() + b"\1\xff" * 9,
-            "a.npy": npy.getvalue() + bytes(64),
-        },
-        "points": {
-            "a.npy": npy.getvalue() + bytes(64),
-            "a.ply": ply(cloud(5)).replace(b"vertex 5", f"vertex {many}".encode()),
-            "b.ply": ply(cloud(5), "ascii").replace(b"vertex 5", f"vertex {many}".encode()),
-        },
-        "features": {
-            "a.npy": npy.getvalue() + bytes(64),
-            "a.safetensors": struct.pack("<Q", min(many, 2**63)) + b"{}",
-            "b.safetensors": _safetensors(min(many, 2**62)),
-        },
-        "strokes": {"a.npy": npy.getvalue() + bytes(64)},
-    }
-    kind = chance.choice(list(made))
-    name = chance.choice(list(made[kind]))
-    return put(chance, folder, lines, kind, name, made[kind][name])
-
-
-def _safetensors(many):
-    head = {"x": {"dtype": "F32", "shape": [many], "data_offsets": [0, 4 * many]}}
-    text = json.dumps(head).encode()
-    return struct.pack("<Q", len(text)) + text + bytes(64)
-
-
-def a_bomb(ground, chance, folder, lines):
-    claims = b"P5 12000 12000 255\n" + bytes(100)
-    nrrd_head = b"NRRD0004\ntype: uint8\ndimension: 4\nsizes: 4 8 8 8\nencoding: gzip\n\n"
-    kind, name, content = chance.choice(
-        [
-            ("voxel", "a.npz", ground.bomb),
-            ("voxel", "a.nrrd", nrrd_head + ground.gzipped),
-            ("image", "a.ppm", claims),
-            ("image", "a.png", ground.good["image"]["b.png"][:33] + ground.gzipped),
-        ]
-    )
-    return put(chance, folder, lines, kind, name, content)
-
-
-def of_another_shape(ground, chance, folder, lines):
-    kind, name, content = chance.choice(
-        [
-            ("voxel", "a.npy", array(np.zeros((8, 8, 4)))),
-            ("voxel", "a.npy", array(np.zeros((3, 8, 8, 8)))),
-            ("voxel", "a.npy", array(np.full((4, 8, 8, 8), 300))),
-            ("voxel", "a.npy", array(np.zeros((7, 7, 7)))),
-            ("voxel", "a.npz", archive(a=grid(), b=grid())),
-            ("voxel", "a.npz", archive(voxel32=np.full((2, 5, 3), 99))),
-            ("points", "a.npy", array(np.zeros((5, 2)))),
-            ("points", "a.npy", array(np.zeros((0, 3)))),
-            ("features", "a.npy", array(np.zeros((2, 6)))),
-            ("features", "a.npy", array(np.array(["x"]))),
-            ("features", "a.npy", array(np.zeros(3, [("a", "f4")]))),
-            ("strokes", "a.npy", array(np.zeros(3, "M8[s]"))),
-            ("strokes", "a.npy", array(np.zeros((2, 3), complex))),
-        ]
-    )
-    return put(chance, folder, lines, kind, name, content)
-
-
-def a_wrong_type(ground, chance, folder, lines):
-    key = chance.choice([*ground.good, "text", "id", "split"])
-    wrong = [{"a": 1}, [[]], [{"bytes": "x"}], [None], [7], [True]]
-    if key != "id":
-        wrong += [1, 0.5, False, [""], ["a\ud800b"], "\ud800"]
-    at = chance.randrange(len(lines))
-    lines[at][key] = chance.choice(wrong)
-    return [f".jsonl:{at + 1}"]
-
-
-def a_broken_line(ground, chance, folder, lines):
-    at = chance.randrange(len(lines))
-    text = json.dumps(lines[at]).encode()
-    lines[at] = chance.choice(
-        [
-            text[: chance.randrange(1, len(text))],
-            text.replace(b'"id"', b'"id": NaN, "x"'),
-            text.replace(b"{", b'{"id": 3, ', 1),
-            text + text,
-            b"[" * 50_000,
-            b'{"a":' * 50_000,
-            b"\xff" + text,
-            text.decode().encode("utf-16").replace(b"\n", b""),
-            b'{"id": ' + b"1" * 5000 + b"}",
-            b"null",
-            b"[" + text + b"]",
-            b"\0" * 100,
-        ]
-    )
-    return [f".jsonl:{at + 1}"]
-
-
-def a_path_that_leads_out(ground, chance, folder, lines):
-    at = chance.randrange(len(lines))
-    kind = chance.choice(list(ground.good))
-    path = chance.choice(
-        [
-            *("../../../../etc/passwd", "/etc/passwd", "/dev/zero", "/proc/self/environ", ".."),
-            *("image/../../x.png", "/", "a\0.npy", "//etc/passwd", "./../" * 50 + "etc/passwd"),
-        ]
-    )
-    lines[at][kind] = [path]
-    return [f".jsonl:{at + 1}"]
-
-
-def a_path_to_nothing(ground, chance, folder, lines):
-    kind = chance.choice(list(ground.good))
-    name = chance.choice(
-        [
-            *("~/x.npy", "none.npy", "x" * 5000, "a/" * 2000, "\u202egnp.exe", "💥.png"),
-            *("image/a.jpg/b", "C:\\x.png", "file:///etc/passwd", "http://x/y.png", "$HOME/a.npy"),
-            *("*.npy", "image/A.JPG\n", "CON", "-rf", "%2e%2e/x"),
-        ]
-    )
-    chance.choice(lines)[kind] = [name]
-    return ["missing"]
-
-
-def an_id_in_two_splits(ground, chance, folder, lines):
-    first, second = sorted(chance.sample(range(len(lines)), 2))
-    lines[second]["id"] = lines[first]["id"]
-    others = [split for split in ("train", "val", "test") if split != lines[first]["split"]]
-    lines[second]["split"] = chance.choice(others)
-    return [f".jsonl:{second + 1}"]
-
-
-def an_unknown_split(ground, chance, folder, lines):
-    at = chance.randrange(len(lines))
-    lines[at]["split"] = chance.choice(
-        ["Train", "valid", "", "train ", "тест", "test\0", "tr\nain"]
-    )
-    return [f".jsonl:{at + 1}"]
-
-
-def an_unknown_key(ground, chance, folder, lines):
-    at = chance.randrange(len(lines))
-    key = chance.choice(
-        ["imgae", "Text", "text:", ":text", "text:a.b", "", "__class__", "💥", "a\0"]
-    )
-    lines[at][key] = ["x"]
-    return [f".jsonl:{at + 1}"]
-
-
-def no_lines(ground, chance, folder, lines):
-    lines[:] = chance.choice([[], [b""], [b"   "], [b"{}"], [b"[]"], [chance.randbytes(300)]])
-    return ["holds no instance"]
-
-
-def strange_but_right(ground, chance, folder, lines):
-    line = chance.choice(lines)
-    line["id"] = chance.choice(
-        ["💥", "e\u0301", "\u202e", " ", "", 0, -1, 1.5, False, "a\nb", "x" * 9999]
-    )
-    line["text"] = [
-        chance.choice(["\u200b.", "ﷺ" * 100, "a\tb", "\\", "'\"", "<b>", "[red]x[/]", "\x1b[31m"])
-    ]
-
-
-def a_broken_shard(ground, chance, folder, lines):
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    rows = [
-        {
-            "id": k,
-            "split": line["split"],
-            "text": line["text"],
-            "image": [{"bytes": picture("png", seed=k), "path": f"{k}.png"}],
-        }
-        for k, line in enumerate(lines)
-    ]
-    path = folder / "a.parquet"
-    pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=2, compression="none")
-    content = bytearray(path.read_bytes())
-    how = chance.choice(["cut", "flip", "flip", "flip", "empty"])
-    if how == "flip":
-        for _ in range(chance.choice([1, 5, 50])):
-            content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
-    elif how == "cut":
-        del content[chance.randrange(1, len(content)) :]
-    else:
-        content.clear()
-    path.write_bytes(content)
-    lines[:] = []
-    return ["a.parquet"] if how != "flip" else None
-
-
 MUTATIONS = [
-    *(cut_short, cut_short, emptied, bytes_changed, bytes_changed, bytes_changed, noise),
-    *(of_another_kind, a_folder, a_pipe, a_link, a_pickle, not_finite, a_lying_header),
-    *(a_lying_header, a_bomb, of_another_shape, a_wrong_type, a_wrong_type, a_broken_line),
-    *(a_path_that_leads_out, a_path_to_nothing, an_id_in_two_splits, an_unknown_split),
-    *(an_unknown_key, no_lines, strange_but_right, a_broken_shard),
+    *(
+        of_files.cut_short,
+        of_files.cut_short,
+        of_files.emptied,
+        of_files.bytes_changed,
+        of_files.bytes_changed,
+        of_files.bytes_changed,
+        of_files.noise,
+    ),
+    *(
+        of_files.of_another_kind,
+        of_files.a_folder,
+        of_files.a_pipe,
+        of_files.a_link,
+        of_files.a_pickle,
+        of_files.not_finite,
+        of_files.a_lying_header,
+    ),
+    *(
+        of_files.a_lying_header,
+        of_files.a_bomb,
+        of_files.of_another_shape,
+        of_lines.a_wrong_type,
+        of_lines.a_wrong_type,
+        of_lines.a_broken_line,
+    ),
+    *(
+        of_lines.a_path_that_leads_out,
+        of_lines.a_path_to_nothing,
+        of_lines.an_id_in_two_splits,
+        of_lines.an_unknown_split,
+    ),
+    *(
+        of_lines.an_unknown_key,
+        of_lines.no_lines,
+        of_lines.strange_but_right,
+        of_lines.a_broken_shard,
+    ),
 ]
