@@ -135,6 +135,19 @@ def test_errors_are_one_line(run, shop, tmp_path, monkeypatch, arguments, words)
     assert len(err.splitlines()) == 1
 
 
+def test_a_tower_that_does_not_take_the_records_is_found_before_training(run, shop, tmp_path):
+    for k in range(12):
+        (shop / f"s{k}.npy").write_bytes(array(np.zeros((6, 3), np.float32)))
+    lines = [json.loads(line) for line in (shop / "my.jsonl").read_text().splitlines()]
+    lines = [{"id": k, "text": x["text"], "strokes": f"s{k}.npy"} for k, x in enumerate(lines)]
+    path = write_lines(shop / "strokes.jsonl", lines)
+    arguments = [f"data.path={path}", "towers/text=bag_of_words", f"out={tmp_path / 'x'}"]
+    status, _, err = run("manifest", *arguments)
+    assert status == 2
+    assert "towers.strokes: a stroke tower takes floats of the shape (rows, points, 4)" in err
+    assert not (tmp_path / "x").exists()
+
+
 def test_what_is_left_open():
     config, plain = load_config("manifest")
     assert config.automatic

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from mxmclr_plugin.cache import cache_folder
+from mxmclr_plugin.data.batch import stack
 from mxmclr_plugin.data.dataset import MultifoldDataset
 from mxmclr_plugin.data.observations import ObservationDataset
 from mxmclr_plugin.run.config import ConfigError, RunConfig, build_part
@@ -32,9 +33,9 @@ def build_towers(config: RunConfig, train: MultifoldDataset) -> dict[str, Tower]
     built: dict[str, Tower] = {
         modality: build_part(
             f"towers.{modality}",
-            build_tower,
-            spec,
+            _tower_that_takes,
             _Records(ObservationDataset(train, modality)),
+            spec,
         )
         for modality, spec in config.towers.items()
         if "same_as" not in spec
@@ -42,6 +43,15 @@ def build_towers(config: RunConfig, train: MultifoldDataset) -> dict[str, Tower]
     return {
         modality: built[spec.get("same_as", modality)] for modality, spec in config.towers.items()
     }
+
+
+def _tower_that_takes(records: Sequence[Any], spec: Mapping[str, Any]) -> Tower:
+    """A tower that was tried on one record: one for others is found before training, not in it."""
+    tower = build_tower(spec, records)
+    if records:
+        with torch.no_grad():
+            tower.eval().encode(stack("first", records[:1], [0]))
+    return tower.train()
 
 
 def check_processes(towers: Mapping[str, Tower], config: RunConfig, processes: int) -> None:

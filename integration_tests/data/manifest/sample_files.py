@@ -96,7 +96,7 @@ def files(folder):
             "b.safetensors": save({"x": torch.tensor(vector)}),
             "c.npy": array(vector[None].astype(np.float16)),
         },
-        "strokes": {"a.npy": array(cloud(6)), "b.npy": array(cloud(6, seed=1))},
+        "strokes": {f"{k}.npy": array(cloud(8, seed=ord(k)).reshape(6, 4)) for k in "ab"},
     }
 
 
