@@ -1,6 +1,7 @@
 """Anybody's own data through the runner, with nothing but its path."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -146,6 +147,28 @@ def test_a_tower_that_does_not_take_the_records_is_found_before_training(run, sh
     assert status == 2
     assert "towers.strokes: a stroke tower takes floats of the shape (rows, points, 4)" in err
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_file_that_breaks_after_it_was_looked_at(run, shop, tmp_path, workers):
+    lines = [json.loads(line) for line in (shop / "my.jsonl").read_text().splitlines()]
+    for k, line in enumerate(lines):
+        (tmp_path / f"{k}.png").write_bytes((shop / f"{k}.png").read_bytes())
+        del line["features:scent"]
+    path = write_lines(tmp_path / "my.jsonl", lines)
+    assert run("data", "check", path)[0] == 0
+    broken = tmp_path / "3.png"
+    before = broken.stat()
+    broken.write_bytes(bytes(before.st_size))
+    # As it was, as far as can be seen from outside.
+    os.utime(broken, ns=(before.st_atime_ns, before.st_mtime_ns))
+    arguments = [f"data.path={path}", "towers/text=bag_of_words", f"batch.workers={workers}"]
+    status, _, err = run("manifest", *arguments, *QUICK, f"out={tmp_path / 'x'}")
+    assert status == 2
+    error, advice = err.splitlines()[-2:]
+    assert error.startswith(f"error: {broken} is none of the pictures")
+    assert "ckpt=last" in advice
+    assert "Traceback" not in err
 
 
 def test_what_is_left_open():
