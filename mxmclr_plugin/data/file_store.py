@@ -146,7 +146,7 @@ def readable_files(
 
 def _read(path: Path | EmbeddedFile, read: Reader) -> Tensor:
     if isinstance(path, Path):
-        if _stamp(path) is None:  # to open a pipe would be to wait for ever
+        if file_stamp(path) is None:  # to open a pipe would be to wait for ever
             raise UnreadableFile(path, "is no file")
         return read(path)
     with path.unpacked() as file:
