@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["Instances", "fuse"]
+__all__ = ["Instances", "can_look", "fuse"]
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,11 @@ class Instances:
             ids_b: Shape: (n_b,).
             num_instances: A bound of the number of distinct ids, if one is known.
         """
+        if can_look(ids_a):
+            used, slot = torch.unique(torch.cat((ids_a, ids_b)), return_inverse=True)
+            slot_a, slot_b = slot[: len(ids_a)], slot[len(ids_a) :]
+            folds = (torch.bincount(rows, minlength=len(used)) for rows in (slot_a, slot_b))
+            return cls(slot_a, slot_b, *folds)
         ordered, order = torch.sort(torch.cat((ids_a, ids_b)))
         slot_of_ordered = F.pad((ordered[1:] != ordered[:-1]).long().cumsum(0), (1, 0))
         slot = torch.empty_like(order).scatter(0, order, slot_of_ordered)
@@ -61,6 +66,15 @@ class Instances:
     def slots(self) -> int:
         """Number of slots, an upper bound of the number of instances."""
         return len(self.fold_a)
+
+
+def can_look(values: Tensor) -> bool:
+    """Whether values can be read without a wait for a device."""
+    return not (
+        values.device.type != "cpu"
+        or torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+    )
 
 
 def fuse(features: Tensor, slot: Tensor, slots: int) -> Tensor:

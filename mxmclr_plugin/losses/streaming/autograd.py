@@ -122,7 +122,10 @@ def part_losses(
         if part is None:
             losses.append(scale.new_zeros(()))
             continue
-        normaliser = part.weight_a[slot_a] @ tiled.rows + part.weight_b[slot_b] @ tiled.columns
+        normaliser = (
+            part.weight_a.index_select(0, slot_a) @ tiled.rows
+            + part.weight_b.index_select(0, slot_b) @ tiled.columns
+        )
         losses.append(normaliser - scale * part.target)
     return losses[0], losses[1]
 
@@ -163,14 +166,14 @@ def part_gradients(
     for i, rows_a, gradient in tile_gradients(
         logits,
         tiled,
-        _total(g * part.weight_a for part, g in parts)[slot_a],
-        _total(g * part.weight_b for part, g in parts)[slot_b],
+        _total(g * part.weight_a for part, g in parts).index_select(0, slot_a),
+        _total(g * part.weight_b for part, g in parts).index_select(0, slot_b),
         grad_b,
         setting.options,
         taken,
     ):
         if pull is not None:
-            gradient -= pull[slot_a[i]]
+            gradient -= pull.index_select(0, slot_a[i])
         if alone is not None:
             gradient.addcmul_(alone[i, None], logits.b.strip(i))
             if grad_b is not None:
@@ -185,7 +188,7 @@ def part_gradients(
         for j in setting.options.spans(len(b)):
             gradient = grad_b[j]
             if pull is not None:
-                gradient -= pull[slot_b[j]]
+                gradient -= pull.index_select(0, slot_b[j])
             logits.b.back_to_raw(j, logits.b.strip(j), gradient)
         grad_b = grad_b.to(b.dtype)
     # The loss knows the scale only as a factor of the rows of A.

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mxmclr_plugin.losses.instances import Instances, fuse
+from mxmclr_plugin.losses.instances import Instances, can_look, fuse
 from mxmclr_plugin.losses.streaming.autograd import Setting, StreamingParts
 from mxmclr_plugin.losses.streaming.ops import compiled_parts, compiled_soft_part
 from mxmclr_plugin.losses.streaming.targets import InstanceSums, Relation, hard_part, soft_part
-from mxmclr_plugin.losses.streaming.tiles import Rows, TileOptions, can_look
+from mxmclr_plugin.losses.streaming.tiles import Rows, TileOptions
 
 __all__ = ["CACHE_BYTES", "streaming_parts"]
 
@@ -79,8 +79,6 @@ def streaming_parts(
         # Copied to a device it would be waited for; filled in it is not.
         scale = torch.full((), scale, dtype=dtype, device=a.device)
     scale = scale.to(a.device, dtype)
-    if can_look(instances.slot_a):
-        instances = instances.without_unused_slots()
     options = TileOptions.on(a.device, tile, cache_bytes, triton)
     setting = Setting(options, both_directions, leave_out_self, bound)
     with torch.no_grad():

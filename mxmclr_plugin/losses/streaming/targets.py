@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mxmclr_plugin.losses.streaming.tiles import TileOptions, can_look, headroom
+from mxmclr_plugin.losses.instances import can_look
+from mxmclr_plugin.losses.streaming.tiles import TileOptions, headroom
 
 __all__ = ["InstanceSums", "Part", "Relation", "hard_part", "row_weights", "soft_part"]
 

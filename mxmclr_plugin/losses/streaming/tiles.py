@@ -16,7 +16,6 @@ __all__ = [
     "Rows",
     "TileOptions",
     "Tiled",
-    "can_look",
     "headroom",
     "tile_gradients",
     "tile_logsumexp",
@@ -216,11 +215,6 @@ class Own(NamedTuple):
     rows: Tensor
     slot_a: Tensor
     slot_b: Tensor
-
-
-def can_look(values: Tensor) -> bool:
-    """Whether values can be read without a wait for a device."""
-    return values.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def headroom(dtype: torch.dtype) -> float:
