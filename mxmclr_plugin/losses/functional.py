@@ -203,10 +203,14 @@ def multifold_hybrid_loss(
         if isinstance(temperature, Tensor):
             temperature = temperature.to(a.device, dtype).reshape(())
         parts_of: Callable[..., Parts]
+        mix = None
         taken = taken_implementation(impl, a, b, queue)
         if taken != "dense":
+            if not return_parts and 0 < hard_weight < 1 and soft_level == "observation":
+                mix = hard_weight
             parts_of = partial(
                 streaming_parts,
+                mix=mix,
                 normalize=normalize,
                 tile=tile,
                 cache_bytes=cache_bytes,
@@ -240,6 +244,8 @@ def multifold_hybrid_loss(
                 look=validate and num_instances is None and taken != "dense",
             ),
         )
+        if mix is not None and hard is not None:
+            return hard
         return mix_parts(hard, soft, hard_weight, return_parts)
 
 

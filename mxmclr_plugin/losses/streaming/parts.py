@@ -11,7 +11,13 @@ from torch.nn import functional as F
 from mxmclr_plugin.losses.instances import Instances, can_look, fuse
 from mxmclr_plugin.losses.streaming.autograd import Setting, StreamingParts
 from mxmclr_plugin.losses.streaming.ops import compiled_parts, compiled_soft_part
-from mxmclr_plugin.losses.streaming.targets import InstanceSums, Relation, hard_part, soft_part
+from mxmclr_plugin.losses.streaming.targets import (
+    InstanceSums,
+    Relation,
+    hard_part,
+    mixed_part,
+    soft_part,
+)
 from mxmclr_plugin.losses.streaming.tiles import Rows, TileOptions
 
 __all__ = ["CACHE_BYTES", "streaming_parts"]
@@ -38,6 +44,7 @@ def streaming_parts(
     tile: int | None = None,
     cache_bytes: int = CACHE_BYTES,
     triton: bool = False,
+    mix: float | None = None,
 ) -> tuple[Tensor | None, Tensor | None]:
     """Hard and soft part as :func:`dense_parts` gives them, one tile of the logits at a time.
 
@@ -69,6 +76,8 @@ def streaming_parts(
         tile: Rows and columns of a tile; None for what suits the device.
         cache_bytes: Bytes of tiles the forward pass may keep for the backward pass.
         triton: Whether Triton kernels go through the logits.
+        mix: Weight of the hard part where only the weighted sum of both is wanted, on the level of
+            observations: it takes the place of the hard part, and less work than the two.
 
     Returns:
         The hard and the soft part, each of shape (), or None where it was not asked for.
@@ -102,7 +111,7 @@ def streaming_parts(
                 [side.sums for side in seen], [side.fold for side in seen], soft_temperature
             )
     if soft_level == "observation":
-        return _parts(side_a, side_b, scale, relation, setting, hard=hard, soft=soft)
+        return _parts(side_a, side_b, scale, relation, setting, hard=hard, soft=soft, mix=mix)
     hard_loss = soft_loss = None
     if hard:
         hard_loss, _ = _parts(side_a, side_b, scale, None, setting, hard=True, soft=False)
@@ -173,6 +182,7 @@ def _parts(
     *,
     hard: bool,
     soft: bool,
+    mix: float | None = None,
 ) -> tuple[Tensor | None, Tensor | None]:
     """Both parts of rows against rows."""
     compiling = torch.compiler.is_compiling()
@@ -186,12 +196,15 @@ def _parts(
             b.sums,
             a.rows.products(b.rows, a.slot, len(a.fold)) if setting.leave_out_self else None,
             share=(0.5, 0.5) if setting.both_directions else (1.0, 0.0),
+            complete=can_look(a.fold) and bool(torch.minimum(a.fold, b.fold).min() > 0),
         )
         hard_target = hard_part(batch) if hard else None
         soft_target = None
         if soft and relation is not None:
             soft_part_of = compiled_soft_part if compiling else soft_part
             soft_target = soft_part_of(batch, relation, setting.options, gradient)
+        if mix is not None and hard_target is not None and soft_target is not None:
+            hard_target, soft_target = mixed_part(batch, hard_target, soft_target, mix), None
     parts_of = compiled_parts if compiling else StreamingParts.apply
     losses = parts_of(
         *rows,
@@ -207,4 +220,4 @@ def _parts(
         a.rows.present,
         b.rows.present,
     )
-    return losses[0] if hard else None, losses[1] if soft else None
+    return losses[0] if hard else None, losses[1] if soft and mix is None else None

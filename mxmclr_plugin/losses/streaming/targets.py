@@ -20,7 +20,15 @@ from torch.nn import functional as F
 from mxmclr_plugin.losses.instances import can_look
 from mxmclr_plugin.losses.streaming.tiles import TileOptions, headroom
 
-__all__ = ["InstanceSums", "Part", "Relation", "hard_part", "row_weights", "soft_part"]
+__all__ = [
+    "InstanceSums",
+    "Part",
+    "Relation",
+    "hard_part",
+    "mixed_part",
+    "row_weights",
+    "soft_part",
+]
 
 
 @dataclass(frozen=True)
@@ -35,6 +43,7 @@ class InstanceSums:
         self_products: Sums over the rows of A of their product with the same row of B, if rows must
             not meet themselves, else None. Shape: (N,).
         share: What each direction counts for: from A to B, and from B to A.
+        complete: Whether it is known that each instance was observed in A and in B.
     """
 
     fold_a: Tensor
@@ -43,6 +52,7 @@ class InstanceSums:
     sums_b: Tensor
     self_products: Tensor | None
     share: tuple[float, float]
+    complete: bool = False
 
     @property
     def own_columns(self) -> Tensor:
@@ -126,31 +136,36 @@ class Relation:
         return tile.div_(shared.clamp(min=1)).masked_fill_(shared == 0, -torch.inf)
 
 
-def row_weights(folds: Tensor, counts: Tensor, share: Sequence[float]) -> Tensor:
+def row_weights(folds: Tensor, counts: Tensor | None, share: Sequence[float]) -> Tensor:
     """Weights of means over the rows of the instances that count; all 0 where none does.
 
     Args:
         folds: Rows of each instance in A and in B. Shape: (N, 2).
-        counts: Whether an instance counts as one of A and as one of B. Shape: (N, 2).
+        counts: Whether an instance counts as one of A and as one of B; None if all do, with rows
+            in both. Shape: (N, 2).
         share: What the mean over A and that over B count for.
 
     Returns:
         Weight of each row, by its instance. Shape: (N, 2).
     """
-    counted = (counts & (folds > 0)).to(folds.dtype)
-    rows = torch.linalg.vecdot(folds, counted, dim=0).clamp_(min=1).reciprocal_()
+    counted = None if counts is None else (counts & (folds > 0)).to(folds.dtype)
+    rows = folds.sum(dim=0) if counted is None else torch.linalg.vecdot(folds, counted, dim=0)
+    weights = rows.clamp_(min=1).reciprocal_()
     for side, of_side in enumerate(share):
-        rows[side] *= of_side
-    return counted.mul_(rows)
+        weights[side] *= of_side
+    return weights.expand_as(folds) if counted is None else counted.mul_(weights)
 
 
 def hard_part(batch: InstanceSums) -> Part:
     """Every observation of the same instance is a positive, in equal shares."""
     folds = batch.folds
     positives = folds.flip(1)  # of a row of A, of a row of B
+    counts = None
     if batch.self_products is not None:
         positives[:, 0] = batch.own_columns
-    weights = row_weights(folds, positives > 0, batch.share)
+    if batch.self_products is not None or not batch.complete:
+        counts = positives > 0
+    weights = row_weights(folds, counts, batch.share)
     diagonal = weights.div(positives.clamp(min=1)).sum(dim=1)
     products = torch.linalg.vecdot(batch.sums_a, batch.sums_b)
     if batch.self_products is not None:
@@ -175,17 +190,17 @@ def soft_part(
     kept: list[Tensor] = []
     sums = _normalisers(batch, relation, options, plain, kept)
     none = 0.0 if plain else -torch.inf
-    related = sums > none
+    related = None if batch.complete and batch.self_products is None else sums > none
     folds = batch.folds
     weights = row_weights(folds, related, batch.share)
 
     # M_ij = exp(W_ij) * left_i . right_j, or its logarithms: (N, 2) each.
     inverse = (folds > 0) / folds.clamp(min=1)
     if plain:
-        over_rows = weights / sums.where(related, 1.0)
+        over_rows = weights / (sums if related is None else sums.where(related, 1.0))
     else:
         inverse = inverse.log_()
-        over_rows = weights.log() - sums.where(related, 0.0)
+        over_rows = weights.log() - (sums if related is None else sums.where(related, 0.0))
     left = torch.stack((over_rows[:, 0], inverse[:, 0]), dim=1)
     right = torch.stack((inverse[:, 1], over_rows[:, 1]), dim=1)
 
@@ -212,6 +227,23 @@ def soft_part(
     if batch.self_products is not None:
         target = target - own @ batch.self_products
     return Part(weights[:, 0], weights[:, 1], target, own, pull_a, pull_b)
+
+
+def mixed_part(batch: InstanceSums, hard: Part, soft: Part, hard_weight: float) -> Part:
+    """The weighted sum of both parts as one part; overwrites the pulls of the soft one."""
+    own = hard_weight * hard.own
+    pull_a, pull_b = soft.pull_a, soft.pull_b
+    for pull, others in ((pull_a, batch.sums_b), (pull_b, batch.sums_a)):
+        if pull is not None:
+            pull.mul_(1 - hard_weight).addcmul_(own[:, None], others)
+    return Part(
+        torch.lerp(soft.weight_a, hard.weight_a, hard_weight),
+        torch.lerp(soft.weight_b, hard.weight_b, hard_weight),
+        torch.lerp(soft.target, hard.target, hard_weight),
+        torch.lerp(soft.own, hard.own, hard_weight),
+        pull_a,
+        pull_b,
+    )
 
 
 def _tiles(
