@@ -22,7 +22,7 @@ from mxmclr_plugin.benchmark.lean_dense import lean_dense_loss
 from mxmclr_plugin.losses.functional import multifold_hybrid_loss
 from mxmclr_plugin.losses.implementation import Implementation
 from mxmclr_plugin.losses.streaming.parts import CACHE_BYTES
-from mxmclr_plugin.losses.streaming.tiles import TILE
+from mxmclr_plugin.losses.streaming.rows import TILE
 from mxmclr_plugin.losses.triton.tiles import unsuitable
 
 __all__ = ["Contender", "Problem", "contenders"]

@@ -12,13 +12,8 @@ from torch.nn import functional as F
 from mxmclr_plugin import MultifoldHybridCriterion, multifold_hybrid_loss
 from mxmclr_plugin.losses import implementation
 from mxmclr_plugin.losses.implementation import taken_implementation
-from mxmclr_plugin.losses.streaming.tiles import (
-    Logits,
-    Rows,
-    TileOptions,
-    tile_gradients,
-    tile_logsumexp,
-)
+from mxmclr_plugin.losses.streaming.rows import Rows, TileOptions
+from mxmclr_plugin.losses.streaming.tiles import Logits, tile_gradients, tile_logsumexp
 from mxmclr_plugin.losses.triton import tiles as triton_tiles
 
 

@@ -15,13 +15,8 @@ import torch
 from torch.nn import functional as F
 
 from mxmclr_plugin import MultifoldHybridCriterion, multifold_hybrid_loss
-from mxmclr_plugin.losses.streaming.tiles import (
-    Logits,
-    Rows,
-    TileOptions,
-    tile_gradients,
-    tile_logsumexp,
-)
+from mxmclr_plugin.losses.streaming.rows import Rows, TileOptions
+from mxmclr_plugin.losses.streaming.tiles import Logits, tile_gradients, tile_logsumexp
 from mxmclr_plugin.losses.triton import tiles as triton_tiles
 
 pytest.importorskip("triton", reason="the package triton is not installed")

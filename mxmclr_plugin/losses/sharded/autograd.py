@@ -17,15 +17,9 @@ from mxmclr_plugin.losses.sharded.targets import (
     hard_share,
     soft_share,
 )
+from mxmclr_plugin.losses.streaming.rows import Rows, TileOptions
 from mxmclr_plugin.losses.streaming.targets import Relation
-from mxmclr_plugin.losses.streaming.tiles import (
-    Logits,
-    Rows,
-    Tiled,
-    TileOptions,
-    tile_gradients,
-    tile_logsumexp,
-)
+from mxmclr_plugin.losses.streaming.tiles import Logits, Tiled, tile_gradients, tile_logsumexp
 
 __all__ = ["ShardedParts", "Sharding"]
 

@@ -16,7 +16,7 @@ from mxmclr_plugin.losses.instances import Instances
 from mxmclr_plugin.losses.sharded.exchange import Exchange, Ranks
 from mxmclr_plugin.losses.sharded.parts import Side, sharded_parts
 from mxmclr_plugin.losses.streaming.parts import CACHE_BYTES
-from mxmclr_plugin.losses.streaming.tiles import TileOptions
+from mxmclr_plugin.losses.streaming.rows import TileOptions
 from mxmclr_plugin.losses.triton.tiles import unsuitable
 from mxmclr_plugin.losses.validation import check_options, check_shapes, check_tiles, check_values
 

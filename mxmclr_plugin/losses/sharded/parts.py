@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from mxmclr_plugin.losses.sharded.autograd import ShardedParts, Sharding
 from mxmclr_plugin.losses.sharded.exchange import ColumnBlocks, Exchange, Ranks
 from mxmclr_plugin.losses.sharded.owners import Owners
-from mxmclr_plugin.losses.streaming.tiles import Rows, TileOptions
+from mxmclr_plugin.losses.streaming.rows import Rows, TileOptions
 
 __all__ = ["Side", "sharded_parts"]
 

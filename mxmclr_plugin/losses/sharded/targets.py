@@ -17,8 +17,8 @@ from torch import Tensor
 
 from mxmclr_plugin.losses.sharded.exchange import Ranks
 from mxmclr_plugin.losses.sharded.owners import Owners
+from mxmclr_plugin.losses.streaming.rows import TileOptions
 from mxmclr_plugin.losses.streaming.targets import Relation, row_weights
-from mxmclr_plugin.losses.streaming.tiles import TileOptions
 
 __all__ = ["ShardSums", "ShardedPart", "hard_share", "soft_share"]
 

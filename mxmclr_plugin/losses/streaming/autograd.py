@@ -9,16 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mxmclr_plugin.losses.streaming.rows import Rows, TileOptions
 from mxmclr_plugin.losses.streaming.targets import Part
-from mxmclr_plugin.losses.streaming.tiles import (
-    Logits,
-    Own,
-    Rows,
-    Tiled,
-    TileOptions,
-    tile_gradients,
-    tile_logsumexp,
-)
+from mxmclr_plugin.losses.streaming.tiles import Logits, Own, Tiled, tile_gradients, tile_logsumexp
 
 __all__ = ["Setting", "StreamingParts", "logits_of", "part_gradients", "part_losses"]
 

@@ -20,8 +20,9 @@ from mxmclr_plugin.losses.streaming.autograd import (
     part_gradients,
     part_losses,
 )
+from mxmclr_plugin.losses.streaming.rows import Rows, TileOptions
 from mxmclr_plugin.losses.streaming.targets import InstanceSums, Part, Relation, soft_part
-from mxmclr_plugin.losses.streaming.tiles import Logits, Rows, Tiled, TileOptions, tile_logsumexp
+from mxmclr_plugin.losses.streaming.tiles import Logits, Tiled, tile_logsumexp
 
 __all__ = ["compiled_parts", "compiled_products", "compiled_soft_part", "compiled_sums"]
 

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from mxmclr_plugin.losses.instances import Instances, can_look, fuse
 from mxmclr_plugin.losses.streaming.autograd import Setting, StreamingParts
 from mxmclr_plugin.losses.streaming.ops import compiled_parts, compiled_soft_part
+from mxmclr_plugin.losses.streaming.rows import Rows, TileOptions
 from mxmclr_plugin.losses.streaming.targets import (
     InstanceSums,
     Relation,
@@ -18,7 +19,6 @@ from mxmclr_plugin.losses.streaming.targets import (
     mixed_part,
     soft_part,
 )
-from mxmclr_plugin.losses.streaming.tiles import Rows, TileOptions
 
 __all__ = ["CACHE_BYTES", "streaming_parts"]
 

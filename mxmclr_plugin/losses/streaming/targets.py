@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mxmclr_plugin.losses.instances import can_look
-from mxmclr_plugin.losses.streaming.tiles import TileOptions, headroom
+from mxmclr_plugin.losses.streaming.rows import TileOptions
+from mxmclr_plugin.losses.streaming.tiles import headroom
 
 __all__ = [
     "InstanceSums",

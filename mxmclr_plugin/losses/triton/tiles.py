@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from mxmclr_plugin.losses.streaming.tiles import Logits, Own, Rows
+    from mxmclr_plugin.losses.streaming.rows import Rows
+    from mxmclr_plugin.losses.streaming.tiles import Logits, Own
 
 __all__ = ["allows_tf32", "gradients", "logsumexp", "unsuitable"]
 
