@@ -140,7 +140,14 @@ def _(
     return raw.new_empty(slots, dtype=dtype)
 
 
-@torch.library.custom_op("mxmclr::soft_part", mutates_args=())
+@torch.library.custom_op(
+    "mxmclr::soft_part",
+    mutates_args=(),
+    # Written out, as torch 2.6 reads no list[float] from the annotations.
+    schema="(Tensor fold_a, Tensor fold_b, Tensor sums_a, Tensor sums_b, Tensor? self_products, "
+    "float[] share, Tensor features, Tensor observed, bool complete, float bound, SymInt tile, "
+    "SymInt cache_bytes, bool gradient) -> Tensor[]",
+)
 def _soft_part(
     fold_a: Tensor,
     fold_b: Tensor,
