@@ -16,7 +16,7 @@ __all__ = ["Gather", "check_gather", "choose_exchange", "gather_rows"]
 
 Gather = Literal["auto", "rows", "all_gather", "ring"]
 
-# With torch 2.6 and gloo ranks were left waiting for each other in some cases; 2.14 passes them all.
+# With torch 2.6 and gloo ranks were seen to wait for each other for ever; with 2.14 they do not.
 _EXCHANGE_IS_TRIED = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 14)
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -52,7 +52,8 @@ def choose_exchange(
 
     ``"auto"`` is ``"all_gather"`` where the loss of all rows would be streamed, and ``"rows"``
     below that size, with ``impl="dense"`` or a memory bank, under transforms of ``torch.func``,
-    while ``torch.compile`` traces, and before torch 2.14. All ranks decide alike, as they count the rows of all.
+    while ``torch.compile`` traces, and before torch 2.14. All ranks
+    decide alike, as they count the rows of all.
 
     Args:
         gather: The option.
