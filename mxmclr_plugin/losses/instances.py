@@ -15,8 +15,9 @@ __all__ = ["Instances", "can_look", "fuse"]
 class Instances:
     """The instances of a multifold batch, numbered by slot.
 
-    A batch of n_a + n_b rows holds at most that many instances, so the number of slots is known
-    without reading a value from the device; slots that no instance uses have fold 0 on both sides.
+    There is a slot an instance where ids can be read without a wait. Elsewhere there are as many as
+    rows, n_a + n_b, or as ``num_instances`` says, so that their number is known without reading a
+    value from the device; slots that no instance uses have fold 0 on both sides.
 
     Attributes:
         slot_a: Slot of each row of modality A. Shape: (n_a,).
