@@ -239,6 +239,7 @@ for _info in (
         _METRIC_LEARNING,
         "CVPR 2019, https://arxiv.org/abs/1904.06627",
         "many",
+        scale="beta",
     ),
     LossInfo(
         "triplet",
@@ -247,6 +248,7 @@ for _info in (
         _METRIC_LEARNING,
         "FaceNet, https://arxiv.org/abs/1503.03832",
         "many",
+        scale="margin",
     ),
 ):
     LOSSES.register(_info)

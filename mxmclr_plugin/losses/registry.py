@@ -29,6 +29,7 @@ class LossInfo:
             observation of the same instance as negatives, or leaves them out.
         negatives: ``"cross-modal"`` compares a row with rows of the other modality only,
             ``"both"`` also with those of its own.
+        scale: Its option that says how unlike wrong pairs have to be, the first to be tuned.
     """
 
     name: str
@@ -38,6 +39,7 @@ class LossInfo:
     paper: str
     positives: Literal["one", "many"]
     negatives: Literal["cross-modal", "both"] = "cross-modal"
+    scale: str = "temperature"
 
     @property
     def temperature(self) -> float | None:

@@ -114,9 +114,12 @@ def run_retrieval(
         "observations_per_second": clock.observations * trainer.world_size / clock.seconds,
         "waiting_for_data": clock.waiting / clock.seconds,
     }
+    best_validation = _best_validation(trainer)
     measured = {}
     # "train" is what is trained on, see _usable.
-    wanted = {"test", "train_split" if config.eval.split == "train" else config.eval.split}
+    wanted = {"train_split" if config.eval.split == "train" else config.eval.split, "test"}
+    if not config.eval.test:
+        wanted.remove("test")
     for split in [name for name in splits if name in wanted]:
         loaders.tested = split
         trainer.test(
@@ -139,6 +142,8 @@ def run_retrieval(
         "task": config.task,
         "loss": config.loss_name,
         "seed": config.seed,
+        "batch": {"instances": batch.instances, "folds": dict(batch.folds)},
+        "best_validation": best_validation,
         **measured,
         **({"rsum": sums} if config.eval.rsum else {}),
         "train": train,
@@ -226,7 +231,7 @@ def _batch_for(
         batch = dataclasses.replace(batch, instances=len(train))
     name = config.loss.get("name")
     one_positive = LOSSES[name].positives == "one" if name else not takes_ids(criterion)
-    if one_positive and any(fold > 1 for fold in batch.folds.values()):
+    if one_positive and not batch.keep_folds and any(fold > 1 for fold in batch.folds.values()):
         console.print(
             f"{config.loss_name} knows one positive a row: drawing one observation of each "
             f"modality instead of {_describe(batch.folds)}"
@@ -237,6 +242,13 @@ def _batch_for(
 
 def _describe(folds: Mapping[str, int]) -> str:
     return " and ".join(f"{fold} {modality}" for modality, fold in folds.items())
+
+
+def _best_validation(trainer: pl.Trainer) -> float | None:
+    """Highest mean over the directions of the first rr@k on the validation set, in percent."""
+    monitored = [c for c in trainer.checkpoint_callbacks if getattr(c, "monitor", None)]
+    score = getattr(monitored[0], "best_model_score", None) if monitored else None
+    return None if score is None else float(score)
 
 
 def _say_setup(

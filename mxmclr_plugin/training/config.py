@@ -16,6 +16,8 @@ class BatchConfig:
         folds: Observations drawn of each instance, by modality.
         passes: How many times an epoch goes through the instances.
         top_up: Whether a fold smaller than asked is filled up by repetition.
+        keep_folds: Whether a loss that knows one positive a row gets these folds too, instead of
+            one observation of each modality.
         workers: Processes that read data; 0 reads in the main process.
     """
 
@@ -23,6 +25,7 @@ class BatchConfig:
     folds: dict[str, int] = field(default_factory=dict)
     passes: int = 1
     top_up: bool = False
+    keep_folds: bool = False
     workers: int = 0
 
 
@@ -83,6 +86,7 @@ class EvalConfig:
 
     Attributes:
         split: Split that is measured at the end beside ``test``: train, val, or test for no more.
+        test: Whether ``test`` is measured; false leaves it unseen, as while options are chosen.
         ks: Depths of rr@k.
         ndcg_at: Depth of ndcg@k.
         fuse: Modalities whose observations of an instance are fused to one item (the normalised
@@ -93,6 +97,7 @@ class EvalConfig:
     """
 
     split: str = "test"
+    test: bool = True
     ks: list[int] = field(default_factory=lambda: [1, 5])
     ndcg_at: int = 5
     fuse: list[str] = field(default_factory=list)

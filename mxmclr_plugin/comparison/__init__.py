@@ -1,0 +1,1 @@
+"""Losses side by side: the same data, encoders and budgets, paired seeds, and what follows."""

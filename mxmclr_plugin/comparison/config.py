@@ -1,0 +1,194 @@
+"""What a comparison is asked for: its own keys, and those of the task that it hands on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, get_type_hints
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from mxmclr_plugin.comparison.protocols import PROTOCOLS
+from mxmclr_plugin.losses.registry import LOSSES
+from mxmclr_plugin.registry import did_you_mean
+from mxmclr_plugin.run.config import ConfigError
+
+__all__ = ["ComparisonConfig", "Contender", "GridConfig", "split_arguments"]
+
+
+@dataclass
+class GridConfig:
+    """Values that are tried for every loss when a comparison tunes.
+
+    Attributes:
+        lr: Multiples of the task's learning rate.
+        temperature: Of losses that have one.
+        scale: Multiples of the margin, or the like, that other losses have in its place.
+    """
+
+    lr: list[float] = field(default_factory=lambda: [1.0, 2.0])
+    temperature: list[float] = field(default_factory=lambda: [0.03, 0.07, 0.15])
+    scale: list[float] = field(default_factory=lambda: [0.5, 1.0, 2.0])
+
+
+@dataclass
+class ComparisonConfig:
+    """Keys of ``run compare``.
+
+    Attributes:
+        losses: What is compared: names of losses, or ``label:name`` for one with options of its
+            own.
+        seeds: One run for each; run k of every loss has the same initial weights and draws.
+        protocol: Names of protocols, see :data:`~mxmclr_plugin.comparison.protocols.PROTOCOLS`.
+        baseline: The loss that the others' differences are taken to; null is the last one.
+        measure: What sentences are about, and what is first in the table: ``score`` (the mean over
+            the directions of the first rr@k), ``rsum``, or a direction with a figure
+            (``t2s/rr@1``).
+        confidence: Of the intervals.
+        tune: Whether each loss gets the best of ``grid`` by validation, under each protocol.
+        grid: What is tried.
+        tune_steps: Steps of such a run; null is those of the task.
+        tune_seed: Its seed.
+        options: Overrides of one loss, by its label: ``options.mxmclr.loss.hard_weight=0.5``.
+        encoder_cost: What encoding one observation of a modality costs, for ``same_encoder_cost``;
+            1 for those that are not named.
+        jobs: Runs at a time; null is one for each GPU, or each core.
+        out: Folder; null is ``runs/compare/<task>``. What is finished there is not run again.
+    """
+
+    losses: list[str] = field(default_factory=lambda: ["mxmclr", "mxmclr_hard", "clip", "ntxent"])
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    protocol: list[str] = field(default_factory=lambda: list(PROTOCOLS))
+    baseline: str | None = None
+    measure: str = "score"
+    confidence: float = 0.95
+    tune: bool = False
+    grid: GridConfig = field(default_factory=GridConfig)
+    tune_steps: int | None = None
+    tune_seed: int = 1000
+    options: dict[str, Any] = field(default_factory=dict)
+    encoder_cost: dict[str, float] = field(default_factory=dict)
+    jobs: int | None = None
+    out: str | None = None
+
+    def __post_init__(self) -> None:
+        contenders = self.contenders
+        labels = [contender.label for contender in contenders]
+        _distinct("losses", labels)
+        _distinct("seeds", self.seeds)
+        _distinct("protocol", self.protocol)
+        for contender in contenders:
+            if contender.loss not in {entry.name for entry in LOSSES}:
+                known = [entry.name for entry in LOSSES]
+                raise ConfigError(
+                    f"losses: there is no loss {contender.loss!r}: "
+                    f"{did_you_mean(contender.loss, known)}there are {', '.join(known)}"
+                )
+        for name in self.protocol:
+            if name not in PROTOCOLS:
+                raise ConfigError(
+                    f"protocol: {name!r} is unknown: {did_you_mean(name, PROTOCOLS)}there are "
+                    f"{', '.join(PROTOCOLS)}"
+                )
+        if self.baseline is not None and self.baseline not in labels:
+            raise ConfigError(f"baseline: {self.baseline!r} is none of {', '.join(labels)}")
+        for label in self.options:
+            if label not in labels:
+                raise ConfigError(f"options.{label}: losses has no {label!r}: {', '.join(labels)}")
+        if not 0.5 <= self.confidence < 1:
+            raise ConfigError(f"confidence is from 0.5 to below 1, got {self.confidence}")
+        for key, number in (("jobs", self.jobs), ("tune_steps", self.tune_steps)):
+            if number is not None and number < 1:
+                raise ConfigError(f"{key} is 1 or more, got {number}")
+        for key in ("lr", "temperature", "scale"):
+            values = getattr(self.grid, key)
+            if not values or min(values) <= 0:
+                raise ConfigError(f"grid.{key} needs numbers above 0, got {values}")
+        if any(cost < 0 for cost in self.encoder_cost.values()):
+            raise ConfigError(f"encoder_cost is 0 or more, got {dict(self.encoder_cost)}")
+
+    @property
+    def contenders(self) -> list[Contender]:
+        """The losses, with their labels."""
+        return [Contender.of(text) for text in self.losses]
+
+    @property
+    def baseline_label(self) -> str:
+        """The loss that differences are taken to."""
+        return self.baseline or self.contenders[-1].label
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A loss under a name: several may be the same loss with other options."""
+
+    label: str
+    loss: str
+
+    @classmethod
+    def of(cls, text: str) -> Contender:
+        """From ``name`` or ``label:name``."""
+        label, _, loss = text.partition(":")
+        return cls(label, loss or label)
+
+
+_TAKEN = {"seed": "seeds=", "loss": "losses=", "ckpt": "nothing: a comparison goes on by itself"}
+
+
+def split_arguments(
+    kind: type[Any], arguments: Sequence[str], taken: dict[str, str] | None = None
+) -> tuple[Any, list[str]]:
+    """Splits ``key=value`` arguments into those of a dataclass and those of the task.
+
+    Lists are written with commas: ``seeds=0,1,2``.
+
+    Args:
+        kind: The dataclass.
+        arguments: As on the command line.
+        taken: Keys of a task that are not to be set, with what to write instead; by default those
+            that a comparison sets.
+
+    Returns:
+        The dataclass, and the overrides that are left.
+
+    Raises:
+        ConfigError: If one has no value, a wrong type, or sets what the comparison sets.
+    """
+    taken = _TAKEN if taken is None else taken
+    names = {entry.name for entry in fields(kind)}
+    hints = get_type_hints(kind)
+    own, left = [], []
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if not equals:
+            raise ConfigError(f"{argument!r} is no option: they are written key=value")
+        if key in taken:
+            raise ConfigError(f"{key}: here it is {taken[key]}")
+        first = key.split(".")[0]
+        if first not in names:
+            left.append(argument)
+        elif _takes_list(hints[first], key) and not value.startswith("["):
+            own.append(f"{key}=[{value}]")
+        else:
+            own.append(argument)
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(kind), OmegaConf.from_dotlist(own))
+        return OmegaConf.to_object(merged), left
+    except OmegaConfBaseException as error:
+        message = str(error.msg or error).splitlines()[0]
+        raise ConfigError(f"{error.full_key or error.key}: {message}") from error
+
+
+def _takes_list(hint: Any, key: str) -> bool:
+    for part in key.split(".")[1:]:
+        hint = get_type_hints(hint).get(part) if isinstance(hint, type) else None
+    return str(hint).startswith("list[")
+
+
+def _distinct(key: str, values: Sequence[Any]) -> None:
+    if not values:
+        raise ConfigError(f"{key} is empty")
+    for value in values:
+        if list(values).count(value) > 1:
+            raise ConfigError(f"{key} names {value!r} twice")
