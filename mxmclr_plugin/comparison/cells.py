@@ -8,6 +8,7 @@ import shutil
 import time
 import traceback
 from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -105,8 +106,10 @@ def run_cell(cell: Cell) -> CellOutcome:
     shown = io.StringIO()
     since = time.perf_counter()
     try:
-        config, plain = load_config(cell.task, overrides, cell.config_dir)
-        metrics = run_retrieval(config, plain, Console(file=shown, width=120))
+        # What libraries warn of goes to the log as well.
+        with redirect_stdout(shown), redirect_stderr(shown):
+            config, plain = load_config(cell.task, overrides, cell.config_dir)
+            metrics = run_retrieval(config, plain, Console(file=shown, width=120))
     except Exception as error:
         shown.write(traceback.format_exc())
         return record_failure(cell, f"{type(error).__name__}: {error}", since)

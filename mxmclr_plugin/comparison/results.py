@@ -107,6 +107,12 @@ class Comparison:
             raise ConfigError(f"measure: {self.asked.measure!r} is none of {', '.join(names)}")
         return sorted(names, key=lambda name: name != self.asked.measure)
 
+    @property
+    def versions(self) -> dict[str, str]:
+        """Of the packages that the runs were made with."""
+        done = [run.metrics for run in self.runs if run.metrics is not None]
+        return dict(done[0]["versions"]) if done else {}
+
     def summary(self, measure: str) -> list[Summary]:
         """A measure of every loss under every protocol."""
         rows = []
@@ -194,7 +200,6 @@ class Comparison:
 
     def as_json(self) -> dict[str, Any]:
         """What ``compare.json`` holds."""
-        done = [run.metrics for run in self.runs if run.metrics is not None]
         return {
             "task": self.task,
             "losses": [contender.label for contender in self.asked.contenders],
@@ -203,7 +208,7 @@ class Comparison:
             "baseline": self.asked.baseline_label,
             "measures": self.measures,
             "settings": self.settings(),
-            "versions": done[0]["versions"] if done else {},
+            "versions": self.versions,
             "tuning": [
                 {
                     "loss": label,

@@ -15,6 +15,7 @@ from mxmclr_plugin.data.problems import DataError
 from mxmclr_plugin.data.registry import DATASETS
 from mxmclr_plugin.losses.registry import list_losses
 from mxmclr_plugin.registry import did_you_mean
+from mxmclr_plugin.run.ablate_command import ablate_command
 from mxmclr_plugin.run.compare_command import compare_command
 from mxmclr_plugin.run.config import ConfigError, choices, groups, load_config, tasks
 from mxmclr_plugin.run.data_commands import data_command
@@ -74,6 +75,8 @@ def main(arguments: Sequence[str]) -> int:
             return data_command(given.overrides, console)
         if given.task == "compare" and not given.help:
             return compare_command(given.overrides, console, given.config_dir)
+        if given.task == "ablate" and not given.help:
+            return ablate_command(given.overrides, console, given.config_dir)
         if given.task == "list":
             console.print(_listing(given.overrides))
         elif given.help:

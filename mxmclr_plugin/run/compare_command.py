@@ -13,6 +13,7 @@ from mxmclr_plugin.comparison.compare import compare
 from mxmclr_plugin.comparison.config import ComparisonConfig, split_arguments
 from mxmclr_plugin.comparison.protocols import PROTOCOLS
 from mxmclr_plugin.comparison.results import Comparison, Summary
+from mxmclr_plugin.comparison.tuning import Trial
 from mxmclr_plugin.run.config import ConfigError
 
 __all__ = ["compare_command"]
@@ -47,52 +48,40 @@ def _show(comparison: Comparison, console: Console) -> None:
     asked = comparison.asked
     if asked.tune:
         console.print(_grid_table(comparison))
-    if comparison.measures:
-        console.print(_table(comparison))
-    for name in asked.protocol:
-        console.print(f"[bold]{name}[/]: {PROTOCOLS[name].says}", highlight=False)
+    for protocol in asked.protocol if comparison.measures else []:
+        console.print(_table(comparison, protocol))
+        console.print(f"{protocol}: {PROTOCOLS[protocol].says}\n", highlight=False)
     settings = comparison.settings()
-    for note in settings["notes"]:
-        console.print(escape(note), highlight=False)
-    for said in comparison.sentences():
-        console.print(escape(said), highlight=False)
-
-
-def _table(comparison: Comparison) -> Table:
-    asked = comparison.asked
-    shown = [name for name in comparison.measures if name in _SHOWN or "/rr@1" in name]
-    shown = list(dict.fromkeys([asked.measure, *shown]))
-    settings = comparison.settings()
-    table = Table(
-        title=f"{comparison.task}: mean and standard deviation over seeds",
-        caption=(
-            f"rates in percent; {settings['steps']} steps; {settings['runs']}; "
-            f"{settings['seconds']:.0f} s of runs; difference of {asked.measure} to "
-            f"{asked.baseline_label} over paired seeds with its {asked.confidence:.0%} interval"
-        ),
+    console.print(
+        f"rates in percent; {settings['steps']} steps; {settings['runs']}, "
+        f"{settings['seconds']:.0f} s of runs; versions "
+        + ", ".join(f"{name} {number}" for name, number in comparison.versions.items()),
+        highlight=False,
     )
-    for column in ("protocol", "loss"):
-        table.add_column(column)
-    for column in [*shown, "difference"]:
+    for line in [*settings["notes"], *comparison.sentences()]:
+        console.print(escape(line), highlight=False)
+
+
+def _table(comparison: Comparison, protocol: str) -> Table:
+    asked = comparison.asked
+    firsts = [name for name in comparison.measures if name.endswith("/rr@1")]
+    shown = list(dict.fromkeys([asked.measure, *firsts]))
+    table = Table(title=f"{comparison.task}, {protocol}: mean ± standard deviation")
+    table.add_column("loss", no_wrap=True)
+    for column in [*shown, f"{asked.measure} - that of {asked.baseline_label}"]:
         table.add_column(column, justify="right")
     rows = {
-        measure: {(row.protocol, row.loss): row for row in comparison.summary(measure)}
+        measure: {row.loss: row for row in comparison.summary(measure) if row.protocol == protocol}
         for measure in shown
     }
-    for protocol in asked.protocol:
-        table.add_section()
-        for contender in asked.contenders:
-            arm = (protocol, contender.label)
-            table.add_row(
-                protocol,
-                contender.label,
-                *(_mean(rows[measure][arm]) for measure in shown),
-                _difference(rows[asked.measure][arm]),
-            )
+    for contender in asked.contenders:
+        label = contender.label
+        table.add_row(
+            label,
+            *(_mean(rows[measure][label]) for measure in shown),
+            _difference(rows[asked.measure][label]),
+        )
     return table
-
-
-_SHOWN = ("score", "rsum")
 
 
 def _mean(row: Summary) -> str:
@@ -111,19 +100,24 @@ def _difference(row: Summary) -> str:
 
 
 def _grid_table(comparison: Comparison) -> Table:
+    """What was chosen for each loss, and the scores of all that was tried."""
     asked = comparison.asked
     steps = asked.tune_steps or comparison.base.trainer.max_steps
+    rates = ", ".join(f"x{factor:g}" for factor in asked.grid.lr)
+    temperatures = ", ".join(f"{value:g}" for value in asked.grid.temperature)
     table = Table(
-        title="what was tried for each loss: best score on the validation set",
-        caption=f"one run of {steps} steps each, seed {asked.tune_seed}; * is used",
+        title=f"tuned by validation: temperature {temperatures}; learning rate {rates}",
+        caption=f"one run of {steps} steps for each point, seed {asked.tune_seed}",
     )
-    for column in ("protocol", "loss", "options", "score"):
-        table.add_column(column, justify="right" if column == "score" else "left")
-    before = None
+    for column in ("protocol", "loss", "chosen", "scores of all points"):
+        table.add_column(column, no_wrap=column == "loss")
+    arms: dict[tuple[str, str], list[tuple[Trial, bool]]] = {}
     for label, protocol, trial, chosen in comparison.trials:
-        if before not in (None, (label, protocol)):
-            table.add_section()
-        before = (label, protocol)
-        score = "failed" if trial.score is None else f"{trial.score:.2f}{'*' if chosen else ' '}"
-        table.add_row(protocol, label, " ".join(trial.overrides), score)
+        arms.setdefault((protocol, label), []).append((trial, chosen))
+    for (protocol, label), trials in arms.items():
+        best = next((trial for trial, chosen in trials if chosen), None)
+        scores = ("failed" if t.score is None else f"{t.score:.1f}" for t, _ in trials)
+        options = best.options.items() if best else ()
+        text = ", ".join(f"{key.rpartition('.')[2]} {value:g}" for key, value in options)
+        table.add_row(protocol, label, text or "all failed", " ".join(scores))
     return table

@@ -109,7 +109,9 @@ def tasks(folder: Path = CONFIGS) -> dict[str, str]:
 
 def groups(folder: Path = CONFIGS) -> list[str]:
     """Configuration groups: folders that hold alternatives."""
-    return sorted({str(file.parent.relative_to(folder)) for file in folder.glob("*/**/*.yaml")})
+    # What stands in "ablation" is read by `run ablate`, not chosen by a run.
+    found = {str(file.parent.relative_to(folder)) for file in folder.glob("*/**/*.yaml")}
+    return sorted(found - {"ablation"})
 
 
 def choices(group: str, folder: Path = CONFIGS) -> list[str]:
