@@ -56,7 +56,8 @@ def test_metrics_json(finished):
     out, _ = finished
     metrics = metrics_of(out)
     assert list(metrics) == [
-        *("task", "loss", "seed", "test", "train", "data", "versions", "config")
+        *("task", "loss", "seed", "batch", "best_validation"),
+        *("test", "train", "data", "versions", "config"),
     ]
     assert (metrics["task"], metrics["loss"], metrics["seed"]) == ("text2shape", "mxmclr", 0)
     assert list(metrics["test"]) == ["t2s", "s2t"]

@@ -22,6 +22,9 @@ from mxmclr_plugin.run.config import ConfigError, RunConfig
 
 __all__ = ["ComparedRun", "Comparison", "Summary", "write_atomically"]
 
+_ALWAYS_SAID = ("losses", "seeds", "protocol")
+"""Keys that a command names even where they have their defaults."""
+
 
 @dataclass(frozen=True)
 class ComparedRun:
@@ -181,7 +184,9 @@ class Comparison:
         own = []
         for entry in dataclasses.fields(self.asked):
             value = getattr(self.asked, entry.name)
-            if value == getattr(default, entry.name) or entry.name in ("out", "jobs"):
+            if entry.name in ("out", "jobs"):
+                continue
+            if value == getattr(default, entry.name) and entry.name not in _ALWAYS_SAID:
                 continue
             if isinstance(value, list):
                 own.append(f"{entry.name}={','.join(map(str, value))}")

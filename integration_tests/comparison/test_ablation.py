@@ -1,0 +1,77 @@
+"""Studies as files, and one run through the command."""
+
+import json
+import statistics
+
+import pytest
+
+from mxmclr_plugin.comparison.ablation import load_study, studies
+from mxmclr_plugin.run.command_line import main
+from mxmclr_plugin.run.config import load_config
+
+SLICE = (
+    *("data.classes=24", "data.captions=4", "data.samples=2", "batch.instances=6"),
+    *("batch.passes=1", "towers.voxel.widths=[4,8]", "trainer.max_steps=4"),
+)
+
+
+@pytest.mark.parametrize("task", ["text2shape", "multi30k"])
+@pytest.mark.parametrize("name", studies())
+def test_every_point_of_every_study_can_be_configured(name, task):
+    base, _ = load_config(task)
+    study = load_study(name, base, {})
+    assert 1 <= len(study.axes) <= 2
+    for axis, values in study.axes.items():
+        assert len(values) > 1
+        for lines in values.values():
+            try:
+                load_config(task, [*study.overrides, *lines])
+            except Exception as error:
+                raise AssertionError(f"{name}, {axis}, {lines}: {error}") from error
+
+
+def test_points_and_figures(tmp_path):
+    out = tmp_path / "folds"
+    arguments = ["ablate", "text2shape", *SLICE, "study=folds", "axes.batch.folds.text=1,3"]
+    arguments += ["axes.batch.folds.voxel=1,2", "seeds=0,1", f"out={out}", "jobs=2"]
+    assert main(arguments) == 0
+    result = json.loads((out / "ablate.json").read_text())
+    assert result["axes"] == {"batch.folds.text": ["1", "3"], "batch.folds.voxel": ["1", "2"]}
+    assert len(result["cells"]) == 8
+    for cell in result["cells"]:
+        metrics = json.loads((out / cell["folder"] / "metrics.json").read_text())
+        assert metrics["seed"] == cell["seed"]
+        assert {f"batch.folds.{m}": str(k) for m, k in metrics["batch"]["folds"].items()} == (
+            cell["at"]
+        )
+        assert "test" not in metrics  # chosen by validation
+        assert cell["figures"]["t2s"]["rr@1"] == metrics["val"]["t2s"]["rr@1"]
+    rows = [row for row in result["summary"] if row["measure"] == "score"]
+    assert len(rows) == 4
+    for row in rows:
+        scores = [
+            statistics.mean(of["rr@1"] for of in cell["figures"].values())
+            for cell in result["cells"]
+            if cell["at"] == row["at"]
+        ]
+        assert list(row["values"].values()) == pytest.approx(scores)
+        assert row["mean"] == pytest.approx(statistics.mean(scores))
+    highest = max(row["mean"] for row in rows)
+    assert f"Highest score on val: {highest:.2f}" in result["sentences"][0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["text2shape"], "ablate needs a task and a study"),
+        (["text2shape", "study=hybrd"], "did you mean 'hybrid'"),
+        (["text2shape", "study=hybrid", "axes.loss.temperatur=1"], "varies loss.hard_weight"),
+        (["text2shape", "study=hybrid", "split=train"], "split is val or test"),
+        (["text2shape", "study=hybrid", "seed=1"], "seeds="),
+    ],
+)
+def test_mistakes(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["ablate", *arguments]) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert not list(tmp_path.iterdir())

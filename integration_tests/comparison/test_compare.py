@@ -1,0 +1,220 @@
+"""The command as a user starts it, on a small slice; killed and started again."""
+
+import csv
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import time
+
+import pytest
+
+SLICE = (
+    *("data.classes=24", "data.captions=4", "data.samples=2", "batch.instances=6"),
+    *("batch.passes=1", "batch.folds.voxel=2", "towers.voxel.widths=[4,8]", "trainer.max_steps=4"),
+)
+ASKED = (
+    *("losses=mxmclr,clip,soft:mxmclr", "options.soft.loss.hard_weight=0.3", "seeds=0,1,2"),
+    *("protocol=same_batches,same_instances", "baseline=clip", "jobs=2"),
+)
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "mxmclr_plugin.run", "compare", *map(str, arguments)]
+
+
+def run(*arguments):
+    environment = {**os.environ, "COLUMNS": "200", "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        command(*arguments), env=environment, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A comparison that was killed on its way and started again."""
+    out = tmp_path_factory.mktemp("compare") / "out"
+    arguments = ["text2shape", *SLICE, *ASKED, f"out={out}"]
+    process = subprocess.Popen(
+        command(*arguments), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not (done := list(out.glob("cells/*/seconds.json"))):
+            assert process.poll() is None, "the command ended before a run was finished"
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    kept = {path: path.stat().st_mtime_ns for path in done}
+    time.sleep(1)  # the processes it had started end with it
+    second = run(*arguments)
+    assert second.returncode == 0, second.stderr
+    return out, second, kept
+
+
+def test_finished_runs_are_kept(finished):
+    _, _, kept = finished
+    assert kept
+    assert all(path.stat().st_mtime_ns == time_ns for path, time_ns in kept.items())
+
+
+def test_every_run_is_there_once(finished):
+    out, _, _ = finished
+    result = json.loads((out / "compare.json").read_text())
+    assert [cell["status"] for cell in result["cells"]] == ["done"] * 18
+    folders = {}
+    for cell in result["cells"]:
+        folders.setdefault(cell["loss"], set()).add(cell["folder"])
+        metrics = json.loads((out / cell["folder"] / "metrics.json").read_text())
+        assert metrics["seed"] == cell["seed"]
+        assert metrics["test"]["t2s"]["rr@1"] == cell["figures"]["t2s"]["rr@1"]
+        one = {"text": 1, "voxel": 1}
+        fewer = cell["loss"] == "clip" and cell["protocol"] == "same_instances"
+        expected = one if fewer else {"text": 4, "voxel": 2}
+        assert metrics["batch"] == cell["batch"] == {"instances": 6, "folds": expected}
+        assert (
+            metrics["config"]["loss"].get("hard_weight")
+            == {
+                "mxmclr": 0.8,
+                "soft": 0.3,
+                "clip": None,
+            }[cell["loss"]]
+        )
+    # Losses of many positives have the same batch, and so the same run, under both protocols.
+    assert {loss: len(of) for loss, of in folders.items()} == {"mxmclr": 3, "clip": 6, "soft": 3}
+    assert len(list((out / "cells").iterdir())) == 12
+
+
+def test_summary_is_of_the_runs(finished):
+    out, _, _ = finished
+    result = json.loads((out / "compare.json").read_text())
+    assert result["measures"][0] == "score"
+    for row in result["summary"]:
+        runs = [
+            cell["figures"]
+            for cell in result["cells"]
+            if (cell["loss"], cell["protocol"]) == (row["loss"], row["protocol"])
+        ]
+        if row["measure"] == "score":
+            values = [(of["t2s"]["rr@1"] + of["s2t"]["rr@1"]) / 2 for of in runs]
+        elif row["measure"] == "rsum":
+            values = [sum(of[d][r] for d in of for r in ("rr@1", "rr@5")) for of in runs]
+        else:
+            direction, name = row["measure"].split("/")
+            values = [of[direction][name] for of in runs]
+        assert list(row["values"].values()) == pytest.approx(values)
+        assert row["mean"] == pytest.approx(statistics.mean(values))
+        assert row["std"] == pytest.approx(statistics.stdev(values))
+        assert (row["difference"] is None) == (row["loss"] == "clip")
+    with (out / "compare.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert len(lines) == 18 * len(result["measures"])
+    values = {
+        (line["loss"], line["protocol"], int(line["seed"])): float(line["value"])
+        for line in lines
+        if line["measure"] == "t2s/mrr"
+    }
+    for cell in result["cells"]:
+        key = (cell["loss"], cell["protocol"], cell["seed"])
+        assert values[key] == pytest.approx(cell["figures"]["t2s"]["mrr"])
+
+
+def test_what_is_shown(finished):
+    out, second, _ = finished
+    for text in ("same_batches: identical", "same_instances: the same", "torch", "regenerated"):
+        assert text in second.stdout
+    result = json.loads((out / "compare.json").read_text())
+    shown = " ".join(second.stdout.split())
+    assert len(result["sentences"]) == 2
+    for said in result["sentences"]:
+        assert " ".join(said.split()) in shown
+    assert second.stderr == ""
+    for argument in (*ASKED[:-1], *SLICE):
+        assert argument.partition("=")[0] in result["settings"]["command"]
+
+
+def test_another_baseline_costs_no_run(finished):
+    out, _, _ = finished
+    before = {path: path.stat().st_mtime_ns for path in out.glob("cells/*/*")}
+    arguments = ["baseline=mxmclr" if a.startswith("baseline=") else a for a in ASKED]
+    again = run("text2shape", *SLICE, *arguments, f"out={out}")
+    assert again.returncode == 0, again.stderr
+    assert {path: path.stat().st_mtime_ns for path in out.glob("cells/*/*")} == before
+    result = json.loads((out / "compare.json").read_text())
+    assert {r["loss"] for r in result["summary"] if r["difference"] is None} == {"mxmclr"}
+
+
+def test_tuning_chooses_by_validation_and_never_tests(tmp_path):
+    out = tmp_path / "tuned"
+    done = run(
+        *("text2shape", *SLICE, "losses=triplet,mxmclr", "seeds=0", "protocol=same_batches"),
+        *("tune=true", "grid.lr=1", "grid.temperature=0.05,0.2", "grid.scale=0.5,1"),
+        *("tune_steps=2", f"out={out}"),
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads((out / "compare.json").read_text())
+    assert len(result["tuning"]) == 4
+    trials = [json.loads(p.read_text()) for p in out.glob("trials/*/metrics.json")]
+    assert len(trials) == 4
+    assert all("test" not in trial and trial["train"]["steps"] == 2 for trial in trials)
+    for loss in ("triplet", "mxmclr"):
+        of_loss = [trial for trial in result["tuning"] if trial["loss"] == loss]
+        best = max(of_loss, key=lambda trial: trial["score"])
+        chosen = [trial for trial in of_loss if trial["chosen"]]
+        assert len(chosen) == 1
+        assert chosen[0]["score"] == best["score"]
+        (cell,) = [cell for cell in result["cells"] if cell["loss"] == loss]
+        metrics = json.loads((out / cell["folder"] / "metrics.json").read_text())
+        for key, value in chosen[0]["options"].items():
+            group, name = key.split(".")
+            assert metrics["config"][group][name] == value
+    assert "nothing is said of fewer than 3" in " ".join(done.stdout.split())
+
+
+def test_a_loss_that_fails_is_recorded(tmp_path):
+    out = tmp_path / "failing"
+    done = run(
+        *("text2shape", *SLICE, "losses=mxmclr,bad:clip", "options.bad.loss.temperature=-1"),
+        *("seeds=0", "protocol=same_batches", "baseline=mxmclr", f"out={out}"),
+    )
+    assert done.returncode == 1
+    result = json.loads((out / "compare.json").read_text())
+    status = {cell["loss"]: (cell["status"], cell["error"]) for cell in result["cells"]}
+    assert status["mxmclr"] == ("done", None)
+    assert status["bad"][0] == "failed"
+    assert "temperature" in status["bad"][1]
+    assert "runs failed of bad" in " ".join(result["sentences"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "compare needs a task"),
+        (["losses=mxmclr"], "compare needs a task"),
+        (["text2shpe"], "did you mean 'text2shape'"),
+        (["text2shape", "losses=mxmclr,clp"], "did you mean 'clip'"),
+        (["text2shape", "losses=clip,clip"], "losses names 'clip' twice"),
+        (["text2shape", "seeds=0,x"], "seeds"),
+        (["text2shape", "seeds=1,1"], "seeds names 1 twice"),
+        (["text2shape", "protocol=same_batch"], "did you mean 'same_batches'"),
+        (["text2shape", "baseline=triplet"], "baseline: 'triplet' is none of"),
+        (["text2shape", "seed=1"], "seeds="),
+        (["text2shape", "loss=clip"], "losses="),
+        (["text2shape", "options.mxmclr.loss.hard_wight=1"], "hard_wight"),
+        (["text2shape", "options.other.loss.temperature=1"], "options.other"),
+        (["text2shape", "jobs=0"], "jobs is 1 or more"),
+        (["text2shape", "grid.lr=0"], "grid.lr needs numbers above 0"),
+        (["text2shape", "trainer.max_stepz=1"], "max_stepz"),
+    ],
+)
+def test_mistakes_are_found_before_anything_runs(arguments, message, tmp_path, monkeypatch, capsys):
+    from mxmclr_plugin.run.command_line import main
+
+    monkeypatch.chdir(tmp_path)
+    assert main(["compare", *arguments]) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert not list(tmp_path.iterdir())
