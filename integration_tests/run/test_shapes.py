@@ -68,6 +68,23 @@ def test_primitives_in_pictures(tmp_path, shape, gallery):
     assert_figures(metrics, queries=4, gallery=gallery)
 
 
+def test_primitives_made_hard(tmp_path):
+    config, _ = load_config("text2shape", ["data=primitives_hard", "data.train_classes=150"])
+    assert config.data["name"] == "primitives"
+    assert config.data["held_out"] == "combinations"
+    assert (config.data["train_classes"], config.data["described"]) == (150, 3)
+    for wrong in ("held_out=[shapes]", "train_classes=many", "described=1.5"):
+        with pytest.raises(ConfigError, match=rf"data\.{wrong.split('=')[0]}: "):
+            load_config("text2shape", ["data=primitives_hard", f"data.{wrong}"])
+    metrics, _ = run(tmp_path, "data=primitives_hard", "data.samples=1", "data.captions=4")
+    assert_figures(metrics, queries=252 * 4, gallery=252)
+    # 28 of 84 pairs of shape and colour: each shape has 4 or 5 of these, each colour 2. Not said
+    # is one of 3 radii, of 3 heights, of the colours of a shape, or of the shapes of a colour.
+    colours_of_a_shape = 6 / 28
+    to_shape = 100 * (1 / 3 + 1 / 3 + colours_of_a_shape + 1 / 2) / 4
+    assert f"{to_shape:.2f} from text to shape and 50.00 from shape" in metrics["data"]["notes"][-1]
+
+
 def test_shapenet_in_the_original_layout(tmp_path):
     made = original(tmp_path, 40)
     for model, *_ in made[:2]:

@@ -1,5 +1,6 @@
 """The data set on disk: sizes, determinism, damage."""
 
+import hashlib
 import json
 import multiprocessing
 import shutil
@@ -123,6 +124,80 @@ def test_arguments_matter(tmp_path):
     assert small["test"][0].observations["voxel"][0].shape == (4, 24, 24, 24)
 
 
+def test_data_are_what_they_were_before_they_could_be_made_hard(tmp_path):
+    splits = primitives(tmp_path, **SMALL)
+    # Made by the release without held_out, train_classes and described.
+    assert splits["val"].ids.tolist() == [205, 338, 751, 202]
+    assert splits["test"].ids.tolist() == [69, 221, 206, 230]
+    assert {
+        f"{path.parent.name}/{path.name}": hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+        for path in tmp_path.glob("*/*")
+    } == {
+        "70cb526b24fe8cd3/captions.jsonl": "a80b2d2cb2e45f69",
+        "70cb526b24fe8cd3/manifest.json": "b3fa51637e010935",
+        "70cb526b24fe8cd3/occupancy.npy": "0e2b1eabfff7042b",
+        "70cb526b24fe8cd3/rgb.npy": "2c791b8dee1e9a5b",
+    }
+
+
+def test_partial_sentences_are_files_of_their_own(tmp_path):
+    base, *partial = (
+        everything(primitives(tmp_path, **SMALL, described=described))
+        for described in (None, 1, 2, 3)
+    )
+    assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 4
+    seen = [base]
+    for data in partial:
+        assert data.keys() == base.keys()
+        assert all(data[name][1] == base[name][1] for name in base)  # the same grids
+        assert all(data[name][0] != other[name][0] for name in base for other in seen)
+        seen.append(data)
+    assert everything(primitives(tmp_path / "again", **SMALL, described=3)) == partial[-1]
+    other = primitives(tmp_path / "other", **{**SMALL, "seed": 5}, described=3)
+    shared = everything(other).keys() & base.keys()
+    assert shared
+    assert all(everything(other)[name][0] != partial[-1][name][0] for name in shared)
+
+
+def test_a_split_is_of_the_same_observations(tmp_path):
+    options = {"samples": 1, "captions": 2, "resolution": 24}
+    base = everything(primitives(tmp_path, **options))
+    for more in ({"train_classes": 30}, {"held_out": "shapes"}, {"held_out": "combinations"}):
+        part = primitives(tmp_path, **options, **more)
+        assert everything(part).items() <= base.items()
+        assert all(
+            all_classes()[index].name == name
+            for dataset in part.values()
+            for index, name in zip(dataset.ids, dataset.names)
+        )
+    assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 1
+
+
+def test_as_many_partial_sentences_as_there_are(tmp_path):
+    folds = {
+        described: set(
+            primitives(tmp_path, classes=9, samples=1, described=described)["train"].folds("text")
+        )
+        for described in (1, 2, 3)
+    }
+    assert folds[1] == {84}  # 4 attributes x 7 templates with 3 nouns, where a shape is all
+    assert folds[2] == {198}  # 6 pairs; a colour and a shape: 3 nouns x (7 + 4 templates)
+    assert folds[3] <= {253, 254}
+
+
+def test_what_is_said_beside_figures(tmp_path):
+    options = {"samples": 1, "captions": 4, "resolution": 24}
+    assert len(primitives(tmp_path, **options).notes) == 1
+    _, held_out = primitives(tmp_path, **options, held_out="colours").notes
+    tested = {
+        name.split("-")[1]
+        for name in primitives(tmp_path, **options, held_out="colours")["test"].names
+    }
+    assert all(colour in held_out for colour in tested)
+    *_, ceiling = primitives(tmp_path, **options, described=3).notes
+    assert "a sentence names 3 of 4 attributes" in ceiling
+
+
 def test_two_processes_at_once_make_the_same_files(tmp_path):
     context = multiprocessing.get_context("forkserver")  # strings have other hashes there
     context.set_forkserver_preload(["mxmclr_plugin.data.primitives"])
@@ -226,6 +301,13 @@ def test_default_folder_and_the_name(tmp_path, monkeypatch):
         ({"classes": 2}, "classes must be 3 to 756, got 2"),
         ({"classes": 757}, "classes must be 3 to 756, got 757"),
         ({"noise": -0.1}, "noise must be from 0 to 1, got -0.1"),
+        ({"held_out": "colors"}, "held_out must be null, colours, .*, got 'colors'"),
+        ({"held_out": "shapes", "classes": 20}, "with held_out, set train_classes instead"),
+        ({"train_classes": 0}, "train_classes must be 1 to 605 here, got 0"),
+        ({"train_classes": 17, "classes": 20}, "train_classes must be 1 to 16 here, got 17"),
+        ({"described": 0}, r"described must be null \(a sentence names all .*\) or 1 to 3, got 0"),
+        ({"described": 4}, r"described must be null \(.*\) or 1 to 3, got 4"),
+        ({"described": 2, "captions": 199}, "captions must be 1 to 198 with described=2, got 199"),
     ],
 )
 def test_options_out_of_range(tmp_path, options, message):

@@ -19,7 +19,14 @@ from torch import Tensor
 from mxmclr_plugin.cache import cache_folder
 from mxmclr_plugin.data.dataset import MultifoldDataset, Store
 from mxmclr_plugin.data.primitives.captions import FEWEST, draw_sentences
+from mxmclr_plugin.data.primitives.ceiling import retrieval_ceiling
+from mxmclr_plugin.data.primitives.class_split import split_classes
 from mxmclr_plugin.data.primitives.classes import all_classes
+from mxmclr_plugin.data.primitives.partial_captions import (
+    ATTRIBUTES,
+    draw_partial_sentences,
+    fewest_partial,
+)
 from mxmclr_plugin.data.primitives.voxels import draw_sample, occupancy
 from mxmclr_plugin.data.splits import DataSplits
 from mxmclr_plugin.data.views import SeparateViews, rendered_views
@@ -29,7 +36,6 @@ __all__ = ["VoxelStore", "primitives"]
 
 # Part of every cache key: raise it when the generator changes.
 _VERSION = 4
-_VALIDATION, _TEST = 76, 75  # of the 756 classes
 _ALL_CAPTIONS = 191_850
 _NOTE = (
     "Text2Shape Primitives is regenerated with templates and noise of our own: figures published "
@@ -37,7 +43,7 @@ _NOTE = (
 )
 _FILES = ("occupancy.npy", "rgb.npy", "captions.jsonl")
 
-_PERMUTATION, _GRIDS, _CAPTIONS = range(3)  # streams of random numbers
+_PERMUTATION, _GRIDS, _CAPTIONS, _HELD_OUT = range(4)  # streams of random numbers
 
 
 class VoxelStore:
@@ -76,6 +82,9 @@ def primitives(
     captions: int | None = None,
     classes: int | None = None,
     noise: float = 0.05,
+    held_out: str | None = None,
+    train_classes: int | None = None,
+    described: int | None = None,
     views: int | None = None,
     view_size: int = 64,
     separate_views: bool = False,
@@ -95,9 +104,18 @@ def primitives(
         resolution: R, voxels along an edge, a multiple of 2 from 24 up, so that the smallest
             pyramid, as wide as 2 to 3 voxels at its base, surely holds one.
         samples: Grids a class.
-        captions: Sentences a class; None for 191,850 in all, 253 or 254 a class.
+        captions: Sentences a class; None for 191,850 in all, 253 or 254 a class, or with
+            ``described`` for as many of these as there are.
         classes: Makes a small set of so many classes, split in the same proportions.
         noise: Standard deviation of the colour noise, of 1.
+        held_out: What no training class has: ``colours`` or ``shapes``, some of them, or
+            ``combinations``, pairs of a shape and a colour each of which is trained on in other
+            pairs. None splits classes by chance. See
+            :func:`~mxmclr_plugin.data.primitives.class_split.split_classes`.
+        train_classes: Training classes that are kept; None for all. Those of a smaller number are
+            among those of a larger one; validation and test do not change.
+        described: How many of shape, colour, height and radius a sentence names, 1 to 3, so that it
+            fits several classes; None for all. What RR@1 can reach is then in the notes.
         views: 6 or 12 for a further modality ``views``: so many pictures of each grid, rendered
             all round it, as one observation; see
             :func:`~mxmclr_plugin.data.rendering.render_views`.
@@ -119,12 +137,34 @@ def primitives(
         raise ValueError(f"resolution must be an even number from 24 up, got {resolution}")
     if samples < 1:
         raise ValueError(f"samples must be 1 or more, got {samples}")
-    if captions is not None and not 1 <= captions <= FEWEST:
-        raise ValueError(f"captions must be 1 to {FEWEST}, got {captions}")
+    if described is not None and not 1 <= described < len(ATTRIBUTES):
+        raise ValueError(
+            f"described must be null (a sentence names all of {', '.join(ATTRIBUTES)}) or 1 to "
+            f"{len(ATTRIBUTES) - 1}, got {described}"
+        )
+    most = FEWEST if described is None else fewest_partial(described)
+    if captions is not None and not 1 <= captions <= most:
+        given = "" if described is None else f" with described={described}"
+        raise ValueError(f"captions must be 1 to {most}{given}, got {captions}")
     if classes is not None and not 3 <= classes <= len(kinds):
         raise ValueError(f"classes must be 3 to {len(kinds)}, got {classes}")
     if not 0 <= noise <= 1:
         raise ValueError(f"noise must be from 0 to 1, got {noise}")
+    if held_out is not None and classes is not None:
+        raise ValueError(
+            "classes makes a small set by chance, of which held_out may leave nothing: with "
+            "held_out, set train_classes instead"
+        )
+    order = _generator(seed, _PERMUTATION).permutation(len(kinds))[:classes]
+    splits, what = split_classes(kinds, order, held_out, train_classes, _generator(seed, _HELD_OUT))
+    notes = [_NOTE, *([what] if what else [])]
+    if described is not None:
+        to_shape, to_text = retrieval_ceiling([kinds[k] for k in splits["test"]], described)
+        notes.append(
+            f"a sentence names {described} of {len(ATTRIBUTES)} attributes and fits several "
+            f"classes: on the test set, who knows everything is expected to reach RR@1 "
+            f"{to_shape:.2f} from text to shape and {to_text:.2f} from shape to text"
+        )
 
     options = {
         "version": _VERSION,
@@ -135,10 +175,11 @@ def primitives(
         "classes": classes,
         "noise": float(noise),
     }
+    if described is not None:
+        options["described"] = described
     key = hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:16]
     parent = Path(root).expanduser() if root is not None else cache_folder() / "primitives"
     folder = parent / key
-    order = _generator(seed, _PERMUTATION).permutation(len(kinds))[:classes]
     parent.mkdir(parents=True, exist_ok=True)
     with FileLock(parent / f"{key}.lock"):
         if not _intact(folder):
@@ -150,7 +191,14 @@ def primitives(
                 stores["image"] = SeparateViews(pictures, views)
             else:
                 stores["views"] = pictures
-        return _load(folder, stores, order)
+        whole = _load(folder, stores, order)
+    rows = np.empty(len(kinds), np.int64)
+    rows[order] = np.arange(len(order))
+    return DataSplits(
+        {name: whole.subset(rows[of_split]) for name, of_split in splits.items()},
+        kinds={modality: modality for modality in whole.modalities},
+        notes=tuple(notes),
+    )
 
 
 def _generator(seed: int, *stream: int) -> np.random.RandomState:
@@ -161,6 +209,7 @@ def _generator(seed: int, *stream: int) -> np.random.RandomState:
 def _generate(folder: Path, options: dict[str, Any], order: npt.NDArray[np.int64]) -> None:
     """Writes the files, under another name until they are whole."""
     seed, resolution, samples = options["seed"], options["resolution"], options["samples"]
+    described = options.get("described")
     kinds = all_classes()
     more = _ALL_CAPTIONS % len(kinds)  # classes with one sentence more
     packed = np.empty((len(order) * samples, resolution**3 // 8), np.uint8)
@@ -176,7 +225,12 @@ def _generate(folder: Path, options: dict[str, Any], order: npt.NDArray[np.int64
                 packed[row] = np.packbits(occupancy(sample, resolution))
                 rgb[row] = sample.rgb
             count = options["captions"] or _ALL_CAPTIONS // len(kinds) + int(index < more)
-            sentences = draw_sentences(kind, count, _generator(seed, _CAPTIONS, index))
+            words = _generator(seed, _CAPTIONS, index)
+            if described is None:
+                sentences = draw_sentences(kind, count, words)
+            else:
+                count = min(count, fewest_partial(described))
+                sentences = draw_partial_sentences(kind, count, described, words)
             lines.append(json.dumps({"name": kind.name, "captions": sentences}) + "\n")
 
     for left_over in folder.parent.glob(f".{folder.name}.*"):  # of runs that were killed
@@ -214,13 +268,13 @@ def _grids(folder: Path, resolution: int) -> VoxelStore:
     return VoxelStore(packed, rgb, resolution)
 
 
-def _load(folder: Path, stores: dict[str, Store], order: npt.NDArray[np.int64]) -> DataSplits:
-    """The splits; each of ``stores`` has equally many records of each class, class by class."""
+def _load(folder: Path, stores: dict[str, Store], order: npt.NDArray[np.int64]) -> MultifoldDataset:
+    """All classes; each of ``stores`` has equally many records of each class, class by class."""
     with (folder / "captions.jsonl").open(encoding="utf-8") as lines:
         sentences = [json.loads(line)["captions"] for line in lines]
     ends = np.cumsum([len(of_class) for of_class in sentences])
     kinds = all_classes()
-    whole = MultifoldDataset(
+    return MultifoldDataset(
         {
             "text": [sentence for of_class in sentences for sentence in of_class],
             **stores,
@@ -234,18 +288,6 @@ def _load(folder: Path, stores: dict[str, Store], order: npt.NDArray[np.int64]) 
         },
         ids=order,
         names=[kinds[index].name for index in order],
-    )
-    share = len(order) / len(kinds)
-    test, validation = (max(1, round(share * part)) for part in (_TEST, _VALIDATION))
-    train = len(order) - test - validation
-    return DataSplits(
-        {
-            "train": whole.subset(range(train)),
-            "val": whole.subset(range(train, train + validation)),
-            "test": whole.subset(range(train + validation, len(order))),
-        },
-        kinds={modality: modality for modality in whole.modalities},
-        notes=(_NOTE,),
     )
 
 

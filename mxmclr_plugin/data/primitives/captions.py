@@ -1,4 +1,4 @@
-"""Sentences about a class, from templates and synonyms."""
+"""Sentences that say all about a class, from templates and synonyms."""
 
 from __future__ import annotations
 
@@ -7,34 +7,9 @@ from itertools import product
 import numpy as np
 
 from mxmclr_plugin.data.primitives.classes import PrimitiveClass
+from mxmclr_plugin.data.primitives.words import BOTH, COLOURS, HEIGHTS, RADII, SHAPES, fill
 
 __all__ = ["FEWEST", "all_sentences", "draw_sentences"]
-
-_HEIGHTS = (
-    ("short", "low", "squat"),
-    ("medium-height", "mid-height", "half-height"),
-    ("tall", "high", "towering"),
-)
-_RADII = (
-    ("thin", "narrow", "slim"),
-    ("medium-width", "mid-width", "half-width"),
-    ("wide", "broad", "thick"),
-)
-# Words for a class whose height and radius are the same step.
-_BOTH = (
-    ("small", "tiny", "little"),
-    ("medium-sized", "mid-sized", "average-sized"),
-    ("large", "big", "huge"),
-)
-_SHAPES = {
-    "box": ("box", "block", "cuboid"),
-    "cylinder": ("cylinder", "round column", "drum"),
-    "pyramid": ("pyramid", "square pyramid", "pyramid shape"),
-    "cone": ("cone", "round cone", "cone shape"),
-    "torus": ("torus", "ring", "donut"),
-    "sphere": ("sphere", "ball", "sphere shape"),
-}
-_COLOURS = {"gray": ("gray", "grey")}
 
 # {a} is the article of the word behind it.
 _TWO_SIZES = (
@@ -65,18 +40,18 @@ FEWEST = len(_TWO_SIZES) * 3**3
 
 def all_sentences(kind: PrimitiveClass) -> list[str]:
     """Every sentence that the templates make of a class, each once, in a fixed order."""
-    colours = _COLOURS.get(kind.colour, (kind.colour,))
-    things = list(product(colours, _SHAPES[kind.shape]))
+    colours = COLOURS.get(kind.colour, (kind.colour,))
+    things = list(product(colours, SHAPES[kind.shape]))
     sentences = [
-        _fill(template, h=h, r=r, c=c, s=s)
+        fill(template, h=h, r=r, c=c, s=s)
         for template, (c, s), h, r in product(
-            _TWO_SIZES, things, _HEIGHTS[kind.height], _RADII[kind.radius]
+            _TWO_SIZES, things, HEIGHTS[kind.height], RADII[kind.radius]
         )
     ]
     if kind.height == kind.radius:
         sentences += [
-            _fill(template, b=b, c=c, s=s)
-            for template, (c, s), b in product(_ONE_SIZE, things, _BOTH[kind.height])
+            fill(template, b=b, c=c, s=s)
+            for template, (c, s), b in product(_ONE_SIZE, things, BOTH[kind.height])
         ]
     return list(dict.fromkeys(sentences))
 
@@ -91,11 +66,3 @@ def draw_sentences(kind: PrimitiveClass, count: int, generator: np.random.Random
     """
     sentences = all_sentences(kind)
     return [sentences[k] for k in generator.permutation(len(sentences))[:count]]
-
-
-def _fill(template: str, **words: str) -> str:
-    before, article, after = template.partition("{a} ")
-    if article:
-        noun_phrase = after.format(**words)
-        return before.format(**words) + ("an " if noun_phrase[0] in "aeiou" else "a ") + noun_phrase
-    return template.format(**words)
