@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import yaml
@@ -68,18 +68,16 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("-h", "--help", action="store_true", help="show this, or a task, and stop")
     given = parser.parse_intermixed_args(list(arguments))
     try:
-        if given.task is None or (given.task == "data" and given.help):
+        commands = {*_COMMANDS, *_COMMANDS_ON_TASKS}
+        if given.task is None or (given.task in commands and given.help):
             parser.print_help()
             return 0 if given.help else 2
-        if given.task == "data" and not given.help:
-            return data_command(given.overrides, console)
-        if given.task == "compare" and not given.help:
-            return compare_command(given.overrides, console, given.config_dir)
-        if given.task == "ablate" and not given.help:
-            return ablate_command(given.overrides, console, given.config_dir)
-        if given.task == "list":
-            console.print(_listing(given.overrides))
-        elif given.help:
+        if given.task in _COMMANDS:
+            return _COMMANDS[given.task](given.overrides, console)
+        if given.task in _COMMANDS_ON_TASKS:
+            command = _COMMANDS_ON_TASKS[given.task]
+            return command(given.overrides, console, given.config_dir)
+        if given.help:
             _show_task(given.task, given.overrides, given.config_dir, console)
         else:
             config, plain = load_config(given.task, given.overrides, given.config_dir)
@@ -113,6 +111,11 @@ def _show_task(
         console.print(f"  {group}: {', '.join(choices(group))}", highlight=False)
     console.print("\n[bold]Keys and their values[/] (key=value, nested by dots):")
     console.print(escape(yaml.safe_dump(plain, sort_keys=False)), highlight=False)
+
+
+def _list(what: Sequence[str], console: Console) -> int:
+    console.print(_listing(what))
+    return 0
 
 
 def _listing(what: Sequence[str]) -> Table:
@@ -155,3 +158,16 @@ def _table(columns: list[str], rows: list[list[str]]) -> Table:
     for row in rows:
         table.add_row(*map(escape, row))
     return table
+
+
+_COMMANDS: dict[str, Callable[[Sequence[str], Console], int]] = {
+    "data": data_command,
+    "list": _list,
+}
+"""What is no task; each gets what stands behind its name."""
+
+_COMMANDS_ON_TASKS: dict[str, Callable[[Sequence[str], Console, Path | None], int]] = {
+    "ablate": ablate_command,
+    "compare": compare_command,
+}
+"""What runs tasks; each gets the folder of further tasks as well."""
