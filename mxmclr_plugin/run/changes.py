@@ -15,7 +15,10 @@ from mxmclr_plugin.data.registry import DATASETS
 from mxmclr_plugin.registry import did_you_mean
 from mxmclr_plugin.run.config import CONFIGS, ConfigError, RunConfig, check_config, choices
 
-__all__ = ["changed_config"]
+__all__ = ["CHANGED", "changed_config"]
+
+CHANGED = ("data", "eval", "directions", "towers", "trainer")
+"""First words of the keys that can be changed."""
 
 _GROUPS = ("data", "eval")
 _TRAINER = ("accelerator", "eval_batch", "precision")
@@ -91,6 +94,8 @@ def _chosen(group: str, name: object) -> dict[str, Any]:
 
 def _set(changed: dict[str, Any], key: str, value: Any) -> None:
     part, *path = key.split(".")
+    if key == "eval.split":
+        raise ConfigError("eval.split: what of the data is measured is said by split=NAME")
     if part == "directions" and not path:
         changed["directions"] = value
     elif part == "directions" and len(path) == 1:

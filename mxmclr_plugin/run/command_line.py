@@ -19,6 +19,8 @@ from mxmclr_plugin.run.ablate_command import ablate_command
 from mxmclr_plugin.run.compare_command import compare_command
 from mxmclr_plugin.run.config import ConfigError, choices, groups, load_config, tasks
 from mxmclr_plugin.run.data_commands import data_command
+from mxmclr_plugin.run.evaluate_command import evaluate_command
+from mxmclr_plugin.run.export_command import export_command
 from mxmclr_plugin.run.pipeline import run_retrieval
 from mxmclr_plugin.towers.registry import list_towers
 
@@ -29,7 +31,9 @@ python -m mxmclr_plugin.run TASK [key=value ...]   train and test
        python -m mxmclr_plugin.run TASK --help            its keys, defaults and choices
        python -m mxmclr_plugin.run list tasks|losses|towers|data
        python -m mxmclr_plugin.run data check MANIFEST [key=value ...]
-       python -m mxmclr_plugin.run data convert DATA [key=value ...] out=FOLDER [shards=N]"""
+       python -m mxmclr_plugin.run data convert DATA [key=value ...] out=FOLDER [shards=N]
+       python -m mxmclr_plugin.run evaluate ckpt=RUN [split=test] [out=FILE] [data=...]
+       python -m mxmclr_plugin.run export ckpt=RUN out=FOLDER [split=test] [format=parquet]"""
 
 _EXAMPLES = """\
 examples:
@@ -162,6 +166,8 @@ def _table(columns: list[str], rows: list[list[str]]) -> Table:
 
 _COMMANDS: dict[str, Callable[[Sequence[str], Console], int]] = {
     "data": data_command,
+    "evaluate": evaluate_command,
+    "export": export_command,
     "list": _list,
 }
 """What is no task; each gets what stands behind its name."""

@@ -24,6 +24,10 @@ def usable_splits(
         ConfigError: If the data lack a modality or a split, or nothing is left of one.
     """
     splits = {"train": trained_split(data, config, console)}
+    if config.eval.split not in data:
+        raise ConfigError(
+            f"eval.split: there is no split {config.eval.split!r}, there are {', '.join(data)}"
+        )
     for split in dict.fromkeys(["val", "test", config.eval.split]):
         # "train" is what is trained on.
         name = "train_split" if split == "train" else split
@@ -53,7 +57,10 @@ def measured_split(
         ConfigError: If there is no such split, it lacks a modality, or no instance is left.
     """
     if split not in data:
-        raise ConfigError(f"eval.split: there is no split {split!r}, there are {', '.join(data)}")
+        raise ConfigError(
+            f"there is no split {split!r} of the data {config.data['name']}, there are "
+            f"{', '.join(data)}"
+        )
     measured = measured_modalities(config)
     for modality in measured:
         _check_modality(split, data, modality, config)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +62,8 @@ class TrainedRun:
         plain: The same as plain containers.
         towers: Tower of each modality, in evaluation mode, on the device.
         data: The data that are measured.
+        trained_names: Names of the instances that were trained on; None where the data that are
+            measured are of another data set, whose names say nothing about that.
         fabric: Lightning's, with the device and the precision of the test.
         console: Where to say what is left out.
     """
@@ -70,6 +74,7 @@ class TrainedRun:
     plain: dict[str, Any]
     towers: dict[str, Tower]
     data: DataSplits
+    trained_names: frozenset[str] | None
     fabric: Fabric
     console: Console
     _splits: dict[str, MultifoldDataset] = field(default_factory=dict, repr=False)
@@ -114,7 +119,8 @@ class TrainedRun:
 
         data: DataSplits = build_part("data", DATASETS.build, trained.data)
         with torch.random.fork_rng(devices=[]):  # random weights, which are replaced
-            towers = build_towers(trained, trained_split(data, trained, console))
+            seen = trained_split(data, trained, console)
+            towers = build_towers(trained, seen)
         _load_weights(towers, weights, step, checkpoint)
         if config.data != trained.data:
             data = build_part("data", DATASETS.build, config.data)
@@ -128,9 +134,19 @@ class TrainedRun:
                 for modality, spec in config.towers.items()
             },
             data,
+            frozenset(seen.names) if config.data["name"] == trained.data["name"] else None,
             fabric,
             console,
         )
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256, in hexadecimal, of the checkpoint."""
+        digest = hashlib.sha256()
+        with self.checkpoint.open("rb") as file:
+            while block := file.read(2**20):
+                digest.update(block)
+        return digest.hexdigest()
 
     def split(self, name: str) -> MultifoldDataset:
         """What is measured of a split: the instances seen in every modality that is measured.
@@ -139,8 +155,22 @@ class TrainedRun:
             ConfigError: If there is no such split, or it lacks a modality.
         """
         if name not in self._splits:
+            missing = sorted(self._lacking(name))
+            if missing:
+                raise ConfigError(
+                    f"the data {self.config.data['name']} have no {missing[0]!r}, which is "
+                    f"measured, but {', '.join(self.data[name].modalities)}; "
+                    f"towers.MODALITY.same_as={missing[0]} has another modality encoded by that "
+                    "tower, directions={NAME:[query,gallery]} says what is measured"
+                )
             self._splits[name] = measured_split(self.data, name, self.config, self.console)
         return self._splits[name]
+
+    def _lacking(self, split: str) -> set[str]:
+        """Modalities that are measured and that a split does not have."""
+        if split not in self.data:
+            return set()
+        return set(measured_modalities(self.config)) - set(self.data[split].modalities)
 
     def tower(self, modality: str) -> Tower:
         """The tower of a modality.
