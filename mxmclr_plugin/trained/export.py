@@ -77,7 +77,7 @@ def export_run(
         )
     wanted = list(trained.towers) if towers is None else list(towers)
     for modality in wanted:
-        trained.tower(modality)
+        trained.check_modality(split, modality)
     dataset = trained.split(split)
     out.mkdir(parents=True, exist_ok=True)
     index: dict[str, Any] = {
@@ -134,13 +134,7 @@ def export_run(
 
 def _some(trained: TrainedRun, split: str, modality: str) -> list[str] | Tensor:
     """A few observations of the split, two at least."""
-    dataset = trained.split(split)
-    if modality not in dataset.modalities or not dataset.folds(modality).any():
-        raise ConfigError(
-            f"towers: to write the tower of {modality!r} observations are needed, and the split "
-            f"{split!r} has none"
-        )
-    observations = ObservationDataset(dataset, modality)
+    observations = ObservationDataset(trained.split(split), modality)
     # From all over the split.
     places = torch.linspace(0, len(observations) - 1, _OBSERVATIONS).round().long().tolist()
     some = [observations[place] for place in places]

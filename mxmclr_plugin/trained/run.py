@@ -185,6 +185,21 @@ class TrainedRun:
             )
         return self.towers[modality]
 
+    def check_modality(self, split: str, modality: str) -> None:
+        """Sees that there is something to encode, and by what.
+
+        Raises:
+            ConfigError: If the modality has no tower, or the split no observation of it.
+        """
+        self.tower(modality)
+        dataset = self.split(split)
+        if modality not in dataset.modalities or not dataset.folds(modality).any():
+            held = [name for name in dataset.modalities if dataset.folds(name).any()]
+            raise ConfigError(
+                f"the split {split!r} of the data {self.config.data['name']} has no {modality!r}, "
+                f"it has {', '.join(held)}"
+            )
+
     def embeddings(
         self, split: str, modalities: Sequence[str] | None = None, progress: bool = True
     ) -> dict[str, Embedded]:
@@ -204,12 +219,7 @@ class TrainedRun:
         dataset = self.split(split)
         wanted = measured_modalities(self.config) if modalities is None else list(modalities)
         for modality in wanted:
-            self.tower(modality)
-            if modality not in dataset.modalities:
-                raise ConfigError(
-                    f"the data set {self.config.data['name']} has no {modality!r}, it has "
-                    f"{', '.join(dataset.modalities)}"
-                )
+            self.check_modality(split, modality)
         towers = {modality: self.towers[modality] for modality in wanted}
         device = self.fabric.device
         seen = with_cached_features({split: dataset}, towers, self.config, device)[split]
