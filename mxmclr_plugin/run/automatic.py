@@ -57,7 +57,10 @@ def completed(
     train = data["train"]
     modalities = _modalities(filled["directions"], data)
     towers = {m: filled["towers"].get(m) or {"name": _tower(m, data).name} for m in modalities}
-    lines = [f"towers.{m}: {tower['name']}" for m, tower in towers.items()]
+    lines = [
+        f"towers.{m}: {tower.get('name') or 'that of ' + tower['same_as']}"
+        for m, tower in towers.items()
+    ]
     filled["towers"] = towers
     batch, trainer = filled["batch"], filled["trainer"]
     if filled["directions"] is None:
