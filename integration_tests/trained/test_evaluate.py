@@ -49,7 +49,7 @@ def rr_at_1(queries, gallery):
 
 def test_other_data(small_run):
     changes = ["data.seed=1", "data.classes=90", "data.noise=0.2", "eval.ks=[1]"]
-    trained = TrainedRun.load(small_run, changes)
+    trained = TrainedRun.load(small_run, changes, device="cpu")
     metrics = evaluate_run(trained, "val")
     items = {}
     for modality in ("text", "voxel"):
@@ -59,7 +59,7 @@ def test_other_data(small_run):
             item = observations[position]
             one = [item.record] if modality == "text" else item.record[None]
             with torch.no_grad():
-                items[modality].append((trained.towers[modality].cpu()(one)[0], item.id))
+                items[modality].append((trained.towers[modality](one)[0], item.id))
     assert metrics["val"]["t2s"]["gallery"] == 9 * 3
     assert metrics["val"]["s2t"]["rr@1"] == pytest.approx(rr_at_1(items["voxel"], items["text"]))
     assert metrics["val"]["t2s"]["rr@1"] == pytest.approx(rr_at_1(items["text"], items["voxel"]))
@@ -111,6 +111,25 @@ def test_what_cannot_be_done(small_run, capsys, arguments, words):
     assert status == 2
     assert words in err
     assert len(err.splitlines()) == 1
+
+
+def test_data_for_measuring_alone(small_run, capsys, tmp_path):
+    words = ["a red cone", "a green torus", "a small box"]
+    lines = [
+        json.dumps({"id": k, "split": "test", "text:a": text, "text:b": [f"{text}!", text]})
+        for k, text in enumerate(words)
+    ]
+    (tmp_path / "my.jsonl").write_text("\n".join(lines))
+    asked = ["data=manifest", f"data.path={tmp_path / 'my.jsonl'}", "directions={a2b:[a,b]}"]
+    shared = [f"towers.{modality}.same_as=text" for modality in "ab"]
+    out = tmp_path / "figures.json"
+    status, _, _ = run(capsys, "evaluate", f"ckpt={small_run}", *asked, *shared, f"out={out}")
+    assert status == 0
+    figures = json.loads(out.read_text())["test"]["a2b"]
+    assert (figures["rr@1"], figures["queries"], figures["gallery"]) == (100, 3, 6)
+    status, _, err = run(capsys, "manifest", asked[1], f"out={tmp_path / 'run'}")
+    assert status == 2
+    assert "nothing to train on, all instances are in test" in err
 
 
 def test_data_without_a_modality(small_run, capsys, tmp_path):

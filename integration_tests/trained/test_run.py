@@ -5,13 +5,14 @@ import torch
 import yaml
 
 from mxmclr_plugin.data.observations import ObservationDataset
+from mxmclr_plugin.run.command_line import main
 from mxmclr_plugin.run.config import ConfigError
 from mxmclr_plugin.trained import TrainedRun
 
 
 @pytest.fixture(scope="module")
 def trained(small_run):
-    return TrainedRun.load(small_run)
+    return TrainedRun.load(small_run, device="cpu")
 
 
 def test_what_is_loaded(trained, small_run):
@@ -37,7 +38,7 @@ def test_embeddings_are_what_the_towers_make_one_by_one(trained):
             record = observations[position].record
             one = [record] if isinstance(record, str) else record[None]
             with torch.no_grad():
-                z = trained.towers[modality].cpu()(one)
+                z = trained.towers[modality](one)
             torch.testing.assert_close(of.z[position], z[0], rtol=0, atol=1e-6)
 
 
@@ -69,11 +70,11 @@ def test_another_modality_with_a_trained_tower(small_run, tmp_path):
         "towers.b.same_as=text",
         "directions={a2b:[a,b]}",
     ]
-    trained = TrainedRun.load(small_run, changes)
+    trained = TrainedRun.load(small_run, changes, device="cpu")
     assert trained.towers["a"] is trained.towers["text"]
     embedded = trained.embeddings("test")
     with torch.no_grad():
-        z = trained.towers["text"].cpu()(["a red cone", "a blue box"])
+        z = trained.towers["text"](["a red cone", "a blue box"])
     torch.testing.assert_close(torch.cat([embedded["a"].z, embedded["b"].z]), z, rtol=0, atol=1e-6)
 
 
@@ -98,6 +99,24 @@ def test_changes_that_cannot_be(small_run, change, words):
     with pytest.raises(ConfigError) as error:
         TrainedRun.load(small_run, [change])
     assert words in str(error.value)
+
+
+def test_data_that_have_moved(tmp_path):
+    lines = [f'{{"id": {k}, "text": "thing {k}", "text:de": "Ding {k}"}}' for k in range(20)]
+    (tmp_path / "my.jsonl").write_text("\n".join(lines))
+    towers = ["towers/text=bag_of_words", "+towers.de.name=bag_of_words"]
+    few = ["batch.instances=4", "trainer.max_steps=1", f"data.path={tmp_path / 'my.jsonl'}"]
+    assert main(["manifest", *towers, *few, f"out={tmp_path / 'run'}"]) == 0
+    before = TrainedRun.load(tmp_path / "run").embeddings("test")
+    (tmp_path / "my.jsonl").rename(tmp_path / "moved.jsonl")
+    with pytest.raises(ConfigError, match="the data that the run was trained on"):
+        TrainedRun.load(tmp_path / "run")
+    moved = [f"data.path={tmp_path / 'moved.jsonl'}"]
+    after = TrainedRun.load(tmp_path / "run", moved).embeddings("test")
+    assert all(torch.equal(after[modality].z, of.z) for modality, of in before.items())
+    (tmp_path / "other.jsonl").write_text("\n".join(lines).replace("thing", "something"))
+    with pytest.raises(ConfigError, match="another vocabulary"):
+        TrainedRun.load(tmp_path / "run", [f"data.path={tmp_path / 'other.jsonl'}"])
 
 
 def test_no_run(small_run, tmp_path):

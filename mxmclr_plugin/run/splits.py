@@ -10,7 +10,13 @@ from mxmclr_plugin.data.dataset import MultifoldDataset
 from mxmclr_plugin.data.splits import DataSplits
 from mxmclr_plugin.run.config import ConfigError, RunConfig
 
-__all__ = ["measured_modalities", "measured_split", "trained_split", "usable_splits"]
+__all__ = [
+    "check_trainable",
+    "measured_modalities",
+    "measured_split",
+    "trained_split",
+    "usable_splits",
+]
 
 
 def usable_splits(
@@ -41,9 +47,23 @@ def trained_split(data: DataSplits, config: RunConfig, console: Console) -> Mult
     Raises:
         ConfigError: If the data lack the modality of a tower, or no instance is left.
     """
+    check_trainable(data)
     for modality in config.towers:
         _check_modality("train", data, modality, config)
     return _observed("train", data["train"], list(config.towers), any, console)
+
+
+def check_trainable(data: DataSplits) -> None:
+    """Refuses data that are for measuring alone.
+
+    Raises:
+        ConfigError: If they have no split ``train``.
+    """
+    if "train" not in data:
+        raise ConfigError(
+            f"data: there is nothing to train on, all instances are in {' or '.join(data)}; "
+            "`evaluate` measures a trained run on them"
+        )
 
 
 def measured_split(

@@ -92,7 +92,7 @@ class TrainedRun:
         """Loads a run.
 
         Its training data are read too, also where others are measured: a vocabulary is made of
-        them.
+        them. If they have moved, ``data.root`` or ``data.path`` says where to.
 
         Args:
             path: Its folder, or a checkpoint in that.
@@ -117,7 +117,7 @@ class TrainedRun:
         weights, step = _weights_of(checkpoint)
         fabric = _fabric(config.trainer, device)
 
-        data: DataSplits = build_part("data", DATASETS.build, trained.data)
+        data = _trained_data(trained.data, config.data)
         with torch.random.fork_rng(devices=[]):  # random weights, which are replaced
             seen = trained_split(data, trained, console)
             towers = build_towers(trained, seen)
@@ -291,6 +291,25 @@ def _config_of(folder: Path) -> tuple[RunConfig, dict[str, Any]]:
         return check_config(plain)
     except ConfigError as error:
         raise ConfigError(f"{file}: {error}") from error
+
+
+def _trained_data(trained: dict[str, Any], changed: dict[str, Any]) -> DataSplits:
+    """The data that the run was trained on, also where they have moved."""
+    try:
+        data: DataSplits = build_part("data", DATASETS.build, trained)
+    except ConfigError as error:
+        moved = dict(trained)
+        for key in ("root", "path"):
+            if key in changed:
+                moved[key] = changed[key]
+        if changed["name"] == trained["name"] and moved != trained:
+            data = build_part("data", DATASETS.build, moved)
+        else:
+            raise ConfigError(
+                f"{error}; these are the data that the run was trained on, which its towers are "
+                "made from"
+            ) from error
+    return data
 
 
 def _weights_of(checkpoint: Path) -> tuple[dict[str, Any], int]:
