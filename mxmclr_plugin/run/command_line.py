@@ -44,7 +44,8 @@ examples:
   python -m mxmclr_plugin.run text2shape trainer.max_steps=50 out=runs/short
   python -m mxmclr_plugin.run text2shape trainer.max_steps=100 out=runs/short ckpt=last
   python -m mxmclr_plugin.run manifest data.path=my.jsonl
-  python -m mxmclr_plugin.run data check my.jsonl"""
+  python -m mxmclr_plugin.run data check my.jsonl
+  python -m mxmclr_plugin.run search "a tall thin red cone" ckpt=runs/text2shape/mxmclr-seed0"""
 
 
 _DATA_ERROR = f"{DataError.__module__}.{DataError.__qualname__}: "
@@ -73,8 +74,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--config-dir", type=Path, help="folder with further tasks and groups")
     parser.add_argument("-h", "--help", action="store_true", help="show this, or a task, and stop")
     given = parser.parse_intermixed_args(list(arguments))
+    commands = {*_COMMANDS, *_COMMANDS_ON_TASKS}
     try:
-        commands = {*_COMMANDS, *_COMMANDS_ON_TASKS}
         if given.task is None or (given.task in commands and given.help):
             parser.print_help()
             return 0 if given.help else 2
@@ -94,15 +95,22 @@ def main(arguments: Sequence[str]) -> int:
     except DataError as error:
         # Of a worker's error torch hands on the traceback, which ends with the message.
         message = str(error).rstrip().rpartition("\n")[2].removeprefix(_DATA_ERROR)
-        errors.print(
-            f"[bold red]error:[/] {escape(message)}\nif training had begun, the same command with "
-            "ckpt=last goes on from its last checkpoint",
-            highlight=False,
-            soft_wrap=True,
-        )
+        errors.print(f"[bold red]error:[/] {escape(message)}", highlight=False, soft_wrap=True)
+        if given.task not in commands:
+            errors.print(
+                "if training had begun, the same command with ckpt=last goes on from its last "
+                "checkpoint",
+                highlight=False,
+                soft_wrap=True,
+            )
         return 2
     except KeyboardInterrupt:
-        errors.print("interrupted: the same command with ckpt=last goes on from here")
+        if given.task in _COMMANDS:
+            errors.print("interrupted")
+        elif given.task in _COMMANDS_ON_TASKS:
+            errors.print("interrupted: the same command goes on from here")
+        else:
+            errors.print("interrupted: the same command with ckpt=last goes on from here")
         return 130
     return 0
 
