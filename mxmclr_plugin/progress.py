@@ -15,8 +15,12 @@ from rich.progress import (
 __all__ = ["progress_bar"]
 
 
-def progress_bar() -> Progress:
-    """A bar with rate and time left on standard error; nothing where that is no terminal."""
+def progress_bar(shown: bool = True) -> Progress:
+    """A bar with rate and time left on standard error; nothing where that is no terminal.
+
+    Args:
+        shown: False for nothing anywhere.
+    """
     console = Console(stderr=True)
     return Progress(
         TextColumn("{task.description}"),
@@ -25,5 +29,5 @@ def progress_bar() -> Progress:
         MofNCompleteColumn(),
         TimeRemainingColumn(),
         console=console,
-        disable=not console.is_terminal,
+        disable=not (shown and console.is_terminal),
     )

@@ -7,12 +7,18 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from mxmclr_plugin.data.batch import Observations, stack
 from mxmclr_plugin.data.dataset import MultifoldDataset
 
-__all__ = ["Observation", "ObservationBatch", "ObservationDataset", "collate_observations"]
+__all__ = [
+    "Observation",
+    "ObservationBatch",
+    "ObservationDataset",
+    "collate_observations",
+    "observation_loader",
+]
 
 
 @dataclass(frozen=True)
@@ -93,4 +99,31 @@ def collate_observations(items: Sequence[Observation]) -> ObservationBatch:
         observations,
         torch.tensor(ids),
         torch.tensor([item.position for item in items]),
+    )
+
+
+def observation_loader(
+    dataset: MultifoldDataset,
+    modality: str,
+    batch_size: int,
+    *,
+    workers: int = 0,
+    pin_memory: bool = False,
+) -> DataLoader[Observation]:
+    """Batches of one modality, in the order of :class:`ObservationDataset`.
+
+    Args:
+        dataset: The data set.
+        modality: Its modality.
+        batch_size: Observations a batch.
+        workers: Processes that read; 0 reads in the calling one.
+        pin_memory: Whether batches are copied to page-locked memory.
+    """
+    return DataLoader(
+        ObservationDataset(dataset, modality),
+        batch_size=batch_size,
+        collate_fn=collate_observations,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=pin_memory,
     )

@@ -14,6 +14,7 @@ from rich.markup import escape
 from mxmclr_plugin.data.dataset import MultifoldDataset
 from mxmclr_plugin.data.splits import DataSplits
 from mxmclr_plugin.run.config import ConfigError, RunConfig, check_config
+from mxmclr_plugin.run.splits import check_trainable
 from mxmclr_plugin.towers.registry import TOWERS, TowerInfo
 
 __all__ = ["completed"]
@@ -51,13 +52,18 @@ def completed(
         The configuration, and the same as plain containers; it is not automatic any more.
 
     Raises:
-        ConfigError: If the data cannot be used so: one modality only, or a kind without a tower.
+        ConfigError: If the data cannot be used so: nothing to train on, one modality only, or a
+            kind without a tower.
     """
+    check_trainable(data)
     filled: dict[str, Any] = copy.deepcopy({**plain, "automatic": False})
     train = data["train"]
     modalities = _modalities(filled["directions"], data)
     towers = {m: filled["towers"].get(m) or {"name": _tower(m, data).name} for m in modalities}
-    lines = [f"towers.{m}: {tower['name']}" for m, tower in towers.items()]
+    lines = [
+        f"towers.{m}: {tower.get('name') or 'that of ' + tower['same_as']}"
+        for m, tower in towers.items()
+    ]
     filled["towers"] = towers
     batch, trainer = filled["batch"], filled["trainer"]
     if filled["directions"] is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import yaml
@@ -19,7 +19,10 @@ from mxmclr_plugin.run.ablate_command import ablate_command
 from mxmclr_plugin.run.compare_command import compare_command
 from mxmclr_plugin.run.config import ConfigError, choices, groups, load_config, tasks
 from mxmclr_plugin.run.data_commands import data_command
+from mxmclr_plugin.run.evaluate_command import evaluate_command
+from mxmclr_plugin.run.export_command import export_command
 from mxmclr_plugin.run.pipeline import run_retrieval
+from mxmclr_plugin.run.search_command import search_command
 from mxmclr_plugin.towers.registry import list_towers
 
 __all__ = ["main"]
@@ -29,7 +32,10 @@ python -m mxmclr_plugin.run TASK [key=value ...]   train and test
        python -m mxmclr_plugin.run TASK --help            its keys, defaults and choices
        python -m mxmclr_plugin.run list tasks|losses|towers|data
        python -m mxmclr_plugin.run data check MANIFEST [key=value ...]
-       python -m mxmclr_plugin.run data convert DATA [key=value ...] out=FOLDER [shards=N]"""
+       python -m mxmclr_plugin.run data convert DATA [key=value ...] out=FOLDER [shards=N]
+       python -m mxmclr_plugin.run evaluate ckpt=RUN [split=test] [out=FILE] [data=...]
+       python -m mxmclr_plugin.run export ckpt=RUN out=FOLDER [split=test] [format=parquet]
+       python -m mxmclr_plugin.run search "WORDS" ckpt=RUN [k=5] [html=FILE]"""
 
 _EXAMPLES = """\
 examples:
@@ -38,7 +44,8 @@ examples:
   python -m mxmclr_plugin.run text2shape trainer.max_steps=50 out=runs/short
   python -m mxmclr_plugin.run text2shape trainer.max_steps=100 out=runs/short ckpt=last
   python -m mxmclr_plugin.run manifest data.path=my.jsonl
-  python -m mxmclr_plugin.run data check my.jsonl"""
+  python -m mxmclr_plugin.run data check my.jsonl
+  python -m mxmclr_plugin.run search "a tall thin red cone" ckpt=runs/text2shape/mxmclr-seed0"""
 
 
 _DATA_ERROR = f"{DataError.__module__}.{DataError.__qualname__}: "
@@ -67,19 +74,17 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--config-dir", type=Path, help="folder with further tasks and groups")
     parser.add_argument("-h", "--help", action="store_true", help="show this, or a task, and stop")
     given = parser.parse_intermixed_args(list(arguments))
+    commands = {*_COMMANDS, *_COMMANDS_ON_TASKS}
     try:
-        if given.task is None or (given.task == "data" and given.help):
+        if given.task is None or (given.task in commands and given.help):
             parser.print_help()
             return 0 if given.help else 2
-        if given.task == "data" and not given.help:
-            return data_command(given.overrides, console)
-        if given.task == "compare" and not given.help:
-            return compare_command(given.overrides, console, given.config_dir)
-        if given.task == "ablate" and not given.help:
-            return ablate_command(given.overrides, console, given.config_dir)
-        if given.task == "list":
-            console.print(_listing(given.overrides))
-        elif given.help:
+        if given.task in _COMMANDS:
+            return _COMMANDS[given.task](given.overrides, console)
+        if given.task in _COMMANDS_ON_TASKS:
+            command = _COMMANDS_ON_TASKS[given.task]
+            return command(given.overrides, console, given.config_dir)
+        if given.help:
             _show_task(given.task, given.overrides, given.config_dir, console)
         else:
             config, plain = load_config(given.task, given.overrides, given.config_dir)
@@ -90,15 +95,22 @@ def main(arguments: Sequence[str]) -> int:
     except DataError as error:
         # Of a worker's error torch hands on the traceback, which ends with the message.
         message = str(error).rstrip().rpartition("\n")[2].removeprefix(_DATA_ERROR)
-        errors.print(
-            f"[bold red]error:[/] {escape(message)}\nif training had begun, the same command with "
-            "ckpt=last goes on from its last checkpoint",
-            highlight=False,
-            soft_wrap=True,
-        )
+        errors.print(f"[bold red]error:[/] {escape(message)}", highlight=False, soft_wrap=True)
+        if given.task not in commands:
+            errors.print(
+                "if training had begun, the same command with ckpt=last goes on from its last "
+                "checkpoint",
+                highlight=False,
+                soft_wrap=True,
+            )
         return 2
     except KeyboardInterrupt:
-        errors.print("interrupted: the same command with ckpt=last goes on from here")
+        if given.task in _COMMANDS:
+            errors.print("interrupted")
+        elif given.task in _COMMANDS_ON_TASKS:
+            errors.print("interrupted: the same command goes on from here")
+        else:
+            errors.print("interrupted: the same command with ckpt=last goes on from here")
         return 130
     return 0
 
@@ -113,6 +125,11 @@ def _show_task(
         console.print(f"  {group}: {', '.join(choices(group))}", highlight=False)
     console.print("\n[bold]Keys and their values[/] (key=value, nested by dots):")
     console.print(escape(yaml.safe_dump(plain, sort_keys=False)), highlight=False)
+
+
+def _list(what: Sequence[str], console: Console) -> int:
+    console.print(_listing(what))
+    return 0
 
 
 def _listing(what: Sequence[str]) -> Table:
@@ -155,3 +172,19 @@ def _table(columns: list[str], rows: list[list[str]]) -> Table:
     for row in rows:
         table.add_row(*map(escape, row))
     return table
+
+
+_COMMANDS: dict[str, Callable[[Sequence[str], Console], int]] = {
+    "data": data_command,
+    "evaluate": evaluate_command,
+    "export": export_command,
+    "list": _list,
+    "search": search_command,
+}
+"""What is no task; each gets what stands behind its name."""
+
+_COMMANDS_ON_TASKS: dict[str, Callable[[Sequence[str], Console, Path | None], int]] = {
+    "ablate": ablate_command,
+    "compare": compare_command,
+}
+"""What runs tasks; each gets the folder of further tasks as well."""

@@ -7,7 +7,7 @@ import logging
 import platform
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
@@ -24,9 +24,10 @@ from mxmclr_plugin.losses.multimodal import MultimodalCriterion, takes_ids
 from mxmclr_plugin.losses.registry import LOSSES, build_loss
 from mxmclr_plugin.retrieval import recall_sum
 from mxmclr_plugin.run.automatic import completed
-from mxmclr_plugin.run.config import ConfigError, RunConfig, build_part
+from mxmclr_plugin.run.config import RunConfig, build_part
 from mxmclr_plugin.run.folder import RunFolder
 from mxmclr_plugin.run.report import figures_table
+from mxmclr_plugin.run.splits import usable_splits
 from mxmclr_plugin.run.towers import (
     build_towers,
     check_processes,
@@ -71,7 +72,7 @@ def run_retrieval(
     data: DataSplits = build_part("data", DATASETS.build, config.data)
     if config.automatic:
         config, plain = completed(plain, data, console)
-    splits = _usable(data, config, console)
+    splits = usable_splits(data, config, console)
     batch = _batch_for(config, criterion, splits["train"], console)
 
     pl.seed_everything(config.seed, workers=True, verbose=False)
@@ -116,7 +117,7 @@ def run_retrieval(
     }
     best_validation = _best_validation(trainer)
     measured = {}
-    # "train" is what is trained on, see _usable.
+    # "train" is what is trained on, see usable_splits.
     wanted = {"train_split" if config.eval.split == "train" else config.eval.split, "test"}
     if not config.eval.test:
         wanted.remove("test")
@@ -168,55 +169,6 @@ def run_retrieval(
                 soft_wrap=True,
             )
     return metrics
-
-
-def _usable(data: DataSplits, config: RunConfig, console: Console) -> dict[str, MultifoldDataset]:
-    """The splits of which a run can make use: those instances that its towers can see.
-
-    Trained on is also what only some towers see. In evaluation an instance needs an observation in
-    every modality that is measured: a query without a right item in the gallery has no rank.
-    """
-    for modality in config.towers:
-        if modality not in data["train"].modalities:
-            raise ConfigError(
-                f"towers.{modality}: the data set {config.data['name']} has no {modality!r}, it "
-                f"has {', '.join(data['train'].modalities)}"
-            )
-    if config.eval.split not in data:
-        raise ConfigError(
-            f"eval.split: there is no split {config.eval.split!r}, there are {', '.join(data)}"
-        )
-    measured = sorted({m for pair in config.directions.values() for m in "+".join(pair).split("+")})
-    towers = list(config.towers)
-    splits = {"train": _observed("train", data["train"], towers, any, console)}
-    for split in dict.fromkeys(["val", "test", config.eval.split]):
-        # "train" is what is trained on.
-        name = "train_split" if split == "train" else split
-        plain = data.plain.get(split, data[split])
-        splits[name] = _observed(split, plain, measured, all, console)
-    return splits
-
-
-def _observed(
-    split: str,
-    dataset: MultifoldDataset,
-    modalities: Sequence[str],
-    enough: Callable[[Iterable[bool]], bool],
-    console: Console,
-) -> MultifoldDataset:
-    """The instances with observations in any, or all, modalities; says how many are left out."""
-    observed = zip(*(dataset.folds(modality) > 0 for modality in modalities), strict=True)
-    kept = [k for k, of_instance in enumerate(observed) if enough(of_instance)]
-    named = (" and " if enough is all else " or ").join(modalities)
-    if not kept:
-        raise ConfigError(f"data: no instance of the split {split!r} has {named}")
-    if len(kept) == len(dataset):
-        return dataset
-    console.print(
-        f"{split}: {len(dataset) - len(kept)} of {len(dataset)} instances are left out, which do "
-        f"not have {named}"
-    )
-    return dataset.subset(kept)
 
 
 def _batch_for(

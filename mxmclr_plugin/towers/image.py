@@ -11,6 +11,7 @@ from torchvision.models import get_model_weights, list_models
 from mxmclr_plugin.data.batch import Observations
 from mxmclr_plugin.registry import did_you_mean
 from mxmclr_plugin.towers.checkpointing import checkpoint_blocks
+from mxmclr_plugin.towers.exporting import is_exporting
 from mxmclr_plugin.towers.pretrained import (
     load_weights,
     named_weights,
@@ -189,11 +190,13 @@ def scaled_images(observations: Observations, dtype: torch.dtype) -> Tensor:
         return images.to(dtype, memory_format=torch.channels_last).div_(255)
     if not observations.is_floating_point():
         raise ValueError(f"pictures are uint8, or float in 0..1; got {observations.dtype}")
-    low, high = (float(x) for x in observations.aminmax())
-    if not (low >= 0 and high <= 1):  # NaN as well
-        raise ValueError(
-            f"pictures are uint8, or float in 0..1; got {observations.dtype} from {low} to {high}"
-        )
+    if not is_exporting():
+        low, high = (float(x) for x in observations.aminmax())
+        if not (low >= 0 and high <= 1):  # NaN as well
+            raise ValueError(
+                f"pictures are uint8, or float in 0..1; got {observations.dtype} from {low} to "
+                f"{high}"
+            )
     return images.to(dtype, memory_format=torch.channels_last)
 
 

@@ -32,6 +32,7 @@ __all__ = [
     "load_sentence_transformer",
     "sentence_transformer",
     "tokenizer_digest",
+    "unknown_words",
 ]
 
 OFFLINE_MINILM = "offline-minilm"
@@ -301,6 +302,26 @@ def tokenizer_digest(tokenizer: Any) -> str:
     else:
         state = [type(tokenizer).__name__]
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+
+
+def unknown_words(model: SentenceTransformer, sentence: str) -> tuple[list[str], int]:
+    """What a model's tokenizer does not know of a sentence.
+
+    Args:
+        model: The model.
+        sentence: The sentence.
+
+    Returns:
+        The parts of the sentence that share the vector of the unknown, and the number of all its
+        parts, special tokens aside; nothing unknown where the tokenizer does not say.
+    """
+    backend = getattr(model.tokenizer, "backend_tokenizer", model.tokenizer)
+    if not isinstance(backend, Tokenizer):
+        return [], 1
+    tokens = backend.encode(sentence, add_special_tokens=False)
+    unknown = backend.token_to_id(str(getattr(backend.model, "unk_token", None)))
+    parts = [sentence[start:end] for start, end in tokens.offsets]
+    return [part for part, k in zip(parts, tokens.ids, strict=True) if k == unknown], len(parts)
 
 
 def _offline_minilm() -> Path:

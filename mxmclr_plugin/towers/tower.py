@@ -143,7 +143,8 @@ class Tower(nn.Module):
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             features: Tensor = self.backbone(observations)
-        rows = len(observations)
+        # Not len of a tensor: while it is exported the number of rows has no value.
+        rows = observations.shape[0] if isinstance(observations, Tensor) else len(observations)
         if features.shape != (rows, self.in_features):
             raise ValueError(
                 f"{type(self.backbone).__name__} should have made features of the shape "

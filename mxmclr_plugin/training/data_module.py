@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from mxmclr_plugin.data.batch import collate_multifold
 from mxmclr_plugin.data.dataset import MultifoldDataset
 from mxmclr_plugin.data.loader import ResumableLoader
-from mxmclr_plugin.data.observations import Observation, ObservationDataset, collate_observations
+from mxmclr_plugin.data.observations import Observation, observation_loader
 from mxmclr_plugin.data.sampler import MultifoldSampler
 from mxmclr_plugin.training.config import BatchConfig
 
@@ -86,12 +86,11 @@ class RetrievalData(LightningDataModule):
 
     def _evaluation_loaders(self, split: str) -> list[DataLoader[Observation]]:
         return [
-            DataLoader(
-                ObservationDataset(self.splits[split], modality),
-                batch_size=self.eval_batch,
-                collate_fn=collate_observations,
-                num_workers=self.batch.workers,
-                persistent_workers=self.batch.workers > 0,
+            observation_loader(
+                self.splits[split],
+                modality,
+                self.eval_batch,
+                workers=self.batch.workers,
                 pin_memory=self.pin_memory,
             )
             for modality in self.modalities

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from mxmclr_plugin.data.batch import MultifoldBatch
 from mxmclr_plugin.data.observations import ObservationBatch
 from mxmclr_plugin.losses.multimodal import MultimodalCriterion
-from mxmclr_plugin.retrieval import cross_modal_metrics, grouped_metrics, retrieval_items
 from mxmclr_plugin.towers.tower import Tower
 from mxmclr_plugin.training.config import EvalConfig, OptimizerConfig
+from mxmclr_plugin.training.figures import retrieval_figures
 
 __all__ = ["RetrievalModule"]
 
@@ -125,7 +125,7 @@ class RetrievalModule(LightningModule):
         )
 
     def on_validation_epoch_end(self) -> None:
-        figures = self._figures(*self._items())
+        figures, _ = retrieval_figures(*self._embeddings(), self.directions, self.evaluation)
         for direction, values in figures.items():
             for name in values.keys() - {"chance@1", "queries", "gallery"}:
                 self.log(f"val/{direction}/{name}", values[name], rank_zero_only=False)
@@ -137,12 +137,9 @@ class RetrievalModule(LightningModule):
     test_step = validation_step
 
     def on_test_epoch_end(self) -> None:
-        items, ids = self._items()
-        self.test_figures = self._figures(items, ids)
-        size = self.evaluation.group_size
-        first_query = next(iter(self.directions.values()))[0]
-        enough = size is not None and len(ids[first_query].unique()) >= size
-        self.test_group_figures = self._figures(items, ids, size) if enough else {}
+        self.test_figures, self.test_group_figures = retrieval_figures(
+            *self._embeddings(), self.directions, self.evaluation, groups=True
+        )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # A tower with dropout goes on with the numbers it would have drawn.
@@ -151,26 +148,13 @@ class RetrievalModule(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         torch.set_rng_state(checkpoint["torch_rng_state"].cpu())
 
-    def _items(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """What is ranked, and the instance of each item, by endpoint of a direction."""
+    def _embeddings(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """What was encoded, and the instance of each row, by modality."""
         embeddings, ids = {}, {}
         for modality, batches in self._encoded.items():
             embeddings[modality], ids[modality] = self._of_all_ranks(batches)
         self._encoded = {}
-        return retrieval_items(
-            embeddings,
-            ids,
-            [endpoint for pair in self.directions.values() for endpoint in pair],
-            self.evaluation.fuse,
-        )
-
-    def _figures(
-        self, items: dict[str, Tensor], ids: dict[str, Tensor], group_size: int | None = None
-    ) -> dict[str, dict[str, float]]:
-        depths: dict[str, Any] = {"ks": self.evaluation.ks, "ndcg_at": self.evaluation.ndcg_at}
-        if group_size is None:
-            return cross_modal_metrics(items, ids, self.directions, **depths)
-        return grouped_metrics(items, ids, self.directions, group_size, **depths)
+        return embeddings, ids
 
     def _of_all_ranks(self, batches: list[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
         """Embeddings and ids of a modality, each observation once, in their order."""

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from mxmclr_plugin.training.config import OptimizerConfig, TrainerConfig
 
-__all__ = ["build_trainer"]
+__all__ = ["build_trainer", "precision_of"]
 
 
 class _ValidateAtTheEnd(Callback):
@@ -70,7 +70,7 @@ def build_trainer(
         devices=int(config.devices) if config.devices.isdigit() else config.devices,
         strategy=config.strategy,
         num_nodes=config.num_nodes,
-        precision=_precision(config),  # type: ignore[arg-type]
+        precision=precision_of(config),  # type: ignore[arg-type]
         max_steps=config.max_steps,
         max_epochs=-1,
         check_val_every_n_epoch=config.validate_every,
@@ -86,7 +86,8 @@ def build_trainer(
     )
 
 
-def _precision(config: TrainerConfig) -> str:
+def precision_of(config: TrainerConfig) -> str:
+    """The precision in Lightning's words, also where the configuration says ``auto``."""
     if config.precision != "auto":
         return config.precision
     if config.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():

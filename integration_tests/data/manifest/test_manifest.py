@@ -253,6 +253,18 @@ def test_too_few_to_draw_a_split_from(tmp_path):
         texts({"id": 1, "text": "a"}, {"id": 2, "text": "b"}, path=tmp_path / "m.jsonl")
 
 
+def test_a_manifest_for_measuring_alone(tmp_path):
+    lines = [{"id": k, "split": ("test", "val")[k > 3], "text": str(k)} for k in range(5)]
+    data = manifest(str(write_lines(tmp_path / "m.jsonl", lines)))
+    assert {split: dataset.names for split, dataset in data.items()} == {
+        "val": ["4"],
+        "test": ["0", "1", "2", "3"],
+    }
+    del lines[4]["split"]
+    with pytest.raises(DataError, match="1 instances to train on: too few"):
+        manifest(str(write_lines(tmp_path / "m.jsonl", lines)))
+
+
 def test_files_that_cannot_be_read_are_left_out(tmp_path):
     np.save(tmp_path / "a.npy", np.arange(3.0))
     np.save(tmp_path / "b.npy", np.arange(4.0))

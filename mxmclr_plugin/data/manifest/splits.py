@@ -18,7 +18,8 @@ def split_places(
     """Which instance is in which split.
 
     One that names no split is trained on. ``val`` and ``test``, where nobody names them, are drawn
-    from what is trained on: a tenth each.
+    from what is trained on: a tenth each. Where all name one and it is never ``train``, there are
+    the splits that they name: such data are for measuring.
 
     Args:
         instances: The instances.
@@ -29,7 +30,7 @@ def split_places(
         Places of the instances of each split, and sentences that belong beside figures.
 
     Raises:
-        DataError: If none would be left to train on.
+        DataError: If some are trained on, but none of them would be left.
     """
     places: dict[str, list[int]] = {split: [] for split in SPLITS}
     for k, instance in enumerate(instances):
@@ -38,13 +39,13 @@ def split_places(
     undecided = sum(instance.split is None for instance in instances)
     if 0 < undecided < len(instances):
         notes.append(f"{undecided} instances of {source.name} name no split and count as train")
+    if not places["train"]:
+        return {split: of for split, of in places.items() if of}, notes
     drawn = [split for split in ("test", "val") if not places[split]]
     pool = places["train"]
     if len(pool) < 1 + len(drawn):
         raise DataError(
             f"{source} has {len(pool)} instances to train on: too few to draw {drawn} from them"
-            if drawn
-            else f"{source} has no instance to train on"
         )
     if drawn:
         share = max(1, len(pool) // 10)

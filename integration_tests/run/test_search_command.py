@@ -1,0 +1,130 @@
+import base64
+import io
+from html.parser import HTMLParser
+
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from mxmclr_plugin.run.command_line import main
+from mxmclr_plugin.run.hits_page import hits_page
+from mxmclr_plugin.run.hits_terminal import half_blocks, hits_table
+from mxmclr_plugin.trained.search import Found, Hit
+
+
+@pytest.fixture(scope="module")
+def small_run(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "small"
+    data = ["data.classes=8", "data.captions=3", "data.samples=2", "data.resolution=24"]
+    few = ["batch.instances=4", "trainer.max_steps=1", "towers.voxel.widths=[4]"]
+    assert main(["text2shape", *data, *few, f"out={out}"]) == 0
+    return out
+
+
+def run(capsys, *arguments):
+    status = main([*map(str, arguments)])
+    said = capsys.readouterr()
+    return status, said.out, said.err
+
+
+def noise(width, height):
+    return Image.effect_noise((width, height), 80).convert("RGB")
+
+
+def found(**changes):
+    hits = (
+        Hit("a <b>", 3, 0.75, "red & [bold]tall[/]", noise(8, 8)),
+        Hit("no picture", 4, -0.5, None, None),
+    )
+    given = {"query": "red <script>", "by": "text", "among": "voxel", "items": 9, "unknown": ()}
+    return Found(**{**given, "hits": hits, **changes})
+
+
+def test_the_command(small_run, tmp_path, capsys):
+    page = tmp_path / "pages" / "hits.html"
+    asked = ["search", "a red cone", f"ckpt={small_run}", "k=50", f"html={page}"]
+    status, out, _ = run(capsys, *asked)
+    assert status == 0
+    assert "'a red cone' among 2 of voxel" in out
+    assert "▀" not in out  # no terminal, no pictures
+    assert page.read_text().count("<li>") == 2
+    status, _, err = run(capsys, *asked)
+    assert status == 2
+    assert "is there already" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["ckpt={run}"], "search takes 1 in quotes"),
+        (["a", "red", "cone", "ckpt={run}"], "search takes 1 in quotes"),
+        (["a red cone"], "needs ckpt="),
+        (["a red cone", "ckpt={run}", "k=0"], "k must be a number, 1 or more, got '0'"),
+        (["a red cone", "ckpt={run}", "k=many"], "k must be a number"),
+        (["a red cone", "ckpt={run}", "modalty=text"], "did you mean 'modality'"),
+        (["a red cone", "ckpt={run}", "modality=image"], "no tower of 'image'"),
+    ],
+)
+def test_what_cannot_be_done(small_run, capsys, arguments, words):
+    status, _, err = run(capsys, "search", *(part.format(run=small_run) for part in arguments))
+    assert status == 2
+    assert words in err
+    assert len(err.splitlines()) == 1
+
+
+def test_a_query_with_an_equals_sign_is_a_query(small_run, capsys):
+    status, out, _ = run(capsys, "search", "colour = red", f"ckpt={small_run}")
+    assert status == 0
+    assert "'colour = red' among" in out
+
+
+def test_half_blocks_show_two_pixels_each():
+    picture = noise(6, 8)
+    lines = half_blocks(picture, 6).split("\n")
+    assert [len(line) for line in lines] == [6] * 4
+    for row, line in enumerate(lines):
+        for column, span in enumerate(line.spans):
+            assert (span.start, span.end) == (column, column + 1)
+            colours = (span.style.color, span.style.bgcolor)
+            shown = [tuple(colour.triplet) for colour in colours]
+            assert shown == [picture.getpixel((column, 2 * row + half)) for half in (0, 1)]
+
+
+def test_pictures_on_a_terminal_with_colours():
+    for options, shown in (
+        ({"force_terminal": True, "color_system": "truecolor"}, True),
+        ({"force_terminal": True, "no_color": True, "color_system": None}, False),
+        ({"force_terminal": False}, False),
+    ):
+        console = Console(file=io.StringIO(), width=100, **options)
+        console.print(hits_table(found(), console))
+        text = console.file.getvalue()
+        assert ("▀" in text) == shown
+        assert "red & [bold]tall[/]" in text
+
+
+class Page(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.tags, self.addresses, self.text = [], [], ""
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.addresses += [value for name, value in attrs if name in ("src", "href")]
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_the_page():
+    what = found(unknown=("flurb",))
+    page = Page()
+    page.feed(hits_page(what, ["regenerated & more"]))
+    assert "script" not in page.tags
+    for words in ("red <script>", "a <b>", "red & [bold]tall[/]", "-0.500", "flurb"):
+        assert words in page.text
+    assert "regenerated & more" in page.text
+    assert all(address.startswith("data:") for address in page.addresses)
+    (png,) = [address for address in page.addresses if address.startswith("data:image/png")]
+    picture = Image.open(io.BytesIO(base64.b64decode(png.partition("base64,")[2])))
+    assert picture.tobytes() == what.hits[0].picture.tobytes()

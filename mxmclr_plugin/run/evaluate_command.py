@@ -1,0 +1,57 @@
+"""``evaluate`` of the command line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.markup import escape
+
+from mxmclr_plugin.run.arguments import new_path, run_arguments
+from mxmclr_plugin.run.report import figures_table
+from mxmclr_plugin.trained.evaluate import evaluate_run
+
+__all__ = ["evaluate_command"]
+
+
+def evaluate_command(arguments: Sequence[str], console: Console) -> int:
+    """Runs ``evaluate ckpt=RUN [split=test] [out=FILE] [data=...] [eval.KEY=...]``.
+
+    Args:
+        arguments: What stands behind ``evaluate``.
+        console: Where to write.
+
+    Returns:
+        The exit status, 0.
+
+    Raises:
+        ConfigError: If an argument is unknown or missing, or the run cannot be measured so.
+    """
+    given = run_arguments("evaluate", arguments, {"split": "test", "out": ""})
+    out = new_path("out", given.own["out"]) if given.own["out"] else None
+    trained = given.load(console)
+    metrics = evaluate_run(trained, given.own["split"])
+    for name, figures in metrics.items():
+        if name.partition("_groups_of_")[0] in (given.own["split"], "train_split") and figures:
+            console.print(figures_table(metrics, name))
+    size = trained.config.eval.group_size
+    if size is not None and not any("_groups_of_" in name for name in metrics):
+        console.print(f"the split has fewer instances than a group of {size}", highlight=False)
+    if known := metrics["data"]["trained_on"]:
+        console.print(
+            f"{known} of the {len(trained.split(given.own['split']))} instances measured were "
+            "trained on",
+            highlight=False,
+        )
+    for note in trained.data.notes:
+        console.print(escape(note), highlight=False)
+    if trained.data.problems:
+        console.print(f"{len(trained.data.problems)} things of the data set were left out")
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = out.with_name(f".{out.name}")
+        unfinished.write_text(json.dumps(metrics, indent=2, allow_nan=False) + "\n", "utf-8")
+        unfinished.replace(out)
+        console.print(f"written to {escape(str(out))}", highlight=False, soft_wrap=True)
+    return 0

@@ -1,0 +1,66 @@
+"""What a search found, on a terminal."""
+
+from __future__ import annotations
+
+from PIL import Image
+from rich.color import Color
+from rich.console import Console
+from rich.style import Style
+from rich.table import Table
+from rich.text import Text
+
+from mxmclr_plugin.trained.search import Found
+
+__all__ = ["half_blocks", "hits_table"]
+
+_COLUMNS = 28  # of a picture; a column is about half as wide as a line is high
+
+
+def hits_table(found: Found, console: Console) -> Table:
+    """Hits, a row each, with pictures where the terminal has colours."""
+    pictures = console.is_terminal and console.color_system is not None
+    table = Table(
+        title=f"{found.query!r} among {found.items} of {found.among}",
+        show_lines=pictures,
+    )
+    for column in ("rank", "cosine"):
+        table.add_column(column, justify="right")
+    if pictures:
+        table.add_column("picture", no_wrap=True, min_width=_COLUMNS)
+    for column in ("name", "caption"):
+        table.add_column(column, overflow="fold")
+    for rank, hit in enumerate(found.hits, start=1):
+        picture = half_blocks(hit.picture, _COLUMNS) if hit.picture else Text()
+        table.add_row(
+            str(rank),
+            f"{hit.score:.3f}",
+            *([picture] if pictures else []),
+            Text(hit.name),
+            Text(hit.caption or ""),
+        )
+    return table
+
+
+def half_blocks(picture: Image.Image, columns: int) -> Text:
+    """A picture in coloured upper half blocks, two pixels each, one above the other.
+
+    Args:
+        picture: The picture.
+        columns: Its width in characters.
+
+    Returns:
+        Lines of as many characters, half as many as would make it as high as it is.
+    """
+    lines = max(1, round(columns * picture.height / picture.width / 2))
+    small = picture.convert("RGB").resize((columns, 2 * lines), Image.Resampling.LANCZOS)
+    text = Text(no_wrap=True)
+    for line in range(lines):
+        if line:
+            text.append("\n")
+        for column in range(columns):
+            upper, lower = (small.getpixel((column, 2 * line + half)) for half in (0, 1))
+            assert isinstance(upper, tuple)
+            assert isinstance(lower, tuple)
+            style = Style(color=Color.from_rgb(*upper), bgcolor=Color.from_rgb(*lower))
+            text.append("▀", style)
+    return text
