@@ -28,8 +28,8 @@ class GridConfig:
     """
 
     lr: list[float] = field(default_factory=lambda: [1.0, 2.0])
-    temperature: list[float] = field(default_factory=lambda: [0.03, 0.07, 0.15])
-    scale: list[float] = field(default_factory=lambda: [0.5, 1.0, 2.0])
+    temperature: list[float] = field(default_factory=lambda: [0.07, 0.15, 0.3, 0.6])
+    scale: list[float] = field(default_factory=lambda: [0.5, 1.0, 2.0, 4.0])
 
 
 @dataclass
