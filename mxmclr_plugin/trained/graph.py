@@ -42,7 +42,8 @@ def export_graph(tower: Tower, observations: Tensor) -> ExportedProgram:
             return torch.export.export(
                 plain,
                 (observations,),
-                dynamic_shapes={"observations": {0: Dim("rows", min=1)}},
+                # torch 2.6 cannot do without an upper bound.
+                dynamic_shapes={"observations": {0: Dim("rows", min=1, max=2**31 - 1)}},
                 strict=False,
             )
     # Tracing raises whatever the traced code leads it to.

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 from lightning_fabric import Fabric
@@ -32,6 +33,14 @@ from mxmclr_plugin.training.config import TrainerConfig
 from mxmclr_plugin.training.trainer import precision_of
 
 __all__ = ["Embedded", "TrainedRun"]
+
+# Learning rates in a checkpoint may be numpy's numbers, which torch 2.6 does not know as harmless.
+_NUMPY_SCALARS = [
+    np.float64(0).__reduce__()[0],
+    np.dtype,
+    np.dtypes.Float32DType,
+    np.dtypes.Float64DType,
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -320,7 +329,8 @@ def _weights_of(checkpoint: Path) -> tuple[dict[str, Any], int]:
         )
     try:
         # Only tensors and plain containers: a checkpoint of somebody else's executes nothing.
-        content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+        with torch.serialization.safe_globals(_NUMPY_SCALARS):
+            content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
         state, step = content["state_dict"], int(content["global_step"])
     except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError, EOFError) as error:
         reason = str(error).strip().partition("\n")[0]
