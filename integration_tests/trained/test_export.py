@@ -11,7 +11,7 @@ from mxmclr_plugin.run.command_line import main
 from mxmclr_plugin.run.config import ConfigError
 from mxmclr_plugin.trained import TrainedRun, export
 from mxmclr_plugin.trained.export import export_run
-from mxmclr_plugin.trained.graph import onnx_is_installed
+from mxmclr_plugin.trained.graph import why_no_onnx
 
 
 def run(capsys, *arguments):
@@ -84,9 +84,10 @@ def test_the_shape_tower(trained, exported):
         parts = index["towers"]["voxel"]
         z = torch.export.load(out / parts["torch_export"]["file"]).module()(grids)
     torch.testing.assert_close(z, wanted, rtol=0, atol=1e-5)
-    onnxruntime = pytest.importorskip("onnxruntime")
-    if not onnx_is_installed():
-        pytest.skip("onnxscript is not installed")
+    if why_no_onnx():
+        pytest.skip(f"no ONNX, all else was tested: {why_no_onnx()}")
+    import onnxruntime
+
     session = onnxruntime.InferenceSession(
         str(out / parts["onnx"]["file"]), providers=["CPUExecutionProvider"]
     )

@@ -10,9 +10,9 @@ from mxmclr_plugin.towers import Tower, build_tower
 from mxmclr_plugin.trained.graph import (
     export_graph,
     export_onnx,
-    onnx_is_installed,
     run_onnx,
     save_graph,
+    why_no_onnx,
 )
 
 BYTES = {"image": (3, 16, 16), "views": (3, 3, 16, 16), "voxel": (4, 8, 8, 8)}
@@ -61,8 +61,8 @@ def test_any_number_of_rows(kind, spec, floats, tmp_path):
         some = records(kind, rows, floats)
         with torch.no_grad():
             torch.testing.assert_close(module(some), tower(some), rtol=0, atol=1e-5)
-    if not onnx_is_installed():
-        pytest.skip("onnx, onnxscript and onnxruntime are not installed: half of it was tested")
+    if why_no_onnx():
+        pytest.skip(f"no ONNX, all else was tested: {why_no_onnx()}")
     export_onnx(program, tmp_path / "tower.onnx")
     import onnxruntime
 

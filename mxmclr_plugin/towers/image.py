@@ -187,7 +187,8 @@ def scaled_images(observations: Observations, dtype: torch.dtype) -> Tensor:
         )
     images = observations.expand(-1, 3, -1, -1)
     if observations.dtype == torch.uint8:
-        return images.to(dtype, memory_format=torch.channels_last).div_(255)
+        scaled = images.to(dtype, memory_format=torch.channels_last)
+        return scaled / 255 if is_exporting() else scaled.div_(255)
     if not observations.is_floating_point():
         raise ValueError(f"pictures are uint8, or float in 0..1; got {observations.dtype}")
     if not is_exporting():

@@ -203,7 +203,9 @@ def _blocks_to_channels(grids: Tensor) -> Tensor:
 def _as_float(grids: Tensor, dtype: torch.dtype) -> Tensor:
     """Grids as floats in 0..1, channels last in memory; same shape."""
     scaled = grids.to(dtype, memory_format=torch.channels_last_3d)
-    return scaled.div_(255) if grids.dtype == torch.uint8 else scaled
+    if grids.dtype != torch.uint8:
+        return scaled
+    return scaled / 255 if is_exporting() else scaled.div_(255)
 
 
 def _width_before(head: nn.Module) -> int:

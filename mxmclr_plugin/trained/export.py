@@ -24,9 +24,9 @@ from mxmclr_plugin.trained.embedding_files import FORMATS, write_embeddings
 from mxmclr_plugin.trained.graph import (
     export_graph,
     export_onnx,
-    onnx_is_installed,
     run_onnx,
     save_graph,
+    why_no_onnx,
 )
 from mxmclr_plugin.trained.run import TrainedRun
 from mxmclr_plugin.trained.sentence_transformer import as_sentence_transformer
@@ -49,8 +49,8 @@ def export_run(
 ) -> dict[str, Any]:
     """Writes embeddings of a split, and towers, to a folder, with an index ``export.json``.
 
-    Text towers become SentenceTransformer folders, others torch.export's ``.pt2`` and, where the
-    packages of the extra ``onnx`` are installed, ``.onnx``; all make the tower's unit vectors, head
+    Text towers become SentenceTransformer folders, others torch.export's ``.pt2`` and, with torch
+    2.7 and the packages of the extra ``onnx``, ``.onnx``; all make the tower's unit vectors, head
     and normalisation included. Each is loaded again and compared with the tower on the CPU in
     float32, on real observations: one row, and up to 16.
 
@@ -121,8 +121,9 @@ def export_run(
                     f"{len(observations)} observations, in",
                     part["file"],
                 )
-    if not onnx_is_installed() and any("torch_export" in x for x in index["towers"].values()):
-        _say(console, "no ONNX: pip install mxmclr-plugin[onnx] brings what writes it", "")
+    reason = why_no_onnx()
+    if reason and any("torch_export" in parts for parts in index["towers"].values()):
+        _say(console, f"no ONNX: {reason}", "")
     (out / "export.json").write_text(
         json.dumps(index, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
     )
@@ -173,7 +174,7 @@ def _write_tower(
         save_graph(program, file)
         module = torch.export.load(file).module()
         add("torch_export", file.name, lambda some: _unit_vectors(module, some))
-        if onnx_is_installed():
+        if why_no_onnx() is None:
             onnx = out / f"{modality}_tower.onnx"
             export_onnx(program, onnx)
             add("onnx", onnx.name, lambda some: run_onnx(onnx, some))

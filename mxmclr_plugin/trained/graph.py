@@ -18,7 +18,7 @@ from torch.export import Dim, ExportedProgram
 
 from mxmclr_plugin.towers.tower import Tower
 
-__all__ = ["export_graph", "export_onnx", "onnx_is_installed", "run_onnx", "save_graph"]
+__all__ = ["export_graph", "export_onnx", "run_onnx", "save_graph", "why_no_onnx"]
 
 _ONNX = ("onnx", "onnxscript", "onnxruntime")
 
@@ -58,9 +58,14 @@ def save_graph(program: ExportedProgram, path: Path) -> None:
         torch.export.save(program, path)
 
 
-def onnx_is_installed() -> bool:
-    """Whether the packages of the extra ``onnx`` are there."""
-    return all(importlib.util.find_spec(name) is not None for name in _ONNX)
+def why_no_onnx() -> str | None:
+    """What keeps towers from being written as ONNX; None if nothing does."""
+    missing = [name for name in _ONNX if importlib.util.find_spec(name) is None]
+    if missing:
+        return f"{', '.join(missing)} not installed: pip install mxmclr-plugin[onnx]"
+    if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 7):
+        return f"the ONNX writer of torch {torch.__version__} does not go with today's onnxscript"
+    return None
 
 
 def export_onnx(program: ExportedProgram, path: Path) -> None:
@@ -88,7 +93,8 @@ def export_onnx(program: ExportedProgram, path: Path) -> None:
     except ImportError:
         raise
     except Exception as error:  # as above
-        reason = " ".join(str(error).split())[:300]
+        # The exporter's own message tells of its steps, the one behind it what went wrong.
+        reason = " ".join(str(error.__cause__ or error).split())[:300]
         raise ValueError(f"the tower cannot be written as ONNX: {reason}") from error
 
 
