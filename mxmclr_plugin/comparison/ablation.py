@@ -236,7 +236,7 @@ def load_study(name: str, base: RunConfig, axes: Mapping[str, Any]) -> Study:
         values = given.pop(axis, values)
         if isinstance(values, Mapping):
             found[axis] = {
-                str(value): tuple(line.format(*modalities) for line in lines)
+                str(value).format(*modalities): tuple(line.format(*modalities) for line in lines)
                 for value, lines in values.items()
             }
         else:

@@ -149,6 +149,8 @@ class MultifoldHybridCriterion(nn.Module):
         z1: Tensor | Sequence[Tensor] | None = None,
         ids0: Tensor | None = None,
         ids1: Tensor | None = None,
+        soft_features0: Tensor | Sequence[Tensor] | None = None,
+        soft_features1: Tensor | Sequence[Tensor] | None = None,
     ) -> Tensor:
         """Loss between the observations in ``z0`` and those in ``z1``, or within ``z0``.
 
@@ -161,6 +163,10 @@ class MultifoldHybridCriterion(nn.Module):
                 k-th entry of ``z0`` is instance k, and of another instance than what other
                 processes and the memory bank hold.
             ids1: The same for ``z1``.
+            soft_features0: What the soft relation is taken from in place of ``z0``, say features of
+                a frozen encoder of the same observations, which no gradient follows. In the shape
+                of ``z0``, but for the width. Not together with a memory bank.
+            soft_features1: The same in place of ``z1``.
 
         Returns:
             The loss. Shape: ().
@@ -170,7 +176,7 @@ class MultifoldHybridCriterion(nn.Module):
                 and ``ids1`` is given where rows of other processes or batches take part, and with
                 ``validate`` if a row is zero, NaN or infinite or no row of ``z0`` has a positive.
         """
-        return self.parts(z0, z1, ids0, ids1)["loss"]
+        return self.parts(z0, z1, ids0, ids1, soft_features0, soft_features1)["loss"]
 
     def parts(
         self,
@@ -178,6 +184,8 @@ class MultifoldHybridCriterion(nn.Module):
         z1: Tensor | Sequence[Tensor] | None = None,
         ids0: Tensor | None = None,
         ids1: Tensor | None = None,
+        soft_features0: Tensor | Sequence[Tensor] | None = None,
+        soft_features1: Tensor | Sequence[Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """The loss and its parts with their gradients, for those that want to weigh them anew.
 
@@ -193,11 +201,16 @@ class MultifoldHybridCriterion(nn.Module):
         ids0, ids1 = self._ids(z0, z1, ids0, ids1)
         a, ids_a = flatten_folds(z0, ids0, "z0")
         b, ids_b = (None, None) if z1 is None else flatten_folds(z1, ids1, "z1")
+        soft_a = _as_rows(soft_features0, "soft_features0")
+        soft_b = _as_rows(soft_features1, "soft_features1")
         exchange = None
         if self.gather_distributed:
             exchange = choose_exchange(self.gather, self.impl, len(self.memory_bank) > 0, a, b)
             most = None  # other processes may hold more
             if exchange is None:
+                # By the ids of their rows on this process.
+                soft_a = None if soft_a is None else gather_rows(soft_a, ids_a)[0]
+                soft_b = None if soft_b is None or ids_b is None else gather_rows(soft_b, ids_b)[0]
                 a, ids_a = gather_rows(a, ids_a)
                 if b is not None and ids_b is not None:
                     b, ids_b = gather_rows(b, ids_b)
@@ -216,6 +229,8 @@ class MultifoldHybridCriterion(nn.Module):
             soft_level=self.soft_level,
             impl=self.impl,
             validate=self.validate,
+            soft_features_a=soft_a,
+            soft_features_b=soft_b,
         )
         parts: dict[str, Tensor]
         if 0 < self.hard_weight < 1:
@@ -297,6 +312,11 @@ def _stack_views(z: Tensor | Sequence[Tensor], name: str) -> Tensor:
             f"{', '.join(map(str, sorted(shapes))) or 'an empty list'}"
         )
     return torch.stack(tuple(z), dim=1)
+
+
+def _as_rows(features: Tensor | Sequence[Tensor] | None, name: str) -> Tensor | None:
+    """Features of each row. Shape: (rows, any width)."""
+    return None if features is None else _stack_views(features, name).flatten(0, -2)
 
 
 def _most_instances(

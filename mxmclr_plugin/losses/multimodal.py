@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mxmclr_plugin.losses.baselines.pairing import PairedCriterion
 
-__all__ = ["MultimodalCriterion", "takes_ids"]
+__all__ = ["MultimodalCriterion", "takes_ids", "takes_soft_features"]
 
 
 class MultimodalCriterion(nn.Module):
@@ -73,19 +73,32 @@ class MultimodalCriterion(nn.Module):
         )
         self.last: dict[str, Tensor] = {}
 
-    def forward(self, z: Mapping[str, Tensor], ids: Mapping[str, Tensor]) -> Tensor:
+    def forward(
+        self,
+        z: Mapping[str, Tensor],
+        ids: Mapping[str, Tensor],
+        soft_features: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
         """Weighted mean over the pairs.
 
         Args:
             z: Embeddings by modality. Shape: (rows, D) each.
             ids: Instance ids by modality. Shape: (rows,) each.
+            soft_features: What the soft relation is taken from in place of the embeddings, by
+                modality; for a criterion that takes them. Shape: (rows, any width) each.
 
         Returns:
             The loss. Shape: ().
 
         Raises:
-            ValueError: If a modality is missing, or as the criterion does.
+            ValueError: If a modality is missing, the criterion takes no soft features but there are
+                some, or as the criterion does.
         """
+        if soft_features and not takes_soft_features(self.criteria[0]):
+            raise ValueError(
+                f"{type(self.criteria[0]).__name__} has no soft relation that features of "
+                f"{', '.join(soft_features)} could give"
+            )
         missing = {name for pair in self.pairs for name in pair} - (set(z) & set(ids))
         if missing:
             raise ValueError(f"the batch lacks embeddings or ids of {sorted(missing)}")
@@ -94,7 +107,12 @@ class MultimodalCriterion(nn.Module):
         for (first, second), weight, criterion in zip(
             self.pairs, self.weights, self.criteria, strict=True
         ):
-            loss = weight * criterion(z[first], z[second], ids[first], ids[second])
+            features = {
+                f"soft_features{k}": soft_features[name]
+                for k, name in enumerate((first, second))
+                if soft_features and name in soft_features
+            }
+            loss = weight * criterion(z[first], z[second], ids[first], ids[second], **features)
             total = loss if total is None else total + loss
             prefix = "" if len(self.pairs) == 1 else f"{first}-{second}/"
             parts = getattr(criterion, "last", {})
@@ -110,3 +128,8 @@ def takes_ids(criterion: nn.Module) -> bool:
     except TypeError:
         return False
     return True
+
+
+def takes_soft_features(criterion: nn.Module) -> bool:
+    """Whether a criterion has a soft relation that can be taken from other features."""
+    return "soft_features0" in inspect.signature(criterion.forward).parameters

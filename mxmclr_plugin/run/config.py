@@ -62,6 +62,8 @@ class RunConfig:
         data: Name and options of the data set.
         towers: Name and options of the tower of each modality, or ``same_as`` and the modality with
             which it shares one.
+        soft_from: Modalities whose frozen backbones give the soft relation of the loss; none takes
+            it from the embeddings that are trained.
         batch: What a training batch holds.
         optimizer: Options of the optimizer.
         trainer: Options of the trainer.
@@ -80,6 +82,7 @@ class RunConfig:
     loss: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     towers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    soft_from: list[str] = field(default_factory=list)
     batch: BatchConfig = field(default_factory=BatchConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)

@@ -31,6 +31,7 @@ from mxmclr_plugin.run.splits import usable_splits
 from mxmclr_plugin.run.towers import (
     build_towers,
     check_processes,
+    check_soft_from,
     save_sentence_transformers,
     with_cached_features,
 )
@@ -77,12 +78,14 @@ def run_retrieval(
 
     pl.seed_everything(config.seed, workers=True, verbose=False)
     towers = build_towers(config, splits["train"])
+    check_soft_from(config, towers, criterion)
     module = RetrievalModule(
         towers,
         MultimodalCriterion(criterion, list(towers)),
         {name: (pair[0], pair[1]) for name, pair in config.directions.items()},
         config.optimizer,
         config.eval,
+        config.soft_from,
     )
     clock = TrainingClock()
     trainer = build_part(

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from mxmclr_plugin.cache import cache_folder
 from mxmclr_plugin.data.batch import stack
 from mxmclr_plugin.data.dataset import MultifoldDataset
 from mxmclr_plugin.data.observations import ObservationDataset
+from mxmclr_plugin.losses.multimodal import takes_soft_features
 from mxmclr_plugin.run.config import ConfigError, RunConfig, build_part
 from mxmclr_plugin.run.folder import RunFolder
 from mxmclr_plugin.towers.feature_cache import cached_features, fingerprint_module
@@ -23,6 +25,7 @@ from mxmclr_plugin.towers.tower import Tower
 __all__ = [
     "build_towers",
     "check_processes",
+    "check_soft_from",
     "save_sentence_transformers",
     "with_cached_features",
 ]
@@ -67,6 +70,30 @@ def check_processes(towers: Mapping[str, Tower], config: RunConfig, processes: i
             "that a frozen backbone does not get: set "
             "trainer.strategy=ddp_find_unused_parameters_true"
         )
+
+
+def check_soft_from(config: RunConfig, towers: Mapping[str, Tower], criterion: nn.Module) -> None:
+    """Refuses a soft relation from features that are trained, or for a loss that has none.
+
+    Raises:
+        ConfigError: If a modality has no tower or one that is not frozen for good, or the loss has
+            no soft part.
+    """
+    for modality in config.soft_from:
+        tower = towers.get(modality)
+        if tower is None:
+            raise ConfigError(
+                f"soft_from: {modality!r} has no tower, there are {', '.join(towers)}"
+            )
+        if not tower.frozen or tower.unfreeze_at is not None:
+            raise ConfigError(
+                f"soft_from: the backbone of {modality!r} is trained; set "
+                f"towers.{modality}.frozen=true, or leave it out"
+            )
+    if config.soft_from and (
+        not takes_soft_features(criterion) or getattr(criterion, "hard_weight", 0.0) == 1
+    ):
+        raise ConfigError(f"soft_from: the loss {config.loss_name} has no soft part")
 
 
 def with_cached_features(

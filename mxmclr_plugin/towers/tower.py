@@ -152,6 +152,22 @@ class Tower(nn.Module):
             )
         return features
 
+    def features(self, observations: Observations) -> Tensor:
+        """Features of observations; those that are features already, as they are.
+
+        Args:
+            observations: What :meth:`forward` takes.
+
+        Returns:
+            Features. Shape: (rows, in_features).
+
+        Raises:
+            ValueError: If the backbone cannot take the observations.
+        """
+        if self.frozen and isinstance(observations, Tensor) and self._are_features(observations):
+            return observations
+        return self.encode(observations)
+
     def project(self, features: Tensor) -> Tensor:
         """Unit vectors from features; at least float32.
 
@@ -187,9 +203,7 @@ class Tower(nn.Module):
         Raises:
             ValueError: If the observations are of the wrong kind or shape.
         """
-        if self.frozen and isinstance(observations, Tensor) and self._are_features(observations):
-            return self.project(observations)
-        return self.project(self.encode(observations))
+        return self.project(self.features(observations))
 
     def _are_features(self, x: Tensor) -> bool:
         return x.is_floating_point() and x.ndim == 2 and x.shape[1] == self.in_features

@@ -32,6 +32,8 @@ class RetrievalModule(LightningModule):
             :func:`~mxmclr_plugin.retrieval.items.retrieval_items` for what they may be.
         optimizer: Options of the optimizer.
         evaluation: What is measured.
+        soft_from: Modalities whose frozen backbones give the soft relation, in place of what is
+            being trained.
 
     Attributes:
         test_figures: Of the last test, by direction.
@@ -46,6 +48,7 @@ class RetrievalModule(LightningModule):
         directions: Mapping[str, Sequence[str]],
         optimizer: OptimizerConfig,
         evaluation: EvalConfig,
+        soft_from: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.towers = nn.ModuleDict(towers)
@@ -53,14 +56,22 @@ class RetrievalModule(LightningModule):
         self.directions = {name: (query, gallery) for name, (query, gallery) in directions.items()}
         self.optimizer_config = optimizer
         self.evaluation = evaluation
+        self.soft_from = list(soft_from)
         self.test_figures: dict[str, dict[str, float]] = {}
         self.test_group_figures: dict[str, dict[str, float]] = {}
         self._encoded: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {}
         self.train()  # pretrained models come in evaluation mode, and Lightning leaves them in it
 
     def training_step(self, batch: MultifoldBatch, batch_idx: int) -> Tensor:
-        z = {name: self.towers[name](batch.observations[name]) for name in batch.modalities}
-        loss: Tensor = self.criterion(z, batch.ids)
+        z, features = {}, {}
+        for name in batch.modalities:
+            tower, observations = self.towers[name], batch.observations[name]
+            if name in self.soft_from:
+                # Encoded once, for the relation and for the tower's head.
+                assert isinstance(tower, Tower)
+                observations = features[name] = tower.features(observations)
+            z[name] = tower(observations)
+        loss: Tensor = self.criterion(z, batch.ids, features)
         figures = {"train/loss": loss.detach()}
         figures |= {f"train/{name}": value for name, value in self.criterion.last.items()}
         self.log_dict(figures, prog_bar=False)
