@@ -18,11 +18,15 @@ import plugin_configs
 from mxmclr_plugin.comparison.cells import Cell, plan_cell
 from mxmclr_plugin.comparison.measures import figures_of, measures_of
 from mxmclr_plugin.comparison.results import write_atomically
+from mxmclr_plugin.comparison.transfer import measured_elsewhere
 from mxmclr_plugin.comparison.workers import run_cells
 from mxmclr_plugin.registry import did_you_mean
 from mxmclr_plugin.run.config import ConfigError, RunConfig, load_config
 
 __all__ = ["Ablation", "AblationConfig", "Point", "Study", "ablate", "load_study", "studies"]
+
+MEASURED_ON = "measured on"
+"""Axis of the data that a run is measured on, where they are several."""
 
 STUDIES = Path(plugin_configs.__file__).parent / "ablation"
 
@@ -37,6 +41,8 @@ class AblationConfig:
         seeds: One run of each point for each.
         split: Of which the figures are: val leaves the test set for what comes after.
         measure: What the table shows: ``score``, ``rsum``, or a direction with a figure.
+        evaluate: Other data on whose test set every run is measured too, by a name for each:
+            ``evaluate.tables=[data.category=table]``, in the words of ``run evaluate``.
         jobs: Runs at a time; null is one for each GPU, or each core.
         out: Folder; null is ``runs/ablate/<task>-<study>``. What is finished is not run again.
     """
@@ -46,6 +52,7 @@ class AblationConfig:
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     split: str = "val"
     measure: str = "score"
+    evaluate: dict[str, list[str]] = field(default_factory=dict)
     jobs: int | None = None
     out: str | None = None
 
@@ -70,12 +77,14 @@ class Study:
         title: One line.
         overrides: Set for every run.
         axes: One or two. The name of an axis, with the name and overrides of each of its values.
+        tasks: Those that it is for; all if empty.
     """
 
     name: str
     title: str
     overrides: tuple[str, ...]
     axes: Mapping[str, Mapping[str, tuple[str, ...]]]
+    tasks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -126,32 +135,50 @@ class Ablation:
             raise ConfigError(f"measure: {self.asked.measure!r} is none of {', '.join(names)}")
         return sorted(names, key=lambda name: name != self.asked.measure)
 
-    def sentences(self) -> list[str]:
-        """The best point, and whether the seeds tell it from the others."""
-        measure = self.asked.measure
-        means = {
-            tuple(point.at.items()): (statistics.fmean(values), point)
-            for point in self.points
-            if (values := list(point.values(measure).values()))
+    @property
+    def axes(self) -> dict[str, list[str]]:
+        """Values of each axis, that of the data included."""
+        names = dict.fromkeys(axis for point in self.points for axis in point.at)
+        return {
+            axis: list(dict.fromkeys(point.at[axis] for point in self.points)) for axis in names
         }
+
+    def sentences(self) -> list[str]:
+        """The best point, and whether the seeds tell it from the others, for each set of data."""
+        sets = dict.fromkeys(point.at.get(MEASURED_ON) for point in self.points)
+        return [
+            self._sentence([p for p in self.points if p.at.get(MEASURED_ON) == of]) for of in sets
+        ]
+
+    def _sentence(self, points: Sequence[Point]) -> str:
+        measure = self.asked.measure
+        means = [
+            (statistics.fmean(values), point)
+            for point in points
+            if (values := list(point.values(measure).values()))
+        ]
         if not means:
-            return ["Every run failed: there is nothing to tell."]
-        ranked = sorted(means.values(), key=lambda pair: -pair[0])
+            return "Every run failed: there is nothing to tell."
+        ranked = sorted(means, key=lambda pair: -pair[0])
         (highest, best), rest = ranked[0], ranked[1:]
         seeds = len(self.asked.seeds)
         said = (
-            f"Highest {measure} on {self.asked.split}: {highest:.2f} at {_at(best)}, mean of "
+            f"Highest {measure}{self._where(best)}: {highest:.2f} at {_at(best)}, mean of "
             f"{seeds} {'seed' if seeds == 1 else 'seeds'}."
         )
         level = [point for mean, point in rest if not _below(point, best, measure)]
         if rest and not level:
-            return [said + " All others are lower with every seed."]
+            return said + " All others are lower with every seed."
         if level:
             said += (
                 f" Not lower with every seed, so not told apart: "
                 f"{'; '.join(_at(point) for point in level)}."
             )
-        return [said]
+        return said
+
+    def _where(self, point: Point) -> str:
+        elsewhere = point.at.get(MEASURED_ON) in self.asked.evaluate
+        return "" if elsewhere else f" on {self.asked.split}"
 
     def as_json(self) -> dict[str, Any]:
         """What ``ablate.json`` holds."""
@@ -160,7 +187,7 @@ class Ablation:
             "task": self.task,
             "study": self.study.name,
             "title": self.study.title,
-            "axes": {axis: list(values) for axis, values in self.study.axes.items()},
+            "axes": self.axes,
             "measures": self.measures,
             "split": self.asked.split,
             "seeds": list(self.asked.seeds),
@@ -228,6 +255,9 @@ def load_study(name: str, base: RunConfig, axes: Mapping[str, Any]) -> Study:
             f"study: there is no {name!r}: {did_you_mean(name, known)}there are {', '.join(known)}"
         )
     raw = _read(STUDIES / f"{name}.yaml")
+    tasks = tuple(raw.get("tasks") or ())
+    if tasks and base.task not in tasks:
+        raise ConfigError(f"study: {name!r} is for {', '.join(tasks)}, not for {base.task}")
     modalities = list(base.batch.folds)
     found = {}
     given = dict(_flat(axes))
@@ -245,7 +275,7 @@ def load_study(name: str, base: RunConfig, axes: Mapping[str, Any]) -> Study:
     if given:
         raise ConfigError(f"axes.{next(iter(given))}: the study {name!r} varies {', '.join(found)}")
     overrides = tuple(line.format(*modalities) for line in raw.get("overrides") or [])
-    return Study(name, str(raw["title"]), overrides, found)
+    return Study(name, str(raw["title"]), overrides, found, tasks)
 
 
 def ablate(
@@ -269,6 +299,13 @@ def ablate(
     """
     base, _ = load_config(task, overrides, config_dir)
     study = load_study(asked.study, base, asked.axes)
+    if asked.evaluate and len(study.axes) > 1:
+        raise ConfigError(
+            f"evaluate: the study {asked.study!r} has two axes already, the data would be a third; "
+            "take a study of one"
+        )
+    if base.data["name"] in asked.evaluate:
+        raise ConfigError(f"evaluate.{base.data['name']}: that is what is trained on, name it else")
     folder = folder_of(task, asked)
     cells: dict[tuple[tuple[str, ...], int], Cell] = {}
     for values in itertools.product(*study.axes.values()):
@@ -288,17 +325,23 @@ def ablate(
             name = f"{asked.study}-seed{seed}"
             cells[values, seed] = plan_cell(task, lines, folder / "cells", name, config_dir)
     outcomes = run_cells(list(cells.values()), asked.jobs, console, f"{asked.study} on {task}")
+    sets: list[tuple[str | None, Sequence[str]]] = [(None, ()), *asked.evaluate.items()]
     points = []
-    for values in itertools.product(*study.axes.values()):
+    for values, (data, changes) in itertools.product(itertools.product(*study.axes.values()), sets):
         of_seed = {seed: cells[values, seed] for seed in asked.seeds}
-        figures = {
-            seed: figures_of(metrics, asked.split)
-            for seed, cell in of_seed.items()
-            if (metrics := outcomes[cell].metrics) is not None
-        }
+        figures = {}
+        for seed, cell in of_seed.items():
+            metrics = outcomes[cell].metrics
+            if metrics is not None and data is not None:
+                figures[seed] = figures_of(measured_elsewhere(cell.folder, changes))
+            elif metrics is not None:
+                figures[seed] = figures_of(metrics, asked.split)
+        at = dict(zip(study.axes, values, strict=True))
+        if asked.evaluate:
+            at[MEASURED_ON] = data or base.data["name"]
         points.append(
             Point(
-                dict(zip(study.axes, values, strict=True)),
+                at,
                 {s: cell.folder.relative_to(folder).as_posix() for s, cell in of_seed.items()},
                 {seed: measures_of(of) for seed, of in figures.items()},
                 figures,
@@ -338,10 +381,11 @@ def _asked(asked: AblationConfig) -> list[str]:
     lines = [
         f"{entry.name}={','.join(map(str, value)) if isinstance(value, list) else value}"
         for entry in dataclasses.fields(asked)
-        if entry.name not in ("study", "axes", "jobs", "out")
+        if entry.name not in ("study", "axes", "evaluate", "jobs", "out")
         and (value := getattr(asked, entry.name)) != getattr(default, entry.name)
     ]
-    return [*lines, *(f"axes.{axis}={values}" for axis, values in _flat(asked.axes))]
+    lines += [f"axes.{axis}={values}" for axis, values in _flat(asked.axes)]
+    return [*lines, *(f"evaluate.{name}=[{','.join(of)}]" for name, of in asked.evaluate.items())]
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

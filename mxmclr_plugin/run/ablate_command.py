@@ -54,7 +54,7 @@ def ablate_command(
 
 
 def _table(ablation: Ablation) -> Table:
-    axes = list(ablation.study.axes.items())
+    axes = list(ablation.axes.items())
     asked = ablation.asked
     table = Table(
         title=f"{ablation.task}: {ablation.study.title}",
