@@ -22,7 +22,7 @@ def expected_figures(queries, gallery, query_ids, gallery_ids, ks=(1, 5), depth=
     """Every score in float64, each query by itself, ties by counting subsets in exact integers."""
     cosines = cosine_similarity(queries.double().numpy(), gallery.double().numpy())
     right = query_ids.numpy()[:, None] == gallery_ids.numpy()
-    totals = {name: 0.0 for name in (*(f"rr@{k}" for k in ks), f"ndcg@{depth}", "mrr", "chance@1")}
+    totals = dict.fromkeys((*(f"rr@{k}" for k in ks), f"ndcg@{depth}", "mrr", "chance@1"), 0.0)
     discounts = [1 / math.log2(place + 1) for place in range(1, len(gallery) + 1)]
     for steps, mine in zip(np.round(cosines * 2**24), right):
         best = steps[mine].max()
@@ -148,10 +148,10 @@ def test_agrees_with_pytorch_metric_learning_and_label_ranking():
     # Its search is by Euclidean distance, of unit rows the same order.
     calculator = AccuracyCalculator(
         include=("precision_at_1", "mean_reciprocal_rank", "mean_average_precision"),
-        k="max_bin_count",
+        k=60,
         device=torch.device("cpu"),
         knn_func=lambda query, k, reference, _same: torch.cdist(query, reference).topk(
-            60, largest=False
+            k, largest=False
         ),
     )
     units = [torch.nn.functional.normalize(z, dim=1) for z in (queries, gallery)]

@@ -162,9 +162,9 @@ def test_errors_name_what_is_wrong(monkeypatch):
         top_k(queries, gallery, 0)
     with pytest.raises(ValueError, match="one of auto, torch, faiss, got 'annoy'"):
         top_k(queries, gallery, 2, backend="annoy")
-    with pytest.raises(ValueError, match="memory_bytes is at least 232 .* got 100"):
+    with pytest.raises(ValueError, match=r"memory_bytes is at least 232 .* got 100"):
         top_k(queries, gallery, 2, memory_bytes=100)
-    with pytest.raises(ValueError, match="1 of the 5 rows of gallery .* row 2"):
+    with pytest.raises(ValueError, match=r"1 of the 5 rows of gallery .* row 2"):
         top_k(queries, gallery.index_fill(0, torch.tensor(2), torch.nan), 2)
     with pytest.raises(ValueError, match="differ in width: 3 and 4"):
         top_k(queries[:, :3], gallery, 2)
