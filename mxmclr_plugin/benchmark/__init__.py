@@ -1,1 +1,1 @@
-"""Measurements: ``python -m mxmclr_plugin.benchmark loss [key=value ...]``."""
+"""Measurements: ``python -m mxmclr_plugin.benchmark {loss,retrieval} [key=value ...]``."""

@@ -1,4 +1,4 @@
-"""``python -m mxmclr_plugin.benchmark loss [key=value ...]``."""
+"""``python -m mxmclr_plugin.benchmark {loss,retrieval} [key=value ...]``."""
 
 from __future__ import annotations
 

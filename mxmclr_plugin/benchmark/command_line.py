@@ -4,29 +4,49 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import cast
+from typing import Any, NamedTuple, Protocol
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as ProgressBar
 from rich.table import Table
 
-from mxmclr_plugin.benchmark.loss import LossBenchmark, Measured, measure_losses
+from mxmclr_plugin.benchmark.loss import LossBenchmark, Measured, Progress, measure_losses
+from mxmclr_plugin.benchmark.retrieval import (
+    MeasuredRetrieval,
+    RetrievalBenchmark,
+    measure_retrieval,
+)
 from mxmclr_plugin.registry import did_you_mean
 
 __all__ = ["main"]
 
 _USAGE = """\
-usage: python -m mxmclr_plugin.benchmark loss [key=value ...]
-
-Time, memory and error of loss implementations, interleaved in one run.
-Keys and their defaults:
+usage: python -m mxmclr_plugin.benchmark NAME [key=value ...]
 """
+
+
+class _Measured(Protocol):
+    @property
+    def impl(self) -> str: ...
+    @property
+    def skipped(self) -> str | None: ...
+    def record(self) -> dict[str, object]: ...
+
+
+class _Benchmark(NamedTuple):
+    summary: str
+    config: type[Any]
+    measure: Callable[[Any, Progress], Iterator[Any]]
+    table: Callable[[Sequence[Any]], Table]
+    lists: tuple[str, ...] = ()  # keys that take one value or several
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -39,20 +59,30 @@ def main(arguments: Sequence[str]) -> int:
         The exit status: 0, 2 if what was asked cannot be done, 130 if interrupted.
     """
     console, errors = Console(), Console(stderr=True)
-    if not arguments or arguments[0] in ("-h", "--help") or set(arguments) & {"-h", "--help"}:
-        console.print(_USAGE + OmegaConf.to_yaml(OmegaConf.structured(LossBenchmark)), markup=False)
+    benchmarks = _benchmarks()
+    if not arguments or set(arguments) & {"-h", "--help"}:
+        asked = [name for name in benchmarks if name in arguments]
+        console.print(_USAGE, markup=False)
+        for name in asked or benchmarks:
+            console.print(f"{name}: {benchmarks[name].summary}", markup=False)
+            defaults = OmegaConf.to_yaml(OmegaConf.structured(benchmarks[name].config))
+            console.print(textwrap.indent(defaults, "  "), markup=False)
         return 0 if arguments else 2
     try:
-        if arguments[0] != "loss":
-            raise ValueError(f"there is no benchmark {arguments[0]!r}, there is: loss")
-        config = _config(arguments[1:])
-        measured = _measure(config, console)
+        if arguments[0] not in benchmarks:
+            raise ValueError(
+                f"there is no benchmark {arguments[0]!r}, there is: {', '.join(benchmarks)}"
+            )
+        benchmark = benchmarks[arguments[0]]
+        config = _config(benchmark, arguments[1:])
+        measured = _measure(benchmark, config, console)
         if config.json:
             _write(Path(config.json), measured)
-        console.print(_table([m for m in measured if m.skipped is None]))
+        console.print(benchmark.table([m for m in measured if m.skipped is None]))
         for m in measured:
             if m.skipped is not None:
-                console.print(f"{m.impl} at n = {m.n} was skipped: {m.skipped}", markup=False)
+                size = f" at n = {m.n}" if hasattr(m, "n") else ""
+                console.print(f"{m.impl}{size} was skipped: {m.skipped}", markup=False)
     except (ValueError, OSError) as error:
         errors.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         return 2
@@ -62,8 +92,26 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _config(arguments: Sequence[str]) -> LossBenchmark:
-    known = [field.name for field in fields(LossBenchmark)]
+def _benchmarks() -> dict[str, _Benchmark]:
+    return {
+        "loss": _Benchmark(
+            "Time, memory and error of loss implementations, interleaved in one run.",
+            LossBenchmark,
+            measure_losses,
+            _loss_table,
+            ("n", "impls"),
+        ),
+        "retrieval": _Benchmark(
+            "Time, memory and agreement of retrieval over a large gallery.",
+            RetrievalBenchmark,
+            measure_retrieval,
+            _retrieval_table,
+        ),
+    }
+
+
+def _config(benchmark: _Benchmark, arguments: Sequence[str]) -> Any:
+    known = [field.name for field in fields(benchmark.config)]
     for argument in arguments:
         key, equals, _ = argument.partition("=")
         if not equals:
@@ -74,37 +122,37 @@ def _config(arguments: Sequence[str]) -> LossBenchmark:
             )
     try:
         given = OmegaConf.from_dotlist(list(arguments))
-        for key in ("n", "impls"):
+        for key in benchmark.lists:
             if key in given and not OmegaConf.is_list(given[key]):
                 given[key] = [given[key]]
         if isinstance(given.get("folds"), int):
             given.folds = [given.folds, given.folds]
-        merged = OmegaConf.merge(OmegaConf.structured(LossBenchmark), given)
+        merged = OmegaConf.merge(OmegaConf.structured(benchmark.config), given)
     except OmegaConfBaseException as error:
         where, message = getattr(error, "full_key", None), str(error).splitlines()[0]
         raise ValueError(f"{where}: {message}" if where else message) from None
-    return cast(LossBenchmark, OmegaConf.to_object(merged))
+    return OmegaConf.to_object(merged)
 
 
-def _measure(config: LossBenchmark, console: Console) -> list[Measured]:
+def _measure(benchmark: _Benchmark, config: Any, console: Console) -> list[Any]:
     if not console.is_terminal:
-        return list(measure_losses(config))
+        return list(benchmark.measure(config, lambda _what, _share: None))
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True) as bar:
+    with ProgressBar(*columns, console=console, transient=True) as bar:
         task = bar.add_task("", total=1.0)
 
         def progress(what: str, share: float) -> None:
             bar.update(task, description=what, completed=share)
 
-        return list(measure_losses(config, progress))
+        return list(benchmark.measure(config, progress))
 
 
-def _write(path: Path, measured: Iterable[Measured]) -> None:
+def _write(path: Path, measured: Iterable[_Measured]) -> None:
     """Writes the figures; the file is there in full or not at all."""
     records = [figures.record() for figures in measured if figures.skipped is None]
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -112,7 +160,7 @@ def _write(path: Path, measured: Iterable[Measured]) -> None:
     temporary.replace(path)
 
 
-def _table(measured: Sequence[Measured]) -> Table:
+def _loss_table(measured: Sequence[Measured]) -> Table:
     table = Table()
     for column in (
         "n",
@@ -138,4 +186,20 @@ def _table(measured: Sequence[Measured]) -> Table:
             "" if m.max_relative_error is None else f"{m.max_relative_error:.0e}",
         ]
         table.add_row(*map(escape, row), end_section=last)
+    return table
+
+
+def _retrieval_table(measured: Sequence[MeasuredRetrieval]) -> Table:
+    table = Table()
+    for column in ("search", "seconds", "GFLOP/s", "extra MB", "disagreement"):
+        table.add_column(column, justify="left" if column == "search" else "right")
+    for m in measured:
+        row = [
+            m.impl,
+            f"{m.seconds:.2f}",
+            f"{m.gflops:.0f}",
+            "" if m.peak_extra_bytes is None else f"{m.peak_extra_bytes / 1e6:.1f}",
+            f"{m.disagreement:.0e}",
+        ]
+        table.add_row(*map(escape, row))
     return table

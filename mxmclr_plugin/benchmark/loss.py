@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import statistics
 import time
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mxmclr_plugin.benchmark.contenders import Contender, LossOf, Problem, contenders
+from mxmclr_plugin.benchmark.machine import device_of, free_bytes, synchronize
 from mxmclr_plugin.benchmark.peak_memory import peak_extra_bytes
 from mxmclr_plugin.losses.functional import multifold_hybrid_loss
 from mxmclr_plugin.losses.streaming.parts import CACHE_BYTES
@@ -131,13 +131,7 @@ def measure_losses(
 
 
 def _check(config: LossBenchmark) -> torch.device:
-    try:
-        device = torch.device(config.device)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(
-            f"device={config.device} cannot be used: {str(error).splitlines()[0]}"
-        ) from None
+    device = device_of(config.device)
     if config.dtype not in _DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(_DTYPES)}, got {config.dtype!r}")
     if len(config.folds) != 2 or min(config.folds) < 1:
@@ -174,7 +168,7 @@ def _measure_size(
         needed = contender.matrices * logits * max(4, dtype.itemsize)
         if contender.unavailable is not None:
             skipped[contender.name] = contender.unavailable
-        elif needed > 0.6 * _available(device):
+        elif needed > 0.6 * free_bytes(device):
             skipped[contender.name] = f"needs about {needed / 2**30:.0f} GiB"
         else:
             runs[contender.name] = contender.build(problem)
@@ -270,19 +264,14 @@ def _problem(
 def _once(run: LossOf, a: Tensor, b: Tensor) -> tuple[float, float, Tensor]:
     """Seconds to the loss, seconds to the gradients, and the loss; gradients are left in .grad."""
     a.grad = b.grad = None
-    _synchronize(a.device)
+    synchronize(a.device)
     start = time.perf_counter()
     loss = run(a, b)
-    _synchronize(a.device)
+    synchronize(a.device)
     forward = time.perf_counter()
     loss.backward()
-    _synchronize(a.device)
+    synchronize(a.device)
     return forward - start, time.perf_counter() - start, loss.detach()
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _unit_time(a: Tensor, b: Tensor) -> float:
@@ -292,10 +281,10 @@ def _unit_time(a: Tensor, b: Tensor) -> float:
     out = torch.empty(len(rows), len(columns), dtype=a.dtype, device=a.device)
     seconds = []
     for _ in range(4):
-        _synchronize(a.device)
+        synchronize(a.device)
         start = time.perf_counter()
         torch.mm(rows, columns.T, out=out)
-        _synchronize(a.device)
+        synchronize(a.device)
         seconds.append(time.perf_counter() - start)
     # The first one touches fresh memory.
     return statistics.median(seconds[1:]) * (len(a) * len(b)) / out.numel()
@@ -324,12 +313,3 @@ def _error(got: list[Tensor | None], expected: list[Tensor]) -> float:
         for x, y in zip(got, expected, strict=True)
         if x is not None
     )
-
-
-def _available(device: torch.device) -> float:
-    """Free memory in bytes."""
-    if device.type == "cuda":
-        return float(torch.cuda.mem_get_info(device)[0])
-    if hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
-        return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    return float("inf")

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+
+from mxmclr_plugin.progress import progress_bar
+from mxmclr_plugin.retrieval.cosines import (
+    Gallery,
+    block_shape,
+    check_rows,
+    default_memory,
+    slices,
+)
 
 __all__ = ["cross_modal_metrics", "retrieval_metrics"]
-
-# Scores held at a time unless `chunk` is given: 32 MiB of float64.
-_SCORES_AT_A_TIME = 2**22
 
 
 @torch.no_grad()
@@ -24,6 +31,8 @@ def retrieval_metrics(
     ks: Sequence[int] = (1, 5),
     ndcg_at: int = 5,
     chunk: int | None = None,
+    gallery_chunk: int | None = None,
+    progress: bool = False,
 ) -> dict[str, float]:
     """Ranks the gallery for every query; an item with the query's id is right, all others wrong.
 
@@ -37,9 +46,15 @@ def retrieval_metrics(
 
     Items of equal score have no order, so every figure is its exact expectation over a random order
     of them (McSherry & Najork 2008): embeddings that have collapsed to a point score chance, not
-    100 percent. Cosines are computed in float64 and compared in steps of 2^-24, about 6e-8, so that
-    identical items tie however the product was blocked. A row
-    of zeros has cosine 0 to everything.
+    100 percent. Cosines are those of float64, compared in steps of 2^-24, about 6e-8, so that
+    identical items tie however the product was blocked. A row of zeros has cosine 0 to everything.
+
+    Blocks of queries meet blocks of the gallery: beyond the embeddings as given, memory is taken
+    for the gallery in float32 (m x D) and a block, never for n x m scores. Float32 products decide
+    for nearly all items; those too close to call are computed again in float64, which needs few
+    products unless the embeddings have collapsed, so that the figures are the ones that float64
+    throughout would give. One that PyTorch was told to round further (TF32, bfloat16) decides
+    nothing: float64 does.
 
     Args:
         queries: Embeddings of any length. Shape: (n, D).
@@ -48,8 +63,10 @@ def retrieval_metrics(
         gallery_ids: Instance of each item, integers. Shape: (m,).
         ks: Depths of ``rr@k``.
         ndcg_at: Depth of ``ndcg@k``.
-        chunk: Queries scored at a time; changes memory (chunk x m), not the figures. By default
-            as many as make about four million scores.
+        chunk: Queries scored at a time; changes memory, not the figures. By default a block takes
+            about 128 MiB on a CPU and 2 GiB on a GPU.
+        gallery_chunk: Items scored at a time.
+        progress: Whether to show a progress bar on a terminal.
 
     Returns:
         ``{"rr@1", "rr@5", "ndcg@5", "mrr", "chance@1", "queries", "gallery"}`` (depths as asked
@@ -60,33 +77,47 @@ def retrieval_metrics(
             is below 1, or a query has no right item in the gallery: leaving it out would change
             the figures, so leave it out yourself.
     """
-    _check(queries, gallery, query_ids, gallery_ids)
-    depths = dict.fromkeys(ks)
-    if min([*depths, ndcg_at, 1 if chunk is None else chunk]) < 1:
+    check_rows(queries, gallery)
+    _check_ids(queries, gallery, query_ids, gallery_ids)
+    depths = list(dict.fromkeys(ks))
+    if min([*depths, ndcg_at, *(size for size in (chunk, gallery_chunk) if size is not None)]) < 1:
         raise ValueError(
-            f"ks, ndcg_at and chunk are at least 1, got ks={list(ks)}, ndcg_at={ndcg_at}, "
-            f"chunk={chunk}"
+            f"ks, ndcg_at and chunks are at least 1, got ks={list(ks)}, ndcg_at={ndcg_at}, "
+            f"chunk={chunk}, gallery_chunk={gallery_chunk}"
         )
-    device = queries.device
-    # MPS has no float64.
-    dtype = torch.float32 if device.type == "mps" else torch.float64
-    tiny = torch.finfo(dtype).tiny
-    gallery = F.normalize(gallery.to(device, dtype), dim=1, eps=tiny)
-    query_ids, gallery_ids = query_ids.to(device), gallery_ids.to(device)
-    rows = chunk or max(1, _SCORES_AT_A_TIME // len(gallery))
+    device, n, m = queries.device, len(queries), len(gallery)
+    rows, columns = block_shape(default_memory(device), n, m, queries.shape[1])
+    rows, columns = chunk or rows, gallery_chunk or columns
+
+    # Instances by number, items that nobody looks for last. Sorted by them, the right items of
+    # consecutive queries are consecutive too.
+    instances = query_ids.to(device, torch.long).unique()
+    query_slot, query_order = _slots(query_ids, instances).sort(stable=True)
+    item_slot, item_order = _slots(gallery_ids, instances).sort(stable=True)
+    right_items = item_slot.bincount(minlength=len(instances) + 1)[: len(instances)]
+    end_of = right_items.cumsum(0)
+    items = Gallery(gallery, item_order, device)
+    most_right = min(ndcg_at, int(right_items.max()))
 
     sums: dict[str, Tensor] = {}
-    for part, ids in zip(queries.split(rows), query_ids.split(rows), strict=True):
-        cosines = F.normalize(part.to(device, dtype), dim=1, eps=tiny) @ gallery.T
-        # Whole numbers of 2^-24, which float32 holds exactly: what differs by rounding ties.
-        scores = cosines.mul_(2**24).round_().float()
-        right = ids[:, None] == gallery_ids  # (rows, m)
-        for name, values in _expected_figures(scores, right, list(depths), ndcg_at, dtype).items():
-            sums[name] = sums.get(name, 0) + values.sum()
-    figures: dict[str, float] = {
-        name: 100 * float(total) / len(queries) for name, total in sums.items()
-    }
-    return {**figures, "queries": len(queries), "gallery": len(gallery)}
+    with progress_bar() if progress else nullcontext() as bar:
+        task = None if bar is None else bar.add_task("retrieval", total=n)
+        for part in slices(0, n, rows):
+            slot = query_slot[part]
+            block = items.unit(queries[query_order[part]])
+            number = right_items[slot]
+            mine = slice(int(end_of[slot[0]] - number[0]), int(end_of[slot[-1]]))
+            right = _rank_right(block, slot, items, item_slot, mine, columns, most_right)
+            wrong = _rank_wrong(
+                block, slot, items, item_slot, mine, columns, ndcg_at, right.values[:, :1]
+            )
+            figures = _expected_figures(right, wrong, number, m, depths, ndcg_at)
+            for name, values in figures.items():
+                sums[name] = sums.get(name, 0) + values.sum()
+            if bar is not None and task is not None:
+                bar.advance(task, len(slot))
+    rates: dict[str, float] = {name: 100 * float(total) / n for name, total in sums.items()}
+    return {**rates, "queries": n, "gallery": m}
 
 
 def cross_modal_metrics(
@@ -138,22 +169,116 @@ def cross_modal_metrics(
     return figures
 
 
+class _Best:
+    """The best scores of each query so far, and how many more tie with the last of them.
+
+    Attributes:
+        values: In steps, falling, -inf where there are fewer. Shape: (rows, depth).
+        more: Items that are not in ``values`` and score as its last. Shape: (rows,).
+    """
+
+    def __init__(self, like: Tensor, depth: int) -> None:
+        self.values = like.new_full((len(like), depth), -torch.inf)
+        self.more = torch.zeros(len(like), dtype=torch.long, device=like.device)
+
+    def add(self, steps: Tensor) -> None:
+        """Takes scores of further items. Shape: (rows, any)."""
+        joined = torch.cat([self.values, steps], dim=1)
+        values = joined.topk(self.values.shape[1], dim=1).values
+        last = values[:, -1:]
+        still = last == self.values[:, -1:]
+        tied = (joined == last).sum(dim=1) - (values == last).sum(dim=1)
+        self.values, self.more = values, tied + self.more * still.squeeze(1)
+
+    def count(self, steps: Tensor) -> tuple[Tensor, Tensor]:
+        """How many items score above, and as much as, each of ``steps``; finite: (rows, any).
+
+        Right for those that have fewer than depth items above.
+        """
+        rising = -self.values
+        above = torch.searchsorted(rising, -steps)
+        tied = torch.searchsorted(rising, -steps, right=True) - above
+        return above, tied + self.more[:, None] * (steps == self.values[:, -1:])
+
+
+class _Wrong(NamedTuple):
+    """Wrong items of each query: those before and beside its best right one, and the best."""
+
+    above: Tensor  # (rows,)
+    tied: Tensor  # (rows,)
+    best: _Best
+
+
+def _slots(ids: Tensor, instances: Tensor) -> Tensor:
+    """Place of each id among sorted instances, their number for all others."""
+    ids = ids.to(instances.device, torch.long)
+    slot = torch.searchsorted(instances, ids)
+    found = instances[slot.clamp(max=len(instances) - 1)] == ids
+    return torch.where(found, slot, len(instances))
+
+
+def _rank_right(
+    queries: Tensor,
+    slot: Tensor,
+    items: Gallery,
+    item_slot: Tensor,
+    mine: slice,
+    columns: int,
+    depth: int,
+) -> _Best:
+    """The best right items of unit ``queries``, all of which are in the slice ``mine``."""
+    best = _Best(queries, depth)
+    for part in slices(mine.start, mine.stop, columns):
+        wrong = slot[:, None] != item_slot[part]
+        best.add(items.exact_steps(queries, part).masked_fill_(wrong, -torch.inf))
+    return best
+
+
+def _rank_wrong(
+    queries: Tensor,
+    slot: Tensor,
+    items: Gallery,
+    item_slot: Tensor,
+    mine: slice,
+    columns: int,
+    depth: int,
+    first: Tensor,
+) -> _Wrong:
+    """The wrong items of unit ``queries``, against their best right score: (rows, 1)."""
+    best = _Best(queries, depth)
+    above = torch.zeros(len(queries), dtype=torch.long, device=queries.device)
+    tied = torch.zeros_like(above)
+    low, high = (items.threshold(first, slack) for slack in (-items.slack, items.slack))
+    for part in slices(0, len(items), columns):
+        near = items.near_cosines(queries, part)  # (rows, columns)
+        if part.start < mine.stop and mine.start < part.stop:
+            near.masked_fill_(slot[:, None] == item_slot[part], -torch.inf)
+        ahead = near > high
+        # Too close to the best right score to call, or perhaps among the best.
+        close = ((near >= low) ^ ahead) | (near >= items.reach(best.values, near))
+        above += (ahead & ~close).sum(dim=1, dtype=torch.int32)
+        steps, _ = items.candidates(queries, part, close)
+        above += (steps > first).sum(dim=1)
+        tied += (steps == first).sum(dim=1)
+        best.add(steps)
+    return _Wrong(above, tied, best)
+
+
 def _expected_figures(
-    scores: Tensor, right: Tensor, ks: list[int], ndcg_at: int, dtype: torch.dtype
+    right: _Best, wrong: _Wrong, number: Tensor, items: int, ks: list[int], ndcg_at: int
 ) -> dict[str, Tensor]:
-    """Figures of each query, in 0..1, from its scores and which items are right: (rows, m)."""
-    best = scores.masked_fill(~right, -torch.inf).amax(dim=1, keepdim=True)  # (rows, 1)
-    ahead = (scores > best).sum(dim=1)
-    tied = scores == best
-    # The first right item is one of `tied`; of these, this many are wrong and right.
-    tied_right = (tied & right).sum(dim=1)
-    tied_wrong = tied.sum(dim=1) - tied_right
+    """Figures of each query, in 0..1; it has ``number`` right ones among ``items``: (rows,)."""
+    dtype = right.values.dtype
+    _, same = right.count(right.values[:, :1])
+    # The first right item is one of those that tie; of these, this many are right.
+    tied_right = same.squeeze(1)
     figures = {
-        f"rr@{k}": 1 - _probability_all_wrong(k - ahead, tied_wrong, tied_right, dtype) for k in ks
+        f"rr@{k}": 1 - _probability_all_wrong(k - wrong.above, wrong.tied, tied_right, dtype)
+        for k in ks
     }
-    figures[f"ndcg@{ndcg_at}"] = _expected_ndcg(scores, right, ndcg_at, dtype)
-    figures["mrr"] = _expected_reciprocal_rank(ahead, tied_wrong, tied_right, dtype)
-    figures["chance@1"] = right.to(dtype).mean(dim=1)
+    figures[f"ndcg@{ndcg_at}"] = _expected_ndcg(right, wrong.best, number, ndcg_at)
+    figures["mrr"] = _expected_reciprocal_rank(wrong.above, wrong.tied, tied_right, dtype)
+    figures["chance@1"] = number.to(dtype) / items
     return figures
 
 
@@ -177,40 +302,47 @@ def _expected_reciprocal_rank(
 ) -> Tensor:
     """E[1 / (ahead + J)], J the place of the first right one in a random order; all (rows,)."""
     expected = 1 / (ahead + 1).to(dtype)
-    mixed = wrong > 0
-    if mixed.any():
-        ahead, wrong, right = (x[mixed, None].to(dtype) for x in (ahead, wrong, right))
-        place = torch.arange(1, int(wrong.max()) + 2, device=ahead.device, dtype=dtype)
-        # P(the first `place` are all wrong), then P(J = place).  (mixed rows, places)
+    mixed = (wrong > 0).nonzero().flatten()
+    # Rows that tie alike have the same expectation; a collapsed embedding has few such cases, each
+    # of which is as wide as the gallery.
+    cases, case = torch.stack([ahead, wrong, right], dim=1)[mixed].unique(
+        dim=0, return_inverse=True
+    )
+    values = expected.new_empty(len(cases))
+    at_a_time = max(1, 2**22 // (int(wrong.max()) + 1))
+    for part in slices(0, len(cases), at_a_time):
+        before, false, true = cases[part].to(dtype)[:, :, None].unbind(dim=1)
+        place = torch.arange(1, int(false.max()) + 2, device=ahead.device, dtype=dtype)
+        # P(the first `place` are all wrong), then P(J = place).  (cases, places)
         still = (
-            (wrong - place + 1).clamp(min=0) / (wrong + right - place + 1).clamp(min=1)
+            (false - place + 1).clamp(min=0) / (false + true - place + 1).clamp(min=1)
         ).cumprod(dim=1)
-        first = -still.diff(dim=1, prepend=torch.ones_like(ahead))
-        expected[mixed] = (first / (ahead + place)).sum(dim=1)
+        first = -still.diff(dim=1, prepend=torch.ones_like(before))
+        values[part] = (first / (before + place)).sum(dim=1)
+    expected[mixed] = values[case]
     return expected
 
 
-def _expected_ndcg(scores: Tensor, right: Tensor, depth: int, dtype: torch.dtype) -> Tensor:
-    """NDCG at a depth; an item's gain is the share of right ones among those it ties with."""
-    # One place more than is used shows whether the last one is tied with what follows.
-    values, items = scores.topk(min(depth + 1, scores.shape[1]), dim=1)
-    gain = right.gather(1, items).to(dtype)  # (rows, places)
-    tied = (values.diff(dim=1) == 0).any(dim=1)
-    if tied.any():
-        for place in range(values.shape[1]):
-            group = scores[tied] == values[tied, place, None]
-            gain[tied, place] = (group & right[tied]).sum(dim=1) / group.sum(dim=1).to(dtype)
-    gain = gain[:, :depth]
-    discount = 1 / torch.arange(2, depth + 2, device=scores.device, dtype=dtype).log2()
-    most = right.sum(dim=1).clamp(max=depth)
-    return (gain * discount[: gain.shape[1]]).sum(dim=1) / discount.cumsum(dim=0)[most - 1]
+def _expected_ndcg(right: _Best, wrong: _Best, number: Tensor, depth: int) -> Tensor:
+    """NDCG at a depth; a right item has the mean discount of the places that it may take."""
+    values = right.values
+    dtype, device = values.dtype, values.device
+    discount = 1 / torch.arange(2, depth + 2, device=device, dtype=dtype).log2()
+    until = torch.cat([discount.new_zeros(1), discount.cumsum(dim=0)])  # of the first 0, 1, ...
+    above, tied = (
+        among_right + among_wrong
+        for among_right, among_wrong in zip(right.count(values), wrong.count(values), strict=True)
+    )
+    last = until[(above + tied).clamp(max=depth)]
+    share = (last - until[above.clamp(max=depth)]) / tied.clamp(min=1)
+    share = share.masked_fill(values == -torch.inf, 0)  # (rows, right items)
+    gain = share.sum(dim=1) + right.more * share[:, -1]
+    return gain / until[number.clamp(max=depth)]
 
 
-def _check(queries: Tensor, gallery: Tensor, query_ids: Tensor, gallery_ids: Tensor) -> None:
+def _check_ids(queries: Tensor, gallery: Tensor, query_ids: Tensor, gallery_ids: Tensor) -> None:
     for name, z, ids in (("queries", queries, query_ids), ("gallery", gallery, gallery_ids)):
         singular = "query" if name == "queries" else "gallery"
-        if z.ndim != 2 or 0 in z.shape:
-            raise ValueError(f"{name} needs the shape (rows >= 1, D >= 1), got {tuple(z.shape)}")
         if ids.shape != z.shape[:1]:
             raise ValueError(
                 f"{singular}_ids has one id for each of the {len(z)} rows of {name}, got the shape "
@@ -218,17 +350,6 @@ def _check(queries: Tensor, gallery: Tensor, query_ids: Tensor, gallery_ids: Ten
             )
         if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
             raise ValueError(f"{singular}_ids are integers, got {ids.dtype}")
-        finite = z.isfinite().all(dim=1)
-        if not finite.all():
-            bad = (~finite).nonzero().flatten()
-            raise ValueError(
-                f"{len(bad)} of the {len(z)} rows of {name} hold NaN or infinity, the first is row "
-                f"{int(bad[0])}"
-            )
-    if queries.shape[1] != gallery.shape[1]:
-        raise ValueError(
-            f"queries and gallery differ in width: {queries.shape[1]} and {gallery.shape[1]}"
-        )
     lost = (~torch.isin(query_ids, gallery_ids.to(query_ids.device))).nonzero().flatten()
     if len(lost):
         raise ValueError(

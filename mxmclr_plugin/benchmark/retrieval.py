@@ -1,0 +1,253 @@
+"""Time, memory and agreement of retrieval over a large gallery, measured side by side."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mxmclr_plugin.benchmark.machine import device_of, free_bytes, synchronize
+from mxmclr_plugin.benchmark.peak_memory import peak_extra_bytes
+from mxmclr_plugin.registry import did_you_mean
+from mxmclr_plugin.retrieval import retrieval_metrics, top_k
+from mxmclr_plugin.retrieval.top_k import faiss_is_installed
+
+__all__ = ["MeasuredRetrieval", "RetrievalBenchmark", "measure_retrieval"]
+
+_BACKENDS = ("metrics", "torch", "faiss", "bare_faiss", "full_matrix")
+_DEPTHS, _NDCG_AT = (1, 5), 5
+
+
+@dataclass
+class RetrievalBenchmark:
+    """What to measure; every key can be given as key=value.
+
+    Attributes:
+        queries: Number of queries.
+        gallery: Items that are ranked for each.
+        dim: Columns of the embeddings.
+        fold: Items of an instance, all of which are right for its queries.
+        noise: Standard deviation of an embedding about its instance, whose own is 1.
+        k: Items that are looked for.
+        device: cpu, cuda, ...
+        backend: metrics (retrieval_metrics), torch or faiss (top_k), bare_faiss (IndexFlatIP by
+            itself), full_matrix (torch.topk of all scores), or several joined by +; all if empty.
+        sample: Queries that are checked against every item in float64.
+        threads: Threads of torch on a CPU; 0 leaves them as they are.
+        seed: Seed of the embeddings.
+        json: File for the figures.
+    """
+
+    queries: int = 10_000
+    gallery: int = 50_000
+    dim: int = 256
+    fold: int = 5
+    noise: float = 2.0
+    k: int = 10
+    device: str = "cpu"
+    backend: str = ""
+    sample: int = 64
+    threads: int = 0
+    seed: int = 0
+    json: str = ""
+
+
+@dataclass(frozen=True)
+class MeasuredRetrieval:
+    """Figures of one way to search.
+
+    Attributes:
+        impl: Its name.
+        queries: Number of queries.
+        gallery: Number of items.
+        dim: Columns.
+        k: Items looked for.
+        device: Device.
+        seconds: Time of one run.
+        gflops: The 2 x queries x gallery x dim operations of the product over the time, in 1e9 / s.
+        peak_extra_bytes: Memory beyond the embeddings; None if it cannot be measured.
+        disagreement: On the sampled queries, against every item in float64: for a search the share
+            of places with another item, for metrics the largest difference of a figure in points.
+        skipped: Why there are no figures.
+    """
+
+    impl: str
+    queries: int
+    gallery: int
+    dim: int
+    k: int
+    device: str
+    seconds: float = 0.0
+    gflops: float = 0.0
+    peak_extra_bytes: int | None = None
+    disagreement: float = 0.0
+    skipped: str | None = None
+
+    def record(self) -> dict[str, object]:
+        """The figures for a file."""
+        return {k: v for k, v in asdict(self).items() if k != "skipped"}
+
+
+@dataclass(frozen=True)
+class _Task:
+    queries: Tensor  # (n, D)
+    gallery: Tensor  # (m, D)
+    query_ids: Tensor  # (n,)
+    gallery_ids: Tensor  # (m,)
+    k: int
+
+    def some(self, rows: Tensor) -> _Task:
+        return _Task(
+            self.queries[rows], self.gallery, self.query_ids[rows], self.gallery_ids, self.k
+        )
+
+
+def measure_retrieval(
+    config: RetrievalBenchmark, progress: Callable[[str, float], None] = lambda _what, _share: None
+) -> Iterator[MeasuredRetrieval]:
+    """Measures every way to search, each once.
+
+    Args:
+        config: What to measure.
+        progress: Called with what is done now and the share that is done.
+
+    Yields:
+        Figures, and for what cannot run the reason.
+
+    Raises:
+        ValueError: If a key has a value that cannot be.
+    """
+    device, chosen = _check(config)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    progress("embeddings", 0)
+    task = _task(config, device)
+    sample = torch.linspace(0, config.queries - 1, min(config.sample, config.queries)).long()
+    few = task.some(sample.to(device))
+    for number, impl in enumerate(chosen):
+        progress(impl, number / len(chosen))
+        about = (impl, config.queries, config.gallery, config.dim, config.k, str(device))
+        reason = _unfit(impl, config, device)
+        if reason is not None:
+            yield MeasuredRetrieval(*about, skipped=reason)
+            continue
+        disagreement = _disagreement(impl, few)  # and libraries are loaded
+        seconds = math.nan
+
+        def run(impl: str = impl) -> None:
+            nonlocal seconds
+            start = time.perf_counter()
+            _run(impl, task)
+            synchronize(device)
+            seconds = time.perf_counter() - start
+
+        peak = peak_extra_bytes(run, device)
+        if math.isnan(seconds):
+            run()
+        operations = 2 * config.queries * config.gallery * config.dim
+        yield MeasuredRetrieval(*about, seconds, operations / seconds / 1e9, peak, disagreement)
+
+
+def _check(config: RetrievalBenchmark) -> tuple[torch.device, list[str]]:
+    for key in ("queries", "gallery", "dim", "fold", "k", "sample"):
+        if getattr(config, key) < 1:
+            raise ValueError(f"{key} must be 1 or more, got {getattr(config, key)}")
+    if config.k > config.gallery:
+        raise ValueError(f"k must be at most gallery = {config.gallery}, got {config.k}")
+    chosen = config.backend.split("+") if config.backend else list(_BACKENDS)
+    for name in chosen:
+        if name not in _BACKENDS:
+            raise ValueError(
+                f"backend: there is no {name!r}; {did_you_mean(name, _BACKENDS)}"
+                f"there are {', '.join(_BACKENDS)}"
+            )
+    return device_of(config.device), chosen
+
+
+def _task(config: RetrievalBenchmark, device: torch.device) -> _Task:
+    """Embeddings about a centre for each instance; each query's instance is in the gallery."""
+    generator = torch.Generator().manual_seed(config.seed)
+    gallery_ids = torch.arange(config.gallery) // config.fold
+    instances = int(gallery_ids[-1]) + 1
+    query_ids = torch.randint(instances, (config.queries,), generator=generator)
+    centres = torch.randn(instances, config.dim, generator=generator)
+
+    def about(ids: Tensor) -> Tensor:
+        noise = torch.randn(len(ids), config.dim, generator=generator)
+        return noise.mul_(config.noise).add_(centres[ids]).to(device)
+
+    return _Task(
+        about(query_ids),
+        about(gallery_ids),
+        query_ids.to(device),
+        gallery_ids.to(device),
+        config.k,
+    )
+
+
+def _unfit(impl: str, config: RetrievalBenchmark, device: torch.device) -> str | None:
+    """Why it cannot run, if so."""
+    if "faiss" in impl:
+        if not faiss_is_installed():
+            return "the package faiss-cpu is not installed"
+        if device.type != "cpu":
+            return "faiss-cpu searches on a CPU"
+    needed = 5 * config.queries * config.gallery
+    if impl == "full_matrix" and needed > 0.6 * free_bytes(device):
+        return f"needs about {needed / 2**30:.0f} GiB"
+    return None
+
+
+def _run(impl: str, task: _Task) -> Tensor | dict[str, float]:
+    """Figures, or indices of the best items: (n, k)."""
+    if impl == "metrics":
+        return retrieval_metrics(
+            task.queries,
+            task.gallery,
+            task.query_ids,
+            task.gallery_ids,
+            ks=_DEPTHS,
+            ndcg_at=_NDCG_AT,
+        )
+    if impl == "torch":
+        return top_k(task.queries, task.gallery, task.k, backend="torch").indices
+    if impl == "faiss":
+        return top_k(task.queries, task.gallery, task.k, backend="faiss").indices
+    queries, gallery = F.normalize(task.queries, dim=1), F.normalize(task.gallery, dim=1)
+    if impl == "full_matrix":
+        return (queries @ gallery.T).topk(task.k, dim=1).indices
+    import faiss
+
+    index = faiss.IndexFlatIP(gallery.shape[1])
+    index.add(gallery.numpy())
+    return torch.from_numpy(index.search(queries.numpy(), task.k)[1])
+
+
+def _disagreement(impl: str, task: _Task) -> float:
+    """Of a run of few queries with plain loops over them in float64."""
+    dtype = torch.float32 if task.gallery.device.type == "mps" else torch.float64
+    found = _run(impl, task)
+    units = F.normalize(task.gallery.to(dtype), dim=1)
+    other = 0
+    figures = dict.fromkeys(("rr@1", "rr@5", "ndcg@5", "mrr"), 0.0)
+    for row, query in enumerate(F.normalize(task.queries.to(dtype), dim=1)):
+        order = (units @ query).mul_(2**24).round_().argsort(descending=True, stable=True)
+        if isinstance(found, Tensor):
+            other += int((order[: task.k] != found[row]).sum())
+            continue
+        right = (task.gallery_ids == task.query_ids[row])[order].nonzero().flatten() + 1
+        places = right.tolist()
+        for k in _DEPTHS:
+            figures[f"rr@{k}"] += places[0] <= k
+        figures["mrr"] += 1 / places[0]
+        ideal = sum(1 / math.log2(r + 1) for r in range(1, min(len(places), _NDCG_AT) + 1))
+        gain = sum(1 / math.log2(r + 1) for r in places if r <= _NDCG_AT)
+        figures[f"ndcg@{_NDCG_AT}"] += gain / ideal
+    if isinstance(found, Tensor):
+        return other / found.numel()
+    return max(abs(found[k] - 100 * v / len(task.queries)) for k, v in figures.items())

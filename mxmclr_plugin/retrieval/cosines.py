@@ -1,0 +1,235 @@
+"""Cosines to a large gallery, a block at a time: in float32, and in float64 where it matters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+__all__ = ["STEPS", "Gallery", "block_shape", "check_rows", "default_memory", "slices"]
+
+STEPS = 2**24
+"""Cosines are compared in whole steps of 2^-24, about 6e-8: what differs by rounding ties."""
+
+# Beyond this many columns the bound on the error of a float32 product is not worth much.
+_WIDEST = 2**20
+
+
+class Gallery:
+    """Rows to which cosines are wanted.
+
+    A product of float32 unit rows is off by at most (D + 2) 2^-24 and a little, in whatever order
+    it is summed (Higham 2002, section 3.1, and the rounding of the rows): as many steps. So float32
+    decides for all items but those within :attr:`slack` steps of a threshold, and only these are
+    computed in float64; the outcome is that of float64 throughout.
+
+    Args:
+        rows: Embeddings of any length. Shape: (m, D).
+        order: Order in which the items are addressed: position p is row ``order[p]``. Shape: (m,).
+        device: Where cosines are computed.
+
+    Attributes:
+        near: Unit rows by position, float32. Shape: (m, D).
+        slack: How far a float32 cosine may be from the steps of the exact one, in steps; infinite
+            where float32 products are rounded further (TF32, bfloat16), so that nothing is decided
+            by them.
+    """
+
+    def __init__(self, rows: Tensor, order: Tensor, device: torch.device) -> None:
+        self._rows, self._order = rows.to(device), order.to(device)
+        # MPS has no float64.
+        self._dtype = torch.float32 if device.type == "mps" else torch.float64
+        width = rows.shape[1]
+        with torch.autocast(device.type, enabled=False):
+            trusted = width <= _WIDEST and _multiplies_float32(device)
+        # The last 3: half a step of rounding to steps, and that of thresholds to float32.
+        self.slack = 1.1 * (width + 2) + 3 if trusted else math.inf
+        self.near = torch.empty(rows.shape, dtype=torch.float32, device=device)
+        for part in slices(0, len(rows), max(1, 2**22 // width)):
+            self.near[part] = self.exact(part)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def exact(self, positions: slice | Tensor) -> Tensor:
+        """Unit rows in float64. Shape: (positions, D)."""
+        return self.unit(self._rows[self._order[positions]])
+
+    def unit(self, rows: Tensor) -> Tensor:
+        """Rows of queries at unit length in float64; a row of zeros stays. Shape: as given."""
+        rows = rows.to(self._rows.device, self._dtype)
+        return F.normalize(rows, dim=1, eps=torch.finfo(self._dtype).tiny)
+
+    def near_cosines(self, queries: Tensor, positions: slice) -> Tensor:
+        """Float32 cosines.
+
+        Args:
+            queries: Unit rows in float64. Shape: (rows, D).
+            positions: Items. Columns in what follows.
+
+        Returns:
+            Shape: (rows, columns).
+        """
+        # Autocast would round to 16 bits.
+        with torch.autocast(queries.device.type, enabled=False):
+            return queries.float() @ self.near[positions].T
+
+    def threshold(self, steps: Tensor, slack: float) -> Tensor:
+        """What a float32 cosine is compared with for ``steps + slack``, above every mask of -inf.
+
+        Args:
+            steps: Whole numbers, or -inf. Any shape.
+            slack: Plus or minus :attr:`slack`.
+        """
+        return ((steps + slack) / STEPS).clamp(-2, 2).float()
+
+    def reach(self, best: Tensor, near: Tensor) -> Tensor:
+        """What float32 cosines of items reach that may be among the best.
+
+        Args:
+            best: The best scores so far in steps, falling, -inf where there are fewer.
+                Shape: (rows, k).
+            near: Cosines of a block. Shape: (rows, columns).
+
+        Returns:
+            Shape: (rows, 1).
+        """
+        reach = self.threshold(best[:, -1:], -self.slack)
+        if near.shape[1] < best.shape[1] or bool((best[:, -1] > -torch.inf).all()):
+            return reach
+        # At the start the block itself has as many: none of them is further off than the slack.
+        last = near.topk(best.shape[1], dim=1).values[:, -1:]
+        return torch.maximum(reach, last - 2 * self.slack / STEPS)
+
+    def exact_steps(self, queries: Tensor, positions: slice) -> Tensor:
+        """Cosines in float64, rounded to whole steps; arguments and shape: as near_cosines."""
+        return (queries @ self.exact(positions).T).mul_(STEPS).round_()
+
+    def pair_steps(self, queries: Tensor, positions: Tensor) -> Tensor:
+        """Steps of each query's own items.
+
+        Args:
+            queries: Unit rows in float64. Shape: (rows, D).
+            positions: Items. Shape: (rows, width).
+
+        Returns:
+            Shape: (rows, width).
+        """
+        items = self.exact(positions.flatten()).unflatten(0, positions.shape)
+        cosines: Tensor = (queries[:, None] * items).sum(dim=2)
+        return cosines.mul_(STEPS).round_()
+
+    def candidates(
+        self, queries: Tensor, positions: slice, chosen: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Steps of chosen items only.
+
+        Args:
+            queries: Unit rows in float64. Shape: (rows, D).
+            positions: Items of the block.
+            chosen: Which of them. Shape: (rows, columns).
+
+        Returns:
+            Steps of each row's items with -inf for none, and positions of the items (arbitrary for
+            none). Shape: (rows, width) each, width <= columns.
+        """
+        first = positions.start
+        counts = chosen.sum(dim=1, dtype=torch.int32)
+        pairs = int(counts.sum())
+        # A pair that is gathered reads two rows; from here on all rows are read at less cost.
+        if pairs > sum(chosen.shape):
+            steps = self.exact_steps(queries, positions).masked_fill_(~chosen, -torch.inf)
+            every = torch.arange(first, positions.stop, device=steps.device)
+            return steps, every.expand_as(steps)
+        # Most rows have none, and looking for places costs more than counting.
+        some = counts.nonzero().flatten()
+        row, column = chosen[some].nonzero(as_tuple=True)
+        row = some[row]
+        # `row` rises, so a pair's place in its row is its distance to the row's first.
+        place = torch.arange(pairs, device=row.device) - (counts.cumsum(0) - counts)[row]
+        shape = (len(chosen), int(counts.max()))
+        steps = torch.full(shape, -torch.inf, dtype=queries.dtype, device=row.device)
+        steps[row, place] = self.pair_steps(queries[row], first + column[:, None]).squeeze(1)
+        items = torch.zeros(shape, dtype=torch.long, device=row.device)
+        items[row, place] = first + column
+        return steps, items
+
+
+def slices(start: int, stop: int, size: int) -> Iterator[slice]:
+    """Consecutive slices of at most ``size`` from ``start`` to ``stop``."""
+    for first in range(start, stop, size):
+        yield slice(first, min(first + size, stop))
+
+
+def default_memory(device: torch.device) -> int:
+    """Bytes for a block: what stays in the caches of a CPU, and keeps a GPU busy."""
+    return 2**27 if device.type == "cpu" else 2**31
+
+
+def block_shape(memory_bytes: int, queries: int, gallery: int, width: int) -> tuple[int, int]:
+    """Queries and items of a block such that all that is made of it fits.
+
+    Args:
+        memory_bytes: Bytes.
+        queries: Number of queries.
+        gallery: Number of items.
+        width: Columns of the embeddings.
+
+    Raises:
+        ValueError: If not even one query and one item fit.
+    """
+    # For each score: float32 and float64, its item, masks, what topk makes. For each row: as given,
+    # in float64 twice.
+    score, row = 40, 24 * width
+    if memory_bytes < score + 2 * row:
+        raise ValueError(
+            f"memory_bytes is at least {score + 2 * row} for rows of {width} columns, got "
+            f"{memory_bytes}"
+        )
+    # Eight items to a query: score * c^2 / 8 + row * (c + c / 8) = memory_bytes.
+    a, b = score / 8, row * 9 / 8
+    items = int((math.sqrt(b * b + 4 * a * memory_bytes) - b) / (2 * a))
+    # Products are a sixth faster where rows of scores are aligned.
+    items = min(max(1, items - items % 64 if items > 64 else items), gallery)
+    rows = int((memory_bytes - row * items) / (score * items + row))
+    return min(max(1, rows), queries), items
+
+
+def check_rows(queries: Tensor, gallery: Tensor) -> None:
+    """Refuses embeddings whose cosines mean nothing.
+
+    Raises:
+        ValueError: If shapes do not fit, or a row has NaN or infinity.
+    """
+    for name, z in (("queries", queries), ("gallery", gallery)):
+        if z.ndim != 2 or 0 in z.shape:
+            raise ValueError(f"{name} needs the shape (rows >= 1, D >= 1), got {tuple(z.shape)}")
+        finite = torch.cat([part.isfinite().all(dim=1) for part in z.split(2**16)])
+        if not finite.all():
+            bad = (~finite).nonzero().flatten()
+            raise ValueError(
+                f"{len(bad)} of the {len(z)} rows of {name} hold NaN or infinity, the first is row "
+                f"{int(bad[0])}"
+            )
+    if queries.shape[1] != gallery.shape[1]:
+        raise ValueError(
+            f"queries and gallery differ in width: {queries.shape[1]} and {gallery.shape[1]}"
+        )
+
+
+def _multiplies_float32(device: torch.device) -> bool:
+    """Whether products of float32 are computed in float32, as far as can be known."""
+    if device.type not in ("cpu", "cuda"):
+        return False
+    backend = torch.backends.mkldnn if device.type == "cpu" else torch.backends.cuda
+    precision = getattr(getattr(backend, "matmul", None), "fp32_precision", None)
+    if precision is None:  # before torch 2.9
+        precision = torch.get_float32_matmul_precision()
+    if precision not in ("none", "ieee", "highest"):
+        return False
+    # Environment variables reach the libraries past these settings.
+    probe = torch.full((64, 64), 1 + 2**-20, device=device)
+    return torch.equal(probe @ torch.eye(64, device=device), probe)
