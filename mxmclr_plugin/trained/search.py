@@ -16,7 +16,7 @@ from mxmclr_plugin.data.manifest.kinds import FILE_KINDS
 from mxmclr_plugin.data.pictures import DRAWABLE, picture_of
 from mxmclr_plugin.data.readers.voxel import VOXEL_SUFFIXES
 from mxmclr_plugin.registry import did_you_mean
-from mxmclr_plugin.retrieval import retrieval_items
+from mxmclr_plugin.retrieval import retrieval_items, top_k
 from mxmclr_plugin.run.config import ConfigError
 from mxmclr_plugin.towers.text import SentenceBackbone, unknown_words
 from mxmclr_plugin.trained.embedding_cache import cached_embeddings
@@ -117,7 +117,7 @@ def search(
         z = _encoded_file(trained, dataset, by, file or Path(query))
     among = _gallery(trained, by) if modality is None else modality
     items, ids, positions = _items(trained, split, among)
-    scores, found = (items @ z[0]).topk(min(k, len(items)))
+    best = top_k(z, items, min(k, len(items)))
     return Found(
         query,
         by,
@@ -126,7 +126,7 @@ def search(
         tuple(unknown),
         tuple(
             _hit(trained, dataset, among.split("+")[0], int(ids[item]), int(positions[item]), score)
-            for item, score in zip(found.tolist(), scores.tolist(), strict=True)
+            for item, score in zip(best.indices[0].tolist(), best.scores[0].tolist(), strict=True)
         ),
     )
 
