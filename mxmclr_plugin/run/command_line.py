@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from mxmclr_plugin.comparison.ablation import studies
 from mxmclr_plugin.data.problems import DataError
 from mxmclr_plugin.data.registry import DATASETS
 from mxmclr_plugin.losses.registry import list_losses
@@ -30,7 +31,9 @@ __all__ = ["main"]
 _USAGE = """\
 python -m mxmclr_plugin.run TASK [key=value ...]   train and test
        python -m mxmclr_plugin.run TASK --help            its keys, defaults and choices
-       python -m mxmclr_plugin.run list tasks|losses|towers|data
+       python -m mxmclr_plugin.run list tasks|losses|towers|data|studies
+       python -m mxmclr_plugin.run compare TASK losses=mxmclr,clip seeds=0,1,2 [key=value ...]
+       python -m mxmclr_plugin.run ablate TASK study=hybrid [key=value ...]
        python -m mxmclr_plugin.run data check MANIFEST [key=value ...]
        python -m mxmclr_plugin.run data convert DATA [key=value ...] out=FOLDER [shards=N]
        python -m mxmclr_plugin.run evaluate ckpt=RUN [split=test] [out=FILE] [data=...]
@@ -58,8 +61,8 @@ def main(arguments: Sequence[str]) -> int:
         arguments: What stands behind ``python -m mxmclr_plugin.run``.
 
     Returns:
-        The exit status: 0, 1 if data that were checked have problems, 2 if what was asked cannot be
-        done, 130 if interrupted.
+        The exit status: 0, 1 if data that were checked have problems or a run that was compared
+        failed, 2 if what was asked cannot be done, 130 if interrupted.
     """
     console, errors = Console(), Console(stderr=True)
     parser = argparse.ArgumentParser(
@@ -133,7 +136,7 @@ def _list(what: Sequence[str], console: Console) -> int:
 
 
 def _listing(what: Sequence[str]) -> Table:
-    known = ("tasks", "losses", "towers", "data")
+    known = ("tasks", "losses", "towers", "data", "studies")
     if len(what) != 1 or what[0] not in known:
         asked = " ".join(what)
         raise ConfigError(
@@ -141,6 +144,8 @@ def _listing(what: Sequence[str]) -> Table:
         )
     if what[0] == "tasks":
         return _table(["task", "what"], [[name, text] for name, text in tasks().items()])
+    if what[0] == "studies":
+        return _table(["study", "varies"], [[name, text] for name, text in studies().items()])
     if what[0] == "data":
         return _table(["data", "what"], [[entry.name, entry.summary] for entry in DATASETS])
     if what[0] == "towers":
