@@ -21,11 +21,13 @@ __all__ = ["build_trainer", "precision_of"]
 
 
 class _ValidateAtTheEnd(Callback):
-    """Has Lightning validate, and so save, after the last step also in the middle of an epoch."""
+    """Has Lightning validate, and so save, after the last step whatever the epoch."""
 
     def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
         if trainer.global_step >= trainer.max_steps:
             trainer.should_stop = True
+            # Also where this epoch's turn would not be yet.
+            trainer.check_val_every_n_epoch = 1
 
 
 def build_trainer(
