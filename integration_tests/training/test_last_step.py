@@ -1,4 +1,4 @@
-"""A run ends with a validation, and so with weights that were saved, wherever its last step lies."""
+"""A run ends with a validation, and so with saved weights, wherever its last step lies."""
 
 import pytest
 from rich.console import Console
