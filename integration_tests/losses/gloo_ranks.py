@@ -78,5 +78,9 @@ def _serve(pipe, rank):
             answer = function(argument)
         except Exception as error:
             answer = error
+        # Held until the next job has come: before torch 2.8 a group is taken down without letting
+        # go of the interpreter, and waits for ever for a thread that needs it to free a tensor of
+        # the last operation (pytorch/pytorch#154976).
+        group = torch.distributed.group.WORLD  # noqa: F841
         torch.distributed.destroy_process_group()
         pipe.send_bytes(pickle.dumps(answer))

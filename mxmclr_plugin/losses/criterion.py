@@ -60,7 +60,7 @@ class MultifoldHybridCriterion(nn.Module):
             ``"ring"``: the same with columns that pass by; see
             :func:`~mxmclr_plugin.losses.sharded.loss.sharded_hybrid_loss`. ``"auto"`` is
             ``"all_gather"`` where the loss of all rows would be streamed (see ``impl``), and else
-            ``"rows"``, as it is with a memory bank and before torch 2.14.
+            ``"rows"``, as it is with a memory bank.
         memory_bank_size:
             Size of a queue of past observations as (entries, dim), 0 for none. Past observations
             of ``z1`` are columns of the direction from ``z0`` to ``z1`` beside those of the batch,

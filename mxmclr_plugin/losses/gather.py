@@ -16,9 +16,6 @@ __all__ = ["Gather", "check_gather", "choose_exchange", "gather_rows"]
 
 Gather = Literal["auto", "rows", "all_gather", "ring"]
 
-# With torch 2.6 and gloo ranks were seen to wait for each other for ever; with 2.14 they do not.
-_EXCHANGE_IS_TRIED = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 14)
-
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -51,9 +48,8 @@ def choose_exchange(
     """The exchange of columns of the sharded loss, or None where each process is to have all rows.
 
     ``"auto"`` is ``"all_gather"`` where the loss of all rows would be streamed, and ``"rows"``
-    below that size, with ``impl="dense"`` or a memory bank, under transforms of ``torch.func``,
-    while ``torch.compile`` traces, and before torch 2.14. All ranks
-    decide alike, as they count the rows of all.
+    below that size, with ``impl="dense"`` or a memory bank, under transforms of ``torch.func``, and
+    while ``torch.compile`` traces. All ranks decide alike, as they count the rows of all.
 
     Args:
         gather: The option.
@@ -66,7 +62,7 @@ def choose_exchange(
         return None
     if gather != "auto":
         return gather
-    if torch.compiler.is_compiling() or not _EXCHANGE_IS_TRIED:
+    if torch.compiler.is_compiling():
         return None
     counts = torch.tensor([len(a), len(a if b is None else b)], device=a.device)
     # As many rows as all ranks have, without memory.
