@@ -23,9 +23,7 @@ class ProfilePoint:
     std: float | None
 
 
-def axis_profile(
-    points: Sequence[ProfilePoint], axis: str, measure: str, width: float
-) -> Figure:
+def axis_profile(points: Sequence[ProfilePoint], axis: str, measure: str, width: float) -> Figure:
     """A row for each value: mean as a dot, standard deviation as a line, each seed as a ring.
 
     Args:

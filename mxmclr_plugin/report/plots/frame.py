@@ -53,7 +53,12 @@ def _quiet(axes: Axes) -> None:
     axes.set_axisbelow(True)
     axes.grid(True, color=GRID, linewidth=0.8)
     axes.tick_params(
-        color=GRID, labelcolor=MUTED, labelsize=FONT_SIZE, length=0, labelbottom=True, labelleft=True
+        color=GRID,
+        labelcolor=MUTED,
+        labelsize=FONT_SIZE,
+        length=0,
+        labelbottom=True,
+        labelleft=True,
     )
     for spine in axes.spines.values():
         spine.set_visible(False)

@@ -53,9 +53,7 @@ def heat_map(
         colour = colours(float(scale(value)))
         axes.add_patch(Rectangle(corner, 0.94, 0.92, facecolor=colour))
         if best == (row, column):
-            axes.add_patch(
-                Rectangle(corner, 0.94, 0.92, fill=False, edgecolor=INK, linewidth=2.2)
-            )
+            axes.add_patch(Rectangle(corner, 0.94, 0.92, fill=False, edgecolor=INK, linewidth=2.2))
         mean, std = cells[row][column]
         text = f"{mean:.1f}" if std is None else f"{mean:.1f}\n± {std:.1f}"
         luminance = float(np.dot(colour[:3], (0.299, 0.587, 0.114)))
