@@ -65,6 +65,7 @@ class Plot:
 
     Attributes:
         name: Of its files, and of its ids on the page.
+        title: Above it, empty for none.
         caption: Below it.
         description: What is seen, for those who do not see it.
         draw: The figure of a width in inches.
@@ -72,6 +73,7 @@ class Plot:
 
     kind: ClassVar[str] = "plot"
     name: str
+    title: str
     caption: str
     description: str
     draw: Callable[[float], Figure]

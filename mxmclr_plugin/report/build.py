@@ -76,8 +76,8 @@ def build_report(
         shown = shown_of_comparison(comparison, losses, protocol)
         page = Page(
             f"Losses compared on {comparison.task}",
-            f"{len(comparison.losses)} losses, {len(comparison.protocols)} protocols, "
-            f"{len(comparison.seeds)} seeds",
+            f"losses {', '.join(comparison.losses)}; protocols {', '.join(comparison.protocols)}; "
+            f"seeds {', '.join(comparison.seeds)}",
             [
                 *comparison_sections(comparison, styles),
                 *qualitative_sections(shown, styles, seed, console),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from matplotlib.figure import Figure
 
 from mxmclr_plugin.report.palette import INK, MUTED, SURFACE, series_styles
-from mxmclr_plugin.report.plots.frame import FONT_SIZE, panels
+from mxmclr_plugin.report.plots.frame import FONT_SIZE, panels, set_title
 
 __all__ = ["ProfilePoint", "axis_profile"]
 
@@ -65,5 +65,5 @@ def axis_profile(points: Sequence[ProfilePoint], axis: str, measure: str, width:
     axes.set_ylim(-0.6, len(points) - 0.4)
     axes.grid(False, axis="y")
     axes.set_xlabel(measure)
-    axes.set_title(axis, loc="left")
+    set_title(axes, axis)
     return figure

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from mxmclr_plugin.report.contents.comparison import Row
 from mxmclr_plugin.report.palette import INK, SURFACE, SeriesStyle
-from mxmclr_plugin.report.plots.frame import FONT_SIZE, WIDE, panels
+from mxmclr_plugin.report.plots.frame import FONT_SIZE, WIDE, panels, set_title
 
 __all__ = ["difference_intervals"]
 
@@ -56,7 +56,7 @@ def difference_intervals(
                 markeredgewidth=1.6,
                 markerfacecolor=style.colour if difference.excludes_zero else SURFACE,
             )
-        axes.set_title(protocol, loc="left")
+        set_title(axes, protocol)
         axes.set_yticks(list(places.values()), list(places))
         axes.set_ylim(-0.6, len(labels) - 0.4)
         axes.grid(False, axis="y")

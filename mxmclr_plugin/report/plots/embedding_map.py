@@ -10,8 +10,8 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from mxmclr_plugin.report.palette import MUTED, SURFACE, series_styles
-from mxmclr_plugin.report.plots.frame import FONT_SIZE, WIDE, panels
+from mxmclr_plugin.report.palette import INK, MUTED, SURFACE, series_styles
+from mxmclr_plugin.report.plots.frame import FONT_SIZE, WIDE, panels, set_title
 
 __all__ = ["PlanePoints", "embedding_map"]
 
@@ -40,7 +40,9 @@ def embedding_map(maps: Mapping[str, PlanePoints], width: float) -> Figure:
     """
     beside = 1 if width < WIDE else len(maps)
     edge = min(5.0, width / beside)
-    figure, all_axes = panels(len(maps), edge * beside, edge * 0.9, beside, share=False)
+    figure, all_axes = panels(
+        len(maps), edge * beside, edge * 0.8 + (0.4 if width >= WIDE else 1.6), beside, share=False
+    )
     every = list(maps.values())
     modalities = list(dict.fromkeys(m for points in every for m in points.modalities))
     named = list(dict.fromkeys(n for points in every for n in points.highlighted if n))
@@ -62,7 +64,7 @@ def embedding_map(maps: Mapping[str, PlanePoints], width: float) -> Figure:
                     linewidths=0.6 if name else 0,
                     zorder=3 if name else 2,
                 )
-        axes.set_title(label, loc="left")
+        set_title(axes, label)
         axes.set_xticks([])
         axes.set_yticks([])
         axes.margins(0.04)
@@ -76,6 +78,7 @@ def embedding_map(maps: Mapping[str, PlanePoints], width: float) -> Figure:
         ncols=3 if width >= WIDE else 1,
         frameon=False,
         fontsize=FONT_SIZE,
+        labelcolor=INK,
         handletextpad=0.3,
     )
     return figure

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from mxmclr_plugin.report.palette import GRID, INK, MUTED
 
-__all__ = ["FONT_SIZE", "WIDE", "panels"]
+__all__ = ["FONT_SIZE", "WIDE", "panels", "set_title"]
 
 FONT_SIZE = 9.0
 WIDE = 6.0
@@ -22,19 +22,22 @@ WIDE = 6.0
 def panels(
     count: int, width: float, height: float, columns: int | None = None, share: bool = True
 ) -> tuple[Figure, list[Axes]]:
-    """A figure with panels, one below the other where it is narrower than :data:`WIDE`.
+    """A figure with panels.
 
     Args:
         count: How many.
         width: Of the figure, in inches.
         height: Of a row of panels, in inches.
-        columns: Panels beside each other where it is wide; None for all, up to 3.
+        columns: Panels beside each other; None for up to three, and for one where the figure is
+            narrower than :data:`WIDE`.
         share: Whether they have the same limits.
 
     Returns:
         The figure and its panels, without a frame but with a light grid.
     """
-    beside = 1 if width < WIDE else min(count, columns or 3)
+    beside = 1 if width < WIDE else min(count, 3)
+    if columns is not None:
+        beside = columns
     rows = math.ceil(count / beside)
     figure = Figure(figsize=(width, height * rows), layout="constrained")
     grid: npt.NDArray[Any] = figure.subplots(
@@ -65,5 +68,8 @@ def _quiet(axes: Axes) -> None:
     for text in (axes.xaxis.label, axes.yaxis.label):
         text.set_color(MUTED)
         text.set_fontsize(FONT_SIZE)
-    axes.title.set_color(INK)
-    axes.title.set_fontsize(FONT_SIZE + 1)
+
+
+def set_title(axes: Axes, title: str) -> None:
+    """Writes what a panel shows above its left end."""
+    axes.set_title(title, loc="left", color=INK, fontsize=FONT_SIZE + 1)

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from mxmclr_plugin.report.contents.curves import Curve
-from mxmclr_plugin.report.palette import GRID, INK, SeriesStyle
-from mxmclr_plugin.report.plots.frame import FONT_SIZE, WIDE, panels
+from mxmclr_plugin.report.palette import INK, MUTED, SeriesStyle
+from mxmclr_plugin.report.plots.frame import FONT_SIZE, WIDE, panels, set_title
 from mxmclr_plugin.report.plots.spread import spread_apart
 
 __all__ = ["CurveSeries", "learning_curves", "mean_curve"]
@@ -58,16 +59,21 @@ def learning_curves(
         axes.set_xlabel("step")
         axes.set_ylabel(measure)
         return figure
-    figure, all_axes = panels(len(series), width, 2.4)
+    if width < WIDE:
+        beside, height = 2, 1.55
+    else:
+        beside, height = (3 if len(series) <= 6 else 4), 2.1
+    figure, all_axes = panels(len(series), width, height, beside)
     for axes, own in zip(all_axes, series, strict=True):
         for other in series:
             if other is not own:
                 mean = mean_curve(other.runs)
-                axes.plot(mean.steps, mean.values, color=GRID, linewidth=1.4)
+                axes.plot(mean.steps, mean.values, color=MUTED, alpha=0.35, linewidth=1.2)
         _draw(axes, own, styles[own.label])
-        axes.set_title(own.label, loc="left")
-    figure.supxlabel("step", fontsize=FONT_SIZE, color=all_axes[0].xaxis.label.get_color())
-    figure.supylabel(measure, fontsize=FONT_SIZE, color=all_axes[0].xaxis.label.get_color())
+        set_title(axes, own.label)
+        axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+    figure.supxlabel("step", fontsize=FONT_SIZE, color=MUTED)
+    figure.supylabel(measure, fontsize=FONT_SIZE, color=MUTED)
     return figure
 
 

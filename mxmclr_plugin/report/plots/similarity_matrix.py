@@ -9,7 +9,7 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 
 from mxmclr_plugin.report.palette import MUTED
-from mxmclr_plugin.report.plots.frame import FONT_SIZE, WIDE, panels
+from mxmclr_plugin.report.plots.frame import FONT_SIZE, WIDE, panels, set_title
 
 __all__ = ["similarity_matrices"]
 
@@ -28,7 +28,8 @@ def similarity_matrices(
     Args:
         matrices: Cosines by run. Shape: (N, N) each.
         names: Of the N instances; written where there are few.
-        rows, columns: The modalities.
+        rows: Modality that goes down.
+        columns: Modality that goes across.
         width: In inches.
     """
     beside = 1 if width < WIDE else len(matrices)
@@ -40,11 +41,11 @@ def similarity_matrices(
         # Pixels go to the file as they are, which enlarges them without blurring.
         image = axes.imshow(matrix, cmap="viridis", vmin=low, vmax=1, interpolation="none")
         axes.grid(False)
-        axes.set_title(label, loc="left")
+        set_title(axes, label)
         axes.set_xlabel(columns)
         axes.set_ylabel(rows)
         if len(names) <= _MOST_NAMED and width >= WIDE:
-            size = FONT_SIZE - 2.5
+            size = FONT_SIZE - 1.5
             axes.set_yticks(range(len(names)), names, fontsize=size)
             axes.set_xticks([])
             axes.tick_params(axis="y", labelleft=axes is all_axes[0])

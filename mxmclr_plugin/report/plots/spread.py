@@ -19,7 +19,8 @@ def spread_apart(wanted: Sequence[float], gap: float, low: float, high: float) -
     Args:
         wanted: Places.
         gap: Least distance.
-        low, high: Bounds; where there is not room for all, the upper one gives way.
+        low: Least place.
+        high: Greatest place; it gives way where there is not room for all.
 
     Returns:
         Places, in the order of ``wanted``.

@@ -103,6 +103,7 @@ def _plot(contents: AblationContents, measure: str) -> Plot:
         ]
         return Plot(
             name,
+            "",
             f"{title}: mean (dot), standard deviation (line) and each seed (rings).",
             f"{title} by {axis}. {said}",
             partial(axis_profile, points, axis, title),
@@ -118,6 +119,7 @@ def _plot(contents: AblationContents, measure: str) -> Plot:
     ]
     return Plot(
         name,
+        title,
         f"{title}: mean ± standard deviation over seeds; the highest is framed.",
         f"{title} by {rows[0]} and {columns[0]}. {said}",
         partial(heat_map, cells, rows, columns),
@@ -163,6 +165,7 @@ def _curves(contents: AblationContents) -> list[Block]:
     return [
         Plot(
             "curves",
+            "",
             "Score on the validation set while training, mean over seeds (thin: each seed)."
             + left_out,
             "Validation score by step for each point.",

@@ -53,7 +53,12 @@ def comparison_appendix(
 
 
 def _findings(contents: ComparisonContents) -> list[Block]:
-    blocks: list[Block] = [Text(sentence) for sentence in contents.sentences]
+    # First comes one for each protocol.
+    count = max(len(contents.protocols), 1)
+    blocks: list[Block] = [Text(sentence) for sentence in contents.sentences[:count]]
+    if remarks := contents.sentences[count:]:
+        said: list[Block] = [Text(remark) for remark in remarks]
+        blocks.append(Details(f"Remarks ({len(remarks)})", said))
     failed = [cell for cell in contents.cells if cell.error is not None]
     if failed:
         rows = [
@@ -76,6 +81,8 @@ def _tables(contents: ComparisonContents, styles: Mapping[str, SeriesStyle]) -> 
         about = says.get(protocol) if isinstance(says, dict) else None
         blocks.append(_table(contents, protocol, styles, "" if about is None else str(about)))
     if blocks:
+        tables = [_all_measures(contents, protocol, styles) for protocol in contents.protocols]
+        blocks.append(Details("All measures", tables))
         blocks.append(
             Text(
                 "Rates in percent, mean ± standard deviation over seeds. The difference is paired "
@@ -89,41 +96,48 @@ def _tables(contents: ComparisonContents, styles: Mapping[str, SeriesStyle]) -> 
 def _table(
     contents: ComparisonContents, protocol: str, styles: Mapping[str, SeriesStyle], note: str
 ) -> Table:
-    first = contents.measures[0]
-    columns = ["loss", *map(measure_title, contents.measures[:1])]
-    columns += [f"{measure_title(first)} − {contents.baseline}", "interval excludes 0"]
-    columns += [measure_title(measure) for measure in contents.measures[1:]]
-    highest = {
-        measure: max(
-            (
-                row.mean
-                for row in contents.rows
-                if (row.protocol, row.measure) == (protocol, measure) and row.mean is not None
-            ),
-            default=None,
-        )
-        for measure in contents.measures
-    }
-
-    def cell(loss: str, measure: str) -> TableCell:
-        row = contents.row(protocol, loss, measure)
-        if row is None or row.mean is None:
-            return TableCell("failed", tone="bad")
-        tone = "best" if row.mean == highest[measure] else ""
-        return TableCell(with_spread(row.mean, row.std), number=True, tone=tone)
-
+    """The first measure with its difference, and rr@1 of every direction."""
+    first, *others = contents.measures
+    others = [measure for measure in others if measure.endswith("/rr@1")]
+    cells = {measure: _means(contents, protocol, measure) for measure in [first, *others]}
     rows = []
     for loss in contents.losses:
         row = contents.row(protocol, loss, first)
         rows.append(
             [
                 TableCell(loss, swatch=styles[loss].variable),
-                cell(loss, first),
+                cells[first][loss],
                 *_difference(row.difference if row else None, loss == contents.baseline),
-                *(cell(loss, measure) for measure in contents.measures[1:]),
+                *(cells[measure][loss] for measure in others),
             ]
         )
+    columns = ["loss", measure_title(first), f"less {contents.baseline}", "excludes 0", *others]
     return Table(protocol, columns, rows, note)
+
+
+def _all_measures(
+    contents: ComparisonContents, protocol: str, styles: Mapping[str, SeriesStyle]
+) -> Table:
+    cells = [_means(contents, protocol, measure) for measure in contents.measures]
+    rows = [
+        [TableCell(loss, swatch=styles[loss].variable), *(of[loss] for of in cells)]
+        for loss in contents.losses
+    ]
+    return Table(protocol, ["loss", *map(measure_title, contents.measures)], rows)
+
+
+def _means(contents: ComparisonContents, protocol: str, measure: str) -> dict[str, TableCell]:
+    """By loss."""
+    rows = {loss: contents.row(protocol, loss, measure) for loss in contents.losses}
+    known = [row.mean for row in rows.values() if row is not None and row.mean is not None]
+    cells = {}
+    for loss, row in rows.items():
+        if row is None or row.mean is None:
+            cells[loss] = TableCell("failed", tone="bad")
+        else:
+            tone = "best" if row.mean == max(known) else ""
+            cells[loss] = TableCell(with_spread(row.mean, row.std), number=True, tone=tone)
+    return cells
 
 
 def _difference(difference: Difference | None, is_baseline: bool) -> list[TableCell]:
@@ -165,6 +179,7 @@ def _intervals(contents: ComparisonContents, styles: Mapping[str, SeriesStyle]) 
     return [
         Plot(
             "differences",
+            "Paired differences",
             f"Paired difference of {measure_title(first)} to {contents.baseline}, mean over seeds "
             f"with its {confidence:.0%} interval. A filled dot has an interval that excludes zero.",
             f"Differences to {contents.baseline}. {said}.",
@@ -182,7 +197,8 @@ def _curves(contents: ComparisonContents, styles: Mapping[str, SeriesStyle]) -> 
         blocks.append(
             Plot(
                 f"curves-{protocol}",
-                f"{protocol}: score on the validation set while training, mean over seeds (thin: "
+                protocol,
+                "Score on the validation set while training, mean over seeds (thin: "
                 "each seed). Values of the losses themselves are left out, they cannot be "
                 "compared.",
                 f"Validation score by step under {protocol}. At the end: "

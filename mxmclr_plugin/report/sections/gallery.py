@@ -65,7 +65,7 @@ def _query(
     picture, picture_of = "", ""
     if seen.picture is not None:
         picture = data_uri(seen.picture, _QUERY_EDGE)
-        picture_of = f"{seen.name}, which the query is about" if is_text else seen.name
+        picture_of = f"about {seen.name}" if is_text else seen.name
     if run.trained.data.kinds[modality] in DRAWABLE:
         dataset = run.trained.split(run.split)
         record = dataset.stores[modality][int(dataset.observations_of(modality)[0][position])]

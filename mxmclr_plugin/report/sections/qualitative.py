@@ -80,6 +80,7 @@ def _matrices(loaded: Sequence[LoadedRun], seed: int) -> Plot:
     )
     return Plot(
         "similarity",
+        "",
         f"Cosines between the fused {query} (rows) and {gallery} (columns) of {len(names)} "
         f"instances; the diagonal is an instance with itself. Like ones stand side by side, as "
         f"{loaded[0].label} has them. Means: {means}.",
@@ -120,5 +121,5 @@ def _maps(loaded: Sequence[LoadedRun], seed: int) -> list[Block]:
             f"{' and '.join(endpoints)}, by cosine, seed {seed}; {len(coloured)} instances are in "
             "colour. Near points are alike; distances between groups say little."
         )
-        plots.append(Plot(f"map-{name.lower()}", text, text, partial(embedding_map, maps)))
+        plots.append(Plot(f"map-{name.lower()}", name, text, text, partial(embedding_map, maps)))
     return plots

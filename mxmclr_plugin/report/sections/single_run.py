@@ -57,6 +57,7 @@ def _curves(contents: RunContents) -> list[Block]:
             blocks.append(
                 Plot(
                     name,
+                    "",
                     f"{measure.capitalize()} while training.",
                     f"{measure} by step, at the end {curve.values[-1]:.2f}.",
                     partial(
