@@ -91,7 +91,9 @@ def test_plots_are_written_as_files(compared):
 
 
 def test_without_weights_the_page_says_so(tmp_path, compared, capsys):
-    shutil.copytree(compared, tmp_path / "c", ignore=shutil.ignore_patterns("*.ckpt", "report.html"))
+    shutil.copytree(
+        compared, tmp_path / "c", ignore=shutil.ignore_patterns("*.ckpt", "report.html")
+    )
     assert main(["report", str(tmp_path / "c")]) == 0
     text = ReadPage(tmp_path / "c" / "report.html").text
     assert "the folder has none" in text

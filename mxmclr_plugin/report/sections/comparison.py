@@ -152,7 +152,7 @@ def _difference(difference: Difference | None, is_baseline: bool) -> list[TableC
     if not difference.excludes_zero:
         return [TableCell(text, number=True), TableCell("no", tone="quiet")]
     tone, side = ("good", "yes, above") if difference.mean > 0 else ("bad", "yes, below")
-    return [TableCell(text, number=True), TableCell(side, tone=tone)]
+    return [TableCell(text, number=True), TableCell(side, number=True, tone=tone)]
 
 
 def _intervals(contents: ComparisonContents, styles: Mapping[str, SeriesStyle]) -> list[Block]:
