@@ -74,8 +74,7 @@ def test_texts_are_escaped(page, compared):
     assert "<b>it broke" not in (compared / "report.html").read_text()
 
 
-def test_the_gallery_is_what_metrics_say(compared, page):
-    """Of runs that get all wrong, or right, no query would show both marks."""
+def test_the_gallery_marks_five_items_a_query_right_or_wrong(page):
     shown = Counter(a.get("class") for tag, a in page.elements if tag == "li" and a.get("class"))
     assert shown["right"] > 0
     assert shown["wrong"] > 0
@@ -90,7 +89,7 @@ def test_plots_are_written_as_files(compared):
             assert picture.width > 800
 
 
-def test_without_weights_the_page_says_so(tmp_path, compared, capsys):
+def test_without_weights_the_page_says_so(tmp_path, compared):
     shutil.copytree(
         compared, tmp_path / "c", ignore=shutil.ignore_patterns("*.ckpt", "report.html")
     )
@@ -168,6 +167,6 @@ def test_what_cannot_be_done_is_said(tmp_path, capsys, arguments, message):
 
 def test_a_missing_package_names_the_extra(tmp_path, capsys, monkeypatch):
     write(tmp_path, "compare.json", comparison())
-    monkeypatch.setattr("mxmclr_plugin.run.report_command.find_spec", lambda name: None)
+    monkeypatch.setattr("mxmclr_plugin.run.report_command.find_spec", lambda _: None)
     assert main(["report", str(tmp_path)]) == 2
     assert "pip install 'mxmclr-plugin[report]'" in " ".join(capsys.readouterr().err.split())

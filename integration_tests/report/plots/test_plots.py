@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Text
 
 from mxmclr_plugin.report.contents.comparison import Difference, Row
 from mxmclr_plugin.report.contents.curves import Curve
@@ -24,8 +25,11 @@ def texts(figure):
     """What is written, with its boxes in pixels."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    found = figure.findobj(lambda artist: hasattr(artist, "get_text") and artist.get_visible())
-    return [(t.get_text(), t.get_window_extent()) for t in found if t.get_text().strip()]
+    found = [
+        text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()
+    ]
+    # Of an annotation too the text alone, without its line.
+    return [(text.get_text(), Text.get_window_extent(text)) for text in found]
 
 
 def assert_apart(figure, of=None):
