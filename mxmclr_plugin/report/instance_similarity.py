@@ -27,7 +27,7 @@ def chosen_instances(ids: Sequence[Tensor], most: int, seed: int) -> Tensor:
     Returns:
         Shape: (instances,).
     """
-    common = ids[0].unique()
+    common: Tensor = torch.unique(ids[0])
     for others in ids[1:]:
         common = common[torch.isin(common, others)]
     if len(common) > most:
@@ -70,7 +70,7 @@ def grouped_order(matrix: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
     upper = distance[np.triu_indices(len(matrix), 1)]
     # Of all orders that the tree allows the one with the nearest neighbours.
     tree = linkage(np.maximum(upper, 0), "average", optimal_ordering=len(matrix) <= 300)
-    return leaves_list(tree).astype(np.int64)
+    return np.asarray(leaves_list(tree), np.int64)
 
 
 def _fused(items: RankedItems, instances: Tensor) -> Tensor:

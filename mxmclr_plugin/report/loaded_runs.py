@@ -59,9 +59,9 @@ def load_shown(shown: ShownRuns, console: Console) -> Sequence[LoadedRun]:
         loaded.append(LoadedRun(run.label, trained, shown.split, items))
     for other in loaded[1:]:
         first = loaded[0]
-        for endpoint, items in first.items.items():
+        for endpoint, own in first.items.items():
             others = other.items.get(endpoint)
-            if others is None or not torch.equal(items.ids, others.ids):
+            if others is None or not torch.equal(own.ids, others.ids):
                 raise ConfigError(
                     f"{first.label} and {other.label} do not rank the same items of {endpoint}"
                 )

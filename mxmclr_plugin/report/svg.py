@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from contextlib import AbstractContextManager
 from html import escape
 from pathlib import Path
 
@@ -14,8 +15,6 @@ from mxmclr_plugin.report.palette import PALETTE
 
 __all__ = ["inline_svg", "save_figure"]
 
-# Text stays text: it can be read aloud, found and copied.
-_SETTINGS = {"svg.fonttype": "none", "svg.hashsalt": "mxmclr"}
 _NOTHING = {"Date": None, "Creator": None, "Format": None, "Type": None}
 _VARIABLE_OF = {light: f"var(--{name})" for name, (light, _) in PALETTE.items()}
 
@@ -50,14 +49,19 @@ def save_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
     """Writes ``<name>.png``, 200 dots an inch, and ``<name>.svg``, on white."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}.png", folder / f"{name}.svg"]
-    with mpl.rc_context(_SETTINGS):
+    with _writing():
         figure.savefig(paths[0], dpi=200, facecolor="white")
         figure.savefig(paths[1], facecolor="white", metadata=_NOTHING)
     return paths
 
 
+def _writing() -> AbstractContextManager[None]:
+    # Text stays text: it can be read aloud, found and copied.
+    return mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "mxmclr"})
+
+
 def _svg(figure: Figure) -> str:
     buffer = io.StringIO()
-    with mpl.rc_context(_SETTINGS):
+    with _writing():
         figure.savefig(buffer, format="svg", transparent=True, metadata=_NOTHING)
     return buffer.getvalue()

@@ -55,7 +55,8 @@ def embedding_map(maps: Mapping[str, PlanePoints], width: float) -> Figure:
             for name in ["", *named]:
                 chosen = (of_modality == modality) & (of_name == name)
                 axes.scatter(
-                    *points.places[chosen].T,
+                    points.places[chosen, 0],
+                    points.places[chosen, 1],
                     s=30 if name else 12,
                     marker=mark,
                     color=colours.get(name, MUTED),
