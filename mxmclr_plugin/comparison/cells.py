@@ -75,6 +75,7 @@ def plan_cell(
     _, plain = load_config(task, overrides, config_dir)
     for key in ("out", "ckpt"):
         plain.pop(key)
+    plain["trainer"].pop("loggers", None)  # changes nothing in a run
     text = json.dumps([mxmclr_plugin.__version__, plain], sort_keys=True)
     digest = blake2b(text.encode(), digest_size=6).hexdigest()
     return Cell(task, tuple(overrides), cells / f"{name}-{digest}", config_dir)

@@ -23,6 +23,7 @@ from mxmclr_plugin.run.data_commands import data_command
 from mxmclr_plugin.run.evaluate_command import evaluate_command
 from mxmclr_plugin.run.export_command import export_command
 from mxmclr_plugin.run.pipeline import run_retrieval
+from mxmclr_plugin.run.report_command import report_command
 from mxmclr_plugin.run.search_command import search_command
 from mxmclr_plugin.towers.registry import list_towers
 
@@ -38,7 +39,8 @@ python -m mxmclr_plugin.run TASK [key=value ...]   train and test
        python -m mxmclr_plugin.run data convert DATA [key=value ...] out=FOLDER [shards=N]
        python -m mxmclr_plugin.run evaluate ckpt=RUN [split=test] [out=FILE] [data=...]
        python -m mxmclr_plugin.run export ckpt=RUN out=FOLDER [split=test] [format=parquet]
-       python -m mxmclr_plugin.run search "WORDS" ckpt=RUN [k=5] [html=FILE]"""
+       python -m mxmclr_plugin.run search "WORDS" ckpt=RUN [k=5] [html=FILE]
+       python -m mxmclr_plugin.run report FOLDER [out=FILE.html] [plots=FOLDER] [losses=A,B]"""
 
 _EXAMPLES = """\
 examples:
@@ -184,6 +186,7 @@ _COMMANDS: dict[str, Callable[[Sequence[str], Console], int]] = {
     "evaluate": evaluate_command,
     "export": export_command,
     "list": _list,
+    "report": report_command,
     "search": search_command,
 }
 """What is no task; each gets what stands behind its name."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from PIL import Image
 from torch import Tensor
 
@@ -13,13 +12,11 @@ from mxmclr_plugin.data.batch import stack
 from mxmclr_plugin.data.dataset import MultifoldDataset
 from mxmclr_plugin.data.file_store import UnreadableFile
 from mxmclr_plugin.data.manifest.kinds import FILE_KINDS
-from mxmclr_plugin.data.pictures import DRAWABLE, picture_of
 from mxmclr_plugin.data.readers.voxel import VOXEL_SUFFIXES
-from mxmclr_plugin.registry import did_you_mean
-from mxmclr_plugin.retrieval import retrieval_items, top_k
+from mxmclr_plugin.retrieval import top_k
 from mxmclr_plugin.run.config import ConfigError
 from mxmclr_plugin.towers.text import SentenceBackbone, unknown_words
-from mxmclr_plugin.trained.embedding_cache import cached_embeddings
+from mxmclr_plugin.trained.items import ranked_items, visible_item
 from mxmclr_plugin.trained.run import TrainedRun
 
 __all__ = ["Found", "Hit", "search"]
@@ -116,19 +113,14 @@ def search(
     else:
         z = _encoded_file(trained, dataset, by, file or Path(query))
     among = _gallery(trained, by) if modality is None else modality
-    items, ids, positions = _items(trained, split, among)
-    best = top_k(z, items, min(k, len(items)))
-    return Found(
-        query,
-        by,
-        among,
-        len(items),
-        tuple(unknown),
-        tuple(
-            _hit(trained, dataset, among.split("+")[0], int(ids[item]), int(positions[item]), score)
-            for item, score in zip(best.indices[0].tolist(), best.scores[0].tolist(), strict=True)
-        ),
-    )
+    items = ranked_items(trained, split, among)
+    best = top_k(z, items.z, min(k, len(items.z)))
+    hits = []
+    for item, score in zip(best.indices[0].tolist(), best.scores[0].tolist(), strict=True):
+        instance, position = int(items.ids[item]), int(items.positions[item])
+        seen = visible_item(trained, split, among.split("+")[0], instance, position)
+        hits.append(Hit(seen.name, instance, score, seen.caption, seen.picture))
+    return Found(query, by, among, len(items.z), tuple(unknown), tuple(hits))
 
 
 def _as_file(query: str) -> Path | None:
@@ -220,62 +212,3 @@ def _gallery(trained: TrainedRun, by: str) -> str:
         if by in gallery.split("+"):
             return query
     raise ConfigError(f"search: no direction has {by!r}; say what is ranked by modality=MODALITY")
-
-
-def _items(trained: TrainedRun, split: str, among: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Unit vectors of what is ranked, ids, and the position of each item's first observation."""
-    parts = among.split("+")
-    for part in parts:
-        if part not in trained.towers:
-            raise ConfigError(
-                f"modality: the run has no tower of {part!r}, "
-                f"{did_you_mean(part, trained.towers)}it has those of {', '.join(trained.towers)}"
-            )
-    embedded = cached_embeddings(trained, split, parts)
-    fuse = [modality for modality in trained.config.eval.fuse if modality in parts]
-    try:
-        items, ids = retrieval_items(
-            {modality: of.z for modality, of in embedded.items()},
-            {modality: of.ids for modality, of in embedded.items()},
-            [among],
-            fuse,
-        )
-    except ValueError as error:
-        raise ConfigError(f"modality: {error}") from error
-    first = embedded[parts[0]]
-    order = torch.arange(len(first.ids))
-    if len(parts) > 1 or fuse:  # items are by instance then
-        order = torch.argsort(first.ids, stable=True)
-    if parts[0] in fuse:
-        sorted_ids = first.ids[order]
-        order = order[torch.searchsorted(sorted_ids, ids[among])]
-    return items[among], ids[among], first.positions[order]
-
-
-def _hit(
-    trained: TrainedRun,
-    dataset: MultifoldDataset,
-    modality: str,
-    instance: int,
-    position: int,
-    score: float,
-) -> Hit:
-    kinds = trained.data.kinds
-    place = int((torch.from_numpy(dataset.ids) == instance).nonzero()[0])
-    records = {
-        name: dataset.stores[name][int(rows[place][0])]
-        for name, rows in dataset.members.items()
-        if len(rows[place]) and (kinds[name] == "text" or kinds[name] in DRAWABLE)
-    }
-    # What was found itself stands for its modality, and before others.
-    own = dataset.stores[modality][int(dataset.observations_of(modality)[0][position])]
-    records = {modality: own, **{name: r for name, r in records.items() if name != modality}}
-    captions = [record for name, record in records.items() if kinds[name] == "text"]
-    drawn = [(record, kinds[name]) for name, record in records.items() if kinds[name] in DRAWABLE]
-    return Hit(
-        dataset.names[place],
-        instance,
-        score,
-        captions[0] if captions else None,
-        picture_of(*drawn[0]) if drawn else None,
-    )

@@ -63,6 +63,7 @@ class TrainerConfig:
         test_with: Weights that are tested: best (by validation) or last.
         eval_batch: Observations encoded at once in evaluation.
         log_every: Steps between entries of the log.
+        loggers: Where curves are written: csv (always), tensorboard, wandb.
         deterministic: Ask torch for deterministic algorithms.
     """
 
@@ -77,6 +78,7 @@ class TrainerConfig:
     test_with: str = "best"
     eval_batch: int = 256
     log_every: int = 10
+    loggers: list[str] = field(default_factory=lambda: ["csv"])
     deterministic: bool = False
 
 

@@ -12,10 +12,10 @@ from pytorch_lightning.callbacks import (
     ModelCheckpoint,
     RichProgressBar,
 )
-from pytorch_lightning.loggers import CSVLogger
 from rich.console import Console
 
 from mxmclr_plugin.training.config import OptimizerConfig, TrainerConfig
+from mxmclr_plugin.training.loggers import build_loggers
 
 __all__ = ["build_trainer", "precision_of"]
 
@@ -42,7 +42,7 @@ def build_trainer(
         callbacks: Further callbacks.
 
     Raises:
-        ValueError: If an option is out of range.
+        ValueError: If an option is out of range, or a logger is not installed.
     """
     if config.max_steps < 1:
         raise ValueError(f"trainer.max_steps must be 1 or more, got {config.max_steps}")
@@ -81,7 +81,7 @@ def build_trainer(
         gradient_clip_val=optimizer.clip,
         deterministic=config.deterministic,
         callbacks=callbacks,
-        logger=CSVLogger(out, name="", version="curves"),
+        logger=build_loggers(config.loggers, out),
         enable_progress_bar=on_terminal,
         enable_model_summary=False,
         use_distributed_sampler=True,

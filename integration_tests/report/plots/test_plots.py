@@ -1,0 +1,179 @@
+"""Plots hold what they were given, and nothing in them runs into something else."""
+
+import itertools
+
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Text
+
+from mxmclr_plugin.report.contents.comparison import Difference, Row
+from mxmclr_plugin.report.contents.curves import Curve
+from mxmclr_plugin.report.palette import PALETTE, series_styles
+from mxmclr_plugin.report.plots.axis_profile import ProfilePoint, axis_profile
+from mxmclr_plugin.report.plots.difference_intervals import difference_intervals
+from mxmclr_plugin.report.plots.embedding_map import PlanePoints, embedding_map
+from mxmclr_plugin.report.plots.heat_map import heat_map
+from mxmclr_plugin.report.plots.learning_curves import CurveSeries, learning_curves, mean_curve
+from mxmclr_plugin.report.plots.similarity_matrix import similarity_matrices
+from mxmclr_plugin.report.plots.spread import spread_apart
+
+WIDTHS = [10.4, 3.7]
+
+
+def texts(figure):
+    """What is written, with its boxes in pixels."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    found = [
+        text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()
+    ]
+    # Of an annotation too the text alone, without its line.
+    return [(text.get_text(), Text.get_window_extent(text)) for text in found]
+
+
+def assert_apart(figure, of=None):
+    found = [(text, box) for text, box in texts(figure) if of is None or text in of]
+    for (a, box_a), (b, box_b) in itertools.combinations(found, 2):
+        over = min(box_a.x1, box_b.x1) - max(box_a.x0, box_b.x0)
+        high = min(box_a.y1, box_b.y1) - max(box_a.y0, box_b.y0)
+        assert over <= 1 or high <= 1, f"{a!r} and {b!r} overlap"
+
+
+def written(figure):
+    return {text for text, _ in texts(figure)}
+
+
+def series(labels, runs=2):
+    return [
+        CurveSeries(label, [Curve([9, 19, 29], [30 + s, 40 + s, 50 + s]) for s in range(runs)])
+        for label in labels
+    ]
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("count", [1, 4, 7])
+def test_curves_are_named_and_names_are_apart(count, width):
+    labels = [f"loss_number_{k}" for k in range(count)]
+    figure = learning_curves(series(labels), "validation score", series_styles(labels), width)
+    assert {*labels, "step", "validation score"} <= written(figure)
+    assert_apart(figure, labels)
+
+
+def test_the_mean_is_of_the_steps_that_all_runs_have():
+    runs = [Curve([9, 19, 29], [1, 2, 3]), Curve([9, 29], [3, 7])]
+    mean = mean_curve(runs)
+    assert (list(mean.steps), list(mean.values)) == ([9, 29], [2, 5])
+
+
+def test_the_line_of_a_series_is_its_mean():
+    styles = series_styles(["a"])
+    figure = learning_curves(series(["a"], runs=3), "score", styles, 10.4)
+    lines = [line for line in figure.axes[0].lines if line.get_label() == "a"]
+    assert lines[0].get_ydata().tolist() == [31, 41, 51]
+
+
+def test_places_are_apart_and_nearest():
+    places = spread_apart([5.0, 5.0, 9.0, 4.9], gap=1, low=0, high=10)
+    assert places == pytest.approx([4.9667, 5.9667, 9.0, 3.9667], abs=1e-3)
+    assert spread_apart([9.5, 9.9], gap=1, low=0, high=10) == pytest.approx([9, 10])
+    crowded = sorted(spread_apart([1.0] * 20, gap=1, low=0, high=10))
+    assert np.diff(crowded) == pytest.approx(np.ones(19))
+
+
+def a_row(loss, mean, low, high):
+    return Row("p", loss, "score", 50, 1, {}, Difference("clip", mean, low, high, 0.95))
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_intervals_are_drawn_from_low_to_high(width):
+    rows = {"same_batches": [a_row("mxmclr", 2, 1, 3), a_row("supcon", -1, -2, 0.5)]}
+    rows["same_instances"] = [a_row("mxmclr", 0.5, None, None)]
+    styles = series_styles(["mxmclr", "supcon"])
+    figure = difference_intervals(rows, "clip", styles, width)
+    assert {"mxmclr", "supcon", "same_batches", "same_instances"} <= written(figure)
+    lines = [line.get_xdata() for line in figure.axes[0].lines]
+    assert [1, 3] in [list(x) for x in lines]
+    assert [-2, 0.5] in [list(x) for x in lines]
+    dots = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
+    filled = [dot.get_markerfacecolor() == dot.get_markeredgecolor() for dot in dots]
+    assert filled == [True, False]
+    assert_apart(figure, {"same_batches", "same_instances", "mxmclr", "supcon"})
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_heat_map_writes_its_values_and_failures(width):
+    cells = [[(61.25, 0.5), (None, None)], [(70.0, None), (65.0, 1.0)]]
+    rows, columns = ("hard_weight", ["0", "1"]), ("soft_temperature", ["0.05", "0.5"])
+    figure = heat_map(cells, rows, columns, width)
+    assert {"61.2\n± 0.5", "failed", "70.0", "65.0\n± 1.0", "hard_weight"} <= written(figure)
+    assert_apart(figure)
+
+
+def test_a_heat_map_of_failures_alone():
+    figure = heat_map([[(None, None)]], ("a", ["0"]), ("b", ["1"]), 3.7)
+    assert "failed" in written(figure)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_profile_shows_means_and_failures(width):
+    points = [
+        ProfilePoint("P=1, Q=4", [60.0, 64.0], 62.0, 2.8),
+        ProfilePoint("none", [], None, None),
+    ]
+    figure = axis_profile(points, "folds", "score on val", width)
+    assert {"P=1, Q=4", "failed", "score on val"} <= written(figure)
+    assert [62.0] in [list(line.get_xdata()) for line in figure.axes[0].lines]
+    assert_apart(figure)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_matrices_have_one_scale(width):
+    matrices = {"mxmclr": np.eye(5, dtype=np.float32), "clip": np.full((5, 5), 0.5, np.float32)}
+    names = [f"torus-black-h100-r{k}" for k in range(5)]
+    figure = similarity_matrices(matrices, names, "text", "voxel", width)
+    images = [axes.images[0] for axes in figure.axes if axes.images]
+    assert [image.get_clim() for image in images] == [(0, 1), (0, 1)]
+    assert {"mxmclr", "clip"} <= written(figure)
+    assert_apart(figure)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_map_has_a_legend_of_modalities_and_instances(width):
+    places = np.random.default_rng(0).normal(size=(12, 2)).astype(np.float32)
+    names = [f"cylinder-orange-h100-r{k}" for k in range(8)]
+    points = PlanePoints(places, ["text"] * 6 + ["voxel"] * 6, [*names, "", "", "", ""])
+    figure = embedding_map({"mxmclr": points, "clip": points}, width)
+    assert {"text", "voxel", "mxmclr", "clip", *names} <= written(figure)
+    assert_apart(figure)
+    drawn = sum(len(of.get_offsets()) for of in figure.axes[0].collections)
+    assert drawn == 12
+
+
+def test_styles_are_all_different_and_colours_no_two_roles():
+    styles = series_styles([f"loss {k}" for k in range(24)])
+    assert len({(s.colour, s.dashes) for s in styles.values()}) == 24
+    light = [pair[0] for pair in PALETTE.values()]
+    assert len(set(light)) == len(light)
+
+
+def contrast(a, b):
+    """Of WCAG 2."""
+
+    def luminance(colour):
+        parts = [int(colour[k : k + 2], 16) / 255 for k in (1, 3, 5)]
+        linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
+
+    high, low = sorted([luminance(a), luminance(b)], reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+def test_colours_stand_out_from_the_surface(scheme):
+    surface = PALETTE["surface"][scheme]
+    assert contrast(PALETTE["ink"][scheme], surface) >= 7
+    assert contrast(PALETTE["muted"][scheme], surface) >= 4.5
+    for name, pair in PALETTE.items():
+        if name.startswith("series"):
+            assert contrast(pair[scheme], surface) >= 3, name

@@ -1,0 +1,1 @@
+"""What stands in the folder that is reported on, typed."""

@@ -1,0 +1,56 @@
+"""Learning curves of a run, as Lightning's CSVLogger writes them."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mxmclr_plugin.run.config import ConfigError
+
+__all__ = ["Curve", "read_curve"]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A figure over the steps of a run; steps rise."""
+
+    steps: Sequence[float]
+    values: Sequence[float]
+
+
+def read_curve(run: Path, column: str) -> Curve | None:
+    """A column of ``curves/metrics.csv``.
+
+    Args:
+        run: Folder of a run.
+        column: ``val/score``, ``train/loss``, ...
+
+    Returns:
+        What stands in it, None if there is no such file or column or nothing in it. Of a step that
+        was written twice, as by a run that went on from a checkpoint, the later value.
+
+    Raises:
+        ConfigError: If something in it is no number; it names file and line.
+    """
+    file = run / "curves" / "metrics.csv"
+    if not file.is_file():
+        return None
+    points: dict[float, float] = {}
+    with file.open(encoding="utf-8", newline="") as lines:
+        rows = csv.DictReader(lines)
+        for row in rows:
+            if not row.get(column) or not row.get("step"):
+                continue
+            try:
+                step, value = float(row["step"]), float(row[column])
+            except ValueError as error:
+                raise ConfigError(f"{file}, line {rows.line_num}: {error}") from error
+            if math.isfinite(value):
+                points[step] = value
+    if not points:
+        return None
+    steps = sorted(points)
+    return Curve(steps, [points[step] for step in steps])

@@ -1,0 +1,77 @@
+"""Means over two axes, each written in its cell."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from mxmclr_plugin.report.palette import INK
+from mxmclr_plugin.report.plots.frame import FONT_SIZE, panels
+
+__all__ = ["HeatMapCell", "heat_map"]
+
+HeatMapCell = tuple[float | None, float | None]
+"""Mean and standard deviation, None where there is none."""
+
+
+def heat_map(
+    cells: Sequence[Sequence[HeatMapCell]],
+    rows: tuple[str, Sequence[str]],
+    columns: tuple[str, Sequence[str]],
+    width: float,
+) -> Figure:
+    """A cell for each pair of values, brighter the higher; the highest has a frame.
+
+    Args:
+        cells: By row, then by column.
+        rows: Name of the axis that goes down, and its values.
+        columns: The same of the one that goes across.
+        width: The most, in inches.
+    """
+    across, down = len(columns[1]), len(rows[1])
+    edge = min(1.15, (width - 1.1) / across)
+    figure, (axes,) = panels(1, 1.1 + edge * across, 0.7 + min(edge, 0.62) * down)
+    values = np.array([[np.nan if mean is None else mean for mean, _ in row] for row in cells])
+    known = values[~np.isnan(values)]
+    scale = Normalize(*((known.min(), known.max()) if known.size else (0, 1)))
+    colours = mpl.colormaps["viridis"]
+    size = FONT_SIZE if edge > 0.7 else FONT_SIZE - 1.5
+    best = np.unravel_index(np.nanargmax(values), values.shape) if known.size else None
+    for (row, column), value in np.ndenumerate(values):
+        corner = (column - 0.47, row - 0.46)
+        if np.isnan(value):
+            empty = Rectangle(corner, 0.94, 0.92, fill=False, edgecolor=INK, linewidth=0.6)
+            empty.set_linestyle("--")
+            axes.add_patch(empty)
+            axes.text(column, row, "failed", ha="center", va="center", color=INK, fontsize=size)
+            continue
+        colour = colours(float(scale(value)))
+        axes.add_patch(Rectangle(corner, 0.94, 0.92, facecolor=colour))
+        if best == (row, column):
+            axes.add_patch(Rectangle(corner, 0.94, 0.92, fill=False, edgecolor=INK, linewidth=2.2))
+        mean, std = cells[row][column]
+        text = f"{mean:.1f}" if std is None else f"{mean:.1f}\n± {std:.1f}"
+        luminance = float(np.dot(colour[:3], (0.299, 0.587, 0.114)))
+        axes.text(
+            column,
+            row,
+            text,
+            ha="center",
+            va="center",
+            color="#000000" if luminance > 0.5 else "#ffffff",
+            fontsize=size,
+            linespacing=1.15,
+        )
+    axes.grid(False)
+    axes.set_xlim(-0.5, across - 0.5)
+    axes.set_ylim(down - 0.5, -0.5)
+    axes.set_xticks(range(across), columns[1])
+    axes.set_yticks(range(down), rows[1])
+    axes.set_xlabel(columns[0])
+    axes.set_ylabel(rows[0])
+    return figure

@@ -1,0 +1,128 @@
+"""A figure over the steps of training, for several series with a run for each seed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from mxmclr_plugin.report.contents.curves import Curve
+from mxmclr_plugin.report.palette import INK, MUTED, SeriesStyle
+from mxmclr_plugin.report.plots.frame import FONT_SIZE, WIDE, panels, set_title
+from mxmclr_plugin.report.plots.spread import spread_apart
+
+__all__ = ["CurveSeries", "learning_curves", "mean_curve"]
+
+_MOST_TOGETHER = 4
+
+
+@dataclass(frozen=True)
+class CurveSeries:
+    """What is one line: the curves of its runs."""
+
+    label: str
+    runs: Sequence[Curve]
+
+
+def mean_curve(runs: Sequence[Curve]) -> Curve:
+    """The mean over runs, at the steps that all of them have."""
+    values = [dict(zip(run.steps, run.values, strict=True)) for run in runs]
+    steps = [step for step in runs[0].steps if all(step in of for of in values)]
+    return Curve(steps, [sum(of[step] for of in values) / len(values) for step in steps])
+
+
+def learning_curves(
+    series: Sequence[CurveSeries],
+    measure: str,
+    styles: Mapping[str, SeriesStyle],
+    width: float,
+) -> Figure:
+    """The mean of each series as a line, its runs as thin ones.
+
+    Up to four series share a panel, with their names at the ends of the lines. More have a panel
+    each, in which the others stand in grey.
+
+    Args:
+        series: What is shown, none without runs.
+        measure: What the values are.
+        styles: By label.
+        width: In inches.
+    """
+    if len(series) <= _MOST_TOGETHER:
+        figure, (axes,) = panels(1, width, 3.6 if width >= WIDE else 3.0)
+        for one in series:
+            _draw(axes, one, styles[one.label])
+        _name_ends(axes, series, styles)
+        axes.set_xlabel("step")
+        axes.set_ylabel(measure)
+        return figure
+    if width < WIDE:
+        beside, height = 2, 1.55
+    else:
+        beside, height = (3 if len(series) <= 6 else 4), 2.1
+    figure, all_axes = panels(len(series), width, height, beside)
+    for axes, own in zip(all_axes, series, strict=True):
+        for other in series:
+            if other is not own:
+                mean = mean_curve(other.runs)
+                axes.plot(mean.steps, mean.values, color=MUTED, alpha=0.35, linewidth=1.2)
+        _draw(axes, own, styles[own.label])
+        set_title(axes, own.label)
+        axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+    figure.supxlabel("step", fontsize=FONT_SIZE, color=MUTED)
+    figure.supylabel(measure, fontsize=FONT_SIZE, color=MUTED)
+    return figure
+
+
+def _draw(axes: Axes, series: CurveSeries, style: SeriesStyle) -> None:
+    if len(series.runs) > 1:
+        for run in series.runs:
+            axes.plot(run.steps, run.values, color=style.colour, linewidth=0.8, alpha=0.4)
+    mean = mean_curve(series.runs)
+    # A run of one validation is a point.
+    marker = style.marker if len(mean.steps) < 2 else None
+    axes.plot(
+        mean.steps,
+        mean.values,
+        color=style.colour,
+        linewidth=2.0,
+        linestyle=style.dashes,
+        marker=marker,
+        markersize=6,
+        label=series.label,
+    )
+
+
+def _name_ends(
+    axes: Axes, series: Sequence[CurveSeries], styles: Mapping[str, SeriesStyle]
+) -> None:
+    means = [mean_curve(one.runs) for one in series]
+    axes.margins(x=0.02)
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high)
+    # A line of text, of a panel about 2.6 inches high.
+    gap = (high - low) * FONT_SIZE * 1.3 / 72 / 2.6
+    ends = [mean.values[-1] if mean.values else low for mean in means]
+    places = spread_apart(ends, gap, low, high)
+    for one, mean, end, place in zip(series, means, ends, places, strict=True):
+        step = mean.steps[-1] if mean.steps else 0
+        axes.annotate(
+            one.label,
+            xy=(step, end),
+            xytext=(1.04, place),
+            textcoords=axes.get_yaxis_transform(),
+            va="center",
+            color=INK,
+            fontsize=FONT_SIZE,
+            annotation_clip=False,
+            arrowprops={
+                "arrowstyle": "-",
+                "color": styles[one.label].colour,
+                "linewidth": 1.2,
+                "shrinkA": 1,
+                "shrinkB": 2,
+            },
+        )

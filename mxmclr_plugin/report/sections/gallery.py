@@ -1,0 +1,114 @@
+"""Queries with the items that they find, right and wrong ones marked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from mxmclr_plugin.data.pictures import DRAWABLE
+from mxmclr_plugin.report.blocks import Block, Found, Query, QueryList, RunFound
+from mxmclr_plugin.report.loaded_runs import LoadedRun
+from mxmclr_plugin.report.palette import SeriesStyle
+from mxmclr_plugin.report.pictures import data_uri, sheet_of
+from mxmclr_plugin.report.ranking import Ranking, choose_queries, rank_gallery
+from mxmclr_plugin.trained.items import visible_item
+
+__all__ = ["query_lists"]
+
+_QUERY_EDGE, _ITEM_EDGE, _LONGEST_TEXT = 150, 112, 240
+
+
+def query_lists(loaded: Sequence[LoadedRun], styles: Mapping[str, SeriesStyle]) -> list[Block]:
+    """For every direction the best and the worst queries, and those where two runs differ.
+
+    Args:
+        loaded: One run or two.
+        styles: By label; others have none.
+    """
+    blocks: list[Block] = []
+    for direction, (query, gallery) in loaded[0].trained.config.directions.items():
+        rankings = [
+            rank_gallery(
+                run.items[query].z,
+                run.items[query].ids,
+                run.items[gallery].z,
+                run.items[gallery].ids,
+            )
+            for run in loaded
+        ]
+        groups = choose_queries(rankings, loaded[0].items[query].ids)
+        what = f"{direction}, {query} finds {gallery}"
+        for title, chosen in (
+            (f"{what}: the best queries", groups.best),
+            (f"{what}: the worst queries", groups.worst),
+            (f"{what}: where the two differ most", groups.differing),
+        ):
+            if chosen:
+                queries = [_query(loaded, rankings, query, gallery, row, styles) for row in chosen]
+                blocks.append(QueryList(title, queries))
+    return blocks
+
+
+def _query(
+    loaded: Sequence[LoadedRun],
+    rankings: Sequence[Ranking],
+    query: str,
+    gallery: str,
+    row: int,
+    styles: Mapping[str, SeriesStyle],
+) -> Query:
+    run = loaded[0]
+    modality = query.split("+")[0]
+    items = run.items[query]
+    instance, position = int(items.ids[row]), int(items.positions[row])
+    seen = visible_item(run.trained, run.split, modality, instance, position, _QUERY_EDGE)
+    is_text = run.trained.data.kinds[modality] == "text"
+    picture, picture_of = "", ""
+    if seen.picture is not None:
+        picture = data_uri(seen.picture, _QUERY_EDGE)
+        picture_of = f"about {seen.name}" if is_text else seen.name
+    if run.trained.data.kinds[modality] in DRAWABLE:
+        dataset = run.trained.split(run.split)
+        record = dataset.stores[modality][int(dataset.observations_of(modality)[0][position])]
+        sheet = sheet_of(record, run.trained.data.kinds[modality], _QUERY_EDGE)
+        picture = data_uri(sheet, 3 * _QUERY_EDGE)
+    return Query(
+        seen.name,
+        _cut(seen.caption) if is_text else "",
+        picture,
+        picture_of,
+        [
+            RunFound(
+                of.label,
+                styles[of.label].variable if of.label in styles else "",
+                int(ranking.ranks[row]),
+                _found(of, ranking, gallery, row, instance),
+            )
+            for of, ranking in zip(loaded, rankings, strict=True)
+        ],
+    )
+
+
+def _found(run: LoadedRun, ranking: Ranking, gallery: str, row: int, instance: int) -> list[Found]:
+    items = run.items[gallery]
+    modality = gallery.split("+")[0]
+    is_text = run.trained.data.kinds[modality] == "text"
+    found = []
+    for item, score in zip(ranking.top[row].tolist(), ranking.scores[row].tolist(), strict=True):
+        owner, position = int(items.ids[item]), int(items.positions[item])
+        seen = visible_item(run.trained, run.split, modality, owner, position, _ITEM_EDGE)
+        found.append(
+            Found(
+                owner == instance,
+                score,
+                seen.name,
+                _cut(seen.caption) if is_text or seen.picture is None else "",
+                "" if seen.picture is None else data_uri(seen.picture, _ITEM_EDGE),
+            )
+        )
+    return found
+
+
+def _cut(text: str | None) -> str:
+    if text is None or len(text) <= _LONGEST_TEXT:
+        return text or ""
+    return text[: _LONGEST_TEXT - 1] + "…"

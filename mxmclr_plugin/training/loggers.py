@@ -1,0 +1,49 @@
+"""Where curves are written: Lightning's own loggers, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+
+from mxmclr_plugin.registry import did_you_mean
+
+__all__ = ["LOGGERS", "build_loggers"]
+
+LOGGERS = ("csv", "tensorboard", "wandb")
+
+
+def build_loggers(names: Sequence[str], out: Path) -> list[Logger]:
+    """Loggers of a run.
+
+    - ``csv``: ``curves/metrics.csv`` in its folder, always written;
+    - ``tensorboard``: event files in ``tensorboard/``; ``tensorboard --logdir`` shows them;
+    - ``wandb``: a run of the project ``mxmclr_plugin`` under the folder's name, its files in
+      ``wandb/``. Its environment variables hold: ``WANDB_MODE=offline`` sends nothing.
+
+    Args:
+        names: Of :data:`LOGGERS`.
+        out: Folder of the run.
+
+    Raises:
+        ValueError: If a name is unknown, or its package is not installed.
+    """
+    for name in names:
+        if name not in LOGGERS:
+            raise ValueError(
+                f"trainer.loggers: there is no {name!r}: {did_you_mean(name, LOGGERS)}there are "
+                f"{', '.join(LOGGERS)}"
+            )
+        if name != "csv" and find_spec(name) is None:
+            raise ValueError(
+                f"trainer.loggers: {name} is not installed: pip install 'mxmclr-plugin[{name}]'"
+            )
+    loggers: list[Logger] = [CSVLogger(out, name="", version="curves")]
+    if "tensorboard" in names:
+        loggers.append(TensorBoardLogger(out, name="", version="tensorboard"))
+    if "wandb" in names:
+        out.mkdir(parents=True, exist_ok=True)
+        loggers.append(WandbLogger(name=out.name, save_dir=out, project="mxmclr_plugin"))
+    return loggers
