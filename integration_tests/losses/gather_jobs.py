@@ -31,7 +31,7 @@ def step(job):
     criterion = MultifoldHybridCriterion(**job["options"], gather_distributed=True).double()
     ddp = DistributedDataParallel(towers)  # held until the backward pass, or nothing is averaged
     z_a, z_b = ddp(job["x_a"], job.get("x_b"))
-    loss = criterion(z_a, z_b, job.get("ids_a"), job.get("ids_b"))
+    loss = criterion(z_a, z_b, job.get("ids_a"), job.get("ids_b"), **job.get("soft", {}))
     loss.backward()
     gradients = [p.grad for p in towers.parameters() if p.requires_grad]
     if job["options"].get("learnable_temperature"):

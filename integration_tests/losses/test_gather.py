@@ -80,6 +80,41 @@ def test_value_and_gradients_are_those_of_one_process(ranks, batch, options, gat
             close(ours, oracle)
 
 
+@pytest.mark.parametrize("gather", ["rows", "all_gather", "ring"])
+@pytest.mark.parametrize("sides", ["a", "b", "ab"])
+def test_relation_is_of_the_features_of_all_ranks(ranks, gather, sides):
+    generator = torch.Generator().manual_seed(len(sides))
+    options = {"temperature": 0.2, "hard_weight": 0.3}
+    ids = {"a": torch.tensor([4, 1, 1, 7, 9, 4, 2]), "b": torch.tensor([1, 9, 4, 7, 7, 2])}
+    rank = {"a": torch.tensor([0, 1, 0, 0, 1, 1, 0]), "b": torch.tensor([1, 0, 1, 1, 0, 1])}
+    x, soft = (
+        {
+            side: torch.randn(len(ids[side]), width, generator=generator, dtype=torch.float64)
+            for side, width in widths.items()
+        }
+        for widths in ({"a": 4, "b": 2}, {"a": 7, "b": 6})
+    )
+    jobs = [
+        {"options": options | {"gather": gather}}
+        | {f"x_{side}": x[side][rank[side] == k] for side in "ab"}
+        | {f"ids_{side}": ids[side][rank[side] == k] for side in "ab"}
+        | {
+            "soft": {
+                f"soft_features{'ab'.index(side)}": soft[side][rank[side] == k] for side in sides
+            }
+        }
+        for k in range(3)  # the last has no row
+    ]
+    towers = gather_jobs.Towers()
+    relation = {f"soft_features_{side}": soft[side] for side in sides}
+    loss = loop_loss(*towers(x["a"], x["b"]), ids["a"], ids["b"], **options, **relation)[0]
+    expected = torch.autograd.grad(loss, list(towers.parameters()))
+    for value, gradients in ranks(gather_jobs.step, jobs):
+        close(value, loss.detach())
+        for ours, oracle in zip(gradients, expected, strict=True):
+            close(ours, oracle)
+
+
 @settings(max_examples=10, deadline=None)
 @given(batch=scattered_batches(), options=OPTIONS, gather=GATHER)
 def test_one_modality(ranks, batch, options, gather):

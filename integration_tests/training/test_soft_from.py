@@ -80,12 +80,27 @@ def test_criterion_takes_rows_and_folds():
 
 
 @pytest.mark.parametrize(
+    ("options", "soft", "message"),
+    [
+        ({"memory_bank_size": (8, 4)}, torch.ones(6, 3), "cannot be used with a memory bank"),
+        ({}, torch.ones(6), r"soft_features0 must be of shape \(rows, width\) or .*, got \(6,\)"),
+        ({}, torch.ones(5, 3), "one row for each of the 6 rows of a, got shape \\(5, 3\\)"),
+    ],
+)
+def test_features_that_do_not_fit(options, soft, message):
+    z, ids = torch.ones(6, 4), torch.arange(6)
+    with pytest.raises(ValueError, match=message):
+        MultifoldHybridCriterion(**options)(z, z, ids, ids, soft_features0=soft)
+
+
+@pytest.mark.parametrize(
     ("overrides", "message"),
     [
         (["soft_from=[text]"], "the backbone of 'text' is trained"),
         (["soft_from=[txt]"], "'txt' has no tower"),
         ([*MINILM[:1], "soft_from=[text]", "loss=clip"], "the loss clip has no soft part"),
         ([*MINILM[:1], "soft_from=[text]", "loss=mxmclr_hard"], "mxmclr_hard has no soft part"),
+        ([*MINILM, "soft_from=[text]", "loss.memory_bank_size=[64,128]"], "a memory bank keeps no"),
     ],
 )
 def test_mistakes(overrides, message, tmp_path):

@@ -173,8 +173,9 @@ class MultifoldHybridCriterion(nn.Module):
 
         Raises:
             ValueError: If shapes, dtypes or devices do not fit together, if only one of ``ids0``
-                and ``ids1`` is given where rows of other processes or batches take part, and with
-                ``validate`` if a row is zero, NaN or infinite or no row of ``z0`` has a positive.
+                and ``ids1`` is given where rows of other processes or batches take part, if there
+                are soft features and a memory bank, and with ``validate`` if a row is zero, NaN or
+                infinite or no row of ``z0`` has a positive.
         """
         return self.parts(z0, z1, ids0, ids1, soft_features0, soft_features1)["loss"]
 
@@ -203,6 +204,12 @@ class MultifoldHybridCriterion(nn.Module):
         b, ids_b = (None, None) if z1 is None else flatten_folds(z1, ids1, "z1")
         soft_a = _as_rows(soft_features0, "soft_features0")
         soft_b = _as_rows(soft_features1, "soft_features1")
+        if len(self.memory_bank) and not (soft_a is None and soft_b is None):
+            # Said at the first step: the bank is still empty then, and nothing else would object.
+            raise ValueError(
+                "soft features cannot be used with a memory bank, which keeps none of past "
+                "observations: set memory_bank_size=0"
+            )
         exchange = None
         if self.gather_distributed:
             exchange = choose_exchange(self.gather, self.impl, len(self.memory_bank) > 0, a, b)
@@ -316,7 +323,14 @@ def _stack_views(z: Tensor | Sequence[Tensor], name: str) -> Tensor:
 
 def _as_rows(features: Tensor | Sequence[Tensor] | None, name: str) -> Tensor | None:
     """Features of each row. Shape: (rows, any width)."""
-    return None if features is None else _stack_views(features, name).flatten(0, -2)
+    if features is None:
+        return None
+    rows = _stack_views(features, name)
+    if rows.ndim < 2:
+        raise ValueError(
+            f"{name} must be of shape (rows, width) or (N, fold, width), got {tuple(rows.shape)}"
+        )
+    return rows.flatten(0, -2)
 
 
 def _most_instances(

@@ -77,7 +77,7 @@ def check_soft_from(config: RunConfig, towers: Mapping[str, Tower], criterion: n
 
     Raises:
         ConfigError: If a modality has no tower or one that is not frozen for good, or the loss has
-            no soft part.
+            no soft part or a memory bank.
     """
     for modality in config.soft_from:
         tower = towers.get(modality)
@@ -87,13 +87,18 @@ def check_soft_from(config: RunConfig, towers: Mapping[str, Tower], criterion: n
             )
         if not tower.frozen or tower.unfreeze_at is not None:
             raise ConfigError(
-                f"soft_from: the backbone of {modality!r} is trained; set "
-                f"towers.{modality}.frozen=true, or leave it out"
+                f"soft_from: the backbone of {modality!r} is trained; leave it out, or take a "
+                f"pretrained tower (towers/{modality}=...) with towers.{modality}.frozen=true"
             )
     if config.soft_from and (
         not takes_soft_features(criterion) or getattr(criterion, "hard_weight", 0.0) == 1
     ):
         raise ConfigError(f"soft_from: the loss {config.loss_name} has no soft part")
+    if config.soft_from and len(getattr(criterion, "memory_bank", ())):
+        raise ConfigError(
+            "soft_from: a memory bank keeps no features of frozen backbones: set "
+            "loss.memory_bank_size=0, or leave soft_from out"
+        )
 
 
 def with_cached_features(
