@@ -60,6 +60,14 @@ def test_curves_are_named_and_names_are_apart(count, width):
     assert_apart(figure, labels)
 
 
+@pytest.mark.parametrize("width", WIDTHS)
+def test_long_names_of_panels_are_apart(width):
+    labels = [f"hard_weight 0.{k}, soft_temperature 0.0{k}" for k in range(8)]
+    figure = learning_curves(series(labels), "score", series_styles(labels), width)
+    assert {label.split(",")[0] for label in labels} <= {t.split(",")[0] for t in written(figure)}
+    assert_apart(figure)
+
+
 def test_the_mean_is_of_the_steps_that_all_runs_have():
     runs = [Curve([9, 19, 29], [1, 2, 3]), Curve([9, 29], [3, 7])]
     mean = mean_curve(runs)

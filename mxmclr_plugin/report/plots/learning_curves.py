@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from textwrap import fill
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -17,6 +18,8 @@ from mxmclr_plugin.report.plots.spread import spread_apart
 __all__ = ["CurveSeries", "learning_curves", "mean_curve"]
 
 _MOST_TOGETHER = 4
+_LETTERS = 11
+"""That fit in an inch of a title."""
 
 
 @dataclass(frozen=True)
@@ -59,10 +62,12 @@ def learning_curves(
         axes.set_xlabel("step")
         axes.set_ylabel(measure)
         return figure
+    longest = max(len(one.label) for one in series)
     if width < WIDE:
-        beside, height = 2, 1.55
+        beside, height = (2 if longest <= 15 else 1), 1.55
     else:
         beside, height = (3 if len(series) <= 6 else 4), 2.1
+    letters = int((width / beside - 0.5) * _LETTERS)
     figure, all_axes = panels(len(series), width, height, beside)
     for axes, own in zip(all_axes, series, strict=True):
         for other in series:
@@ -70,7 +75,7 @@ def learning_curves(
                 mean = mean_curve(other.runs)
                 axes.plot(mean.steps, mean.values, color=MUTED, alpha=0.35, linewidth=1.2)
         _draw(axes, own, styles[own.label])
-        set_title(axes, own.label)
+        set_title(axes, fill(own.label, letters))
         axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
     figure.supxlabel("step", fontsize=FONT_SIZE, color=MUTED)
     figure.supylabel(measure, fontsize=FONT_SIZE, color=MUTED)
