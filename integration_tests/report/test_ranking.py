@@ -65,6 +65,12 @@ def test_no_instance_comes_twice_and_one_run_differs_from_none():
     assert groups.differing == []
 
 
+def test_of_few_instances_each_group_gets_its_share():
+    rankings = [of_ranks([1, 2, 5, 9]), of_ranks([1, 3, 1, 9])]
+    groups = choose_queries(rankings, torch.arange(4), count=3)
+    assert (groups.best, groups.worst, groups.differing) == ([0], [3], [2])
+
+
 def test_among_equal_ranks_the_margin_decides_in_units_of_its_spread():
     # Told by plain sums the first run, whose cosines spread ten times as far, would decide alone.
     first = of_ranks([1, 1, 1], [1.0, 0.9, 0.0])

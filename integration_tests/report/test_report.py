@@ -146,7 +146,7 @@ def test_a_comparison_in_which_all_failed(tmp_path):
         ([], "report needs the folder"),
         (["nowhere"], "there is no folder nowhere"),
         (["{empty}"], "is no folder of a comparison"),
-        (["{folder}", "protcol=a"], "report has no key 'protcol': did you mean 'protocol'?"),
+        (["{folder}", "protcol=a"], "report has no key 'protcol': did you mean 'protocol'"),
         (["{folder}", "losses=mxmcl"], "losses: 'mxmcl' was not compared, did you mean 'mxmclr'?"),
         (["{folder}", "losses=a,b,c"], "losses shows one or two"),
         (["{folder}", "protocol=same"], "protocol: 'same' was not compared"),

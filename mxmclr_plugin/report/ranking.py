@@ -74,7 +74,7 @@ def choose_queries(
 
     By the rank of the first right item (its logarithm, summed over the runs), among equals by the
     margin in units of the run's standard deviation, since cosines of two losses have not the same
-    spread. No two chosen queries are of one instance.
+    spread. No two chosen queries are of one instance; of few instances each group gets its share.
 
     Args:
         rankings: Of each run, of the same queries.
@@ -105,7 +105,9 @@ def choose_queries(
 
     total, margin = logs.sum(dim=0).tolist(), margins.sum(dim=0).tolist()
     from_best = sorted(range(len(instances)), key=lambda q: (total[q], -margin[q]))
-    # Of few instances the worst, which teach more, get theirs first.
+    share = max(len(set(instances)) // (3 if len(rankings) == 2 else 2), 1)
+    count, differing = min(count, share), min(differing, share)
+    # Of a single instance the worst query teaches more.
     worst = take(from_best[::-1], count)
     unlike: list[int] = []
     if len(rankings) == 2:
