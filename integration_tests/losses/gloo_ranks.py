@@ -78,7 +78,7 @@ def _serve(pipe, rank):
             answer = function(argument)
         except Exception as error:
             answer = error
-        # Held until the next job has come: before torch 2.8 a group is taken down without letting
+        # Held until the next job has come: in torch 2.6 a group is taken down without letting
         # go of the interpreter, and waits for ever for a thread that needs it to free a tensor of
         # the last operation (pytorch/pytorch#154976).
         group = torch.distributed.group.WORLD  # noqa: F841
