@@ -16,6 +16,7 @@ from rich.console import Console
 
 import plugin_configs
 from mxmclr_plugin.comparison.cells import Cell, plan_cell
+from mxmclr_plugin.comparison.config import written
 from mxmclr_plugin.comparison.measures import figures_of, measures_of
 from mxmclr_plugin.comparison.results import write_atomically
 from mxmclr_plugin.comparison.transfer import measured_elsewhere
@@ -271,7 +272,7 @@ def load_study(name: str, base: RunConfig, axes: Mapping[str, Any]) -> Study:
             }
         else:
             listed = values if isinstance(values, list) else str(values).split(",")
-            found[axis] = {_word(value): (f"{axis}={_word(value)}",) for value in listed}
+            found[axis] = {written(value): (f"{axis}={written(value)}",) for value in listed}
     if given:
         raise ConfigError(f"axes.{next(iter(given))}: the study {name!r} varies {', '.join(found)}")
     overrides = tuple(line.format(*modalities) for line in raw.get("overrides") or [])
@@ -396,13 +397,6 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
         else:
             flat.append((f"{prefix}{key}", value))
     return flat
-
-
-def _word(value: Any) -> str:
-    """A value as an override writes it."""
-    if value is None:
-        return "null"
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _at(point: Point) -> str:

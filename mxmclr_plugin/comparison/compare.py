@@ -5,12 +5,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from mxmclr_plugin.comparison.cells import Cell, CellOutcome, plan_cell
-from mxmclr_plugin.comparison.config import ComparisonConfig, Contender
+from mxmclr_plugin.comparison.config import ComparisonConfig, Contender, as_overrides
 from mxmclr_plugin.comparison.protocols import batch_overrides
 from mxmclr_plugin.comparison.results import ComparedRun, Comparison
 from mxmclr_plugin.comparison.tuning import Trial, at_the_edge, best_trial, grid_of
@@ -51,9 +50,8 @@ def compare(
     if asked.tune:
         trials, tuned = _tune(planner, console)
     cells = {
-        (contender, protocol, seed): planner.cell(contender, protocol, seed, tuned[arm])
+        (*arm, seed): planner.cell(*arm, seed, tuned[arm])
         for arm in planner.arms
-        for contender, protocol in [arm]
         if not asked.tune or tuned[arm] is not None
         for seed in asked.seeds
     }
@@ -101,7 +99,7 @@ class _Planner:
         if (
             self.base.automatic
             and "same_encoder_cost" in asked.protocol
-            and not (self.base.batch.folds)
+            and not self.base.batch.folds
         ):
             raise ConfigError(
                 "same_encoder_cost needs batch.instances and batch.folds: give them, or leave the "
@@ -128,7 +126,7 @@ class _Planner:
             *self.overrides,
             f"loss={contender.loss}",
             *batch,
-            *_flat(self.asked.options.get(contender.label, {})),
+            *as_overrides("", self.asked.options.get(contender.label, {})),
         ]
 
     def lr(self, contender: Contender, protocol: str) -> float:
@@ -213,16 +211,3 @@ def _compared(
         options,
         outcome.seconds,
     )
-
-
-def _flat(options: Any, prefix: str = "") -> list[str]:
-    if isinstance(options, Mapping):
-        return [line for key, value in options.items() for line in _flat(value, f"{prefix}{key}.")]
-    value = (
-        "null"
-        if options is None
-        else str(options).lower()
-        if isinstance(options, bool)
-        else options
-    )
-    return [f"{prefix[:-1]}={value}"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, get_type_hints
 
@@ -14,7 +14,14 @@ from mxmclr_plugin.losses.registry import LOSSES
 from mxmclr_plugin.registry import did_you_mean
 from mxmclr_plugin.run.config import ConfigError
 
-__all__ = ["ComparisonConfig", "Contender", "GridConfig", "split_arguments"]
+__all__ = [
+    "ComparisonConfig",
+    "Contender",
+    "GridConfig",
+    "as_overrides",
+    "split_arguments",
+    "written",
+]
 
 
 @dataclass
@@ -178,6 +185,21 @@ def split_arguments(
     except OmegaConfBaseException as error:
         message = str(error.msg or error).splitlines()[0]
         raise ConfigError(f"{error.full_key or error.key}: {message}") from error
+
+
+def written(value: Any) -> str:
+    """A value as an override writes it."""
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def as_overrides(key: str, value: Any) -> list[str]:
+    """``key=value`` of a value, or of each value that is nested in it."""
+    if isinstance(value, Mapping):
+        prefix = f"{key}." if key else ""
+        return [line for name, of in value.items() for line in as_overrides(f"{prefix}{name}", of)]
+    return [f"{key}={written(value)}"]
 
 
 def _takes_list(hint: Any, key: str) -> bool:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mxmclr_plugin.comparison.config import ComparisonConfig
+from mxmclr_plugin.comparison.config import ComparisonConfig, as_overrides, written
 from mxmclr_plugin.comparison.measures import figures_of, measures_of
 from mxmclr_plugin.comparison.protocols import PROTOCOLS
 from mxmclr_plugin.comparison.statistics import Difference, paired_difference, sentence
@@ -196,11 +196,9 @@ class Comparison:
                     for key, number in vars(value).items()
                 ]
             elif isinstance(value, dict):
-                own += _dotted(entry.name, value)
+                own += as_overrides(entry.name, value)
             else:
-                own.append(
-                    f"{entry.name}={str(value).lower() if isinstance(value, bool) else value}"
-                )
+                own.append(f"{entry.name}={written(value)}")
         return [*own, *self.overrides]
 
     def as_json(self) -> dict[str, Any]:
@@ -299,9 +297,3 @@ def _summary(
         values,
         difference,
     )
-
-
-def _dotted(prefix: str, value: Any) -> list[str]:
-    if isinstance(value, Mapping):
-        return [line for key, inner in value.items() for line in _dotted(f"{prefix}.{key}", inner)]
-    return [f"{prefix}={value}"]

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from mxmclr_plugin.comparison.cells import (
     Cell,
@@ -24,6 +23,7 @@ from mxmclr_plugin.comparison.cells import (
     record_failure,
     run_cell,
 )
+from mxmclr_plugin.progress import progress_bar
 
 __all__ = ["run_cells"]
 
@@ -71,21 +71,10 @@ def run_cells(
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     processes = min(jobs or gpus or cores or 1, len(queue))
     threads = max(1, (cores or 1) // processes)
-    total = len(queue)
-    progress = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[pace]}"),
-        TimeElapsedColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    )
     workers = [_start(k % gpus if gpus else None, threads, run) for k in range(processes)]
     try:
-        with progress:
-            bar = progress.add_task(what, total=total, pace="")
-            started = time.perf_counter()
+        with progress_bar(console.is_terminal) as progress:
+            bar = progress.add_task(what, total=len(queue))
             for worker in workers:
                 _hand_over(worker, queue)
             while busy := [worker for worker in workers if worker.cell is not None]:
@@ -104,13 +93,7 @@ def run_cells(
                     if queue and not worker.process.is_alive():
                         workers[k] = worker = _start(k % gpus if gpus else None, threads, run)
                     _hand_over(worker, queue)
-                    done = total - len(queue) - sum(w.cell is not None for w in workers)
-                    each = (time.perf_counter() - started) / done
-                    progress.update(
-                        bar,
-                        completed=done,
-                        pace=f"{60 / each:.1f} runs a minute, {each * (total - done):.0f} s left",
-                    )
+                    progress.advance(bar)
     finally:
         for worker in workers:
             _stop(worker)
