@@ -21,11 +21,11 @@ SLICE = (
 @pytest.mark.parametrize("name", studies())
 def test_every_point_of_every_study_can_be_configured(name, task):
     base, _ = load_config(task)
-    try:
-        study = load_study(name, base, {})
-    except ConfigError as error:
-        assert "is for" in str(error)  # noqa: PT017
+    if task != "text2shape" and name in ("encoders", "generalization"):
+        with pytest.raises(ConfigError, match="is for text2shape"):
+            load_study(name, base, {})
         return
+    study = load_study(name, base, {})
     assert 1 <= len(study.axes) <= 2
     for axis, values in study.axes.items():
         assert len(values) > 1

@@ -13,6 +13,7 @@ from mxmclr_plugin.report.palette import series_styles
 from mxmclr_plugin.report.plots.axis_profile import ProfilePoint, axis_profile
 from mxmclr_plugin.report.plots.heat_map import heat_map
 from mxmclr_plugin.report.plots.learning_curves import CurveSeries, learning_curves
+from mxmclr_plugin.report.sections.failures import failed_runs
 from mxmclr_plugin.report.sections.figures import (
     duration,
     facts_table,
@@ -64,19 +65,12 @@ def ablation_appendix(contents: AblationContents) -> list[Section]:
 
 def _findings(contents: AblationContents) -> list[Block]:
     blocks: list[Block] = [Text(sentence) for sentence in contents.sentences]
-    failed = [cell for cell in contents.cells if cell.error is not None]
-    if failed:
-        rows = [
-            [
-                TableCell(f"{_point_name(cell.at)}, seed {cell.seed}"),
-                TableCell(cell.error or "", tone="bad"),
-            ]
-            for cell in failed
-        ]
-        caption = f"{len(failed)} of {len(contents.cells)} runs failed"
-        table = Table(caption, ["run", "error"], rows)
-        blocks.append(table if len(failed) <= 6 else Details(caption, [table]))
-    return blocks
+    errors = {
+        f"{_point_name(cell.at)}, seed {cell.seed}": cell.error
+        for cell in contents.cells
+        if cell.error is not None
+    }
+    return blocks + failed_runs(errors, len(contents.cells))
 
 
 def _main_measures(contents: AblationContents) -> list[str]:

@@ -11,6 +11,7 @@ from mxmclr_plugin.report.contents.curves import read_curve
 from mxmclr_plugin.report.palette import SeriesStyle
 from mxmclr_plugin.report.plots.difference_intervals import difference_intervals
 from mxmclr_plugin.report.plots.learning_curves import CurveSeries, learning_curves
+from mxmclr_plugin.report.sections.failures import failed_runs
 from mxmclr_plugin.report.sections.figures import (
     duration,
     facts_table,
@@ -59,19 +60,12 @@ def _findings(contents: ComparisonContents) -> list[Block]:
     if remarks := contents.sentences[count:]:
         said: list[Block] = [Text(remark) for remark in remarks]
         blocks.append(Details(f"Remarks ({len(remarks)})", said))
-    failed = [cell for cell in contents.cells if cell.error is not None]
-    if failed:
-        rows = [
-            [
-                TableCell(f"{cell.loss}, {cell.protocol}, seed {cell.seed}"),
-                TableCell(cell.error or "", tone="bad"),
-            ]
-            for cell in failed
-        ]
-        caption = f"{len(failed)} of {len(contents.cells)} runs failed"
-        table = Table(caption, ["run", "error"], rows)
-        blocks.append(table if len(failed) <= 6 else Details(caption, [table]))
-    return blocks
+    errors = {
+        f"{cell.loss}, {cell.protocol}, seed {cell.seed}": cell.error
+        for cell in contents.cells
+        if cell.error is not None
+    }
+    return blocks + failed_runs(errors, len(contents.cells))
 
 
 def _tables(contents: ComparisonContents, styles: Mapping[str, SeriesStyle]) -> list[Block]:
