@@ -1,7 +1,7 @@
 """Multifold contrastive learning: losses, samplers, towers and a fair comparison."""
 
-from mxmclr_plugin.hosts.registration import register
-from mxmclr_plugin.losses import (
+from mxmclr_plugin.integrations.registration import register
+from mxmclr_plugin.loss import (
     MultifoldHybridCriterion,
     build_loss,
     list_losses,

@@ -26,9 +26,9 @@ import sentence_transformers as st
 import torch
 from datasets import Dataset
 
-import mxmclr_plugin.hosts.sentence_transformers as multifold
+import mxmclr_plugin.integrations.sentence_transformers as multifold
+from mxmclr_plugin.models.text import bag_of_words
 from mxmclr_plugin.retrieval import retrieval_metrics
-from mxmclr_plugin.towers.text import bag_of_words
 
 WORDS = (  # English and German
     "red rot, blue blau, green grün, yellow gelb, black schwarz, white weiß",

@@ -6,10 +6,11 @@ import statistics
 import pytest
 
 from mxmclr_plugin.comparison.ablation import load_study, studies
+from mxmclr_plugin.errors import ConfigError
+from mxmclr_plugin.experiment.config import load_config
+from mxmclr_plugin.inference import TrainedRun
+from mxmclr_plugin.inference.evaluate import evaluate_run
 from mxmclr_plugin.run.command_line import main
-from mxmclr_plugin.run.config import ConfigError, load_config
-from mxmclr_plugin.trained import TrainedRun
-from mxmclr_plugin.trained.evaluate import evaluate_run
 
 SLICE = (
     *("data.classes=24", "data.captions=4", "data.samples=2", "batch.instances=6"),

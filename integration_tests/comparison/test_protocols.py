@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from mxmclr_plugin.comparison.protocols import PROTOCOLS, batch_overrides
-from mxmclr_plugin.run.config import load_config
-from mxmclr_plugin.training.config import BatchConfig
+from mxmclr_plugin.experiment.config import load_config
+from mxmclr_plugin.experiment.parts_config import BatchConfig
 
 BATCH = BatchConfig(instances=12, folds={"text": 4, "voxel": 2}, passes=3)
 
@@ -51,8 +51,8 @@ def test_batches_are_byte_identical_for_all_losses(tmp_path):
     """same_batches: what every loss is given is the same."""
     from rich.console import Console
 
+    from mxmclr_plugin.experiment.module import RetrievalModule
     from mxmclr_plugin.run import pipeline
-    from mxmclr_plugin.training.module import RetrievalModule
 
     seen: dict[str, list[bytes]] = {}
     original = RetrievalModule.training_step

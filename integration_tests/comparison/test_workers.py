@@ -72,7 +72,7 @@ def test_an_interrupted_run_goes_on(tmp_path):
     assert not (whole.folder / "checkpoints" / "last.ckpt").exists()
     assert (whole.folder / "checkpoints" / "best.ckpt").exists()
 
-    from mxmclr_plugin.training.module import RetrievalModule
+    from mxmclr_plugin.experiment.module import RetrievalModule
 
     original = RetrievalModule.training_step
 

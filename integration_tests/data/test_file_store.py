@@ -14,8 +14,9 @@ import torch
 from torch.utils.data import DataLoader
 
 from mxmclr_plugin.data.file_store import FileStore, UnreadableFile, readable_files
-from mxmclr_plugin.data.problems import DataError, ProblemLog
+from mxmclr_plugin.data.problems import ProblemLog
 from mxmclr_plugin.data.readers.array import read_array
+from mxmclr_plugin.errors import DataError
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from mxmclr_plugin.data.multi30k import multi30k
-from mxmclr_plugin.data.problems import DataError
+from mxmclr_plugin.errors import DataError
 
 FILES = {"train": "train.jsonl", "val": "val.jsonl", "test": "test_2016.jsonl"}
 

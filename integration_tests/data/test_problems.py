@@ -1,6 +1,7 @@
 import pytest
 
-from mxmclr_plugin.data.problems import DataError, Problem, ProblemLog
+from mxmclr_plugin.data.problems import Problem, ProblemLog
+from mxmclr_plugin.errors import DataError
 
 
 def test_noted_and_counted():

@@ -10,7 +10,7 @@ import pytest
 from data import sampler_jobs
 from data.multifold_sets import ragged
 from data.sampler_jobs import FOLDS, OPTIONS
-from losses.gloo_ranks import GlooRanks
+from loss.distributed.gloo_ranks import GlooRanks
 
 from mxmclr_plugin.data.sampler import MultifoldSampler
 

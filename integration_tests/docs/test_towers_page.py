@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from mxmclr_plugin.models import list_towers
 from mxmclr_plugin.registry import options
-from mxmclr_plugin.towers import list_towers
 
 PAGE = (Path(__file__).parents[2] / "docs" / "towers.md").read_text(encoding="utf-8")
 

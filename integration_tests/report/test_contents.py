@@ -3,10 +3,10 @@ import copy
 import pytest
 from report.report_folders import ablation, cell, comparison, difference, row, write, write_curves
 
+from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.report.contents.ablation import read_ablation
 from mxmclr_plugin.report.contents.comparison import read_comparison
 from mxmclr_plugin.report.contents.curves import read_curve
-from mxmclr_plugin.run.config import ConfigError
 
 
 def read(tmp_path, content):

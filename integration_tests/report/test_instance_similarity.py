@@ -2,12 +2,12 @@ import numpy as np
 import torch
 from sklearn.metrics.pairwise import cosine_similarity
 
+from mxmclr_plugin.inference.items import RankedItems
 from mxmclr_plugin.report.instance_similarity import (
     chosen_instances,
     grouped_order,
     instance_similarity,
 )
-from mxmclr_plugin.trained.items import RankedItems
 
 
 def items(ids, seed):

@@ -9,8 +9,8 @@ import yaml
 from data.manifest.sample_files import array, picture, write_lines
 from run.test_runner import metrics_of
 
+from mxmclr_plugin.experiment.config import load_config
 from mxmclr_plugin.run.command_line import main
-from mxmclr_plugin.run.config import load_config
 
 QUICK = ["trainer.max_steps=4", "trainer.log_every=1"]
 

@@ -6,10 +6,10 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from mxmclr_plugin.inference.search import Found, Hit
 from mxmclr_plugin.run.command_line import main
 from mxmclr_plugin.run.hits_page import hits_page
 from mxmclr_plugin.run.hits_terminal import half_blocks, hits_table
-from mxmclr_plugin.trained.search import Found, Hit
 
 
 @pytest.fixture(scope="module")

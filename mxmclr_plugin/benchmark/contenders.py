@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mxmclr_plugin.benchmark.lean_dense import lean_dense_loss
-from mxmclr_plugin.losses.functional import multifold_hybrid_loss
-from mxmclr_plugin.losses.implementation import Implementation
-from mxmclr_plugin.losses.streaming.parts import CACHE_BYTES
-from mxmclr_plugin.losses.streaming.rows import TILE
-from mxmclr_plugin.losses.triton.tiles import unsuitable
+from mxmclr_plugin.loss.functional import multifold_hybrid_loss
+from mxmclr_plugin.loss.implementation import Implementation
+from mxmclr_plugin.loss.kernels.parts import CACHE_BYTES
+from mxmclr_plugin.loss.kernels.rows import TILE
+from mxmclr_plugin.loss.kernels.triton.tiles import unsuitable
 
 __all__ = ["Contender", "Problem", "contenders"]
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from mxmclr_plugin.benchmark.contenders import Contender, LossOf, Problem, contenders
 from mxmclr_plugin.benchmark.machine import device_of, free_bytes, synchronize
 from mxmclr_plugin.benchmark.peak_memory import peak_extra_bytes
-from mxmclr_plugin.losses.functional import multifold_hybrid_loss
-from mxmclr_plugin.losses.streaming.parts import CACHE_BYTES
+from mxmclr_plugin.loss.functional import multifold_hybrid_loss
+from mxmclr_plugin.loss.kernels.parts import CACHE_BYTES
 from mxmclr_plugin.registry import did_you_mean
 
 __all__ = ["LossBenchmark", "Measured", "Progress", "measure_losses"]

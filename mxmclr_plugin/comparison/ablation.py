@@ -21,8 +21,9 @@ from mxmclr_plugin.comparison.measures import figures_of, measures_of
 from mxmclr_plugin.comparison.results import write_atomically
 from mxmclr_plugin.comparison.transfer import measured_elsewhere
 from mxmclr_plugin.comparison.workers import run_cells
+from mxmclr_plugin.errors import ConfigError
+from mxmclr_plugin.experiment.config import RunConfig, load_config
 from mxmclr_plugin.registry import did_you_mean
-from mxmclr_plugin.run.config import ConfigError, RunConfig, load_config
 
 __all__ = ["Ablation", "AblationConfig", "Point", "Study", "ablate", "load_study", "studies"]
 

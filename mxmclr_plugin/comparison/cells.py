@@ -17,8 +17,8 @@ from typing import Any
 from rich.console import Console
 
 import mxmclr_plugin
-from mxmclr_plugin.run.config import load_config
-from mxmclr_plugin.run.pipeline import run_retrieval
+from mxmclr_plugin.experiment.config import load_config
+from mxmclr_plugin.experiment.train import run_retrieval
 
 __all__ = ["Cell", "CellOutcome", "outcome_of", "plan_cell", "record_failure", "run_cell"]
 

@@ -14,8 +14,9 @@ from mxmclr_plugin.comparison.protocols import batch_overrides
 from mxmclr_plugin.comparison.results import ComparedRun, Comparison
 from mxmclr_plugin.comparison.tuning import Trial, at_the_edge, best_trial, grid_of
 from mxmclr_plugin.comparison.workers import run_cells
-from mxmclr_plugin.losses.registry import LOSSES
-from mxmclr_plugin.run.config import ConfigError, RunConfig, load_config
+from mxmclr_plugin.errors import ConfigError
+from mxmclr_plugin.experiment.config import RunConfig, load_config
+from mxmclr_plugin.loss.registry import LOSSES
 
 __all__ = ["compare"]
 

@@ -10,9 +10,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mxmclr_plugin.comparison.protocols import PROTOCOLS
-from mxmclr_plugin.losses.registry import LOSSES
+from mxmclr_plugin.errors import ConfigError
+from mxmclr_plugin.loss.registry import LOSSES
 from mxmclr_plugin.registry import did_you_mean
-from mxmclr_plugin.run.config import ConfigError
 
 __all__ = [
     "ComparisonConfig",

@@ -18,7 +18,8 @@ from mxmclr_plugin.comparison.measures import figures_of, measures_of
 from mxmclr_plugin.comparison.protocols import PROTOCOLS
 from mxmclr_plugin.comparison.statistics import Difference, paired_difference, sentence
 from mxmclr_plugin.comparison.tuning import Trial
-from mxmclr_plugin.run.config import ConfigError, RunConfig
+from mxmclr_plugin.errors import ConfigError
+from mxmclr_plugin.experiment.config import RunConfig
 
 __all__ = ["ComparedRun", "Comparison", "Summary", "write_atomically"]
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from mxmclr_plugin.comparison.results import write_atomically
-from mxmclr_plugin.trained.evaluate import evaluate_run
-from mxmclr_plugin.trained.run import TrainedRun
+from mxmclr_plugin.inference.evaluate import evaluate_run
+from mxmclr_plugin.inference.run import TrainedRun
 
 __all__ = ["measured_elsewhere"]
 
@@ -24,7 +24,7 @@ def measured_elsewhere(folder: Path, overrides: Sequence[str]) -> dict[str, Any]
             ``towers.a.same_as=en``.
 
     Returns:
-        What :func:`~mxmclr_plugin.trained.evaluate.evaluate_run` returns.
+        What :func:`~mxmclr_plugin.inference.evaluate.evaluate_run` returns.
 
     Raises:
         ConfigError: If the run cannot be measured on them.

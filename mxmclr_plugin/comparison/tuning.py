@@ -8,7 +8,7 @@ from itertools import product
 from typing import Any
 
 from mxmclr_plugin.comparison.config import GridConfig
-from mxmclr_plugin.losses.registry import LossInfo
+from mxmclr_plugin.loss.registry import LossInfo
 from mxmclr_plugin.registry import options
 
 __all__ = ["Trial", "at_the_edge", "best_trial", "grid_of"]

@@ -14,8 +14,9 @@ from typing import Protocol, TypeAlias
 
 from torch import Tensor
 
-from mxmclr_plugin.cache import cache_folder
-from mxmclr_plugin.data.problems import DataError, ProblemLog
+from mxmclr_plugin.data.problems import ProblemLog
+from mxmclr_plugin.errors import DataError
+from mxmclr_plugin.files import cache_folder
 from mxmclr_plugin.progress import progress_bar
 
 __all__ = [
@@ -95,7 +96,7 @@ def readable_files(
 ) -> list[bool]:
     """Reads every file once, so that a bad one is found before training and not in the midst of it.
 
-    What could be read is remembered in :func:`~mxmclr_plugin.cache.cache_folder`, by path, size and
+    What could be read is remembered in :func:`~mxmclr_plugin.files.cache_folder`, by path, size and
     time of change, as it goes: a second run, or one that was stopped, reads only what is new.
 
     Args:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from mxmclr_plugin.data.dataset import MultifoldDataset
-from mxmclr_plugin.data.problems import DataError, ProblemLog
+from mxmclr_plugin.data.problems import ProblemLog
 from mxmclr_plugin.data.splits import DataSplits
+from mxmclr_plugin.errors import DataError
 
 __all__ = ["multi30k"]
 

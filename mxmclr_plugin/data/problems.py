@@ -6,13 +6,11 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["DataError", "OnError", "Problem", "ProblemLog"]
+from mxmclr_plugin.errors import DataError
+
+__all__ = ["OnError", "Problem", "ProblemLog"]
 
 OnError = Literal["skip", "raise"]
-
-
-class DataError(ValueError):
-    """Data that cannot be used; the message says where and what."""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ class DataSplits(Mapping[str, MultifoldDataset]):
     Attributes:
         by_name: The data set of each split.
         kinds: What each modality's records are, which is what towers are chosen by: ``"text"``,
-            ``"image"``, ``"voxel"``, ... (see :class:`~mxmclr_plugin.towers.registry.TowerInfo`).
+            ``"image"``, ``"voxel"``, ... (see :class:`~mxmclr_plugin.models.registry.TowerInfo`).
         notes: What must be said beside every figure of these data, one sentence each: that a split
             is not the official one, that data are regenerated.
         problems: What was left out, and why.

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.report.blocks import Block, Details, Plot
 from mxmclr_plugin.report.contents.ablation import read_ablation
 from mxmclr_plugin.report.contents.comparison import read_comparison
@@ -20,7 +21,6 @@ from mxmclr_plugin.report.sections.qualitative import qualitative_sections
 from mxmclr_plugin.report.sections.single_run import run_appendix, run_sections
 from mxmclr_plugin.report.shown_runs import shown_of_ablation, shown_of_comparison, shown_of_run
 from mxmclr_plugin.report.svg import save_figure
-from mxmclr_plugin.run.config import ConfigError
 
 __all__ = ["Report", "build_report"]
 

@@ -10,8 +10,8 @@ import torch
 from scipy.cluster.hierarchy import leaves_list, linkage
 from torch import Tensor
 
+from mxmclr_plugin.inference.items import RankedItems
 from mxmclr_plugin.retrieval import fuse_observations
-from mxmclr_plugin.trained.items import RankedItems
 
 __all__ = ["chosen_instances", "grouped_order", "instance_similarity"]
 

@@ -9,10 +9,10 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from mxmclr_plugin.errors import ConfigError
+from mxmclr_plugin.inference import TrainedRun
+from mxmclr_plugin.inference.items import RankedItems, ranked_items
 from mxmclr_plugin.report.shown_runs import ShownRuns
-from mxmclr_plugin.run.config import ConfigError
-from mxmclr_plugin.trained import TrainedRun
-from mxmclr_plugin.trained.items import RankedItems, ranked_items
 
 __all__ = ["LoadedRun", "load_shown"]
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.registry import did_you_mean
 from mxmclr_plugin.report.contents.ablation import AblationContents
 from mxmclr_plugin.report.contents.comparison import Cell, ComparisonContents
 from mxmclr_plugin.report.contents.single_run import RunContents
-from mxmclr_plugin.run.config import ConfigError
 
 __all__ = ["ShownRun", "ShownRuns", "shown_of_ablation", "shown_of_comparison", "shown_of_run"]
 

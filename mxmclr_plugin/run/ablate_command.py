@@ -19,7 +19,7 @@ from mxmclr_plugin.comparison.ablation import (
     studies,
 )
 from mxmclr_plugin.comparison.config import split_arguments
-from mxmclr_plugin.run.config import ConfigError
+from mxmclr_plugin.errors import ConfigError
 
 __all__ = ["ablate_command"]
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from rich.console import Console
 
+from mxmclr_plugin.errors import ConfigError
+from mxmclr_plugin.inference.changes import CHANGED
+from mxmclr_plugin.inference.run import TrainedRun
 from mxmclr_plugin.registry import did_you_mean
-from mxmclr_plugin.run.changes import CHANGED
-from mxmclr_plugin.run.config import ConfigError
-from mxmclr_plugin.trained.run import TrainedRun
 
 __all__ = ["RunArguments", "new_path", "run_arguments"]
 

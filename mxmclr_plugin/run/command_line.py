@@ -12,20 +12,20 @@ from rich.markup import escape
 from rich.table import Table
 
 from mxmclr_plugin.comparison.ablation import studies
-from mxmclr_plugin.data.problems import DataError
 from mxmclr_plugin.data.registry import DATASETS
-from mxmclr_plugin.losses.registry import list_losses
+from mxmclr_plugin.errors import ConfigError, DataError
+from mxmclr_plugin.experiment.config import choices, groups, load_config, tasks
+from mxmclr_plugin.experiment.train import run_retrieval
+from mxmclr_plugin.loss.registry import list_losses
+from mxmclr_plugin.models.registry import list_towers
 from mxmclr_plugin.registry import did_you_mean
 from mxmclr_plugin.run.ablate_command import ablate_command
 from mxmclr_plugin.run.compare_command import compare_command
-from mxmclr_plugin.run.config import ConfigError, choices, groups, load_config, tasks
 from mxmclr_plugin.run.data_commands import data_command
 from mxmclr_plugin.run.evaluate_command import evaluate_command
 from mxmclr_plugin.run.export_command import export_command
-from mxmclr_plugin.run.pipeline import run_retrieval
 from mxmclr_plugin.run.report_command import report_command
 from mxmclr_plugin.run.search_command import search_command
-from mxmclr_plugin.towers.registry import list_towers
 
 __all__ = ["main"]
 

@@ -14,7 +14,7 @@ from mxmclr_plugin.comparison.config import ComparisonConfig, split_arguments
 from mxmclr_plugin.comparison.protocols import PROTOCOLS
 from mxmclr_plugin.comparison.results import Comparison, Summary
 from mxmclr_plugin.comparison.tuning import Trial
-from mxmclr_plugin.run.config import ConfigError
+from mxmclr_plugin.errors import ConfigError
 
 __all__ = ["compare_command"]
 

@@ -18,8 +18,9 @@ from mxmclr_plugin.data.manifest.write import write_manifest
 from mxmclr_plugin.data.problems import Problem, ProblemLog
 from mxmclr_plugin.data.registry import DATASETS
 from mxmclr_plugin.data.splits import DataSplits
+from mxmclr_plugin.errors import ConfigError
+from mxmclr_plugin.experiment.config import check_data
 from mxmclr_plugin.registry import did_you_mean
-from mxmclr_plugin.run.config import ConfigError, check_data
 
 __all__ = ["data_command"]
 

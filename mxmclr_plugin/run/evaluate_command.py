@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.markup import escape
 
+from mxmclr_plugin.experiment.metrics_table import figures_table
+from mxmclr_plugin.inference.evaluate import evaluate_run
 from mxmclr_plugin.run.arguments import new_path, run_arguments
-from mxmclr_plugin.run.report import figures_table
-from mxmclr_plugin.trained.evaluate import evaluate_run
 
 __all__ = ["evaluate_command"]
 

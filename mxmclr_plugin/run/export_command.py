@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
+from mxmclr_plugin.errors import ConfigError
+from mxmclr_plugin.inference.export import export_run
 from mxmclr_plugin.run.arguments import new_path, run_arguments
-from mxmclr_plugin.run.config import ConfigError
-from mxmclr_plugin.trained.export import export_run
 
 __all__ = ["export_command"]
 

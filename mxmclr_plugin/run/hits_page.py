@@ -9,7 +9,7 @@ from html import escape
 
 from PIL import Image
 
-from mxmclr_plugin.trained.search import Found, Hit
+from mxmclr_plugin.inference.search import Found, Hit
 
 __all__ = ["hits_page"]
 

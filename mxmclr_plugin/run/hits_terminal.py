@@ -9,7 +9,7 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from mxmclr_plugin.trained.search import Found
+from mxmclr_plugin.inference.search import Found
 
 __all__ = ["half_blocks", "hits_table"]
 

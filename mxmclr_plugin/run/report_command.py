@@ -9,8 +9,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
+from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.registry import did_you_mean
-from mxmclr_plugin.run.config import ConfigError
 
 __all__ = ["report_command"]
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.markup import escape
 
+from mxmclr_plugin.inference.search import search
 from mxmclr_plugin.run.arguments import new_path, run_arguments
 from mxmclr_plugin.run.hits_page import hits_page
 from mxmclr_plugin.run.hits_terminal import hits_table
-from mxmclr_plugin.trained.search import search
 
 __all__ = ["search_command"]
 

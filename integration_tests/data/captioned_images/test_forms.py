@@ -17,7 +17,7 @@ from data.captioned_images.sets import (
 )
 
 from mxmclr_plugin.data.captioned_images import captioned_images
-from mxmclr_plugin.data.problems import DataError
+from mxmclr_plugin.errors import DataError
 
 SPLITS = ["train", "restval", "val", "test", "train", "test"]
 

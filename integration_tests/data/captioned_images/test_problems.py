@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from mxmclr_plugin.data.captioned_images import captioned_images
 from mxmclr_plugin.data.captioned_images.karpathy import read_karpathy
-from mxmclr_plugin.data.problems import DataError, ProblemLog
+from mxmclr_plugin.data.problems import ProblemLog
+from mxmclr_plugin.errors import DataError
 
 SPLITS = ["train", "train", "train", "train", "val", "test", "test"]
 

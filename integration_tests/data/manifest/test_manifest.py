@@ -10,9 +10,9 @@ import torch
 from data.manifest.sample_files import KINDS, write_lines, write_sample
 
 from mxmclr_plugin.data.manifest import manifest
-from mxmclr_plugin.data.problems import DataError
 from mxmclr_plugin.data.readers.image import read_image
 from mxmclr_plugin.data.readers.voxel import read_voxel
+from mxmclr_plugin.errors import DataError
 
 OPTIONS = {"size": 16, "resolution": 8, "points": 20}
 

@@ -5,7 +5,7 @@ import pytest
 from data.manifest.mutations import MUTATIONS, Ground
 
 from mxmclr_plugin.data.manifest import manifest
-from mxmclr_plugin.data.problems import DataError
+from mxmclr_plugin.errors import DataError
 
 OPTIONS = {"size": 16, "resolution": 8, "points": 20}
 BATCHES, QUICK = 10, 3

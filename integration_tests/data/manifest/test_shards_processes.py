@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from data.manifest import shard_jobs
 from data.manifest.sample_files import array
-from losses.gloo_ranks import GlooRanks
+from loss.distributed.gloo_ranks import GlooRanks
 
 RANKS, WORKERS = 2, 2
 SIZES = [13, 1, 6, 4]  # of the shards: 24 instances to train on

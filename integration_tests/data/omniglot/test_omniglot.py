@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from mxmclr_plugin.data.omniglot import omniglot
-from mxmclr_plugin.data.problems import DataError
+from mxmclr_plugin.errors import DataError
 
 CHARACTERS = 24
 

@@ -18,9 +18,9 @@ from data.shapenet.roots import (
     write_pictures,
 )
 
-from mxmclr_plugin.data.problems import DataError
 from mxmclr_plugin.data.rendering import render_views
 from mxmclr_plugin.data.shapenet import shapenet
+from mxmclr_plugin.errors import DataError
 
 
 def contents(splits):

@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mxmclr_plugin.data.problems import DataError, ProblemLog
+from mxmclr_plugin.data.problems import ProblemLog
 from mxmclr_plugin.data.shapenet.captions import ShapeEntry, read_entries, read_vocabulary
+from mxmclr_plugin.errors import DataError
 
 
 def entries(path, content, log=None, **options):

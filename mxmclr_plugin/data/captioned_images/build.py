@@ -22,9 +22,10 @@ from mxmclr_plugin.data.captioned_images.splits import split_photos
 from mxmclr_plugin.data.captioned_images.token_file import read_split_lists, read_tokens
 from mxmclr_plugin.data.dataset import MultifoldDataset
 from mxmclr_plugin.data.file_store import FileStore, readable_files
-from mxmclr_plugin.data.problems import DataError, ProblemLog
+from mxmclr_plugin.data.problems import ProblemLog
 from mxmclr_plugin.data.readers.image import read_image
 from mxmclr_plugin.data.splits import DataSplits
+from mxmclr_plugin.errors import DataError
 
 __all__ = ["captioned_images", "read_photos"]
 

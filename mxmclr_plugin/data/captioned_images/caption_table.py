@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mxmclr_plugin.data.captioned_images.photo import CaptionedPhoto, grouped_by_photo, read_text
-from mxmclr_plugin.data.problems import DataError, ProblemLog
+from mxmclr_plugin.data.problems import ProblemLog
+from mxmclr_plugin.errors import DataError
 
 __all__ = ["read_caption_table"]
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from mxmclr_plugin.data.captioned_images.photo import CaptionedPhoto, cleaned, read_json
-from mxmclr_plugin.data.problems import DataError, ProblemLog
+from mxmclr_plugin.data.problems import ProblemLog
+from mxmclr_plugin.errors import DataError
 
 __all__ = ["read_coco"]
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
-from mxmclr_plugin.data.problems import DataError
+from mxmclr_plugin.errors import DataError
 
 __all__ = ["find_annotations", "find_pictures", "picture_path", "stays_inside"]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from mxmclr_plugin.data.captioned_images.photo import CaptionedPhoto, cleaned, read_json
-from mxmclr_plugin.data.problems import DataError, ProblemLog
+from mxmclr_plugin.data.problems import ProblemLog
+from mxmclr_plugin.errors import DataError
 
 __all__ = ["read_karpathy"]
 

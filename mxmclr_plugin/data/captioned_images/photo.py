@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mxmclr_plugin.data.problems import DataError, ProblemLog
+from mxmclr_plugin.data.problems import ProblemLog
+from mxmclr_plugin.errors import DataError
 
 __all__ = ["CaptionedPhoto", "cleaned", "grouped_by_photo", "read_json", "read_text"]
 

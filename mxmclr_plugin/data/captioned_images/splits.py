@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mxmclr_plugin.data.problems import DataError
 from mxmclr_plugin.data.seeded_split import seeded_order
+from mxmclr_plugin.errors import DataError
 
 __all__ = ["split_photos"]
 

@@ -24,8 +24,9 @@ from mxmclr_plugin.data.manifest.kinds import FILE_KINDS
 from mxmclr_plugin.data.manifest.one_shape import OneShape
 from mxmclr_plugin.data.manifest.rows import read_rows
 from mxmclr_plugin.data.manifest.splits import split_places
-from mxmclr_plugin.data.problems import DataError, ProblemLog
+from mxmclr_plugin.data.problems import ProblemLog
 from mxmclr_plugin.data.splits import DataSplits
+from mxmclr_plugin.errors import DataError
 
 __all__ = ["SOURCE", "manifest", "read_manifest", "split_instances"]
 

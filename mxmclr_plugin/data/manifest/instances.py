@@ -13,7 +13,8 @@ from mxmclr_plugin.data.file_store import EmbeddedFile
 from mxmclr_plugin.data.manifest.kinds import RESERVED, modality_of
 from mxmclr_plugin.data.manifest.parquet import ParquetRecord
 from mxmclr_plugin.data.manifest.rows import Row
-from mxmclr_plugin.data.problems import DataError, ProblemLog
+from mxmclr_plugin.data.problems import ProblemLog
+from mxmclr_plugin.errors import DataError
 from mxmclr_plugin.registry import did_you_mean
 
 __all__ = ["IN_TWO_SPLITS", "SPLITS", "Instances", "ManifestInstance", "collect_instances"]

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mxmclr_plugin.data.file_store import UnreadableFile
-from mxmclr_plugin.data.problems import DataError
+from mxmclr_plugin.errors import DataError
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from mxmclr_plugin.data.manifest.parquet import parquet_rows
-from mxmclr_plugin.data.problems import DataError, ProblemLog
+from mxmclr_plugin.data.problems import ProblemLog
+from mxmclr_plugin.errors import DataError
 
 __all__ = ["Row", "manifest_files", "read_rows"]
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mxmclr_plugin.data.manifest.instances import SPLITS, ManifestInstance
-from mxmclr_plugin.data.problems import DataError
 from mxmclr_plugin.data.seeded_split import seeded_order
+from mxmclr_plugin.errors import DataError
 
 __all__ = ["split_places"]
 

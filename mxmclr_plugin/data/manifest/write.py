@@ -20,9 +20,9 @@ from mxmclr_plugin.data.manifest.build import SOURCE
 from mxmclr_plugin.data.manifest.kinds import FILE_KINDS, KINDS
 from mxmclr_plugin.data.manifest.one_shape import OneShape
 from mxmclr_plugin.data.manifest.parquet import ROW_GROUP_BYTES, pyarrow_parquet
-from mxmclr_plugin.data.problems import DataError
 from mxmclr_plugin.data.readers.image import read_image
 from mxmclr_plugin.data.splits import DataSplits
+from mxmclr_plugin.errors import DataError
 from mxmclr_plugin.progress import progress_bar
 
 __all__ = ["write_manifest"]

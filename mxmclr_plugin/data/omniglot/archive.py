@@ -12,8 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from mxmclr_plugin.data.omniglot.drawings import IMAGE_DRAWERS, STROKE_DRAWERS, Drawings
-from mxmclr_plugin.data.problems import DataError
 from mxmclr_plugin.data.readers.strokes import sample_strokes
+from mxmclr_plugin.errors import DataError
 
 __all__ = ["read_archive"]
 

@@ -11,9 +11,10 @@ from mxmclr_plugin.data.dataset import MultifoldDataset
 from mxmclr_plugin.data.omniglot.archive import read_archive
 from mxmclr_plugin.data.omniglot.drawings import Drawings
 from mxmclr_plugin.data.omniglot.folders import read_folders
-from mxmclr_plugin.data.problems import DataError, ProblemLog
+from mxmclr_plugin.data.problems import ProblemLog
 from mxmclr_plugin.data.seeded_split import seeded_order
 from mxmclr_plugin.data.splits import DataSplits
+from mxmclr_plugin.errors import DataError
 
 __all__ = ["omniglot"]
 

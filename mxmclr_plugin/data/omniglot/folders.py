@@ -8,9 +8,10 @@ from pathlib import Path
 
 from mxmclr_plugin.data.file_store import FileStore, Reader, readable_files
 from mxmclr_plugin.data.omniglot.drawings import IMAGE_DRAWERS, STROKE_DRAWERS, Drawings
-from mxmclr_plugin.data.problems import DataError, ProblemLog
+from mxmclr_plugin.data.problems import ProblemLog
 from mxmclr_plugin.data.readers.image import read_image
 from mxmclr_plugin.data.readers.strokes import read_strokes
+from mxmclr_plugin.errors import DataError
 
 __all__ = ["read_folders"]
 

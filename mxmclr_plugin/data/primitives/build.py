@@ -16,7 +16,6 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from mxmclr_plugin.cache import cache_folder
 from mxmclr_plugin.data.dataset import MultifoldDataset, Store
 from mxmclr_plugin.data.primitives.captions import FEWEST, draw_sentences
 from mxmclr_plugin.data.primitives.ceiling import retrieval_ceiling
@@ -30,6 +29,7 @@ from mxmclr_plugin.data.primitives.partial_captions import (
 from mxmclr_plugin.data.primitives.voxels import draw_sample, occupancy
 from mxmclr_plugin.data.splits import DataSplits
 from mxmclr_plugin.data.views import SeparateViews, rendered_views
+from mxmclr_plugin.files import cache_folder
 from mxmclr_plugin.progress import progress_bar
 
 __all__ = ["VoxelStore", "primitives"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from mxmclr_plugin.data.dataset import MultifoldDataset
-from mxmclr_plugin.data.problems import DataError, ProblemLog
+from mxmclr_plugin.data.problems import ProblemLog
 from mxmclr_plugin.data.shapenet.captions import (
     CATEGORIES,
     ShapeEntry,
@@ -33,6 +33,7 @@ from mxmclr_plugin.data.shapenet.observations import (
 )
 from mxmclr_plugin.data.shapenet.splits import official_splits, seeded_splits
 from mxmclr_plugin.data.splits import DataSplits
+from mxmclr_plugin.errors import DataError
 
 __all__ = ["shapenet"]
 

@@ -10,7 +10,8 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from mxmclr_plugin.data.problems import DataError, ProblemLog
+from mxmclr_plugin.data.problems import ProblemLog
+from mxmclr_plugin.errors import DataError
 
 __all__ = ["CATEGORIES", "ShapeEntry", "read_entries", "read_vocabulary"]
 

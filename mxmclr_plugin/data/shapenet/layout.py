@@ -10,9 +10,9 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from mxmclr_plugin.data.problems import DataError
 from mxmclr_plugin.data.readers.numpy_array import npz_shapes
 from mxmclr_plugin.data.readers.voxel import VOXEL_SUFFIXES
+from mxmclr_plugin.errors import DataError
 
 __all__ = [
     "SPLITS",

@@ -9,7 +9,6 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 
-from mxmclr_plugin.cache import cache_folder
 from mxmclr_plugin.data.dataset import Store
 from mxmclr_plugin.data.file_store import FileStore, readable_files
 from mxmclr_plugin.data.problems import ProblemLog
@@ -18,6 +17,7 @@ from mxmclr_plugin.data.readers.packed_views import evenly, read_packed_views
 from mxmclr_plugin.data.readers.voxel import read_voxel
 from mxmclr_plugin.data.shapenet.layout import grids_in, pictures_in
 from mxmclr_plugin.data.views import SeparateViews, StackedViews, rendered_views
+from mxmclr_plugin.files import cache_folder
 
 __all__ = ["Observed", "pictures", "rendered", "separated", "voxel_grids"]
 

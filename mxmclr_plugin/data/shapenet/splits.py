@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 
-from mxmclr_plugin.data.problems import DataError, ProblemLog
+from mxmclr_plugin.data.problems import ProblemLog
 from mxmclr_plugin.data.shapenet.captions import ShapeEntry
 from mxmclr_plugin.data.shapenet.layout import SPLITS
+from mxmclr_plugin.errors import DataError
 
 __all__ = ["official_splits", "seeded_splits"]
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.report.contents.json_file import JsonValue, read_json
-from mxmclr_plugin.run.config import ConfigError
 
 __all__ = ["AblationCell", "AblationContents", "AblationRow", "read_ablation"]
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mxmclr_plugin.run.config import ConfigError
+from mxmclr_plugin.errors import ConfigError
 
 __all__ = ["Curve", "read_curve"]
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mxmclr_plugin.run.config import ConfigError
+from mxmclr_plugin.errors import ConfigError
 
 __all__ = ["JsonValue", "read_json"]
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from mxmclr_plugin.data.pictures import DRAWABLE
+from mxmclr_plugin.inference.items import visible_item
 from mxmclr_plugin.report.blocks import Block, Found, Query, QueryList, RunFound
 from mxmclr_plugin.report.loaded_runs import LoadedRun
 from mxmclr_plugin.report.palette import SeriesStyle
 from mxmclr_plugin.report.pictures import data_uri, sheet_of
 from mxmclr_plugin.report.ranking import Ranking, choose_queries, rank_gallery
-from mxmclr_plugin.trained.items import visible_item
 
 __all__ = ["query_lists"]
 

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from rich.console import Console
 
-from mxmclr_plugin.data.problems import DataError
+from mxmclr_plugin.errors import ConfigError, DataError
 from mxmclr_plugin.report.blocks import Block, Plot, Section, Text
 from mxmclr_plugin.report.instance_similarity import (
     chosen_instances,
@@ -22,7 +22,6 @@ from mxmclr_plugin.report.plots.similarity_matrix import similarity_matrices
 from mxmclr_plugin.report.projection import projections
 from mxmclr_plugin.report.sections.gallery import query_lists
 from mxmclr_plugin.report.shown_runs import ShownRuns
-from mxmclr_plugin.run.config import ConfigError
 
 __all__ = ["qualitative_sections"]
 

@@ -1,0 +1,64 @@
+import pytest
+from pytorch_lightning.loggers import CSVLogger
+
+from mxmclr_plugin.experiment.loggers import build_loggers
+from mxmclr_plugin.run.command_line import main
+
+SMALL = [
+    "data.classes=24",
+    "data.captions=2",
+    "data.samples=1",
+    "data.resolution=24",
+    "batch.instances=8",
+    "towers.voxel.widths=[4,8]",
+    "trainer.max_steps=2",
+    "trainer.log_every=1",
+]
+
+
+def test_curves_are_always_written(tmp_path):
+    (only,) = build_loggers([], tmp_path)
+    assert isinstance(only, CSVLogger)
+    assert only.log_dir == str(tmp_path / "curves")
+
+
+def test_an_unknown_logger_is_named(tmp_path):
+    with pytest.raises(ValueError, match="no 'tensorbord': did you mean 'tensorboard'"):
+        build_loggers(["tensorbord"], tmp_path)
+
+
+@pytest.mark.parametrize("name", ["tensorboard", "wandb"])
+def test_a_missing_package_names_the_extra_before_anything_runs(
+    tmp_path, capsys, monkeypatch, name
+):
+    monkeypatch.setattr("mxmclr_plugin.experiment.loggers.find_spec", lambda _: None)
+    out = tmp_path / "run"
+    assert main(["text2shape", *SMALL, f"trainer.loggers=[csv,{name}]", f"out={out}"]) == 2
+    assert f"pip install 'mxmclr-plugin[{name}]'" in " ".join(capsys.readouterr().err.split())
+    assert not out.exists()
+
+
+def test_tensorboard_reads_what_the_csv_file_has(tmp_path):
+    accumulator = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator",
+        reason="tensorboard is not installed",
+    )
+    from mxmclr_plugin.report.contents.curves import read_curve
+
+    out = tmp_path / "run"
+    assert main(["text2shape", *SMALL, "trainer.loggers=[tensorboard]", f"out={out}"]) == 0
+    events = accumulator.EventAccumulator(str(out / "tensorboard"))
+    events.Reload()
+    read = events.Scalars("val/score")
+    curve = read_curve(out, "val/score")
+    assert [event.step for event in read] == curve.steps
+    assert [event.value for event in read] == pytest.approx(curve.values)
+
+
+def test_wandb_offline_writes_to_the_folder_of_the_run(tmp_path, monkeypatch):
+    pytest.importorskip("wandb", reason="wandb is not installed")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    out = tmp_path / "run"
+    assert main(["text2shape", *SMALL, "trainer.loggers=[wandb]", f"out={out}"]) == 0
+    assert (out / "curves" / "metrics.csv").is_file()
+    assert list((out / "wandb").glob("offline-run-*/run-*.wandb"))

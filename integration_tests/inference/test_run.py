@@ -1,0 +1,164 @@
+import shutil
+
+import pytest
+import torch
+import yaml
+
+from mxmclr_plugin.data.observations import ObservationDataset
+from mxmclr_plugin.errors import ConfigError
+from mxmclr_plugin.inference import TrainedRun
+from mxmclr_plugin.run.command_line import main
+
+
+@pytest.fixture(scope="module")
+def trained(small_run):
+    return TrainedRun.load(small_run, device="cpu")
+
+
+def test_what_is_loaded(trained, small_run):
+    assert trained.folder == small_run
+    assert trained.checkpoint == small_run / "checkpoints" / "best.ckpt"
+    assert trained.plain == yaml.safe_load((small_run / "config.yaml").read_text())
+    assert list(trained.towers) == ["text", "voxel"]
+    assert not any(tower.training for tower in trained.towers.values())
+    state = torch.load(trained.checkpoint, weights_only=False)["state_dict"]
+    for modality, tower in trained.towers.items():
+        for name, value in tower.state_dict().items():
+            assert torch.equal(value.cpu(), state[f"towers.{modality}.{name}"])
+
+
+def test_embeddings_are_what_the_towers_make_one_by_one(trained):
+    embedded = trained.embeddings("test")
+    assert list(embedded) == ["text", "voxel"]
+    for modality, of in embedded.items():
+        observations = ObservationDataset(trained.split("test"), modality)
+        assert of.positions.tolist() == list(range(len(observations)))
+        assert of.ids.tolist() == [item.id for item in map(observations.__getitem__, of.positions)]
+        for position in range(len(observations)):
+            record = observations[position].record
+            one = [record] if isinstance(record, str) else record[None]
+            with torch.no_grad():
+                z = trained.towers[modality](one)
+            torch.testing.assert_close(of.z[position], z[0], rtol=0, atol=1e-6)
+
+
+def test_the_state_of_the_generator_is_left_alone(small_run):
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    TrainedRun.load(small_run)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_checkpoint_by_its_path_and_by_its_name(small_run):
+    last = small_run / "checkpoints" / "last.ckpt"
+    by_path, by_name = TrainedRun.load(last), TrainedRun.load(small_run, which="last")
+    assert by_path.folder == by_name.folder == small_run
+    for modality, tower in by_path.towers.items():
+        other = by_name.towers[modality].state_dict()
+        assert all(torch.equal(value, other[name]) for name, value in tower.state_dict().items())
+
+
+def test_another_modality_with_a_trained_tower(small_run, tmp_path):
+    lines = ['{"id": 1, "split": "test", "text:a": "a red cone", "text:b": "a blue box"}']
+    lines += [line.replace("test", split) for line in lines for split in ("train", "val")]
+    lines = [line.replace('"id": 1', f'"id": {k}') for k, line in enumerate(lines)]
+    (tmp_path / "my.jsonl").write_text("\n".join(lines))
+    changes = [
+        "data=manifest",
+        f"data.path={tmp_path / 'my.jsonl'}",
+        "towers.a.same_as=text",
+        "towers.b.same_as=text",
+        "directions={a2b:[a,b]}",
+    ]
+    trained = TrainedRun.load(small_run, changes, device="cpu")
+    assert trained.towers["a"] is trained.towers["text"]
+    embedded = trained.embeddings("test")
+    with torch.no_grad():
+        z = trained.towers["text"](["a red cone", "a blue box"])
+    torch.testing.assert_close(torch.cat([embedded["a"].z, embedded["b"].z]), z, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("loss.temperature=1", "cannot be changed any more"),
+        ("data.clases=5", "did you mean 'classes'"),
+        ("data.classes=many", "data.classes"),
+        ("data=primitive", "did you mean 'primitives'"),
+        ("eval.split=val", "split=NAME"),
+        ("eval=recal", "did you mean 'recall'"),
+        ("towers.text.same_as=voxel", "has a trained tower already"),
+        ("towers.more.same_as=image", "'image' has no tower of its own"),
+        ("directions.x=[text,image]", "'image', which has no tower"),
+        ("trainer.max_steps=3", "cannot be changed any more"),
+        ("data.classes=1,2", "one value"),
+        ("data=", "data cannot be"),
+    ],
+)
+def test_changes_that_cannot_be(small_run, change, words):
+    with pytest.raises(ConfigError) as error:
+        TrainedRun.load(small_run, [change])
+    assert words in str(error.value)
+
+
+def test_data_that_have_moved(tmp_path):
+    lines = [f'{{"id": {k}, "text": "thing {k}", "text:de": "Ding {k}"}}' for k in range(20)]
+    (tmp_path / "my.jsonl").write_text("\n".join(lines))
+    towers = ["towers/text=bag_of_words", "+towers.de.name=bag_of_words"]
+    few = ["batch.instances=4", "trainer.max_steps=1", f"data.path={tmp_path / 'my.jsonl'}"]
+    assert main(["manifest", *towers, *few, f"out={tmp_path / 'run'}"]) == 0
+    before = TrainedRun.load(tmp_path / "run").embeddings("test")
+    (tmp_path / "my.jsonl").rename(tmp_path / "moved.jsonl")
+    with pytest.raises(ConfigError, match="the data that the run was trained on"):
+        TrainedRun.load(tmp_path / "run")
+    moved = [f"data.path={tmp_path / 'moved.jsonl'}"]
+    after = TrainedRun.load(tmp_path / "run", moved).embeddings("test")
+    assert all(torch.equal(after[modality].z, of.z) for modality, of in before.items())
+    (tmp_path / "other.jsonl").write_text("\n".join(lines).replace("thing", "something"))
+    with pytest.raises(ConfigError, match="another vocabulary"):
+        TrainedRun.load(tmp_path / "run", [f"data.path={tmp_path / 'other.jsonl'}"])
+
+
+def test_no_run(small_run, tmp_path):
+    with pytest.raises(ConfigError, match="no run or checkpoint"):
+        TrainedRun.load(tmp_path / "nowhere")
+    with pytest.raises(ConfigError, match="no folder of a run"):
+        TrainedRun.load(tmp_path)
+    with pytest.raises(ConfigError, match="best or last"):
+        TrainedRun.load(small_run, which="first")
+    (tmp_path / "run").mkdir()
+    shutil.copy(small_run / "config.yaml", tmp_path / "run")
+    with pytest.raises(ConfigError, match="there is no checkpoint"):
+        TrainedRun.load(tmp_path / "run")
+    (tmp_path / "run" / "checkpoints").mkdir()
+    (tmp_path / "run" / "checkpoints" / "best.ckpt").write_bytes(b"nothing")
+    with pytest.raises(ConfigError, match="is no checkpoint of a run"):
+        TrainedRun.load(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        (("towers", "voxel", "widths"), [4, 16], "size mismatch"),
+        (("data", "captions"), 5, "another vocabulary|size mismatch"),
+    ],
+)
+def test_a_checkpoint_of_other_towers(small_run, tmp_path, key, value, words):
+    run = tmp_path / "run"
+    shutil.copytree(small_run, run)
+    plain = yaml.safe_load((run / "config.yaml").read_text())
+    node = plain
+    for part in key[:-1]:
+        node = node[part]
+    node[key[-1]] = value
+    (run / "config.yaml").write_text(yaml.safe_dump(plain))
+    with pytest.raises(ConfigError, match="other towers than the config") as error:
+        TrainedRun.load(run)
+    assert any(word in str(error.value) for word in words.split("|")), error.value
+
+
+def test_what_cannot_be_encoded(trained):
+    with pytest.raises(ConfigError, match="no tower of 'image'"):
+        trained.embeddings("test", ["image"])
+    with pytest.raises(ConfigError, match="no split 'dev'"):
+        trained.embeddings("dev")

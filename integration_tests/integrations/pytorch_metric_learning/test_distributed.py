@@ -1,0 +1,131 @@
+"""Real processes: this file is the test and, run as a script, one of its processes."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from oracles.hybrid_loss import loop_loss
+from oracles.uni_modal_hybrid_loss import loop_rows, loop_uni_modal_loss
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+PROCESSES = 3
+CASES = [
+    # Processes, rows of each in both modalities.
+    {"world": 2, "rows_a": [5, 5], "rows_b": [4, 4]},
+    {"world": 2, "rows_a": [2, 7], "rows_b": [6, 1]},
+    {"world": 3, "rows_a": [1, 5, 3], "rows_b": [4, 2, 4]},
+]
+CALLS = ["uni_modal", "cross_modal", "memory"]
+
+
+def inputs(case):
+    """The whole batch: inputs and labels of both modalities, from which each process has a part."""
+    generator = torch.Generator().manual_seed(case["world"] + case["rows_a"][0])
+    n_a, n_b = sum(case["rows_a"]), sum(case["rows_b"])
+    draw = {"generator": generator, "dtype": torch.float64}
+    labels = [torch.randint(0, 4, (n,), generator=generator) for n in (n_a, n_b)]
+    return torch.randn(n_a, 4, **draw), torch.randn(n_b, 4, **draw), *labels
+
+
+def tower():
+    linear = nn.Linear(4, 3, bias=False, dtype=torch.float64)
+    with torch.no_grad():
+        linear.weight.copy_(torch.arange(12).reshape(3, 4).cos())
+    return linear
+
+
+def process(rank, folder):
+    """What one process of each case computes: loss and gradient of every call."""
+    from mxmclr_plugin.integrations.pytorch_metric_learning.loss import MultifoldHybridLoss
+    from mxmclr_plugin.integrations.pytorch_metric_learning.wrappers import (
+        MultifoldCrossBatchMemory,
+        MultifoldDistributedLossWrapper,
+    )
+
+    torch.set_num_threads(1)
+    for number, case in enumerate(CASES):
+        if rank >= case["world"]:
+            continue
+        distributed.init_process_group(
+            "gloo", init_method=f"file://{folder}/{number}", rank=rank, world_size=case["world"]
+        )
+        x_a, x_b, labels_a, labels_b = (
+            part.split(case[rows])[rank]
+            for part, rows in zip(inputs(case), ["rows_a", "rows_b"] * 2)
+        )
+        for call in CALLS:
+            loss_func = MultifoldHybridLoss()
+            if call == "memory":
+                loss_func = MultifoldCrossBatchMemory(
+                    loss_func, embedding_size=3, memory_size=sum(case["rows_a"])
+                )
+            loss_func = MultifoldDistributedLossWrapper(loss_func)
+            model = DistributedDataParallel(tower())
+            # One pass through DDP for both modalities.
+            z_a, z_b = model(torch.cat((x_a, x_b))).split((len(x_a), len(x_b)))
+            if call == "cross_modal":
+                loss = loss_func(z_a, labels_a, ref_emb=z_b, ref_labels=labels_b)
+            else:
+                loss = loss_func(z_a, labels_a)
+            loss.backward()
+            result = {"loss": loss.item(), "gradient": model.module.weight.grad.tolist()}
+            Path(folder, f"{number}-{call}-{rank}.json").write_text(json.dumps(result))
+        distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("processes")
+    path = [str(Path(__file__).parents[1]), *sys.path]
+    command = f"import sys; sys.path[:0] = {path!r}; import runpy; runpy.run_path({__file__!r}"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", f"{command})['process']({rank}, {str(folder)!r})"],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(PROCESSES)
+    ]
+    try:
+        errors = [each.communicate(timeout=300)[1] for each in processes]
+    finally:
+        for each in processes:
+            each.kill()
+    assert not any(each.returncode for each in processes), "\n".join(errors)
+    return {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("number", range(len(CASES)))
+def test_every_process_has_the_loss_and_gradient_of_all_rows_in_one(results, number, call):
+    model = tower()
+    x_a, x_b, labels_a, labels_b = inputs(CASES[number])
+    z_a, z_b = model(x_a), model(x_b)
+    if call == "cross_modal":
+        expected = loop_loss(z_a, z_b, labels_a, labels_b)[0]
+    elif call == "uni_modal":
+        expected = loop_uni_modal_loss(z_a, labels_a)[0]
+    else:
+        # The memory holds the batch itself, without gradient.
+        expected = memory_oracle(z_a, labels_a)
+    (gradient,) = torch.autograd.grad(expected, model.weight)
+    assert gradient.abs().max() > 0.01
+    for rank in range(CASES[number]["world"]):
+        result = results[f"{number}-{call}-{rank}"]
+        torch.testing.assert_close(result["loss"], expected.item(), rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(
+            torch.tensor(result["gradient"], dtype=torch.float64), gradient, rtol=1e-9, atol=1e-9
+        )
+
+
+def memory_oracle(z, labels):
+    y = labels.tolist()
+    kept = {(u, v) for u in range(len(y)) for v in range(len(y)) if u != v}
+    positive = {(u, v) for u, v in kept if y[u] == y[v]}
+    hard, soft = loop_rows(z, z.detach(), y, y, kept, positive)
+    mean = [sum(losses.values()) / len(losses) for losses in (hard, soft)]
+    return 0.8 * mean[0] + 0.2 * mean[1]

@@ -1,0 +1,560 @@
+import copy
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from oracles.hybrid_loss import loop_loss
+from oracles.uni_modal_hybrid_loss import loop_rows, loop_uni_modal_loss
+from pytorch_metric_learning import distances, miners, reducers, regularizers
+from pytorch_metric_learning.losses import MultipleLosses, NTXentLoss, SupConLoss
+from pytorch_metric_learning.utils import loss_and_miner_utils as lmu
+
+from mxmclr_plugin import multifold_hybrid_loss
+from mxmclr_plugin.integrations.pytorch_metric_learning.loss import MultifoldHybridLoss
+
+SEEDS = st.integers(0, 2**31)
+OPTIONS = st.fixed_dictionaries(
+    {
+        "temperature": st.sampled_from([0.07, 0.5]),
+        "soft_temperature": st.sampled_from([0.05, 0.5]),
+        "hard_weight": st.sampled_from([0.0, 0.3, 1.0]),
+        "soft_level": st.sampled_from(["observation", "instance"]),
+    }
+)
+
+
+def rows(n, seed, width=5, instances=4, first=0):
+    """Ragged folds and scattered labels, some of them on one side only."""
+    generator = torch.Generator().manual_seed(seed)
+    z = torch.randn(n, width, generator=generator, dtype=torch.float64, requires_grad=True)
+    return z, 3 * torch.randint(first, first + instances, (n,), generator=generator) - 5
+
+
+def two_sides(seed):
+    """Two modalities with one instance in common at least, and two instances."""
+    a, labels_a = rows(7, seed)
+    b, labels_b = rows(9, seed + 1, first=1)
+    labels_a[:2], labels_b[:2] = torch.tensor([1, 4]), torch.tensor([1, 4])
+    return a, labels_a, b, labels_b
+
+
+def assert_same(ours, oracle, *embeddings, rtol=1e-9):
+    torch.testing.assert_close(ours, oracle, rtol=rtol, atol=1e-9)
+    for x, y in zip(
+        torch.autograd.grad(ours, embeddings), torch.autograd.grad(oracle, embeddings), strict=True
+    ):
+        torch.testing.assert_close(x, y, rtol=rtol, atol=1e-9)
+
+
+# --- values -----------------------------------------------------------------------------------
+
+
+@settings(max_examples=25, deadline=None)
+@given(SEEDS, OPTIONS)
+def test_cross_modal_equals_the_loop_over_the_formula(seed, options):
+    a, labels_a, b, labels_b = two_sides(seed)
+    ours = MultifoldHybridLoss(**options)(a, labels_a, ref_emb=b, ref_labels=labels_b)
+    assert_same(ours, loop_loss(a, b, labels_a, labels_b, **options)[0], a, b)
+    functional = multifold_hybrid_loss(a, b, labels_a, labels_b, **options)
+    torch.testing.assert_close(ours, functional, rtol=1e-10, atol=1e-10)
+
+
+@settings(max_examples=25, deadline=None)
+@given(SEEDS, OPTIONS)
+def test_uni_modal_equals_the_loop_over_the_formula(seed, options):
+    z, labels = rows(9, seed)
+    labels[:3] = torch.tensor([1, 1, 4])
+    ours = MultifoldHybridLoss(**options)(z, labels)
+    assert_same(ours, loop_uni_modal_loss(z, labels, **options)[0], z)
+    functional = multifold_hybrid_loss(z, None, labels, None, **options)
+    torch.testing.assert_close(ours, functional, rtol=1e-10, atol=1e-10)
+    assert torch.equal(ours, MultifoldHybridLoss(**options)(z, labels, ref_emb=z))
+
+
+def test_one_direction_and_its_reverse_make_the_symmetric_loss():
+    a, labels_a, b, labels_b = two_sides(0)
+    one_way = MultifoldHybridLoss(symmetric=False)
+    forward = one_way(a, labels_a, ref_emb=b, ref_labels=labels_b)
+    backward = one_way(b, labels_b, ref_emb=a, ref_labels=labels_a)
+    both = MultifoldHybridLoss()(a, labels_a, ref_emb=b, ref_labels=labels_b)
+    torch.testing.assert_close(both, (forward + backward) / 2)
+    assert not torch.isclose(forward, backward)
+
+
+@pytest.mark.parametrize("distance", [distances.CosineSimilarity(), distances.LpDistance()])
+@pytest.mark.parametrize("cross_modal", [False, True])
+def test_hard_only_is_supcon(distance, cross_modal):
+    a, labels_a, b, labels_b = two_sides(3)
+    reference = {"ref_emb": b, "ref_labels": labels_b} if cross_modal else {}
+    options = {"temperature": 0.1, "distance": distance}
+    ours = MultifoldHybridLoss(hard_weight=1.0, symmetric=False, **options)
+    theirs = SupConLoss(**options)
+    leaves = (a, b) if cross_modal else (a,)
+    assert_same(ours(a, labels_a, **reference), theirs(a, labels_a, **reference), *leaves)
+
+
+@pytest.mark.parametrize("cross_modal", [False, True])
+@pytest.mark.parametrize(
+    "miner",
+    [
+        miners.MultiSimilarityMiner(epsilon=0.5),
+        miners.PairMarginMiner(pos_margin=0.3, neg_margin=1.5),
+        miners.TripletMarginMiner(margin=0.1),
+        miners.BatchHardMiner(),
+    ],
+)
+def test_hard_only_with_a_miner_is_supcon(miner, cross_modal):
+    a, labels_a = rows(14, 5)
+    b, labels_b = rows(12, 6)
+    reference = {"ref_emb": b, "ref_labels": labels_b} if cross_modal else {}
+    mined = miner(a.detach(), labels_a, *(x.detach() for x in reference.values()))
+    ours = MultifoldHybridLoss(0.1, hard_weight=1.0, reducer=reducers.DoNothingReducer())(
+        a, labels_a, mined, **reference
+    )["hard"]
+    theirs = SupConLoss(temperature=0.1, reducer=reducers.DoNothingReducer())(
+        a, labels_a, mined, **reference
+    )["loss"]["losses"]
+    anchors = lmu.convert_to_pairs(mined, labels_a)[0].unique()
+    assert torch.equal(ours["indices"], anchors)
+    torch.testing.assert_close(ours["losses"], theirs[anchors])
+
+
+def test_hard_only_with_one_observation_each_is_ntxent():
+    a, _ = rows(10, 0)
+    b, _ = rows(10, 1)
+    labels = torch.arange(10)
+    ours = MultifoldHybridLoss(0.1, hard_weight=1.0, symmetric=False)
+    # The labels are one tensor here; theirs needs a copy or loses all positives.
+    assert_same(
+        ours(a, labels, ref_emb=b, ref_labels=labels),
+        NTXentLoss(temperature=0.1)(a, labels, ref_emb=b, ref_labels=copy.deepcopy(labels)),
+        a,
+        b,
+    )
+
+
+def test_one_and_the_same_labels_on_both_sides():
+    a, _ = rows(10, 0)
+    b, _ = rows(10, 1)
+    labels = torch.arange(10)
+    ours = MultifoldHybridLoss()
+    loss = ours(a, labels, ref_emb=b, ref_labels=labels)
+    assert torch.equal(loss, ours(a, labels, ref_emb=b, ref_labels=labels.clone()))
+    assert_same(loss, loop_loss(a, b, labels, labels)[0], a, b)
+
+
+DISTANCES = {
+    "dot product": (
+        distances.DotProductSimilarity(normalize_embeddings=False),
+        lambda x, y: x @ y,
+    ),
+    "euclidean": (
+        distances.LpDistance(normalize_embeddings=False),
+        lambda x, y: -(x - y).norm(),
+    ),
+    "squared euclidean of unit rows": (
+        distances.LpDistance(power=2),
+        lambda x, y: -((x / x.norm() - y / y.norm()) ** 2).sum(),
+    ),
+    "signal to noise, not symmetric": (
+        distances.SNRDistance(normalize_embeddings=False),
+        lambda x, y: -(x - y).var() / x.var(),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DISTANCES)
+def test_distances(name):
+    distance, logit = DISTANCES[name]
+    a, labels_a, b, labels_b = two_sides(1)
+    ours = MultifoldHybridLoss(0.5, distance=distance)(a, labels_a, ref_emb=b, ref_labels=labels_b)
+    expected = 0
+    for x, y_x, y, y_y in ((a, labels_a, b, labels_b), (b, labels_b, a, labels_a)):
+        y_x, y_y = y_x.tolist(), y_y.tolist()
+        kept = {(u, v) for u in range(len(x)) for v in range(len(y))}
+        positive = {(u, v) for u, v in kept if y_x[u] == y_y[v]}
+        hard, soft = loop_rows(x, y, y_x, y_y, kept, positive, temperature=0.5, logit=logit)
+        expected += 0.4 * mean(hard) + 0.1 * mean(soft)
+    assert_same(ours, expected, a, b)
+
+
+def mean(losses):
+    return sum(losses.values()) / len(losses)
+
+
+# --- pairs and triplets -----------------------------------------------------------------------
+
+
+def random_pairs(labels_a, labels_b, seed, share=0.6, self_pairs=True):
+    generator = torch.Generator().manual_seed(seed)
+    same = labels_a[:, None] == labels_b[None, :]
+    picked = torch.rand(same.shape, generator=generator) < share
+    if not self_pairs:
+        picked.fill_diagonal_(False)
+    return *torch.where(picked & same), *torch.where(picked & ~same)
+
+
+def sets(indices_tuple):
+    a1, p, a2, n = (x.tolist() for x in indices_tuple)
+    positive = set(zip(a1, p))
+    return positive | set(zip(a2, n)), positive
+
+
+def joined(edges, n):
+    """Instances as the rows that edges join: each round carries the smaller number over."""
+    instance = list(range(n))
+    for _ in range(n):
+        for u, v in edges:
+            instance[u] = instance[v] = min(instance[u], instance[v])
+    return instance
+
+
+def hybrid(parts, hard_weight=0.8):
+    hard, soft = parts
+    return hard_weight * mean(hard) + (1 - hard_weight) * mean(soft)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    SEEDS,
+    st.booleans(),
+    st.sampled_from(["pairs", "labels"]),
+    st.sampled_from(["observation", "instance"]),
+)
+def test_picked_pairs(seed, cross_modal, instances_from, soft_level):
+    a, labels_a, b, labels_b = two_sides(seed)
+    if not cross_modal:
+        b, labels_b = a, labels_a
+    pairs = random_pairs(labels_a, labels_b, seed, self_pairs=cross_modal)
+    kept, positive = sets(pairs)
+    if not positive or positive == kept:
+        return
+    if instances_from == "labels":
+        y_a, y_b = labels_a.tolist(), labels_b.tolist()
+    else:
+        start_b = len(a) if cross_modal else 0
+        y = joined({(u, start_b + v) for u, v in positive}, start_b + len(b))
+        y_a, y_b = y[: len(a)], y[start_b:]
+    expected = hybrid(loop_rows(a, b, y_a, y_b, kept, positive, soft_level=soft_level))
+    reference = {"ref_emb": b, "ref_labels": labels_b} if cross_modal else {}
+    loss = MultifoldHybridLoss(soft_level=soft_level, instances_from=instances_from)
+    ours = loss(a, labels_a, pairs, **reference)
+    assert_same(ours, expected, *((a, b) if cross_modal else (a,)))
+    if instances_from == "pairs":
+        # Labels make no difference.
+        assert torch.equal(loss(a, indices_tuple=pairs, ref_emb=b), ours)
+        assert torch.equal(loss(a, labels_a, pairs, ref_emb=b), ours)
+
+
+@pytest.mark.parametrize(
+    ("cross_modal", "instances_from"), [(False, "pairs"), (False, "labels"), (True, "labels")]
+)
+def test_all_pairs_given_are_no_pairs_given(cross_modal, instances_from):
+    a, labels_a, b, labels_b = two_sides(2)
+    reference = {"ref_emb": b, "ref_labels": labels_b} if cross_modal else {}
+    pairs = lmu.get_all_pairs_indices(labels_a, labels_b if cross_modal else labels_a)
+    loss = MultifoldHybridLoss(symmetric=False, instances_from=instances_from)
+    torch.testing.assert_close(
+        loss(a, labels_a, pairs, **reference), loss(a, labels_a, **reference)
+    )
+
+
+def test_pairs_across_modalities_name_their_anchors():
+    a, labels_a, b, labels_b = two_sides(2)
+    pairs = lmu.get_all_pairs_indices(labels_a, labels_b)
+    arguments = (a, labels_a, pairs, b, labels_b)
+    assert torch.equal(
+        MultifoldHybridLoss(symmetric=True)(*arguments),
+        MultifoldHybridLoss(symmetric=False)(*arguments),
+    )
+
+
+def test_triplets_are_their_pairs():
+    z, labels = rows(10, 0)
+    triplets = miners.TripletMarginMiner(margin=0.3)(z, labels)
+    anchors, positives, negatives = triplets
+    loss = MultifoldHybridLoss()
+    assert torch.equal(
+        loss(z, labels, triplets), loss(z, labels, (anchors, positives, anchors, negatives))
+    )
+
+
+def test_in_multiple_losses_with_a_miner():
+    z, labels = rows(20, 0)
+    ours, miner = MultifoldHybridLoss(), miners.MultiSimilarityMiner()
+    both = MultipleLosses(
+        {"ours": ours, "supcon": SupConLoss()}, miners={"ours": miner}, weights=None
+    )
+    expected = ours(z, labels, miner(z, labels)) + SupConLoss()(z, labels)
+    torch.testing.assert_close(both(z, labels), expected)
+
+
+# --- reducers ---------------------------------------------------------------------------------
+
+
+def row_losses(seed=4):
+    """A cross-modal batch, and for both directions the rows' losses and labels by the oracle."""
+    a, labels_a, b, labels_b = two_sides(seed)
+    labels_a, labels_b = labels_a + 5, labels_b + 5  # not negative: they index weights
+    directions = []
+    for x, y_x, y, y_y in ((a, labels_a, b, labels_b), (b, labels_b, a, labels_a)):
+        kept = {(u, v) for u in range(len(x)) for v in range(len(y))}
+        positive = {(u, v) for u, v in kept if y_x[u] == y_y[v]}
+        parts = loop_rows(x, y, y_x.tolist(), y_y.tolist(), kept, positive)
+        for weight, losses in zip((0.8, 0.2), parts):
+            values = weight * torch.stack([losses[u] for u in sorted(losses)])
+            directions.append((values, y_x[sorted(losses)]))
+    return (a, labels_a, b, labels_b), directions
+
+
+REDUCERS = {
+    "mean": (reducers.MeanReducer(), lambda losses: losses.mean()),
+    "sum": (reducers.SumReducer(), lambda losses: losses.sum()),
+    "divisor": (reducers.DivisorReducer(), lambda losses: losses.mean()),
+    "non-zero": (reducers.AvgNonZeroReducer(), lambda losses: losses[losses > 0].mean()),
+    "threshold": (reducers.ThresholdReducer(low=0.5), lambda losses: losses[losses > 0.5].mean()),
+    "per anchor": (reducers.PerAnchorReducer(), lambda losses: losses.mean()),
+}
+
+
+@pytest.mark.parametrize("name", REDUCERS)
+def test_reducers_see_rows(name):
+    reducer, reduce = REDUCERS[name]
+    (a, labels_a, b, labels_b), directions = row_losses()
+    ours = MultifoldHybridLoss(reducer=reducer)
+    expected = sum(reduce(losses) for losses, _ in directions) / 2
+    assert_same(ours(a, labels_a, ref_emb=b, ref_labels=labels_b), expected, a, b)
+
+
+def test_reducers_see_the_labels_of_the_anchors_of_each_direction():
+    weights = torch.rand(30, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    (a, labels_a, b, labels_b), directions = row_losses()
+    ours = MultifoldHybridLoss(reducer=reducers.ClassWeightedReducer(weights))
+    expected = sum((losses * weights[labels]).mean() for losses, labels in directions) / 2
+    assert_same(ours(a, labels_a, ref_emb=b, ref_labels=labels_b), expected, a, b)
+
+
+@pytest.mark.parametrize(
+    "reducer", [reducers.ThresholdReducer(low=0), reducers.MeanReducer(), None]
+)
+def test_each_sub_loss_has_a_reducer_of_its_own(reducer):
+    ours = MultifoldHybridLoss(reducer=reducer).reducer
+    assert isinstance(ours, reducers.MultipleReducers)
+    assert set(ours.reducers) == {"hard", "soft"}
+    kind = reducers.MeanReducer if reducer is None else type(reducer)
+    assert all(type(each) is kind for each in ours.reducers.values())
+
+
+def test_multiple_reducers():
+    (a, labels_a, b, labels_b), directions = row_losses()
+    ours = MultifoldHybridLoss(
+        reducer=reducers.MultipleReducers(
+            {"hard": reducers.MeanReducer(), "soft": reducers.SumReducer()}
+        )
+    )
+    hard, soft, reverse_hard, reverse_soft = (values for values, _ in directions)
+    expected = (hard.mean() + soft.sum() + reverse_hard.mean() + reverse_soft.sum()) / 2
+    torch.testing.assert_close(ours(a, labels_a, ref_emb=b, ref_labels=labels_b), expected)
+
+
+def test_without_reduction_the_means_add_up_to_the_loss():
+    (a, labels_a, b, labels_b), directions = row_losses()
+    parts = MultifoldHybridLoss(reducer=reducers.DoNothingReducer())(
+        a, labels_a, ref_emb=b, ref_labels=labels_b
+    )
+    assert list(parts) == ["hard", "soft", "reverse_hard", "reverse_soft"]
+    for part, (values, _) in zip(parts.values(), directions):
+        assert part["reduction_type"] == "element"
+        torch.testing.assert_close(part["losses"], values / 2)
+    has_positive = torch.isin(labels_a, labels_b).nonzero()[:, 0]
+    assert torch.equal(parts["hard"]["indices"], has_positive)
+    assert 0 < len(has_positive) < len(a)
+    loss = MultifoldHybridLoss()(a, labels_a, ref_emb=b, ref_labels=labels_b)
+    torch.testing.assert_close(sum(part["losses"].mean() for part in parts.values()), loss)
+
+
+# --- zero losses ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize(
+    ("labels", "ref_labels", "hard_weight"),
+    [([0, 1, 2], [3, 4, 5], 1.0), ([0, 0, 0], [0, 0, 0], 0.5)],
+    ids=["no positive", "no negative"],
+)
+def test_nothing_to_learn_is_a_zero_that_reaches_both_sides(
+    labels, ref_labels, hard_weight, symmetric
+):
+    a, b = rows(3, 0)[0], rows(3, 1)[0]
+    loss = MultifoldHybridLoss(hard_weight=hard_weight, symmetric=symmetric)(
+        a, torch.tensor(labels), ref_emb=b, ref_labels=torch.tensor(ref_labels)
+    )
+    assert loss == 0
+    for gradient in torch.autograd.grad(loss, (a, b)):
+        assert not gradient.any()
+
+
+@pytest.mark.parametrize("labels", [[0], [0, 0, 0], [1, 2, 3]])
+@pytest.mark.parametrize("distance", [None, distances.LpDistance()])
+def test_nothing_to_learn_in_one_modality(labels, distance):
+    z, _ = rows(len(labels), 0)
+    loss = MultifoldHybridLoss(hard_weight=1.0, distance=distance)(z, torch.tensor(labels))
+    assert loss == 0
+    assert not torch.autograd.grad(loss, z)[0].any()
+
+
+def test_a_batch_without_positives_still_has_a_soft_part():
+    z, labels = rows(4, 0)[0], torch.arange(4)
+    expected = 0.2 * loop_uni_modal_loss(z, labels)[2]
+    assert expected > 0.01
+    assert_same(MultifoldHybridLoss()(z, labels), expected, z)
+
+
+def test_filtered_away_by_the_reducer_still_reaches_both_sides():
+    a, labels_a, b, labels_b = two_sides(0)
+    loss = MultifoldHybridLoss(reducer=reducers.ThresholdReducer(low=1e6), symmetric=False)(
+        a, labels_a, ref_emb=b, ref_labels=labels_b
+    )
+    assert loss == 0
+    assert not any(gradient.any() for gradient in torch.autograd.grad(loss, (a, b)))
+
+
+# --- precision --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_low_precision_rows_are_computed_in_float32(dtype):
+    generator = torch.Generator().manual_seed(0)
+    a = torch.randn(64, 32, generator=generator).to(dtype).requires_grad_()
+    b = torch.randn(64, 32, generator=generator).to(dtype)
+    labels = torch.arange(64) // 2
+    ours = MultifoldHybridLoss(temperature=0.01)
+    loss = ours(a, labels, ref_emb=b, ref_labels=labels)
+    exact_a = a.detach().double().requires_grad_()
+    exact = ours(exact_a, labels, ref_emb=b.double(), ref_labels=labels)
+    assert loss.dtype == dtype
+    # No more is lost than by rounding the result once.
+    assert (loss - exact).abs() <= torch.finfo(dtype).eps / 2 * exact * 1.001
+    (gradient,), (exact_gradient,) = (
+        torch.autograd.grad(x, y) for x, y in ((loss, a), (exact, exact_a))
+    )
+    torch.testing.assert_close(
+        gradient.double(), exact_gradient, rtol=torch.finfo(dtype).eps, atol=1e-6
+    )
+
+
+def test_sides_of_different_precision():
+    a, labels_a, b, labels_b = two_sides(0)
+    loss = MultifoldHybridLoss()
+    expected = loss(a.float().double(), labels_a, ref_emb=b, ref_labels=labels_b)
+    mixed = loss(b, labels_b, ref_emb=a.float(), ref_labels=labels_a)
+    assert mixed.dtype == torch.float64
+    torch.testing.assert_close(mixed, expected)
+
+
+def test_autocast_does_not_lower_the_precision():
+    a, labels_a, b, labels_b = two_sides(0)
+    a, b = a.detach().float(), b.detach().float()
+    ours = MultifoldHybridLoss()
+    expected = ours(a, labels_a, ref_emb=b, ref_labels=labels_b)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(ours(a, labels_a, ref_emb=b, ref_labels=labels_b), expected)
+        low = ours(a.bfloat16(), labels_a, ref_emb=b.bfloat16(), ref_labels=labels_b)
+    assert low.dtype == torch.float32
+
+
+def test_nan_is_not_left_out():
+    a, labels_a, b, labels_b = two_sides(0)
+    with torch.no_grad():
+        b[3] = math.nan
+    for hard_weight in (0.0, 1.0):
+        loss = MultifoldHybridLoss(hard_weight=hard_weight)
+        assert loss(a, labels_a, ref_emb=b, ref_labels=labels_b).isnan()
+        assert loss(b, labels_b).isnan()
+
+
+# --- the rest of the host's conventions -------------------------------------------------------
+
+
+def test_recordable_attributes():
+    a, labels_a, b, labels_b = two_sides(0)
+    ours = MultifoldHybridLoss(temperature=0.1, collect_stats=True)
+    ours(a, labels_a, ref_emb=b, ref_labels=labels_b)
+    _, hard, soft = loop_loss(a, b, labels_a, labels_b, temperature=0.1)
+    assert ours.hard_loss == pytest.approx(hard.item())
+    assert ours.soft_loss == pytest.approx(soft.item())
+    assert {"temperature", "soft_temperature", "hard_weight"} <= set(ours._record_these)
+    assert {"hard_loss", "soft_loss"} <= set(ours._record_these_stats)
+    ours.reset_stats()
+    assert ours.hard_loss == 0
+
+
+def test_embedding_regularizer():
+    a, labels_a, b, labels_b = two_sides(0)
+    plain = MultifoldHybridLoss()
+    regularized = MultifoldHybridLoss(
+        embedding_regularizer=regularizers.LpRegularizer(), embedding_reg_weight=0.3
+    )
+    penalty = (a.norm(dim=1).mean() + b.norm(dim=1).mean()) / 2
+    assert_same(
+        regularized(a, labels_a, ref_emb=b, ref_labels=labels_b),
+        plain(a, labels_a, ref_emb=b, ref_labels=labels_b) + 0.3 * penalty,
+        a,
+        b,
+    )
+
+
+GOOD, LABELS = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)), torch.arange(4) // 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"labels": None}, "^labels and indices_tuple cannot both be None"),
+        ({"labels": None, "ref_emb": GOOD}, "cannot both be None"),
+        ({"ref_emb": GOOD + 1}, "^labels and ref_labels and indices_tuple cannot"),
+        ({"labels": LABELS[:3]}, r"labels must hold one label for each of the 4 rows.*\(3,\)"),
+        ({"ref_emb": GOOD + 1, "ref_labels": LABELS[:3]}, "ref_labels must hold one label"),
+        ({"ref_labels": LABELS}, "ref_labels are given without ref_emb"),
+        ({"ref_emb": GOOD, "ref_labels": LABELS + 1}, "ref_labels differ from labels"),
+        ({"embeddings": GOOD[0]}, r"embeddings must be of shape \(rows, D\).*\(3,\)"),
+        ({"embeddings": GOOD.long()}, "embeddings must be of a floating point dtype"),
+        ({"ref_emb": GOOD[:, :2], "ref_labels": LABELS}, "same number of columns"),
+        ({"indices_tuple": ([0], [1])}, "3 tensors .* or 4 .*got 2"),
+        ({"indices_tuple": ([0], [1], [0], [4])}, "row 4 as negative .* there are 4 such rows"),
+        ({"indices_tuple": ([-1], [1], [0], [3])}, "row -1 as anchor of a positive pair"),
+        ({"indices_tuple": ([0, 1], [1], [0], [3])}, "as many anchors as positives"),
+        ({"indices_tuple": ([0], [1], [0], [1])}, "anchor 0 with reference 1 both as a positive"),
+    ],
+)
+def test_bad_input_names_the_argument_and_the_place(arguments, message):
+    good = {"embeddings": GOOD, "labels": LABELS}
+    loss = MultifoldHybridLoss()
+    assert loss(**good) > 0
+    if "indices_tuple" in arguments:
+        arguments = {"indices_tuple": tuple(map(torch.tensor, arguments["indices_tuple"]))}
+    with pytest.raises(ValueError, match=message):
+        loss(**(good | arguments))
+
+
+def test_labels_that_are_to_tell_instances_must_be_there():
+    pairs = lmu.get_all_pairs_indices(LABELS)
+    with pytest.raises(ValueError, match="instances_from='labels' needs labels beside"):
+        MultifoldHybridLoss(instances_from="labels")(GOOD, indices_tuple=pairs)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("temperature", 0.0),
+        ("soft_temperature", -1),
+        ("hard_weight", 2),
+        ("soft_level", "row"),
+        ("instances_from", "rows"),
+    ],
+)
+def test_bad_options_are_named(option, value):
+    with pytest.raises(ValueError, match=option):
+        MultifoldHybridLoss(**{option: value})

@@ -1,0 +1,133 @@
+import pytest
+import torch
+from oracles.uni_modal_hybrid_loss import loop_rows, loop_uni_modal_loss
+from pytorch_metric_learning import losses, miners
+from pytorch_metric_learning.losses import TripletMarginLoss
+from pytorch_metric_learning.utils import loss_and_miner_utils as lmu
+from pytorch_metric_learning.utils.distributed import DistributedLossWrapper
+
+from mxmclr_plugin.integrations.pytorch_metric_learning.loss import MultifoldHybridLoss
+from mxmclr_plugin.integrations.pytorch_metric_learning.wrappers import (
+    MultifoldCrossBatchMemory,
+    MultifoldDistributedLossWrapper,
+    MultifoldSelfSupervisedLoss,
+)
+
+
+def batch(n, seed, instances=4):
+    generator = torch.Generator().manual_seed(seed)
+    z = torch.randn(n, 6, generator=generator, dtype=torch.float64, requires_grad=True)
+    return z, torch.randint(0, instances, (n,), generator=generator)
+
+
+def mean(losses):
+    return sum(losses.values()) / len(losses)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "options"),
+    [
+        (MultifoldCrossBatchMemory, losses.CrossBatchMemory, {"embedding_size": 6}),
+        (MultifoldSelfSupervisedLoss, losses.SelfSupervisedLoss, {}),
+    ],
+)
+def test_allowlists_are_extended_by_our_loss_alone(ours, theirs, options):
+    with pytest.raises(Exception, match="not supported for MultifoldHybridLoss"):
+        theirs(MultifoldHybridLoss(), **options)
+    assert ours(MultifoldHybridLoss(), **options).loss.temperature == 0.07
+    ours(TripletMarginLoss(), **options)
+    with pytest.raises(Exception, match="not supported for ArcFaceLoss"):
+        ours(losses.ArcFaceLoss(3, 6), **options)
+
+
+@pytest.mark.parametrize("miner", [None, miners.TripletMarginMiner(margin=0.5)])
+def test_a_memory_of_the_size_of_the_batch_is_the_loss_itself(miner):
+    loss = MultifoldHybridLoss()
+    memory = MultifoldCrossBatchMemory(loss, embedding_size=6, memory_size=16, miner=miner)
+    for seed in range(3):
+        z, labels = batch(16, seed)
+        pairs = None if miner is None else miner(z, labels)
+        torch.testing.assert_close(memory(z, labels), loss(z, labels, pairs))
+
+
+def test_rows_in_memory_are_references_of_their_instances():
+    memory = MultifoldCrossBatchMemory(MultifoldHybridLoss(), embedding_size=6, memory_size=12)
+    batches = [batch(5, seed) for seed in range(3)]
+    for z, labels in batches[:2]:
+        memory(z, labels)
+    z, labels = batches[2]
+    loss = memory(z, labels)
+
+    # 15 rows went through a memory of 12: the last 3 lie where the first 3 were.
+    past = torch.cat([x for x, _ in batches]).detach()
+    past_labels = torch.cat([y for _, y in batches])
+    order = [12, 13, 14, *range(3, 12)]
+    own = {u: order.index(10 + u) for u in range(5)}
+    kept = {(u, v) for u in range(5) for v in range(12) if v != own[u]}
+    y, y_past = labels.tolist(), past_labels[order].tolist()
+    positive = {(u, v) for u, v in kept if y[u] == y_past[v]}
+    hard, soft = loop_rows(z, past[order], y, y_past, kept, positive)
+    expected = 0.8 * mean(hard) + 0.2 * mean(soft)
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(torch.autograd.grad(loss, z), torch.autograd.grad(expected, z))
+
+
+class FindsNothing(torch.nn.Module):
+    def forward(self, embeddings, labels, ref_emb, ref_labels):
+        return (torch.empty(0, dtype=torch.long),) * 4
+
+
+@pytest.mark.parametrize("as_triplets", [False, True])
+def test_pairs_given_to_the_memory_are_pairs_of_the_batch(as_triplets):
+    # An inner miner that finds nothing leaves what is given alone.
+    memory = MultifoldCrossBatchMemory(
+        MultifoldHybridLoss(hard_weight=1.0),
+        embedding_size=6,
+        memory_size=13,
+        miner=FindsNothing(),
+    )
+    for seed in range(4):
+        z, labels = batch(8, seed)
+        given = miners.TripletMarginMiner(margin=0.5)(z, labels)
+        given = given if as_triplets else lmu.convert_to_pairs(given, labels)
+        expected = MultifoldHybridLoss(hard_weight=1.0)(
+            z, labels, given, z.detach(), labels.clone()
+        )
+        assert expected > 0
+        torch.testing.assert_close(memory(z, labels, given), expected)
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_self_supervised(symmetric):
+    z0, z1 = batch(7, 0)[0], batch(7, 1)[0]
+    loss = MultifoldSelfSupervisedLoss(MultifoldHybridLoss(), symmetric=symmetric)(z0, z1)
+    labels = torch.arange(7)
+    if symmetric:
+        expected = loop_uni_modal_loss(torch.cat((z0, z1)), torch.cat((labels, labels)))[0]
+    else:
+        expected = MultifoldHybridLoss()(z0, labels, ref_emb=z1, ref_labels=labels)
+    assert loss > 0
+    torch.testing.assert_close(loss, expected)
+
+
+def test_the_distributed_wrapper_refuses_what_would_be_wrong():
+    with pytest.raises(ValueError, match="efficient=True gives the rows of other processes no"):
+        MultifoldDistributedLossWrapper(MultifoldHybridLoss(), efficient=True)
+    with pytest.raises(TypeError):
+        MultifoldDistributedLossWrapper(torch.nn.MSELoss())
+
+
+@pytest.mark.parametrize("wrapper", [DistributedLossWrapper, MultifoldDistributedLossWrapper])
+def test_the_distributed_wrappers_do_nothing_in_one_process(wrapper):
+    z, labels = batch(8, 0)
+    with pytest.warns(UserWarning, match="non-distributed"):
+        loss = wrapper(MultifoldHybridLoss())(z, labels)
+    assert torch.equal(loss, MultifoldHybridLoss()(z, labels))
+
+
+def test_memory_refuses_the_instance_level():
+    with pytest.raises(ValueError, match="soft_level='instance' does not fit a memory"):
+        MultifoldCrossBatchMemory(MultifoldHybridLoss(soft_level="instance"), embedding_size=4)
+    MultifoldCrossBatchMemory(
+        MultifoldHybridLoss(soft_level="instance", hard_weight=1.0), embedding_size=4
+    )

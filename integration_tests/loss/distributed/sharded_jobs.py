@@ -1,0 +1,97 @@
+"""What one rank does in the tests of the sharded loss, importable for its process."""
+
+import torch
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils.flop_counter import FlopCounterMode
+
+from mxmclr_plugin import MultifoldHybridCriterion
+from mxmclr_plugin.loss.distributed.exchange import ColumnBlocks, count_sent
+from mxmclr_plugin.loss.distributed.loss import sharded_hybrid_loss
+
+
+def step(job):
+    """Value or parts, gradients of this rank's rows and of the temperature."""
+    job = dict(job)
+    a, b = job.pop("a"), job.pop("b")
+    temperature = torch.tensor(job.pop("temperature"), dtype=torch.float64, requires_grad=True)
+    weights = job.pop("weights", None)
+    rows = [x.clone().requires_grad_() if len(x) else x for x in (a, b) if x is not None]
+    a, b = rows[0], rows[1] if b is not None else None
+    loss = sharded_hybrid_loss(
+        a, b, temperature=temperature, return_parts=weights is not None, **job
+    )
+    if weights is None:
+        value = loss.detach()
+    else:
+        value = torch.stack([loss[name].detach() for name in ("loss", "hard", "soft")])
+        loss = sum(weight * loss[name] for name, weight in weights.items())
+    loss.backward()
+    return value, [x.grad for x in rows], temperature.grad
+
+
+def measured_step(job):
+    """What a step sends, elements by purpose; its matmuls in floating point operations; blocks.
+
+    The last is the greatest number of other ranks' blocks of columns that lay in memory at once,
+    where they were sent one by one.
+    """
+    blocks, most = [], 0
+    start = ColumnBlocks._start
+
+    def watched(self, *arguments):
+        nonlocal most
+        transfer = start(self, *arguments)
+        blocks.append(StorageWeakRef(transfer.received[0].untyped_storage()))
+        most = max(most, sum(not block.expired() for block in blocks))
+        return transfer
+
+    ColumnBlocks._start = watched
+    try:
+        in_place = {torch.ops.aten.addmm_: _flops_of_addmm}
+        with count_sent() as sent, FlopCounterMode(display=False, custom_mapping=in_place) as flops:
+            step(job)
+    finally:
+        ColumnBlocks._start = start
+    return dict(sent.elements), dict(sent.bytes), flops.get_total_flops(), most
+
+
+def _flops_of_addmm(_, x, y, *__, **___):
+    return 2 * x[0] * x[1] * y[1]
+
+
+def bad_step(job):
+    """The message of the error that this rank raises."""
+    try:
+        sharded_hybrid_loss(**job)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def twice_over(job):
+    """Gradients of two backward passes through one graph, and the error of a third of gradients."""
+    a, b = (job[side].clone().requires_grad_() for side in "ab")
+    loss = sharded_hybrid_loss(a, b, job["ids"], job["ids"], exchange=job["exchange"])
+    first, second = (torch.autograd.grad(loss, (a, b), retain_graph=True) for _ in range(2))
+    try:
+        torch.autograd.grad(loss, (a, b), create_graph=True)
+    except RuntimeError as error:
+        return first, second, str(error)
+    return None
+
+
+def low_precision_step(job):
+    """Loss and gradients of the rows as they are."""
+    a, b = (job[side].clone().requires_grad_() for side in "ab")
+    loss = sharded_hybrid_loss(a, b, job["ids"], job["ids"], exchange=job["exchange"])
+    loss.backward()
+    return loss.detach(), a.grad, b.grad
+
+
+def purposes_of_criterion(job):
+    """What a criterion's step on so many rows of this rank sends."""
+    criterion = MultifoldHybridCriterion(gather_distributed=True, **job["options"])
+    z = torch.randn(job["rows"], 4).requires_grad_()
+    with count_sent() as sent:
+        criterion(z, z.flip(0)).backward()
+    return set(sent.elements)

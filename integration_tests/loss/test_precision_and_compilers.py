@@ -1,0 +1,203 @@
+"""Low precision, torch.compile, functional transforms, and no wait for the device."""
+
+import shutil
+import weakref
+from contextlib import nullcontext
+
+import pytest
+import torch
+from oracles.hybrid_loss import loop_loss
+from torch import is_tensor
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from mxmclr_plugin import MultifoldHybridCriterion, multifold_hybrid_loss
+from mxmclr_plugin.loss import implementation
+from mxmclr_plugin.loss.kernels.triton import tiles as triton_tiles
+
+IDS_A, IDS_B = torch.arange(24) // 3, torch.arange(40) // 5
+
+
+def embeddings(dtype=torch.float64):
+    generator = torch.Generator().manual_seed(0)
+    a = torch.randn(24, 16, generator=generator, dtype=torch.float64)
+    b = torch.randn(40, 16, generator=generator, dtype=torch.float64)
+    return a.to(dtype), b.to(dtype)
+
+
+def native_hard_loss(a, b, temperature):
+    """The hard loss written plainly, every operation in the dtype of the embeddings."""
+    logits = F.normalize(a, dim=1) @ F.normalize(b, dim=1).T / temperature
+    same = (IDS_A[:, None] == IDS_B[None, :]).to(a.dtype)
+
+    def direction(logits, same):
+        target = same / same.sum(1, keepdim=True)
+        return (logits.logsumexp(1) - (target * logits).sum(1)).mean()
+
+    return (direction(logits, same) + direction(logits.T, same.T)) / 2
+
+
+@pytest.mark.parametrize("impl", ["dense", "streaming"])
+@pytest.mark.parametrize("temperature", [0.01, 0.07, 1.0])
+@pytest.mark.parametrize(
+    "dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str
+)
+def test_error_is_at_most_that_of_native_low_precision(dtype, temperature, impl):
+    exact = loop_loss(*embeddings(), IDS_A, IDS_B, temperature=temperature, hard_weight=1.0)[0]
+    native = native_hard_loss(*embeddings(dtype), temperature)
+    ours = multifold_hybrid_loss(
+        *embeddings(dtype), IDS_A, IDS_B, temperature=temperature, hard_weight=1.0, impl=impl
+    )
+    error = abs(float(ours) - float(exact)) / float(exact)
+    native_error = abs(float(native) - float(exact)) / float(exact)
+    assert error <= native_error + 1e-3
+
+
+@pytest.mark.parametrize("impl", ["dense", "streaming"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_gradients_come_in_the_dtype_of_the_embeddings(dtype, impl):
+    a, b = (x.requires_grad_() for x in embeddings(dtype))
+    multifold_hybrid_loss(a, b, IDS_A, IDS_B, impl=impl).backward()
+    x, y = (x.requires_grad_() for x in embeddings())
+    loop_loss(x, y, IDS_A, IDS_B)[0].backward()
+    for got, expected in ((a.grad, x.grad), (b.grad, y.grad)):
+        assert got.dtype == dtype
+        difference = (got.double() - expected).norm() / expected.norm()
+        assert difference < 10 * torch.finfo(dtype).eps
+
+
+COMPILERS = [
+    "aot_eager",
+    pytest.param(
+        "inductor",
+        marks=[
+            pytest.mark.slow,
+            pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler"),
+        ],
+    ),
+]
+
+
+VARIANTS = [
+    {},
+    *(
+        pytest.param(options, marks=pytest.mark.slow)
+        for options in (
+            {"soft_level": "instance"},
+            {"hard_weight": 1.0},
+            {"learnable_temperature": True},
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize("backend", COMPILERS)
+@pytest.mark.parametrize("options", VARIANTS, ids=str)
+def test_compiles_as_one_graph(backend, options):
+    # Every case compiles the same code; the number of times that is allowed is bounded.
+    torch._dynamo.reset()
+    criterion = MultifoldHybridCriterion(**options)
+    compiled = torch.compile(criterion, fullgraph=True, backend=backend)
+    a, b = (x.requires_grad_() for x in embeddings(torch.float32))
+    expected = torch.autograd.grad(criterion(a, b, IDS_A, IDS_B), (a, b))
+    loss = compiled(a, b, IDS_A, IDS_B)
+    torch.testing.assert_close(loss, criterion(a, b, IDS_A, IDS_B))
+    for got, wanted in zip(torch.autograd.grad(loss, (a, b)), expected):
+        torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-6)
+    folds = a.unflatten(0, (8, 3)), b.unflatten(0, (8, 5))
+    torch.testing.assert_close(compiled(*folds), criterion(*folds))
+
+
+def test_functional_gradient():
+    a, b = embeddings()
+    by_func = torch.func.grad(multifold_hybrid_loss)(a, b, IDS_A, IDS_B)
+    x = a.clone().requires_grad_()
+    loop_loss(x, b, IDS_A, IDS_B)[0].backward()
+    torch.testing.assert_close(by_func, x.grad, rtol=1e-9, atol=1e-9)
+
+
+def test_functional_gradient_of_the_streaming_loss_is_refused():
+    a, b = embeddings()
+    with pytest.raises(ValueError, match=r"impl=.streaming. has no torch.func.grad.*impl=.dense."):
+        torch.func.grad(multifold_hybrid_loss)(a, b, IDS_A, IDS_B, impl="streaming")
+
+
+@pytest.fixture
+def no_values(monkeypatch):
+    """Tensors on a device that holds no values; Triton's kernels are not started.
+
+    Yields:
+        The kernels that would have been.
+    """
+    kernels = []
+    monkeypatch.setattr(torch, "autocast", lambda **_: nullcontext())  # knows no such device
+    monkeypatch.setattr(implementation, "unsuitable", lambda *_: None)
+    monkeypatch.setattr(
+        triton_tiles._Launch, "__call__", lambda _, kernel, *__, **___: kernels.append(kernel)
+    )
+    with torch.device("meta"):
+        yield kernels
+
+
+@pytest.mark.parametrize("impl", ["dense", "streaming", "triton"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"soft_level": "instance"},
+        {"hard_weight": 0.0, "soft_temperature": 0.001},
+        {"learnable_temperature": True},
+        {"temperature": 0.005},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("modalities", [1, 2])
+def test_without_validation_nothing_waits_for_the_device(impl, options, modalities, no_values):
+    a, b = torch.randn(24, 16, requires_grad=True), torch.randn(40, 16, requires_grad=True)
+    batch = [a, b, IDS_A.to("meta"), IDS_B.to("meta")]
+    if modalities == 1:
+        batch[1] = batch[3] = None
+    criterion = MultifoldHybridCriterion(**options, impl=impl, validate=False)
+    criterion(*batch).backward()
+    assert a.grad.shape == a.shape
+    assert bool(no_values) == (impl == "triton")
+    with pytest.raises(RuntimeError, match="meta tensors"):
+        MultifoldHybridCriterion(**options, impl=impl)(*batch)
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of all tensors that operations make."""
+
+    def __init__(self):
+        super().__init__()
+        self.live = self.peak = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        known = {x.untyped_storage()._cdata for x in tree_leaves((args, kwargs)) if is_tensor(x)}
+        for x in tree_leaves(made):
+            if is_tensor(x) and x.untyped_storage()._cdata not in known:
+                size = x.untyped_storage().nbytes()
+                self.live += size
+                self.peak = max(self.peak, self.live)
+                weakref.finalize(x.untyped_storage(), self._free, size)
+        return made
+
+    def _free(self, size):
+        self.live -= size
+
+
+@pytest.mark.slow
+def test_memory_of_a_million_rows_a_side(no_values):
+    """Features in bfloat16 and gradients in float32 make 6 GB; the n x n matrix would be 4 TB."""
+    n, width, fold = 1_000_000, 512, 4
+    z0, z1 = (
+        torch.empty(n // fold, fold, width, dtype=torch.bfloat16, requires_grad=True)
+        for _ in range(2)
+    )
+    criterion = MultifoldHybridCriterion(impl="triton", validate=False)
+    with LiveBytes() as memory:
+        criterion(z0, z1).backward()
+    assert no_values
+    assert memory.peak <= 3 * 2 * n * width * (2 + 4) + 64 * 2**20

@@ -1,0 +1,13 @@
+"""Errors that a user can correct; the command line shows their message and no traceback."""
+
+from __future__ import annotations
+
+__all__ = ["ConfigError", "DataError"]
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be run; the message names the key and what to do."""
+
+
+class DataError(ValueError):
+    """Data that cannot be used; the message names the file and what to do."""

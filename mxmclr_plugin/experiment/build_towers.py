@@ -1,0 +1,163 @@
+"""The towers of a run: built, frozen ones computed once, trained ones written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from mxmclr_plugin.data.batch import stack
+from mxmclr_plugin.data.dataset import MultifoldDataset
+from mxmclr_plugin.data.observations import ObservationDataset
+from mxmclr_plugin.errors import ConfigError
+from mxmclr_plugin.experiment.config import RunConfig, build_part
+from mxmclr_plugin.experiment.folder import RunFolder
+from mxmclr_plugin.files import cache_folder
+from mxmclr_plugin.loss.multimodal import takes_soft_features
+from mxmclr_plugin.models.feature_cache import cached_features, fingerprint_module
+from mxmclr_plugin.models.feature_store import FeatureStore
+from mxmclr_plugin.models.registry import build_tower
+from mxmclr_plugin.models.text import SentenceBackbone
+from mxmclr_plugin.models.tower import Tower
+
+__all__ = [
+    "build_towers",
+    "check_processes",
+    "check_soft_from",
+    "save_sentence_transformers",
+    "with_cached_features",
+]
+
+
+def build_towers(config: RunConfig, train: MultifoldDataset) -> dict[str, Tower]:
+    """The tower of each modality; those that are the same as another's are that object."""
+    built: dict[str, Tower] = {
+        modality: build_part(
+            f"towers.{modality}",
+            _tower_that_takes,
+            _Records(ObservationDataset(train, modality)),
+            spec,
+        )
+        for modality, spec in config.towers.items()
+        if "same_as" not in spec
+    }
+    return {
+        modality: built[spec.get("same_as", modality)] for modality, spec in config.towers.items()
+    }
+
+
+def _tower_that_takes(records: Sequence[Any], spec: Mapping[str, Any]) -> Tower:
+    """A tower that was tried on one record: one for others is found before training, not in it."""
+    tower = build_tower(spec, records)
+    if records:
+        with torch.no_grad():
+            tower.eval().encode(stack("first", records[:1], [0]))
+    return tower.train()
+
+
+def check_processes(towers: Mapping[str, Tower], config: RunConfig, processes: int) -> None:
+    """Refuses a backbone that is unfrozen later where DDP would wait for its gradients.
+
+    Raises:
+        ConfigError: If there are several processes and DDP is not told of unused parameters.
+    """
+    late = [name for name, tower in towers.items() if tower.unfreeze_at is not None]
+    if processes > 1 and late and "find_unused_parameters" not in config.trainer.strategy:
+        raise ConfigError(
+            f"towers.{late[0]}.unfreeze_at: with {processes} processes DDP waits for gradients "
+            "that a frozen backbone does not get: set "
+            "trainer.strategy=ddp_find_unused_parameters_true"
+        )
+
+
+def check_soft_from(config: RunConfig, towers: Mapping[str, Tower], criterion: nn.Module) -> None:
+    """Refuses a soft relation from features that are trained, or for a loss that has none.
+
+    Raises:
+        ConfigError: If a modality has no tower or one that is not frozen for good, or the loss has
+            no soft part or a memory bank.
+    """
+    for modality in config.soft_from:
+        tower = towers.get(modality)
+        if tower is None:
+            raise ConfigError(
+                f"soft_from: {modality!r} has no tower, there are {', '.join(towers)}"
+            )
+        if not tower.frozen or tower.unfreeze_at is not None:
+            raise ConfigError(
+                f"soft_from: the backbone of {modality!r} is trained; leave it out, or take a "
+                f"pretrained tower (towers/{modality}=...) with towers.{modality}.frozen=true"
+            )
+    if config.soft_from and (
+        not takes_soft_features(criterion) or getattr(criterion, "hard_weight", 0.0) == 1
+    ):
+        raise ConfigError(f"soft_from: the loss {config.loss_name} has no soft part")
+    if config.soft_from and len(getattr(criterion, "memory_bank", ())):
+        raise ConfigError(
+            "soft_from: a memory bank keeps no features of frozen backbones: set "
+            "loss.memory_bank_size=0, or leave soft_from out"
+        )
+
+
+def with_cached_features(
+    splits: Mapping[str, MultifoldDataset],
+    towers: Mapping[str, Tower],
+    config: RunConfig,
+    device: torch.device,
+) -> dict[str, MultifoldDataset]:
+    """The splits with the records of towers that stay frozen replaced by their features."""
+    splits = dict(splits)
+    for modality, tower in towers.items():
+        if not tower.frozen or tower.unfreeze_at is not None:
+            continue
+        tower.to(device)
+        fingerprint = fingerprint_module(tower.backbone)
+        features: dict[int, FeatureStore] = {}  # splits mostly share one store
+        for split, dataset in splits.items():
+            store = dataset.stores[modality]
+            if id(store) not in features:
+                features[id(store)] = cached_features(
+                    tower.encode,
+                    store,
+                    root=cache_folder() / "features",
+                    model_fingerprint=fingerprint,
+                    batch_size=config.trainer.eval_batch,
+                    description=f"{modality} features",
+                )
+            splits[split] = dataset.with_store(modality, features[id(store)])
+    return splits
+
+
+def save_sentence_transformers(towers: Mapping[str, Tower], folder: RunFolder) -> dict[str, Path]:
+    """Writes the SentenceTransformers that were trained, each once.
+
+    Returns:
+        The folder of each, by modality; plain ``SentenceTransformer(path)`` loads it.
+    """
+    saved: dict[Tower, str] = {}
+    for modality, tower in towers.items():
+        trained = not tower.frozen or tower.unfreeze_at is not None
+        if trained and tower not in saved and isinstance(tower.backbone, SentenceBackbone):
+            tower.backbone.save(folder.tower(modality))
+            saved[tower] = modality
+    return {modality: folder.tower(modality) for modality in saved.values()}
+
+
+class _Records(Sequence[Any]):
+    """The bare records of an :class:`ObservationDataset`."""
+
+    def __init__(self, observations: ObservationDataset) -> None:
+        self.observations = observations
+
+    def __len__(self) -> int:
+        return len(self.observations)
+
+    def __getitem__(self, position: Any) -> Any:
+        if isinstance(position, slice):
+            return [self[k] for k in range(*position.indices(len(self)))]
+        if not -len(self) <= position < len(self):
+            raise IndexError(position)
+        return self.observations[position % len(self)].record

@@ -1,0 +1,120 @@
+"""The folder of a run: where it is, what it holds, and that no run overwrites another."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pytorch_lightning.utilities import rank_zero_only
+
+from mxmclr_plugin.data.problems import Problem
+from mxmclr_plugin.errors import ConfigError
+from mxmclr_plugin.experiment.config import RunConfig
+
+__all__ = ["RunFolder"]
+
+_DECIDED = "MXMCLR_RUN_FOLDER"
+"""Variable in which the first process tells those that it starts where the run is."""
+
+
+class RunFolder:
+    """``config.yaml``, ``metrics.json``, ``curves/metrics.csv``, ``checkpoints/``, towers of a run.
+
+    Attributes:
+        path: The folder.
+        resume_from: Checkpoint to go on from, None for a new run.
+    """
+
+    def __init__(self, path: Path, resume_from: Path | None) -> None:
+        self.path = path
+        self.resume_from = resume_from
+
+    @classmethod
+    def of(cls, config: RunConfig) -> RunFolder:
+        """The folder that a configuration asks for.
+
+        Of several processes the first decides: those that Lightning starts find in their
+        environment what it decided.
+
+        Without ``out`` it is runs/<task>/<loss>-seed<seed>: the newest such folder where the run is
+        to go on, and a fresh one, with a number behind its name, where it starts anew.
+
+        Raises:
+            ConfigError: If the run should go on but there is no checkpoint, or should start anew in
+                a folder that holds a run, or if processes that were all started from outside, as by
+                torchrun, are not told the same folder.
+        """
+        rank: int = getattr(rank_zero_only, "rank", 0)
+        if rank > 0 and _DECIDED in os.environ:
+            path, resume_from = json.loads(os.environ[_DECIDED])
+            return cls(Path(path), None if resume_from is None else Path(resume_from))
+        if rank > 0 and config.out is None:
+            raise ConfigError("out: several processes that are started from outside need one out=")
+        folder = cls._of_first(config, may_hold_run=rank > 0)
+        resume_from = None if folder.resume_from is None else str(folder.resume_from)
+        os.environ[_DECIDED] = json.dumps([str(folder.path), resume_from])
+        return folder
+
+    @classmethod
+    def _of_first(cls, config: RunConfig, may_hold_run: bool) -> RunFolder:
+        if config.out is not None:
+            path = Path(config.out)
+        else:
+            path = Path("runs") / config.task / f"{config.loss_name}-seed{config.seed}"
+            runs = [path, *(path.with_name(f"{path.name}-{k}") for k in range(2, 10_000))]
+            free = next(k for k, run in enumerate(runs) if not _holds_run(run))
+            path = runs[free if config.ckpt is None else max(free - 1, 0)]
+        if config.ckpt is None:
+            if _holds_run(path) and not may_hold_run:
+                raise ConfigError(
+                    f"out: {path} holds a run already; go on with it by ckpt=last, or give "
+                    "another folder"
+                )
+            return cls(path, None)
+        checkpoint = path / "checkpoints" / "last.ckpt"
+        if config.ckpt != "last":
+            checkpoint = Path(config.ckpt)
+        if not checkpoint.is_file():
+            raise ConfigError(
+                f"ckpt: there is no checkpoint {checkpoint}; leave ckpt out to start anew"
+            )
+        return cls(path, checkpoint)
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where checkpoints go."""
+        return self.path / "checkpoints"
+
+    def tower(self, modality: str) -> Path:
+        """Where the trained SentenceTransformer of a modality goes."""
+        return self.path / f"{modality}_tower"
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Writes ``config.yaml``."""
+        self._write("config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
+
+    def write_problems(self, problems: Sequence[Problem]) -> Path:
+        """Writes ``problems.json``, what was left out of the data, and returns its path."""
+        records = [dataclasses.asdict(problem) for problem in problems]
+        return self._write("problems.json", json.dumps(records, indent=1, ensure_ascii=False))
+
+    def write_metrics(self, metrics: Mapping[str, Any]) -> Path:
+        """Writes ``metrics.json`` and returns its path."""
+        return self._write("metrics.json", json.dumps(metrics, indent=2, allow_nan=False) + "\n")
+
+    def _write(self, name: str, text: str) -> Path:
+        self.path.mkdir(parents=True, exist_ok=True)
+        path = self.path / name
+        temporary = path.with_name(f".{name}.{os.getpid()}")
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+        return path
+
+
+def _holds_run(path: Path) -> bool:
+    return (path / "config.yaml").exists() or (path / "checkpoints").exists()

@@ -1,0 +1,123 @@
+"""The instances of a data set that towers can see."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from rich.console import Console
+
+from mxmclr_plugin.data.dataset import MultifoldDataset
+from mxmclr_plugin.data.splits import DataSplits
+from mxmclr_plugin.errors import ConfigError
+from mxmclr_plugin.experiment.config import RunConfig
+
+__all__ = [
+    "check_trainable",
+    "measured_modalities",
+    "measured_split",
+    "trained_split",
+    "usable_splits",
+]
+
+
+def usable_splits(
+    data: DataSplits, config: RunConfig, console: Console
+) -> dict[str, MultifoldDataset]:
+    """The splits that a run trains on and measures, see the two functions below.
+
+    ``train_split`` is the split ``train`` as it is measured, where that is asked for.
+
+    Raises:
+        ConfigError: If the data lack a modality or a split, or nothing is left of one.
+    """
+    splits = {"train": trained_split(data, config, console)}
+    if config.eval.split not in data:
+        raise ConfigError(
+            f"eval.split: there is no split {config.eval.split!r}, there are {', '.join(data)}"
+        )
+    for split in dict.fromkeys(["val", "test", config.eval.split]):
+        # "train" is what is trained on.
+        name = "train_split" if split == "train" else split
+        splits[name] = measured_split(data, split, config, console)
+    return splits
+
+
+def trained_split(data: DataSplits, config: RunConfig, console: Console) -> MultifoldDataset:
+    """What is trained on: the instances with an observation for any tower.
+
+    Raises:
+        ConfigError: If the data lack the modality of a tower, or no instance is left.
+    """
+    check_trainable(data)
+    for modality in config.towers:
+        _check_modality("train", data, modality, config)
+    return _observed("train", data["train"], list(config.towers), any, console)
+
+
+def check_trainable(data: DataSplits) -> None:
+    """Refuses data that are for measuring alone.
+
+    Raises:
+        ConfigError: If they have no split ``train``.
+    """
+    if "train" not in data:
+        raise ConfigError(
+            f"data: there is nothing to train on, all instances are in {' or '.join(data)}; "
+            "`evaluate` measures a trained run on them"
+        )
+
+
+def measured_split(
+    data: DataSplits, split: str, config: RunConfig, console: Console
+) -> MultifoldDataset:
+    """What is measured: the instances with an observation in every modality that is measured.
+
+    A query without a right item in the gallery has no rank.
+
+    Raises:
+        ConfigError: If there is no such split, it lacks a modality, or no instance is left.
+    """
+    if split not in data:
+        raise ConfigError(
+            f"there is no split {split!r} of the data {config.data['name']}, there are "
+            f"{', '.join(data)}"
+        )
+    measured = measured_modalities(config)
+    for modality in measured:
+        _check_modality(split, data, modality, config)
+    return _observed(split, data.plain.get(split, data[split]), measured, all, console)
+
+
+def measured_modalities(config: RunConfig) -> list[str]:
+    """The modalities that stand in a direction."""
+    return sorted({m for pair in config.directions.values() for m in "+".join(pair).split("+")})
+
+
+def _check_modality(split: str, data: DataSplits, modality: str, config: RunConfig) -> None:
+    if modality not in data[split].modalities:
+        raise ConfigError(
+            f"towers.{modality}: the data set {config.data['name']} has no {modality!r}, it "
+            f"has {', '.join(data[split].modalities)}"
+        )
+
+
+def _observed(
+    split: str,
+    dataset: MultifoldDataset,
+    modalities: Sequence[str],
+    enough: Callable[[Iterable[bool]], bool],
+    console: Console,
+) -> MultifoldDataset:
+    """The instances with observations in any, or all, modalities; says how many are left out."""
+    observed = zip(*(dataset.folds(modality) > 0 for modality in modalities), strict=True)
+    kept = [k for k, of_instance in enumerate(observed) if enough(of_instance)]
+    named = (" and " if enough is all else " or ").join(modalities)
+    if not kept:
+        raise ConfigError(f"data: no instance of the split {split!r} has {named}")
+    if len(kept) == len(dataset):
+        return dataset
+    console.print(
+        f"{split}: {len(dataset) - len(kept)} of {len(dataset)} instances are left out, which do "
+        f"not have {named}"
+    )
+    return dataset.subset(kept)

@@ -1,0 +1,265 @@
+"""One run: data, towers, training, test, and what is written down about it."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import platform
+import warnings
+from collections import Counter
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any
+
+import pytorch_lightning as pl
+from rich.console import Console
+from torch import nn
+from transformers.utils import logging as transformers_logging
+
+import mxmclr_plugin
+from mxmclr_plugin.data.dataset import MultifoldDataset
+from mxmclr_plugin.data.registry import DATASETS
+from mxmclr_plugin.data.splits import DataSplits
+from mxmclr_plugin.experiment.auto_config import completed
+from mxmclr_plugin.experiment.build_towers import (
+    build_towers,
+    check_processes,
+    check_soft_from,
+    save_sentence_transformers,
+    with_cached_features,
+)
+from mxmclr_plugin.experiment.clock import TrainingClock, advice_on_waiting
+from mxmclr_plugin.experiment.config import RunConfig, build_part
+from mxmclr_plugin.experiment.data_module import RetrievalData
+from mxmclr_plugin.experiment.folder import RunFolder
+from mxmclr_plugin.experiment.metrics_table import figures_table
+from mxmclr_plugin.experiment.module import RetrievalModule
+from mxmclr_plugin.experiment.parts_config import BatchConfig
+from mxmclr_plugin.experiment.splits import usable_splits
+from mxmclr_plugin.experiment.trainer import build_trainer
+from mxmclr_plugin.loss.multimodal import MultimodalCriterion, takes_ids
+from mxmclr_plugin.loss.registry import LOSSES, build_loss
+from mxmclr_plugin.retrieval import recall_sum
+
+__all__ = ["run_retrieval"]
+
+
+def run_retrieval(
+    config: RunConfig, plain: Mapping[str, Any], console: Console | None = None
+) -> dict[str, Any]:
+    """Trains and tests what a configuration describes.
+
+    Args:
+        config: The configuration.
+        plain: The same as plain containers, to be written down.
+        console: Where to show what happens.
+
+    Returns:
+        What ``metrics.json`` holds.
+
+    Raises:
+        ConfigError: If the configuration cannot be run.
+    """
+    console = console or Console()
+    # What Lightning announces (devices, tips, files) stands in our own lines.
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    if not console.is_terminal:
+        transformers_logging.disable_progress_bar()
+    # Frozen backbones are in evaluation mode on purpose.
+    warnings.filterwarnings("ignore", ".*eval mode at the start", module="pytorch_lightning")
+    warnings.filterwarnings("ignore", ".*LeafSpec.*", module="pytorch_lightning")
+    folder = RunFolder.of(config)
+    criterion = build_part("loss", build_loss, config.loss)
+    data: DataSplits = build_part("data", DATASETS.build, config.data)
+    if config.automatic:
+        config, plain = completed(plain, data, console)
+    splits = usable_splits(data, config, console)
+    batch = _batch_for(config, criterion, splits["train"], console)
+
+    pl.seed_everything(config.seed, workers=True, verbose=False)
+    towers = build_towers(config, splits["train"])
+    check_soft_from(config, towers, criterion)
+    module = RetrievalModule(
+        towers,
+        MultimodalCriterion(criterion, list(towers)),
+        {name: (pair[0], pair[1]) for name, pair in config.directions.items()},
+        config.optimizer,
+        config.eval,
+        config.soft_from,
+    )
+    clock = TrainingClock()
+    trainer = build_part(
+        "trainer", build_trainer, config.trainer, config.optimizer, folder.path, [clock]
+    )
+    check_processes(towers, config, trainer.world_size)
+    on_gpu = trainer.strategy.root_device.type == "cuda"
+    splits = with_cached_features(splits, towers, config, trainer.strategy.root_device)
+    loaders = RetrievalData(
+        splits,
+        list(towers),
+        batch,
+        seed=config.seed,
+        eval_batch=config.trainer.eval_batch,
+        pin_memory=on_gpu,
+        awaiting=clock.awaiting,
+    )
+    _say_setup(console, config, splits, batch, trainer, folder)
+    if trainer.is_global_zero:
+        folder.write_config(plain)
+        _say_about_data(console, data, folder)
+
+    trainer.fit(module, loaders, ckpt_path=folder.resume_from)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    # Before the test: loading the best weights sets callbacks back to when they were saved.
+    train = {
+        "steps": trainer.global_step,
+        "seconds": clock.seconds,
+        "observations_per_second": clock.observations * trainer.world_size / clock.seconds,
+        "waiting_for_data": clock.waiting / clock.seconds,
+    }
+    best_validation = _best_validation(trainer)
+    measured = {}
+    # "train" is what is trained on, see usable_splits.
+    wanted = {"train_split" if config.eval.split == "train" else config.eval.split, "test"}
+    if not config.eval.test:
+        wanted.remove("test")
+    for split in [name for name in splits if name in wanted]:
+        loaders.tested = split
+        trainer.test(
+            module,
+            loaders,
+            ckpt_path=folder.checkpoints / f"{config.trainer.test_with}.ckpt",
+            verbose=False,
+        )
+        measured[split] = module.test_figures
+        if module.test_group_figures:
+            measured[f"{split}_groups_of_{config.eval.group_size}"] = module.test_group_figures
+        elif config.eval.group_size is not None and trainer.is_global_zero:
+            console.print(
+                f"{split}: its {len(splits[split])} instances fill no group of "
+                f"{config.eval.group_size}",
+                highlight=False,
+            )
+    sums = {split: recall_sum(figures) for split, figures in measured.items()}
+    metrics = {
+        "task": config.task,
+        "loss": config.loss_name,
+        "seed": config.seed,
+        "batch": {"instances": batch.instances, "folds": dict(batch.folds)},
+        "best_validation": best_validation,
+        **measured,
+        **({"rsum": sums} if config.eval.rsum else {}),
+        "train": train,
+        "data": {"notes": list(data.notes), "left_out": len(data.problems)},
+        "versions": _versions(),
+        "config": dict(plain),
+    }
+    if trainer.is_global_zero:
+        path = folder.write_metrics(metrics)
+        for split in measured:
+            console.print(figures_table(metrics, split))
+        if advice := advice_on_waiting(train["waiting_for_data"], batch.workers):
+            console.print(advice, highlight=False)
+        for note in data.notes:
+            console.print(note, highlight=False)
+        console.print(f"written to {path}", soft_wrap=True)
+        for modality, saved in save_sentence_transformers(towers, folder).items():
+            console.print(
+                f"trained {modality} model written to {saved}: SentenceTransformer({str(saved)!r}) "
+                "loads it",
+                highlight=False,
+                soft_wrap=True,
+            )
+    return metrics
+
+
+def _batch_for(
+    config: RunConfig, criterion: nn.Module, train: MultifoldDataset, console: Console
+) -> BatchConfig:
+    """The batch as asked for, with fold 1 for a loss that knows one positive a row."""
+    batch = config.batch
+    if batch.instances > len(train):
+        console.print(
+            f"batch.instances: {batch.instances} lowered to the {len(train)} instances there are"
+        )
+        batch = dataclasses.replace(batch, instances=len(train))
+    name = config.loss.get("name")
+    one_positive = LOSSES[name].positives == "one" if name else not takes_ids(criterion)
+    if one_positive and not batch.keep_folds and any(fold > 1 for fold in batch.folds.values()):
+        console.print(
+            f"{config.loss_name} knows one positive a row: drawing one observation of each "
+            f"modality instead of {_describe(batch.folds)}"
+        )
+        batch = dataclasses.replace(batch, folds=dict.fromkeys(batch.folds, 1))
+    return batch
+
+
+def _describe(folds: Mapping[str, int]) -> str:
+    return " and ".join(f"{fold} {modality}" for modality, fold in folds.items())
+
+
+def _best_validation(trainer: pl.Trainer) -> float | None:
+    """Highest mean over the directions of the first rr@k on the validation set, in percent."""
+    monitored = [c for c in trainer.checkpoint_callbacks if getattr(c, "monitor", None)]
+    score = getattr(monitored[0], "best_model_score", None) if monitored else None
+    return None if score is None else float(score)
+
+
+def _say_setup(
+    console: Console,
+    config: RunConfig,
+    splits: Mapping[str, MultifoldDataset],
+    batch: BatchConfig,
+    trainer: pl.Trainer,
+    folder: RunFolder,
+) -> None:
+    if not trainer.is_global_zero:
+        return
+    sizes = ", ".join(f"{name} {len(dataset)}" for name, dataset in splits.items())
+    lines = [
+        f"[bold]{config.task}[/bold] with loss [bold]{config.loss_name}[/bold], "
+        f"seed {config.seed}, in {folder.path}",
+        f"data {config.data['name']}: instances {sizes}",
+        "towers "
+        + ", ".join(
+            f"{modality}: {spec.get('name') or 'that of ' + spec['same_as']}"
+            for modality, spec in config.towers.items()
+        ),
+        f"{config.trainer.max_steps} steps of {batch.instances} instances with "
+        f"{_describe(batch.folds)} each, on {trainer.strategy.root_device} in precision "
+        f"{trainer.precision}",
+    ]
+    if folder.resume_from:
+        lines.append(f"going on from {folder.resume_from}")
+    console.print("\n".join(lines), highlight=False, soft_wrap=True)
+
+
+def _say_about_data(console: Console, data: DataSplits, folder: RunFolder) -> None:
+    for note in data.notes:
+        console.print(note, highlight=False)
+    if data.problems:
+        counts = Counter(problem.kind for problem in data.problems)
+        listed = ", ".join(f"{kind}: {count}" for kind, count in counts.most_common())
+        console.print(
+            f"left out of the data: {listed}; each is listed in "
+            f"{folder.write_problems(data.problems)}",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def _versions() -> dict[str, str]:
+    packages = (
+        "torch",
+        "torchvision",
+        "lightly",
+        "pytorch-lightning",
+        "pytorch-metric-learning",
+        "sentence-transformers",
+    )
+    return {
+        "mxmclr_plugin": mxmclr_plugin.__version__,
+        "python": platform.python_version(),
+        **{package: version(package) for package in packages},
+    }

@@ -1,0 +1,97 @@
+"""Lightning's trainer, set up from the configuration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.callbacks import (
+    EarlyStopping,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    RichProgressBar,
+)
+from rich.console import Console
+
+from mxmclr_plugin.experiment.loggers import build_loggers
+from mxmclr_plugin.experiment.parts_config import OptimizerConfig, TrainerConfig
+
+__all__ = ["build_trainer", "precision_of"]
+
+
+class _ValidateAtTheEnd(Callback):
+    """Has Lightning validate, and so save, after the last step whatever the epoch."""
+
+    def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
+        if trainer.global_step >= trainer.max_steps:
+            trainer.should_stop = True
+            # Also where this epoch's turn would not be yet.
+            trainer.check_val_every_n_epoch = 1
+
+
+def build_trainer(
+    config: TrainerConfig, optimizer: OptimizerConfig, out: Path, callbacks: list[Callback]
+) -> Trainer:
+    """A trainer that writes ``checkpoints/`` and ``curves/metrics.csv`` to a folder.
+
+    Args:
+        config: Options.
+        optimizer: Of which the bound of the gradient is the trainer's business.
+        out: Folder of the run.
+        callbacks: Further callbacks.
+
+    Raises:
+        ValueError: If an option is out of range, or a logger is not installed.
+    """
+    if config.max_steps < 1:
+        raise ValueError(f"trainer.max_steps must be 1 or more, got {config.max_steps}")
+    if config.test_with not in ("best", "last"):
+        raise ValueError(f"trainer.test_with must be best or last, got {config.test_with!r}")
+    callbacks = [
+        *callbacks,
+        ModelCheckpoint(
+            dirpath=out / "checkpoints",
+            filename="best",
+            monitor="val/score",
+            mode="max",
+            enable_version_counter=False,
+        ),
+        # Of its own: with a monitor `save_last` saves only what was better.
+        ModelCheckpoint(dirpath=out / "checkpoints", filename="last", enable_version_counter=False),
+        LearningRateMonitor(),
+        _ValidateAtTheEnd(),
+    ]
+    if config.patience is not None:
+        callbacks.append(EarlyStopping("val/score", mode="max", patience=config.patience))
+    on_terminal = Console().is_terminal
+    if on_terminal:
+        callbacks.append(RichProgressBar())
+    return Trainer(
+        accelerator=config.accelerator,
+        devices=int(config.devices) if config.devices.isdigit() else config.devices,
+        strategy=config.strategy,
+        num_nodes=config.num_nodes,
+        precision=precision_of(config),  # type: ignore[arg-type]
+        max_steps=config.max_steps,
+        max_epochs=-1,
+        check_val_every_n_epoch=config.validate_every,
+        num_sanity_val_steps=0,
+        log_every_n_steps=config.log_every,
+        gradient_clip_val=optimizer.clip,
+        deterministic=config.deterministic,
+        callbacks=callbacks,
+        logger=build_loggers(config.loggers, out),
+        enable_progress_bar=on_terminal,
+        enable_model_summary=False,
+        use_distributed_sampler=True,
+    )
+
+
+def precision_of(config: TrainerConfig) -> str:
+    """The precision in Lightning's words, also where the configuration says ``auto``."""
+    if config.precision != "auto":
+        return config.precision
+    if config.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
+    return "32"

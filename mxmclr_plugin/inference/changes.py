@@ -1,0 +1,119 @@
+"""Changes to the configuration of a run that is over: what it is measured on, and how."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+
+from mxmclr_plugin.data.registry import DATASETS
+from mxmclr_plugin.errors import ConfigError
+from mxmclr_plugin.experiment.config import CONFIGS, RunConfig, check_config, choices
+from mxmclr_plugin.registry import did_you_mean
+
+__all__ = ["CHANGED", "changed_config"]
+
+CHANGED = ("data", "eval", "directions", "towers", "trainer")
+"""First words of the keys that can be changed."""
+
+_GROUPS = ("data", "eval")
+_TRAINER = ("accelerator", "eval_batch", "precision")
+_FORMS = (
+    "data=NAME, data.KEY=..., eval=NAME, eval.KEY=..., directions.NAME=[query,gallery], "
+    "towers.MODALITY.same_as=TRAINED and " + ", ".join(f"trainer.{key}=..." for key in _TRAINER)
+)
+
+
+def changed_config(
+    plain: Mapping[str, Any], overrides: Sequence[str]
+) -> tuple[RunConfig, dict[str, Any]]:
+    """The configuration of a run with other data, or measured otherwise.
+
+    - ``data=NAME`` takes another data set with its default options, ``data.KEY=...`` changes one;
+      ``eval`` likewise;
+    - ``directions={...}`` and ``directions.NAME=[query,gallery]`` say what is measured;
+    - ``towers.MODALITY.same_as=TRAINED`` has a modality of other data encoded by a trained tower;
+    - ``trainer.accelerator``, ``trainer.eval_batch`` and ``trainer.precision``.
+
+    What was trained cannot be changed.
+
+    Args:
+        plain: What ``config.yaml`` of the run holds.
+        overrides: ``key=value`` in Hydra's grammar.
+
+    Returns:
+        The configuration, and the same as plain containers.
+
+    Raises:
+        ConfigError: If a key is none of these or unknown, or a value has the wrong type.
+    """
+    changed = copy.deepcopy(dict(plain))
+    parsed = _parsed(overrides)
+    for override in parsed:
+        if override.key_or_group in _GROUPS:
+            changed[override.key_or_group] = _chosen(override.key_or_group, override.value())
+    for override in parsed:
+        key = override.key_or_group
+        if key not in _GROUPS:
+            _set(changed, key, override.value())
+    for modality in changed["towers"]:
+        changed["batch"]["folds"].setdefault(modality, 1)  # asked for, but nothing is trained
+    return check_config(changed)
+
+
+def _parsed(overrides: Sequence[str]) -> list[Override]:
+    try:
+        parsed: list[Override] = OverridesParser.create().parse_overrides(list(overrides))
+    except HydraException as error:
+        raise ConfigError(f"cannot read {' '.join(overrides)}: {error}") from error
+    for override in parsed:
+        if override.is_delete() or override.is_sweep_override():
+            raise ConfigError(f"{override.input_line!r}: one value is set by key=value")
+    return parsed
+
+
+def _chosen(group: str, name: object) -> dict[str, Any]:
+    """The default options of a data set or of a way to measure."""
+    if isinstance(name, Mapping):
+        return dict(name)
+    known = choices(group)
+    if name in known:
+        options = OmegaConf.to_container(OmegaConf.load(CONFIGS / group / f"{name}.yaml"))
+        assert isinstance(options, dict)
+        return {str(key): value for key, value in options.items()}
+    if group == "data" and name in DATASETS:
+        return {"name": name}
+    raise ConfigError(
+        f"{group} cannot be {name!r}: {did_you_mean(name, known)}it can be {', '.join(known)}"
+    )
+
+
+def _set(changed: dict[str, Any], key: str, value: Any) -> None:
+    part, *path = key.split(".")
+    if key == "eval.split":
+        raise ConfigError("eval.split: what of the data is measured is said by split=NAME")
+    if part == "directions" and not path:
+        changed["directions"] = value
+    elif part == "directions" and len(path) == 1:
+        changed["directions"][path[0]] = value
+    elif part == "towers" and path[1:] == ["same_as"]:
+        if path[0] in changed["towers"]:
+            raise ConfigError(f"{key}: {path[0]!r} has a trained tower already")
+        changed["towers"][path[0]] = {"same_as": value}
+    elif (part == "trainer" and path[0:1] and path[0] in _TRAINER) or (part in _GROUPS and path):
+        known = changed[part]
+        if len(path) > 1 or path[0] not in known:
+            raise ConfigError(
+                f"unknown key {key!r}: {did_you_mean(path[0], known)}known beside it are "
+                f"{', '.join(known)}"
+            )
+        known[path[0]] = value
+    else:
+        raise ConfigError(
+            f"{key}: the run is trained, this cannot be changed any more; there are {_FORMS}"
+        )

@@ -1,0 +1,110 @@
+"""Embeddings of a split, kept beside the run."""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from mxmclr_plugin.data.dataset import MultifoldDataset, Store
+from mxmclr_plugin.data.file_store import FileStore
+from mxmclr_plugin.files import cache_folder
+from mxmclr_plugin.inference.run import Embedded, TrainedRun
+from mxmclr_plugin.models.record_digests import record_digests
+
+__all__ = ["cached_embeddings"]
+
+# Part of every key: raise it when what is written changes meaning.
+_VERSION = "1"
+
+
+def cached_embeddings(
+    trained: TrainedRun, split: str, modalities: Sequence[str]
+) -> dict[str, Embedded]:
+    """As :meth:`TrainedRun.embeddings <mxmclr_plugin.inference.run.TrainedRun.embeddings>`, once.
+
+    A modality of a split is a safetensors file in the run's folder ``embeddings``, named by the
+    SHA-256 of the checkpoint, the precision, the records and their instances: with other weights
+    or data it is computed anew. Where the folder cannot be written, a warning says so.
+
+    Args:
+        trained: The run.
+        split: Name of the split.
+        modalities: Those that are encoded.
+
+    Raises:
+        ConfigError: If the split is unknown, or a modality has no tower or no records.
+    """
+    dataset = trained.split(split)
+    embedded: dict[str, Embedded] = {}
+    for modality in modalities:
+        trained.check_modality(split, modality)
+        path = (
+            trained.folder / "embeddings" / f"{_key(trained, dataset, modality)[:32]}.safetensors"
+        )
+        found = _read(path)
+        if found is None:
+            found = trained.embeddings(split, [modality])[modality]
+            _write(path, found)
+        embedded[modality] = found
+    return embedded
+
+
+def _key(trained: TrainedRun, dataset: MultifoldDataset, modality: str) -> str:
+    rows, ids = dataset.observations_of(modality)
+    digest = hashlib.sha256(f"{_VERSION}\n{trained.digest}\n{modality}\n".encode())
+    digest.update(f"{trained.fabric.device.type}\n{trained.config.trainer.precision}\n".encode())
+    digest.update(ids.tobytes())
+    records = _records(dataset.stores[modality], rows.tolist())
+    for of_record in record_digests(records, cache_folder() / "features" / "records"):
+        digest.update(of_record)
+    return digest.hexdigest()
+
+
+def _records(store: Store, rows: list[int]) -> Store:
+    """Some records of a store; files stay files, so that what is known of them is found."""
+    if isinstance(store, FileStore):
+        return FileStore([store.paths[row] for row in rows], store.read)
+    return _Rows(store, rows)
+
+
+class _Rows:
+    def __init__(self, store: Store, rows: list[int]) -> None:
+        self.store = store
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> object:
+        return self.store[self.rows[index]]
+
+
+def _read(path: Path) -> Embedded | None:
+    if not path.is_file():
+        return None
+    try:
+        tensors = load_file(path)
+        return Embedded(tensors["z"], tensors["ids"], tensors["positions"])
+    except (SafetensorError, OSError, KeyError) as error:
+        warnings.warn(f"{path} is damaged ({error}): computing it again", stacklevel=3)
+        return None
+
+
+def _write(path: Path, embedded: Embedded) -> None:
+    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    tensors = {"z": embedded.z, "ids": embedded.ids, "positions": embedded.positions}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, unfinished)
+        unfinished.replace(path)
+    except (OSError, SafetensorError) as error:
+        warnings.warn(
+            f"embeddings are not kept for the next time, {path.parent} cannot be written: {error}",
+            stacklevel=3,
+        )

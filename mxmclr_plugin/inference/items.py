@@ -1,0 +1,125 @@
+"""What a run ranks: items of a split with their unit vectors, and what there is to see of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from mxmclr_plugin.data.pictures import DRAWABLE, picture_of
+from mxmclr_plugin.errors import ConfigError
+from mxmclr_plugin.inference.embedding_cache import cached_embeddings
+from mxmclr_plugin.inference.run import TrainedRun
+from mxmclr_plugin.registry import did_you_mean
+from mxmclr_plugin.retrieval import retrieval_items
+
+__all__ = ["RankedItems", "VisibleItem", "ranked_items", "visible_item"]
+
+
+@dataclass(frozen=True, eq=False)
+class RankedItems:
+    """Items of an endpoint: observations of a modality, fused ones, or joined ones.
+
+    Attributes:
+        z: Unit vectors. Shape: (items, D).
+        ids: Instance of each. Shape: (items,).
+        positions: Of each the (first) observation in the endpoint's first modality. Shape:
+            (items,).
+    """
+
+    z: Tensor
+    ids: Tensor
+    positions: Tensor
+
+
+@dataclass(frozen=True)
+class VisibleItem:
+    """What there is to see of an item.
+
+    Attributes:
+        name: Name of its instance.
+        caption: The item itself if it is a text, else the first text of its instance; None where
+            there is none.
+        picture: Of the item, or else of the first observation of its instance that has one; None
+            where there is none.
+    """
+
+    name: str
+    caption: str | None
+    picture: Image.Image | None
+
+
+def ranked_items(trained: TrainedRun, split: str, among: str) -> RankedItems:
+    """The items of a split.
+
+    Embeddings are computed once, see
+    :func:`~mxmclr_plugin.inference.embedding_cache.cached_embeddings`.
+
+    Args:
+        trained: The run.
+        split: The split.
+        among: A modality, or several joined by ``+``.
+
+    Raises:
+        ConfigError: If a modality has no tower or no records, or cannot be joined.
+    """
+    parts = among.split("+")
+    for part in parts:
+        if part not in trained.towers:
+            raise ConfigError(
+                f"modality: the run has no tower of {part!r}, "
+                f"{did_you_mean(part, trained.towers)}it has those of {', '.join(trained.towers)}"
+            )
+    embedded = cached_embeddings(trained, split, parts)
+    fuse = [modality for modality in trained.config.eval.fuse if modality in parts]
+    try:
+        items, ids = retrieval_items(
+            {modality: of.z for modality, of in embedded.items()},
+            {modality: of.ids for modality, of in embedded.items()},
+            [among],
+            fuse,
+        )
+    except ValueError as error:
+        raise ConfigError(f"modality: {error}") from error
+    first = embedded[parts[0]]
+    order = torch.arange(len(first.ids))
+    if len(parts) > 1 or fuse:  # items are by instance then
+        order = torch.argsort(first.ids, stable=True)
+    if parts[0] in fuse:
+        sorted_ids = first.ids[order]
+        order = order[torch.searchsorted(sorted_ids, ids[among])]
+    return RankedItems(items[among], ids[among], first.positions[order])
+
+
+def visible_item(
+    trained: TrainedRun, split: str, modality: str, instance: int, position: int, size: int = 96
+) -> VisibleItem:
+    """What there is to see of an item.
+
+    Args:
+        trained: The run.
+        split: The split.
+        modality: The item's, or the first of those that are joined.
+        instance: Id of its instance.
+        position: As in :attr:`RankedItems.positions`.
+        size: Edge in pixels of what is rendered or drawn.
+    """
+    dataset, kinds = trained.split(split), trained.data.kinds
+    place = int((torch.from_numpy(dataset.ids) == instance).nonzero()[0])
+    records = {
+        name: dataset.stores[name][int(rows[place][0])]
+        for name, rows in dataset.members.items()
+        if len(rows[place]) and (kinds[name] == "text" or kinds[name] in DRAWABLE)
+    }
+    # The item itself stands for its modality, and before others.
+    own = dataset.stores[modality][int(dataset.observations_of(modality)[0][position])]
+    records = {modality: own, **{name: r for name, r in records.items() if name != modality}}
+    captions = [record for name, record in records.items() if kinds[name] == "text"]
+    drawn = [(record, kinds[name]) for name, record in records.items() if kinds[name] in DRAWABLE]
+    return VisibleItem(
+        dataset.names[place],
+        captions[0] if captions else None,
+        picture_of(*drawn[0], size) if drawn else None,
+    )

@@ -1,0 +1,378 @@
+"""A run that is over: its configuration, data and towers, as its test has them."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import pickle
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from lightning_fabric import Fabric
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from rich.console import Console
+from torch import Tensor, nn
+
+from mxmclr_plugin.data.dataset import MultifoldDataset
+from mxmclr_plugin.data.observations import observation_loader
+from mxmclr_plugin.data.registry import DATASETS
+from mxmclr_plugin.data.splits import DataSplits
+from mxmclr_plugin.errors import ConfigError
+from mxmclr_plugin.experiment.build_towers import build_towers, with_cached_features
+from mxmclr_plugin.experiment.config import RunConfig, build_part, check_config
+from mxmclr_plugin.experiment.parts_config import TrainerConfig
+from mxmclr_plugin.experiment.splits import measured_modalities, measured_split, trained_split
+from mxmclr_plugin.experiment.trainer import precision_of
+from mxmclr_plugin.inference.changes import changed_config
+from mxmclr_plugin.models.tower import Tower
+from mxmclr_plugin.progress import progress_bar
+
+__all__ = ["Embedded", "TrainedRun"]
+
+# Learning rates in a checkpoint may be numpy's numbers, which torch 2.6 does not know as harmless.
+_NUMPY_SCALARS = [
+    np.float64(0).__reduce__()[0],
+    np.dtype,
+    np.dtypes.Float32DType,
+    np.dtypes.Float64DType,
+]
+
+
+@dataclass(frozen=True, eq=False)
+class Embedded:
+    """The observations of a split in one modality, encoded.
+
+    Attributes:
+        z: Unit rows, float32, on the CPU. Shape: (rows, D).
+        ids: Instance of each. Shape: (rows,).
+        positions: Position of each in the split's
+            :class:`~mxmclr_plugin.data.observations.ObservationDataset`: 0, 1, 2, ... Shape:
+            (rows,).
+    """
+
+    z: Tensor
+    ids: Tensor
+    positions: Tensor
+
+
+@dataclass(eq=False)
+class TrainedRun:
+    """A run as :meth:`load` finds it.
+
+    Attributes:
+        folder: Its folder.
+        checkpoint: The file whose weights the towers have.
+        config: Its configuration, with what was changed for measuring.
+        plain: The same as plain containers.
+        towers: Tower of each modality, in evaluation mode, on the device.
+        data: The data that are measured.
+        trained_names: Names of the instances that were trained on; None where the data that are
+            measured are of another data set, whose names say nothing about that.
+        fabric: Lightning's, with the device and the precision of the test.
+        console: Where to say what is left out.
+    """
+
+    folder: Path
+    checkpoint: Path
+    config: RunConfig
+    plain: dict[str, Any]
+    towers: dict[str, Tower]
+    data: DataSplits
+    trained_names: frozenset[str] | None
+    fabric: Fabric
+    console: Console
+    _splits: dict[str, MultifoldDataset] = field(default_factory=dict, repr=False)
+    _encoders: dict[str, nn.Module] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def load(
+        cls,
+        path: Path | str,
+        overrides: Sequence[str] = (),
+        which: str | None = None,
+        device: str = "auto",
+        console: Console | None = None,
+    ) -> TrainedRun:
+        """Loads a run.
+
+        Its training data are read too, also where others are measured: a vocabulary is made of
+        them. If they have moved, ``data.root`` or ``data.path`` says where to.
+
+        Args:
+            path: Its folder, or a checkpoint in that.
+            overrides: Changes, see :func:`~mxmclr_plugin.inference.changes.changed_config`.
+            which: Of a folder the checkpoint ``"best"`` or ``"last"``; None for the one that the
+                run was tested with.
+            device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...; ``"auto"`` for what the configuration
+                says.
+            console: Where to say what is left out; by default standard error.
+
+        Raises:
+            ConfigError: If there is no such run, its checkpoint has other towers than its
+                configuration says, or a change, the data or the device cannot be.
+        """
+        console = console or Console(stderr=True)
+        folder, checkpoint = _located(Path(path).expanduser(), which)
+        trained, plain = _config_of(folder)
+        if which is None and checkpoint is None:
+            which = trained.trainer.test_with
+        checkpoint = checkpoint or folder / "checkpoints" / f"{which}.ckpt"
+        config, plain = changed_config(plain, overrides)
+        weights, step = _weights_of(checkpoint)
+        fabric = _fabric(config.trainer, device)
+
+        data = _trained_data(trained.data, config.data)
+        with torch.random.fork_rng(devices=[]):  # random weights, which are replaced
+            seen = trained_split(data, trained, console)
+            towers = build_towers(trained, seen)
+        _load_weights(towers, weights, step, checkpoint)
+        if config.data != trained.data:
+            data = build_part("data", DATASETS.build, config.data)
+        return cls(
+            folder,
+            checkpoint,
+            config,
+            plain,
+            {
+                modality: towers[spec.get("same_as", modality)].eval().to(fabric.device)
+                for modality, spec in config.towers.items()
+            },
+            data,
+            frozenset(seen.names) if config.data["name"] == trained.data["name"] else None,
+            fabric,
+            console,
+        )
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256, in hexadecimal, of the checkpoint."""
+        digest = hashlib.sha256()
+        with self.checkpoint.open("rb") as file:
+            while block := file.read(2**20):
+                digest.update(block)
+        return digest.hexdigest()
+
+    def split(self, name: str) -> MultifoldDataset:
+        """What is measured of a split: the instances seen in every modality that is measured.
+
+        Raises:
+            ConfigError: If there is no such split, or it lacks a modality.
+        """
+        if name not in self._splits:
+            missing = sorted(self._lacking(name))
+            if missing:
+                raise ConfigError(
+                    f"the data {self.config.data['name']} have no {missing[0]!r}, which is "
+                    f"measured, but {', '.join(self.data[name].modalities)}; "
+                    f"towers.MODALITY.same_as={missing[0]} has another modality encoded by that "
+                    "tower, directions={NAME:[query,gallery]} says what is measured"
+                )
+            self._splits[name] = measured_split(self.data, name, self.config, self.console)
+        return self._splits[name]
+
+    def _lacking(self, split: str) -> set[str]:
+        """Modalities that are measured and that a split does not have."""
+        if split not in self.data:
+            return set()
+        return set(measured_modalities(self.config)) - set(self.data[split].modalities)
+
+    def tower(self, modality: str) -> Tower:
+        """The tower of a modality.
+
+        Raises:
+            ConfigError: If it has none.
+        """
+        if modality not in self.towers:
+            raise ConfigError(
+                f"the run {self.folder} has no tower of {modality!r}, it has those of "
+                f"{', '.join(self.towers)}"
+            )
+        return self.towers[modality]
+
+    def check_modality(self, split: str, modality: str) -> None:
+        """Sees that there is something to encode, and by what.
+
+        Raises:
+            ConfigError: If the modality has no tower, or the split no observation of it.
+        """
+        self.tower(modality)
+        dataset = self.split(split)
+        if modality not in dataset.modalities or not dataset.folds(modality).any():
+            held = [name for name in dataset.modalities if dataset.folds(name).any()]
+            raise ConfigError(
+                f"the split {split!r} of the data {self.config.data['name']} has no {modality!r}, "
+                f"it has {', '.join(held)}"
+            )
+
+    def embeddings(
+        self, split: str, modalities: Sequence[str] | None = None, progress: bool = True
+    ) -> dict[str, Embedded]:
+        """Embeddings of all observations of a split, as the run's test makes them.
+
+        Args:
+            split: Name of the split.
+            modalities: Those that are encoded; None for all that are measured.
+            progress: Whether to show a bar, where there is a terminal.
+
+        Returns:
+            Embeddings by modality.
+
+        Raises:
+            ConfigError: If the split is unknown, or a modality has no tower or no records.
+        """
+        dataset = self.split(split)
+        wanted = measured_modalities(self.config) if modalities is None else list(modalities)
+        for modality in wanted:
+            self.check_modality(split, modality)
+        towers = {modality: self.towers[modality] for modality in wanted}
+        device = self.fabric.device
+        seen = with_cached_features({split: dataset}, towers, self.config, device)[split]
+        return {modality: self._encoded(seen, modality, progress) for modality in wanted}
+
+    def encode(self, modality: str, observations: Sequence[str] | Tensor) -> Tensor:
+        """Unit vectors of observations, as the run's test makes them.
+
+        Args:
+            modality: Whose tower encodes them.
+            observations: Strings, or records of that modality. Shape: (rows, ...).
+
+        Returns:
+            On the CPU. Shape: (rows, D).
+
+        Raises:
+            ConfigError: If the modality has no tower.
+            ValueError: If the tower cannot take the observations.
+        """
+        if modality not in self._encoders:
+            self._encoders[modality] = self.fabric.setup_module(self.tower(modality))
+        if isinstance(observations, Tensor):
+            observations = observations.to(self.fabric.device)
+        else:
+            observations = list(observations)
+        with torch.no_grad():
+            z: Tensor = self._encoders[modality](observations)
+        return z.cpu()
+
+    def _encoded(self, dataset: MultifoldDataset, modality: str, progress: bool) -> Embedded:
+        loader = observation_loader(
+            dataset,
+            modality,
+            self.config.trainer.eval_batch,
+            workers=self.config.batch.workers,
+        )
+        rows: list[tuple[Tensor, Tensor, Tensor]] = []
+        with progress_bar(shown=progress) as bar:
+            for batch in bar.track(loader, description=f"encoding {modality}"):
+                rows.append((self.encode(modality, batch.observations), batch.ids, batch.positions))
+        return Embedded(*(torch.cat(column) for column in zip(*rows, strict=True)))
+
+
+def _located(path: Path, which: str | None) -> tuple[Path, Path | None]:
+    """The folder of a run, and the checkpoint if it was named."""
+    if which not in (None, "best", "last"):
+        raise ConfigError(f"the checkpoint of a run is best or last, got {which!r}")
+    if path.is_dir():
+        return path, None
+    if path.is_file():
+        return path.resolve().parent.parent, path
+    raise ConfigError(f"ckpt: there is no run or checkpoint {path}")
+
+
+def _config_of(folder: Path) -> tuple[RunConfig, dict[str, Any]]:
+    file = folder / "config.yaml"
+    try:
+        plain = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            f"ckpt: {folder} is no folder of a run, which has a config.yaml and checkpoints/: "
+            f"{error.strerror or error}"
+        ) from error
+    except (ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
+    if not isinstance(plain, dict):
+        raise ConfigError(f"{file} holds no configuration")
+    try:
+        return check_config(plain)
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}") from error
+
+
+def _trained_data(trained: dict[str, Any], changed: dict[str, Any]) -> DataSplits:
+    """The data that the run was trained on, also where they have moved."""
+    try:
+        data: DataSplits = build_part("data", DATASETS.build, trained)
+    except ConfigError as error:
+        moved = dict(trained)
+        for key in ("root", "path"):
+            if key in changed:
+                moved[key] = changed[key]
+        if changed["name"] == trained["name"] and moved != trained:
+            data = build_part("data", DATASETS.build, moved)
+        else:
+            raise ConfigError(
+                f"{error}; these are the data that the run was trained on, which its towers are "
+                "made from"
+            ) from error
+    return data
+
+
+def _weights_of(checkpoint: Path) -> tuple[dict[str, Any], int]:
+    """The towers' part of a checkpoint, and the step it was written at."""
+    if not checkpoint.is_file():
+        raise ConfigError(
+            f"ckpt: there is no checkpoint {checkpoint}; the run writes one when it has validated"
+        )
+    try:
+        # Only tensors and plain containers: a checkpoint of somebody else's executes nothing.
+        with torch.serialization.safe_globals(_NUMPY_SCALARS):
+            content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+        state, step = content["state_dict"], int(content["global_step"])
+    except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError, EOFError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ConfigError(f"ckpt: {checkpoint} is no checkpoint of a run: {reason}") from error
+    prefix = "towers."
+    weights = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    return weights, step
+
+
+def _load_weights(
+    towers: dict[str, Tower], weights: dict[str, Any], step: int, checkpoint: Path
+) -> None:
+    try:
+        nn.ModuleDict(towers).load_state_dict(weights)
+    except (RuntimeError, ValueError) as error:
+        reasons = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = reasons[1] if len(reasons) > 1 else reasons[0]
+        raise ConfigError(
+            f"ckpt: {checkpoint} holds other towers than the config.yaml of its run says: "
+            f"{reason[:300]}"
+        ) from error
+    for tower in set(towers.values()):
+        if tower.unfreeze_at is not None and step > tower.unfreeze_at:
+            tower.unfreeze()
+
+
+def _fabric(config: TrainerConfig, device: str) -> Fabric:
+    """The device and the precision that Lightning's trainer would have."""
+    devices: Any = 1
+    if device != "auto":
+        place = torch.device(device)
+        config = dataclasses.replace(config, accelerator=place.type)
+        devices = 1 if place.index is None else [place.index]
+    try:
+        return Fabric(
+            accelerator=config.accelerator,
+            devices=devices,
+            precision=precision_of(config),  # type: ignore[arg-type]
+        )
+    except (MisconfigurationException, ValueError, RuntimeError) as error:
+        raise ConfigError(
+            f"trainer.accelerator, trainer.precision: {error}; trainer.accelerator=cpu runs "
+            "everywhere"
+        ) from error

@@ -1,0 +1,214 @@
+"""Finds the items of a split that are nearest to a query."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+from torch import Tensor
+
+from mxmclr_plugin.data.batch import stack
+from mxmclr_plugin.data.dataset import MultifoldDataset
+from mxmclr_plugin.data.file_store import UnreadableFile
+from mxmclr_plugin.data.manifest.kinds import FILE_KINDS
+from mxmclr_plugin.data.readers.voxel import VOXEL_SUFFIXES
+from mxmclr_plugin.errors import ConfigError
+from mxmclr_plugin.inference.items import ranked_items, visible_item
+from mxmclr_plugin.inference.run import TrainedRun
+from mxmclr_plugin.models.text import SentenceBackbone, unknown_words
+from mxmclr_plugin.retrieval import top_k
+
+__all__ = ["Found", "Hit", "search"]
+
+_SUFFIXES = {
+    "image": (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm"),
+    "voxel": (".nrrd", ".binvox", ".npz"),
+    "points": (".ply",),
+}
+"""Ends of files that are of one kind only; others say by themselves what they are not."""
+
+_FILES = {suffix for suffixes in _SUFFIXES.values() for suffix in suffixes} | {*VOXEL_SUFFIXES}
+
+
+@dataclass(frozen=True)
+class Hit:
+    """An item that was found.
+
+    Attributes:
+        name: Name of its instance.
+        id: Id of its instance.
+        score: Cosine similarity to the query, -1 to 1.
+        caption: The item itself if it is a text, else the first text of its instance; None where
+            there is none.
+        picture: Of the item, or else of the first observation of its instance that has one; None
+            where there is none.
+    """
+
+    name: str
+    id: int
+    score: float
+    caption: str | None
+    picture: Image.Image | None
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a query finds.
+
+    Attributes:
+        query: The query.
+        by: Modality whose tower encoded it.
+        among: What was ranked: a modality, or several joined by ``+``.
+        items: How many there are.
+        unknown: Words of the query that the text tower does not know.
+        hits: The nearest, the nearest first.
+    """
+
+    query: str
+    by: str
+    among: str
+    items: int
+    unknown: tuple[str, ...]
+    hits: tuple[Hit, ...]
+
+
+def search(
+    trained: TrainedRun,
+    query: str,
+    k: int = 5,
+    split: str = "test",
+    modality: str | None = None,
+    by: str | None = None,
+) -> Found:
+    """The items of a split that are nearest to a query.
+
+    Embeddings of the split are computed once, see
+    :func:`~mxmclr_plugin.inference.embedding_cache.cached_embeddings`.
+
+    Args:
+        trained: The run.
+        query: A text, or the path of a picture, grid or other file, where the run has a tower for
+            such.
+        k: How many; all if there are fewer.
+        split: The split.
+        modality: What is ranked: a modality, or several joined by ``+``; None for what the first
+            direction with such queries ranks.
+        by: Modality of the query; None for the first one of its kind that has a tower.
+
+    Returns:
+        What was found.
+
+    Raises:
+        ConfigError: If a modality has no tower or no records, the file cannot be read, or the text
+            tower knows no word of the query.
+    """
+    dataset = trained.split(split)
+    file = _as_file(query)
+    by = _modality_of_query(trained, file, by)
+    unknown: list[str] = []
+    if trained.data.kinds.get(by, by) == "text":
+        unknown = _unknown(trained, by, query)
+        z = trained.encode(by, [query])
+    else:
+        z = _encoded_file(trained, dataset, by, file or Path(query))
+    among = _gallery(trained, by) if modality is None else modality
+    items = ranked_items(trained, split, among)
+    best = top_k(z, items.z, min(k, len(items.z)))
+    hits = []
+    for item, score in zip(best.indices[0].tolist(), best.scores[0].tolist(), strict=True):
+        instance, position = int(items.ids[item]), int(items.positions[item])
+        seen = visible_item(trained, split, among.split("+")[0], instance, position)
+        hits.append(Hit(seen.name, instance, score, seen.caption, seen.picture))
+    return Found(query, by, among, len(items.z), tuple(unknown), tuple(hits))
+
+
+def _as_file(query: str) -> Path | None:
+    """The file that a query names, None if it is a text."""
+    if not query.strip():
+        raise ConfigError("search: the query is empty")
+    path = Path(query).expanduser()
+    try:
+        if path.is_file():
+            return path
+    except OSError:  # too long for a name
+        return None
+    if path.suffix.lower() in _FILES:
+        raise ConfigError(f"search: there is no file {path}")
+    return None
+
+
+def _modality_of_query(trained: TrainedRun, file: Path | None, by: str | None) -> str:
+    kinds = {modality: trained.data.kinds.get(modality, modality) for modality in trained.towers}
+    if by is not None:
+        trained.tower(by)
+        if (kinds[by] == "text") != (file is None):
+            what = "a text" if file is None else f"the file {file}"
+            raise ConfigError(f"by: the tower of {by!r} takes {kinds[by]}, the query is {what}")
+        return by
+    if file is None:
+        texts = [modality for modality, kind in kinds.items() if kind == "text"]
+        if not texts:
+            raise ConfigError(
+                "search: the run has no tower of texts: give the path of a file of the kind "
+                f"{' or '.join(dict.fromkeys(kinds.values()))}"
+            )
+        return texts[0]
+    suffix = file.suffix.lower()
+    of_suffix = [kind for kind, suffixes in _SUFFIXES.items() if suffix in suffixes]
+    fitting = [m for m, kind in kinds.items() if kind in (of_suffix or FILE_KINDS)]
+    if len(fitting) != 1:
+        raise ConfigError(
+            f"search: {file} is for a tower of {' or '.join(of_suffix or FILE_KINDS)}, the run has "
+            f"towers of {', '.join(kinds)}" + ("; say which by by=MODALITY" if fitting else "")
+        )
+    return fitting[0]
+
+
+def _unknown(trained: TrainedRun, modality: str, query: str) -> list[str]:
+    backbone = trained.tower(modality).backbone
+    if not isinstance(backbone, SentenceBackbone):
+        return []
+    unknown, parts = unknown_words(backbone.model, query)
+    if len(unknown) == parts:
+        raise ConfigError(
+            f"search: the tower of {modality!r} knows no word of {query!r}: it was trained on "
+            "other words"
+        )
+    return unknown
+
+
+def _encoded_file(
+    trained: TrainedRun, dataset: MultifoldDataset, modality: str, file: Path
+) -> Tensor:
+    """Unit vectors of a file, read as the data's own records are. Shape: (1, D)."""
+    store = dataset.stores.get(modality)
+    if store is None or not len(store):
+        raise ConfigError(
+            f"search: files for {modality!r} are read as the data's own are, but these have none"
+        )
+    like = store[0]
+    kind = FILE_KINDS[trained.data.kinds.get(modality, modality)]
+    options = {} if kind.option is None else {kind.option: int(like.shape[kind.length])}
+    try:
+        record = kind.reader(options)(file)
+    except UnreadableFile as error:
+        raise ConfigError(f"search: {error}") from error
+    if record.shape != like.shape or record.dtype != like.dtype:
+        raise ConfigError(
+            f"search: {file} is read as {record.dtype} of {tuple(record.shape)}, but the run's "
+            f"records of {modality!r} are {like.dtype} of {tuple(like.shape)}"
+        )
+    observations = stack(modality, [record], [0])
+    return trained.encode(modality, observations)
+
+
+def _gallery(trained: TrainedRun, by: str) -> str:
+    """What the first direction with such queries ranks, else what the first one has them find."""
+    for query, gallery in trained.config.directions.values():
+        if by in query.split("+"):
+            return gallery
+    for query, gallery in trained.config.directions.values():
+        if by in gallery.split("+"):
+            return query
+    raise ConfigError(f"search: no direction has {by!r}; say what is ranked by modality=MODALITY")

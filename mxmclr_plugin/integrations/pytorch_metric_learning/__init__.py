@@ -1,0 +1,1 @@
+"""Losses and wrappers for pytorch-metric-learning."""

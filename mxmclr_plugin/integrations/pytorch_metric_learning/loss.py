@@ -1,0 +1,382 @@
+"""The multifold hybrid loss as a loss of pytorch-metric-learning."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from pytorch_metric_learning.distances import CosineSimilarity
+from pytorch_metric_learning.losses import BaseMetricLossFunction
+from pytorch_metric_learning.reducers import DoNothingReducer
+from pytorch_metric_learning.utils import common_functions as c_f
+from torch import Tensor
+
+from mxmclr_plugin.integrations.pytorch_metric_learning.pairs import Pairs, all_pairs, given_pairs
+from mxmclr_plugin.integrations.pytorch_metric_learning.rows import (
+    RowLosses,
+    hard_losses,
+    instance_relation,
+    soft_losses,
+    soft_losses_between_instances,
+)
+from mxmclr_plugin.integrations.pytorch_metric_learning.streaming import (
+    needs_rows,
+    one_instance,
+    streamed_sub_losses,
+)
+from mxmclr_plugin.loss.functional import SoftLevel
+from mxmclr_plugin.loss.implementation import Implementation, taken_implementation
+from mxmclr_plugin.loss.validation import check_options
+
+__all__ = ["MultifoldHybridLoss"]
+
+InstancesFrom = Literal["pairs", "labels"]
+
+
+class MultifoldHybridLoss(BaseMetricLossFunction):  # type: ignore[misc]
+    r"""Multifold hybrid loss with the distances, reducers and miners of pytorch-metric-learning.
+
+    A label is an instance, an embedding one observation of it. For an anchor u with logits
+    :math:`S_{uv}` (similarity, or minus the distance, over ``temperature``) and the references v
+    that it is compared with,
+
+    .. math:: \mathrm{logsumexp}_v S_{uv} - \sum_v H_{uv} S_{uv} \quad\text{and}\quad
+              \mathrm{logsumexp}_v S_{uv} - \sum_v T_{uv} S_{uv}
+
+    are its hard and its soft loss. H is uniform over the references of the same instance.
+    :math:`T_{uv} = R_{ij} / c_{uj}` where i and j are the instances of u and v, :math:`c_{uj}` the
+    number of references of j that u is compared with, and :math:`R_{ij}` the softmax of
+    :math:`G_{ij}/\tau_{soft}` over the instances with :math:`c_{uj} > 0`. :math:`G_{ij}` is the
+    cosine of the fused features of both (the normalised mean of an instance's unit embeddings),
+    without gradient, the mean over the modalities in which both were observed; a pair of instances
+    that shares none has weight 0.
+
+    What u is compared with:
+
+    - **cross-modal** (``ref_emb`` is given and is not ``embeddings``): every row of ``ref_emb``,
+      even if both label tensors are one and the same. With ``symmetric`` the loss is the mean of
+      both directions, each reduced with its own anchors and their labels.
+    - **uni-modal** (``embeddings`` alone): every other row. u itself is neither among the
+      positives nor in the logsumexp, so :math:`c_{ui}` is the fold of its own instance less one,
+      and where that is 0 its own instance is left out of :math:`R_{ij}`. Fused features are made
+      of all rows, u among them. (Both values are those of
+      :func:`mxmclr_plugin.multifold_hybrid_loss`, a batch of one instance excepted, see below.)
+    - with ``indices_tuple``: what the tuple says and nothing else. H is uniform over the positive
+      pairs of u, and :math:`c_{uj}` counts those of its pairs, positive or negative, that lead
+      to j. A tuple names its anchors, so there is no reverse direction, whatever ``symmetric``
+      says; for that call the loss again with what the miner finds for the other side. Labels
+      make no difference, as in the pair losses of that library: rows that positive pairs join,
+      directly or through other rows, are one instance (for G and c), and a row in no positive pair
+      is an instance by itself. A miner may leave out pairs that labels would join; with
+      ``instances_from="labels"`` the labels tell the instances.
+
+    Rows without a positive have no hard loss, rows related to nothing no soft loss: neither NaN nor
+    zero, they are not handed to the reducer. A batch without a positive pair has a hard loss of
+    zero, one without a negative pair a loss of zero, as in ``SupConLoss``; the zero is tied to
+    ``embeddings`` and ``ref_emb``, so that both towers have gradients.
+
+    Sub losses are ``hard`` and ``soft``, so ``MultipleReducers({"hard": ..., "soft": ...})`` sets
+    a reducer for each. Both are losses of rows ("element"), already multiplied by ``hard_weight``
+    and 1 - ``hard_weight``. The default reducer is the mean. ``DoNothingReducer`` gives a dict;
+    that of a symmetric loss holds the reverse direction under ``reverse_hard`` and
+    ``reverse_soft``, and all entries are halved, so that their means add up to the loss.
+
+    Losses are computed in float32 at least, also under autocast; the result has the dtype of
+    ``embeddings`` as in the library's own losses, or float32 under autocast.
+
+    This is a reconstruction of the idea of MXM-CLR (https://arxiv.org/abs/2303.10839), not its
+    authors' code.
+
+    Args:
+        temperature: Logits are divided by it.
+        soft_temperature: tau_soft, the temperature of the relation between instances.
+        hard_weight: Weight of the hard part, 0 to 1; the soft part has the rest. A part of weight 0
+            is not computed.
+        soft_level: ``"observation"`` holds the soft target to the logits between rows,
+            ``"instance"`` to those between fused features: then there is one soft loss an
+            instance, under the number of its first row, two instances are compared if any of their
+            rows are, and in uni-modal calls none is compared with itself.
+        instances_from: What tells which rows are one instance in calls with ``indices_tuple``:
+            ``"pairs"`` or ``"labels"``. The hard part does not depend on it.
+        symmetric: Whether a cross-modal loss without ``indices_tuple`` is the mean of both
+            directions. Otherwise ``embeddings`` are the only anchors. An ``embedding_regularizer``
+            sees the anchors of each direction.
+        impl: Which implementation computes the loss, as in
+            :func:`mxmclr_plugin.multifold_hybrid_loss`. Only ``"dense"`` knows pairs and the losses
+            of single rows, so ``"auto"`` takes it for a call with ``indices_tuple``, another
+            distance than cosine similarity, another reducer than the mean, a regulariser, or
+            ``collect_stats``.
+        **kwargs: ``distance`` (default ``CosineSimilarity()``), ``reducer``,
+            ``embedding_regularizer``, ``embedding_reg_weight`` and ``collect_stats``, as in every
+            loss of that library.
+
+    Attributes:
+        hard_loss:
+            With ``collect_stats`` the hard part of the last call, unweighted, for record keepers.
+        soft_loss:
+            The same of the soft part.
+
+    Raises:
+        ValueError: If an option is out of range.
+
+    Examples:
+        >>> loss_func = MultifoldHybridLoss(temperature=0.07)
+        >>>
+        >>> # uni-modal: 8 instances, 4 views each
+        >>> embeddings, labels = torch.randn(32, 64), torch.arange(32) // 4
+        >>> loss = loss_func(embeddings, labels)
+        >>>
+        >>> # cross-modal
+        >>> captions, caption_labels = torch.randn(40, 64), torch.arange(40) // 5
+        >>> loss = loss_func(embeddings, labels, ref_emb=captions, ref_labels=caption_labels)
+    """
+
+    def __init__(
+        self,
+        temperature: float = 0.07,
+        soft_temperature: float = 0.05,
+        hard_weight: float = 0.8,
+        soft_level: SoftLevel = "observation",
+        symmetric: bool = True,
+        instances_from: InstancesFrom = "pairs",
+        impl: Implementation = "auto",
+        **kwargs: Any,
+    ) -> None:
+        check_options(temperature, soft_temperature, hard_weight, soft_level, impl)
+        if instances_from not in ("pairs", "labels"):
+            raise ValueError(f"instances_from must be 'pairs' or 'labels', got {instances_from!r}")
+        super().__init__(**kwargs)
+        self.temperature = temperature
+        self.soft_temperature = soft_temperature
+        self.hard_weight = hard_weight
+        self.soft_level: SoftLevel = soft_level
+        self.symmetric = symmetric
+        self.instances_from: InstancesFrom = instances_from
+        self.impl: Implementation = impl
+        self.add_to_recordable_attributes(
+            list_of_names=["temperature", "soft_temperature", "hard_weight"], is_stat=False
+        )
+        self.add_to_recordable_attributes(list_of_names=["hard_loss", "soft_loss"], is_stat=True)
+
+    def forward(
+        self,
+        embeddings: Tensor,
+        labels: Tensor | None = None,
+        indices_tuple: Sequence[Tensor] | None = None,
+        ref_emb: Tensor | None = None,
+        ref_labels: Tensor | None = None,
+    ) -> Any:
+        """Loss of a batch.
+
+        Args:
+            embeddings: Anchors. Shape: (n_a, D).
+            labels: Instance of each row. May be left out if ``indices_tuple`` is given.
+                Shape: (n_a,).
+            indices_tuple: Triplets (anchors, positives, negatives) or pairs (anchors, positives,
+                anchors, negatives) of row numbers, from a miner for example.
+            ref_emb: References, the observations in another modality for example. None, or
+                ``embeddings`` itself, is a uni-modal loss. Shape: (n_b, D).
+            ref_labels: Instance of each reference. Shape: (n_b,).
+
+        Returns:
+            What the reducer makes of it: a loss of shape (), or with ``DoNothingReducer`` a dict.
+
+        Raises:
+            ValueError: If shapes do not fit together, if labels are missing, or if
+                ``indices_tuple`` contradicts itself.
+        """
+        self.reset_stats()
+        uni_modal = ref_emb is None or ref_emb is embeddings
+        _check_rows("embeddings", embeddings, "labels", labels)
+        if ref_emb is not None and not uni_modal:
+            _check_rows("ref_emb", ref_emb, "ref_labels", ref_labels)
+            if ref_emb.shape[1] != embeddings.shape[1]:
+                raise ValueError(
+                    "embeddings and ref_emb must have the same number of columns, got shapes "
+                    f"{tuple(embeddings.shape)} and {tuple(ref_emb.shape)}"
+                )
+        elif ref_labels is not None and ref_emb is None:
+            raise ValueError("ref_labels are given without ref_emb")
+        elif ref_labels is not None and labels is not None and not torch.equal(labels, ref_labels):
+            raise ValueError("ref_emb is embeddings itself, but ref_labels differ from labels")
+        device = embeddings.device.type
+        with torch.autocast(device_type=device, enabled=False):
+            dtype = torch.promote_types(embeddings.dtype, torch.float32)
+            if ref_emb is not None:
+                dtype = torch.promote_types(dtype, ref_emb.dtype)
+            anchors = (embeddings.to(dtype), _on_device(labels, embeddings))
+            if ref_emb is None or uni_modal:
+                references = anchors
+            else:
+                references = (ref_emb.to(dtype), _on_device(ref_labels, embeddings))
+            directions = [(*anchors, indices_tuple, *references)]
+            if self.symmetric and not uni_modal and indices_tuple is None:
+                directions.append((*references, None, *anchors))
+            taken = self._taken(*directions[0])
+            if taken == "dense":
+                results = [self._direction(*direction, len(directions)) for direction in directions]
+            else:
+                sub_losses = streamed_sub_losses(
+                    self,
+                    *anchors,
+                    *references,
+                    both_directions=len(directions) == 2,
+                    triton=taken == "triton",
+                )
+                results = [self.reducer(sub_losses, *anchors)]
+        if isinstance(self.reducer, DoNothingReducer):
+            return _merged(results)
+        loss = sum(results) / len(results)
+        # The reducers' zero is tied to the anchors alone.
+        loss = loss + torch.sum(references[0] * 0)
+        return loss if torch.is_autocast_enabled(device) else loss.to(embeddings.dtype)
+
+    def compute_loss(
+        self,
+        embeddings: Tensor,
+        labels: Tensor | None,
+        indices_tuple: Sequence[Tensor] | None,
+        ref_emb: Tensor,
+        ref_labels: Tensor | None,
+    ) -> dict[str, dict[str, Any]]:
+        """Sub losses of one direction, for the reducer; arguments as in :meth:`forward`."""
+        loss_dict: dict[str, dict[str, Any]] = self.zero_losses()
+        pairs = self._pairs(embeddings, labels, indices_tuple, ref_emb, ref_labels)
+        if not pairs.contrast:
+            return loss_dict
+        logits = self._logits(embeddings, ref_emb)
+        if self.hard_weight > 0:
+            loss_dict["hard"] = _element(hard_losses(logits, pairs), self.hard_weight)
+        if self.hard_weight < 1:
+            relation = instance_relation(embeddings, ref_emb, pairs)
+            if self.soft_level == "observation":
+                soft = soft_losses(logits, pairs, relation, self.soft_temperature)
+            else:
+                anchors = self.distance.maybe_normalize(embeddings)
+                soft = soft_losses_between_instances(
+                    anchors,
+                    anchors if ref_emb is embeddings else self.distance.maybe_normalize(ref_emb),
+                    self._logits,
+                    pairs,
+                    relation,
+                    self.soft_temperature,
+                )
+            loss_dict["soft"] = _element(soft, 1 - self.hard_weight)
+        return loss_dict
+
+    def get_default_distance(self) -> CosineSimilarity:
+        """Cosine similarity, as the formula has it."""
+        return CosineSimilarity()
+
+    def _sub_loss_names(self) -> list[str]:
+        return ["hard", "soft"]
+
+    def _taken(
+        self,
+        embeddings: Tensor,
+        labels: Tensor | None,
+        indices_tuple: Sequence[Tensor] | None,
+        ref_emb: Tensor,
+        ref_labels: Tensor | None,
+    ) -> str:
+        """The implementation of a call."""
+        needs = "indices_tuple" if indices_tuple is not None else needs_rows(self)
+        if needs is not None:
+            if self.impl not in ("auto", "dense"):
+                raise ValueError(
+                    f"impl={self.impl!r} knows no pairs and no losses of single rows, which "
+                    f"{needs} asks for; use impl='auto'"
+                )
+            return "dense"
+        # Without labels, and without a negative pair, it is for the dense one to say what is wrong.
+        if labels is None or ref_labels is None or self.impl == "dense":
+            return "dense"
+        taken = taken_implementation(self.impl, embeddings, ref_emb, None)
+        return "dense" if taken != "dense" and one_instance(labels, ref_labels) else taken
+
+    def _pairs(
+        self,
+        embeddings: Tensor,
+        labels: Tensor | None,
+        indices_tuple: Sequence[Tensor] | None,
+        ref_emb: Tensor,
+        ref_labels: Tensor | None,
+    ) -> Pairs:
+        uni_modal = ref_emb is embeddings
+        told = None if labels is None or ref_labels is None else (labels, ref_labels)
+        missing = "labels" if uni_modal else "labels and ref_labels"
+        if indices_tuple is None:
+            if told is None:
+                raise ValueError(f"{missing} and indices_tuple cannot both be None")
+            return all_pairs(*told, uni_modal=uni_modal)
+        if told is None and self.instances_from == "labels":
+            raise ValueError(f"instances_from='labels' needs {missing} beside indices_tuple")
+        return given_pairs(
+            indices_tuple,
+            (len(embeddings), len(ref_emb)),
+            embeddings.device,
+            uni_modal=uni_modal,
+            labels=told if self.instances_from == "labels" else None,
+        )
+
+    def _logits(self, embeddings: Tensor, ref_emb: Tensor) -> Tensor:
+        similarity: Tensor = self.distance(embeddings, ref_emb)
+        return (similarity if self.distance.is_inverted else -similarity) / self.temperature
+
+    def _direction(
+        self,
+        embeddings: Tensor,
+        labels: Tensor | None,
+        indices_tuple: Sequence[Tensor] | None,
+        ref_emb: Tensor,
+        ref_labels: Tensor | None,
+        directions: int,
+    ) -> Any:
+        """What the reducer makes of one direction out of one or two."""
+        loss_dict = self.compute_loss(embeddings, labels, indices_tuple, ref_emb, ref_labels)
+        if self.collect_stats:
+            for name, weight in (("hard", self.hard_weight), ("soft", 1 - self.hard_weight)):
+                losses = loss_dict[name]["losses"]
+                if isinstance(losses, Tensor):
+                    mean = losses.detach().mean().item() / weight / directions
+                    setattr(self, f"{name}_loss", getattr(self, f"{name}_loss") + mean)
+        self.add_embedding_regularization_to_loss_dict(loss_dict, embeddings)
+        return self.reducer(loss_dict, embeddings, labels)
+
+
+def _element(row_losses: RowLosses, weight: float) -> dict[str, Any]:
+    losses, rows = row_losses
+    if len(losses) == 0:
+        return {"losses": 0, "indices": None, "reduction_type": "already_reduced"}
+    return {
+        "losses": weight * losses,
+        "indices": rows,
+        "reduction_type": "element",
+        "divisor": len(losses),
+    }
+
+
+def _merged(results: list[dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """One dict of the sub losses of all directions, each over the number of directions."""
+    return {
+        prefix + name: {**loss, "losses": loss["losses"] / len(results)}
+        for prefix, result in zip(("", "reverse_"), results, strict=False)
+        for name, loss in result.items()
+    }
+
+
+def _on_device(labels: Tensor | None, embeddings: Tensor) -> Tensor | None:
+    return None if labels is None else c_f.to_device(labels, embeddings)
+
+
+def _check_rows(name: str, rows: Tensor, labels_name: str, labels: Tensor | None) -> None:
+    if rows.ndim != 2:
+        raise ValueError(f"{name} must be of shape (rows, D), got shape {tuple(rows.shape)}")
+    if not rows.is_floating_point():
+        raise ValueError(f"{name} must be of a floating point dtype, got {rows.dtype}")
+    if labels is not None and labels.shape != rows.shape[:1]:
+        raise ValueError(
+            f"{labels_name} must hold one label for each of the {len(rows)} rows of {name}, got "
+            f"shape {tuple(labels.shape)}"
+        )

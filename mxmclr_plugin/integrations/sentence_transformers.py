@@ -1,0 +1,333 @@
+"""The multifold hybrid loss for sentence-transformers' trainer."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightly.utils import dist
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.losses.merged_forward import embed_columns
+from torch import Tensor, nn
+from torch import distributed as torch_dist
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from mxmclr_plugin.loss.distributed.gather import Gather
+from mxmclr_plugin.loss.functional import SoftLevel
+from mxmclr_plugin.loss.implementation import Implementation
+from mxmclr_plugin.loss.multifold_hybrid import MAX_SCALE, MultifoldHybridCriterion
+
+__all__ = ["MultifoldHybridSentenceLoss", "TemperatureCallback"]
+
+
+class MultifoldHybridSentenceLoss(nn.Module):
+    """Multifold hybrid loss for ``SentenceTransformerTrainer``.
+
+    Text columns are observations: with five English and five German captions of a photo in ten
+    columns and ``anchor_columns=5``, each row is an instance with folds 5 and 5. Every caption of
+    the other language is a positive, and photos count as positives in the measure in which their
+    captions are alike; see :func:`mxmclr_plugin.multifold_hybrid_loss`.
+
+    ============================  ===============================  ==============================
+    text columns                  label column                     what meets what
+    ============================  ===============================  ==============================
+    k anchors, then others        none: row k is instance k        anchors and others, both ways
+    k anchors, then others        instance ids: rows of the same   anchors and others, both ways
+                                  id are of one instance
+    k anchors only                as above; needed if k is 1       every text and every other text
+    ============================  ===============================  ==============================
+
+    The label column is called as sentence-transformers wants it ("label" or "labels") and holds
+    whole numbers. With one text column each batch must hold two rows of some label:
+    ``batch_sampler=BatchSamplers.GROUP_BY_LABEL`` sees to it. With labels and the default sampler
+    an instance that comes twice in a batch is no false negative.
+
+    The trainer logs ``hard`` and ``soft``, both with their weight, beside ``loss``, their sum.
+
+    A learnable temperature is trained with the model. Give it a learning rate of its own, such as
+    ``learning_rate_mapping={"log_scale": 1e-2}`` in the training arguments: at that of a language
+    model it would not move. As the trainer saves no parameters of losses, add
+    ``callbacks=[TemperatureCallback(loss)]``.
+
+    This is a reconstruction of the idea of MXM-CLR (https://arxiv.org/abs/2303.10839), not its
+    authors' code.
+
+    Args:
+        model: The model to be trained.
+        temperature: Logits are divided by it. With ``learnable_temperature`` its value at the
+            start. sentence-transformers' ``scale=20`` is a temperature of 0.05.
+        soft_temperature: Temperature of the relation between instances.
+        hard_weight: Weight of the hard part, 0 to 1; the soft part has the rest.
+        soft_level: ``"observation"`` or ``"instance"``: which logits the soft part is held to.
+        learnable_temperature: Whether the temperature is learned, as in CLIP.
+        anchor_columns: How many text columns, from the first on, are of the first modality. The
+            others are of the second; if there are none, all columns are of one modality.
+        gather_across_devices: Whether each process meets the texts of all processes.
+        gather: How it does: ``"rows"``, ``"all_gather"``, ``"ring"`` or ``"auto"``; see
+            :class:`~mxmclr_plugin.MultifoldHybridCriterion`.
+        log_parts: If False the loss is returned as one tensor and its parts are not logged. Losses
+            that wrap another, such as ``MatryoshkaLoss``, need that.
+        impl: Which implementation computes the loss.
+        validate: Whether the values of embeddings are looked at, which waits for the device once a
+            step.
+
+    Raises:
+        ValueError: If an option is out of range.
+
+    Examples:
+        >>> # columns of the data set: en_0 ... en_4, de_0 ... de_4
+        >>> loss = MultifoldHybridSentenceLoss(model, anchor_columns=5)
+        >>> trainer = SentenceTransformerTrainer(model, args, train_dataset=dataset, loss=loss)
+    """
+
+    def __init__(
+        self,
+        model: SentenceTransformer,
+        temperature: float = 0.07,
+        soft_temperature: float = 0.05,
+        hard_weight: float = 0.8,
+        soft_level: SoftLevel = "observation",
+        learnable_temperature: bool = False,
+        anchor_columns: int = 1,
+        gather_across_devices: bool = False,
+        log_parts: bool = True,
+        impl: Implementation = "auto",
+        validate: bool = True,
+        gather: Gather = "auto",
+    ) -> None:
+        super().__init__()
+        if isinstance(anchor_columns, bool) or not isinstance(anchor_columns, int):
+            raise TypeError(f"anchor_columns must be a whole number, got {anchor_columns!r}")
+        if anchor_columns < 1:
+            raise ValueError(f"anchor_columns must be at least 1, got {anchor_columns}")
+        # Under this name the trainer finds the model, and trains it: it trains what the loss holds.
+        self.model = model
+        self.criterion = MultifoldHybridCriterion(
+            temperature,
+            soft_temperature,
+            hard_weight,
+            soft_level,
+            learnable_temperature,
+            impl=impl,
+            validate=validate,
+            gather_distributed=gather_across_devices,
+            gather=gather,
+        )
+        self.anchor_columns = anchor_columns
+        self.gather_across_devices = gather_across_devices
+        self.log_parts = log_parts
+        self._temperature_is_kept = not learnable_temperature
+        if learnable_temperature:
+            # The trainer's DistributedDataParallel holds the model, but not the loss.
+            self.criterion.log_scale.register_hook(_mean_over_ranks)
+
+    def forward(
+        self, sentence_features: Iterable[dict[str, Any]], labels: Tensor | None = None
+    ) -> Tensor | dict[str, Tensor]:
+        """Loss of a batch.
+
+        Args:
+            sentence_features: What the model takes, for each text column.
+            labels: Instance ids of the rows, integers; None: row k is instance k. Shape: (N,).
+
+        Returns:
+            The weighted parts ``hard`` and ``soft``, the sum of which is the loss; those of weight
+            0 are missing. With ``log_parts=False`` the loss, of shape ().
+
+        Raises:
+            ValueError: If there are fewer text columns than ``anchor_columns``, labels are no
+                instance ids, a batch of one modality holds no instance twice, or embeddings cannot
+                be used.
+        """
+        if self.training and not self._temperature_is_kept:
+            self._temperature_is_kept = True
+            warnings.warn(
+                "sentence-transformers' trainer saves no parameters of losses, so its checkpoints "
+                "will lack the learned temperature: give it callbacks=[TemperatureCallback(loss)]; "
+                "a training loop of your own should save loss.criterion.state_dict()",
+                stacklevel=2,
+            )
+        features = list(sentence_features)
+        # Columns of one modality are of like length and go through the model together.
+        embeddings = [
+            embedding
+            for columns in (features[: self.anchor_columns], features[self.anchor_columns :])
+            if columns
+            for embedding in embed_columns(self.model, columns, separate_first=False)
+        ]
+        return self.compute_loss_from_embeddings(embeddings, labels)
+
+    def compute_loss_from_embeddings(
+        self, embeddings: list[Tensor], labels: Tensor | None = None
+    ) -> Tensor | dict[str, Tensor]:
+        """Loss of embeddings, as :meth:`forward`.
+
+        Args:
+            embeddings: One tensor for each text column. Shape: (N, D) each.
+            labels: As in :meth:`forward`.
+        """
+        anchors, others = embeddings[: self.anchor_columns], embeddings[self.anchor_columns :]
+        if len(anchors) < self.anchor_columns:
+            raise ValueError(
+                f"anchor_columns is {self.anchor_columns}, but the data set has only "
+                f"{len(embeddings)} text column{'' if len(embeddings) == 1 else 's'}"
+            )
+        if labels is None and len(embeddings) == 1:
+            raise ValueError(
+                "a data set with one text column needs a column 'label' with the instance of each "
+                "text; without one, give several text columns"
+            )
+        parts = self.criterion.parts(
+            anchors,
+            others or None,
+            _instance_ids(labels, len(anchors[0])),
+            _instance_ids(labels, len(anchors[0])) if others else None,
+        )
+        if not self.log_parts:
+            return parts["loss"]
+        weights = {"hard": self.criterion.hard_weight, "soft": 1 - self.criterion.hard_weight}
+        return {name: weight * parts[name] for name, weight in weights.items() if name in parts}
+
+    @property
+    def temperature(self) -> float:
+        """The temperature in use now."""
+        if not self.criterion.learnable_temperature:
+            return self.criterion.temperature
+        return max(float(torch.exp(-self.criterion.log_scale.detach())), 1 / MAX_SCALE)
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """Options, for the model card."""
+        return {
+            "temperature": self.criterion.temperature,
+            "soft_temperature": self.criterion.soft_temperature,
+            "hard_weight": self.criterion.hard_weight,
+            "soft_level": self.criterion.soft_level,
+            "learnable_temperature": self.criterion.learnable_temperature,
+            "anchor_columns": self.anchor_columns,
+            "gather_across_devices": self.gather_across_devices,
+            "gather": self.criterion.gather,
+        }
+
+    @property
+    def citation(self) -> str:
+        """BibTeX of the paper whose idea this is, for the model card."""
+        return """
+@misc{wang2023mxmclr,
+    title={MXM-CLR: A Unified Framework for Contrastive Learning of Multifold Cross-Modal Representations},
+    author={Ye Wang and Bowei Jiang and Changqing Zou and Rui Ma},
+    year={2023},
+    eprint={2303.10839},
+    archivePrefix={arXiv},
+    primaryClass={cs.CV},
+    url={https://arxiv.org/abs/2303.10839},
+    note={the loss used here is a reconstruction of its idea}
+}
+"""  # noqa: E501
+
+
+class TemperatureCallback(TrainerCallback):
+    """Keeps learned temperatures in the trainer's checkpoints.
+
+    They are written to each checkpoint's ``trainer_state.json``, and read from there when training
+    is resumed and when the best model is loaded at the end.
+
+    Args:
+        *losses: All losses of the trainer that learn a temperature, in the same order whenever
+            training is resumed.
+
+    Raises:
+        ValueError: If a loss learns no temperature.
+
+    Examples:
+        >>> loss = MultifoldHybridSentenceLoss(model, learnable_temperature=True)
+        >>> trainer = SentenceTransformerTrainer(
+        ...     model, args, dataset, loss=loss, callbacks=[TemperatureCallback(loss)]
+        ... )
+        >>> trainer.train(resume_from_checkpoint=True)
+    """
+
+    key = "MultifoldHybridSentenceLoss"
+    """Name of the entry under ``stateful_callbacks`` in ``trainer_state.json``."""
+
+    def __init__(self, *losses: MultifoldHybridSentenceLoss) -> None:
+        if not losses or not all(loss.criterion.learnable_temperature for loss in losses):
+            raise ValueError("give the losses that were built with learnable_temperature=True")
+        self.losses = losses
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **_: Any,
+    ) -> None:
+        """Reads the temperatures of the checkpoint from which training is resumed."""
+        for loss in self.losses:
+            loss._temperature_is_kept = True
+        if state.global_step > 0:
+            self._read(state, "the checkpoint from which training is resumed")
+
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **_: Any,
+    ) -> None:
+        """Puts the temperatures where the next checkpoint takes them along."""
+        log_scales = [float(loss.criterion.log_scale.detach()) for loss in self.losses]
+        _entries(state)[self.key] = {"args": {}, "attributes": {"log_scales": log_scales}}
+
+    def on_train_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **_: Any,
+    ) -> None:
+        """Reads the temperatures that belong to the best model, if that has been loaded."""
+        best = state.best_model_checkpoint
+        if args.load_best_model_at_end and best is not None:
+            saved = TrainerState.load_from_json(str(Path(best) / "trainer_state.json"))
+            self._read(saved, f"the best checkpoint, {best},")
+
+    def _read(self, state: TrainerState, where: str) -> None:
+        log_scales = _entries(state).get(self.key, {}).get("attributes", {}).get("log_scales", [])
+        if len(log_scales) != len(self.losses):
+            raise ValueError(
+                f"{where} holds {len(log_scales)} learned temperatures, but there are "
+                f"{len(self.losses)} losses that learn one; it was saved without this callback, "
+                "or with other losses"
+            )
+        for loss, log_scale in zip(self.losses, log_scales, strict=True):
+            with torch.no_grad():
+                loss.criterion.log_scale.fill_(log_scale)
+
+
+def _entries(state: TrainerState) -> dict[str, Any]:
+    # Declared as a list, which it is only while the trainer makes a state.
+    entries: Any = state.stateful_callbacks
+    result: dict[str, Any] = entries
+    return result
+
+
+def _instance_ids(labels: Tensor | None, rows: int) -> Tensor | None:
+    if labels is None:
+        return None
+    if labels.is_floating_point() or labels.is_complex() or labels.shape != (rows,):
+        raise ValueError(
+            "the label column must hold one whole number for each row, the id of its instance; "
+            f"got labels of dtype {labels.dtype} and shape {tuple(labels.shape)} for {rows} rows"
+        )
+    return labels.long()
+
+
+def _mean_over_ranks(gradient: Tensor) -> Tensor:
+    if dist.world_size() == 1:
+        return gradient
+    total = gradient.clone()
+    torch_dist.all_reduce(total)
+    return total / float(dist.world_size())

@@ -1,0 +1,44 @@
+"""sentence-transformers' ranking loss as a criterion of aligned pairs."""
+
+from __future__ import annotations
+
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+from torch import Tensor, nn
+
+from mxmclr_plugin.loss.validation import check_positive
+
+__all__ = ["RankingCriterion"]
+
+
+class RankingCriterion(nn.Module):
+    """Multiple negatives ranking loss[0], computed by sentence-transformers from embeddings.
+
+    - [0] Henderson et al., 2017, https://arxiv.org/abs/1705.00652
+
+    Attributes:
+        loss:
+            Their loss. It holds an empty model, since the embeddings come from towers.
+
+    Raises:
+        ValueError: If ``temperature`` is not positive.
+    """
+
+    def __init__(self, temperature: float = 0.05, symmetric: bool = False) -> None:
+        super().__init__()
+        check_positive("temperature", temperature)
+        self.loss = MultipleNegativesRankingLoss(
+            SentenceTransformer(modules=[nn.Identity()]),
+            scale=1 / temperature,
+            directions=("query_to_doc", "doc_to_query") if symmetric else ("query_to_doc",),
+            partition_mode="per_direction",
+        )
+
+    def forward(self, z0: Tensor, z1: Tensor) -> Tensor:
+        """Loss of aligned pairs, ``z0`` the queries and ``z1`` the documents, (pairs, D) each."""
+        dtype = z0.float().dtype if z0.element_size() < 4 else z0.dtype
+        loss: Tensor = self.loss.compute_loss_from_embeddings(
+            [z0.to(dtype), z1.to(dtype)],
+            labels=z0.new_zeros(0),  # not looked at
+        )
+        return loss

@@ -1,0 +1,75 @@
+"""SigLIP's loss: a yes or no for every pair of rows, which may hold many positives."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mxmclr_plugin.loss.baselines.pairing import pair_observations
+from mxmclr_plugin.loss.folds import flatten_modalities
+from mxmclr_plugin.loss.validation import check_positive
+
+__all__ = ["SigmoidCriterion"]
+
+
+class SigmoidCriterion(nn.Module):
+    """Pairwise sigmoid loss with a learned scale and bias, as SigLIP[0], algorithm 1.
+
+    The sum over all pairs of log(1 + exp(-y (s a.b + bias))), y = 1 for positives and -1 for
+    negatives, over the mean number of rows of both sides.
+
+    - [0] SigLIP, 2023, https://arxiv.org/abs/2303.15343
+
+    Attributes:
+        temperature:
+            1 / scale at the start; learned on a log scale.
+        bias:
+            Bias at the start, learned too.
+        multi_positive:
+            If True all observations of the same instance are positives. If False only the k-th
+            observations of an instance in both modalities are, as for a loss that knows no better.
+
+    Raises:
+        ValueError: If ``temperature`` is not positive.
+
+    Examples:
+        >>> criterion = SigmoidCriterion(multi_positive=True)
+        >>> loss = criterion(torch.randn(8, 2, 64), torch.randn(8, 5, 64))
+    """
+
+    def __init__(
+        self, temperature: float = 0.1, bias: float = -10.0, multi_positive: bool = False
+    ) -> None:
+        super().__init__()
+        check_positive("temperature", temperature)
+        self.multi_positive = multi_positive
+        self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature)))
+        self.bias = nn.Parameter(torch.tensor(float(bias)))
+
+    def forward(
+        self,
+        z0: Tensor,
+        z1: Tensor,
+        ids0: Tensor | None = None,
+        ids1: Tensor | None = None,
+    ) -> Tensor:
+        """SigLIP's loss; arguments as in ``MultifoldHybridCriterion``.
+
+        Raises:
+            ValueError: If the batch does not fit together or holds no positive pair.
+        """
+        a, ids_a, b, ids_b = flatten_modalities(z0, z1, ids0, ids1)
+        with torch.autocast(device_type=a.device.type, enabled=False):
+            dtype = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
+            a, b = F.normalize(a.to(dtype), dim=1), F.normalize(b.to(dtype), dim=1)
+            logits = self.log_scale.exp() * (a @ b.T) + self.bias  # (n_a, n_b)
+            if self.multi_positive:
+                positive = ids_a[:, None] == ids_b[None, :]
+            else:
+                positive = torch.zeros_like(logits, dtype=torch.bool)
+                positive[pair_observations(ids_a, ids_b)] = True
+            signs = positive.to(dtype) * 2 - 1
+            return -F.logsigmoid(signs * logits).sum() / ((len(a) + len(b)) / 2)

@@ -1,0 +1,57 @@
+"""Soft targets from the similarities within each modality, as Simple-CLIP has them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mxmclr_plugin.loss.validation import check_positive
+
+__all__ = ["SoftTargetCriterion"]
+
+
+class SoftTargetCriterion(nn.Module):
+    """Cross-entropy of pairs with soft targets, after Simple-CLIP[0].
+
+    The target of row u is the softmax of the mean similarity of u to the others within both
+    modalities. The published code multiplies that similarity by its temperature, which on unit
+    vectors makes the target nearly uniform; here it is divided, as for logits. Targets carry no
+    gradient.
+
+    - [0] https://github.com/moein-shariatnia/OpenAI-CLIP
+
+    Attributes:
+        temperature:
+            Logits are divided by it.
+        soft_temperature:
+            Similarities within modalities are divided by it.
+
+    Raises:
+        ValueError: If a temperature is not positive.
+    """
+
+    def __init__(self, temperature: float = 0.07, soft_temperature: float = 0.07) -> None:
+        super().__init__()
+        check_positive("temperature", temperature)
+        check_positive("soft_temperature", soft_temperature)
+        self.temperature = temperature
+        self.soft_temperature = soft_temperature
+
+    def forward(self, z0: Tensor, z1: Tensor) -> Tensor:
+        """Loss of aligned pairs.
+
+        Args:
+            z0: Embeddings. Shape: (pairs, D).
+            z1: Embeddings, row k the partner of row k of ``z0``. Shape: (pairs, D).
+
+        Returns:
+            The loss. Shape: ().
+        """
+        with torch.autocast(device_type=z0.device.type, enabled=False):
+            dtype = torch.promote_types(torch.promote_types(z0.dtype, z1.dtype), torch.float32)
+            a, b = F.normalize(z0.to(dtype), dim=1), F.normalize(z1.to(dtype), dim=1)
+            logits = a @ b.T / self.temperature
+            with torch.no_grad():
+                target = ((a @ a.T + b @ b.T) / 2 / self.soft_temperature).softmax(dim=1)
+            return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2

@@ -1,0 +1,151 @@
+"""How rows of other processes take part, and the plainest way: each process has all of them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from lightly.utils import dist
+from torch import Tensor
+from torch.nn import functional as F
+
+from mxmclr_plugin.loss.distributed.exchange import Exchange, Ranks
+from mxmclr_plugin.loss.implementation import taken_implementation
+
+__all__ = ["Gather", "check_gather", "choose_exchange", "gather_rows"]
+
+Gather = Literal["auto", "rows", "all_gather", "ring"]
+
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def check_gather(gather: str, gather_distributed: bool, impl: str, has_queue: bool) -> None:
+    """Checks that a way of gathering is known and fits the other options.
+
+    Raises:
+        ValueError: If not.
+    """
+    known = ("auto", "rows", "all_gather", "ring")
+    if gather not in known:
+        raise ValueError(f"gather must be one of {', '.join(map(repr, known))}, got {gather!r}")
+    if gather == "auto":
+        return
+    if not gather_distributed:
+        raise ValueError(
+            f"gather is {gather!r} but rows of other processes are not gathered at all"
+        )
+    if gather != "rows" and (impl == "dense" or has_queue):
+        other = "impl='dense'" if impl == "dense" else "a memory bank"
+        raise ValueError(
+            f"gather={gather!r} cannot be used with {other}, for which each process needs all "
+            "rows; use gather='rows' or 'auto'"
+        )
+
+
+def choose_exchange(
+    gather: Gather, impl: str, has_queue: bool, a: Tensor, b: Tensor | None
+) -> Exchange | None:
+    """The exchange of columns of the sharded loss, or None where each process is to have all rows.
+
+    ``"auto"`` is ``"all_gather"`` where the loss of all rows would be streamed, and ``"rows"``
+    below that size, with ``impl="dense"`` or a memory bank, under transforms of ``torch.func``, and
+    while ``torch.compile`` traces. All ranks decide alike, as they count the rows of all.
+
+    Args:
+        gather: The option.
+        impl: The implementation asked for.
+        has_queue: Whether there is a memory bank.
+        a: Rows of this rank. Shape: (n_a, D).
+        b: Those of the other modality, None if there is one modality. Shape: (n_b, D).
+    """
+    if dist.world_size() == 1 or has_queue or gather == "rows":
+        return None
+    if gather != "auto":
+        return gather
+    if torch.compiler.is_compiling():
+        return None
+    counts = torch.tensor([len(a), len(a if b is None else b)], device=a.device)
+    # As many rows as all ranks have, without memory.
+    all_a, all_b = (
+        a.new_empty(1, 1).expand(rows, 1)
+        for rows in Ranks().all_reduce(counts, "agreement").tolist()
+    )
+    return "all_gather" if taken_implementation(impl, all_a, all_b, None) != "dense" else None
+
+
+def gather_rows(z: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows and ids of all processes, in the order of their ranks, the same on every rank.
+
+    Ranks may hold different numbers of rows, none at all among them: rows are padded to the
+    longest rank's, gathered by lightly's ``gather``, and the padding is dropped. Every rank of the
+    default process group must call this together, as often, and in the same order.
+
+    Gradients: in the backward pass a rank receives the sum, over all ranks, of the gradients that
+    their copies of its rows were given, and ``DistributedDataParallel`` then averages the
+    gradients of parameters over ranks. Together that is the gradient of the mean over ranks of
+    their losses. So each of W ranks must end with
+
+    - either the loss L of all rows, the same on every rank, not divided by anything, as in
+      :class:`MultifoldHybridCriterion`: parameters get the gradient of L in one process;
+    - or W times its own share of L, where the shares of all ranks add up to L.
+
+    Args:
+        z: Embeddings of this rank; the width and dtype of all ranks must agree. On a rank without
+            rows of shape (0, D). Shape: (rows, D).
+        ids: Instance ids of ``z``, integers; the same instance has the same id on every rank.
+            Shape: (rows,).
+
+    Returns:
+        Embeddings (all rows, D) and ids (all rows,). With one process, or where
+        ``torch.distributed`` is not initialised, the arguments themselves.
+
+    Raises:
+        ValueError: If ``z`` or ``ids`` is of a wrong shape or dtype, or ranks do not fit together.
+    """
+    if z.ndim != 2 or z.dtype not in _DTYPES:
+        raise ValueError(
+            "z must be a floating point matrix of shape (rows, D), "
+            f"got {z.dtype} of shape {tuple(z.shape)}"
+        )
+    if ids.shape != z.shape[:1] or ids.is_floating_point() or ids.is_complex():
+        raise ValueError(
+            f"ids must be integers of shape {tuple(z.shape[:1])}, one for each row of z, "
+            f"got {ids.dtype} of shape {tuple(ids.shape)}"
+        )
+    if dist.world_size() == 1:
+        return z, ids
+
+    counts, any_requires_grad = _exchange_shapes(z)
+    missing = max(counts) - len(z)
+    padded = F.pad(z, (0, 0, 0, missing)).contiguous()
+    if any_requires_grad and not padded.requires_grad:
+        # The backward pass of the gathering waits for all ranks: one with no row, and so with no
+        # graph, must take part in it too.
+        padded = padded.detach().requires_grad_()
+    padded_ids = F.pad(ids.to(z.device, torch.int64), (0, missing)).contiguous()
+    return _drop_padding(dist.gather(padded), counts), _drop_padding(
+        dist.gather(padded_ids), counts
+    )
+
+
+def _exchange_shapes(z: Tensor) -> tuple[list[int], bool]:
+    """Row counts by rank, and whether the rows of any rank need a gradient."""
+    mine = torch.tensor(
+        [len(z), z.shape[1], _DTYPES.index(z.dtype), int(z.requires_grad)], device=z.device
+    )
+    counts, widths, dtypes, requires_grad = torch.stack(dist.gather(mine)).T.tolist()
+    for what, values in (
+        ("widths", widths),
+        ("dtypes", [str(_DTYPES[dtype]) for dtype in dtypes]),
+    ):
+        if len(set(values)) > 1:
+            raise ValueError(
+                f"ranks hold embeddings of different {what}, in the order of ranks: "
+                f"{', '.join(map(str, values))}; on a rank without rows give "
+                "torch.empty(0, D) of the dtype of the others"
+            )
+    return counts, any(requires_grad)
+
+
+def _drop_padding(parts: tuple[Tensor, ...], counts: list[int]) -> Tensor:
+    return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])

@@ -1,0 +1,106 @@
+"""Sums of instances whose observations lie on several ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mxmclr_plugin.loss.distributed.exchange import Ranks
+
+__all__ = ["Owners"]
+
+
+class Owners:
+    """Gives every instance of a modality to one of the ranks that hold observations of it.
+
+    That is the rank with the most of them; among equals the one whose turn it is, so that instances
+    that are split everywhere are shared out evenly. Where no instance is split nothing is sent.
+
+    Attributes:
+        held: Slots of the instances of which this rank has rows, ascending. Shape: (held,).
+        owned: Slots of those that are given to it, ascending. Shape: (owned,).
+        owned_by: Slots that are given to each rank. Shape: (owned by it,) each.
+    """
+
+    def __init__(self, ranks: Ranks, slots_of: Sequence[Tensor], slots: int) -> None:
+        """From the slot of each row of each rank, and the number of slots."""
+        self._ranks, self._slots = ranks, slots
+        size, mine = ranks.size, ranks.rank
+        pairs = torch.cat([slot * size + rank for rank, slot in enumerate(slots_of)])
+        pairs, counts = torch.unique(pairs, return_counts=True)
+        slot, rank = pairs // size, pairs % size
+        # Different for each rank that holds a slot.
+        claim = counts * size + (rank + slot) % size
+        best = claim.new_zeros(slots).scatter_reduce(0, slot, claim, "amax")
+        won = claim == best[slot]
+        owner = slot.new_zeros(slots).scatter(0, slot[won], rank[won])[slot]
+        self.held = slot[rank == mine]
+        self.owned_by = _by_rank(slot[won], rank[won], size)
+        self.owned = self.owned_by[mine]
+        # Places among those held, by the rank that owns them, and among those owned, by the ranks
+        # that hold them: slots come in the same order on both sides.
+        out, into = rank == mine, owner == mine
+        self._out = _by_rank(torch.searchsorted(self.held, slot[out]), owner[out], size)
+        self._into = _by_rank(torch.searchsorted(self.owned, slot[into]), rank[into], size)
+
+    def place(self, slot: Tensor) -> Tensor:
+        """Place among those held of each slot of a row of this rank."""
+        return torch.searchsorted(self.held, slot)
+
+    def total(self, sums: Tensor) -> Tensor:
+        """Sums over all ranks of what each has of an instance; can be differentiated.
+
+        Args:
+            sums: Of the rows of this rank. Shape: (held, width).
+
+        Returns:
+            Shape: (owned, width).
+        """
+        total: Tensor = _Total.apply(sums, self)
+        return total
+
+    def distribute(self, rows: Tensor) -> Tensor:
+        """Rows (owned, width) for all ranks that hold the instances. Shape: (held, width)."""
+        return self._move(rows, self._into, self._out, len(self.held))
+
+    def known_to_all(self, rows: Tensor) -> Tensor:
+        """Rows (owned, width) of all owners, by slot, without gradient. Shape: (slots, width)."""
+        with torch.no_grad():
+            counts = [len(slot) for slot in self.owned_by]
+            blocks = self._ranks.all_gather(rows, counts, "instances").wait()
+            everyones = rows.new_zeros(self._slots, rows.shape[1])
+            return everyones.index_copy_(0, torch.cat(self.owned_by), torch.cat(list(blocks)))
+
+    def _move(
+        self, rows: Tensor, take: Sequence[Tensor], put: Sequence[Tensor], length: int
+    ) -> Tensor:
+        received = self._ranks.swap(
+            [rows[places] for places in take], [len(places) for places in put], "instances"
+        )
+        mine, moved = self._ranks.rank, rows.new_zeros(length, rows.shape[1])
+        for q, places in enumerate(put):
+            moved.index_add_(0, places, rows[take[q]] if q == mine else received[q])
+        return moved
+
+
+def _by_rank(values: Tensor, rank: Tensor, size: int) -> list[Tensor]:
+    """Values of each rank, in their order."""
+    order = torch.argsort(rank, stable=True)
+    counts: list[int] = torch.bincount(rank, minlength=size).tolist()
+    return list(values[order].split(counts))
+
+
+class _Total(torch.autograd.Function):
+    """A sum hands its gradient to all that was summed."""
+
+    @staticmethod
+    def forward(ctx: Any, sums: Tensor, owners: Owners) -> Tensor:
+        ctx.owners = owners
+        return owners._move(sums, owners._out, owners._into, len(owners.owned))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return ctx.owners.distribute(gradient), None

@@ -1,0 +1,134 @@
+"""Rows of a matrix of logits, and how they are cut into tiles."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["TILE", "Rows", "TileOptions"]
+
+TILE = 512
+"""Rows and columns of a tile on a CPU: in float32 1 MB, what a core's cache holds."""
+
+DEVICE_TILE = 4096
+"""The same elsewhere: in float32 64 MB, which keeps a device busy for longer than its launch."""
+
+
+@dataclass(frozen=True)
+class TileOptions:
+    """How the matrix is cut.
+
+    Attributes:
+        tile: Rows and columns of a tile.
+        cache_bytes: How many bytes of tiles the forward pass may keep for the backward pass. A kept
+            tile saves one of four matmuls.
+        triton: Whether Triton kernels go through the matrix of logits; they cut it in their own way
+            and keep nothing.
+    """
+
+    tile: int
+    cache_bytes: int
+    triton: bool = False
+
+    @classmethod
+    def on(
+        cls, device: torch.device, tile: int | None, cache_bytes: int, triton: bool
+    ) -> TileOptions:
+        """Options with a tile that suits the device where ``tile`` is None."""
+        if tile is None:
+            tile = TILE if device.type == "cpu" else DEVICE_TILE
+        return cls(tile, cache_bytes, triton)
+
+    def spans(self, rows: int, start: int = 0) -> Iterator[slice]:
+        """Cuts ``rows`` rows from ``start`` on into tiles."""
+        for first in range(start, rows, self.tile):
+            yield slice(first, min(first + self.tile, rows))
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows as the matrix sees them, cast and scaled only where they are needed.
+
+    Attributes:
+        raw: The rows as they were given, of any floating dtype. Shape: (n, D).
+        dtype: Dtype to compute in.
+        inverse: 1 / norm of each, if the rows are to be unit rows. Shape: (n, 1).
+        present: Whether the matrix has an entry with the row at all; None if all do. Shape: (n,).
+    """
+
+    raw: Tensor
+    dtype: torch.dtype
+    inverse: Tensor | None
+    present: Tensor | None = None
+
+    @classmethod
+    def of(cls, raw: Tensor, dtype: torch.dtype, normalize: bool) -> Rows:
+        """Rows that are scaled to unit length, or not."""
+        if not normalize:
+            return cls(raw, dtype, None)
+        norm: Tensor = torch.linalg.vector_norm(raw, dim=1, keepdim=True, dtype=dtype)
+        return cls(raw, dtype, norm.clamp_(min=1e-12).reciprocal_())  # the bound of F.normalize
+
+    def __len__(self) -> int:
+        return len(self.raw)
+
+    def strip(self, span: slice, buffer: Tensor | None = None) -> Tensor:
+        """Rows of a span, cast and scaled; not to be written to. Shape: (span, D).
+
+        They lie in ``buffer`` where it is given and they are not what ``raw`` holds: memory that is
+        fresh for every tile costs more than the scaling.
+        """
+        rows = self.raw[span]
+        if self.inverse is not None:
+            out = None if buffer is None else buffer[: len(rows)]
+            return torch.mul(rows, self.inverse[span], out=out)
+        if buffer is None or rows.dtype == self.dtype:
+            return rows.to(self.dtype)
+        return buffer[: len(rows)].copy_(rows)
+
+    def longest(self) -> Tensor:
+        """Greatest norm of the raw rows. Shape: ()."""
+        norms: Tensor = torch.linalg.vector_norm(self.raw, dim=1, dtype=self.dtype)
+        return norms.max()
+
+    def sums(self, slot: Tensor, slots: int) -> Tensor:
+        """Sum of the rows of each slot. Shape: (slots, D)."""
+        if torch.compiler.is_compiling():
+            from mxmclr_plugin.loss.kernels.operators import compiled_sums
+
+            return compiled_sums(self, slot, slots)
+        width = self.raw.shape[1]
+        total = torch.zeros(slots, width, dtype=self.dtype, device=self.raw.device)
+        options = self._chunks()
+        buffer = total.new_empty(min(options.tile, len(self)), width)
+        for span in options.spans(len(self)):
+            total.index_add_(0, slot[span], self.strip(span, buffer))
+        return total
+
+    def products(self, others: Rows, slot: Tensor, slots: int) -> Tensor:
+        """Sums by slot of the product of each row with the same row of others. Shape: (slots,)."""
+        if torch.compiler.is_compiling():
+            from mxmclr_plugin.loss.kernels.operators import compiled_products
+
+            return compiled_products(self, others, slot, slots)
+        total = torch.zeros(slots, dtype=self.dtype, device=self.raw.device)
+        for span in self._chunks().spans(len(self)):
+            products = torch.linalg.vecdot(self.strip(span), others.strip(span))
+            total.index_add_(0, slot[span], products)
+        return total
+
+    def _chunks(self) -> TileOptions:
+        """As many rows as a core's cache holds, or as keep another device busy."""
+        numbers = 2**18 if self.raw.device.type == "cpu" else 2**24
+        return TileOptions(max(1, numbers // self.raw.shape[1]), 0)
+
+    def back_to_raw(self, span: slice, rows: Tensor, gradient: Tensor) -> Tensor:
+        """Gradient of the raw rows of a span; overwrites ``gradient``, that of ``rows``."""
+        if self.inverse is not None:
+            # The part along a unit row does not change it.
+            along = torch.linalg.vecdot(rows, gradient)[:, None]
+            gradient.addcmul_(rows, along, value=-1).mul_(self.inverse[span])
+        return gradient

@@ -1,0 +1,284 @@
+"""Row and column logsumexp of a matrix of logits, and their gradient, one tile at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mxmclr_plugin.loss.kernels.rows import Rows, TileOptions
+
+__all__ = [
+    "Logits",
+    "Own",
+    "Tiled",
+    "headroom",
+    "tile_gradients",
+    "tile_logsumexp",
+]
+
+
+@dataclass(frozen=True)
+class Logits:
+    """The matrix S = scale * a b^T, of which no more than a tile is made.
+
+    Attributes:
+        a: Rows. Shape: (n_a, D).
+        b: Columns. Shape: (n_b, D).
+        scale: Shape: ().
+        leave_out_self: Whether S_uu is -inf: the first n_a rows of ``b`` are those of ``a``.
+        known_bound: Bound of the absolute value of a logit, where it follows from the options.
+    """
+
+    a: Rows
+    b: Rows
+    scale: Tensor
+    leave_out_self: bool
+    known_bound: float | None = None
+
+    def bound(self) -> float | None:
+        """Bound of the absolute value of a logit, if it is known without a wait for a device."""
+        if self.known_bound is not None or self.scale.device.type != "cpu":
+            return self.known_bound
+        bound = self.scale
+        for rows in (self.a, self.b):
+            if rows.inverse is None:
+                bound = bound * rows.longest()
+        return float(bound)
+
+    def tile(self, scaled: Tensor, columns: Tensor, i: slice, j: slice, out: Tensor) -> Tensor:
+        """Logits of the rows ``i``, given times scale, and the columns ``j``."""
+        tile = torch.mm(scaled, columns.T, out=out)
+        if self.leave_out_self and i.start == j.start:
+            tile.diagonal().fill_(-torch.inf)
+        if self.a.present is not None:
+            tile.masked_fill_(~self.a.present[i, None], -torch.inf)
+        if self.b.present is not None:
+            tile.masked_fill_(~self.b.present[None, j], -torch.inf)
+        return tile
+
+
+@dataclass(frozen=True)
+class Tiled:
+    """What the forward pass leaves.
+
+    Attributes:
+        rows: Logsumexp of each row. Shape: (n_a,).
+        columns: Logsumexp of each column. Shape: (n_b,).
+        shift: Constant that was taken from all logits before exp, or None if each row and column
+            had to have its own maximum.
+        kept: Leading tiles, row by row: exp(S - shift), or S where there is no shift.
+    """
+
+    rows: Tensor
+    columns: Tensor
+    shift: float | None
+    kept: list[Tensor]
+
+
+class Own(NamedTuple):
+    """What the gradient by the logits loses where row and column are of one instance.
+
+    Attributes:
+        rows: How much, by row. Shape: (n_a,).
+        slot_a: Instance of each row. Shape: (n_a,).
+        slot_b: Instance of each column. Shape: (n_b,).
+    """
+
+    rows: Tensor
+    slot_a: Tensor
+    slot_b: Tensor
+
+
+def headroom(dtype: torch.dtype) -> float:
+    """Exponents up to this size, either sign, can be summed in ``dtype`` without loss."""
+    return 500.0 if dtype == torch.float64 else 60.0
+
+
+def tile_logsumexp(logits: Logits, options: TileOptions, keep: bool) -> Tiled:
+    """Row and column logsumexp of the logits in one pass over their tiles.
+
+    One exp an element serves both where a constant shift will do. As |S| is bounded, it takes no
+    shift while the bound is small; above, the greatest exponent is brought down to what exp can
+    take, and if a row or column is so far from the bound that it vanishes, the pass is repeated
+    with running maxima. Whether one vanished can be read at once only where the numbers are in the
+    CPU's memory; elsewhere there is no shift but 0.
+
+    Args:
+        logits: The matrix.
+        options: How to cut, and what to keep.
+        keep: Whether to keep tiles at all.
+    """
+    if options.triton:
+        from mxmclr_plugin.loss.kernels.triton import tiles as triton_tiles
+
+        rows, columns = triton_tiles.logsumexp(logits)
+        return _tiled(logits, rows, columns, None, [])
+    bound, dtype = logits.bound(), logits.scale.dtype
+    room = headroom(dtype)
+    # Twice the room and a half: in float32 a temperature of 0.0067.
+    most = 2.5 * room if logits.scale.device.type == "cpu" else room
+    if bound is not None and bound <= most:
+        shift = max(0.0, bound - room)
+        rows, columns, kept = _sums(logits, shift, options, keep)
+        if shift == 0 or (_is_ample(rows) and _is_ample(columns)):
+            for sums in (rows, columns):
+                sums.log_()
+                if shift:
+                    sums += shift
+            return _tiled(logits, rows, columns, shift, kept)
+        del kept
+    rows, columns, kept = _running(logits, options, keep)
+    return _tiled(logits, rows, columns, None, kept)
+
+
+def tile_gradients(
+    logits: Logits,
+    tiled: Tiled,
+    weight_rows: Tensor,
+    weight_columns: Tensor,
+    grad_b: Tensor | None,
+    options: TileOptions,
+    own: Own | None = None,
+) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Gradient of sum(weight_rows * rows) + sum(weight_columns * columns), tile by tile.
+
+    Args:
+        logits: The matrix.
+        tiled: What the forward pass left.
+        weight_rows: Shape: (n_a,).
+        weight_columns: Shape: (n_b,).
+        grad_b: The gradient of the columns is added to it; None if unwanted. Shape: (n_b, D).
+        options: How the forward pass cut.
+        own: To be taken from the gradient by the logits; for Triton kernels only.
+
+    Yields:
+        Span, rows and gradient of each strip of ``a``, good until the next; the gradient may be
+        overwritten.
+    """
+    if options.triton:
+        from mxmclr_plugin.loss.kernels.triton import tiles as triton_tiles
+
+        yield from triton_tiles.gradients(
+            logits, tiled.rows, tiled.columns, weight_rows, weight_columns, grad_b, own
+        )
+        return
+    a, b, shift = logits.a, logits.b, tiled.shift
+    # Rows of both sides meet the gradient times scale: cheapest where it is one number a row.
+    weight_rows, weight_columns = weight_rows * logits.scale, weight_columns * logits.scale
+    if shift is not None:
+        # exp(S - row) u + exp(S - column) v = exp(S - shift) (u' + v')
+        weight_rows = weight_rows * (shift - tiled.rows).exp_()
+        weight_columns = weight_columns * (shift - tiled.columns).exp_()
+    buffer = _Buffers(logits, options)
+    gradient_tile = torch.empty_like(buffer.tile)
+    kept = iter(tiled.kept)
+    for i in options.spans(len(a)):
+        rows = a.strip(i, buffer.rows)
+        scaled = None
+        grad_rows = buffer.gradient[: len(rows)].zero_()
+        for j in options.spans(len(b)):
+            columns = b.strip(j, buffer.columns)
+            tile = next(kept, None)
+            if tile is None:
+                if scaled is None:
+                    scaled = torch.mul(rows, logits.scale, out=buffer.scaled[: len(rows)])
+                tile = logits.tile(scaled, columns, i, j, out=_cut(buffer.tile, i, j))
+                if shift is not None:
+                    _exp_(tile, shift)
+            gradient = _cut(gradient_tile, i, j)
+            if shift is not None:
+                torch.add(weight_rows[i, None], weight_columns[None, j], out=gradient).mul_(tile)
+            else:
+                torch.sub(tile, tiled.rows[i, None], out=gradient).exp_().mul_(weight_rows[i, None])
+                gradient.addcmul_((tile - tiled.columns[None, j]).exp_(), weight_columns[None, j])
+            grad_rows.addmm_(gradient, columns)
+            if grad_b is not None:
+                grad_b[j].addmm_(gradient.T, rows)
+        yield i, rows, grad_rows
+
+
+class _Buffers:
+    """Memory for one tile and what it is made of, used again and again."""
+
+    def __init__(self, logits: Logits, options: TileOptions) -> None:
+        rows, columns = (min(options.tile, len(side)) for side in (logits.a, logits.b))
+        width, new = logits.a.raw.shape[1], logits.scale.new_empty
+        self.tile = new(rows * columns)
+        self.columns = new(columns, width)
+        self.rows, self.scaled, self.gradient = (new(rows, width) for _ in range(3))
+
+
+def _cut(memory: Tensor, i: slice, j: slice) -> Tensor:
+    """A tile at the start of memory. Shape: (i, j)."""
+    shape = (i.stop - i.start, j.stop - j.start)
+    return memory[: shape[0] * shape[1]].view(shape)
+
+
+def _logit_tiles(
+    logits: Logits, options: TileOptions, keep: bool, kept: list[Tensor]
+) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Every tile of the logits, row by row; leading ones in memory of their own, in ``kept``."""
+    buffer = _Buffers(logits, options)
+    left, keeping = options.cache_bytes, keep
+    for i in options.spans(len(logits.a)):
+        rows = logits.a.strip(i, buffer.rows)
+        scaled = torch.mul(rows, logits.scale, out=buffer.scaled[: len(rows)])
+        for j in options.spans(len(logits.b)):
+            tile = _cut(buffer.tile, i, j)
+            # Only leading tiles are kept: the backward pass takes them in order.
+            left -= tile.numel() * tile.element_size()
+            keeping = keeping and left >= 0
+            if keeping:
+                tile = torch.empty_like(tile)
+                kept.append(tile)
+            yield i, j, logits.tile(scaled, logits.b.strip(j, buffer.columns), i, j, out=tile)
+
+
+def _sums(
+    logits: Logits, shift: float, options: TileOptions, keep: bool
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Row and column sums of exp(S - shift)."""
+    rows, columns = (logits.scale.new_zeros(len(side)) for side in (logits.a, logits.b))
+    kept: list[Tensor] = []
+    for i, j, tile in _logit_tiles(logits, options, keep, kept):
+        _exp_(tile, shift)
+        rows[i] += tile.sum(dim=1)
+        columns[j] += tile.sum(dim=0)
+    return rows, columns, kept
+
+
+def _running(
+    logits: Logits, options: TileOptions, keep: bool
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Row and column logsumexp of S, each about its own maximum."""
+    rows, columns = (
+        logits.scale.new_full((len(side),), -torch.inf) for side in (logits.a, logits.b)
+    )
+    kept: list[Tensor] = []
+    for i, j, tile in _logit_tiles(logits, options, keep, kept):
+        rows[i] = torch.logaddexp(rows[i], tile.logsumexp(dim=1))
+        columns[j] = torch.logaddexp(columns[j], tile.logsumexp(dim=0))
+    return rows, columns, kept
+
+
+def _exp_(tile: Tensor, shift: float) -> Tensor:
+    return (tile.sub_(shift) if shift else tile).exp_()
+
+
+def _is_ample(sums: Tensor) -> bool:
+    """Whether none of the sums came close to vanishing."""
+    return bool(sums.min() > (1e-290 if sums.dtype == torch.float64 else 1e-30))
+
+
+def _tiled(
+    logits: Logits, rows: Tensor, columns: Tensor, shift: float | None, kept: list[Tensor]
+) -> Tiled:
+    if logits.leave_out_self or logits.a.present is not None or logits.b.present is not None:
+        # A row of which nothing is left has no weight, but must not bring NaN.
+        for logsumexp in (rows, columns):
+            logsumexp.masked_fill_(logsumexp == -torch.inf, 0.0)
+    return Tiled(rows, columns, shift, kept)

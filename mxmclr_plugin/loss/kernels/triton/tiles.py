@@ -1,0 +1,256 @@
+"""Row and column logsumexp of a matrix of logits, and their gradient, by Triton kernels."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from mxmclr_plugin.loss.kernels.rows import Rows
+    from mxmclr_plugin.loss.kernels.tiles import Logits, Own
+
+__all__ = ["allows_tf32", "gradients", "logsumexp", "unsuitable"]
+
+PARTIAL_BYTES = 32 * 2**20
+"""Bytes of partial logsumexp by column; rows are taken in bands as high as they allow."""
+
+PROGRAMS = 1024
+"""Programs of a band, or as many as there are tiles: some for each multiprocessor of any device."""
+
+LEAST_SPAN = 256
+"""Columns of a program are a multiple of this, and so of the columns of every tile."""
+
+BLOCK_ROWS, BLOCK_BYTES = 8192, 128 * 2**20
+"""Rows and bytes of the block of weights that is made at a time: most of it stays in a big L2
+cache, and it is large enough for products at full rate."""
+
+_PEAK = 2.0**14
+"""Greatest weight that is stored: float16 then holds weights down to 2^-28 of it in full."""
+
+_LOG2E = 1.4426950408889634
+
+_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+
+_HAS_TRITON = importlib.util.find_spec("triton") is not None
+_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def unsuitable(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why the kernels cannot take rows of this device and dtype, or None if they can."""
+    if not _HAS_TRITON:
+        return "the package triton is not installed"
+    if device.type != "cuda" and not (_INTERPRETED and device.type == "cpu"):
+        return f"it needs a CUDA device, and a is on {device}"
+    if dtype not in _DTYPES:
+        return f"it takes bfloat16, float16 and float32, and not {dtype}"
+    return None
+
+
+def logsumexp(logits: Logits) -> tuple[Tensor, Tensor]:
+    """Logsumexp of each row and each column, -inf where nothing is left of it.
+
+    Rows are taken in bands. In a band a program walks some columns with one strip of rows; it sums
+    its rows over these columns as it goes, and leaves a partial sum of each column. The partial
+    sums are summed when the band is done, in a fixed order.
+    """
+    from mxmclr_plugin.loss.kernels.triton.tuning import strip as strip_rows
+
+    launch = _Launch(logits)
+    n_a, n_b, strip = len(logits.a), len(logits.b), strip_rows(_INTERPRETED)
+    band = strip * max(1, min(-(-n_a // strip), PARTIAL_BYTES // (4 * n_b)))
+    by_row = logits.scale.new_empty(n_a)
+    by_column = logits.scale.new_full((n_b,), -torch.inf)
+    for first in range(0, n_a, band):
+        i = slice(first, min(first + band, n_a))
+        rows = i.stop - i.start
+        strips = -(-rows // strip)
+        span = LEAST_SPAN * max(1, n_b * strips // (PROGRAMS * LEAST_SPAN))
+        spans = -(-n_b // span)
+        partial_rows = by_row.new_empty(spans, rows)
+        partial_columns = by_column.new_empty(strips, n_b)
+        launch(
+            "logsumexp",
+            (strips, spans),
+            *launch.sides(i, slice(0, n_b)),
+            partial_rows,
+            partial_columns,
+            rows,
+            n_b,
+            *launch.widths,
+            span,
+            first,
+            _size_class(rows, n_b),
+            **launch.options,
+        )
+        by_row[i] = partial_rows.logsumexp(dim=0)
+        by_column = torch.logaddexp(by_column, partial_columns.logsumexp(dim=0))
+    return by_row, by_column
+
+
+def gradients(
+    logits: Logits,
+    rows: Tensor,
+    columns: Tensor,
+    weight_rows: Tensor,
+    weight_columns: Tensor,
+    grad_b: Tensor | None,
+    own: Own | None,
+) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Gradient of sum(weight_rows * rows) + sum(weight_columns * columns), strip by strip.
+
+    A block of the gradient by S is made again in the dtype of the rows and multiplied into both
+    sides with sums in float32. As the rows are not of unit length, a block is W = G / (|a| |b|),
+    up to a factor that makes the most of the range of float16:
+    the gradient by a unit row of A is |a| times the row of W times the rows of B as they are.
+
+    Args and yields are those of :func:`~mxmclr_plugin.loss.kernels.tiles.tile_gradients`.
+    """
+    launch = _Launch(logits)
+    n_a, n_b, dtype = len(logits.a), len(logits.b), launch.a.dtype
+    inverse_a, greatest_a = _inverse(logits.a)
+    inverse_b, greatest_b = _inverse(logits.b)
+    peak = (weight_rows.abs().max() + weight_columns.abs().max()).clamp(min=1e-30) / _PEAK
+    weight_rows, weight_columns = weight_rows / peak, weight_columns / peak
+    own_rows, slot_a, slot_b = (None,) * 3 if own is None else (own.rows / peak, *own[1:])
+    undo = logits.scale * peak
+    factor_a = undo * greatest_b / inverse_a
+    factor_b = undo * greatest_a / inverse_b
+
+    height = min(BLOCK_ROWS, n_a)
+    # A multiple of 64 keeps every row of a block aligned.
+    width = -(-min(BLOCK_BYTES // (BLOCK_ROWS * dtype.itemsize), n_b) // 64) * 64
+    weights = launch.a.new_empty(height, width)
+    gradient = logits.scale.new_empty(height, launch.a.shape[1])
+    for first in range(0, n_a, height):
+        i = slice(first, min(first + height, n_a))
+        grad_rows = gradient[: i.stop - i.start].zero_()
+        for start in range(0, n_b, width):
+            j = slice(start, min(start + width, n_b))
+            block = weights[: i.stop - i.start, : j.stop - j.start]
+            launch(
+                "weights",
+                lambda cut, shape=block.shape: (
+                    -(-shape[0] // cut["BLOCK_M"]) * -(-shape[1] // cut["BLOCK_N"]),
+                ),
+                *launch.sides(i, j),
+                *(x[span] for x, span in ((rows, i), (columns, j))),
+                *(x[span] for x, span in ((weight_rows, i), (weight_columns, j))),
+                *(x[span] for x, span in ((inverse_a, i), (inverse_b, j))),
+                *(
+                    None if x is None else x[span]
+                    for x, span in ((own_rows, i), (slot_a, i), (slot_b, j))
+                ),
+                block,
+                *block.shape,
+                *launch.widths,
+                width,
+                first - start,
+                _size_class(*block.shape),
+                **launch.options,
+            )
+            launch.add_product(grad_rows, block, launch.b[j], factor_a[i])
+            if grad_b is not None:
+                launch.add_product(grad_b[j], block.T, launch.a[i], factor_b[j])
+        yield i, logits.a.strip(i), grad_rows
+
+
+class _Launch:
+    """The arguments that all launches for one matrix share."""
+
+    def __init__(self, logits: Logits) -> None:
+        dtype = torch.promote_types(logits.a.raw.dtype, logits.b.raw.dtype)
+        # Both in one dtype, as tensor cores want them, with the numbers of a row side by side.
+        self.a, self.b = (side.raw.detach().to(dtype).contiguous() for side in (logits.a, logits.b))
+        factor_a = logits.scale * _LOG2E
+        self.factor_a, self.factor_b = (
+            (factor * torch.ones_like(side.raw[:, 0], dtype=logits.scale.dtype))
+            if side.inverse is None
+            else factor * side.inverse[:, 0]
+            for side, factor in ((logits.a, factor_a), (logits.b, 1.0))
+        )
+        self.present_a, self.present_b = (
+            None if side.present is None else side.present.view(torch.uint8)
+            for side in (logits.a, logits.b)
+        )
+        self.bound = (factor_a * logits.a.longest() * logits.b.longest()).abs()
+        self.widths = (self.a.shape[1], self.a.stride(0), self.b.stride(0))
+        self.options = {
+            "LEAVE_OUT_SELF": logits.leave_out_self,
+            "PRECISION": "tf32" if dtype == torch.float32 and allows_tf32() else "ieee",
+        }
+        device = self.a.device
+        self.hopper = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] in (
+            9,
+            10,
+        )
+
+    def sides(self, i: slice, j: slice) -> tuple[Any, ...]:
+        """What the kernels know of some rows and some columns."""
+        return (
+            self.a[i],
+            self.b[j],
+            self.factor_a[i],
+            self.factor_b[j],
+            None if self.present_a is None else self.present_a[i],
+            None if self.present_b is None else self.present_b[j],
+            self.bound,
+        )
+
+    def __call__(self, kernel: str, grid: Any, *arguments: Any, **options: Any) -> None:
+        """Runs a kernel on the device of the rows."""
+        from mxmclr_plugin.loss.kernels.triton.tuning import tuned
+
+        with torch.cuda.device_of(self.a):
+            tuned(kernel, self.a.itemsize, self.hopper, _INTERPRETED)[grid](*arguments, **options)
+
+    def add_product(self, out: Tensor, left: Tensor, right: Tensor, factor: Tensor) -> None:
+        """Adds factor[:, None] * (left @ right) to ``out``, with sums in float32."""
+        if left.dtype == torch.float32:
+            # The library's product in float32 is the best there is, and heeds what the user allows.
+            out.addcmul_(left @ right, factor[:, None])
+            return
+        m, k = left.shape
+        n = right.shape[1]
+        self(
+            "product",
+            lambda cut: (-(-m // cut["BLOCK_M"]) * -(-n // cut["BLOCK_N"]),),
+            left,
+            right,
+            factor,
+            out,
+            m,
+            n,
+            k,
+            *left.stride(),
+            right.stride(0),
+            out.stride(0),
+            _size_class(m, k),
+        )
+
+
+def _inverse(rows: Rows) -> tuple[Tensor, Tensor]:
+    """1 / norm of each row over the greatest of them, and that. Shape: (n,), ()."""
+    if rows.inverse is None:
+        one = torch.ones((), dtype=rows.dtype, device=rows.raw.device)
+        return one.expand(len(rows)).contiguous(), one
+    greatest = rows.inverse.max()
+    return rows.inverse[:, 0] / greatest, greatest
+
+
+def _size_class(rows: int, columns: int) -> int:
+    """What is large enough to be timed anew: each class is 64 times the one before."""
+    return (rows * columns).bit_length() // 6
+
+
+def allows_tf32() -> bool:
+    """Whether the user lets products of float32 matrices run in TF32."""
+    matmul = torch.backends.cuda.matmul
+    # Where there are both settings the old one raises once the new one is used.
+    if hasattr(matmul, "fp32_precision"):
+        return bool(matmul.fp32_precision == "tf32")
+    return bool(matmul.allow_tf32)

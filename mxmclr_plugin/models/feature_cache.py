@@ -1,0 +1,215 @@
+"""Features of a frozen encoder, computed once and kept on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import uuid
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from sentence_transformers import SentenceTransformer
+from torch import Tensor, nn
+
+from mxmclr_plugin.data.batch import Observations
+from mxmclr_plugin.data.dataset import Store
+from mxmclr_plugin.data.file_store import FileStore
+from mxmclr_plugin.models.feature_store import FeatureStore
+from mxmclr_plugin.models.record_digests import record_digests, tensor_bytes
+from mxmclr_plugin.models.text import tokenizer_digest
+from mxmclr_plugin.progress import progress_bar
+
+__all__ = ["cached_features", "fingerprint_module"]
+
+# Part of every key: raise it when what is written changes meaning.
+_VERSION = "1"
+
+
+@torch.no_grad()
+def cached_features(
+    encode: Callable[[Observations], Tensor],
+    store: Store,
+    *,
+    root: Path,
+    model_fingerprint: str,
+    batch_size: int = 256,
+    shard_size: int = 4096,
+    description: str = "encoding",
+) -> FeatureStore:
+    """Features of every record, from disk where they were computed before.
+
+    They lie in a folder of ``root`` that is named by the SHA-256 of the records and the model, as
+    safetensors files of ``shard_size`` records, each written as soon as it is done: a run that was
+    killed goes on behind its last file. A file that does not hold what was written is computed
+    again, with a warning. A record that occurs several times is encoded once.
+
+    Args:
+        encode: From records to features of shape (rows, F): tensors come stacked, strings as a list
+            (long ones first and together, so that little is padding). It should be in evaluation
+            mode: :meth:`Tower.encode <mxmclr_plugin.models.tower.Tower.encode>` of a frozen tower.
+        store: The records: tensors of one shape, or strings.
+        root: Folder of the cache; what the records' files hold is remembered there too, see
+            :func:`~mxmclr_plugin.models.record_digests.record_digests`.
+        model_fingerprint: What tells the encoder from others, see :func:`fingerprint_module`.
+        batch_size: Records given to ``encode`` at a time.
+        shard_size: Records in a file.
+        description: What the progress bar says.
+
+    Returns:
+        As many records, each float32, on the CPU, of shape (F,). They stay in their files, which
+        are mapped into memory.
+
+    Raises:
+        ValueError: If the store is empty, its records cannot be stacked, or ``encode`` returns the
+            wrong shape, NaN or infinity.
+    """
+    if len(store) == 0:
+        raise ValueError(f"{description}: there are no records to encode")
+    if batch_size < 1 or shard_size < 1:
+        raise ValueError(
+            f"batch_size and shard_size are at least 1, got {batch_size} and {shard_size}"
+        )
+    with progress_bar() as progress:
+        digests = list(
+            progress.track(
+                record_digests(store, root / "records"),
+                total=len(store),
+                description=f"{description}: reading",
+            )
+        )
+        first_of: dict[bytes, int] = {}  # digest of a record: where it occurs first
+        for position, digest in enumerate(digests):
+            first_of.setdefault(digest, position)
+
+        key = hashlib.sha256(f"{_VERSION}\n{model_fingerprint}\n{shard_size}\n".encode())
+        key.update(b"".join(digests))
+        folder = root / key.hexdigest()
+        unique = list(first_of.items())
+        if isinstance(store[0], str):
+            unique.sort(key=lambda item: -len(store[item[1]]))
+
+        task = progress.add_task(description, total=len(unique))
+        paths, widths = [], set()
+        for number, start in enumerate(range(0, len(unique), shard_size)):
+            positions = [position for _, position in unique[start : start + shard_size]]
+            path = folder / f"{number:05d}.safetensors"
+            shard = _read(path, len(positions))
+            if shard is None:
+                batches = []
+                for i in range(0, len(positions), batch_size):
+                    batches.append(_encode(encode, store, positions[i : i + batch_size]))
+                    progress.advance(task, len(batches[-1]))
+                shard = torch.cat(batches)
+                _write(path, shard)
+            else:
+                progress.advance(task, len(shard))
+            paths.append(path)
+            widths.add(shard.shape[1])
+    if len(widths) > 1:
+        raise ValueError(f"the encoder makes features of several widths: {sorted(widths)}")
+    row_of = {digest: row for row, (digest, _) in enumerate(unique)}
+    return FeatureStore(paths, shard_size, np.array([row_of[digest] for digest in digests]))
+
+
+def fingerprint_module(module: nn.Module) -> str:
+    """SHA-256, in hexadecimal, of what decides a module's output in evaluation mode.
+
+    Taken over the classes and printed options of all its parts, its parameters and buffers, and of
+    a SentenceTransformer the tokenizer, maximal length, prompts, width and image processor as well.
+    """
+    digest = hashlib.sha256()
+    for name, part in module.named_modules():
+        kind = type(part)
+        options = part.extra_repr()
+        if isinstance(part, SentenceTransformer):
+            # Its modules print their options in __repr__ alone.
+            options = (
+                f"{part!r}\n{tokenizer_digest(part.tokenizer)}\n{part.max_seq_length}\n"
+                f"{part.default_prompt_name}\n{sorted(part.prompts.items())}\n{part.truncate_dim}"
+            )
+            processor = getattr(part, "processor", None)  # a bag of words has none
+            pictures = getattr(processor, "image_processor", None)
+            if pictures is not None:
+                options += f"\n{pictures.to_json_string()}"
+        options = re.sub(r" at 0x[0-9a-f]+", "", options)  # differs from run to run
+        digest.update(f"{name}\n{kind.__module__}.{kind.__qualname__}\n{options}\n".encode())
+    for name, value in module.state_dict().items():
+        if isinstance(value, Tensor):
+            digest.update(f"{name}\n{value.dtype}\n{tuple(value.shape)}\n".encode())
+            digest.update(tensor_bytes(value))
+        else:
+            digest.update(f"{name}\n{value!r}\n".encode())
+    return digest.hexdigest()
+
+
+def _encode(
+    encode: Callable[[Observations], Tensor],
+    store: Store,
+    positions: Sequence[int],
+) -> Tensor:
+    records: list[Any]
+    if isinstance(store, FileStore):
+        with ThreadPoolExecutor(os.cpu_count()) as threads:
+            records = list(threads.map(store.__getitem__, positions))
+    else:
+        records = [store[position] for position in positions]
+    texts = [record for record in records if isinstance(record, str)]
+    grids = [record for record in records if isinstance(record, Tensor)]
+    if (texts and grids) or len({record.shape for record in grids}) > 1:
+        raise ValueError(
+            f"records {min(positions)} to {max(positions)} cannot be stacked: they are not all "
+            "strings or all tensors of one shape"
+        )
+    features = encode(texts or torch.stack(grids)).detach().float().cpu()
+    if features.ndim != 2 or len(features) != len(records):
+        raise ValueError(
+            f"the encoder should have made features of the shape ({len(records)}, F) from "
+            f"{len(records)} records, got {tuple(features.shape)}"
+        )
+    bad = (~features.isfinite().all(dim=1)).nonzero().flatten()
+    if len(bad):
+        raise ValueError(
+            f"the encoder made NaN or infinity from record {positions[int(bad[0])]} and "
+            f"{len(bad) - 1} others of its batch"
+        )
+    return features
+
+
+def _write(path: Path, features: Tensor) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    metadata = {"sha256": hashlib.sha256(tensor_bytes(features)).hexdigest()}
+    # A name of its own: the processes of a distributed run may write the same file.
+    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    save_file({"features": features.contiguous()}, unfinished, metadata)
+    unfinished.replace(path)
+
+
+def _read(path: Path, rows: int) -> Tensor | None:
+    """What a file holds; None, with a warning if it is there, when that is not what was written."""
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            features: Tensor = file.get_tensor("features")
+            written = (file.metadata() or {}).get("sha256")
+    except (SafetensorError, OSError) as error:
+        reason = str(error)
+    else:
+        if hashlib.sha256(tensor_bytes(features)).hexdigest() != written:
+            reason = "its content does not fit its checksum"
+        elif features.ndim != 2 or len(features) != rows:
+            reason = f"it holds the shape {tuple(features.shape)} in place of ({rows}, F)"
+        else:
+            return features
+    warnings.warn(
+        f"the feature cache's file {path} is damaged ({reason}): computing it again", stacklevel=3
+    )
+    return None

@@ -1,0 +1,81 @@
+"""A backbone for vectors that were computed elsewhere: it hands them on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from mxmclr_plugin.data.batch import Observations
+from mxmclr_plugin.models.exporting import is_exporting
+from mxmclr_plugin.models.tower import Backbone
+
+__all__ = ["PrecomputedFeatures", "features"]
+
+
+class PrecomputedFeatures(Backbone):
+    """Vectors as they are, in float32 if they are of half precision.
+
+    Args:
+        width: Numbers a vector.
+
+    Raises:
+        ValueError: If it is below 1.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        if width < 1:
+            raise ValueError(f"a vector has at least one number, got {width}")
+        self.out_features = width
+
+    def forward(self, observations: Observations) -> Tensor:
+        """The vectors.
+
+        Args:
+            observations: Floats, finite. Shape: (rows, out_features).
+
+        Returns:
+            Shape: (rows, out_features).
+
+        Raises:
+            ValueError: If these are no such vectors.
+        """
+        if (
+            not isinstance(observations, Tensor)
+            or not observations.is_floating_point()
+            or observations.shape[1:] != (self.out_features,)
+        ):
+            what = (
+                f"{observations.dtype} of {tuple(observations.shape)}"
+                if isinstance(observations, Tensor)
+                else type(observations).__name__
+            )
+            raise ValueError(
+                f"a features tower takes floats of the shape (rows, {self.out_features}), got "
+                f"{what}"
+            )
+        if not is_exporting() and not observations.isfinite().all():
+            raise ValueError("a features tower takes finite numbers, got NaN or infinity")
+        return observations.float() if observations.element_size() < 4 else observations
+
+
+def features(corpus: Sequence[Any]) -> PrecomputedFeatures:
+    """A :class:`PrecomputedFeatures` as wide as the first of the training observations.
+
+    Args:
+        corpus: Vectors.
+
+    Raises:
+        ValueError: If there is none, or the first is no vector.
+    """
+    if len(corpus) == 0:
+        raise ValueError("a features tower is as wide as its training observations, got none")
+    first = corpus[0]
+    if not isinstance(first, Tensor) or first.ndim != 1:
+        raise ValueError(
+            "a features tower takes vectors, tensors of shape (F,); the first observation is "
+            f"{tuple(first.shape) if isinstance(first, Tensor) else type(first).__name__}"
+        )
+    return PrecomputedFeatures(first.shape[0])

@@ -1,0 +1,226 @@
+"""Backbones for pictures: a light CNN, and torchvision's classification models."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision import models
+from torchvision.models import get_model_weights, list_models
+
+from mxmclr_plugin.data.batch import Observations
+from mxmclr_plugin.models.checkpointing import checkpoint_blocks
+from mxmclr_plugin.models.exporting import is_exporting
+from mxmclr_plugin.models.pretrained import (
+    load_weights,
+    named_weights,
+    read_weights,
+    torchvision_model,
+)
+from mxmclr_plugin.models.tower import Backbone
+from mxmclr_plugin.registry import did_you_mean
+
+__all__ = ["LightCNN2d", "TorchvisionBackbone", "image_models", "scaled_images"]
+
+_AUXILIARY = ("aux1", "aux2", "AuxLogits")  # further classifiers of GoogLeNet and Inception
+
+
+class LightCNN2d(Backbone):
+    """A few convolutions for pictures of 32 to 128 pixels; takes any size.
+
+    Stages of convolution, BatchNorm and ReLU, each of which halves the picture. Then each channel's
+    mean, which keeps how much there is of something, beside its maximum, which keeps whether there
+    is any. It works in the memory format channels_last.
+
+    Args:
+        widths: Channels of each stage.
+
+    Raises:
+        ValueError: If a width is below 1 or there is none.
+    """
+
+    pretrained = False
+
+    def __init__(self, widths: list[int] = [32, 64, 128, 256]) -> None:  # noqa: B006
+        super().__init__()
+        if not widths or min(widths) < 1:
+            raise ValueError(f"widths are one positive integer a stage, got {list(widths)}")
+        stages: list[nn.Module] = []
+        inputs, kernel = 3, 5
+        for width in widths:
+            stages += [
+                nn.Conv2d(inputs, width, kernel, stride=2, padding=kernel // 2, bias=False),
+                nn.BatchNorm2d(width),
+                nn.ReLU(inplace=True),
+            ]
+            inputs, kernel = width, 3
+        self.stages = nn.Sequential(*stages).to(memory_format=torch.channels_last)
+        self.out_features = 2 * inputs
+
+    def forward(self, observations: Observations) -> Tensor:
+        """Features of pictures.
+
+        Args:
+            observations: uint8, or float in 0..1. Shape: (rows, 3 or 1, H, W).
+
+        Returns:
+            Features. Shape: (rows, out_features).
+
+        Raises:
+            ValueError: If these are no such pictures.
+        """
+        images = scaled_images(observations, next(self.parameters()).dtype)
+        cells = self.stages(2 * images - 1)  # (rows, widths[-1], h, w)
+        return torch.cat([cells.mean(dim=(2, 3)), cells.amax(dim=(2, 3))], dim=1)
+
+
+class TorchvisionBackbone(Backbone):
+    """A torchvision classification model without the last layer of its classifier.
+
+    Pictures are normalised by the mean and deviation that the weights were trained with (those of
+    the model's default weights where weights come from a file or are random). A model that is bound
+    to one size of picture (ViT, MaxViT) has others resized to it.
+
+    Args:
+        arch: One of :func:`image_models`.
+        weights: None for random ones; a name of torchvision's, such as ``"IMAGENET1K_V1"`` or
+            ``"DEFAULT"`` (downloaded); or a state dict's file, ``.pt``, ``.pth`` or
+            ``.safetensors``, of the torchvision model (for any number of classes).
+        gradient_checkpointing: Less memory for one more forward pass.
+
+    Raises:
+        ValueError: If the model is unknown or has no blocks to checkpoint, or the weights are not
+            for it.
+        FileNotFoundError: If the weights are neither a name nor a file, or cannot be downloaded.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        arch: str = "resnet18",
+        weights: str | None = None,
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        if arch not in image_models():
+            raise ValueError(
+                f"unknown image model {arch!r}: {did_you_mean(arch, image_models())}known are "
+                f"{', '.join(image_models())}"
+            )
+        named = named_weights(arch, weights)
+        model = torchvision_model(arch, named)
+        auxiliary = [name for name in _AUXILIARY if hasattr(model, name)]
+        for name in auxiliary:
+            setattr(model, name, None)
+        if auxiliary:
+            model.aux_logits = False  # type: ignore[assignment]
+            # As torchvision sets it for its own weights of these models.
+            model.transform_input = weights is not None  # type: ignore[assignment]
+        last, self.out_features = _last_layer(model)
+        parent, _, child = last.rpartition(".")
+        setattr(model.get_submodule(parent), child, nn.Identity())
+        if weights is not None and named is None:
+            dropped = tuple(f"{name}." for name in (last, *auxiliary))
+            state = read_weights(weights, arch)
+            state = {k: v for k, v in state.items() if not k.startswith(dropped)}
+            load_weights(model, state, weights, arch)
+        if gradient_checkpointing and not checkpoint_blocks(model):
+            raise ValueError(f"{arch} has no blocks of several layers to checkpoint")
+        preset = get_model_weights(arch)[named or "DEFAULT"].transforms()
+        # Not part of the state dict: they follow from the options.
+        self.register_buffer("mean", torch.tensor(preset.mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(preset.std).view(3, 1, 1), persistent=False)
+        self.bound_to = _bound_to(model, arch, preset.crop_size[0])
+        self.pretrained = weights is not None
+        self.model = model
+
+    def forward(self, observations: Observations) -> Tensor:
+        """Features of pictures.
+
+        Args:
+            observations: uint8, or float in 0..1. Shape: (rows, 3 or 1, H, W).
+
+        Returns:
+            Features. Shape: (rows, out_features).
+
+        Raises:
+            ValueError: If these are no such pictures.
+        """
+        images = scaled_images(observations, next(self.parameters()).dtype)
+        features: Tensor = self.model((resized(images, self.bound_to) - self.mean) / self.std)
+        return features.flatten(start_dim=1)
+
+    def extra_repr(self) -> str:
+        return f"mean={self.mean.flatten().tolist()}, std={self.std.flatten().tolist()}"
+
+
+def image_models() -> list[str]:
+    """Torchvision's classification models."""
+    return list(list_models(module=models))
+
+
+def scaled_images(observations: Observations, dtype: torch.dtype) -> Tensor:
+    """Pictures as floats in 0..1 with three channels, channels last in memory.
+
+    Args:
+        observations: uint8, or float in 0..1. Shape: (rows, 3 or 1, H, W); one channel counts as
+            three alike.
+        dtype: Floating type of the result.
+
+    Returns:
+        Shape: (rows, 3, H, W).
+
+    Raises:
+        ValueError: If these are no such pictures.
+    """
+    if not isinstance(observations, Tensor):
+        raise ValueError(
+            f"an image tower takes a tensor of pictures, got {type(observations).__name__}"
+        )
+    shape = tuple(observations.shape)
+    if len(shape) != 4 or shape[1] not in (1, 3) or 0 in shape:
+        raise ValueError(
+            "an image tower takes pictures of the shape (rows, 3, H, W), or of one channel, got "
+            f"{shape}"
+        )
+    images = observations.expand(-1, 3, -1, -1)
+    if observations.dtype == torch.uint8:
+        scaled = images.to(dtype, memory_format=torch.channels_last)
+        return scaled / 255 if is_exporting() else scaled.div_(255)
+    if not observations.is_floating_point():
+        raise ValueError(f"pictures are uint8, or float in 0..1; got {observations.dtype}")
+    if not is_exporting():
+        low, high = (float(x) for x in observations.aminmax())
+        if not (low >= 0 and high <= 1):  # NaN as well
+            raise ValueError(
+                f"pictures are uint8, or float in 0..1; got {observations.dtype} from {low} to "
+                f"{high}"
+            )
+    return images.to(dtype, memory_format=torch.channels_last)
+
+
+def resized(images: Tensor, size: int | None) -> Tensor:
+    """Pictures with edges of that many pixels; as they are for None. Shape: (rows, 3, H, W)."""
+    if size is None or images.shape[2:] == (size, size):
+        return images
+    return F.interpolate(images, (size, size), mode="bilinear", antialias=True).clamp(0, 1)
+
+
+def _last_layer(model: nn.Module) -> tuple[str, int]:
+    """Name and inputs of the layer that makes the classes."""
+    head = next(name for name in ("fc", "classifier", "heads", "head") if hasattr(model, name))
+    name, layer = [
+        (name, layer)
+        for name, layer in model.named_modules()
+        if name.split(".")[0] == head and isinstance(layer, (nn.Linear, nn.Conv2d))
+    ][-1]
+    return name, layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
+
+
+def _bound_to(model: nn.Module, arch: str, trained: int) -> int | None:
+    if arch.startswith("maxvit"):  # its windows are laid out when it is made
+        return trained
+    bound = getattr(model, "image_size", None)  # of a VisionTransformer
+    return None if bound is None else int(bound)

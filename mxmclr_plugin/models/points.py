@@ -1,0 +1,124 @@
+"""A backbone for clouds of points."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mxmclr_plugin.data.batch import Observations
+from mxmclr_plugin.models.exporting import is_exporting
+from mxmclr_plugin.models.tower import Backbone
+
+__all__ = ["PointNet", "point_net"]
+
+
+class PointNet(Backbone):
+    """One MLP for every point, then each channel's maximum and mean over the points.
+
+    After PointNet (Qi et al. 2017, arXiv 1612.00593, section 4.2), without its transforms: the
+    order of the points does not matter.
+
+    Args:
+        channels: Numbers a point: x, y, z, then whatever else there is, such as a colour in 0..1.
+        widths: Width of each layer.
+        centred: Whether a cloud is moved to its centre and scaled to radius 1 first, so that its
+            place and unit of length do not matter. If they do, say false.
+
+    Raises:
+        ValueError: If there are less than 3 channels, a width is below 1 or there is none.
+    """
+
+    pretrained = False
+
+    def __init__(
+        self,
+        channels: int = 3,
+        widths: list[int] = [64, 128, 256],  # noqa: B006
+        centred: bool = True,
+    ) -> None:
+        super().__init__()
+        if channels < 3:
+            raise ValueError(f"a point has at least x, y and z, got {channels} channels")
+        if not widths or min(widths) < 1:
+            raise ValueError(f"widths are one positive integer a layer, got {list(widths)}")
+        self.channels = channels
+        self.centred = centred
+        layers: list[nn.Module] = []
+        inputs = channels
+        for width in widths:
+            layers += [
+                nn.Linear(inputs, width, bias=False),
+                nn.BatchNorm1d(width),
+                nn.ReLU(inplace=True),
+            ]
+            inputs = width
+        self.layers = nn.Sequential(*layers)
+        self.out_features = 2 * inputs
+
+    def forward(self, observations: Observations) -> Tensor:
+        """Features of clouds.
+
+        Args:
+            observations: Floats, finite. Shape: (rows, N, channels).
+
+        Returns:
+            Features. Shape: (rows, out_features).
+
+        Raises:
+            ValueError: If these are no such clouds.
+        """
+        clouds = self._checked(observations).to(next(self.parameters()).dtype)
+        if self.centred:
+            place = clouds[..., :3] - clouds[..., :3].mean(dim=1, keepdim=True)
+            radius = place.norm(dim=2).amax(dim=1).clamp_min(torch.finfo(clouds.dtype).tiny)
+            clouds = torch.cat([place / radius[:, None, None], clouds[..., 3:]], dim=2)
+        each = self.layers(clouds.flatten(0, 1)).unflatten(0, clouds.shape[:2])
+        return torch.cat([each.amax(dim=1), each.mean(dim=1)], dim=1)
+
+    def extra_repr(self) -> str:
+        return f"centred={self.centred}"
+
+    def _checked(self, observations: Observations) -> Tensor:
+        if not isinstance(observations, Tensor):
+            raise ValueError(
+                f"a point tower takes a tensor of clouds, got {type(observations).__name__}"
+            )
+        shape = tuple(observations.shape)
+        if len(shape) != 3 or shape[2] != self.channels or 0 in shape:
+            raise ValueError(
+                f"a point tower takes clouds of the shape (rows, N, {self.channels}), got {shape}"
+            )
+        if not observations.is_floating_point():
+            raise ValueError(f"points are floats, got {observations.dtype}")
+        if not is_exporting() and not observations.isfinite().all():
+            raise ValueError("points are finite floats, got NaN or infinity")
+        return observations
+
+
+def point_net(
+    corpus: Sequence[Any],
+    widths: list[int] = [64, 128, 256],  # noqa: B006
+    centred: bool = True,
+) -> PointNet:
+    """A :class:`PointNet` for points with as many numbers as the training observations have.
+
+    Args:
+        corpus: Clouds, of which the first is looked at; x, y, z if there is none.
+        widths: Width of each layer.
+        centred: Whether clouds are moved to their centre and scaled to radius 1.
+
+    Raises:
+        ValueError: If the first is no cloud of points, or an option cannot be.
+    """
+    if len(corpus) == 0:
+        return PointNet(3, widths, centred)
+    first = corpus[0]
+    if not isinstance(first, Tensor) or first.ndim != 2:
+        raise ValueError(
+            "a point tower takes clouds, tensors of shape (N, 3 or more); the first observation is "
+            f"{tuple(first.shape) if isinstance(first, Tensor) else type(first).__name__}"
+        )
+    return PointNet(first.shape[1], widths, centred)

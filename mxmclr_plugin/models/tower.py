@@ -1,0 +1,209 @@
+"""A tower: a backbone and a projection head, from a modality's observations to unit vectors."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from lightly.models.modules.heads import ProjectionHead
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mxmclr_plugin.data.batch import Observations
+
+__all__ = ["Backbone", "Tower"]
+
+
+class Backbone(nn.Module):
+    """What a tower is built on: any module with ``out_features`` and this ``forward``.
+
+    Deriving from this class is not needed: ``nn.Linear`` is a backbone for precomputed vectors.
+
+    Attributes:
+        out_features: Width of the features.
+        pretrained: Whether its weights were learned; False makes it an error to freeze it.
+    """
+
+    out_features: int
+    pretrained: bool = True
+
+    def forward(self, observations: Observations) -> Tensor:
+        """Features of observations.
+
+        Args:
+            observations: A tensor of shape (rows, ...), or a list of strings.
+
+        Returns:
+            Features. Shape: (rows, out_features).
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no forward")
+
+
+class Tower(nn.Module):
+    """Backbone, then a head of Linear, LayerNorm, ReLU, Linear, then division by the length.
+
+    The head normalises by row, not by batch as lightly's own heads do: so a batch of a single row
+    trains, and a row's vector does not depend on what else is in the batch.
+
+    Args:
+        backbone: A module with an integer ``out_features`` whose ``forward`` takes observations and
+            returns features of shape (rows, out_features).
+        dim: Width of the vectors.
+        hidden: Width of the head's hidden layer; by default that of the features.
+        frozen: Leaves the backbone as it is: no gradient, and evaluation mode also while the head
+            trains. Its features can then be computed once, see
+            :func:`~mxmclr_plugin.models.feature_cache.cached_features`, and given to ``forward`` in
+            place of the observations.
+        unfreeze_at: Step of training from which on a frozen backbone is trained after all; whoever
+            trains calls :meth:`unfreeze` then. Until then its parameters ask for gradients but get
+            none, so that optimizers and DDP know them from the start.
+        lr_scale: The backbone is trained with the learning rate times this; whoever makes the
+            optimizer sees to it.
+
+    Attributes:
+        in_features: Width of the features.
+
+    Raises:
+        ValueError: If a width is not a positive integer, lr_scale is not above 0 or for a backbone
+            that is frozen for good, or unfreeze_at for one that is not frozen or has nothing to
+            train.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        dim: int = 128,
+        hidden: int | None = None,
+        frozen: bool = False,
+        unfreeze_at: int | None = None,
+        lr_scale: float = 1.0,
+    ) -> None:
+        super().__init__()
+        features = getattr(backbone, "out_features", None)
+        hidden = features if hidden is None else hidden
+        widths = {"out_features of the backbone": features, "dim": dim, "hidden": hidden}
+        for name, width in widths.items():
+            if not isinstance(width, int) or width < 1:
+                raise ValueError(f"{name} is a positive integer, got {width!r}")
+        assert isinstance(features, int)
+        assert isinstance(hidden, int)
+        trained = any(parameter.requires_grad for parameter in backbone.parameters())
+        if unfreeze_at is not None and not (frozen and trained and unfreeze_at >= 0):
+            raise ValueError(
+                f"unfreeze_at is a step, 0 or more, of a frozen backbone that can be trained; got "
+                f"{unfreeze_at} with frozen {str(frozen).lower()}"
+            )
+        if not (math.isfinite(lr_scale) and lr_scale > 0):
+            raise ValueError(f"lr_scale is a number above 0, got {lr_scale}")
+        if lr_scale != 1 and frozen and unfreeze_at is None:
+            raise ValueError(
+                f"lr_scale is {lr_scale}, but the backbone is frozen and so not trained: set "
+                "frozen to false or unfreeze_at to a step"
+            )
+        self.backbone = backbone
+        self.in_features = features
+        self.dim = dim
+        self.frozen = frozen
+        self.unfreeze_at = unfreeze_at
+        self.lr_scale = lr_scale
+        self.head = ProjectionHead(
+            [
+                (features, hidden, nn.LayerNorm(hidden), nn.ReLU()),
+                (hidden, dim, None, None),
+            ]
+        )
+        if frozen:
+            backbone.eval()
+            if unfreeze_at is None:
+                backbone.requires_grad_(False)
+
+    def unfreeze(self) -> None:
+        """Has the backbone trained from now on."""
+        self.frozen = False
+        self.backbone.train(self.training)
+
+    def train(self, mode: bool = True) -> Tower:
+        """Training or evaluation mode; a frozen backbone stays in evaluation mode."""
+        super().train(mode)
+        if self.frozen:
+            self.backbone.eval()
+        return self
+
+    def encode(self, observations: Observations) -> Tensor:
+        """Features of observations, without gradient from a frozen backbone.
+
+        Args:
+            observations: What the backbone takes: a tensor of shape (rows, ...) or strings.
+
+        Returns:
+            Features. Shape: (rows, in_features).
+
+        Raises:
+            ValueError: If the backbone cannot take the observations.
+        """
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            features: Tensor = self.backbone(observations)
+        # Not len of a tensor: while it is exported the number of rows has no value.
+        rows = observations.shape[0] if isinstance(observations, Tensor) else len(observations)
+        if features.shape != (rows, self.in_features):
+            raise ValueError(
+                f"{type(self.backbone).__name__} should have made features of the shape "
+                f"{(rows, self.in_features)} from {rows} observations, got {tuple(features.shape)}"
+            )
+        return features
+
+    def features(self, observations: Observations) -> Tensor:
+        """Features of observations; those that are features already, as they are.
+
+        Args:
+            observations: What :meth:`forward` takes.
+
+        Returns:
+            Features. Shape: (rows, in_features).
+
+        Raises:
+            ValueError: If the backbone cannot take the observations.
+        """
+        if self.frozen and isinstance(observations, Tensor) and self._are_features(observations):
+            return observations
+        return self.encode(observations)
+
+    def project(self, features: Tensor) -> Tensor:
+        """Unit vectors from features; at least float32.
+
+        Args:
+            features: Shape: (rows, in_features).
+
+        Returns:
+            Rows of length 1. Shape: (rows, dim).
+
+        Raises:
+            ValueError: If the shape or the type is another.
+        """
+        if not self._are_features(features):
+            raise ValueError(
+                f"features are floats of the shape (rows, {self.in_features}), got "
+                f"{features.dtype} of {tuple(features.shape)}"
+            )
+        vectors: Tensor = self.head(features)
+        if vectors.dtype in (torch.float16, torch.bfloat16):
+            vectors = vectors.float()
+        return F.normalize(vectors, dim=1)
+
+    def forward(self, observations: Observations) -> Tensor:
+        """Unit vectors of observations.
+
+        Args:
+            observations: A tensor of shape (rows, ...) or a list of strings. A frozen tower also
+                takes features, floats of the shape (rows, in_features), and skips the backbone.
+
+        Returns:
+            Rows of length 1. Shape: (rows, dim).
+
+        Raises:
+            ValueError: If the observations are of the wrong kind or shape.
+        """
+        return self.project(self.features(observations))
+
+    def _are_features(self, x: Tensor) -> bool:
+        return x.is_floating_point() and x.ndim == 2 and x.shape[1] == self.in_features
