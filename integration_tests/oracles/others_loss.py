@@ -95,7 +95,9 @@ def _fused(rows, ids):
     return means
 
 
-def _direction(rows, columns, y_rows, y_columns, temperature, relation, soft_temperature, itself=True):
+def _direction(
+    rows, columns, y_rows, y_columns, temperature, relation, soft_temperature, itself=True
+):
     hard, soft = [], []
     for u, i in enumerate(y_rows):
         met = [v for v in range(len(columns)) if itself or v != u]
@@ -111,7 +113,9 @@ def _direction(rows, columns, y_rows, y_columns, temperature, relation, soft_tem
         weights = shares(relation, i, fold, soft_temperature)
         if weights:
             # Every column of another instance is a negative, also of one that shares no modality.
-            lse = torch.logsumexp(torch.stack([logits[v] for of_j in fold.values() for v in of_j]), 0)
+            lse = torch.logsumexp(
+                torch.stack([logits[v] for of_j in fold.values() for v in of_j]), 0
+            )
             target = sum(
                 w / len(fold[j]) * sum(logits[v] for v in fold[j]) for j, w in weights.items()
             )
