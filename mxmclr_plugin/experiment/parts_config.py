@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-__all__ = ["BatchConfig", "EvalConfig", "OptimizerConfig", "TrainerConfig"]
+__all__ = ["BatchConfig", "EvalConfig", "OptimizerConfig", "TrainerConfig", "precision_of"]
 
 
 @dataclass
@@ -105,3 +105,14 @@ class EvalConfig:
     fuse: list[str] = field(default_factory=list)
     rsum: bool = False
     group_size: int | None = None
+
+
+def precision_of(config: TrainerConfig) -> str:
+    """The precision in Lightning's words, also where the configuration says ``auto``."""
+    if config.precision != "auto":
+        return config.precision
+    import torch  # what reads configurations does not need it
+
+    if config.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
+    return "32"
