@@ -95,7 +95,7 @@ def test_text_and_paths_are_taken_as_typed(text):
         (["grid=1"], "grid has keys of its own: grid.lr"),
         (["grid.rl=1"], "unknown key 'grid.rl': did you mean 'lr'"),
         (["k.x=1"], "k has no keys of its own"),
-        (["more words"], "takes QUERY and key=value, got also 'more words'"),
+        (["more words"], "takes QUERY and key=value alone, got 'more words'"),
         (["seed=1"], "try sets seed itself: write seeds="),
     ],
 )

@@ -95,9 +95,9 @@ def parse_arguments(
                 listed += f", and {', '.join(sorted(others))} of the run's configuration"
             raise ConfigError(f"{command} has no key {key!r}: {did_you_mean(first, known)}{listed}")
     if len(placed) > len(words):
-        shown = " ".join(map(repr, placed[len(words) :]))
-        needs = f"{' '.join(map(str.upper, words))} and key=value" if words else "key=value alone"
-        raise ConfigError(f"{command} takes {needs}, got also {shown}; quote what has spaces")
+        more = " ".join(map(repr, placed[len(words) :]))
+        takes = "".join(f"{name.upper()} and " for name in words) + "key=value alone"
+        raise ConfigError(f"{command} takes {takes}, got {more}")
     for name, text in zip(words, placed, strict=False):
         values[name] = convert(hints[name], f"{command}: {name.upper()}", text)
     help_words = documented(inspect.getdoc(kind) or "")

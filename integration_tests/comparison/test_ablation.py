@@ -14,7 +14,7 @@ from mxmclr_plugin.run.command_line import main
 
 SLICE = (
     *("data.classes=24", "data.captions=4", "data.samples=2", "batch.instances=6"),
-    *("batch.passes=1", "towers.voxel.widths=[4,8]", "trainer.max_steps=4"),
+    *("batch.repeats=1", "towers.voxel.widths=[4,8]", "trainer.max_steps=4"),
 )
 
 
@@ -91,7 +91,7 @@ def test_runs_are_measured_on_other_data_too(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["text2shape"], "ablate needs a task and a study"),
+        (["text2shape"], "ablate needs study=STUDY: Name of a study, see list studies"),
         (["text2shape", "study=hybrd"], "did you mean 'hybrid'"),
         (["text2shape", "study=hybrid", "axes.loss.temperatur=1"], "varies loss.hard_weight"),
         (["text2shape", "study=hybrid", "split=train"], "split is val or test"),

@@ -59,7 +59,7 @@ def test_a_manifest_with_problems(sample, capsys):
         (["data", "check", "none.jsonl"], "there is no such manifest"),
         (["data", "check", "my.jsonl", "sise=3"], "did you mean 'size'|sise"),
         (["data", "check", "my.jsonl", "size=many"], "data.size"),
-        (["data", "check", "my.jsonl", "size"], "takes MANIFEST and key=value, got also 'size'"),
+        (["data", "check", "my.jsonl", "size"], "takes MANIFEST and key=value alone, got 'size'"),
         (["data", "convert", "primitives"], "data convert needs out=OUT: Folder for"),
         (["data", "convert", "primitive", "out=x"], "did you mean 'primitives'"),
         (["data", "convert", "primitives", "classes=4", "out=x", "shards=some"], "shards must be"),

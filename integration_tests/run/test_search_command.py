@@ -50,7 +50,7 @@ def test_the_command(small_run, tmp_path, capsys):
     assert page.read_text().count("<li>") == 2
     status, _, err = run(capsys, *asked)
     assert status == 2
-    assert "exists" in err
+    assert "is there already" in err
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_the_command(small_run, tmp_path, capsys):
         (["ckpt={run}"], "search needs QUERY: A text"),
         (
             ["a", "red", "cone", "ckpt={run}"],
-            "search takes QUERY and key=value, got also 'red' 'cone'",
+            "search takes QUERY and key=value alone, got 'red' 'cone'",
         ),
         (["a red cone"], "needs ckpt="),
         (["a red cone", "ckpt={run}", "k=0"], "k must be 1 or more, got 0"),

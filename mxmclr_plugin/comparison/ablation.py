@@ -18,11 +18,11 @@ import plugin_configs
 from mxmclr_plugin.comparison.cells import Cell, plan_cell
 from mxmclr_plugin.comparison.config import written
 from mxmclr_plugin.comparison.measures import figures_of, measures_of
-from mxmclr_plugin.comparison.results import write_atomically
 from mxmclr_plugin.comparison.transfer import measured_elsewhere
 from mxmclr_plugin.comparison.workers import run_cells
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.experiment.config import RunConfig, load_config
+from mxmclr_plugin.files import write_atomically
 from mxmclr_plugin.registry import did_you_mean
 
 __all__ = ["Ablation", "AblationConfig", "Point", "Study", "ablate", "load_study", "studies"]
@@ -38,7 +38,7 @@ class AblationConfig:
     """Keys of ``run ablate``.
 
     Attributes:
-        study: Name of a file in ``plugin_configs/ablation``.
+        study: Name of a study, see ``list studies``.
         axes: Values to take in place of the study's, by axis: ``axes.loss.hard_weight=0,1``.
         seeds: One run of each point for each.
         split: Of which the figures are: val leaves the test set for what comes after.

@@ -14,8 +14,8 @@ class BatchConfig:
     Attributes:
         instances: Instances a batch (on each process).
         folds: Observations drawn of each instance, by modality.
-        passes: How many times an epoch goes through the instances.
-        top_up: Whether a fold smaller than asked is filled up by repetition.
+        repeats: How many times an epoch goes through the instances.
+        pad_folds: Whether a fold smaller than asked is filled up by repetition.
         keep_folds: Whether a loss that knows one positive a row gets these folds too, instead of
             one observation of each modality.
         workers: Processes that read data; 0 reads in the main process.
@@ -23,8 +23,8 @@ class BatchConfig:
 
     instances: int = 128
     folds: dict[str, int] = field(default_factory=dict)
-    passes: int = 1
-    top_up: bool = False
+    repeats: int = 1
+    pad_folds: bool = False
     keep_folds: bool = False
     workers: int = 0
 

@@ -67,7 +67,7 @@ def new_path(key: str, path: Path) -> Path:
         ConfigError: If there is a file, or a folder that is not empty.
     """
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise ConfigError(f"{key}: {path} exists; give another path, or remove it first")
+        raise ConfigError(f"{key}: {path} is there already; give another path, or remove it first")
     return path
 
 

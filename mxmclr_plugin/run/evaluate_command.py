@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from mxmclr_plugin.files import write_atomically
 from mxmclr_plugin.run.command import Context, new_path, print_data_notes, print_line
 
 __all__ = ["EvaluateArguments", "evaluate_command"]
@@ -47,12 +48,9 @@ def evaluate_command(arguments: EvaluateArguments, context: Context) -> int:
         print_line(console, f"the split has fewer instances than a group of {size}")
     if known := metrics["data"]["trained_on"]:
         total = len(run.split(arguments.split))
-        print_line(console, f"{known} of the {total} evaluated instances were trained on")
+        print_line(console, f"{known} of the {total} instances measured were trained on")
     print_data_notes(console, run.data)
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = out.with_name(f".{out.name}")
-        unfinished.write_text(json.dumps(metrics, indent=2, allow_nan=False) + "\n", "utf-8")
-        unfinished.replace(out)
+        write_atomically(out, json.dumps(metrics, indent=2, allow_nan=False) + "\n")
         print_line(console, f"written to {out}")
     return 0

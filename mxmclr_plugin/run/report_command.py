@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mxmclr_plugin.arguments import WORD
 from mxmclr_plugin.errors import ConfigError
+from mxmclr_plugin.files import write_atomically
 from mxmclr_plugin.run.command import Context, print_line
 
 __all__ = ["ReportArguments", "report_command"]
@@ -54,13 +55,12 @@ def report_command(arguments: ReportArguments, context: Context) -> int:
                 f"report needs {package}, which is not installed: pip install "
                 "'mxmclr-plugin[report]'"
             )
-    from mxmclr_plugin.comparison.results import write_atomically
     from mxmclr_plugin.report.build import build_report
     from mxmclr_plugin.report.page import GENERATOR
 
     console, out = context.console, arguments.out or arguments.folder / "report.html"
     if out.is_dir() or (out.exists() and GENERATOR not in _head(out)):
-        raise ConfigError(f"out: {out} exists and is not a report; give another file")
+        raise ConfigError(f"out: {out} is there already and is not a report; give another file")
     report = build_report(
         arguments.folder, arguments.losses, arguments.protocol, arguments.seed, console
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mxmclr_plugin.arguments import WORD
 from mxmclr_plugin.errors import ConfigError
+from mxmclr_plugin.files import write_atomically
 from mxmclr_plugin.run.command import Context, new_path, print_line
 
 __all__ = ["SearchArguments", "search_command"]
@@ -67,7 +68,6 @@ def search_command(arguments: SearchArguments, context: Context) -> int:
     for note in run.data.notes:
         print_line(console, note)
     if page is not None:
-        page.parent.mkdir(parents=True, exist_ok=True)
-        page.write_text(hits_page(found, run.data.notes), encoding="utf-8")
+        write_atomically(page, hits_page(found, run.data.notes))
         print_line(console, f"written to {page}")
     return 0
