@@ -72,7 +72,7 @@ def test_choices():
         (["seed"], r"cannot read seed"),
         (
             ["directions.t2s=[text]"],
-            r"directions.t2s holds query, gallery: set one by directions.t2s.query=",
+            r"set one by directions.t2s.query=",
         ),
         (["directions.t2s=[text,voxel]"], r"directions.t2s holds query, gallery"),
         (["+directions.x={query: text}"], r"directions.x must be {query: MODALITY, gallery"),

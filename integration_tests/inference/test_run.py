@@ -19,9 +19,8 @@ def trained(small_run):
 def test_what_is_loaded(trained, small_run):
     assert trained.folder == small_run
     assert trained.checkpoint == small_run / "checkpoints" / "best.ckpt"
-    assert dataclasses.asdict(trained.config) == yaml.safe_load(
-        (small_run / "config.yaml").read_text()
-    )
+    written = yaml.safe_load((small_run / "config.yaml").read_text())
+    assert dataclasses.asdict(trained.config) == written
     assert list(trained.towers) == ["text", "voxel"]
     assert not any(tower.training for tower in trained.towers.values())
     state = torch.load(trained.checkpoint, weights_only=False)["state_dict"]

@@ -256,7 +256,7 @@ def _explain_override(task: str, overrides: Iterable[Override], error: Exception
     for override in overrides:
         key = override.key_or_group
         node = OmegaConf.select(config, key)
-        if isinstance(node, DictConfig) and len(node) and not isinstance(override.value(), dict):
+        if override not in folders and _replaces_mapping(node, override.value()):
             first, *_ = node
             raise ConfigError(
                 f"{key} holds {', '.join(map(str, node))}: set one by {key}.{first}=..., or "
@@ -268,6 +268,10 @@ def _explain_override(task: str, overrides: Iterable[Override], error: Exception
                 f"unknown key {key!r}: {did_you_mean(key, keys)}"
                 f"known beside it are {', '.join(siblings)}"
             ) from error
+
+
+def _replaces_mapping(node: Any, value: Any) -> bool:
+    return isinstance(node, DictConfig) and len(node) > 0 and not isinstance(value, dict)
 
 
 def _parent(key: str) -> str:
