@@ -89,5 +89,5 @@ def batch_overrides(
     return [
         *ones,
         f"batch.instances={round(batch.instances * ratio)}",
-        f"batch.passes={max(1, round(batch.passes * ratio))}",
+        f"batch.repeats={max(1, round(batch.repeats * ratio))}",
     ]

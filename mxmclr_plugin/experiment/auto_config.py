@@ -42,8 +42,8 @@ def completed(
     - directions: the first text, or else the first modality, against each of the others, both ways;
     - batch.folds: the median of the training instances' folds, at most 5 texts and 2 of others;
     - batch.instances: half of the training instances, at most 128;
-    - trainer.max_steps: 100 passes through the training instances, but 200 to 2000 steps;
-    - batch.passes: so many that a run is validated about 20 times.
+    - trainer.max_steps: 100 times through the training instances, but 200 to 2000 steps;
+    - batch.repeats: so many that a run is validated about 20 times.
 
     Args:
         plain: The configuration, as plain containers.
@@ -81,9 +81,9 @@ def completed(
     if trainer["max_steps"] is None:
         trainer["max_steps"] = min(max(_PASSES * steps, _FEWEST_STEPS), _MOST_STEPS)
         lines.append(f"trainer.max_steps: {trainer['max_steps']}")
-    if batch["passes"] is None:
-        batch["passes"] = max(1, trainer["max_steps"] // (_VALIDATIONS * steps))
-        lines.append(f"batch.passes: {batch['passes']}")
+    if batch["repeats"] is None:
+        batch["repeats"] = max(1, trainer["max_steps"] // (_VALIDATIONS * steps))
+        lines.append(f"batch.repeats: {batch['repeats']}")
     console.print(
         "chosen by what the data hold (give any of these keys to choose yourself):\n  "
         + escape("\n  ".join(lines)),

@@ -42,7 +42,7 @@ __all__ = [
 
 CONFIGS = Path(plugin_configs.__file__).parent
 
-OPEN = ("directions", "batch.instances", "batch.folds", "batch.passes", "trainer.max_steps")
+OPEN = ("directions", "batch.instances", "batch.folds", "batch.repeats", "trainer.max_steps")
 """Keys that an automatic configuration may leave null."""
 
 

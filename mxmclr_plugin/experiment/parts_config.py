@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-__all__ = ["BatchConfig", "EvalConfig", "OptimizerConfig", "TrainerConfig"]
+__all__ = ["BatchConfig", "EvalConfig", "OptimizerConfig", "TrainerConfig", "precision_of"]
 
 
 @dataclass
@@ -14,8 +14,8 @@ class BatchConfig:
     Attributes:
         instances: Instances a batch (on each process).
         folds: Observations drawn of each instance, by modality.
-        passes: How many times an epoch goes through the instances.
-        top_up: Whether a fold smaller than asked is filled up by repetition.
+        repeats: How many times an epoch goes through the instances.
+        pad_folds: Whether a fold smaller than asked is filled up by repetition.
         multifold_for_all_losses: Whether losses that accept one positive per row get these folds
             as well, instead of one observation of each modality.
         workers: Processes that read data; 0 reads in the main process.
@@ -23,8 +23,8 @@ class BatchConfig:
 
     instances: int = 128
     folds: dict[str, int] = field(default_factory=dict)
-    passes: int = 1
-    top_up: bool = False
+    repeats: int = 1
+    pad_folds: bool = False
     multifold_for_all_losses: bool = False
     workers: int = 0
 
@@ -106,3 +106,14 @@ class EvalConfig:
     fuse: list[str] = field(default_factory=list)
     rsum: bool = False
     group_size: int | None = None
+
+
+def precision_of(config: TrainerConfig) -> str:
+    """The precision in Lightning's words, also where the configuration says ``auto``."""
+    if config.precision != "auto":
+        return config.precision
+    import torch  # what reads configurations does not need it
+
+    if config.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
+    return "32"

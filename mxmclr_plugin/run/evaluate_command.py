@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from mxmclr_plugin.experiment.metrics_table import metrics_tables
+from mxmclr_plugin.files import write_atomically
 from mxmclr_plugin.inference.evaluate import evaluate_run
 from mxmclr_plugin.json_records import json_text
 from mxmclr_plugin.run.arguments import new_path, run_arguments
@@ -48,9 +49,6 @@ def evaluate_command(arguments: Sequence[str], console: Console) -> int:
     if trained.data.problems:
         console.print(f"{len(trained.data.problems)} things of the data set were left out")
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = out.with_name(f".{out.name}")
-        unfinished.write_text(json_text(metrics), "utf-8")
-        unfinished.replace(out)
+        write_atomically(out, json_text(metrics))
         console.print(f"written to {escape(str(out))}", highlight=False, soft_wrap=True)
     return 0
