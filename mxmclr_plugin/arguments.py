@@ -128,7 +128,7 @@ def convert(hint: Any, key: str, text: str) -> Any:
     if hint is str:
         return text
     if hint is Path:
-        return Path(text).expanduser()
+        return Path(text).expanduser() if text.startswith("~") else Path(text)
     if origin is Literal:
         by_text = {str(choice): choice for choice in parts}
         if text not in by_text:

@@ -17,6 +17,7 @@ from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.experiment.config import RunConfig, check_config
 from mxmclr_plugin.experiment.splits import check_trainable
 from mxmclr_plugin.models.registry import TOWERS, TowerInfo
+from mxmclr_plugin.retrieval import Direction, Side
 
 __all__ = ["completed"]
 
@@ -92,12 +93,12 @@ def completed(
     return check_config(filled)
 
 
-def _modalities(directions: Mapping[str, Sequence[str]] | None, data: DataSplits) -> list[str]:
+def _modalities(directions: Mapping[str, Mapping[str, Side]] | None, data: DataSplits) -> list[str]:
     """The modalities in use, texts first: all that there are, or those that directions name."""
     train = data["train"]
     held = [m for m in train.modalities if train.folds(m).any()]
     if directions is not None:
-        named = {m for pair in directions.values() for m in "+".join(pair).split("+")}
+        named = {m for of in directions.values() for m in Direction(**of).modalities}
         if missing := sorted(named - set(held)):
             raise ConfigError(
                 f"directions: the data have no {missing[0]!r}, they have {', '.join(held)}"
@@ -122,12 +123,12 @@ def _tower(modality: str, data: DataSplits) -> TowerInfo:
     raise ConfigError(f"towers.{modality}: no tower is known for records of the kind {kind!r}")
 
 
-def _directions(modalities: Sequence[str]) -> dict[str, list[str]]:
+def _directions(modalities: Sequence[str]) -> dict[str, dict[str, str]]:
     initials = {m[0] for m in modalities}
     short = {m: m[0] if len(initials) == len(modalities) else m for m in modalities}
     first, *others = modalities
     pairs = [pair for other in others for pair in ((first, other), (other, first))]
-    return {f"{short[a]}2{short[b]}": [a, b] for a, b in pairs}
+    return {f"{short[a]}2{short[b]}": {"query": a, "gallery": b} for a, b in pairs}
 
 
 def _fold(train: MultifoldDataset, modality: str, kind: str) -> int:

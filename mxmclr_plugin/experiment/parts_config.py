@@ -16,8 +16,8 @@ class BatchConfig:
         folds: Observations drawn of each instance, by modality.
         repeats: How many times an epoch goes through the instances.
         pad_folds: Whether a fold smaller than asked is filled up by repetition.
-        keep_folds: Whether a loss that knows one positive a row gets these folds too, instead of
-            one observation of each modality.
+        multifold_for_all_losses: Whether losses that accept one positive per row get these folds
+            as well, instead of one observation of each modality.
         workers: Processes that read data; 0 reads in the main process.
     """
 
@@ -25,7 +25,7 @@ class BatchConfig:
     folds: dict[str, int] = field(default_factory=dict)
     repeats: int = 1
     pad_folds: bool = False
-    keep_folds: bool = False
+    multifold_for_all_losses: bool = False
     workers: int = 0
 
 
@@ -59,7 +59,8 @@ class TrainerConfig:
         precision: auto (bf16-mixed on a GPU that has it, 16-mixed on one that has not, else 32),
             or Lightning's: 32, bf16-mixed, 16-mixed, ...
         validate_every: Epochs between validations.
-        patience: Stop after that many validations without a better score; null never stops early.
+        patience: Stop after that many validations without a better mean recall; null never stops
+            early.
         test_with: Weights that are tested: best (by validation) or last.
         eval_batch: Observations encoded at once in evaluation.
         log_every: Steps between entries of the log.
@@ -89,11 +90,11 @@ class EvalConfig:
     Attributes:
         split: Split that is measured at the end beside ``test``: train, val, or test for no more.
         test: Whether ``test`` is measured; false leaves it unseen, as while options are chosen.
-        ks: Depths of rr@k.
+        ks: Depths of r@k.
         ndcg_at: Depth of ndcg@k.
-        fuse: Modalities whose observations of an instance are fused to one item (the normalised
-            mean of their unit vectors) before they are ranked.
-        rsum: Whether RSUM is given, the sum of rr@k over all depths and directions.
+        fuse: Modalities whose observations of an instance are fused to one item (the normalized
+            mean of their unit vectors) before ranking.
+        rsum: Whether RSUM is given, the sum of r@k over all depths and directions.
         group_size: Measures also groups of so many instances of a split, and gives the means over
             them: 1000 for COCO's 5 x 1K. Null for none.
     """

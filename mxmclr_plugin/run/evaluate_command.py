@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from mxmclr_plugin.files import write_atomically
+from mxmclr_plugin.json_records import json_text
 from mxmclr_plugin.run.command import Context, new_path, print_data_notes, print_line
 
 __all__ = ["EvaluateArguments", "evaluate_command"]
@@ -33,24 +33,23 @@ def evaluate_command(arguments: EvaluateArguments, context: Context) -> int:
     Raises:
         ConfigError: If the run cannot be evaluated on these data.
     """
-    from mxmclr_plugin.experiment.metrics_table import figures_table
+    from mxmclr_plugin.experiment.metrics_table import metrics_tables
     from mxmclr_plugin.inference.evaluate import evaluate_run
     from mxmclr_plugin.inference.run import TrainedRun
 
     console, out = context.console, arguments.out and new_path("out", arguments.out)
     run = TrainedRun.load(arguments.ckpt, context.overrides, console=console)
     metrics = evaluate_run(run, arguments.split)
-    for name, figures in metrics.items():
-        if name.partition("_groups_of_")[0] in (arguments.split, "train_split") and figures:
-            console.print(figures_table(metrics, name))
+    for table in metrics_tables(metrics):
+        console.print(table)
     size = run.config.eval.group_size
-    if size is not None and not any("_groups_of_" in name for name in metrics):
+    if size is not None and all(of.groups is None for of in metrics.splits.values()):
         print_line(console, f"the split has fewer instances than a group of {size}")
-    if known := metrics["data"]["trained_on"]:
+    if known := metrics.data.trained_on:
         total = len(run.split(arguments.split))
         print_line(console, f"{known} of the {total} instances measured were trained on")
     print_data_notes(console, run.data)
     if out is not None:
-        write_atomically(out, json.dumps(metrics, indent=2, allow_nan=False) + "\n")
+        write_atomically(out, json_text(metrics))
         print_line(console, f"written to {out}")
     return 0

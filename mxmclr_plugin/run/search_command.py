@@ -59,7 +59,7 @@ def search_command(arguments: SearchArguments, context: Context) -> int:
         arguments.query,
         arguments.k,
         arguments.split,
-        "+".join(arguments.modality) or None,
+        arguments.modality or None,
         arguments.by,
     )
     console.print(hits_table(found, console))
