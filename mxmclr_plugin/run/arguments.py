@@ -10,7 +10,7 @@ from rich.console import Console
 
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.inference.changes import CHANGED
-from mxmclr_plugin.inference.run import TrainedRun
+from mxmclr_plugin.inference.run import Run, load_run
 from mxmclr_plugin.registry import did_you_mean
 
 __all__ = ["RunArguments", "new_path", "run_arguments"]
@@ -30,13 +30,13 @@ class RunArguments:
     own: dict[str, str]
     changes: list[str]
 
-    def load(self, console: Console) -> TrainedRun:
+    def load(self, console: Console) -> Run:
         """The run that ``ckpt`` names.
 
         Raises:
             ConfigError: If there is none, or a change cannot be.
         """
-        return TrainedRun.load(self.own["ckpt"], self.changes, console=console)
+        return load_run(self.own["ckpt"], self.changes, console=console)
 
     def count(self, key: str) -> int:
         """The value of a key that is a number, 1 or more.

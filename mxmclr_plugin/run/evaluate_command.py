@@ -31,23 +31,23 @@ def evaluate_command(arguments: Sequence[str], console: Console) -> int:
     """
     given = run_arguments("evaluate", arguments, {"split": "test", "out": ""})
     out = new_path("out", given.own["out"]) if given.own["out"] else None
-    trained = given.load(console)
-    metrics = evaluate_run(trained, given.own["split"])
+    run = given.load(console)
+    metrics = evaluate_run(run, given.own["split"])
     for table in metrics_tables(metrics):
         console.print(table)
-    size = trained.config.eval.group_size
+    size = run.config.eval.group_size
     if size is not None and all(of.groups is None for of in metrics.splits.values()):
         console.print(f"the split has fewer instances than a group of {size}", highlight=False)
     if known := metrics.data.trained_on:
         console.print(
-            f"{known} of the {len(trained.split(given.own['split']))} instances measured were "
+            f"{known} of the {len(run.split(given.own['split']))} instances measured were "
             "trained on",
             highlight=False,
         )
-    for note in trained.data.notes:
+    for note in run.data.notes:
         console.print(escape(note), highlight=False)
-    if trained.data.problems:
-        console.print(f"{len(trained.data.problems)} things of the data set were left out")
+    if run.data.problems:
+        console.print(f"{len(run.data.problems)} things of the data set were left out")
     if out is not None:
         write_atomically(out, json_text(metrics))
         console.print(f"written to {escape(str(out))}", highlight=False, soft_wrap=True)

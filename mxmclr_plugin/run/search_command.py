@@ -32,9 +32,9 @@ def search_command(arguments: Sequence[str], console: Console) -> int:
     given = run_arguments("search", arguments, defaults, words=1)
     k = given.count("k")
     page = new_path("html", given.own["html"]) if given.own["html"] else None
-    trained = given.load(console)
+    run = given.load(console)
     found = search(
-        trained,
+        run,
         given.words[0],
         k,
         given.own["split"],
@@ -46,10 +46,10 @@ def search_command(arguments: Sequence[str], console: Console) -> int:
         console.print(
             f"not known to the text tower: {escape(', '.join(found.unknown))}", highlight=False
         )
-    for note in trained.data.notes:
+    for note in run.data.notes:
         console.print(escape(note), highlight=False)
     if page is not None:
         page.parent.mkdir(parents=True, exist_ok=True)
-        page.write_text(hits_page(found, trained.data.notes), encoding="utf-8")
+        page.write_text(hits_page(found, run.data.notes), encoding="utf-8")
         console.print(f"written to {escape(str(page))}", highlight=False, soft_wrap=True)
     return 0
