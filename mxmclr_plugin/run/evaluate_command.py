@@ -35,10 +35,10 @@ def evaluate_command(arguments: EvaluateArguments, context: Context) -> int:
     """
     from mxmclr_plugin.experiment.metrics_table import metrics_tables
     from mxmclr_plugin.inference.evaluate import evaluate_run
-    from mxmclr_plugin.inference.run import TrainedRun
+    from mxmclr_plugin.inference.run import load_run
 
     console, out = context.console, arguments.out and new_path("out", arguments.out)
-    run = TrainedRun.load(arguments.ckpt, context.overrides, console=console)
+    run = load_run(arguments.ckpt, context.overrides, console=console)
     metrics = evaluate_run(run, arguments.split)
     for table in metrics_tables(metrics):
         console.print(table)

@@ -37,10 +37,10 @@ def export_command(arguments: ExportArguments, context: Context) -> int:
         ConfigError: If a tower cannot be written.
     """
     from mxmclr_plugin.inference.export import export_run
-    from mxmclr_plugin.inference.run import TrainedRun
+    from mxmclr_plugin.inference.run import load_run
 
     out = new_path("out", arguments.out)
     named = {"all": None, "none": []}.get(",".join(arguments.towers), arguments.towers)
-    run = TrainedRun.load(arguments.ckpt, context.overrides, console=context.console)
+    run = load_run(arguments.ckpt, context.overrides, console=context.console)
     export_run(run, out, arguments.split, arguments.format, named, context.console)
     return 0

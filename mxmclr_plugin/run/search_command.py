@@ -47,13 +47,13 @@ def search_command(arguments: SearchArguments, context: Context) -> int:
     Raises:
         ConfigError: If the query cannot be encoded.
     """
-    from mxmclr_plugin.inference.run import TrainedRun
+    from mxmclr_plugin.inference.run import load_run
     from mxmclr_plugin.inference.search import search
     from mxmclr_plugin.run.hits_page import hits_page
     from mxmclr_plugin.run.hits_terminal import hits_table
 
     console, page = context.console, arguments.html and new_path("html", arguments.html)
-    run = TrainedRun.load(arguments.ckpt, context.overrides, console=console)
+    run = load_run(arguments.ckpt, context.overrides, console=console)
     found = search(
         run,
         arguments.query,
