@@ -10,7 +10,7 @@ from run.photos import write_task
 from sentence_transformers import SentenceTransformer
 
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.experiment.config import load_config
+from mxmclr_plugin.experiment.compose import load_config
 from mxmclr_plugin.run.command_line import main
 
 FEW = ["data.count=15", "batch.instances=5", "trainer.max_steps=2"]

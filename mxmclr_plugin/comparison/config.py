@@ -11,8 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mxmclr_plugin.comparison.protocols import PROTOCOLS
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.loss.registry import LOSSES
-from mxmclr_plugin.registry import did_you_mean
+from mxmclr_plugin.registry import LOSSES, did_you_mean
 
 __all__ = [
     "ComparisonConfig",

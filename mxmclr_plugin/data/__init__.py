@@ -3,14 +3,11 @@
 from mxmclr_plugin.data.batch import MultifoldBatch, Observations, collate_multifold
 from mxmclr_plugin.data.dataset import Draw, MultifoldDataset, MultifoldInstance
 from mxmclr_plugin.data.loader import ResumableLoader
-from mxmclr_plugin.data.registry import DATASETS, DatasetInfo
 from mxmclr_plugin.data.sampler import MultifoldSampler
 from mxmclr_plugin.data.splits import DataSplits
 
 __all__ = [
-    "DATASETS",
     "DataSplits",
-    "DatasetInfo",
     "Draw",
     "MultifoldBatch",
     "MultifoldDataset",

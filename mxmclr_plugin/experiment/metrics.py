@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mxmclr_plugin.experiment.parts_config import EvalConfig
+from mxmclr_plugin.experiment.config import EvalConfig
 from mxmclr_plugin.retrieval import cross_modal_metrics, grouped_metrics, retrieval_items
 
 __all__ = ["retrieval_figures"]

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from mxmclr_plugin.data.batch import MultifoldBatch
 from mxmclr_plugin.data.observations import ObservationBatch
+from mxmclr_plugin.experiment.config import EvalConfig, OptimizerConfig
 from mxmclr_plugin.experiment.metrics import retrieval_figures
-from mxmclr_plugin.experiment.parts_config import EvalConfig, OptimizerConfig
 from mxmclr_plugin.loss.multimodal import MultimodalCriterion
 from mxmclr_plugin.models.tower import Tower
 
@@ -32,8 +32,8 @@ class RetrievalModule(LightningModule):
             :func:`~mxmclr_plugin.retrieval.items.retrieval_items` for what they may be.
         optimizer: Options of the optimizer.
         evaluation: What is measured.
-        soft_from: Modalities whose frozen backbones give the soft relation, in place of what is
-            being trained.
+        teacher: Modalities whose frozen backbones give the soft relation, in place of the trained
+            embeddings.
 
     Attributes:
         test_figures: Of the last test, by direction.
@@ -48,7 +48,7 @@ class RetrievalModule(LightningModule):
         directions: Mapping[str, Sequence[str]],
         optimizer: OptimizerConfig,
         evaluation: EvalConfig,
-        soft_from: Sequence[str] = (),
+        teacher: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.towers = nn.ModuleDict(towers)
@@ -56,7 +56,7 @@ class RetrievalModule(LightningModule):
         self.directions = {name: (query, gallery) for name, (query, gallery) in directions.items()}
         self.optimizer_config = optimizer
         self.evaluation = evaluation
-        self.soft_from = list(soft_from)
+        self.teacher = list(teacher)
         self.test_figures: dict[str, dict[str, float]] = {}
         self.test_group_figures: dict[str, dict[str, float]] = {}
         self._encoded: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {}
@@ -66,7 +66,7 @@ class RetrievalModule(LightningModule):
         z, features = {}, {}
         for name in batch.modalities:
             tower, observations = self.towers[name], batch.observations[name]
-            if name in self.soft_from:
+            if name in self.teacher:
                 # Encoded once, for the relation and for the tower's head.
                 assert isinstance(tower, Tower)
                 observations = features[name] = tower.features(observations)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from mxmclr_plugin.errors import ConfigError
@@ -62,7 +63,7 @@ def evaluate_run(trained: TrainedRun, split: str = "test", progress: bool = True
             "left_out": len(trained.data.problems),
             "trained_on": _trained_on(trained, split),
         },
-        "config": trained.plain,
+        "config": dataclasses.asdict(trained.config),
     }
 
 

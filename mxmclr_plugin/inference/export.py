@@ -85,7 +85,7 @@ def export_run(
         "checkpoint_sha256": trained.digest,
         "task": trained.config.task,
         "loss": trained.config.loss_name,
-        "data": trained.plain["data"],
+        "data": trained.config.data,
         "notes": list(trained.data.notes),
         "split": split,
         "embeddings": {},

@@ -21,17 +21,17 @@ from torch import Tensor, nn
 
 from mxmclr_plugin.data.dataset import MultifoldDataset
 from mxmclr_plugin.data.observations import observation_loader
-from mxmclr_plugin.data.registry import DATASETS
 from mxmclr_plugin.data.splits import DataSplits
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.experiment.build_towers import build_towers, with_cached_features
-from mxmclr_plugin.experiment.config import RunConfig, build_part, check_config
-from mxmclr_plugin.experiment.parts_config import TrainerConfig
+from mxmclr_plugin.experiment.compose import build_part, check_config
+from mxmclr_plugin.experiment.config import RunConfig, TrainerConfig
 from mxmclr_plugin.experiment.splits import measured_modalities, measured_split, trained_split
 from mxmclr_plugin.experiment.trainer import precision_of
 from mxmclr_plugin.inference.changes import changed_config
 from mxmclr_plugin.models.tower import Tower
 from mxmclr_plugin.progress import progress_bar
+from mxmclr_plugin.registry import DATASETS
 
 __all__ = ["Embedded", "TrainedRun"]
 
@@ -69,7 +69,6 @@ class TrainedRun:
         folder: Its folder.
         checkpoint: The file whose weights the towers have.
         config: Its configuration, with what was changed for measuring.
-        plain: The same as plain containers.
         towers: Tower of each modality, in evaluation mode, on the device.
         data: The data that are measured.
         trained_names: Names of the instances that were trained on; None where the data that are
@@ -81,7 +80,6 @@ class TrainedRun:
     folder: Path
     checkpoint: Path
     config: RunConfig
-    plain: dict[str, Any]
     towers: dict[str, Tower]
     data: DataSplits
     trained_names: frozenset[str] | None
@@ -119,11 +117,11 @@ class TrainedRun:
         """
         console = console or Console(stderr=True)
         folder, checkpoint = _located(Path(path).expanduser(), which)
-        trained, plain = _config_of(folder)
+        trained = _config_of(folder)
         if which is None and checkpoint is None:
             which = trained.trainer.test_with
         checkpoint = checkpoint or folder / "checkpoints" / f"{which}.ckpt"
-        config, plain = changed_config(plain, overrides)
+        config = changed_config(trained, overrides)
         weights, step = _weights_of(checkpoint)
         fabric = _fabric(config.trainer, device)
 
@@ -138,7 +136,6 @@ class TrainedRun:
             folder,
             checkpoint,
             config,
-            plain,
             {
                 modality: towers[spec.get("same_as", modality)].eval().to(fabric.device)
                 for modality, spec in config.towers.items()
@@ -284,7 +281,7 @@ def _located(path: Path, which: str | None) -> tuple[Path, Path | None]:
     raise ConfigError(f"ckpt: there is no run or checkpoint {path}")
 
 
-def _config_of(folder: Path) -> tuple[RunConfig, dict[str, Any]]:
+def _config_of(folder: Path) -> RunConfig:
     file = folder / "config.yaml"
     try:
         plain = yaml.safe_load(file.read_text(encoding="utf-8"))

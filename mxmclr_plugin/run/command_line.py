@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -12,13 +13,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from mxmclr_plugin.comparison.ablation import studies
-from mxmclr_plugin.data.registry import DATASETS
 from mxmclr_plugin.errors import ConfigError, DataError
-from mxmclr_plugin.experiment.config import choices, groups, load_config, tasks
+from mxmclr_plugin.experiment.compose import choices, groups, load_config, tasks
 from mxmclr_plugin.experiment.train import run_retrieval
-from mxmclr_plugin.loss.registry import list_losses
-from mxmclr_plugin.models.registry import list_towers
-from mxmclr_plugin.registry import did_you_mean
+from mxmclr_plugin.registry import DATASETS, LOSSES, TOWERS, did_you_mean
 from mxmclr_plugin.run.ablate_command import ablate_command
 from mxmclr_plugin.run.compare_command import compare_command
 from mxmclr_plugin.run.data_commands import data_command
@@ -92,8 +90,8 @@ def main(arguments: Sequence[str]) -> int:
         if given.help:
             _show_task(given.task, given.overrides, given.config_dir, console)
         else:
-            config, plain = load_config(given.task, given.overrides, given.config_dir)
-            run_retrieval(config, plain, console)
+            config = load_config(given.task, given.overrides, given.config_dir)
+            run_retrieval(config, console)
     except ConfigError as error:
         errors.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         return 2
@@ -123,13 +121,15 @@ def main(arguments: Sequence[str]) -> int:
 def _show_task(
     task: str, overrides: Sequence[str], config_dir: Path | None, console: Console
 ) -> None:
-    config, plain = load_config(task, overrides, config_dir)
+    config = load_config(task, overrides, config_dir)
     console.print(f"[bold]{config.task}[/]: {escape(config.summary)}\n")
     console.print("[bold]Choices[/] (group=choice):", highlight=False)
     for group in groups():
         console.print(f"  {group}: {', '.join(choices(group))}", highlight=False)
     console.print("\n[bold]Keys and their values[/] (key=value, nested by dots):")
-    console.print(escape(yaml.safe_dump(plain, sort_keys=False)), highlight=False)
+    console.print(
+        escape(yaml.safe_dump(dataclasses.asdict(config), sort_keys=False)), highlight=False
+    )
 
 
 def _list(what: Sequence[str], console: Console) -> int:
@@ -153,7 +153,7 @@ def _listing(what: Sequence[str]) -> Table:
     if what[0] == "towers":
         return _table(
             ["tower", "takes", "what"],
-            [[entry.name, entry.kind, entry.summary] for entry in list_towers()],
+            [[entry.name, entry.kind, entry.summary] for entry in TOWERS],
         )
     return _table(
         ["loss", "what", "batches", "negatives", "temperature", "source", "paper"],
@@ -167,7 +167,7 @@ def _listing(what: Sequence[str]) -> Table:
                 entry.source,
                 entry.paper,
             ]
-            for entry in list_losses()
+            for entry in LOSSES
         ],
     )
 

@@ -16,11 +16,10 @@ from mxmclr_plugin.data.manifest.instances import Instances
 from mxmclr_plugin.data.manifest.survey import shared_records
 from mxmclr_plugin.data.manifest.write import write_manifest
 from mxmclr_plugin.data.problems import Problem, ProblemLog
-from mxmclr_plugin.data.registry import DATASETS
 from mxmclr_plugin.data.splits import DataSplits
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.experiment.config import check_data
-from mxmclr_plugin.registry import did_you_mean
+from mxmclr_plugin.experiment.compose import check_data
+from mxmclr_plugin.registry import DATASETS, did_you_mean
 
 __all__ = ["data_command"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from lightly.transforms.byol_transform import BYOLView1Transform
@@ -13,9 +12,9 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
-from mxmclr_plugin.registry import Registry
+from mxmclr_plugin.registry import did_you_mean
 
-__all__ = ["AUGMENTATIONS", "Augmentation", "PhotoTransform"]
+__all__ = ["AUGMENTATIONS", "PhotoTransform", "build_augmentation"]
 
 # Edge of a picture before an edge of it is cropped away, as 256 for 224 is.
 MARGIN = 8 / 7
@@ -40,24 +39,6 @@ class PhotoTransform:
         return as_bytes
 
 
-@dataclass(frozen=True)
-class Augmentation:
-    """What is known of an augmentation.
-
-    Attributes:
-        name: What a configuration calls it.
-        build: Makes it for pictures of an edge, in pixels.
-        summary: One line.
-    """
-
-    name: str
-    build: Callable[[int], PhotoTransform]
-    summary: str
-
-
-AUGMENTATIONS: Registry[Augmentation] = Registry("augmentation")
-
-
 def _v2(*steps: v2.Transform) -> Callable[[int], PhotoTransform]:
     def build(size: int) -> PhotoTransform:
         # As CLIP-like training crops: a caption tells of the whole picture.
@@ -77,30 +58,31 @@ def _lightly(
     return build
 
 
-AUGMENTATIONS.register(
-    Augmentation("crop", _v2(), "torchvision v2: crop of half the area or more, mirrored or not")
-)
-AUGMENTATIONS.register(
-    Augmentation("randaugment", _v2(v2.RandAugment()), "crop, then torchvision v2's RandAugment")
-)
-AUGMENTATIONS.register(
-    Augmentation(
-        "trivialaugment", _v2(v2.TrivialAugmentWide()), "crop, then v2's TrivialAugmentWide"
-    )
-)
-AUGMENTATIONS.register(
-    Augmentation("autoaugment", _v2(v2.AutoAugment()), "crop, then v2's AutoAugment (ImageNet's)")
-)
-AUGMENTATIONS.register(
-    Augmentation(
-        "lightly_simclr",
-        _lightly(SimCLRViewTransform, "input_size"),
-        "lightly's view of SimCLR: small crops, colours changed or taken away, blur",
-    )
-)
-AUGMENTATIONS.register(
-    Augmentation("lightly_byol", _lightly(BYOLView1Transform, "input_size"), "lightly's of BYOL")
-)
-AUGMENTATIONS.register(
-    Augmentation("lightly_dino", _lightly(DINOViewTransform, "crop_size"), "lightly's of DINO")
-)
+AUGMENTATIONS: dict[str, Callable[[int], PhotoTransform]] = {
+    "crop": _v2(),  # of half the area or more, mirrored or not; first in the next three
+    "randaugment": _v2(v2.RandAugment()),
+    "trivialaugment": _v2(v2.TrivialAugmentWide()),
+    "autoaugment": _v2(v2.AutoAugment()),
+    "lightly_simclr": _lightly(SimCLRViewTransform, "input_size"),
+    "lightly_byol": _lightly(BYOLView1Transform, "input_size"),
+    "lightly_dino": _lightly(DINOViewTransform, "crop_size"),
+}
+"""By name, from the edge of the images in pixels to the transformation."""
+
+
+def build_augmentation(name: str, size: int) -> PhotoTransform:
+    """A random transformation of photos.
+
+    Args:
+        name: Of :data:`AUGMENTATIONS`.
+        size: Edge of the images that it makes, in pixels.
+
+    Raises:
+        ValueError: If there is none of that name.
+    """
+    if name not in AUGMENTATIONS:
+        raise ValueError(
+            f"unknown augmentation {name!r}: {did_you_mean(name, AUGMENTATIONS)}known are "
+            f"{', '.join(AUGMENTATIONS)}"
+        )
+    return AUGMENTATIONS[name](size)

@@ -15,6 +15,7 @@ from mxmclr_plugin.data.problems import ProblemLog
 from mxmclr_plugin.data.seeded_split import seeded_order
 from mxmclr_plugin.data.splits import DataSplits
 from mxmclr_plugin.errors import DataError
+from mxmclr_plugin.registry import register_dataset
 
 __all__ = ["omniglot"]
 
@@ -37,6 +38,7 @@ _TURNED = v2.Compose(
 )
 
 
+@register_dataset("omniglot")
 def omniglot(
     root: str | None = None,
     *,

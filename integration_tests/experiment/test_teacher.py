@@ -5,7 +5,7 @@ import torch
 from rich.console import Console
 
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.experiment.config import load_config
+from mxmclr_plugin.experiment.compose import load_config
 from mxmclr_plugin.experiment.module import RetrievalModule
 from mxmclr_plugin.experiment.train import run_retrieval
 from mxmclr_plugin.loss.functional import multifold_hybrid_loss
@@ -21,7 +21,7 @@ MINILM = ("towers/text=sentence_transformer", "loss.hard_weight=0.4")
 
 def run(tmp_path, *overrides):
     lines = [*SLICE, *overrides, f"out={tmp_path / 'run'}"]
-    return run_retrieval(*load_config("text2shape", lines), Console(quiet=True))
+    return run_retrieval(load_config("text2shape", lines), Console(quiet=True))
 
 
 def test_relation_is_of_the_frozen_encoder(tmp_path, monkeypatch):
@@ -43,7 +43,7 @@ def test_relation_is_of_the_frozen_encoder(tmp_path, monkeypatch):
 
     monkeypatch.setattr(MultimodalCriterion, "forward", watched)
     monkeypatch.setattr(RetrievalModule, "training_step", watched_step)
-    run(tmp_path, *MINILM, "soft_from=[text]")
+    run(tmp_path, *MINILM, "teacher.text=tower")
     assert len(losses) == 3
     for loss, (z, ids, features) in zip(losses, calls):
         assert set(features) == {"text"}
@@ -97,11 +97,11 @@ def test_features_that_do_not_fit(options, soft, message):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["soft_from=[text]"], "the backbone of 'text' is trained"),
-        (["soft_from=[txt]"], "'txt' has no tower"),
-        ([*MINILM[:1], "soft_from=[text]", "loss=clip"], "the loss clip has no soft part"),
-        ([*MINILM[:1], "soft_from=[text]", "loss=mxmclr_hard"], "mxmclr_hard has no soft part"),
-        ([*MINILM, "soft_from=[text]", "loss.memory_bank_size=[64,128]"], "a memory bank keeps no"),
+        (["teacher.text=tower"], "the backbone of 'text' is trained"),
+        (["teacher.txt=tower"], "teacher.txt: there is no such tower"),
+        ([*MINILM[:1], "teacher.text=tower", "loss=clip"], "the loss clip has no soft part"),
+        ([*MINILM[:1], "teacher.text=tower", "loss=mxmclr_hard"], "mxmclr_hard has no soft part"),
+        ([*MINILM, "teacher.text=tower", "loss.memory_bank_size=[64,128]"], "a memory bank keeps"),
     ],
 )
 def test_mistakes(overrides, message, tmp_path):
