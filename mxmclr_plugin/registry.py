@@ -386,13 +386,14 @@ class _Declaration:
     facts: dict[str, Any]
 
 
-class _Scope:
-    """Evaluates defaults and types of a source file by its own assignments and imports."""
+class _Scope(dict[str, Any]):
+    """Names of a source file, evaluated from its assignments and imports when they are needed."""
 
     def __init__(self, tree: ast.Module) -> None:
+        super().__init__()
         self.tree = tree
 
-    def __getitem__(self, name: str) -> Any:
+    def __missing__(self, name: str) -> Any:
         for node in self.tree.body:
             if isinstance(node, ast.Assign) and name in map(ast.unparse, node.targets):
                 return self.value(node.value)

@@ -17,7 +17,7 @@ from mxmclr_plugin.run.command_line import main
 
 SLICE = (
     *("data.classes=24", "data.captions=4", "data.samples=2", "batch.instances=6"),
-    *("batch.passes=1", "batch.folds.voxel=2", "towers.voxel.widths=[4,8]", "trainer.max_steps=4"),
+    *("batch.repeats=1", "batch.folds.voxel=2", "towers.voxel.widths=[4,8]", "trainer.max_steps=4"),
 )
 ASKED = (
     *("losses=mxmclr,clip,soft:mxmclr", "options.soft.loss.hard_weight=0.3", "seeds=0,1,2"),

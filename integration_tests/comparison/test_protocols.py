@@ -7,11 +7,11 @@ from mxmclr_plugin.comparison.protocols import PROTOCOLS, batch_overrides
 from mxmclr_plugin.experiment.compose import load_config
 from mxmclr_plugin.experiment.config import BatchConfig
 
-BATCH = BatchConfig(instances=12, folds={"text": 4, "voxel": 2}, passes=3)
+BATCH = BatchConfig(instances=12, folds={"text": 4, "voxel": 2}, repeats=3)
 
 
 def changed(protocol, positives="one", cost=None, task="text2shape"):
-    base = [f"batch.instances={BATCH.instances}", f"batch.passes={BATCH.passes}"]
+    base = [f"batch.instances={BATCH.instances}", f"batch.repeats={BATCH.repeats}"]
     base += [f"batch.folds.{name}={fold}" for name, fold in BATCH.folds.items()]
     lines = batch_overrides(protocol, BATCH, positives, cost or {})
     return load_config(task, [*base, *lines]).batch
@@ -37,7 +37,7 @@ def test_same_encoder_cost_counts_observations():
     assert batch.folds == {"text": 1, "voxel": 1}
     assert batch.instances * 2 == 12 * (4 + 2)
     # As many steps between validations: 3 passes of n / 12 steps, 9 of n / 36.
-    assert batch.passes == 9
+    assert batch.repeats == 9
 
 
 def test_same_encoder_cost_by_the_price_of_a_modality():

@@ -8,7 +8,7 @@ from mxmclr_plugin.experiment.train import run_retrieval
 
 SLICE = (
     *("data.classes=24", "data.captions=4", "data.samples=2", "batch.instances=6"),
-    *("batch.passes=1", "towers.voxel.widths=[4,8]"),
+    *("batch.repeats=1", "towers.voxel.widths=[4,8]"),
 )
 
 

@@ -15,7 +15,7 @@ SMALL = [
     "trainer.log_every=1",
     "trainer.accelerator=cpu",
     "batch.instances=4",
-    "batch.passes=2",
+    "batch.repeats=2",
 ]
 PRIMITIVES = ["data.classes=12", "data.samples=2", "data.captions=4", "data.view_size=32"]
 DIRECTIONS = {

@@ -62,7 +62,7 @@ def test_with_no_more_than_its_path(run, shop, tmp_path, monkeypatch):
     assert written["automatic"] is False
     assert written["towers"]["image"]["widths"] == [32, 64, 128, 256]
     assert written["batch"]["folds"] == {"text": 2, "image": 1, "scent": 1}
-    assert written["batch"]["passes"] == 1
+    assert written["batch"]["repeats"] == 1
     assert written["directions"]["s2t"] == ["scent", "text"]
 
 

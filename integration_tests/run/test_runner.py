@@ -19,7 +19,7 @@ SLICE = [
     "data.captions=6",
     "data.samples=3",
     "batch.instances=8",
-    "batch.passes=4",
+    "batch.repeats=4",
     "towers.voxel.widths=[4,8]",
     "trainer.log_every=1",
 ]

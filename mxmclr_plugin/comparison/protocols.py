@@ -90,5 +90,5 @@ def batch_overrides(
     return [
         *ones,
         f"batch.instances={round(batch.instances * ratio)}",
-        f"batch.passes={max(1, round((batch.passes or 1) * ratio))}",
+        f"batch.repeats={max(1, round((batch.repeats or 1) * ratio))}",
     ]

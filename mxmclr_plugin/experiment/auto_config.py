@@ -41,8 +41,8 @@ def completed(config: RunConfig, data: DataSplits, console: Console) -> RunConfi
     - directions: the first text, or else the first modality, against each of the others, both ways;
     - batch.folds: the median of the training instances' folds, at most 5 texts and 2 of others;
     - batch.instances: half of the training instances, at most 128;
-    - trainer.max_steps: 100 passes through the training instances, but 200 to 2000 steps;
-    - batch.passes: so many that a run is validated about 20 times.
+    - trainer.max_steps: 100 times through the training instances, but 200 to 2000 steps;
+    - batch.repeats: so many that a run is validated about 20 times.
 
     Args:
         config: The configuration.
@@ -76,15 +76,15 @@ def completed(config: RunConfig, data: DataSplits, console: Console) -> RunConfi
     if instances is None:
         instances = max(1, min(_MOST_INSTANCES, len(train) // 2))
         lines.append(f"batch.instances: {instances} of {len(train)}")
-    steps = max(1, len(train) // instances)  # per epoch of one pass
+    steps = max(1, len(train) // instances)  # once through the instances
     max_steps = config.trainer.max_steps
     if max_steps is None:
         max_steps = min(max(_PASSES * steps, _FEWEST_STEPS), _MOST_STEPS)
         lines.append(f"trainer.max_steps: {max_steps}")
-    passes = config.batch.passes
-    if passes is None:
-        passes = max(1, max_steps // (_VALIDATIONS * steps))
-        lines.append(f"batch.passes: {passes}")
+    repeats = config.batch.repeats
+    if repeats is None:
+        repeats = max(1, max_steps // (_VALIDATIONS * steps))
+        lines.append(f"batch.repeats: {repeats}")
     console.print(
         "chosen from the data (set any of these keys to override):\n  "
         + escape("\n  ".join(lines)),
@@ -96,7 +96,7 @@ def completed(config: RunConfig, data: DataSplits, console: Console) -> RunConfi
         automatic=False,
         towers=towers,
         directions=directions,
-        batch=dataclasses.replace(config.batch, instances=instances, folds=folds, passes=passes),
+        batch=dataclasses.replace(config.batch, instances=instances, folds=folds, repeats=repeats),
         trainer=dataclasses.replace(config.trainer, max_steps=max_steps),
     )
     return check_config(dataclasses.asdict(filled))

@@ -54,8 +54,8 @@ _DEFAULTS = "run_defaults"
 _NOT_CHOSEN = {"ablation", "study"}
 """Folders of ``plugin_configs`` that are not configuration groups of a run."""
 
-_CHECKED_LATER = ("loss.", "data.", "towers.", "teacher.")
-"""Keys that are checked by :func:`check_config`, not by Hydra."""
+_CHECKED_LATER = ("loss.", "data.", "towers.", "teacher", "directions", "batch.folds")
+"""Beginnings of keys that :func:`check_config` checks instead of Hydra."""
 
 PartT = TypeVar("PartT")
 
@@ -435,7 +435,7 @@ def _check_teacher(config: RunConfig) -> None:
 def _check_numbers(config: RunConfig) -> None:
     numbers = {
         "batch.instances": config.batch.instances,
-        "batch.passes": config.batch.passes,
+        "batch.repeats": config.batch.repeats,
         "trainer.max_steps": config.trainer.max_steps,
     }
     for key, number in numbers.items():

@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["BatchConfig", "EvalConfig", "OptimizerConfig", "RunConfig", "TrainerConfig"]
+__all__ = [
+    "BatchConfig",
+    "EvalConfig",
+    "OptimizerConfig",
+    "RunConfig",
+    "TrainerConfig",
+    "precision_of",
+]
 
 
 @dataclass
@@ -15,9 +22,9 @@ class BatchConfig:
     Attributes:
         instances: Instances per batch (on each process); null chooses from the data if automatic.
         folds: Observations drawn of each instance, by modality.
-        passes: How many times an epoch goes through the instances; null chooses from the data if
+        repeats: How many times an epoch goes through the instances; null chooses from the data if
             automatic.
-        top_up: Whether a fold smaller than asked is filled up by repetition.
+        pad_folds: Whether a fold that is too small is filled up by repetition.
         keep_folds: Whether a loss that takes one positive per row gets these folds too, instead of
             one observation of each modality.
         workers: Processes that read data; 0 reads in the main process.
@@ -25,8 +32,8 @@ class BatchConfig:
 
     instances: int | None = 128
     folds: dict[str, int] = field(default_factory=dict)
-    passes: int | None = 1
-    top_up: bool = False
+    repeats: int | None = 1
+    pad_folds: bool = False
     keep_folds: bool = False
     workers: int = 0
 
@@ -133,7 +140,7 @@ class RunConfig:
         out: Folder of the run; null makes runs/TASK/LOSS-seedSEED.
         ckpt: null starts a new run, ``last`` continues the run in ``out``, a path continues from
             that checkpoint.
-        automatic: Whether missing towers and directions, empty folds, and instances, passes and
+        automatic: Whether missing towers and directions, empty folds, and instances, repeats and
             max_steps that are null are chosen from the data, see
             :func:`~mxmclr_plugin.experiment.auto_config.completed`.
     """
@@ -159,3 +166,14 @@ class RunConfig:
         """Name of the loss; for an import path its last part."""
         path = self.loss.get("name") or self.loss.get("_target_") or self.loss.get("class_path")
         return str(path).rsplit(".", maxsplit=1)[-1]
+
+
+def precision_of(config: TrainerConfig) -> str:
+    """Lightning's name of the precision, with ``auto`` resolved."""
+    if config.precision != "auto":
+        return config.precision
+    import torch  # not needed to read a configuration
+
+    if config.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
+    return "32"

@@ -59,14 +59,14 @@ class RetrievalData(LightningDataModule):
     def train_dataloader(self) -> ResumableLoader:
         dataset = self.splits["train"]
         assert self.batch.instances is not None
-        assert self.batch.passes is not None
+        assert self.batch.repeats is not None
         sampler = MultifoldSampler(
             dataset,
             instances=self.batch.instances,
             folds=self.batch.folds,
-            passes=self.batch.passes,
+            repeats=self.batch.repeats,
             seed=self.seed,
-            top_up=self.batch.top_up,
+            pad_folds=self.batch.pad_folds,
         )
         return ResumableLoader(
             dataset,

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pytorch_lightning.utilities import rank_zero_only
 
 from mxmclr_plugin.data.problems import Problem
 from mxmclr_plugin.errors import ConfigError
@@ -49,6 +48,8 @@ class RunFolder:
                 a folder that holds a run, or if processes that were all started from outside, as by
                 torchrun, are not told the same folder.
         """
+        from pytorch_lightning.utilities import rank_zero_only  # takes seconds to import
+
         rank: int = getattr(rank_zero_only, "rank", 0)
         if rank > 0 and _DECIDED in os.environ:
             path, resume_from = json.loads(os.environ[_DECIDED])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import (
     EarlyStopping,
@@ -14,10 +13,10 @@ from pytorch_lightning.callbacks import (
 )
 from rich.console import Console
 
-from mxmclr_plugin.experiment.config import OptimizerConfig, TrainerConfig
+from mxmclr_plugin.experiment.config import OptimizerConfig, TrainerConfig, precision_of
 from mxmclr_plugin.experiment.loggers import build_loggers
 
-__all__ = ["build_trainer", "precision_of"]
+__all__ = ["build_trainer"]
 
 
 class _ValidateAtTheEnd(Callback):
@@ -85,12 +84,3 @@ def build_trainer(
         enable_model_summary=False,
         use_distributed_sampler=True,
     )
-
-
-def precision_of(config: TrainerConfig) -> str:
-    """The precision in Lightning's words, also where the configuration says ``auto``."""
-    if config.precision != "auto":
-        return config.precision
-    if config.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
-    return "32"

@@ -25,9 +25,8 @@ from mxmclr_plugin.data.splits import DataSplits
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.experiment.build_towers import build_towers, with_cached_features
 from mxmclr_plugin.experiment.compose import build_part, check_config
-from mxmclr_plugin.experiment.config import RunConfig, TrainerConfig
+from mxmclr_plugin.experiment.config import RunConfig, TrainerConfig, precision_of
 from mxmclr_plugin.experiment.splits import measured_modalities, measured_split, trained_split
-from mxmclr_plugin.experiment.trainer import precision_of
 from mxmclr_plugin.inference.changes import changed_config
 from mxmclr_plugin.models.tower import Tower
 from mxmclr_plugin.progress import progress_bar

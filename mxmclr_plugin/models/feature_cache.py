@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 
 from mxmclr_plugin.data.batch import Observations
@@ -125,6 +124,8 @@ def fingerprint_module(module: nn.Module) -> str:
     Taken over the classes and printed options of all its parts, its parameters and buffers, and of
     a SentenceTransformer the tokenizer, maximal length, prompts, width and image processor as well.
     """
+    from sentence_transformers import SentenceTransformer  # takes seconds to import
+
     digest = hashlib.sha256()
     for name, part in module.named_modules():
         kind = type(part)

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 
 import torch
-from lightly.transforms.byol_transform import BYOLView1Transform
-from lightly.transforms.dino_transform import DINOViewTransform
-from lightly.transforms.simclr_transform import SimCLRViewTransform
 from torch import Tensor
-from torchvision.transforms import v2
-from torchvision.transforms.v2 import functional as TF
 
 from mxmclr_plugin.registry import did_you_mean
 
@@ -34,38 +30,43 @@ class PhotoTransform:
         self.pillow = pillow
 
     def __call__(self, picture: Tensor) -> Tensor:
+        from torchvision.transforms.v2 import functional as TF  # takes seconds to import
+
         changed = self.transform(TF.to_pil_image(picture) if self.pillow else picture)
         as_bytes: Tensor = TF.to_dtype(changed, torch.uint8, scale=True)
         return as_bytes
 
 
-def _v2(*steps: v2.Transform) -> Callable[[int], PhotoTransform]:
+def _v2(*steps: str) -> Callable[[int], PhotoTransform]:
     def build(size: int) -> PhotoTransform:
+        from torchvision.transforms import v2
+
         # As CLIP-like training crops: a caption tells of the whole picture.
         crop = v2.RandomResizedCrop(size, scale=(0.5, 1.0), antialias=True)
-        return PhotoTransform(v2.Compose([crop, v2.RandomHorizontalFlip(), *steps]), pillow=False)
+        further = [getattr(v2, step)() for step in steps]
+        transform = v2.Compose([crop, v2.RandomHorizontalFlip(), *further])
+        return PhotoTransform(transform, pillow=False)
 
     return build
 
 
-def _lightly(
-    view: Callable[..., Callable[..., Tensor]], key: str
-) -> Callable[[int], PhotoTransform]:
+def _lightly(module: str, view: str, key: str) -> Callable[[int], PhotoTransform]:
     def build(size: int) -> PhotoTransform:
+        transform = getattr(importlib.import_module(f"lightly.transforms.{module}"), view)
         # Towers normalise.
-        return PhotoTransform(view(**{key: size}, normalize=None), pillow=True)
+        return PhotoTransform(transform(**{key: size}, normalize=None), pillow=True)
 
     return build
 
 
 AUGMENTATIONS: dict[str, Callable[[int], PhotoTransform]] = {
     "crop": _v2(),  # of half the area or more, mirrored or not; first in the next three
-    "randaugment": _v2(v2.RandAugment()),
-    "trivialaugment": _v2(v2.TrivialAugmentWide()),
-    "autoaugment": _v2(v2.AutoAugment()),
-    "lightly_simclr": _lightly(SimCLRViewTransform, "input_size"),
-    "lightly_byol": _lightly(BYOLView1Transform, "input_size"),
-    "lightly_dino": _lightly(DINOViewTransform, "crop_size"),
+    "randaugment": _v2("RandAugment"),
+    "trivialaugment": _v2("TrivialAugmentWide"),
+    "autoaugment": _v2("AutoAugment"),
+    "lightly_simclr": _lightly("simclr_transform", "SimCLRViewTransform", "input_size"),
+    "lightly_byol": _lightly("byol_transform", "BYOLView1Transform", "input_size"),
+    "lightly_dino": _lightly("dino_transform", "DINOViewTransform", "crop_size"),
 }
 """By name, from the edge of the images in pixels to the transformation."""
 
