@@ -97,7 +97,7 @@ def _make(path: Path, make: Callable[[Path], None]) -> None:
 
 def _intact(path: Path, say: bool = False) -> bool:
     """Whether it is there and holds what was written."""
-    if not path.exists():
+    if not (path.exists() and _checksum(path).exists()):
         return False
     try:
         if _checksum(path).read_text(encoding="ascii") == _digest(path):
@@ -146,6 +146,7 @@ def _temporary() -> tempfile.TemporaryDirectory[str]:
 
 
 _SAID: set[Path] = set()
+_FLUSH_EVERY = 256  # entries of a FileMemory
 
 
 def _fallback(path: Path, error: OSError) -> Path:
@@ -199,9 +200,11 @@ class FileMemory:
         return self._values.get(key) if key is not None else None
 
     def add(self, key: str, value: str) -> None:
-        """Remember a value; it is written by the next :meth:`flush`."""
+        """Remember a value; it is written with the next ones, or when the mapping is left."""
         self._values[key] = value
         self._new.append(json.dumps([key, value]) + "\n")
+        if len(self._new) >= _FLUSH_EVERY:
+            self.flush()
 
     def flush(self) -> None:
         """Write what was added."""

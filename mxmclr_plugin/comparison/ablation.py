@@ -18,12 +18,12 @@ import plugin_configs
 from mxmclr_plugin.comparison.cells import Cell, plan_cell
 from mxmclr_plugin.comparison.config import written
 from mxmclr_plugin.comparison.measures import figures_of, measures_of
-from mxmclr_plugin.comparison.results import write_atomically
 from mxmclr_plugin.comparison.transfer import measured_elsewhere
 from mxmclr_plugin.comparison.workers import run_cells
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.experiment.compose import load_config
 from mxmclr_plugin.experiment.config import RunConfig
+from mxmclr_plugin.files import write_atomically
 from mxmclr_plugin.registry import did_you_mean
 
 __all__ = ["Ablation", "AblationConfig", "Point", "Study", "ablate", "load_study", "studies"]

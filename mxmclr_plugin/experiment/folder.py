@@ -14,6 +14,7 @@ import yaml
 from mxmclr_plugin.data.problems import Problem
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.experiment.config import RunConfig
+from mxmclr_plugin.files import write_atomically
 
 __all__ = ["RunFolder"]
 
@@ -109,11 +110,8 @@ class RunFolder:
         return self._write("metrics.json", json.dumps(metrics, indent=2, allow_nan=False) + "\n")
 
     def _write(self, name: str, text: str) -> Path:
-        self.path.mkdir(parents=True, exist_ok=True)
         path = self.path / name
-        temporary = path.with_name(f".{name}.{os.getpid()}")
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
+        write_atomically(path, text)
         return path
 
 

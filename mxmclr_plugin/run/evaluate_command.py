@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from mxmclr_plugin.experiment.metrics_table import figures_table
+from mxmclr_plugin.files import write_atomically
 from mxmclr_plugin.inference.evaluate import evaluate_run
 from mxmclr_plugin.run.arguments import new_path, run_arguments
 
@@ -49,9 +50,6 @@ def evaluate_command(arguments: Sequence[str], console: Console) -> int:
     if trained.data.problems:
         console.print(f"{len(trained.data.problems)} things of the data set were left out")
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = out.with_name(f".{out.name}")
-        unfinished.write_text(json.dumps(metrics, indent=2, allow_nan=False) + "\n", "utf-8")
-        unfinished.replace(out)
+        write_atomically(out, json.dumps(metrics, indent=2, allow_nan=False) + "\n")
         console.print(f"written to {escape(str(out))}", highlight=False, soft_wrap=True)
     return 0
