@@ -17,6 +17,7 @@ from mxmclr_plugin.experiment.compose import check_config
 from mxmclr_plugin.experiment.config import RunConfig
 from mxmclr_plugin.experiment.splits import check_trainable
 from mxmclr_plugin.registry import TOWERS
+from mxmclr_plugin.retrieval import Direction
 
 __all__ = ["completed"]
 
@@ -102,12 +103,12 @@ def completed(config: RunConfig, data: DataSplits, console: Console) -> RunConfi
     return check_config(dataclasses.asdict(filled))
 
 
-def _modalities(directions: Mapping[str, Sequence[str]], data: DataSplits) -> list[str]:
+def _modalities(directions: Mapping[str, Direction], data: DataSplits) -> list[str]:
     """The modalities in use, texts first: those in the directions, or all of the data."""
     train = data["train"]
     held = [m for m in train.modalities if train.folds(m).any()]
     if directions:
-        named = {m for pair in directions.values() for m in "+".join(pair).split("+")}
+        named = {m for of in directions.values() for m in of.modalities}
         if missing := sorted(named - set(held)):
             raise ConfigError(
                 f"directions: the data have no {missing[0]!r}, they have {', '.join(held)}"
@@ -132,12 +133,12 @@ def _tower(modality: str, data: DataSplits) -> str:
     return _FROM_SCRATCH.get(kind, named[0])
 
 
-def _directions(modalities: Sequence[str]) -> dict[str, list[str]]:
+def _directions(modalities: Sequence[str]) -> dict[str, Direction]:
     initials = {m[0] for m in modalities}
     short = {m: m[0] if len(initials) == len(modalities) else m for m in modalities}
     first, *others = modalities
     pairs = [pair for other in others for pair in ((first, other), (other, first))]
-    return {f"{short[a]}2{short[b]}": [a, b] for a, b in pairs}
+    return {f"{short[a]}2{short[b]}": Direction(a, b) for a, b in pairs}
 
 
 def _fold(train: MultifoldDataset, modality: str, kind: str) -> int:

@@ -31,6 +31,7 @@ from mxmclr_plugin.registry import (
     did_you_mean,
     documented,
 )
+from mxmclr_plugin.retrieval import modalities_of
 
 __all__ = [
     "CONFIGS",
@@ -50,9 +51,6 @@ CONFIGS = Path(plugin_configs.__file__).parent
 
 _DEFAULTS = "run_defaults"
 """Name under which ``base.yaml`` includes the defaults of :class:`RunConfig`."""
-
-_NOT_CHOSEN = {"ablation", "study"}
-"""Folders of ``plugin_configs`` that are not configuration groups of a run."""
 
 _CHECKED_LATER = ("loss.", "data.", "towers.", "teacher", "directions", "batch.folds")
 """Beginnings of keys that :func:`check_config` checks instead of Hydra."""
@@ -91,7 +89,7 @@ def tasks(folder: Path = CONFIGS) -> dict[str, str]:
 def groups(folder: Path = CONFIGS) -> list[str]:
     """Configuration groups: ``loss``, ``data``, ``shape``, ``towers/KIND``."""
     written = {str(file.parent.relative_to(folder)) for file in folder.glob("*/**/*.yaml")}
-    return sorted((written | {group for group, _ in _registered()}) - _NOT_CHOSEN)
+    return sorted((written | {group for group, _ in _registered()}) - {"study"})
 
 
 def choices(group: str, folder: Path = CONFIGS) -> list[str]:
@@ -154,6 +152,7 @@ def check_config(composed: Any) -> RunConfig:
     for key in ("directions", "batch.folds"):
         if OmegaConf.select(composed, key, default={}) is None:
             OmegaConf.update(composed, key, {})
+    _check_directions(composed.get("directions"))
     try:
         checked = OmegaConf.merge(OmegaConf.structured(RunConfig), _with_options(composed))
         config = OmegaConf.to_object(checked)
@@ -314,8 +313,17 @@ def _explain_override(
     keys = _flat_keys(config)
     for override in overrides:
         key = override.key_or_group
-        if override not in chosen and override.type == OverrideType.CHANGE and key not in keys:
+        if override in chosen or override.type != OverrideType.CHANGE:
+            continue
+        if key not in keys:
             raise _unknown_key(key, keys) from error
+        node = OmegaConf.select(config, key)
+        if isinstance(node, DictConfig) and node and not isinstance(override.value(), dict):
+            first, *_ = node
+            raise ConfigError(
+                f"{key} holds {', '.join(map(str, node))}: set one by {key}.{first}=..., or "
+                f"several by {key}={{{first}: ...}}"
+            ) from error
 
 
 def _unknown_key(key: str, known: Sequence[str]) -> ConfigError:
@@ -444,15 +452,26 @@ def _check_numbers(config: RunConfig) -> None:
             raise ConfigError(f"{key} must be 1 or more, got {shown}")
 
 
+def _check_directions(directions: Any) -> None:
+    for name, direction in (directions or {}).items():
+        keys = set(direction) if isinstance(direction, Mapping) else set()
+        if keys != {"query", "gallery"}:
+            raise ConfigError(
+                f"directions.{name} must be {{query: MODALITY, gallery: MODALITY}}, got {direction}"
+            )
+        for side, value in direction.items():
+            names = modalities_of(value) if isinstance(value, str | Sequence) else ()
+            if not names or not all(isinstance(modality, str) for modality in names):
+                raise ConfigError(
+                    f"directions.{name}.{side} must be a modality or a list of several, got {value}"
+                )
+
+
 def _check_modalities(config: RunConfig) -> None:
     if not config.directions:
         raise ConfigError(f"the task {config.task!r} has no directions to measure")
-    for name, pair in config.directions.items():
-        if len(pair) != 2:
-            raise ConfigError(
-                f"directions.{name} must be [query modality, gallery modality], got {pair}"
-            )
-        for modality in "+".join(pair).split("+"):
+    for name, direction in config.directions.items():
+        for modality in direction.modalities:
             if modality not in config.towers:
                 raise ConfigError(
                     f"directions.{name} names {modality!r}, which has no tower in towers"

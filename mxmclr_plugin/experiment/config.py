@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from mxmclr_plugin.retrieval import Direction
+
 __all__ = [
     "BatchConfig",
     "EvalConfig",
@@ -25,8 +27,8 @@ class BatchConfig:
         repeats: How many times an epoch goes through the instances; null chooses from the data if
             automatic.
         pad_folds: Whether a fold that is too small is filled up by repetition.
-        keep_folds: Whether a loss that takes one positive per row gets these folds too, instead of
-            one observation of each modality.
+        multifold_for_all_losses: Whether losses that accept one positive per row get these folds
+            as well, instead of one observation of each modality.
         workers: Processes that read data; 0 reads in the main process.
     """
 
@@ -34,7 +36,7 @@ class BatchConfig:
     folds: dict[str, int] = field(default_factory=dict)
     repeats: int | None = 1
     pad_folds: bool = False
-    keep_folds: bool = False
+    multifold_for_all_losses: bool = False
     workers: int = 0
 
 
@@ -68,7 +70,8 @@ class TrainerConfig:
         precision: auto (bf16-mixed on a GPU that supports it, 16-mixed on another GPU, else 32),
             or as in Lightning: 32, bf16-mixed, 16-mixed, ...
         validate_every: Epochs between validations.
-        patience: Stop after that many validations without a better score; null never stops early.
+        patience: Stop after that many validations without a better mean recall; null never stops
+            early.
         test_with: Weights that are tested: best (by validation) or last.
         eval_batch: Observations encoded at once in evaluation.
         log_every: Steps between entries of the log.
@@ -98,11 +101,11 @@ class EvalConfig:
     Attributes:
         split: Split that is measured at the end beside ``test``: train, val, or test for no more.
         test: Whether ``test`` is measured; false keeps it unused while options are chosen.
-        ks: Depths of rr@k.
+        ks: Depths of r@k.
         ndcg_at: Depth of ndcg@k.
-        fuse: Modalities whose observations of an instance are fused to one item (the normalised
-            mean of their unit vectors) before they are ranked.
-        rsum: Whether RSUM is reported, the sum of rr@k over all depths and directions.
+        fuse: Modalities whose observations of an instance are fused to one item (the normalized
+            mean of their unit vectors) before ranking.
+        rsum: Whether RSUM is reported, the sum of r@k over all depths and directions.
         group_size: Reports also the mean over groups of this many instances of a split: 1000 for
             COCO's 5 x 1K. Null for none.
     """
@@ -123,8 +126,8 @@ class RunConfig:
     Attributes:
         task: Name of the task, that of its file in ``plugin_configs``.
         summary: One line about the task.
-        directions: Query and gallery of each direction that is measured: a modality, or several
-            joined by ``+``.
+        directions: Query and gallery of each measured direction: a modality, or a list of several
+            that are fused.
         loss: Name and options of the loss, or the import path of a class.
         data: Name and options of the data set.
         towers: Name and options of the tower of each modality, or ``same_as`` and the modality
@@ -147,7 +150,7 @@ class RunConfig:
 
     task: str
     summary: str = ""
-    directions: dict[str, list[str]] = field(default_factory=dict)
+    directions: dict[str, Direction] = field(default_factory=dict)
     loss: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     towers: dict[str, dict[str, Any]] = field(default_factory=dict)

@@ -51,7 +51,7 @@ def build_trainer(
         ModelCheckpoint(
             dirpath=out / "checkpoints",
             filename="best",
-            monitor="val/score",
+            monitor="val/mean_recall",
             mode="max",
             enable_version_counter=False,
         ),
@@ -61,7 +61,7 @@ def build_trainer(
         _ValidateAtTheEnd(),
     ]
     if config.patience is not None:
-        callbacks.append(EarlyStopping("val/score", mode="max", patience=config.patience))
+        callbacks.append(EarlyStopping("val/mean_recall", mode="max", patience=config.patience))
     on_terminal = Console().is_terminal
     if on_terminal:
         callbacks.append(RichProgressBar())

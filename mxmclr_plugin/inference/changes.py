@@ -22,7 +22,7 @@ CHANGED = ("data", "eval", "directions", "towers", "trainer")
 
 _TRAINER = ("accelerator", "eval_batch", "precision")
 _FORMS = (
-    "data=NAME, data.KEY=..., eval.KEY=..., directions.NAME=[query,gallery], "
+    "data=NAME, data.KEY=..., eval.KEY=..., directions.NAME.query=..., "
     "towers.MODALITY.same_as=TRAINED and " + ", ".join(f"trainer.{key}=..." for key in _TRAINER)
 )
 
@@ -32,7 +32,8 @@ def changed_config(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
 
     - ``data=NAME`` takes another data set with its default options, ``data.KEY=...`` and
       ``eval.KEY=...`` change one option;
-    - ``directions={...}`` and ``directions.NAME=[query,gallery]`` say what is measured;
+    - ``directions={t2s: {query: text, gallery: voxel}}``, ``directions.NAME={...}`` and
+      ``directions.NAME.query=...`` set the measured directions;
     - ``towers.MODALITY.same_as=TRAINED`` has a modality of other data encoded by a trained tower;
     - ``trainer.accelerator``, ``trainer.eval_batch`` and ``trainer.precision``.
 
@@ -83,6 +84,8 @@ def _set(changed: dict[str, Any], key: str, value: Any) -> None:
         changed["directions"] = value
     elif part == "directions" and len(path) == 1:
         changed["directions"][path[0]] = value
+    elif part == "directions" and path[0] in changed["directions"] and len(path) == 2:
+        changed["directions"][path[0]][path[1]] = value
     elif part == "towers" and path[1:] == ["same_as"]:
         if path[0] in changed["towers"]:
             raise ConfigError(f"{key}: {path[0]!r} has a trained tower already")

@@ -167,7 +167,7 @@ class TrainedRun:
                     f"the data {self.config.data['name']} have no {missing[0]!r}, which is "
                     f"measured, but {', '.join(self.data[name].modalities)}; "
                     f"towers.MODALITY.same_as={missing[0]} has another modality encoded by that "
-                    "tower, directions={NAME:[query,gallery]} says what is measured"
+                    "tower, directions={NAME:{query:...,gallery:...}} sets what is measured"
                 )
             self._splits[name] = measured_split(self.data, name, self.config, self.console)
         return self._splits[name]
