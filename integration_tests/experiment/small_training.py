@@ -9,12 +9,7 @@ from torch import nn
 
 from mxmclr_plugin.data.dataset import MultifoldDataset
 from mxmclr_plugin.experiment.clock import TrainingClock
-from mxmclr_plugin.experiment.config import (
-    BatchConfig,
-    EvalConfig,
-    OptimizerConfig,
-    TrainerConfig,
-)
+from mxmclr_plugin.experiment.config import BatchConfig, EvalConfig, OptimizerConfig, TrainerConfig
 from mxmclr_plugin.experiment.data_module import RetrievalData
 from mxmclr_plugin.experiment.module import RetrievalModule
 from mxmclr_plugin.experiment.trainer import build_trainer

@@ -319,7 +319,7 @@ def _explain_override(
             raise _unknown_key(key, keys) from error
         node = OmegaConf.select(config, key)
         if isinstance(node, DictConfig) and node and not isinstance(override.value(), dict):
-            first, *_ = node
+            first = str(next(iter(node)))
             raise ConfigError(
                 f"{key} holds {', '.join(map(str, node))}: set one by {key}.{first}=..., or "
                 f"several by {key}={{{first}: ...}}"
