@@ -18,8 +18,8 @@ from mxmclr_plugin.experiment.parts_config import (
     TrainerConfig,
 )
 from mxmclr_plugin.experiment.trainer import build_trainer
-from mxmclr_plugin.loss.multifold_hybrid import MultifoldHybridCriterion
-from mxmclr_plugin.loss.multimodal import MultimodalCriterion
+from mxmclr_plugin.loss.multifold_hybrid import MultifoldHybridLoss
+from mxmclr_plugin.loss.multimodal import MultimodalLoss
 from mxmclr_plugin.models import Tower
 
 
@@ -60,7 +60,7 @@ def retrieval_module(lr=0.01, **options):
     towers = {"a": Tower(Batchy(), 4, **options), "b": Tower(Batchy(), 4)}
     return RetrievalModule(
         towers,
-        MultimodalCriterion(MultifoldHybridCriterion(), list(towers)),
+        MultimodalLoss(MultifoldHybridLoss(), list(towers)),
         {"a2b": ("a", "b")},
         OptimizerConfig(lr=lr),
         EvalConfig(),

@@ -37,7 +37,7 @@ from mxmclr_plugin.experiment.module import RetrievalModule
 from mxmclr_plugin.experiment.parts_config import BatchConfig
 from mxmclr_plugin.experiment.splits import usable_splits
 from mxmclr_plugin.experiment.trainer import build_trainer
-from mxmclr_plugin.loss.multimodal import MultimodalCriterion, takes_ids
+from mxmclr_plugin.loss.multimodal import MultimodalLoss, takes_ids
 from mxmclr_plugin.loss.registry import LOSSES, build_loss
 from mxmclr_plugin.retrieval import recall_sum
 
@@ -81,7 +81,7 @@ def run_retrieval(
     check_soft_from(config, towers, criterion)
     module = RetrievalModule(
         towers,
-        MultimodalCriterion(criterion, list(towers)),
+        MultimodalLoss(criterion, list(towers)),
         {name: (pair[0], pair[1]) for name, pair in config.directions.items()},
         config.optimizer,
         config.eval,

@@ -7,15 +7,14 @@ from collections.abc import Sequence
 from lightly.loss import DCLLoss, NTXentLoss
 from pytorch_metric_learning import losses as metric_losses
 
+from mxmclr_plugin.loss.arguments import Implementation
 from mxmclr_plugin.loss.baselines.clip import ClipCriterion
 from mxmclr_plugin.loss.baselines.labels import LabelCriterion
 from mxmclr_plugin.loss.baselines.pairing import PairedCriterion
 from mxmclr_plugin.loss.baselines.sigmoid import SigmoidCriterion
 from mxmclr_plugin.loss.baselines.simple_clip import SoftTargetCriterion
 from mxmclr_plugin.loss.distributed.gather import Gather
-from mxmclr_plugin.loss.functional import SoftLevel
-from mxmclr_plugin.loss.implementation import Implementation
-from mxmclr_plugin.loss.multifold_hybrid import MultifoldHybridCriterion
+from mxmclr_plugin.loss.multifold_hybrid import MultifoldHybridLoss
 from mxmclr_plugin.loss.registry import LOSSES, LossInfo
 
 __all__: list[str] = []
@@ -29,15 +28,15 @@ def _hard(
     gather_distributed: bool = False,
     memory_bank_size: int | Sequence[int] = 0,
     gather: Gather = "auto",
-) -> MultifoldHybridCriterion:
-    return MultifoldHybridCriterion(
+) -> MultifoldHybridLoss:
+    return MultifoldHybridLoss(
         temperature,
+        memory_bank_size,
+        gather_distributed,
         hard_weight=1.0,
         learnable_temperature=learnable_temperature,
         impl=impl,
         validate=validate,
-        gather_distributed=gather_distributed,
-        memory_bank_size=memory_bank_size,
         gather=gather,
     )
 
@@ -45,24 +44,22 @@ def _hard(
 def _soft(
     temperature: float = 0.07,
     soft_temperature: float = 0.05,
-    soft_level: SoftLevel = "observation",
     learnable_temperature: bool = False,
     impl: Implementation = "auto",
     validate: bool = True,
     gather_distributed: bool = False,
     memory_bank_size: int | Sequence[int] = 0,
     gather: Gather = "auto",
-) -> MultifoldHybridCriterion:
-    return MultifoldHybridCriterion(
+) -> MultifoldHybridLoss:
+    return MultifoldHybridLoss(
         temperature,
-        soft_temperature,
+        memory_bank_size,
+        gather_distributed,
+        soft_temperature=soft_temperature,
         hard_weight=0.0,
-        soft_level=soft_level,
         learnable_temperature=learnable_temperature,
         impl=impl,
         validate=validate,
-        gather_distributed=gather_distributed,
-        memory_bank_size=memory_bank_size,
         gather=gather,
     )
 
@@ -128,7 +125,7 @@ _MXM_CLR = "reconstruction of MXM-CLR, https://arxiv.org/abs/2303.10839"
 for _info in (
     LossInfo(
         "mxmclr",
-        MultifoldHybridCriterion,
+        MultifoldHybridLoss,
         "hybrid of the hard (same instance) and soft (similar instance) relation",
         _OURS,
         _MXM_CLR,
@@ -145,7 +142,7 @@ for _info in (
     LossInfo(
         "mxmclr_soft",
         _soft,
-        "instances are positives in the measure in which they are alike",
+        "other instances are positives in proportion to their similarity",
         _OURS,
         _MXM_CLR,
         "many",

@@ -75,7 +75,7 @@ def build_loss(spec: str | Mapping[str, Any]) -> nn.Module:
 
     Returns:
         A module. Those with a name are called ``criterion(z0, z1, ids0, ids1)`` as
-        :class:`MultifoldHybridCriterion` is; a class given by its path is called as it wants.
+        :class:`MultifoldHybridLoss` is; a class given by its path is called as it wants.
 
     Raises:
         ValueError: If the name or an option is unknown, or the class cannot be found or built.

@@ -51,17 +51,17 @@ class ClipCriterion(nn.Module):
         ids0: Tensor | None = None,
         ids1: Tensor | None = None,
     ) -> Tensor:
-        """CLIP's loss; arguments as in ``MultifoldHybridCriterion``.
+        """CLIP's loss; arguments as in ``MultifoldHybridLoss``.
 
         Raises:
             ValueError: If the batch does not fit together or holds no pair.
         """
-        a, ids_a, b, ids_b = flatten_modalities(z0, z1, ids0, ids1)
-        rows_a, rows_b = pair_observations(ids_a, ids_b)
-        with torch.autocast(device_type=a.device.type, enabled=False):
-            dtype = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
-            a, b = F.normalize(a.to(dtype), dim=1), F.normalize(b.to(dtype), dim=1)
-            logits = a @ b.T / self.temperature  # (n_a, n_b)
-            forward = F.cross_entropy(logits[rows_a], rows_b)
-            backward = F.cross_entropy(logits.T[rows_b], rows_a)
+        z0, ids0, z1, ids1 = flatten_modalities(z0, z1, ids0, ids1)
+        rows0, rows1 = pair_observations(ids0, ids1)
+        with torch.autocast(device_type=z0.device.type, enabled=False):
+            dtype = torch.promote_types(torch.promote_types(z0.dtype, z1.dtype), torch.float32)
+            z0, z1 = F.normalize(z0.to(dtype), dim=1), F.normalize(z1.to(dtype), dim=1)
+            logits = z0 @ z1.T / self.temperature  # (n_0, n_1)
+            forward = F.cross_entropy(logits[rows0], rows1)
+            backward = F.cross_entropy(logits.T[rows1], rows0)
         return self.forward_weight * forward + (1 - self.forward_weight) * backward

@@ -35,20 +35,20 @@ class LabelCriterion(nn.Module):
         ids0: Tensor | None = None,
         ids1: Tensor | None = None,
     ) -> Tensor:
-        """Loss of a multifold batch; arguments as in ``MultifoldHybridCriterion``.
+        """Loss of a multifold batch; arguments as in ``MultifoldHybridLoss``.
 
         Raises:
             ValueError: If the batch does not fit together or no instance is in both modalities.
         """
-        a, ids_a, b, ids_b = flatten_modalities(z0, z1, ids0, ids1)
-        with torch.autocast(device_type=a.device.type, enabled=False):
+        z0, ids0, z1, ids1 = flatten_modalities(z0, z1, ids0, ids1)
+        with torch.autocast(device_type=z0.device.type, enabled=False):
             # In float16 logits at a low temperature are wrong by a tenth and more.
-            dtype = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
-            a, b = a.to(dtype), b.to(dtype)
+            dtype = torch.promote_types(torch.promote_types(z0.dtype, z1.dtype), torch.float32)
+            z0, z1 = z0.to(dtype), z1.to(dtype)
             # A copy: labels that are one object are taken for a comparison of a set with itself,
             # and the diagonal, every positive of fold 1, is dropped.
-            loss: Tensor = self.loss(a, ids_a, ref_emb=b, ref_labels=ids_b.clone())
+            loss: Tensor = self.loss(z0, ids0, ref_emb=z1, ref_labels=ids1.clone())
             if self.symmetric:
-                loss = (loss + self.loss(b, ids_b, ref_emb=a, ref_labels=ids_a.clone())) / 2
+                loss = (loss + self.loss(z1, ids1, ref_emb=z0, ref_labels=ids0.clone())) / 2
             # A loss of 0 comes tied to the anchors alone; both towers must get a gradient.
-            return loss + 0.0 * (a.sum() + b.sum())
+            return loss + 0.0 * (z0.sum() + z1.sum())

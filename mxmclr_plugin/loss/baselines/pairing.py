@@ -10,26 +10,28 @@ from mxmclr_plugin.loss.folds import flatten_modalities
 __all__ = ["PairedCriterion", "pair_observations"]
 
 
-def pair_observations(ids_a: Tensor, ids_b: Tensor) -> tuple[Tensor, Tensor]:
-    """Pairs the k-th observation of each instance in A with its k-th in B.
+def pair_observations(ids0: Tensor, ids1: Tensor) -> tuple[Tensor, Tensor]:
+    """Pairs the k-th observation of each instance on side 0 with its k-th on side 1.
 
     Args:
-        ids_a: Instance ids. Shape: (n_a,).
-        ids_b: Instance ids. Shape: (n_b,).
+        ids0: Instance ids. Shape: (n_0,).
+        ids1: Instance ids. Shape: (n_1,).
 
     Returns:
-        Rows of A and the rows of B they are paired with, in the order of A. What has no partner
+        Rows of side 0 and the rows of side 1 they are paired with, in the order of side 0. What
+        has no partner
         (the instance is not in the other modality, or has fewer observations there) is left out.
         Shape: (pairs,) each.
     """
-    order_b = torch.argsort(ids_b, stable=True)
-    ordered_b = ids_b[order_b]
-    # The block of an instance's rows in B starts where its id does; go on by the occurrence in A.
-    start = torch.searchsorted(ordered_b, ids_a)
-    end = torch.searchsorted(ordered_b, ids_a, right=True)
-    position = start + _occurrence(ids_a)
-    rows_a = (position < end).nonzero()[:, 0]
-    return rows_a, order_b[position[rows_a]]
+    order1 = torch.argsort(ids1, stable=True)
+    ordered1 = ids1[order1]
+    # The block of an instance's rows on side 1 starts where its id does; go on by the occurrence
+    # on side 0.
+    start = torch.searchsorted(ordered1, ids0)
+    end = torch.searchsorted(ordered1, ids0, right=True)
+    position = start + _occurrence(ids0)
+    rows0 = (position < end).nonzero()[:, 0]
+    return rows0, order1[position[rows0]]
 
 
 def _occurrence(ids: Tensor) -> Tensor:
@@ -63,12 +65,12 @@ class PairedCriterion(nn.Module):
         ids0: Tensor | None = None,
         ids1: Tensor | None = None,
     ) -> Tensor:
-        """Loss of the pairs in a multifold batch; arguments as in ``MultifoldHybridCriterion``.
+        """Loss of the pairs in a multifold batch; arguments as in ``MultifoldHybridLoss``.
 
         Raises:
             ValueError: If the batch does not fit together or holds no pair.
         """
-        a, ids_a, b, ids_b = flatten_modalities(z0, z1, ids0, ids1)
-        rows_a, rows_b = pair_observations(ids_a, ids_b)
-        loss: Tensor = self.criterion(a[rows_a], b[rows_b])
+        z0, ids0, z1, ids1 = flatten_modalities(z0, z1, ids0, ids1)
+        rows0, rows1 = pair_observations(ids0, ids1)
+        loss: Tensor = self.criterion(z0[rows0], z1[rows1])
         return loss

@@ -56,20 +56,20 @@ class SigmoidCriterion(nn.Module):
         ids0: Tensor | None = None,
         ids1: Tensor | None = None,
     ) -> Tensor:
-        """SigLIP's loss; arguments as in ``MultifoldHybridCriterion``.
+        """SigLIP's loss; arguments as in ``MultifoldHybridLoss``.
 
         Raises:
             ValueError: If the batch does not fit together or holds no positive pair.
         """
-        a, ids_a, b, ids_b = flatten_modalities(z0, z1, ids0, ids1)
-        with torch.autocast(device_type=a.device.type, enabled=False):
-            dtype = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
-            a, b = F.normalize(a.to(dtype), dim=1), F.normalize(b.to(dtype), dim=1)
-            logits = self.log_scale.exp() * (a @ b.T) + self.bias  # (n_a, n_b)
+        z0, ids0, z1, ids1 = flatten_modalities(z0, z1, ids0, ids1)
+        with torch.autocast(device_type=z0.device.type, enabled=False):
+            dtype = torch.promote_types(torch.promote_types(z0.dtype, z1.dtype), torch.float32)
+            z0, z1 = F.normalize(z0.to(dtype), dim=1), F.normalize(z1.to(dtype), dim=1)
+            logits = self.log_scale.exp() * (z0 @ z1.T) + self.bias  # (n_0, n_1)
             if self.multi_positive:
-                positive = ids_a[:, None] == ids_b[None, :]
+                positive = ids0[:, None] == ids1[None, :]
             else:
                 positive = torch.zeros_like(logits, dtype=torch.bool)
-                positive[pair_observations(ids_a, ids_b)] = True
+                positive[pair_observations(ids0, ids1)] = True
             signs = positive.to(dtype) * 2 - 1
-            return -F.logsigmoid(signs * logits).sum() / ((len(a) + len(b)) / 2)
+            return -F.logsigmoid(signs * logits).sum() / ((len(z0) + len(z1)) / 2)

@@ -50,8 +50,8 @@ class SoftTargetCriterion(nn.Module):
         """
         with torch.autocast(device_type=z0.device.type, enabled=False):
             dtype = torch.promote_types(torch.promote_types(z0.dtype, z1.dtype), torch.float32)
-            a, b = F.normalize(z0.to(dtype), dim=1), F.normalize(z1.to(dtype), dim=1)
-            logits = a @ b.T / self.temperature
+            z0, z1 = F.normalize(z0.to(dtype), dim=1), F.normalize(z1.to(dtype), dim=1)
+            logits = z0 @ z1.T / self.temperature
             with torch.no_grad():
-                target = ((a @ a.T + b @ b.T) / 2 / self.soft_temperature).softmax(dim=1)
+                target = ((z0 @ z0.T + z1 @ z1.T) / 2 / self.soft_temperature).softmax(dim=1)
             return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
