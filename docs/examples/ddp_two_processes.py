@@ -72,7 +72,7 @@ def train(rank: int, meeting_place: str) -> None:
     torch.manual_seed(0)  # the same data and the same towers in each
     dataset = made_up_things()
     train, test = dataset.subset(range(64)), dataset.subset(range(64, 96))
-    sampler = MultifoldSampler(train, instances=8, folds={"view": 2, "caption": 3}, passes=25)
+    sampler = MultifoldSampler(train, instances=8, folds={"view": 2, "caption": 3}, repeats=25)
     loader = DataLoader(train, batch_size=8, sampler=sampler, collate_fn=collate_multifold)
 
     towers = TwoTowers()
@@ -90,7 +90,7 @@ def train(rank: int, meeting_place: str) -> None:
     after = retrieval(towers, test)
     if rank == 0:
         print(
-            f"rr@1 in percent: before {before['rr@1']:.1f}, after {after['rr@1']:.1f}, "
+            f"r@1 in percent: before {before['r@1']:.1f}, after {after['r@1']:.1f}, "
             f"chance {after['chance@1']:.1f}"
         )
     distributed.destroy_process_group()

@@ -34,7 +34,7 @@ dataset = MultifoldDataset(stores, members, ids=range(THINGS))
 train, test = dataset.subset(range(TRAINED_ON)), dataset.subset(range(TRAINED_ON, THINGS))
 
 # Batches of 16 things, 2 views and 3 captions of each; 25 times through all things.
-sampler = MultifoldSampler(train, instances=16, folds={"view": 2, "caption": 3}, passes=25)
+sampler = MultifoldSampler(train, instances=16, folds={"view": 2, "caption": 3}, repeats=25)
 loader = DataLoader(train, batch_size=16, sampler=sampler, collate_fn=collate_multifold)
 
 towers = nn.ModuleDict(
@@ -66,6 +66,6 @@ for batch in loader:
 after = retrieval()
 
 print(
-    f"rr@1 in percent: before {before['rr@1']:.1f}, after {after['rr@1']:.1f}, "
+    f"r@1 in percent: before {before['r@1']:.1f}, after {after['r@1']:.1f}, "
     f"chance {after['chance@1']:.1f}"
 )

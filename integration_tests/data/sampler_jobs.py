@@ -7,7 +7,7 @@ from mxmclr_plugin.data.batch import collate_multifold
 from mxmclr_plugin.data.sampler import MultifoldSampler
 
 FOLDS = {"text": [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5], "vector": [2] * 11}
-OPTIONS = {"instances": 2, "folds": {"text": 2, "vector": 1}, "passes": 2, "seed": 3}
+OPTIONS = {"instances": 2, "folds": {"text": 2, "vector": 1}, "repeats": 2, "seed": 3}
 
 
 def epochs(sampler):

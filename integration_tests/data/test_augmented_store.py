@@ -81,7 +81,7 @@ def test_a_run_that_goes_on_sees_what_it_would_have_seen():
     data = augmented(ragged({"image": [1] * 6}), "image", noisy, 4, 0)
 
     def loader(workers=0):
-        sampler = MultifoldSampler(data, instances=2, folds={"image": 2}, passes=3)
+        sampler = MultifoldSampler(data, instances=2, folds={"image": 2}, repeats=3)
         return ResumableLoader(
             data,
             batch_size=2,

@@ -4,9 +4,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils.data import DataLoader
+from torch.utils.data._utils.pin_memory import pin_memory
 
 from mxmclr_plugin.data.batch import MultifoldBatch, collate_multifold
-from mxmclr_plugin.data.dataset import MultifoldInstance
+from mxmclr_plugin.data.dataset import MultifoldDataset, MultifoldInstance
+from mxmclr_plugin.data.sampler import MultifoldSampler
 
 
 @st.composite
@@ -45,6 +48,113 @@ def test_collate_keeps_every_observation_with_its_id(items):
     assert batch.num_observations == sum(len(rows) for rows in expected.values())
 
 
+def vectors():
+    return MultifoldBatch(
+        {"text": ["a", "b"], "vector": torch.ones(3, 2)},
+        {"text": torch.tensor([1, 2]), "vector": torch.tensor([1, 1, 2])},
+    )
+
+
+def test_is_a_mapping():
+    batch = vectors()
+    assert dict(batch) == {"text": ["a", "b"], "vector": batch.observations["vector"]} | {
+        "ids": batch.ids
+    }
+    assert len(batch) == 3
+    assert batch["ids"]["text"].tolist() == [1, 2]
+    again = MultifoldBatch(dict(batch))  # as hosts make it anew from its items
+    assert again.observations == batch.observations
+    assert again.ids == batch.ids
+    with pytest.raises(KeyError, match="image"):
+        batch["image"]
+    for wrong in ({"text": ["a"]}, {"text": ["a"], "ids": {}}):
+        with pytest.raises(ValueError, match="a batch has one ids, and no modality of that name"):
+            MultifoldBatch(wrong, {} if "ids" in wrong else None)
+
+
+def test_hugging_faces_trainer_takes_it(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("accelerate")
+    seen = []
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Linear(2, 1)
+
+        def forward(self, text, vector, ids):
+            seen.append((text, ids["vector"].tolist()))
+            return {"loss": self.layer(vector).mean()}
+
+    data = MultifoldDataset.from_lists(
+        {"text": [[f"t{k}"] for k in range(6)], "vector": [[[k, 0.0], [k, 1.0]] for k in range(6)]}
+    )
+    arguments = transformers.TrainingArguments(
+        str(tmp_path),
+        per_device_train_batch_size=3,
+        max_steps=2,
+        save_strategy="no",
+        report_to="none",
+        use_cpu=True,
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+    )
+    transformers.Trainer(
+        model=Model(), args=arguments, train_dataset=data, data_collator=collate_multifold
+    ).train()
+    assert len(seen) == 2
+    for texts, ids in seen:
+        assert ids == [k for text in texts for k in [int(text[1:])] * 2]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("precision", ["32-true", "bf16-true", "64-true"])
+def test_lightning_takes_it(precision):
+    lightning = pytest.importorskip("pytorch_lightning")
+    seen = []
+
+    class Model(lightning.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Linear(2, 1)
+
+        def training_step(self, batch, _):
+            seen.append(batch)
+            return self.layer(batch["vector"]).mean()
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), 0.1)
+
+    data = MultifoldDataset.from_lists({"text": [["a"]] * 2, "vector": [[[1.0, 2.0]]] * 2})
+    loader = DataLoader(data, batch_size=2, collate_fn=collate_multifold)
+    lightning.Trainer(
+        accelerator="cpu",
+        max_steps=1,
+        precision=precision,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    ).fit(Model(), loader)
+    (batch,) = seen
+    dtypes = {"32-true": torch.float32, "bf16-true": torch.bfloat16, "64-true": torch.float64}
+    assert batch["vector"].dtype == dtypes[precision]
+    assert batch.ids["vector"].dtype == torch.int64
+    assert batch["text"] == ["a", "a"]
+
+
+def test_a_loader_of_another_batch_size_than_its_sampler():
+    data = MultifoldDataset.from_lists({"text": [["a"], ["b"], ["c"], ["d"]]})
+    sampler = MultifoldSampler(data, instances=2, folds={"text": 1})
+    for size in (1, 4):
+        loader = DataLoader(data, batch_size=size, sampler=sampler, collate_fn=collate_multifold)
+        with pytest.raises(ValueError, match=f"batches of {size} instances but its sampler draws "):
+            list(loader)
+    loader = DataLoader(data, batch_size=2, sampler=sampler, collate_fn=collate_multifold)
+    assert len(list(loader)) == 2
+
+
 def test_move():
     batch = MultifoldBatch(
         {"text": ["a", "b"], "vector": torch.zeros(3, 2)},
@@ -65,7 +175,7 @@ def test_pinned_and_moved_to_a_gpu():
         {"text": ["a"], "vector": torch.rand(1, 2)},
         {"text": torch.tensor([1]), "vector": torch.tensor([1])},
     )
-    pinned = batch.pin_memory()
+    pinned = pin_memory(batch)  # as a data loader does
     assert pinned.observations["vector"].is_pinned()
     assert pinned.ids["text"].is_pinned()
     on_gpu = pinned.to("cuda", non_blocking=True)

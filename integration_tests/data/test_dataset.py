@@ -116,3 +116,50 @@ MEMBERS = {"text": [[4, 0], [1], [2]], "vector": [[3], [0, 1], []]}
 def test_what_does_not_fit_is_named(changes, message):
     with pytest.raises(ValueError, match=message):
         dataset(**changes)
+
+
+def test_from_lists():
+    image = torch.arange(12).reshape(2, 2, 3)
+    data = MultifoldDataset.from_lists(
+        {
+            "image": [[image[0], image[1]], [], [image[1]]],
+            "text": [["a", "b"], ["c"], None],
+            "vector": [np.zeros((2, 4), np.float32), [np.ones(4, np.float32)], []],
+        },
+        names=["x", "y", "z"],
+        ids=[7, 3, 5],
+    )
+    assert (data.names, data.ids.tolist()) == (["x", "y", "z"], [7, 3, 5])
+    assert data.folds("image").tolist() == [2, 0, 1]
+    assert data[0].observations["text"] == ["a", "b"]
+    assert torch.equal(data[2].observations["image"][0], image[1])
+    assert data[1].observations["vector"][0].tolist() == [1, 1, 1, 1]
+    assert MultifoldDataset.from_lists({"text": [["a"], ["b"]]}).ids.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("observations", "message"),
+    [
+        ({}, r"needs a modality"),
+        ({"a": [["x"]], "b": [["y"], ["z"]]}, r"'b' has lists of 2 instances, 'a' of 1"),
+        ({"a": ["x", "y"]}, r"'a'\[0\] must be a list of observations, got 'x'"),
+        (
+            {"a": [3]},
+            r"'a'\[0\] must be a list of observations, got 3; for a single one write \[...\]",
+        ),
+        ({"a": "x"}, r"'a' has lists"),
+        (
+            {"a": [["x", 1]]},
+            r"'a'\[0\] has a string but 'a'\[0\] has a tensor torch.int64",
+        ),
+        (
+            {"a": [[np.zeros(2)], [np.zeros(3)]]},
+            r"'a'\[0\] has a tensor torch.float64 of shape \(2,\) but 'a'\[1\] has .* \(3,\)",
+        ),
+        ({"a": [[object()]]}, r"'a'\[0\] holds no tensor, array or string"),
+        ({"a": [["x"], []]}, r"instance '1' has no observation in any modality"),
+    ],
+)
+def test_lists_that_are_no_dataset(observations, message):
+    with pytest.raises(ValueError, match=message):
+        MultifoldDataset.from_lists(observations)

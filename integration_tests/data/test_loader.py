@@ -132,7 +132,7 @@ def test_a_state_of_something_else(state):
 
 def test_what_it_cannot_resume():
     dataset = ragged(FOLDS)
-    with pytest.raises(TypeError, match="needs a MultifoldSampler, got RandomSampler"):
+    with pytest.raises(TypeError, match="as batch_sampler, got RandomSampler"):
         ResumableLoader(dataset, batch_size=2, sampler=RandomSampler(dataset))
     sampler = MultifoldSampler(dataset, instances=2, folds={"text": 2})
     with pytest.raises(ValueError, match=r"batch_size is 3, but the sampler draws .* of 2 inst"):

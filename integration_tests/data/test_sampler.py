@@ -30,9 +30,9 @@ def settings_of_a_sampler(draw):
     options = {
         "instances": instances,
         "folds": {"text": draw(st.integers(1, 5)), "vector": draw(st.integers(1, 5))},
-        "passes": draw(st.integers(1, 3)),
+        "repeats": draw(st.integers(1, 3)),
         "seed": draw(st.integers(0, 2**63 - 1)),
-        "top_up": draw(st.booleans()),
+        "pad_folds": draw(st.booleans()),
     }
     return ragged(folds, ids), options, world_size
 
@@ -50,15 +50,15 @@ def test_draws(case, epoch):
     instances = options["instances"]
     steps = len(dataset) // (world_size * instances)
     ranks = [epoch_of(dataset, options, epoch, world_size, rank) for rank in range(world_size)]
-    assert {len(draws) for draws in ranks} == {options["passes"] * steps * instances}
+    assert {len(draws) for draws in ranks} == {options["repeats"] * steps * instances}
     sampler = MultifoldSampler(dataset, **options, num_replicas=world_size, rank=0)
     assert len(sampler) == len(ranks[0])
 
-    for step in range(options["passes"] * steps):
+    for step in range(options["repeats"] * steps):
         drawn = [draw.instance for draws in ranks for draw in draws[step * instances :][:instances]]
         assert len(set(drawn)) == world_size * instances  # disjoint, none twice
     per_pass = steps * instances
-    for number in range(options["passes"]):
+    for number in range(options["repeats"]):
         drawn = [draw.instance for draws in ranks for draw in draws[number * per_pass :][:per_pass]]
         assert len(set(drawn)) == len(drawn)
 
@@ -67,7 +67,7 @@ def test_draws(case, epoch):
             rows = draw.rows[modality]
             fold = dataset.folds(modality)[draw.instance]
             assert set(rows) <= set(range(fold))
-            if options["top_up"] and fold:
+            if options["pad_folds"] and fold:
                 assert len(rows) == wanted
                 times = [Counter(rows)[row] for row in range(fold)]
                 assert max(times) - min(times) <= 1  # as even as it can be
@@ -126,7 +126,7 @@ def test_epochs_passes_and_seeds_differ():
     options = {"instances": 20, "folds": {"text": 4}}
     orders, rows = set(), set()
     for seed, epoch in itertools.product(range(3), range(4)):
-        draws = epoch_of(dataset, {**options, "seed": seed, "passes": 2}, epoch)
+        draws = epoch_of(dataset, {**options, "seed": seed, "repeats": 2}, epoch)
         for start in (0, 20):
             orders.add(tuple(draw.instance for draw in draws[start : start + 20]))
             by_instance = sorted(draws[start : start + 20], key=lambda draw: draw.instance)
@@ -179,7 +179,7 @@ def test_is_what_lightning_leaves_alone():
             {"folds": {"vector": 1}},
             r"1 instances, '1' the first, have no observation in \['vector'",
         ),
-        ({"passes": 0}, r"passes must be a whole number"),
+        ({"repeats": 0}, r"repeats must be a whole number"),
         ({"seed": -1}, r"seed must be from 0"),
         ({"instances": 4}, r"needs 4 instances .* there are 3: lower instances to 3 or less"),
         (

@@ -47,7 +47,7 @@ def test_rendered_once_and_read_after(tmp_path):
     assert len(list(tmp_path.glob("*.npy"))) == 4
 
 
-@pytest.mark.parametrize("damage", ["flip", "cut", "no checksum"])
+@pytest.mark.parametrize("damage", ["flip", "cut"])
 def test_damaged_pictures_are_rendered_anew(tmp_path, damage):
     grids = Grids(2)
     rendered_views(grids, 6, 16, tmp_path, "key")
@@ -56,11 +56,9 @@ def test_damaged_pictures_are_rendered_anew(tmp_path, damage):
     if damage == "flip":
         content[-1] ^= 1
         file.write_bytes(content)
-    elif damage == "cut":
-        file.write_bytes(content[: len(content) // 2])
     else:
-        file.with_suffix(".sha256").unlink()
-    with pytest.warns(UserWarning, match="is damaged .* rendering it anew"):
+        file.write_bytes(content[: len(content) // 2])
+    with pytest.warns(UserWarning, match="is damaged .* making it anew"):
         mended = rendered_views(grids, 6, 16, tmp_path, "key")
     assert torch.equal(mended[1], render_views(grids.grids[1:], 6, 16)[0])
 
@@ -78,7 +76,7 @@ def test_a_stopped_rendering_goes_on(tmp_path, monkeypatch):
     assert torch.equal(
         torch.stack([pictures[k] for k in range(40)]), render_views(whole.grids, 6, 8)
     )
-    assert [path.suffix for path in sorted(tmp_path.iterdir())] == [".lock", ".npy", ".sha256"]
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".lock", ".npy", ".sha256"]
 
 
 def test_stacks_and_single_pictures():

@@ -89,7 +89,7 @@ def launch(name, cwd, *arguments, folder=EXAMPLES):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert list(cwd.iterdir()) == []
-    line = r"rr@1 in percent: before ([\d.]+), after ([\d.]+), chance ([\d.]+)"
+    line = r"r@1 in percent: before ([\d.]+), after ([\d.]+), chance ([\d.]+)"
     (figures,) = re.findall(line, done.stdout)
     return map(float, figures)
 

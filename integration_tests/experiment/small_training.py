@@ -21,6 +21,7 @@ from mxmclr_plugin.experiment.trainer import build_trainer
 from mxmclr_plugin.loss.multifold_hybrid import MultifoldHybridLoss
 from mxmclr_plugin.loss.multimodal import MultimodalLoss
 from mxmclr_plugin.models import Tower
+from mxmclr_plugin.retrieval import Direction
 
 
 class Batchy(nn.Module):
@@ -61,7 +62,7 @@ def retrieval_module(lr=0.01, **options):
     return RetrievalModule(
         towers,
         MultimodalLoss(MultifoldHybridLoss(), list(towers)),
-        {"a2b": ("a", "b")},
+        {"a2b": Direction("a", "b")},
         OptimizerConfig(lr=lr),
         EvalConfig(),
     )

@@ -70,8 +70,16 @@ def test_choices():
         (["seed=1.5"], r"seed: .*1.5"),
         (["batch.folds.voxel=0"], r"batch.folds.voxel must be 1 or more"),
         (["seed"], r"cannot read seed"),
-        (["directions.t2s=[text]"], r"directions.t2s must be"),
-        (["directions.t2s=[text,sound]"], r"'sound', which has no tower"),
+        (
+            ["directions.t2s=[text]"],
+            r"set one by directions.t2s.query=",
+        ),
+        (["directions.t2s=[text,voxel]"], r"directions.t2s holds query, gallery"),
+        (["+directions.x={query: text}"], r"directions.x must be {query: MODALITY, gallery"),
+        (["directions.t2s.gallery=sound"], r"'sound', which has no tower"),
+        (["directions.t2s.gallery=[voxel,sound]"], r"'sound', which has no tower"),
+        (["directions.t2s.gallery=[]"], r"directions.t2s.gallery must be a modality or a list"),
+        (["directions.t2s.gallery=3"], r"directions.t2s.gallery must be a modality or a list"),
     ],
 )
 def test_what_does_not_fit_is_named(overrides, message):

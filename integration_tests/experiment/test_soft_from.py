@@ -14,7 +14,7 @@ from mxmclr_plugin.loss.multimodal import MultimodalLoss
 
 SLICE = (
     *("data.classes=24", "data.captions=4", "data.samples=2", "batch.instances=6"),
-    *("batch.passes=1", "towers.voxel.widths=[4,8]", "trainer.max_steps=3"),
+    *("batch.repeats=1", "towers.voxel.widths=[4,8]", "trainer.max_steps=3"),
 )
 MINILM = ("towers/text=sentence_transformer", "loss.hard_weight=0.4")
 

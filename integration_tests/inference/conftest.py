@@ -7,7 +7,7 @@ import pytest
 from mxmclr_plugin.run.command_line import main
 
 DATA = ["data.classes=24", "data.captions=6", "data.samples=3", "data.resolution=24"]
-SMALL = [*DATA, "batch.instances=8", "batch.passes=4", "trainer.log_every=1"]
+SMALL = [*DATA, "batch.instances=8", "batch.repeats=4", "trainer.log_every=1"]
 
 
 def train(tmp_path_factory, name, *arguments) -> Path:

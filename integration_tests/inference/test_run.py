@@ -1,3 +1,4 @@
+import dataclasses
 import shutil
 
 import pytest
@@ -18,7 +19,8 @@ def trained(small_run):
 def test_what_is_loaded(trained, small_run):
     assert trained.folder == small_run
     assert trained.checkpoint == small_run / "checkpoints" / "best.ckpt"
-    assert trained.plain == yaml.safe_load((small_run / "config.yaml").read_text())
+    written = yaml.safe_load((small_run / "config.yaml").read_text())
+    assert dataclasses.asdict(trained.config) == written
     assert list(trained.towers) == ["text", "voxel"]
     assert not any(tower.training for tower in trained.towers.values())
     state = torch.load(trained.checkpoint, weights_only=False)["state_dict"]
@@ -68,7 +70,7 @@ def test_another_modality_with_a_trained_tower(small_run, tmp_path):
         f"data.path={tmp_path / 'my.jsonl'}",
         "towers.a.same_as=text",
         "towers.b.same_as=text",
-        "directions={a2b:[a,b]}",
+        "directions={a2b:{query:a,gallery:b}}",
     ]
     trained = TrainedRun.load(small_run, changes, device="cpu")
     assert trained.towers["a"] is trained.towers["text"]
@@ -89,7 +91,9 @@ def test_another_modality_with_a_trained_tower(small_run, tmp_path):
         ("eval=recal", "did you mean 'recall'"),
         ("towers.text.same_as=voxel", "has a trained tower already"),
         ("towers.more.same_as=image", "'image' has no tower of its own"),
-        ("directions.x=[text,image]", "'image', which has no tower"),
+        ("directions.x={query:text,gallery:image}", "'image', which has no tower"),
+        ("directions.t2s.query=image", "'image', which has no tower"),
+        ("directions.t2s=[text,voxel]", "directions.t2s must be {query: MODALITY"),
         ("trainer.max_steps=3", "cannot be changed any more"),
         ("data.classes=1,2", "one value"),
         ("data=", "data cannot be"),

@@ -93,7 +93,7 @@ def test_joined_modalities(joined_run):
             record = data[k].observations["views"][number]
             drawn[f"{data.names[k]} {number}"] = picture_of(record, "views").tobytes()
     found = search(trained, QUERY, k=6, split="train")
-    assert found.among == "views+voxel"
+    assert found.among == "views and voxel"
     wanted = ranked(trained, items)[:6]
     assert_found(found, [(score, name.rpartition(" ")[0]) for score, name in wanted])
     assert [hit.picture.tobytes() for hit in found.hits] == [drawn[name] for _, name in wanted]
@@ -171,7 +171,7 @@ def test_words_that_are_not_known(shapes):
         ("{file}.png", {}, "is for a tower of image, the run has towers of text, voxel"),
         ("{file}.nrrd", {}, "query.nrrd"),
         ("{file}.npy", {"by": "text"}, "takes text, the query is the file"),
-        (QUERY, {"modality": "voxel+text"}, "joins observations one to one"),
+        (QUERY, {"modality": ["voxel", "text"]}, "are fused one observation to one"),
     ],
 )
 def test_what_cannot_be_searched(shapes, tmp_path, query, options, words):

@@ -17,24 +17,24 @@ def anonymous_memory() -> int:
     return next(int(x.split()[1]) for x in status.read_text().splitlines() if "RssAnon" in x)
 
 
-def cached(store, root):
+def cached(store):
     return cached_features(
-        lambda rows: rows.repeat(1, 2000), store, root=root, model_fingerprint="", shard_size=1000
+        lambda rows: rows.repeat(1, 2000), store, model_fingerprint="", shard_size=1000
     )
 
 
-def test_features_stay_in_their_files(tmp_path):
+def test_features_stay_in_their_files():
     numbers = torch.arange(5000.0)[:, None]
     expected = numbers.sum() * 2000
-    cached(numbers, tmp_path)  # 40 MB
+    cached(numbers)  # 40 MB
     before = anonymous_memory()
-    store = cached(numbers, tmp_path)
+    store = cached(numbers)
     assert sum(float(store[k].sum()) for k in range(len(store))) == pytest.approx(float(expected))
     assert anonymous_memory() - before < 20_000
 
 
-def test_another_process_maps_the_files_itself(tmp_path):
-    store = cached(torch.arange(5.0)[:, None], tmp_path)
+def test_another_process_maps_the_files_itself():
+    store = cached(torch.arange(5.0)[:, None])
     assert store[3][0] == 3
     written = pickle.dumps(store)
     assert len(written) < 2000

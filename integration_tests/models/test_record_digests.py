@@ -5,6 +5,7 @@ import os
 from functools import partial
 from pathlib import Path
 
+import pytest
 import torch
 
 from mxmclr_plugin.data.file_store import FileStore
@@ -28,53 +29,59 @@ def number_files(folder, numbers):
     return [folder / f"{k}.txt" for k in range(len(numbers))]
 
 
-def digests(store, memory):
+@pytest.fixture(autouse=True)
+def memory(tmp_path, monkeypatch):
+    monkeypatch.setenv("MXMCLR_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "records"
+
+
+def digests(store):
     """The digests, and how many files were read for them."""
     READ.clear()
-    return list(record_digests(store, memory)), len(READ)
+    return list(record_digests(store)), len(READ)
 
 
-def test_a_digest_is_of_type_shape_and_content(tmp_path):
+def test_a_digest_is_of_type_shape_and_content():
     store = [torch.tensor([1, 2], dtype=torch.uint8), "two"]
     expected = [b"torch.uint8\n(2,)\n\x01\x02", b"text\ntwo"]
-    assert list(record_digests(store, tmp_path)) == [hashlib.sha256(x).digest() for x in expected]
+    assert list(record_digests(store)) == [hashlib.sha256(x).digest() for x in expected]
 
 
 def test_files_are_read_again_only_when_they_change(tmp_path):
     paths = number_files(tmp_path / "files", range(9))
-    store, memory = FileStore(paths, read_number), tmp_path / "memory"
-    first, read = digests(store, memory)
+    store = FileStore(paths, read_number)
+    first, read = digests(store)
     assert read == 9
-    assert first == list(record_digests([read_number(path) for path in paths], memory))
-    assert digests(store, memory) == (first, 0)
+    assert first == list(record_digests([read_number(path) for path in paths]))
+    assert digests(store) == (first, 0)
     paths[4].write_text("7.25")
     os.utime(paths[4], (1, 1))
-    changed, read = digests(store, memory)
+    changed, read = digests(store)
     assert read == 1
     assert [k for k in range(9) if changed[k] != first[k]] == [4]
     # The same content under another name, and in another order, has the same digest.
     more = number_files(tmp_path / "more", [8, 0])
-    assert digests(FileStore(more, read_number), memory) == ([first[8], first[0]], 2)
+    assert digests(FileStore(more, read_number)) == ([first[8], first[0]], 2)
 
 
 def test_another_reader_or_option_is_another_memory(tmp_path):
-    paths, memory = number_files(tmp_path / "files", [1, 2]), tmp_path / "memory"
-    plain, _ = digests(FileStore(paths, read_number), memory)
-    twice, read = digests(FileStore(paths, partial(read_number, times=2)), memory)
+    paths = number_files(tmp_path / "files", [1, 2])
+    plain, _ = digests(FileStore(paths, read_number))
+    twice, read = digests(FileStore(paths, partial(read_number, times=2)))
     assert read == 2
     assert plain != twice
     for _ in range(2):  # what has no name of its own is not remembered
-        unnamed, read = digests(FileStore(paths, lambda path: read_number(path)), memory)
+        unnamed, read = digests(FileStore(paths, lambda path: read_number(path)))
         assert (unnamed, read) == (plain, 2)
 
 
-def test_a_memory_that_was_cut_short_is_of_use(tmp_path):
-    paths, memory = number_files(tmp_path / "files", range(3)), tmp_path / "memory"
+def test_a_memory_that_was_cut_short_is_of_use(tmp_path, memory):
+    paths = number_files(tmp_path / "files", range(3))
     store = FileStore(paths, read_number)
-    expected, _ = digests(store, memory)
+    expected, _ = digests(store)
     (file,) = memory.iterdir()
     file.write_bytes(file.read_bytes()[:-5])
-    assert digests(store, memory) == (expected, 1)
+    assert digests(store) == (expected, 1)
 
 
 def test_what_readers_are_told_apart_by():
@@ -87,7 +94,7 @@ def test_what_readers_are_told_apart_by():
     assert reader_identity(partial(read_image, size=torch.tensor(8))) is None
 
 
-def test_real_photos_are_decoded_once_for_the_cache(test_data, tmp_path, monkeypatch):
+def test_real_photos_are_decoded_once_for_the_cache(test_data, monkeypatch):
     files = sorted((test_data / "coco_mini" / "images").iterdir())[:12]
     store = FileStore(files, partial(read_image, size=16))
 
@@ -95,7 +102,7 @@ def test_real_photos_are_decoded_once_for_the_cache(test_data, tmp_path, monkeyp
         return pictures.flatten(1)[:, :4].float()
 
     def features():
-        cached = cached_features(encode, store, root=tmp_path, model_fingerprint="")
+        cached = cached_features(encode, store, model_fingerprint="")
         return torch.stack([cached[k] for k in range(len(cached))])
 
     expected = encode(torch.stack([read_image(file, 16) for file in files]))

@@ -114,8 +114,8 @@ def test_a_run(tmp_path, runs):
     out = tmp_path / "run.html"
     assert main(["report", str(runs["mxmclr"]), f"out={out}", "seed=3"]) == 0
     page = ReadPage(out)
-    figures = json.loads((runs["mxmclr"] / "metrics.json").read_text())["test"]["t2s"]
-    assert f"{figures['rr@1']:.2f}" in page.text
+    test = json.loads((runs["mxmclr"] / "metrics.json").read_text())["splits"]["test"]
+    assert f"{test['directions']['t2s']['metrics']['r@1']:.2f}" in page.text
     assert "training loss" in page.text.lower()
     assert "text finds voxel: the best queries" in page.text
 
@@ -129,7 +129,7 @@ def test_an_ablation_of_two_axes(tmp_path):
     page = ReadPage(tmp_path / "report.html")
     assert "70.25" in page.text
     assert "1 of 4 runs failed" in page.text
-    assert (tmp_path / "plots" / "ablation-score.svg").is_file()
+    assert (tmp_path / "plots" / "ablation-mean_recall.svg").is_file()
     assert page.wrong == []
 
 

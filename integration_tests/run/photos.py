@@ -24,7 +24,7 @@ defaults:
   - _self_
 summary: photos against captions
 directions: {t2i: [text, image], i2t: [image, text]}
-batch: {instances: 12, folds: {image: 1, text: 2}, passes: 1, top_up: false, workers: 0}
+batch: {instances: 12, folds: {image: 1, text: 2}, repeats: 1, pad_folds: false, workers: 0}
 seed: 0
 out: null
 ckpt: null

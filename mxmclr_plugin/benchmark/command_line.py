@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields
@@ -24,6 +23,7 @@ from mxmclr_plugin.benchmark.retrieval import (
     RetrievalBenchmark,
     measure_retrieval,
 )
+from mxmclr_plugin.files import write_atomically
 from mxmclr_plugin.registry import did_you_mean
 
 __all__ = ["main"]
@@ -155,9 +155,7 @@ def _measure(benchmark: _Benchmark, config: Any, console: Console) -> list[Any]:
 def _write(path: Path, measured: Iterable[_Measured]) -> None:
     """Writes the figures; the file is there in full or not at all."""
     records = [figures.record() for figures in measured if figures.skipped is None]
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_atomically(path, json.dumps(records, indent=1) + "\n")
 
 
 def _loss_table(measured: Sequence[Measured]) -> Table:

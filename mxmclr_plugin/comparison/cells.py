@@ -19,6 +19,7 @@ from rich.console import Console
 import mxmclr_plugin
 from mxmclr_plugin.experiment.config import load_config
 from mxmclr_plugin.experiment.train import run_retrieval
+from mxmclr_plugin.json_records import plain as as_containers
 
 __all__ = ["Cell", "CellOutcome", "outcome_of", "plan_cell", "record_failure", "run_cell"]
 
@@ -110,7 +111,7 @@ def run_cell(cell: Cell) -> CellOutcome:
         # What libraries warn of goes to the log as well.
         with redirect_stdout(shown), redirect_stderr(shown):
             config, plain = load_config(cell.task, overrides, cell.config_dir)
-            metrics = run_retrieval(config, plain, Console(file=shown, width=120))
+            metrics = as_containers(run_retrieval(config, plain, Console(file=shown, width=120)))
     except Exception as error:
         shown.write(traceback.format_exc())
         return record_failure(cell, f"{type(error).__name__}: {error}", since)

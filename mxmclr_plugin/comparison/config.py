@@ -49,9 +49,8 @@ class ComparisonConfig:
         seeds: One run for each; run k of every loss has the same initial weights and draws.
         protocol: Names of protocols, see :data:`~mxmclr_plugin.comparison.protocols.PROTOCOLS`.
         baseline: The loss that the others' differences are taken to; null is the last one.
-        measure: What sentences are about, and what is first in the table: ``score`` (the mean over
-            the directions of the first rr@k), ``rsum``, or a direction with a figure
-            (``t2s/rr@1``).
+        metric: Metric of the sentences, and the first of the table: ``mean_recall`` (the mean over
+            the directions of the first r@k), ``rsum``, or a direction with a metric (``t2s/r@1``).
         confidence: Of the intervals.
         tune: Whether each loss gets the best of ``grid`` by validation, under each protocol.
         grid: What is tried.
@@ -68,7 +67,7 @@ class ComparisonConfig:
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     protocol: list[str] = field(default_factory=lambda: list(PROTOCOLS))
     baseline: str | None = None
-    measure: str = "score"
+    metric: str = "mean_recall"
     confidence: float = 0.95
     tune: bool = False
     grid: GridConfig = field(default_factory=GridConfig)

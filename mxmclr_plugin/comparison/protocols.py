@@ -77,7 +77,7 @@ def batch_overrides(
     if positives == "many":
         return []
     if protocol == "same_batches":
-        return ["batch.keep_folds=true"]
+        return ["batch.multifold_for_all_losses=true"]
     ones = [f"batch.folds.{modality}=1" for modality in batch.folds]
     if protocol == "same_instances":
         return ones
@@ -89,5 +89,5 @@ def batch_overrides(
     return [
         *ones,
         f"batch.instances={round(batch.instances * ratio)}",
-        f"batch.passes={max(1, round(batch.passes * ratio))}",
+        f"batch.repeats={max(1, round(batch.repeats * ratio))}",
     ]

@@ -6,7 +6,6 @@ import csv
 import dataclasses
 import io
 import json
-import os
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,8 +19,9 @@ from mxmclr_plugin.comparison.statistics import Difference, paired_difference, s
 from mxmclr_plugin.comparison.tuning import Trial
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.experiment.config import RunConfig
+from mxmclr_plugin.files import write_atomically
 
-__all__ = ["ComparedRun", "Comparison", "Summary", "write_atomically"]
+__all__ = ["ComparedRun", "Comparison", "Summary"]
 
 _ALWAYS_SAID = ("losses", "seeds", "protocol")
 """Keys that a command names even where they have their defaults."""
@@ -107,9 +107,9 @@ class Comparison:
             ConfigError: If that is not among them.
         """
         names = list(dict.fromkeys(name for run in self.runs for name in run.measures))
-        if names and self.asked.measure not in names:
-            raise ConfigError(f"measure: {self.asked.measure!r} is none of {', '.join(names)}")
-        return sorted(names, key=lambda name: name != self.asked.measure)
+        if names and self.asked.metric not in names:
+            raise ConfigError(f"metric: {self.asked.metric!r} is none of {', '.join(names)}")
+        return sorted(names, key=lambda name: name != self.asked.metric)
 
     @property
     def versions(self) -> dict[str, str]:
@@ -143,7 +143,7 @@ class Comparison:
         """What the data support, a sentence for each protocol."""
         if not self.measures:
             return ["Every run failed: there is nothing to compare."]
-        measure = self.asked.measure
+        measure = self.asked.metric
         rows = self.summary(measure)
         said = []
         for protocol in self.asked.protocol:
@@ -265,14 +265,6 @@ class Comparison:
         )
         header = ["loss", "protocol", "seed", "measure", "value"]
         write_atomically(folder / "compare.csv", _as_csv([header, *lines]))
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a file so that it is never seen half written."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
 
 
 def _as_csv(lines: Iterable[Sequence[Any]]) -> str:

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 __all__ = ["Difference", "holm", "paired_difference", "sentence"]
 
@@ -71,6 +70,8 @@ def paired_difference(
     tails = [50 * (1 - confidence), 50 * (1 + confidence)]
     lowest, highest = np.percentile(paired[drawn].mean(axis=1), tails)
     error = float(paired.std(ddof=1)) / math.sqrt(len(paired))
+    from scipy import stats  # takes a second to import
+
     reach = float(stats.t.ppf((1 + confidence) / 2, len(paired) - 1)) * error
     p = 2 * float(stats.t.sf(abs(mean) / error, len(paired) - 1)) if error > 0 else float(mean == 0)
     return Difference(

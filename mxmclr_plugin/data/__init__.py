@@ -1,6 +1,7 @@
 """Multifold data sets, samplers and batches."""
 
 from mxmclr_plugin.data.batch import MultifoldBatch, Observations, collate_multifold
+from mxmclr_plugin.data.batch_sampler import MultifoldBatchSampler
 from mxmclr_plugin.data.dataset import Draw, MultifoldDataset, MultifoldInstance
 from mxmclr_plugin.data.loader import ResumableLoader
 from mxmclr_plugin.data.registry import DATASETS, DatasetInfo
@@ -13,6 +14,7 @@ __all__ = [
     "DatasetInfo",
     "Draw",
     "MultifoldBatch",
+    "MultifoldBatchSampler",
     "MultifoldDataset",
     "MultifoldInstance",
     "MultifoldSampler",

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TypeAlias
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -17,34 +16,52 @@ Observations: TypeAlias = "Tensor | list[str]"
 """Records of one modality: a tensor of shape (rows, ...), or as many strings."""
 
 
-@dataclass(frozen=True, eq=False)
-class MultifoldBatch:
-    """Observations of several instances.
+class MultifoldBatch(Mapping[str, Any]):
+    """Observations of several instances, as a mapping.
 
-    Attributes:
-        observations: The records of each modality: a tensor of shape (rows, ...), or strings.
+    ``batch["image"]`` are the observations of a modality, ``batch["ids"]`` is a dict of the
+    instance ids of each. Hugging Face's Trainer calls ``model(image=..., text=..., ids=...)``.
+
+    Args:
+        observations: The records of each modality: a tensor of shape (rows, ...), or strings. With
+            ``ids`` in it, a whole batch as a mapping.
         ids: Instance id of each record, by modality. Shape: (rows,), int64.
 
     Raises:
         ValueError: If the two do not fit.
     """
 
-    observations: dict[str, Observations]
-    ids: dict[str, Tensor]
-
-    def __post_init__(self) -> None:
+    def __init__(
+        self, observations: Mapping[str, Any], ids: Mapping[str, Tensor] | None = None
+    ) -> None:
+        records = dict(observations)
+        inner = records.pop("ids", None)
+        if (ids is None) == (inner is None):
+            raise ValueError("a batch has one ids, and no modality of that name")
+        self.observations: dict[str, Observations] = records
+        self.ids: dict[str, Tensor] = dict(inner if ids is None else ids)
         if self.observations.keys() != self.ids.keys():
             raise ValueError(
                 f"observations are of {sorted(self.observations)} but ids of {sorted(self.ids)}"
             )
-        for modality, records in self.observations.items():
-            ids = self.ids[modality]
-            if ids.shape != (len(records),):
+        for modality, of_modality in self.observations.items():
+            row_ids = self.ids[modality]
+            if row_ids.shape != (len(of_modality),):
                 raise ValueError(
-                    f"{modality!r} has {len(records)} records but ids of shape {tuple(ids.shape)}"
+                    f"{modality!r} has {len(of_modality)} records but ids of shape "
+                    f"{tuple(row_ids.shape)}"
                 )
-            if ids.dtype != torch.int64:
-                raise ValueError(f"ids of {modality!r} must be int64, got {ids.dtype}")
+            if row_ids.dtype != torch.int64:
+                raise ValueError(f"ids of {modality!r} must be int64, got {row_ids.dtype}")
+
+    def __getitem__(self, key: str) -> Any:
+        return self.ids if key == "ids" else self.observations[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter((*self.observations, "ids"))
+
+    def __len__(self) -> int:
+        return len(self.observations) + 1
 
     @property
     def modalities(self) -> list[str]:
@@ -68,25 +85,22 @@ class MultifoldBatch:
             {name: ids.to(device, non_blocking=non_blocking) for name, ids in self.ids.items()},
         )
 
-    def pin_memory(self) -> MultifoldBatch:
-        """The batch in page-locked memory; ``DataLoader(pin_memory=True)`` calls this."""
-        return MultifoldBatch(
-            {
-                modality: records.pin_memory() if isinstance(records, Tensor) else records
-                for modality, records in self.observations.items()
-            },
-            {name: ids.pin_memory() for name, ids in self.ids.items()},
-        )
-
 
 def collate_multifold(items: Sequence[MultifoldInstance]) -> MultifoldBatch:
-    """Stacks instances to a batch; folds may be ragged, and a modality may be missing.
+    """Stack instances to a batch; folds may be ragged, and a modality may be missing.
 
     Raises:
-        ValueError: If there is no instance, or records of a modality cannot be stacked.
+        ValueError: If there is no instance, if there are more or less than the sampler draws for a
+            batch, or if records of a modality cannot be stacked.
     """
     if not items:
         raise ValueError("a batch needs at least one instance")
+    expected = items[0].batch_size
+    if expected is not None and expected != len(items):
+        raise ValueError(
+            f"the data loader makes batches of {len(items)} instances but its sampler draws "
+            f"{expected}: set DataLoader(batch_size={expected})"
+        )
     modalities = dict.fromkeys(name for item in items for name in item.observations)
     observations: dict[str, Observations] = {}
     ids: dict[str, Tensor] = {}

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -29,23 +31,27 @@ class MultifoldInstance:
     Attributes:
         id: Its id.
         observations: Records by modality; a modality it lacks is missing or empty.
+        batch_size: Instances in a batch of the sampler that drew it, None if none did.
     """
 
     id: int
     observations: dict[str, Sequence[Tensor | str]]
+    batch_size: int | None = None
 
 
 @dataclass(frozen=True)
 class Draw:
-    """Some observations of an instance; what a sampler yields as an index.
+    """Some observations of an instance: an index that a sampler yields.
 
     Attributes:
         instance: Index in the data set.
         rows: Which of the instance's observations, 0 to fold - 1, by modality.
+        batch_size: Instances in a batch of the sampler, which collating then checks.
     """
 
     instance: int
     rows: dict[str, tuple[int, ...]]
+    batch_size: int | None = None
 
 
 class MultifoldDataset(Dataset[MultifoldInstance]):
@@ -84,6 +90,49 @@ class MultifoldDataset(Dataset[MultifoldInstance]):
             for modality, instances in members.items()
         }
         self._check()
+
+    @classmethod
+    def from_lists(
+        cls,
+        observations: Mapping[str, Sequence[Sequence[Any] | None]],
+        *,
+        names: Sequence[str] | None = None,
+        ids: npt.ArrayLike | None = None,
+    ) -> MultifoldDataset:
+        """The data set of observations in lists, one list an instance and modality.
+
+        ``MultifoldDataset.from_lists({"image": [[i0, i1], [i2]], "text": [["a", "b"], ["c"]]})``
+        has two instances, the first with two images and two texts.
+
+        Args:
+            observations: For each modality, the observations of each instance: tensors, arrays, or
+                numbers, which become tensors, or strings. An instance without any in a modality has
+                an empty list or None there.
+            names: A name for each instance, by default its id.
+            ids: An id for each instance, all different; by default 0, 1, 2, ...
+
+        Raises:
+            ValueError: If there is no modality, modalities have different numbers of instances, or
+                observations of a modality are not all strings or all of one shape and dtype.
+        """
+        if not observations:
+            raise ValueError("from_lists needs a modality: {'text': [['a', 'b'], ['c']]}")
+        count = len(next(iter(observations.values())))
+        stores: dict[str, Store] = {}
+        members: dict[str, list[npt.NDArray[np.int64]]] = {}
+        for modality, of_instances in observations.items():
+            if isinstance(of_instances, str) or len(of_instances) != count:
+                raise ValueError(
+                    f"{modality!r} has lists of {len(of_instances)} instances, "
+                    f"{next(iter(observations))!r} of {count}"
+                )
+            lists = [
+                _records_of(f"{modality!r}[{k}]", records) for k, records in enumerate(of_instances)
+            ]
+            stores[modality] = _stacked(modality, lists)
+            ends = np.cumsum([0, *map(len, lists)])
+            members[modality] = [np.arange(*pair) for pair in pairwise(ends)]
+        return cls(stores, members, np.arange(count) if ids is None else ids, names)
 
     def _check(self) -> None:
         if self.stores.keys() != self.members.keys():
@@ -175,8 +224,9 @@ class MultifoldDataset(Dataset[MultifoldInstance]):
         return len(self.ids)
 
     def __getitem__(self, index: int | Draw) -> MultifoldInstance:
+        batch_size = None
         if isinstance(index, Draw):
-            instance = index.instance
+            instance, batch_size = index.instance, index.batch_size
             records = {
                 modality: self._of(modality)[instance][list(rows)]
                 for modality, rows in index.rows.items()
@@ -190,7 +240,46 @@ class MultifoldDataset(Dataset[MultifoldInstance]):
                 modality: [self.stores[modality][k] for k in rows.tolist()]
                 for modality, rows in records.items()
             },
+            batch_size,
         )
+
+
+def _records_of(where: str, records: Any) -> list[Tensor | str]:
+    """The records of one instance: strings as they are, all else as tensors."""
+    if records is None:
+        return []
+    if isinstance(records, str) or not hasattr(records, "__len__"):
+        raise ValueError(
+            f"{where} must be a list of observations, got {records!r:.40}; for a single one write "
+            "[...] around it"
+        )
+    found = []
+    for record in records:
+        try:
+            found.append(record if isinstance(record, str) else torch.as_tensor(record))
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(f"{where} holds no tensor, array or string: {error}") from error
+    return found
+
+
+def _stacked(modality: str, lists: Sequence[Sequence[Tensor | str]]) -> Store:
+    """All records of a modality, one after the other."""
+    flat = [record for records in lists for record in records]
+    owners = [k for k, records in enumerate(lists) for _ in records]
+    texts = [record for record in flat if isinstance(record, str)]
+    if len(texts) == len(flat):
+        return texts
+    forms = [
+        "a string" if isinstance(r, str) else f"a tensor {r.dtype} of shape {tuple(r.shape)}"
+        for r in flat
+    ]
+    for owner, form in zip(owners, forms, strict=True):
+        if form != forms[0]:
+            raise ValueError(
+                f"{modality!r}[{owners[0]}] has {forms[0]} but {modality!r}[{owner}] has {form}: "
+                "observations of a modality are stacked"
+            )
+    return torch.stack([record for record in flat if isinstance(record, Tensor)])
 
 
 def _integers(name: str, values: npt.ArrayLike) -> npt.NDArray[np.int64]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from itertools import islice
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from mxmclr_plugin.data.problems import ProblemLog
 from mxmclr_plugin.errors import DataError
-from mxmclr_plugin.files import cache_folder
+from mxmclr_plugin.files import FileMemory
 from mxmclr_plugin.progress import progress_bar
 
 __all__ = [
@@ -113,21 +112,21 @@ def readable_files(
     Raises:
         DataError: If one cannot, and problems are errors.
     """
-    memory = cache_folder() / "checked" / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.jsonl"
-    known = set(_lines(memory))
-    memory.parent.mkdir(parents=True, exist_ok=True)
+    name = f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.jsonl"
     readable = []
     with (
-        memory.open("a", encoding="utf-8") as remembered,
+        FileMemory(Path("checked") / name) as known,
         ThreadPoolExecutor(os.cpu_count()) as threads,
         progress_bar() as progress,
     ):
-        task = progress.add_task(f"looking at each {kind}", total=len(paths))
+        task = progress.add_task(f"checking each {kind}", total=len(paths))
         rest = iter(paths)
         while batch := list(islice(rest, 256)):
             stamps = [file_stamp(path) for path in batch]
             new = [
-                p for p, s in zip(batch, stamps, strict=True) if s is not None and s not in known
+                path
+                for path, stamp in zip(batch, stamps, strict=True)
+                if stamp is not None and known.get(stamp) is None
             ]
             reasons = dict(zip(new, threads.map(lambda p: _reason(read, p), new), strict=True))
             for path, stamp in zip(batch, stamps, strict=True):
@@ -136,11 +135,10 @@ def readable_files(
                     log.add(f"{kind} missing", path, "there is no such file")
                 elif reason is not None:
                     log.add(f"{kind} unreadable", path, reason)
-                elif stamp not in known:
-                    known.add(stamp)
-                    remembered.write(json.dumps(stamp) + "\n")
+                elif known.get(stamp) is None:
+                    known.add(stamp, key)
                 readable.append(stamp is not None and reason is None)
-            remembered.flush()
+            known.flush()
             progress.advance(task, len(batch))
     return readable
 
@@ -175,12 +173,3 @@ def _reason(read: Reader, path: Path | EmbeddedFile) -> str | None:
     except UnreadableFile as error:
         return error.reason
     return None
-
-
-def _lines(path: Path) -> Iterator[str]:
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                yield str(json.loads(line))
-            except ValueError:  # the last line of a run that was killed
-                continue

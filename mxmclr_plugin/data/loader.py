@@ -1,4 +1,4 @@
-"""A data loader that goes on in the middle of an epoch."""
+"""Data loader that can resume in the middle of an epoch."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from mxmclr_plugin.data.batch import MultifoldBatch
-from mxmclr_plugin.data.dataset import MultifoldInstance
+from mxmclr_plugin.data.batch_sampler import MultifoldBatchSampler
 from mxmclr_plugin.data.sampler import MultifoldSampler
 
 __all__ = ["ResumableLoader"]
 
 
-class ResumableLoader(DataLoader[MultifoldInstance]):
-    """A loader over a :class:`MultifoldSampler` with a state: the batches used of the epoch.
+class ResumableLoader(DataLoader[Any]):
+    """A loader whose state is the number of batches used of the epoch.
+
+    Its ``sampler`` is a :class:`MultifoldSampler` or its ``batch_sampler`` a
+    :class:`MultifoldBatchSampler`.
 
     Lightning keeps the state of a loader that has ``state_dict`` and ``load_state_dict`` in its
     checkpoints. A resumed epoch starts behind the batches that were used; those are not decoded.
@@ -26,15 +28,13 @@ class ResumableLoader(DataLoader[MultifoldInstance]):
     Takes what :class:`torch.utils.data.DataLoader` takes, and
 
     Args:
-        awaiting: Makes a context that stands around each waiting for the next batch, for whoever
-            measures that.
+        awaiting: Makes a context that is entered while the loader waits for the next batch, to
+            time that.
 
     Raises:
-        TypeError: If ``sampler`` is not a :class:`MultifoldSampler`.
+        TypeError: If it has neither of these samplers.
         ValueError: If ``batch_size`` is not the sampler's number of instances.
     """
-
-    sampler: MultifoldSampler
 
     def __init__(
         self,
@@ -44,24 +44,16 @@ class ResumableLoader(DataLoader[MultifoldInstance]):
     ) -> None:
         super().__init__(*args, **kwargs)
         self.awaiting = awaiting
-        if not isinstance(self.sampler, MultifoldSampler):
-            raise TypeError(
-                f"a ResumableLoader needs a MultifoldSampler, got {type(self.sampler).__name__}"
-            )
-        if self.batch_size != self.sampler.instances:
-            raise ValueError(
-                f"batch_size is {self.batch_size}, but the sampler draws batches of "
-                f"{self.sampler.instances} instances"
-            )
+        self.draws = _draws_of(self)
         # Else each iteration takes a number from torch's global generator to seed workers with, and
         # a resumed run, which iterates once more, has other dropout masks from there on.
         self.generator = torch.Generator()
-        self._epoch = self.sampler.epoch
+        self._epoch = self.draws.epoch
         self._used = 0
         self._shift = 0  # from the epoch that the sampler is told to the one that is drawn
         self._resuming = False
 
-    def __iter__(self) -> Iterator[MultifoldBatch]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         # A generator, so that nothing happens before the first batch is asked for: Lightning makes
         # the iterator first and tells the sampler the epoch of a resumed run only then, and workers
         # would have begun with the batches of another epoch.
@@ -74,17 +66,17 @@ class ResumableLoader(DataLoader[MultifoldInstance]):
                 self._resuming = False
             else:
                 self._epoch, self._used = self._epoch + 1, 0
-            self._shift = self._epoch - self.sampler.epoch
+            self._shift = self._epoch - self.draws.epoch
         else:
-            self._epoch, self._used = self.sampler.epoch + self._shift, 0
-        self.sampler.start = (self._epoch, self._used * self.sampler.instances)
-        self.generator.manual_seed(self.sampler.seed + self._epoch)
+            self._epoch, self._used = self.draws.epoch + self._shift, 0
+        self.draws.start = (self._epoch, self._used * self.draws.instances)
+        self.generator.manual_seed(self.draws.seed + self._epoch)
         with self.awaiting():
             batches = super().__iter__()  # workers start here
             batch = next(batches, None)
         while batch is not None:
             self._used += 1
-            yield batch  # type: ignore[misc]
+            yield batch
             with self.awaiting():
                 batch = next(batches, None)
 
@@ -105,3 +97,20 @@ class ResumableLoader(DataLoader[MultifoldInstance]):
             raise ValueError(f"a state has epoch and batches, got {sorted(state)}")
         self._epoch, self._used = state["epoch"], state["batches"]
         self._resuming = self._used > 0
+
+
+def _draws_of(loader: DataLoader[Any]) -> MultifoldSampler | MultifoldBatchSampler:
+    """The sampler that decides a loader's batches."""
+    if isinstance(loader.batch_sampler, MultifoldBatchSampler):
+        return loader.batch_sampler
+    if not isinstance(loader.sampler, MultifoldSampler):
+        raise TypeError(
+            "a ResumableLoader needs a MultifoldSampler as sampler or a MultifoldBatchSampler as "
+            f"batch_sampler, got {type(loader.sampler).__name__}"
+        )
+    if loader.batch_size != loader.sampler.instances:
+        raise ValueError(
+            f"batch_size is {loader.batch_size}, but the sampler draws batches of "
+            f"{loader.sampler.instances} instances"
+        )
+    return loader.sampler

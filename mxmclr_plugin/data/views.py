@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import warnings
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from filelock import FileLock
 from torch import Tensor
 
 from mxmclr_plugin.data.dataset import Store
 from mxmclr_plugin.data.rendering import render_views
+from mxmclr_plugin.files import kept
 from mxmclr_plugin.progress import progress_bar
 
 __all__ = ["ArrayFile", "SeparateViews", "StackedViews", "rendered_views"]
@@ -91,13 +90,13 @@ class SeparateViews:
 
 
 def rendered_views(grids: Store, views: int, size: int, folder: Path, key: str) -> ArrayFile:
-    """Pictures of all grids of a store, rendered once and kept on disk with a checksum.
+    """Pictures of all grids of a store, rendered once and kept in a folder.
 
     Args:
         grids: RGBA grids, uint8. Shape of each: (4, R, R, R).
         views: V, pictures of a grid.
         size: S, their edge in pixels.
-        folder: Where they are kept.
+        folder: Folder that they are kept in; relative to the cache folder.
         key: What tells these grids from others.
 
     Returns:
@@ -114,23 +113,19 @@ def rendered_views(grids: Store, views: int, size: int, folder: Path, key: str) 
     if len(grids) == 0:
         raise ValueError("there are no grids to render")
     named = json.dumps([_VERSION, key, views, size, len(grids)])
-    path = folder / f"views-{hashlib.sha256(named.encode()).hexdigest()[:16]}.npy"
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):
-        if not _intact(path):
-            _render(grids, views, size, path)
-    return ArrayFile(path)
+    name = f"views-{hashlib.sha256(named.encode()).hexdigest()[:16]}.npy"
+    return ArrayFile(kept(folder / name, partial(_render, grids, views, size)))
 
 
 def _render(grids: Store, views: int, size: int, path: Path) -> None:
-    """Writes the pictures, under another name until they are whole; goes on where it stopped."""
-    unfinished, mark = path.with_name(f".{path.name}"), path.with_name(f".{path.stem}.done")
+    """Render to a file; a call that was stopped is continued by the next one."""
+    mark = path.with_name(f"{path.name}.done")
     shape = (len(grids), views, 3, size, size)
-    if mark.exists() and unfinished.exists():
+    if mark.exists() and path.exists():
         done, mode = int(mark.read_text(encoding="ascii")), "r+"
     else:
         done, mode = 0, "w+"
-    pictures = np.lib.format.open_memmap(unfinished, mode, np.uint8, shape)
+    pictures = np.lib.format.open_memmap(path, mode, np.uint8, shape)
     step = max(1, _VOXELS_AT_ONCE // grids[0][0].numel())
     with progress_bar() as progress:
         task = progress.add_task(f"rendering {views} views", total=len(grids), completed=done)
@@ -142,33 +137,4 @@ def _render(grids: Store, views: int, size: int, path: Path) -> None:
                 pictures.flush()
                 mark.write_text(str(start + len(batch)), encoding="ascii")
     pictures.flush()
-    digest = _digest(pictures)
-    del pictures
-    unfinished.replace(path)
     mark.unlink(missing_ok=True)
-    path.with_suffix(".sha256").write_text(digest, encoding="ascii")
-
-
-def _digest(pictures: npt.NDArray[np.uint8]) -> str:
-    digest = hashlib.sha256()
-    for start in range(0, len(pictures), 256):
-        digest.update(pictures[start : start + 256].tobytes())
-    return digest.hexdigest()
-
-
-def _intact(path: Path) -> bool:
-    """Whether the pictures are there and what was written; says so if they are there but not."""
-    if not path.exists():
-        return False
-    try:
-        written = path.with_suffix(".sha256").read_text(encoding="ascii").strip()
-        pictures = np.load(path, mmap_mode="r", allow_pickle=False)
-        digest = _digest(pictures)
-    except (OSError, ValueError) as error:
-        reason = f"{type(error).__name__}: {error}"
-    else:
-        if digest == written:
-            return True
-        reason = "its checksum does not fit"
-    warnings.warn(f"{path} is damaged ({reason}): rendering it anew", stacklevel=3)
-    return False

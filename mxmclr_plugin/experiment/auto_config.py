@@ -17,6 +17,7 @@ from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.experiment.config import RunConfig, check_config
 from mxmclr_plugin.experiment.splits import check_trainable
 from mxmclr_plugin.models.registry import TOWERS, TowerInfo
+from mxmclr_plugin.retrieval import Direction, Side
 
 __all__ = ["completed"]
 
@@ -41,8 +42,8 @@ def completed(
     - directions: the first text, or else the first modality, against each of the others, both ways;
     - batch.folds: the median of the training instances' folds, at most 5 texts and 2 of others;
     - batch.instances: half of the training instances, at most 128;
-    - trainer.max_steps: 100 passes through the training instances, but 200 to 2000 steps;
-    - batch.passes: so many that a run is validated about 20 times.
+    - trainer.max_steps: 100 times through the training instances, but 200 to 2000 steps;
+    - batch.repeats: so many that a run is validated about 20 times.
 
     Args:
         plain: The configuration, as plain containers.
@@ -80,9 +81,9 @@ def completed(
     if trainer["max_steps"] is None:
         trainer["max_steps"] = min(max(_PASSES * steps, _FEWEST_STEPS), _MOST_STEPS)
         lines.append(f"trainer.max_steps: {trainer['max_steps']}")
-    if batch["passes"] is None:
-        batch["passes"] = max(1, trainer["max_steps"] // (_VALIDATIONS * steps))
-        lines.append(f"batch.passes: {batch['passes']}")
+    if batch["repeats"] is None:
+        batch["repeats"] = max(1, trainer["max_steps"] // (_VALIDATIONS * steps))
+        lines.append(f"batch.repeats: {batch['repeats']}")
     console.print(
         "chosen by what the data hold (give any of these keys to choose yourself):\n  "
         + escape("\n  ".join(lines)),
@@ -92,12 +93,12 @@ def completed(
     return check_config(filled)
 
 
-def _modalities(directions: Mapping[str, Sequence[str]] | None, data: DataSplits) -> list[str]:
+def _modalities(directions: Mapping[str, Mapping[str, Side]] | None, data: DataSplits) -> list[str]:
     """The modalities in use, texts first: all that there are, or those that directions name."""
     train = data["train"]
     held = [m for m in train.modalities if train.folds(m).any()]
     if directions is not None:
-        named = {m for pair in directions.values() for m in "+".join(pair).split("+")}
+        named = {m for of in directions.values() for m in Direction(**of).modalities}
         if missing := sorted(named - set(held)):
             raise ConfigError(
                 f"directions: the data have no {missing[0]!r}, they have {', '.join(held)}"
@@ -122,12 +123,12 @@ def _tower(modality: str, data: DataSplits) -> TowerInfo:
     raise ConfigError(f"towers.{modality}: no tower is known for records of the kind {kind!r}")
 
 
-def _directions(modalities: Sequence[str]) -> dict[str, list[str]]:
+def _directions(modalities: Sequence[str]) -> dict[str, dict[str, str]]:
     initials = {m[0] for m in modalities}
     short = {m: m[0] if len(initials) == len(modalities) else m for m in modalities}
     first, *others = modalities
     pairs = [pair for other in others for pair in ((first, other), (other, first))]
-    return {f"{short[a]}2{short[b]}": [a, b] for a, b in pairs}
+    return {f"{short[a]}2{short[b]}": {"query": a, "gallery": b} for a, b in pairs}
 
 
 def _fold(train: MultifoldDataset, modality: str, kind: str) -> int:

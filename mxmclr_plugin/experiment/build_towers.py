@@ -15,7 +15,6 @@ from mxmclr_plugin.data.observations import ObservationDataset
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.experiment.config import RunConfig, build_part
 from mxmclr_plugin.experiment.folder import RunFolder
-from mxmclr_plugin.files import cache_folder
 from mxmclr_plugin.loss.multimodal import takes_soft_features
 from mxmclr_plugin.models.feature_cache import cached_features, fingerprint_module
 from mxmclr_plugin.models.feature_store import FeatureStore
@@ -122,7 +121,6 @@ def with_cached_features(
                 features[id(store)] = cached_features(
                     tower.encode,
                     store,
-                    root=cache_folder() / "features",
                     model_fingerprint=fingerprint,
                     batch_size=config.trainer.eval_batch,
                     description=f"{modality} features",

@@ -27,6 +27,7 @@ from mxmclr_plugin.experiment.parts_config import (
 from mxmclr_plugin.loss.registry import LOSSES
 from mxmclr_plugin.models.registry import TOWERS
 from mxmclr_plugin.registry import Registry, did_you_mean, options
+from mxmclr_plugin.retrieval import Direction, modalities_of
 
 __all__ = [
     "RunConfig",
@@ -41,7 +42,7 @@ __all__ = [
 
 CONFIGS = Path(plugin_configs.__file__).parent
 
-OPEN = ("directions", "batch.instances", "batch.folds", "batch.passes", "trainer.max_steps")
+OPEN = ("directions", "batch.instances", "batch.folds", "batch.repeats", "trainer.max_steps")
 """Keys that an automatic configuration may leave null."""
 
 
@@ -52,8 +53,8 @@ class RunConfig:
     Attributes:
         task: Its name, that of its file in ``plugin_configs``.
         summary: One line about it.
-        directions: Query and gallery of each direction that is measured: a modality, or several
-            joined by ``+``.
+        directions: Query and gallery of each measured direction: a modality, or a list of several
+            that are fused.
         loss: Name and options of the loss, or the path of a class.
         data: Name and options of the data set.
         towers: Name and options of the tower of each modality, or ``same_as`` and the modality with
@@ -75,7 +76,7 @@ class RunConfig:
 
     task: str
     summary: str = ""
-    directions: dict[str, list[str]] = field(default_factory=dict)
+    directions: dict[str, Direction] = field(default_factory=dict)
     loss: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     towers: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -109,9 +110,9 @@ def tasks(folder: Path = CONFIGS) -> dict[str, str]:
 
 def groups(folder: Path = CONFIGS) -> list[str]:
     """Configuration groups: folders that hold alternatives."""
-    # What stands in "ablation" is read by `run ablate`, not chosen by a run.
+    # Studies are read by `run ablate`, not chosen by a run.
     found = {str(file.parent.relative_to(folder)) for file in folder.glob("*/**/*.yaml")}
-    return sorted(found - {"ablation"})
+    return sorted(found - {"study"})
 
 
 def choices(group: str, folder: Path = CONFIGS) -> list[str]:
@@ -164,6 +165,7 @@ def check_config(composed: Any) -> tuple[RunConfig, dict[str, Any]]:
     left_open = []
     if composed.get("automatic"):
         left_open = [key for key in OPEN if OmegaConf.select(composed, key) is None]
+    _check_directions(composed.get("directions"))
     try:
         checked = OmegaConf.merge(
             OmegaConf.structured(RunConfig), _without(_with_schemas(composed), left_open)
@@ -253,12 +255,23 @@ def _explain_override(task: str, overrides: Iterable[Override], error: Exception
     keys = _flat_keys(config)
     for override in overrides:
         key = override.key_or_group
+        node = OmegaConf.select(config, key)
+        if override not in folders and _replaces_mapping(node, override.value()):
+            first, *_ = node
+            raise ConfigError(
+                f"{key} holds {', '.join(map(str, node))}: set one by {key}.{first}=..., or "
+                f"several by {key}={{{first}: ...}}"
+            ) from error
         if override not in folders and not override.is_add() and key not in keys:
             siblings = [name for name in keys if "." not in name.removeprefix(_parent(key))]
             raise ConfigError(
                 f"unknown key {key!r}: {did_you_mean(key, keys)}"
                 f"known beside it are {', '.join(siblings)}"
             ) from error
+
+
+def _replaces_mapping(node: Any, value: Any) -> bool:
+    return isinstance(node, DictConfig) and len(node) > 0 and not isinstance(value, dict)
 
 
 def _parent(key: str) -> str:
@@ -354,15 +367,26 @@ def _explain(error: OmegaConfBaseException, prefix: str = "") -> str:
     return f"{key}: {message}"
 
 
+def _check_directions(directions: Any) -> None:
+    for name, direction in (directions or {}).items():
+        keys = set(direction) if isinstance(direction, Mapping) else set()
+        if keys != {"query", "gallery"}:
+            raise ConfigError(
+                f"directions.{name} must be {{query: MODALITY, gallery: MODALITY}}, got {direction}"
+            )
+        for side, value in direction.items():
+            names = modalities_of(value) if isinstance(value, str | Sequence) else ()
+            if not names or not all(isinstance(modality, str) for modality in names):
+                raise ConfigError(
+                    f"directions.{name}.{side} must be a modality or a list of several, got {value}"
+                )
+
+
 def _check_modalities(config: RunConfig) -> None:
     if not config.directions:
         raise ConfigError(f"the task {config.task!r} has no directions to measure")
-    for name, pair in config.directions.items():
-        if len(pair) != 2:
-            raise ConfigError(
-                f"directions.{name} must be [query modality, gallery modality], got {pair}"
-            )
-        for modality in "+".join(pair).split("+"):
+    for name, direction in config.directions.items():
+        for modality in direction.modalities:
             if modality not in config.towers:
                 raise ConfigError(
                     f"directions.{name} names {modality!r}, which has no tower in towers"

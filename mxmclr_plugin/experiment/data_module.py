@@ -62,9 +62,9 @@ class RetrievalData(LightningDataModule):
             dataset,
             instances=self.batch.instances,
             folds=self.batch.folds,
-            passes=self.batch.passes,
+            repeats=self.batch.repeats,
             seed=self.seed,
-            top_up=self.batch.top_up,
+            pad_folds=self.batch.pad_folds,
         )
         return ResumableLoader(
             dataset,

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pytorch_lightning.utilities import rank_zero_only
 
 from mxmclr_plugin.data.problems import Problem
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.experiment.config import RunConfig
+from mxmclr_plugin.experiment.metrics import RunMetrics
+from mxmclr_plugin.files import write_atomically
+from mxmclr_plugin.json_records import json_text
 
 __all__ = ["RunFolder"]
 
@@ -49,6 +51,8 @@ class RunFolder:
                 a folder that holds a run, or if processes that were all started from outside, as by
                 torchrun, are not told the same folder.
         """
+        from pytorch_lightning.utilities import rank_zero_only  # takes seconds to import
+
         rank: int = getattr(rank_zero_only, "rank", 0)
         if rank > 0 and _DECIDED in os.environ:
             path, resume_from = json.loads(os.environ[_DECIDED])
@@ -103,16 +107,13 @@ class RunFolder:
         records = [dataclasses.asdict(problem) for problem in problems]
         return self._write("problems.json", json.dumps(records, indent=1, ensure_ascii=False))
 
-    def write_metrics(self, metrics: Mapping[str, Any]) -> Path:
+    def write_metrics(self, metrics: RunMetrics) -> Path:
         """Writes ``metrics.json`` and returns its path."""
-        return self._write("metrics.json", json.dumps(metrics, indent=2, allow_nan=False) + "\n")
+        return self._write("metrics.json", json_text(metrics))
 
     def _write(self, name: str, text: str) -> Path:
-        self.path.mkdir(parents=True, exist_ok=True)
         path = self.path / name
-        temporary = path.with_name(f".{name}.{os.getpid()}")
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
+        write_atomically(path, text)
         return path
 
 

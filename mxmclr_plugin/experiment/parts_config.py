@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-__all__ = ["BatchConfig", "EvalConfig", "OptimizerConfig", "TrainerConfig"]
+__all__ = ["BatchConfig", "EvalConfig", "OptimizerConfig", "TrainerConfig", "precision_of"]
 
 
 @dataclass
@@ -14,18 +14,18 @@ class BatchConfig:
     Attributes:
         instances: Instances a batch (on each process).
         folds: Observations drawn of each instance, by modality.
-        passes: How many times an epoch goes through the instances.
-        top_up: Whether a fold smaller than asked is filled up by repetition.
-        keep_folds: Whether a loss that knows one positive a row gets these folds too, instead of
-            one observation of each modality.
+        repeats: How many times an epoch goes through the instances.
+        pad_folds: Whether a fold smaller than asked is filled up by repetition.
+        multifold_for_all_losses: Whether losses that accept one positive per row get these folds
+            as well, instead of one observation of each modality.
         workers: Processes that read data; 0 reads in the main process.
     """
 
     instances: int = 128
     folds: dict[str, int] = field(default_factory=dict)
-    passes: int = 1
-    top_up: bool = False
-    keep_folds: bool = False
+    repeats: int = 1
+    pad_folds: bool = False
+    multifold_for_all_losses: bool = False
     workers: int = 0
 
 
@@ -59,7 +59,8 @@ class TrainerConfig:
         precision: auto (bf16-mixed on a GPU that has it, 16-mixed on one that has not, else 32),
             or Lightning's: 32, bf16-mixed, 16-mixed, ...
         validate_every: Epochs between validations.
-        patience: Stop after that many validations without a better score; null never stops early.
+        patience: Stop after that many validations without a better mean recall; null never stops
+            early.
         test_with: Weights that are tested: best (by validation) or last.
         eval_batch: Observations encoded at once in evaluation.
         log_every: Steps between entries of the log.
@@ -89,11 +90,11 @@ class EvalConfig:
     Attributes:
         split: Split that is measured at the end beside ``test``: train, val, or test for no more.
         test: Whether ``test`` is measured; false leaves it unseen, as while options are chosen.
-        ks: Depths of rr@k.
+        ks: Depths of r@k.
         ndcg_at: Depth of ndcg@k.
-        fuse: Modalities whose observations of an instance are fused to one item (the normalised
-            mean of their unit vectors) before they are ranked.
-        rsum: Whether RSUM is given, the sum of rr@k over all depths and directions.
+        fuse: Modalities whose observations of an instance are fused to one item (the normalized
+            mean of their unit vectors) before ranking.
+        rsum: Whether RSUM is given, the sum of r@k over all depths and directions.
         group_size: Measures also groups of so many instances of a split, and gives the means over
             them: 1000 for COCO's 5 x 1K. Null for none.
     """
@@ -105,3 +106,14 @@ class EvalConfig:
     fuse: list[str] = field(default_factory=list)
     rsum: bool = False
     group_size: int | None = None
+
+
+def precision_of(config: TrainerConfig) -> str:
+    """The precision in Lightning's words, also where the configuration says ``auto``."""
+    if config.precision != "auto":
+        return config.precision
+    import torch  # what reads configurations does not need it
+
+    if config.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
+    return "32"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import (
     EarlyStopping,
@@ -15,9 +14,9 @@ from pytorch_lightning.callbacks import (
 from rich.console import Console
 
 from mxmclr_plugin.experiment.loggers import build_loggers
-from mxmclr_plugin.experiment.parts_config import OptimizerConfig, TrainerConfig
+from mxmclr_plugin.experiment.parts_config import OptimizerConfig, TrainerConfig, precision_of
 
-__all__ = ["build_trainer", "precision_of"]
+__all__ = ["build_trainer"]
 
 
 class _ValidateAtTheEnd(Callback):
@@ -53,7 +52,7 @@ def build_trainer(
         ModelCheckpoint(
             dirpath=out / "checkpoints",
             filename="best",
-            monitor="val/score",
+            monitor="val/mean_recall",
             mode="max",
             enable_version_counter=False,
         ),
@@ -63,7 +62,7 @@ def build_trainer(
         _ValidateAtTheEnd(),
     ]
     if config.patience is not None:
-        callbacks.append(EarlyStopping("val/score", mode="max", patience=config.patience))
+        callbacks.append(EarlyStopping("val/mean_recall", mode="max", patience=config.patience))
     on_terminal = Console().is_terminal
     if on_terminal:
         callbacks.append(RichProgressBar())
@@ -86,12 +85,3 @@ def build_trainer(
         enable_model_summary=False,
         use_distributed_sampler=True,
     )
-
-
-def precision_of(config: TrainerConfig) -> str:
-    """The precision in Lightning's words, also where the configuration says ``auto``."""
-    if config.precision != "auto":
-        return config.precision
-    if config.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
-    return "32"

@@ -24,19 +24,18 @@ CHANGED = ("data", "eval", "directions", "towers", "trainer")
 _GROUPS = ("data", "eval")
 _TRAINER = ("accelerator", "eval_batch", "precision")
 _FORMS = (
-    "data=NAME, data.KEY=..., eval=NAME, eval.KEY=..., directions.NAME=[query,gallery], "
+    "data=NAME, data.KEY=..., eval=NAME, eval.KEY=..., directions.NAME.query=..., "
     "towers.MODALITY.same_as=TRAINED and " + ", ".join(f"trainer.{key}=..." for key in _TRAINER)
 )
 
 
-def changed_config(
-    plain: Mapping[str, Any], overrides: Sequence[str]
-) -> tuple[RunConfig, dict[str, Any]]:
+def changed_config(plain: Mapping[str, Any], overrides: Sequence[str]) -> RunConfig:
     """The configuration of a run with other data, or measured otherwise.
 
     - ``data=NAME`` takes another data set with its default options, ``data.KEY=...`` changes one;
       ``eval`` likewise;
-    - ``directions={...}`` and ``directions.NAME=[query,gallery]`` say what is measured;
+    - ``directions={t2s: {query: text, gallery: voxel}}``, ``directions.NAME={...}`` and
+      ``directions.NAME.query=...`` set the measured directions;
     - ``towers.MODALITY.same_as=TRAINED`` has a modality of other data encoded by a trained tower;
     - ``trainer.accelerator``, ``trainer.eval_batch`` and ``trainer.precision``.
 
@@ -45,9 +44,6 @@ def changed_config(
     Args:
         plain: What ``config.yaml`` of the run holds.
         overrides: ``key=value`` in Hydra's grammar.
-
-    Returns:
-        The configuration, and the same as plain containers.
 
     Raises:
         ConfigError: If a key is none of these or unknown, or a value has the wrong type.
@@ -63,7 +59,7 @@ def changed_config(
             _set(changed, key, override.value())
     for modality in changed["towers"]:
         changed["batch"]["folds"].setdefault(modality, 1)  # asked for, but nothing is trained
-    return check_config(changed)
+    return check_config(changed)[0]
 
 
 def _parsed(overrides: Sequence[str]) -> list[Override]:
@@ -101,6 +97,8 @@ def _set(changed: dict[str, Any], key: str, value: Any) -> None:
         changed["directions"] = value
     elif part == "directions" and len(path) == 1:
         changed["directions"][path[0]] = value
+    elif part == "directions" and path[0] in changed["directions"] and len(path) == 2:
+        changed["directions"][path[0]][path[1]] = value
     elif part == "towers" and path[1:] == ["same_as"]:
         if path[0] in changed["towers"]:
             raise ConfigError(f"{key}: {path[0]!r} has a trained tower already")

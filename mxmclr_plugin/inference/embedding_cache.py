@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import uuid
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from mxmclr_plugin.data.dataset import MultifoldDataset, Store
 from mxmclr_plugin.data.file_store import FileStore
-from mxmclr_plugin.files import cache_folder
+from mxmclr_plugin.files import kept
 from mxmclr_plugin.inference.run import Embedded, TrainedRun
 from mxmclr_plugin.models.record_digests import record_digests
 
@@ -30,7 +27,7 @@ def cached_embeddings(
 
     A modality of a split is a safetensors file in the run's folder ``embeddings``, named by the
     SHA-256 of the checkpoint, the precision, the records and their instances: with other weights
-    or data it is computed anew. Where the folder cannot be written, a warning says so.
+    or data it is computed anew.
 
     Args:
         trained: The run.
@@ -44,14 +41,15 @@ def cached_embeddings(
     embedded: dict[str, Embedded] = {}
     for modality in modalities:
         trained.check_modality(split, modality)
-        path = (
-            trained.folder / "embeddings" / f"{_key(trained, dataset, modality)[:32]}.safetensors"
-        )
-        found = _read(path)
-        if found is None:
+
+        def write(path: Path, modality: str = modality) -> None:
             found = trained.embeddings(split, [modality])[modality]
-            _write(path, found)
-        embedded[modality] = found
+            tensors = {"z": found.z, "ids": found.ids, "positions": found.positions}
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+
+        name = f"{_key(trained, dataset, modality)[:32]}.safetensors"
+        tensors = load_file(kept(trained.folder.absolute() / "embeddings" / name, write))
+        embedded[modality] = Embedded(tensors["z"], tensors["ids"], tensors["positions"])
     return embedded
 
 
@@ -61,7 +59,7 @@ def _key(trained: TrainedRun, dataset: MultifoldDataset, modality: str) -> str:
     digest.update(f"{trained.fabric.device.type}\n{trained.config.trainer.precision}\n".encode())
     digest.update(ids.tobytes())
     records = _records(dataset.stores[modality], rows.tolist())
-    for of_record in record_digests(records, cache_folder() / "features" / "records"):
+    for of_record in record_digests(records):
         digest.update(of_record)
     return digest.hexdigest()
 
@@ -83,28 +81,3 @@ class _Rows:
 
     def __getitem__(self, index: int) -> object:
         return self.store[self.rows[index]]
-
-
-def _read(path: Path) -> Embedded | None:
-    if not path.is_file():
-        return None
-    try:
-        tensors = load_file(path)
-        return Embedded(tensors["z"], tensors["ids"], tensors["positions"])
-    except (SafetensorError, OSError, KeyError) as error:
-        warnings.warn(f"{path} is damaged ({error}): computing it again", stacklevel=3)
-        return None
-
-
-def _write(path: Path, embedded: Embedded) -> None:
-    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    tensors = {"z": embedded.z, "ids": embedded.ids, "positions": embedded.positions}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, unfinished)
-        unfinished.replace(path)
-    except (OSError, SafetensorError) as error:
-        warnings.warn(
-            f"embeddings are not kept for the next time, {path.parent} cannot be written: {error}",
-            stacklevel=3,
-        )

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from mxmclr_plugin.data.dataset import MultifoldDataset
 from mxmclr_plugin.data.observations import ObservationDataset
+from mxmclr_plugin.files import replacing, write_atomically
 from mxmclr_plugin.inference.run import Embedded
 
 __all__ = ["FORMATS", "write_embeddings"]
@@ -49,10 +50,10 @@ def write_embeddings(
         _write_parquet(embedded, rows, file)
         return {"file": file.name, **shape}
     file = path.with_name(f"{path.name}.safetensors")
-    save_file({"z": embedded.z.contiguous(), "ids": embedded.ids.contiguous()}, file)
+    with replacing(file) as unfinished:
+        save_file({"z": embedded.z.contiguous(), "ids": embedded.ids.contiguous()}, unfinished)
     listed = path.with_name(f"{path.name}.jsonl")
-    with listed.open("w", encoding="utf-8") as lines:
-        lines.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    write_atomically(listed, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
     return {"file": file.name, "observations": listed.name, **shape}
 
 
@@ -90,4 +91,5 @@ def _write_parquet(embedded: Embedded, rows: list[dict[str, Any]], file: Path) -
         columns["text"] = pa.array([row["text"] for row in rows], pa.string())
     flat = pa.array(np.ascontiguousarray(embedded.z.numpy()).ravel())
     columns["z"] = pa.FixedSizeListArray.from_arrays(flat, embedded.z.shape[1])
-    pyarrow.parquet.write_table(pa.table(columns), file)
+    with replacing(file) as unfinished:
+        pyarrow.parquet.write_table(pa.table(columns), unfinished)

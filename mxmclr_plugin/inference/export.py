@@ -6,12 +6,11 @@ import copy
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.console import Console
 from rich.markup import escape
-from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
 from mxmclr_plugin.data.batch import stack
@@ -30,6 +29,9 @@ from mxmclr_plugin.inference.sentence_transformer import as_sentence_transformer
 from mxmclr_plugin.models.text import SentenceBackbone
 from mxmclr_plugin.models.tower import Tower
 from mxmclr_plugin.registry import did_you_mean
+
+if TYPE_CHECKING:  # it takes seconds to import
+    from sentence_transformers import SentenceTransformer
 
 __all__ = ["LARGEST_DIFFERENCE", "export_run"]
 
@@ -85,7 +87,7 @@ def export_run(
         "checkpoint_sha256": trained.digest,
         "task": trained.config.task,
         "loss": trained.config.loss_name,
-        "data": trained.plain["data"],
+        "data": trained.config.data,
         "notes": list(trained.data.notes),
         "split": split,
         "embeddings": {},
@@ -161,6 +163,8 @@ def _write_tower(
 
     try:
         if isinstance(tower.backbone, SentenceBackbone):
+            from sentence_transformers import SentenceTransformer
+
             folder = f"{modality}_sentence_transformer"
             as_sentence_transformer(plain).save(str(out / folder), create_model_card=False)
             loaded = SentenceTransformer(str(out / folder), device="cpu")

@@ -13,20 +13,19 @@ from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.inference.embedding_cache import cached_embeddings
 from mxmclr_plugin.inference.run import TrainedRun
 from mxmclr_plugin.registry import did_you_mean
-from mxmclr_plugin.retrieval import retrieval_items
+from mxmclr_plugin.retrieval import Side, modalities_of, retrieval_items
 
 __all__ = ["RankedItems", "VisibleItem", "ranked_items", "visible_item"]
 
 
 @dataclass(frozen=True, eq=False)
 class RankedItems:
-    """Items of an endpoint: observations of a modality, fused ones, or joined ones.
+    """Items of a side of a direction: single observations, or fused ones.
 
     Attributes:
         z: Unit vectors. Shape: (items, D).
         ids: Instance of each. Shape: (items,).
-        positions: Of each the (first) observation in the endpoint's first modality. Shape:
-            (items,).
+        positions: The (first) observation of each in the side's first modality. Shape: (items,).
     """
 
     z: Tensor
@@ -51,7 +50,7 @@ class VisibleItem:
     picture: Image.Image | None
 
 
-def ranked_items(trained: TrainedRun, split: str, among: str) -> RankedItems:
+def ranked_items(trained: TrainedRun, split: str, side: Side) -> RankedItems:
     """The items of a split.
 
     Embeddings are computed once, see
@@ -60,12 +59,12 @@ def ranked_items(trained: TrainedRun, split: str, among: str) -> RankedItems:
     Args:
         trained: The run.
         split: The split.
-        among: A modality, or several joined by ``+``.
+        side: A modality, or several that are fused.
 
     Raises:
-        ConfigError: If a modality has no tower or no records, or cannot be joined.
+        ConfigError: If a modality has no tower or no records, or several cannot be fused.
     """
-    parts = among.split("+")
+    parts = modalities_of(side)
     for part in parts:
         if part not in trained.towers:
             raise ConfigError(
@@ -78,7 +77,7 @@ def ranked_items(trained: TrainedRun, split: str, among: str) -> RankedItems:
         items, ids = retrieval_items(
             {modality: of.z for modality, of in embedded.items()},
             {modality: of.ids for modality, of in embedded.items()},
-            [among],
+            side,
             fuse,
         )
     except ValueError as error:
@@ -89,8 +88,8 @@ def ranked_items(trained: TrainedRun, split: str, among: str) -> RankedItems:
         order = torch.argsort(first.ids, stable=True)
     if parts[0] in fuse:
         sorted_ids = first.ids[order]
-        order = order[torch.searchsorted(sorted_ids, ids[among])]
-    return RankedItems(items[among], ids[among], first.positions[order])
+        order = order[torch.searchsorted(sorted_ids, ids)]
+    return RankedItems(items, ids, first.positions[order])
 
 
 def visible_item(
@@ -101,7 +100,7 @@ def visible_item(
     Args:
         trained: The run.
         split: The split.
-        modality: The item's, or the first of those that are joined.
+        modality: The item's, or the first of several that are fused.
         instance: Id of its instance.
         position: As in :attr:`RankedItems.positions`.
         size: Edge in pixels of what is rendered or drawn.

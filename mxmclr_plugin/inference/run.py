@@ -26,9 +26,8 @@ from mxmclr_plugin.data.splits import DataSplits
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.experiment.build_towers import build_towers, with_cached_features
 from mxmclr_plugin.experiment.config import RunConfig, build_part, check_config
-from mxmclr_plugin.experiment.parts_config import TrainerConfig
+from mxmclr_plugin.experiment.parts_config import TrainerConfig, precision_of
 from mxmclr_plugin.experiment.splits import measured_modalities, measured_split, trained_split
-from mxmclr_plugin.experiment.trainer import precision_of
 from mxmclr_plugin.inference.changes import changed_config
 from mxmclr_plugin.models.tower import Tower
 from mxmclr_plugin.progress import progress_bar
@@ -69,7 +68,6 @@ class TrainedRun:
         folder: Its folder.
         checkpoint: The file whose weights the towers have.
         config: Its configuration, with what was changed for measuring.
-        plain: The same as plain containers.
         towers: Tower of each modality, in evaluation mode, on the device.
         data: The data that are measured.
         trained_names: Names of the instances that were trained on; None where the data that are
@@ -81,7 +79,6 @@ class TrainedRun:
     folder: Path
     checkpoint: Path
     config: RunConfig
-    plain: dict[str, Any]
     towers: dict[str, Tower]
     data: DataSplits
     trained_names: frozenset[str] | None
@@ -123,7 +120,7 @@ class TrainedRun:
         if which is None and checkpoint is None:
             which = trained.trainer.test_with
         checkpoint = checkpoint or folder / "checkpoints" / f"{which}.ckpt"
-        config, plain = changed_config(plain, overrides)
+        config = changed_config(plain, overrides)
         weights, step = _weights_of(checkpoint)
         fabric = _fabric(config.trainer, device)
 
@@ -138,7 +135,6 @@ class TrainedRun:
             folder,
             checkpoint,
             config,
-            plain,
             {
                 modality: towers[spec.get("same_as", modality)].eval().to(fabric.device)
                 for modality, spec in config.towers.items()
@@ -171,7 +167,7 @@ class TrainedRun:
                     f"the data {self.config.data['name']} have no {missing[0]!r}, which is "
                     f"measured, but {', '.join(self.data[name].modalities)}; "
                     f"towers.MODALITY.same_as={missing[0]} has another modality encoded by that "
-                    "tower, directions={NAME:[query,gallery]} says what is measured"
+                    "tower, directions={NAME:{query:...,gallery:...}} sets what is measured"
                 )
             self._splits[name] = measured_split(self.data, name, self.config, self.console)
         return self._splits[name]

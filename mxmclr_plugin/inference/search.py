@@ -17,7 +17,7 @@ from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.inference.items import ranked_items, visible_item
 from mxmclr_plugin.inference.run import TrainedRun
 from mxmclr_plugin.models.text import SentenceBackbone, unknown_words
-from mxmclr_plugin.retrieval import top_k
+from mxmclr_plugin.retrieval import Side, modalities_of, side_name, top_k
 
 __all__ = ["Found", "Hit", "search"]
 
@@ -59,7 +59,7 @@ class Found:
     Attributes:
         query: The query.
         by: Modality whose tower encoded it.
-        among: What was ranked: a modality, or several joined by ``+``.
+        among: Modality of the ranked items; several are named with "and".
         items: How many there are.
         unknown: Words of the query that the text tower does not know.
         hits: The nearest, the nearest first.
@@ -78,7 +78,7 @@ def search(
     query: str,
     k: int = 5,
     split: str = "test",
-    modality: str | None = None,
+    modality: Side | None = None,
     by: str | None = None,
 ) -> Found:
     """The items of a split that are nearest to a query.
@@ -92,8 +92,8 @@ def search(
             such.
         k: How many; all if there are fewer.
         split: The split.
-        modality: What is ranked: a modality, or several joined by ``+``; None for what the first
-            direction with such queries ranks.
+        modality: Modality of the gallery, or several that are fused; None for the gallery of the
+            first direction with such queries.
         by: Modality of the query; None for the first one of its kind that has a tower.
 
     Returns:
@@ -118,9 +118,9 @@ def search(
     hits = []
     for item, score in zip(best.indices[0].tolist(), best.scores[0].tolist(), strict=True):
         instance, position = int(items.ids[item]), int(items.positions[item])
-        seen = visible_item(trained, split, among.split("+")[0], instance, position)
+        seen = visible_item(trained, split, modalities_of(among)[0], instance, position)
         hits.append(Hit(seen.name, instance, score, seen.caption, seen.picture))
-    return Found(query, by, among, len(items.z), tuple(unknown), tuple(hits))
+    return Found(query, by, side_name(among), len(items.z), tuple(unknown), tuple(hits))
 
 
 def _as_file(query: str) -> Path | None:
@@ -203,12 +203,15 @@ def _encoded_file(
     return trained.encode(modality, observations)
 
 
-def _gallery(trained: TrainedRun, by: str) -> str:
-    """What the first direction with such queries ranks, else what the first one has them find."""
-    for query, gallery in trained.config.directions.values():
-        if by in query.split("+"):
+def _gallery(trained: TrainedRun, by: str) -> Side:
+    """Gallery of the first direction with such queries, else queries of one with such a gallery."""
+    directions = list(trained.config.directions.values())
+    for direction in directions:
+        if by in modalities_of(direction.query):
+            gallery: Side = direction.gallery
             return gallery
-    for query, gallery in trained.config.directions.values():
-        if by in gallery.split("+"):
+    for direction in directions:
+        if by in modalities_of(direction.gallery):
+            query: Side = direction.query
             return query
-    raise ConfigError(f"search: no direction has {by!r}; say what is ranked by modality=MODALITY")
+    raise ConfigError(f"search: no direction has {by!r}; name a gallery by modality=MODALITY")

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import copy
+from typing import TYPE_CHECKING
 
 import torch
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Dense, LayerNorm, Normalize
 from torch import nn
 
 from mxmclr_plugin.models.lora import merged
 from mxmclr_plugin.models.text import SentenceBackbone
 from mxmclr_plugin.models.tower import Tower
+
+if TYPE_CHECKING:  # it takes seconds to import
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Dense
 
 __all__ = ["as_sentence_transformer"]
 
@@ -33,6 +36,9 @@ def as_sentence_transformer(tower: Tower) -> SentenceTransformer:
         ValueError: If the backbone is something else or cuts its vectors, or the head is not that
             of :class:`~mxmclr_plugin.models.tower.Tower`.
     """
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Dense, LayerNorm, Normalize
+
     if not isinstance(tower.backbone, SentenceBackbone):
         raise ValueError(f"{type(tower.backbone).__name__} is no SentenceTransformer")
     if tower.backbone.model.truncate_dim is not None:
@@ -64,6 +70,8 @@ def as_sentence_transformer(tower: Tower) -> SentenceTransformer:
 
 
 def _dense(linear: nn.Linear) -> Dense:
+    from sentence_transformers.sentence_transformer.modules import Dense
+
     bias = linear.bias is not None
     dense = Dense(linear.in_features, linear.out_features, bias, activation_function=nn.Identity())
     dense.linear = linear

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lightly.loss import DCLLoss, NTXentLoss
-from pytorch_metric_learning import losses as metric_losses
-
 from mxmclr_plugin.loss.arguments import Implementation
 from mxmclr_plugin.loss.baselines.clip import ClipCriterion
 from mxmclr_plugin.loss.baselines.labels import LabelCriterion
@@ -65,10 +62,14 @@ def _soft(
 
 
 def _ntxent(temperature: float = 0.5, gather_distributed: bool = False) -> PairedCriterion:
+    from lightly.loss import NTXentLoss  # takes seconds to import, as do those below
+
     return PairedCriterion(NTXentLoss(temperature, gather_distributed=gather_distributed))
 
 
 def _dcl(temperature: float = 0.1, gather_distributed: bool = False) -> PairedCriterion:
+    from lightly.loss import DCLLoss
+
     return PairedCriterion(DCLLoss(temperature, gather_distributed=gather_distributed))
 
 
@@ -100,21 +101,29 @@ def _mnrl(temperature: float = 0.05, symmetric: bool = False) -> PairedCriterion
 
 
 def _pml_ntxent(temperature: float = 0.07, symmetric: bool = False) -> LabelCriterion:
-    return LabelCriterion(metric_losses.NTXentLoss(temperature), symmetric)
+    from pytorch_metric_learning import losses
+
+    return LabelCriterion(losses.NTXentLoss(temperature), symmetric)
 
 
 def _supcon(temperature: float = 0.1, symmetric: bool = True) -> LabelCriterion:
-    return LabelCriterion(metric_losses.SupConLoss(temperature), symmetric)
+    from pytorch_metric_learning import losses
+
+    return LabelCriterion(losses.SupConLoss(temperature), symmetric)
 
 
 def _multi_similarity(
     alpha: float = 2.0, beta: float = 50.0, base: float = 0.5, symmetric: bool = True
 ) -> LabelCriterion:
-    return LabelCriterion(metric_losses.MultiSimilarityLoss(alpha, beta, base), symmetric)
+    from pytorch_metric_learning import losses
+
+    return LabelCriterion(losses.MultiSimilarityLoss(alpha, beta, base), symmetric)
 
 
 def _triplet(margin: float = 0.2, symmetric: bool = True) -> LabelCriterion:
-    return LabelCriterion(metric_losses.TripletMarginLoss(margin), symmetric)
+    from pytorch_metric_learning import losses
+
+    return LabelCriterion(losses.TripletMarginLoss(margin), symmetric)
 
 
 _OURS = "mxmclr_plugin"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from lightly.models.modules.memory_bank import MemoryBankModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -30,6 +29,8 @@ class ObservationQueue(nn.Module):
     """
 
     def __init__(self, size: int | Sequence[int]) -> None:
+        from lightly.models.modules.memory_bank import MemoryBankModule  # takes seconds to import
+
         super().__init__()
         self.rows = MemoryBankModule(size, feature_dim_first=False)
         self.size: tuple[int, ...] = self.rows.size

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import uuid
-import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,14 +12,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
-from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 
 from mxmclr_plugin.data.batch import Observations
 from mxmclr_plugin.data.dataset import Store
 from mxmclr_plugin.data.file_store import FileStore
+from mxmclr_plugin.files import kept
 from mxmclr_plugin.models.feature_store import FeatureStore
 from mxmclr_plugin.models.record_digests import record_digests, tensor_bytes
 from mxmclr_plugin.models.text import tokenizer_digest
@@ -38,7 +36,6 @@ def cached_features(
     encode: Callable[[Observations], Tensor],
     store: Store,
     *,
-    root: Path,
     model_fingerprint: str,
     batch_size: int = 256,
     shard_size: int = 4096,
@@ -46,18 +43,16 @@ def cached_features(
 ) -> FeatureStore:
     """Features of every record, from disk where they were computed before.
 
-    They lie in a folder of ``root`` that is named by the SHA-256 of the records and the model, as
-    safetensors files of ``shard_size`` records, each written as soon as it is done: a run that was
-    killed goes on behind its last file. A file that does not hold what was written is computed
-    again, with a warning. A record that occurs several times is encoded once.
+    They lie in a folder of the cache that is named by the SHA-256 of the records and the model, as
+    safetensors files of ``shard_size`` records, each :func:`~mxmclr_plugin.files.kept` as soon as
+    it is done: a run that was killed goes on behind its last file. A record that occurs several
+    times is encoded once.
 
     Args:
         encode: From records to features of shape (rows, F): tensors come stacked, strings as a list
             (long ones first and together, so that little is padding). It should be in evaluation
             mode: :meth:`Tower.encode <mxmclr_plugin.models.tower.Tower.encode>` of a frozen tower.
         store: The records: tensors of one shape, or strings.
-        root: Folder of the cache; what the records' files hold is remembered there too, see
-            :func:`~mxmclr_plugin.models.record_digests.record_digests`.
         model_fingerprint: What tells the encoder from others, see :func:`fingerprint_module`.
         batch_size: Records given to ``encode`` at a time.
         shard_size: Records in a file.
@@ -80,7 +75,7 @@ def cached_features(
     with progress_bar() as progress:
         digests = list(
             progress.track(
-                record_digests(store, root / "records"),
+                record_digests(store),
                 total=len(store),
                 description=f"{description}: reading",
             )
@@ -91,7 +86,7 @@ def cached_features(
 
         key = hashlib.sha256(f"{_VERSION}\n{model_fingerprint}\n{shard_size}\n".encode())
         key.update(b"".join(digests))
-        folder = root / key.hexdigest()
+        folder = Path("features") / key.hexdigest()
         unique = list(first_of.items())
         if isinstance(store[0], str):
             unique.sort(key=lambda item: -len(store[item[1]]))
@@ -100,19 +95,19 @@ def cached_features(
         paths, widths = [], set()
         for number, start in enumerate(range(0, len(unique), shard_size)):
             positions = [position for _, position in unique[start : start + shard_size]]
-            path = folder / f"{number:05d}.safetensors"
-            shard = _read(path, len(positions))
-            if shard is None:
+
+            def write_shard(path: Path, positions: Sequence[int] = positions) -> None:
                 batches = []
                 for i in range(0, len(positions), batch_size):
                     batches.append(_encode(encode, store, positions[i : i + batch_size]))
                     progress.advance(task, len(batches[-1]))
-                shard = torch.cat(batches)
-                _write(path, shard)
-            else:
-                progress.advance(task, len(shard))
+                save_file({"features": torch.cat(batches).contiguous()}, path)
+
+            path = kept(folder / f"{number:05d}.safetensors", write_shard)
+            progress.update(task, completed=start + len(positions))
             paths.append(path)
-            widths.add(shard.shape[1])
+            with safe_open(path, framework="pt") as shard:
+                widths.add(shard.get_slice("features").get_shape()[1])
     if len(widths) > 1:
         raise ValueError(f"the encoder makes features of several widths: {sorted(widths)}")
     row_of = {digest: row for row, (digest, _) in enumerate(unique)}
@@ -125,6 +120,8 @@ def fingerprint_module(module: nn.Module) -> str:
     Taken over the classes and printed options of all its parts, its parameters and buffers, and of
     a SentenceTransformer the tokenizer, maximal length, prompts, width and image processor as well.
     """
+    from sentence_transformers import SentenceTransformer  # takes seconds to import
+
     digest = hashlib.sha256()
     for name, part in module.named_modules():
         kind = type(part)
@@ -136,9 +133,9 @@ def fingerprint_module(module: nn.Module) -> str:
                 f"{part.default_prompt_name}\n{sorted(part.prompts.items())}\n{part.truncate_dim}"
             )
             processor = getattr(part, "processor", None)  # a bag of words has none
-            pictures = getattr(processor, "image_processor", None)
-            if pictures is not None:
-                options += f"\n{pictures.to_json_string()}"
+            images = getattr(processor, "image_processor", None)
+            if images is not None:
+                options += f"\n{images.to_json_string()}"
         options = re.sub(r" at 0x[0-9a-f]+", "", options)  # differs from run to run
         digest.update(f"{name}\n{kind.__module__}.{kind.__qualname__}\n{options}\n".encode())
     for name, value in module.state_dict().items():
@@ -181,35 +178,3 @@ def _encode(
             f"{len(bad) - 1} others of its batch"
         )
     return features
-
-
-def _write(path: Path, features: Tensor) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    metadata = {"sha256": hashlib.sha256(tensor_bytes(features)).hexdigest()}
-    # A name of its own: the processes of a distributed run may write the same file.
-    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    save_file({"features": features.contiguous()}, unfinished, metadata)
-    unfinished.replace(path)
-
-
-def _read(path: Path, rows: int) -> Tensor | None:
-    """What a file holds; None, with a warning if it is there, when that is not what was written."""
-    if not path.is_file():
-        return None
-    try:
-        with safe_open(path, framework="pt") as file:
-            features: Tensor = file.get_tensor("features")
-            written = (file.metadata() or {}).get("sha256")
-    except (SafetensorError, OSError) as error:
-        reason = str(error)
-    else:
-        if hashlib.sha256(tensor_bytes(features)).hexdigest() != written:
-            reason = "its content does not fit its checksum"
-        elif features.ndim != 2 or len(features) != rows:
-            reason = f"it holds the shape {tuple(features.shape)} in place of ({rows}, F)"
-        else:
-            return features
-    warnings.warn(
-        f"the feature cache's file {path} is damaged ({reason}): computing it again", stacklevel=3
-    )
-    return None

@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision import models
-from torchvision.models import get_model_weights, list_models
 
 from mxmclr_plugin.data.batch import Observations
 from mxmclr_plugin.models.checkpointing import checkpoint_blocks
@@ -16,6 +14,7 @@ from mxmclr_plugin.models.pretrained import (
     named_weights,
     read_weights,
     torchvision_model,
+    weights_of,
 )
 from mxmclr_plugin.models.tower import Backbone
 from mxmclr_plugin.registry import did_you_mean
@@ -128,7 +127,7 @@ class TorchvisionBackbone(Backbone):
             load_weights(model, state, weights, arch)
         if gradient_checkpointing and not checkpoint_blocks(model):
             raise ValueError(f"{arch} has no blocks of several layers to checkpoint")
-        preset = get_model_weights(arch)[named or "DEFAULT"].transforms()
+        preset = weights_of(arch)[named or "DEFAULT"].transforms()
         # Not part of the state dict: they follow from the options.
         self.register_buffer("mean", torch.tensor(preset.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(preset.std).view(3, 1, 1), persistent=False)
@@ -158,7 +157,9 @@ class TorchvisionBackbone(Backbone):
 
 def image_models() -> list[str]:
     """Torchvision's classification models."""
-    return list(list_models(module=models))
+    from torchvision import models
+
+    return list(models.list_models(module=models))
 
 
 def scaled_images(observations: Observations, dtype: torch.dtype) -> Tensor:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
 from mxmclr_plugin.data.batch import Observations
 from mxmclr_plugin.models.image import scaled_images
 from mxmclr_plugin.models.text import SentenceBackbone, sentence_transformer
+
+if TYPE_CHECKING:  # it takes seconds to import
+    from sentence_transformers import SentenceTransformer
 
 __all__ = ["CLIP", "MultimodalBackbone", "multimodal"]
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torchvision.models import get_model, get_model_weights
 
-__all__ = ["load_weights", "named_weights", "read_weights", "torchvision_model"]
+__all__ = ["load_weights", "named_weights", "read_weights", "torchvision_model", "weights_of"]
 
 
 def named_weights(arch: str, weights: str | None) -> str | None:
@@ -30,6 +30,8 @@ def torchvision_model(arch: str, weights: str | None) -> nn.Module:
     Raises:
         FileNotFoundError: If the weights cannot be downloaded.
     """
+    from torchvision.models import get_model
+
     try:
         model: nn.Module = get_model(arch, weights=weights, progress=False)
     except OSError as error:
@@ -87,8 +89,15 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], path: str, arch:
         raise ValueError(f"{path} holds no state dict of {arch}: {error}") from error
 
 
+def weights_of(arch: str) -> Any:
+    """Torchvision's enumeration of the weights of a model."""
+    from torchvision.models import get_model_weights  # takes seconds to import
+
+    return get_model_weights(arch)
+
+
 def _names(arch: str) -> list[str]:
     try:
-        return [weight.name for weight in get_model_weights(arch)]
+        return [weight.name for weight in weights_of(arch)]
     except ValueError:  # no model of torchvision's
         return []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import json
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,11 +16,12 @@ from torch import Tensor
 
 from mxmclr_plugin.data.dataset import Store
 from mxmclr_plugin.data.file_store import FileStore, file_stamp
+from mxmclr_plugin.files import FileMemory
 
 __all__ = ["reader_identity", "record_digests", "tensor_bytes"]
 
 
-def record_digests(store: Store, memory: Path) -> Iterator[bytes]:
+def record_digests(store: Store) -> Iterator[bytes]:
     """The SHA-256 of each record's type, shape and content, in their order.
 
     Of a :class:`~mxmclr_plugin.data.file_store.FileStore` this is the content of the decoded
@@ -31,7 +31,6 @@ def record_digests(store: Store, memory: Path) -> Iterator[bytes]:
 
     Args:
         store: The records.
-        memory: Folder of what is remembered.
 
     Raises:
         ValueError: If a record is neither a tensor nor a string.
@@ -50,19 +49,15 @@ def record_digests(store: Store, memory: Path) -> Iterator[bytes]:
         if identity is None:
             yield from threads.map(read, range(len(store)))
             return
-        file = memory / f"{hashlib.sha256(identity.encode()).hexdigest()[:16]}.jsonl"
-        known = _remembered(file)
-        file.parent.mkdir(parents=True, exist_ok=True)
+        name = f"{hashlib.sha256(identity.encode()).hexdigest()[:16]}.jsonl"
         stamps = [file_stamp(path) for path in store.paths]
-        read_anew = threads.map(read, [k for k, stamp in enumerate(stamps) if stamp not in known])
-        with file.open("a", encoding="utf-8") as remembered:
-            for stamp in stamps:
-                if stamp in known:
-                    yield known[stamp]
-                    continue
-                digest = next(read_anew)
-                if stamp is not None:
-                    remembered.write(json.dumps([stamp, digest.hex()]) + "\n")
+        with FileMemory(Path("records") / name) as remembered:
+            known = [remembered.get(stamp) for stamp in stamps]
+            read_anew = threads.map(read, [k for k, digest in enumerate(known) if digest is None])
+            for stamp, found in zip(stamps, known, strict=True):
+                digest = next(read_anew) if found is None else bytes.fromhex(found)
+                if found is None and stamp is not None:
+                    remembered.add(stamp, digest.hex())
                 yield digest
     finally:
         threads.shutdown(cancel_futures=True)
@@ -106,15 +101,3 @@ def _digest(record: Tensor | str, position: int) -> bytes:
     else:
         raise ValueError(f"records are tensors or strings, record {position} is {type(record)}")
     return hashlib.sha256(content).digest()
-
-
-def _remembered(file: Path) -> dict[str | None, bytes]:
-    known: dict[str | None, bytes] = {}
-    if file.is_file():
-        for line in file.read_text(encoding="utf-8").splitlines():
-            try:
-                stamp, digest = json.loads(line)
-                known[stamp] = bytes.fromhex(digest)
-            except (ValueError, TypeError):  # the last line of a run that was killed
-                continue
-    return known

@@ -7,12 +7,9 @@ import importlib.util
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Pooling, StaticEmbedding
-from sentence_transformers.util import batch_to_device
 from tokenizers import Regex, Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.normalizers import NFKC, Lowercase
@@ -24,6 +21,9 @@ from torch import Tensor
 from mxmclr_plugin.data.batch import Observations
 from mxmclr_plugin.models.lora import add_lora, merged
 from mxmclr_plugin.models.tower import Backbone
+
+if TYPE_CHECKING:  # it takes seconds to import
+    from sentence_transformers import SentenceTransformer
 
 __all__ = [
     "OFFLINE_MINILM",
@@ -55,6 +55,8 @@ class SentenceBackbone(Backbone):
     """
 
     def __init__(self, model: SentenceTransformer) -> None:
+        from sentence_transformers.sentence_transformer.modules import Pooling
+
         super().__init__()
         self.model = model
         width = model.get_embedding_dimension()
@@ -84,6 +86,8 @@ class SentenceBackbone(Backbone):
 
     def embed(self, records: list[Any], prompt: str | None = None) -> Tensor:
         """Embeddings of what the model's ``preprocess`` takes. Shape: (rows, out_features)."""
+        from sentence_transformers.util import batch_to_device
+
         inputs = self.model.preprocess(records, prompt=prompt)
         features = self.model(batch_to_device(inputs, self.model.device))
         embeddings: Tensor = features["sentence_embedding"]
@@ -185,6 +189,8 @@ def load_sentence_transformer(model: str) -> SentenceTransformer:
         FileNotFoundError: If the package, folder or hub model is not there.
         ValueError: If the folder holds no such model.
     """
+    from sentence_transformers import SentenceTransformer
+
     source = str(_offline_minilm()) if model == OFFLINE_MINILM else str(Path(model).expanduser())
     try:
         # On the CPU until the tower is moved: else it takes a GPU by itself.
@@ -215,6 +221,8 @@ def _set_prompt(model: SentenceTransformer, prompt: str) -> None:
 
 
 def _set_pooling(model: SentenceTransformer, pooling: str) -> None:
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
     if pooling not in Pooling.POOLING_MODES:
         raise ValueError(f"pooling is one of {', '.join(Pooling.POOLING_MODES)}, got {pooling!r}")
     places = [name for name, module in model.named_children() if isinstance(module, Pooling)]
@@ -255,6 +263,9 @@ def bag_of_words(
     Raises:
         ValueError: If the sentences hold no word, or a number is below 1.
     """
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+
     if embedding_dim < 1 or min_count < 1:
         raise ValueError(
             f"embedding_dim and min_count are at least 1, got {embedding_dim} and {min_count}"

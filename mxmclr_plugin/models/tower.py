@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import torch
-from lightly.models.modules.heads import ProjectionHead
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -106,6 +105,8 @@ class Tower(nn.Module):
         self.frozen = frozen
         self.unfreeze_at = unfreeze_at
         self.lr_scale = lr_scale
+        from lightly.models.modules.heads import ProjectionHead  # takes seconds to import
+
         self.head = ProjectionHead(
             [
                 (features, hidden, nn.LayerNorm(hidden), nn.ReLU()),

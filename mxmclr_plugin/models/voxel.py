@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import list_models, video
 
 from mxmclr_plugin.data.batch import Observations
 from mxmclr_plugin.models.exporting import is_exporting
@@ -161,6 +160,8 @@ class VideoBackbone(Backbone):
 
 def video_models() -> list[str]:
     """Torchvision's video models that take grids of any size."""
+    from torchvision.models import list_models, video
+
     return [name for name in list_models(module=video) if not name.startswith("mvit")]
 
 

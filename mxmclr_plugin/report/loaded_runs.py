@@ -13,6 +13,7 @@ from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.inference import TrainedRun
 from mxmclr_plugin.inference.items import RankedItems, ranked_items
 from mxmclr_plugin.report.shown_runs import ShownRuns
+from mxmclr_plugin.retrieval import side_name
 
 __all__ = ["LoadedRun", "load_shown"]
 
@@ -25,7 +26,7 @@ class LoadedRun:
         label: What it is called.
         trained: The run.
         split: Of which the items are.
-        items: By endpoint, a modality or several joined by ``+``.
+        items: By side of a direction, such as ``voxel`` or ``views and voxel``.
     """
 
     label: str
@@ -54,8 +55,8 @@ def load_shown(shown: ShownRuns, console: Console) -> Sequence[LoadedRun]:
     loaded: list[LoadedRun] = []
     for run in shown.runs:
         trained = TrainedRun.load(run.folder, console=console)
-        endpoints = dict.fromkeys(e for pair in trained.config.directions.values() for e in pair)
-        items = {e: ranked_items(trained, shown.split, e) for e in endpoints}
+        sides = [s for d in trained.config.directions.values() for s in (d.query, d.gallery)]
+        items = {side_name(side): ranked_items(trained, shown.split, side) for side in sides}
         loaded.append(LoadedRun(run.label, trained, shown.split, items))
     for other in loaded[1:]:
         first = loaded[0]

@@ -59,15 +59,15 @@ def _table(ablation: Ablation) -> Table:
     table = Table(
         title=f"{ablation.task}: {ablation.study.title}",
         caption=(
-            f"{asked.measure} on {asked.split}, mean and standard deviation over seeds "
+            f"{asked.metric} on {asked.split}, mean and standard deviation over seeds "
             f"{', '.join(map(str, asked.seeds))}; {ablation.base.trainer.max_steps} steps"
         ),
     )
     (rows, row_values), *more = axes
     table.add_column(rows)
-    at = {tuple(point.at.values()): _cell(point, asked.measure) for point in ablation.points}
+    at = {tuple(point.at.values()): _cell(point, asked.metric) for point in ablation.points}
     if not more:
-        table.add_column(asked.measure, justify="right")
+        table.add_column(asked.metric, justify="right")
         for value in row_values:
             table.add_row(value, at[value,])
         return table

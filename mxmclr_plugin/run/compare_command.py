@@ -64,11 +64,11 @@ def _show(comparison: Comparison, console: Console) -> None:
 
 def _table(comparison: Comparison, protocol: str) -> Table:
     asked = comparison.asked
-    firsts = [name for name in comparison.measures if name.endswith("/rr@1")]
-    shown = list(dict.fromkeys([asked.measure, *firsts]))
+    firsts = [name for name in comparison.measures if name.endswith("/r@1")]
+    shown = list(dict.fromkeys([asked.metric, *firsts]))
     table = Table(title=f"{comparison.task}, {protocol}: mean ± standard deviation")
     table.add_column("loss", no_wrap=True)
-    for column in [*shown, f"{asked.measure} - that of {asked.baseline_label}"]:
+    for column in [*shown, f"{asked.metric} - that of {asked.baseline_label}"]:
         table.add_column(column, justify="right")
     rows = {
         measure: {row.loss: row for row in comparison.summary(measure) if row.protocol == protocol}
@@ -79,7 +79,7 @@ def _table(comparison: Comparison, protocol: str) -> Table:
         table.add_row(
             label,
             *(_mean(rows[measure][label]) for measure in shown),
-            _difference(rows[asked.measure][label]),
+            _difference(rows[asked.metric][label]),
         )
     return table
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
 from rich.console import Console
 from rich.markup import escape
 
-from mxmclr_plugin.experiment.metrics_table import figures_table
+from mxmclr_plugin.experiment.metrics_table import metrics_tables
+from mxmclr_plugin.files import write_atomically
 from mxmclr_plugin.inference.evaluate import evaluate_run
+from mxmclr_plugin.json_records import json_text
 from mxmclr_plugin.run.arguments import new_path, run_arguments
 
 __all__ = ["evaluate_command"]
@@ -32,13 +33,12 @@ def evaluate_command(arguments: Sequence[str], console: Console) -> int:
     out = new_path("out", given.own["out"]) if given.own["out"] else None
     trained = given.load(console)
     metrics = evaluate_run(trained, given.own["split"])
-    for name, figures in metrics.items():
-        if name.partition("_groups_of_")[0] in (given.own["split"], "train_split") and figures:
-            console.print(figures_table(metrics, name))
+    for table in metrics_tables(metrics):
+        console.print(table)
     size = trained.config.eval.group_size
-    if size is not None and not any("_groups_of_" in name for name in metrics):
+    if size is not None and all(of.groups is None for of in metrics.splits.values()):
         console.print(f"the split has fewer instances than a group of {size}", highlight=False)
-    if known := metrics["data"]["trained_on"]:
+    if known := metrics.data.trained_on:
         console.print(
             f"{known} of the {len(trained.split(given.own['split']))} instances measured were "
             "trained on",
@@ -49,9 +49,6 @@ def evaluate_command(arguments: Sequence[str], console: Console) -> int:
     if trained.data.problems:
         console.print(f"{len(trained.data.problems)} things of the data set were left out")
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = out.with_name(f".{out.name}")
-        unfinished.write_text(json.dumps(metrics, indent=2, allow_nan=False) + "\n", "utf-8")
-        unfinished.replace(out)
+        write_atomically(out, json_text(metrics))
         console.print(f"written to {escape(str(out))}", highlight=False, soft_wrap=True)
     return 0

@@ -39,7 +39,7 @@ def report_command(arguments: Sequence[str], console: Console) -> int:
                 "'mxmclr-plugin[report]'"
             )
     # Only here: what it needs is an extra.
-    from mxmclr_plugin.comparison.results import write_atomically
+    from mxmclr_plugin.files import write_atomically
     from mxmclr_plugin.report.build import build_report
     from mxmclr_plugin.report.page import GENERATOR
 

@@ -38,7 +38,7 @@ def search_command(arguments: Sequence[str], console: Console) -> int:
         given.words[0],
         k,
         given.own["split"],
-        given.own["modality"] or None,
+        given.own["modality"].split(",") if given.own["modality"] else None,
         given.own["by"] or None,
     )
     console.print(hits_table(found, console))

@@ -132,9 +132,9 @@ def test_data_are_what_they_were_before_they_could_be_made_hard(tmp_path):
     assert {
         f"{path.parent.name}/{path.name}": hashlib.sha256(path.read_bytes()).hexdigest()[:16]
         for path in tmp_path.glob("*/*")
+        if path.suffix != ".json"
     } == {
         "70cb526b24fe8cd3/captions.jsonl": "a80b2d2cb2e45f69",
-        "70cb526b24fe8cd3/manifest.json": "b3fa51637e010935",
         "70cb526b24fe8cd3/occupancy.npy": "0e2b1eabfff7042b",
         "70cb526b24fe8cd3/rgb.npy": "2c791b8dee1e9a5b",
     }
@@ -248,7 +248,7 @@ DAMAGE = {
     "occupancy.npy": [cut, flip, Path.unlink],
     "rgb.npy": [flip],
     "captions.jsonl": [cut, Path.unlink],
-    "manifest.json": [cut, Path.unlink, lambda path: path.write_text('{"sha256": {}}')],
+    "options.json": [cut],
 }
 
 
@@ -260,7 +260,7 @@ def test_damage_is_noticed_and_made_good(tmp_path, file, damage):
     before = files_of(tmp_path)
     damage(next(tmp_path.glob(f"*/{file}")))
     assert files_of(tmp_path) != before
-    with pytest.warns(UserWarning, match=r"is damaged \(.*\): generating it anew"):
+    with pytest.warns(UserWarning, match=r"is damaged \(.*\): making it anew"):
         assert everything(primitives(tmp_path, **SMALL)) == expected
     assert files_of(tmp_path) == before
 
@@ -273,19 +273,20 @@ def test_what_is_whole_is_not_made_again(tmp_path):
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*")} == written
 
 
-def test_what_a_killed_run_left_is_removed(tmp_path):
-    primitives(tmp_path, **SMALL)
+def test_what_a_killed_run_left_is_written_over(tmp_path):
+    expected = everything(primitives(tmp_path, **SMALL))
     (folder,) = (path for path in tmp_path.iterdir() if path.is_dir())
-    folder.rename(tmp_path / f".{folder.name}.123")
-    primitives(tmp_path, **SMALL)
+    cut(folder / "rgb.npy")
+    folder.rename(tmp_path / f".{folder.name}.part")
+    assert everything(primitives(tmp_path, **SMALL)) == expected
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == [folder.name]
 
 
 def test_default_folder_and_the_name(tmp_path, monkeypatch):
     monkeypatch.setenv("MXMCLR_CACHE", str(tmp_path))
     splits = DATASETS.build({"name": "primitives", **SMALL})
-    manifest = json.loads(next((tmp_path / "primitives").glob("*/manifest.json")).read_text())
-    assert manifest["options"].items() >= SMALL.items()
+    options = json.loads(next((tmp_path / "primitives").glob("*/options.json")).read_text())
+    assert options.items() >= SMALL.items()
     assert everything(splits) == everything(primitives(tmp_path / "elsewhere", **SMALL))
 
 

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from lightly.transforms.byol_transform import BYOLView1Transform
-from lightly.transforms.dino_transform import DINOViewTransform
-from lightly.transforms.simclr_transform import SimCLRViewTransform
 from torch import Tensor
-from torchvision.transforms import v2
-from torchvision.transforms.v2 import functional as TF
 
 from mxmclr_plugin.registry import Registry
 
@@ -35,6 +31,8 @@ class PhotoTransform:
         self.pillow = pillow
 
     def __call__(self, picture: Tensor) -> Tensor:
+        from torchvision.transforms.v2 import functional as TF  # takes seconds to import
+
         changed = self.transform(TF.to_pil_image(picture) if self.pillow else picture)
         as_bytes: Tensor = TF.to_dtype(changed, torch.uint8, scale=True)
         return as_bytes
@@ -58,49 +56,53 @@ class Augmentation:
 AUGMENTATIONS: Registry[Augmentation] = Registry("augmentation")
 
 
-def _v2(*steps: v2.Transform) -> Callable[[int], PhotoTransform]:
+def _v2(*steps: str) -> Callable[[int], PhotoTransform]:
     def build(size: int) -> PhotoTransform:
+        from torchvision.transforms import v2
+
         # As CLIP-like training crops: a caption tells of the whole picture.
         crop = v2.RandomResizedCrop(size, scale=(0.5, 1.0), antialias=True)
-        return PhotoTransform(v2.Compose([crop, v2.RandomHorizontalFlip(), *steps]), pillow=False)
+        further = [getattr(v2, step)() for step in steps]
+        transform = v2.Compose([crop, v2.RandomHorizontalFlip(), *further])
+        return PhotoTransform(transform, pillow=False)
 
     return build
 
 
-def _lightly(
-    view: Callable[..., Callable[..., Tensor]], key: str
-) -> Callable[[int], PhotoTransform]:
+def _lightly(module: str, view: str, key: str) -> Callable[[int], PhotoTransform]:
     def build(size: int) -> PhotoTransform:
+        transform = getattr(importlib.import_module(f"lightly.transforms.{module}"), view)
         # Towers normalise.
-        return PhotoTransform(view(**{key: size}, normalize=None), pillow=True)
+        return PhotoTransform(transform(**{key: size}, normalize=None), pillow=True)
 
     return build
 
 
-AUGMENTATIONS.register(
-    Augmentation("crop", _v2(), "torchvision v2: crop of half the area or more, mirrored or not")
-)
-AUGMENTATIONS.register(
-    Augmentation("randaugment", _v2(v2.RandAugment()), "crop, then torchvision v2's RandAugment")
-)
-AUGMENTATIONS.register(
+for _augmentation in (
+    Augmentation("crop", _v2(), "torchvision v2: crop of half the area or more, mirrored or not"),
+    Augmentation("randaugment", _v2("RandAugment"), "crop, then torchvision v2's RandAugment"),
     Augmentation(
-        "trivialaugment", _v2(v2.TrivialAugmentWide()), "crop, then v2's TrivialAugmentWide"
-    )
-)
-AUGMENTATIONS.register(
-    Augmentation("autoaugment", _v2(v2.AutoAugment()), "crop, then v2's AutoAugment (ImageNet's)")
-)
-AUGMENTATIONS.register(
+        "trivialaugment",
+        _v2("TrivialAugmentWide"),
+        "crop, then torchvision v2's TrivialAugmentWide",
+    ),
+    Augmentation(
+        "autoaugment", _v2("AutoAugment"), "crop, then torchvision v2's AutoAugment (ImageNet's)"
+    ),
     Augmentation(
         "lightly_simclr",
-        _lightly(SimCLRViewTransform, "input_size"),
+        _lightly("simclr_transform", "SimCLRViewTransform", "input_size"),
         "lightly's view of SimCLR: small crops, colours changed or taken away, blur",
-    )
-)
-AUGMENTATIONS.register(
-    Augmentation("lightly_byol", _lightly(BYOLView1Transform, "input_size"), "lightly's of BYOL")
-)
-AUGMENTATIONS.register(
-    Augmentation("lightly_dino", _lightly(DINOViewTransform, "crop_size"), "lightly's of DINO")
-)
+    ),
+    Augmentation(
+        "lightly_byol",
+        _lightly("byol_transform", "BYOLView1Transform", "input_size"),
+        "lightly's view of BYOL",
+    ),
+    Augmentation(
+        "lightly_dino",
+        _lightly("dino_transform", "DINOViewTransform", "crop_size"),
+        "lightly's view of DINO",
+    ),
+):
+    AUGMENTATIONS.register(_augmentation)

@@ -23,6 +23,7 @@ from mxmclr_plugin.data.manifest.parquet import ROW_GROUP_BYTES, pyarrow_parquet
 from mxmclr_plugin.data.readers.image import read_image
 from mxmclr_plugin.data.splits import DataSplits
 from mxmclr_plugin.errors import DataError
+from mxmclr_plugin.files import replacing, write_atomically
 from mxmclr_plugin.progress import progress_bar
 
 __all__ = ["write_manifest"]
@@ -100,7 +101,7 @@ def _begin(out: Path, source: dict[str, Any]) -> None:
             raise DataError(f"{out} holds what was made of other data: see {file}")
     elif out.exists() and any(out.iterdir()):
         raise DataError(f"{out} is not empty, and was not made by this command")
-    _write(file, text.encode("utf-8"))
+    write_atomically(file, text)
 
 
 def _options(instances: list[_Instance], kinds: Mapping[str, str]) -> dict[str, int]:
@@ -184,12 +185,12 @@ def _write_lines(instances: list[_Instance], out: Path, kinds: Mapping[str, str]
                             suffix, content = _content(kinds[modality], store, row)
                             numbers[known] = f"{modality}/{len(numbers):08}{suffix}"
                             if not (out / numbers[known]).exists():
-                                _write(out / numbers[known], content)
+                                write_atomically(out / numbers[known], content)
                         values.append(numbers[known])
                 if values:
                     line[_key(modality, kinds)] = values
             lines.append(json.dumps(line, ensure_ascii=False) + "\n")
-    _write(out / "manifest.jsonl", "".join(lines).encode("utf-8"))
+    write_atomically(out / "manifest.jsonl", "".join(lines))
 
 
 def _write_shards(
@@ -201,11 +202,12 @@ def _write_shards(
         for number, part in enumerate(parts):
             path = out / f"part-{number:05}-of-{shards:05}.parquet"
             if not path.exists():
-                writer = _ShardWriter(path, kinds)
-                for k in part:
-                    writer.add(instances[k])
-                    progress.advance(task)
-                writer.close()
+                with replacing(path) as unfinished:
+                    writer = _ShardWriter(unfinished, kinds)
+                    for k in part:
+                        writer.add(instances[k])
+                        progress.advance(task)
+                    writer.close()
             progress.update(task, completed=int(part[-1]) + 1)
 
 
@@ -229,10 +231,9 @@ class _ShardWriter:
                 for modality, kind in self.kinds.items()
             ]
         )
-        self.unfinished = self.path.with_name(f".{self.path.name}")
         # Files are mostly compressed already; each read would unpack a whole row group.
         self.writer = pyarrow_parquet().ParquetWriter(
-            self.unfinished,
+            self.path,
             self.schema,
             compression="none",
             use_dictionary=False,
@@ -265,11 +266,3 @@ class _ShardWriter:
     def close(self) -> None:
         self._flush()
         self.writer.close()
-        self.unfinished.replace(self.path)
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}")
-    unfinished.write_bytes(content)
-    unfinished.replace(path)

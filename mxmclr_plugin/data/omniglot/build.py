@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
-from torchvision.transforms import v2
+from torch import Tensor
 
 from mxmclr_plugin.data.augmented_store import augmented
 from mxmclr_plugin.data.dataset import MultifoldDataset
@@ -20,21 +21,6 @@ __all__ = ["omniglot"]
 
 _SPLITS = ("character", "alphabet", "official")
 _VAL, _TEST = 0.1, 0.2  # of what is split
-
-# By about as much as drawers differ. As white on black, since what comes in from outside is black.
-_TURNED = v2.Compose(
-    [
-        v2.RandomInvert(p=1),
-        v2.RandomAffine(
-            degrees=8,
-            translate=(0.05, 0.05),
-            scale=(0.9, 1.1),
-            shear=8,
-            interpolation=v2.InterpolationMode.BILINEAR,
-        ),
-        v2.RandomInvert(p=1),
-    ]
-)
 
 
 def omniglot(
@@ -109,7 +95,7 @@ def omniglot(
     plain = {}
     if copies:
         plain["train"] = by_name["train"]
-        by_name["train"] = augmented(by_name["train"], "image", _TURNED, copies, augment_seed)
+        by_name["train"] = augmented(by_name["train"], "image", _turned(), copies, augment_seed)
     return DataSplits(
         by_name,
         kinds={"image": "image", "strokes": "strokes"},
@@ -172,3 +158,21 @@ def _drawn(things: list[str], shares: dict[str, float], seed: int) -> dict[str, 
         size = max(1, round(share * len(things)))
         drawn[part], order = set(order[:size]), order[size:]
     return drawn
+
+
+def _turned() -> Callable[[Tensor], Tensor]:
+    """Random turns, shifts and shears by about as much as drawers differ."""
+    from torchvision.transforms import v2  # takes seconds to import
+
+    # As white on black, since what comes in from outside is black.
+    moved = v2.RandomAffine(
+        degrees=8,
+        translate=(0.05, 0.05),
+        scale=(0.9, 1.1),
+        shear=8,
+        interpolation=v2.InterpolationMode.BILINEAR,
+    )
+    transform: Callable[[Tensor], Tensor] = v2.Compose(
+        [v2.RandomInvert(p=1), moved, v2.RandomInvert(p=1)]
+    )
+    return transform

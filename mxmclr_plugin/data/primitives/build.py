@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from filelock import FileLock
 from torch import Tensor
 
 from mxmclr_plugin.data.dataset import MultifoldDataset, Store
@@ -29,7 +26,7 @@ from mxmclr_plugin.data.primitives.partial_captions import (
 from mxmclr_plugin.data.primitives.voxels import draw_sample, occupancy
 from mxmclr_plugin.data.splits import DataSplits
 from mxmclr_plugin.data.views import SeparateViews, rendered_views
-from mxmclr_plugin.files import cache_folder
+from mxmclr_plugin.files import kept
 from mxmclr_plugin.progress import progress_bar
 
 __all__ = ["VoxelStore", "primitives"]
@@ -41,7 +38,6 @@ _NOTE = (
     "Text2Shape Primitives is regenerated with templates and noise of our own: figures published "
     "on the original files are of another set"
 )
-_FILES = ("occupancy.npy", "rgb.npy", "captions.jsonl")
 
 _PERMUTATION, _GRIDS, _CAPTIONS, _HELD_OUT = range(4)  # streams of random numbers
 
@@ -99,7 +95,8 @@ def primitives(
     Everything follows from the arguments. It is generated once and kept on disk with checksums.
 
     Args:
-        root: Folder of the cache; by default ``primitives`` in :func:`cache_folder`.
+        root: Folder of the cache; by default ``primitives`` in
+            :func:`~mxmclr_plugin.files.cache_folder`.
         seed: Of samples, sentences and the split.
         resolution: R, voxels along an edge, a multiple of 2 from 24 up, so that the smallest
             pyramid, as wide as 2 to 3 voxels at its base, surely holds one.
@@ -115,7 +112,7 @@ def primitives(
         train_classes: Training classes that are kept; None for all. Those of a smaller number are
             among those of a larger one; validation and test do not change.
         described: How many of shape, colour, height and radius a sentence names, 1 to 3, so that it
-            fits several classes; None for all. What RR@1 can reach is then in the notes.
+            fits several classes; None for all. What R@1 can reach is then in the notes.
         views: 6 or 12 for a further modality ``views``: so many pictures of each grid, rendered
             all round it, as one observation; see
             :func:`~mxmclr_plugin.data.rendering.render_views`.
@@ -162,7 +159,7 @@ def primitives(
         to_shape, to_text = retrieval_ceiling([kinds[k] for k in splits["test"]], described)
         notes.append(
             f"a sentence names {described} of {len(ATTRIBUTES)} attributes and fits several "
-            f"classes: on the test set, who knows everything is expected to reach RR@1 "
+            f"classes: on the test set, who knows everything is expected to reach R@1 "
             f"{to_shape:.2f} from text to shape and {to_text:.2f} from shape to text"
         )
 
@@ -178,20 +175,16 @@ def primitives(
     if described is not None:
         options["described"] = described
     key = hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:16]
-    parent = Path(root).expanduser() if root is not None else cache_folder() / "primitives"
-    folder = parent / key
-    parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(parent / f"{key}.lock"):
-        if not _intact(folder):
-            _generate(folder, options, order)
-        stores: dict[str, Store] = {"voxel": _grids(folder, resolution)}
-        if views is not None:
-            pictures = rendered_views(stores["voxel"], views, view_size, folder, key)
-            if separate_views:
-                stores["image"] = SeparateViews(pictures, views)
-            else:
-                stores["views"] = pictures
-        whole = _load(folder, stores, order)
+    parent = Path(root).expanduser().absolute() if root is not None else Path("primitives")
+    folder = kept(parent / key, partial(_generate, options, order))
+    stores: dict[str, Store] = {"voxel": _grids(folder, resolution)}
+    if views is not None:
+        images = rendered_views(stores["voxel"], views, view_size, folder.parent, key)
+        if separate_views:
+            stores["image"] = SeparateViews(images, views)
+        else:
+            stores["views"] = images
+    whole = _load(folder, stores, order)
     rows = np.empty(len(kinds), np.int64)
     rows[order] = np.arange(len(order))
     return DataSplits(
@@ -206,8 +199,8 @@ def _generator(seed: int, *stream: int) -> np.random.RandomState:
     return np.random.RandomState(np.random.Philox(np.random.SeedSequence((seed, *stream))))
 
 
-def _generate(folder: Path, options: dict[str, Any], order: npt.NDArray[np.int64]) -> None:
-    """Writes the files, under another name until they are whole."""
+def _generate(options: dict[str, Any], order: npt.NDArray[np.int64], folder: Path) -> None:
+    """Write the files to a folder."""
     seed, resolution, samples = options["seed"], options["resolution"], options["samples"]
     described = options.get("described")
     kinds = all_classes()
@@ -233,34 +226,11 @@ def _generate(folder: Path, options: dict[str, Any], order: npt.NDArray[np.int64
                 sentences = draw_partial_sentences(kind, count, described, words)
             lines.append(json.dumps({"name": kind.name, "captions": sentences}) + "\n")
 
-    for left_over in folder.parent.glob(f".{folder.name}.*"):  # of runs that were killed
-        shutil.rmtree(left_over)
-    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")
-    unfinished.mkdir()
-    np.save(unfinished / "occupancy.npy", packed)
-    np.save(unfinished / "rgb.npy", rgb)
-    (unfinished / "captions.jsonl").write_bytes("".join(lines).encode())
-    manifest = {"options": options, "sha256": {name: _digest(unfinished / name) for name in _FILES}}
-    (unfinished / "manifest.json").write_text(json.dumps(manifest, indent=2), encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    unfinished.replace(folder)
-
-
-def _intact(folder: Path) -> bool:
-    """Whether the files are there and what was written; says so if they are there but are not."""
-    if not folder.exists():
-        return False
-    try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        changed = [name for name in _FILES if _digest(folder / name) != manifest["sha256"][name]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        problem = f"{type(error).__name__}: {error}"
-    else:
-        if not changed:
-            return True
-        problem = f"the checksum of {' and '.join(changed)} does not fit"
-    warnings.warn(f"{folder} is damaged ({problem}): generating it anew", stacklevel=3)
-    return False
+    folder.mkdir(exist_ok=True)
+    np.save(folder / "occupancy.npy", packed)
+    np.save(folder / "rgb.npy", rgb)
+    (folder / "captions.jsonl").write_bytes("".join(lines).encode())
+    (folder / "options.json").write_text(json.dumps(options, indent=2), encoding="utf-8")
 
 
 def _grids(folder: Path, resolution: int) -> VoxelStore:
@@ -289,7 +259,3 @@ def _load(folder: Path, stores: dict[str, Store], order: npt.NDArray[np.int64]) 
         ids=order,
         names=[kinds[index].name for index in order],
     )
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional as transforms
 
 from mxmclr_plugin.data.file_store import UnreadableFile
 from mxmclr_plugin.data.readers.numpy_array import read_npz
@@ -32,6 +31,8 @@ def read_packed_views(path: Path, views: int, size: int) -> Tensor:
     Raises:
         UnreadableFile: If the file has no such array, or fewer pictures.
     """
+    from torchvision.transforms.v2 import functional as transforms  # takes seconds to import
+
     images = read_npz(path, "images")
     if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3]:
         raise UnreadableFile(path, f"has images of the shape {images.shape}, not (V, 3, S, S)")

@@ -17,7 +17,6 @@ from mxmclr_plugin.data.readers.packed_views import evenly, read_packed_views
 from mxmclr_plugin.data.readers.voxel import read_voxel
 from mxmclr_plugin.data.shapenet.layout import grids_in, pictures_in
 from mxmclr_plugin.data.views import SeparateViews, StackedViews, rendered_views
-from mxmclr_plugin.files import cache_folder
 
 __all__ = ["Observed", "pictures", "rendered", "separated", "voxel_grids"]
 
@@ -74,8 +73,7 @@ def rendered(voxel: Observed, files: Mapping[str, Path], views: int, size: int) 
     for model in voxel.members:
         status = files[model].stat()
         digest.update(f"{files[model].resolve()} {status.st_size} {status.st_mtime_ns}\n".encode())
-    folder = cache_folder() / "views"
-    stacks = rendered_views(voxel.store, views, size, folder, digest.hexdigest())
+    stacks = rendered_views(voxel.store, views, size, Path("views"), digest.hexdigest())
     return Observed(stacks, voxel.members)
 
 

@@ -1,0 +1,16 @@
+"""The floors of docs/architecture.md, held by the contracts in pyproject.toml."""
+
+import contextlib
+import io
+from pathlib import Path
+
+from importlinter.cli import lint_imports
+
+CONTRACTS = Path(__file__).parents[1] / "pyproject.toml"
+
+
+def test_imports_go_down_only():
+    report = io.StringIO()
+    with contextlib.redirect_stdout(report):
+        status = lint_imports(str(CONTRACTS), no_cache=True, no_logo=True)
+    assert status == 0, report.getvalue()
