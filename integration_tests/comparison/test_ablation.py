@@ -8,7 +8,7 @@ import pytest
 from mxmclr_plugin.comparison.ablation import load_study, studies
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.experiment.config import load_config
-from mxmclr_plugin.inference import TrainedRun
+from mxmclr_plugin.inference import load_run
 from mxmclr_plugin.inference.evaluate import evaluate_run
 from mxmclr_plugin.run.command_line import main
 
@@ -80,7 +80,7 @@ def test_runs_are_measured_on_other_data_too(tmp_path):
         own = json.loads((folder / "metrics.json").read_text())["splits"]["test"]
         own = {name: of["metrics"] for name, of in own["directions"].items()}
         if cell["at"]["measured on"] == "more":
-            trained = TrainedRun.load(folder, ["data.classes=40"])
+            trained = load_run(folder, ["data.classes=40"])
             directions = evaluate_run(trained, "test").splits["test"].directions
             expected = {name: of.metrics for name, of in directions.items()}
             assert expected["t2s"]["chance@1"] < own["t2s"]["chance@1"]
@@ -93,7 +93,7 @@ def test_runs_are_measured_on_other_data_too(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["text2shape"], "ablate needs a task and a study"),
+        (["text2shape"], "ablate needs study=STUDY: Name of a study, see list studies"),
         (["text2shape", "study=hybrd"], "did you mean 'hybrid'"),
         (["text2shape", "study=hybrid", "axes.loss.temperatur=1"], "varies loss.hard_weight"),
         (["text2shape", "study=hybrid", "split=train"], "split is val or test"),

@@ -5,7 +5,7 @@ import torch
 
 from mxmclr_plugin.data.observations import ObservationDataset
 from mxmclr_plugin.experiment.metrics import RunMetrics
-from mxmclr_plugin.inference import TrainedRun
+from mxmclr_plugin.inference import load_run
 from mxmclr_plugin.inference.evaluate import evaluate_run
 from mxmclr_plugin.json_records import read_record
 from mxmclr_plugin.run.command_line import main
@@ -18,7 +18,7 @@ def metrics_of(run):
 @pytest.mark.parametrize("name", ["small_run", "pictures_run", "joined_run"])
 def test_the_metrics_of_the_run_come_out_again(name, request):
     run = request.getfixturevalue(name)
-    metrics = evaluate_run(TrainedRun.load(run))
+    metrics = evaluate_run(load_run(run))
     assert metrics.splits["test"] == metrics_of(run).splits["test"]
     assert metrics.data.trained_on == 0
 
@@ -31,7 +31,7 @@ def test_the_metrics_of_a_run_with_a_pretrained_tower(late, tmp_path):
     out = tmp_path / "run"
     more = ["trainer.max_steps=4", "eval.split=train", "eval.group_size=2"]
     assert main(["text2shape", *few, *asked, *more, f"out={out}"]) == 0
-    trained = TrainedRun.load(out)
+    trained = load_run(out)
     metrics = metrics_of(out)
     assert evaluate_run(trained).splits["test"] == metrics.splits["test"]
     train = evaluate_run(trained, "train")
@@ -51,7 +51,7 @@ def recall_at_1(queries, gallery):
 
 def test_other_data(small_run):
     changes = ["data.seed=1", "data.classes=90", "data.noise=0.2", "eval.ks=[1]"]
-    trained = TrainedRun.load(small_run, changes, device="cpu")
+    trained = load_run(small_run, changes, device="cpu")
     metrics = evaluate_run(trained, "val")
     items = {}
     for modality in ("text", "voxel"):
@@ -66,7 +66,7 @@ def test_other_data(small_run):
     assert t2s.items == 9 * 3
     assert s2t.metrics["r@1"] == pytest.approx(recall_at_1(items["voxel"], items["text"]))
     assert t2s.metrics["r@1"] == pytest.approx(recall_at_1(items["text"], items["voxel"]))
-    seen = set(TrainedRun.load(small_run).data["train"].names)
+    seen = set(load_run(small_run).data["train"].names)
     known = len(seen & set(trained.data["val"].names))
     assert metrics.data.trained_on == known
     assert metrics.config["data"]["classes"] == 90

@@ -38,7 +38,7 @@ class AblationConfig:
     """Keys of ``run ablate``.
 
     Attributes:
-        study: Name of a file in ``plugin_configs/study``.
+        study: Name of a study, see ``list studies``.
         axes: Values to take in place of the study's, by axis: ``axes.loss.hard_weight=0,1``.
         seeds: One run of each point for each.
         split: Of which the figures are: val leaves the test set for what comes after.

@@ -6,18 +6,18 @@ import dataclasses
 
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.experiment.metrics import DataRecord, RunMetrics, measure
-from mxmclr_plugin.inference.run import TrainedRun
+from mxmclr_plugin.inference.run import Run
 
 __all__ = ["evaluate_run"]
 
 
-def evaluate_run(trained: TrainedRun, split: str = "test", progress: bool = True) -> RunMetrics:
+def evaluate_run(run: Run, split: str = "test", progress: bool = True) -> RunMetrics:
     """Compute the metrics of a run on a split.
 
     On the data and the device of the training they equal those of its ``metrics.json``.
 
     Args:
-        trained: The run, loaded with the data to measure.
+        run: The run, loaded with the data to measure.
         split: The split; ``train`` is measured without augmentation.
         progress: Whether to show a bar on a terminal.
 
@@ -29,8 +29,8 @@ def evaluate_run(trained: TrainedRun, split: str = "test", progress: bool = True
         ConfigError: If the split is unknown or lacks a modality, or directions or eval.fuse cannot
             be measured on it.
     """
-    encoded = trained.embeddings(split, progress=progress)
-    config, device = trained.config, trained.fabric.device
+    encoded = run.embeddings(split, progress=progress)
+    config, device = run.config, run.fabric.device
     try:
         measured = measure(
             {modality: embedded.z.to(device) for modality, embedded in encoded.items()},
@@ -46,15 +46,13 @@ def evaluate_run(trained: TrainedRun, split: str = "test", progress: bool = True
         loss=config.loss_name,
         seed=config.seed,
         splits={split: measured},
-        data=DataRecord(
-            list(trained.data.notes), len(trained.data.problems), _trained_on(trained, split)
-        ),
+        data=DataRecord(list(run.data.notes), len(run.data.problems), _trained_on(run, split)),
         config=dataclasses.asdict(config),
-        checkpoint=str(trained.checkpoint),
+        checkpoint=str(run.checkpoint),
     )
 
 
-def _trained_on(trained: TrainedRun, split: str) -> int | None:
-    if trained.trained_names is None:
+def _trained_on(run: Run, split: str) -> int | None:
+    if run.trained_names is None:
         return None
-    return sum(name in trained.trained_names for name in trained.split(split).names)
+    return sum(name in run.trained_names for name in run.split(split).names)

@@ -11,7 +11,7 @@ from torch import Tensor
 from mxmclr_plugin.data.pictures import DRAWABLE, picture_of
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.inference.embedding_cache import cached_embeddings
-from mxmclr_plugin.inference.run import TrainedRun
+from mxmclr_plugin.inference.run import Run
 from mxmclr_plugin.registry import did_you_mean
 from mxmclr_plugin.retrieval import Side, modalities_of, retrieval_items
 
@@ -50,14 +50,14 @@ class VisibleItem:
     picture: Image.Image | None
 
 
-def ranked_items(trained: TrainedRun, split: str, side: Side) -> RankedItems:
+def ranked_items(run: Run, split: str, side: Side) -> RankedItems:
     """The items of a split.
 
     Embeddings are computed once, see
     :func:`~mxmclr_plugin.inference.embedding_cache.cached_embeddings`.
 
     Args:
-        trained: The run.
+        run: The run.
         split: The split.
         side: A modality, or several that are fused.
 
@@ -66,13 +66,13 @@ def ranked_items(trained: TrainedRun, split: str, side: Side) -> RankedItems:
     """
     parts = modalities_of(side)
     for part in parts:
-        if part not in trained.towers:
+        if part not in run.towers:
             raise ConfigError(
                 f"modality: the run has no tower of {part!r}, "
-                f"{did_you_mean(part, trained.towers)}it has those of {', '.join(trained.towers)}"
+                f"{did_you_mean(part, run.towers)}it has those of {', '.join(run.towers)}"
             )
-    embedded = cached_embeddings(trained, split, parts)
-    fuse = [modality for modality in trained.config.eval.fuse if modality in parts]
+    embedded = cached_embeddings(run, split, parts)
+    fuse = [modality for modality in run.config.eval.fuse if modality in parts]
     try:
         items, ids = retrieval_items(
             {modality: of.z for modality, of in embedded.items()},
@@ -93,19 +93,19 @@ def ranked_items(trained: TrainedRun, split: str, side: Side) -> RankedItems:
 
 
 def visible_item(
-    trained: TrainedRun, split: str, modality: str, instance: int, position: int, size: int = 96
+    run: Run, split: str, modality: str, instance: int, position: int, size: int = 96
 ) -> VisibleItem:
     """What there is to see of an item.
 
     Args:
-        trained: The run.
+        run: The run.
         split: The split.
         modality: The item's, or the first of several that are fused.
         instance: Id of its instance.
         position: As in :attr:`RankedItems.positions`.
         size: Edge in pixels of what is rendered or drawn.
     """
-    dataset, kinds = trained.split(split), trained.data.kinds
+    dataset, kinds = run.split(split), run.data.kinds
     place = int((torch.from_numpy(dataset.ids) == instance).nonzero()[0])
     records = {
         name: dataset.stores[name][int(rows[place][0])]

@@ -26,7 +26,7 @@ def query_lists(loaded: Sequence[LoadedRun], styles: Mapping[str, SeriesStyle]) 
         styles: By label; others have none.
     """
     blocks: list[Block] = []
-    for name, direction in loaded[0].trained.config.directions.items():
+    for name, direction in loaded[0].run.config.directions.items():
         query, gallery = side_name(direction.query), side_name(direction.gallery)
         rankings = [
             rank_gallery(
@@ -62,16 +62,16 @@ def _query(
     modality = query.split(" and ")[0]
     items = run.items[query]
     instance, position = int(items.ids[row]), int(items.positions[row])
-    seen = visible_item(run.trained, run.split, modality, instance, position, _QUERY_EDGE)
-    is_text = run.trained.data.kinds[modality] == "text"
+    seen = visible_item(run.run, run.split, modality, instance, position, _QUERY_EDGE)
+    is_text = run.run.data.kinds[modality] == "text"
     picture, picture_of = "", ""
     if seen.picture is not None:
         picture = data_uri(seen.picture, _QUERY_EDGE)
         picture_of = f"about {seen.name}" if is_text else seen.name
-    if run.trained.data.kinds[modality] in DRAWABLE:
-        dataset = run.trained.split(run.split)
+    if run.run.data.kinds[modality] in DRAWABLE:
+        dataset = run.run.split(run.split)
         record = dataset.stores[modality][int(dataset.observations_of(modality)[0][position])]
-        sheet = sheet_of(record, run.trained.data.kinds[modality], _QUERY_EDGE)
+        sheet = sheet_of(record, run.run.data.kinds[modality], _QUERY_EDGE)
         picture = data_uri(sheet, 3 * _QUERY_EDGE)
     return Query(
         seen.name,
@@ -93,11 +93,11 @@ def _query(
 def _found(run: LoadedRun, ranking: Ranking, gallery: str, row: int, instance: int) -> list[Found]:
     items = run.items[gallery]
     modality = gallery.split(" and ")[0]
-    is_text = run.trained.data.kinds[modality] == "text"
+    is_text = run.run.data.kinds[modality] == "text"
     found = []
     for item, score in zip(ranking.top[row].tolist(), ranking.scores[row].tolist(), strict=True):
         owner, position = int(items.ids[item]), int(items.positions[item])
-        seen = visible_item(run.trained, run.split, modality, owner, position, _ITEM_EDGE)
+        seen = visible_item(run.run, run.split, modality, owner, position, _ITEM_EDGE)
         found.append(
             Found(
                 owner == instance,

@@ -62,7 +62,7 @@ def qualitative_sections(
 
 
 def _matrices(loaded: Sequence[LoadedRun], seed: int) -> Plot:
-    direction = next(iter(loaded[0].trained.config.directions.values()))
+    direction = next(iter(loaded[0].run.config.directions.values()))
     query, gallery = side_name(direction.query), side_name(direction.gallery)
     items = loaded[0].items
     instances = chosen_instances([items[query].ids, items[gallery].ids], _MATRIX, seed)
