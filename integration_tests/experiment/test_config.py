@@ -83,7 +83,7 @@ def test_choices():
     ("overrides", "message"),
     [
         (["loss.temprature=1"], r"unknown key 'loss.temprature': did you mean 'loss.temperature'"),
-        (["loss=ntxent", "loss.soft_level=x"], r"unknown key 'loss.soft_level'"),
+        (["loss=ntxent", "loss.soft_temperature=1"], r"unknown key 'loss.soft_temperature'"),
         (["losss=ntxent"], r"unknown key 'losss': did you mean 'loss'"),
         (["loss=ntxnet"], r"loss cannot be 'ntxnet': did you mean 'ntxent'"),
         (["towers/text=bow"], r"towers/text cannot be 'bow'.*it can be .*bag_of_words"),
@@ -124,7 +124,7 @@ def test_unknown_task():
 def test_a_config_folder_of_the_user(tmp_path):
     (tmp_path / "loss").mkdir()
     (tmp_path / "loss" / "mine.yaml").write_text(
-        "_target_: mxmclr_plugin.MultifoldHybridCriterion\ntemperature: 0.3\n"
+        "_target_: mxmclr_plugin.MultifoldHybridLoss\ntemperature: 0.3\n"
     )
     (tmp_path / "colours.yaml").write_text(
         "defaults:\n  - text2shape\n  - override loss: mine\n  - _self_\n"
@@ -133,8 +133,8 @@ def test_a_config_folder_of_the_user(tmp_path):
     config = load_config("colours", [], tmp_path)
     assert config.task == "colours"
     assert config.seed == 5
-    assert config.loss["_target_"].endswith("MultifoldHybridCriterion")
-    assert config.loss_name == "MultifoldHybridCriterion"
+    assert config.loss["_target_"].endswith("MultifoldHybridLoss")
+    assert config.loss_name == "MultifoldHybridLoss"
     assert load_config("text2shape", ["loss=mine"], tmp_path).loss["temperature"] == 0.3
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from lightly.loss import NTXentLoss
 
-from mxmclr_plugin import MultifoldHybridCriterion, build_loss, list_losses
+from mxmclr_plugin import MultifoldHybridLoss, build_loss, list_losses
 
 
 @pytest.mark.parametrize("info", list_losses(), ids=lambda info: info.name)
@@ -35,13 +35,13 @@ def test_names_with_options():
 @pytest.mark.parametrize(
     "spec",
     [
-        {"class_path": "mxmclr_plugin.MultifoldHybridCriterion", "init_args": {"temperature": 0.3}},
-        {"_target_": "mxmclr_plugin.MultifoldHybridCriterion", "temperature": 0.3},
+        {"class_path": "mxmclr_plugin.MultifoldHybridLoss", "init_args": {"temperature": 0.3}},
+        {"_target_": "mxmclr_plugin.MultifoldHybridLoss", "temperature": 0.3},
     ],
 )
 def test_class_paths(spec):
     criterion = build_loss(spec)
-    assert isinstance(criterion, MultifoldHybridCriterion)
+    assert isinstance(criterion, MultifoldHybridLoss)
     assert criterion.temperature == 0.3
 
 

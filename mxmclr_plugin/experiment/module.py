@@ -15,7 +15,7 @@ from mxmclr_plugin.data.batch import MultifoldBatch
 from mxmclr_plugin.data.observations import ObservationBatch
 from mxmclr_plugin.experiment.config import EvalConfig, OptimizerConfig
 from mxmclr_plugin.experiment.metrics import SplitMetrics, measure
-from mxmclr_plugin.loss.multimodal import MultimodalCriterion
+from mxmclr_plugin.loss.multimodal import MultimodalLoss
 from mxmclr_plugin.models.tower import Tower
 from mxmclr_plugin.retrieval import Direction
 
@@ -41,7 +41,7 @@ class RetrievalModule(LightningModule):
     def __init__(
         self,
         towers: Mapping[str, Tower],
-        criterion: MultimodalCriterion,
+        criterion: MultimodalLoss,
         directions: Mapping[str, Direction],
         optimizer: OptimizerConfig,
         evaluation: EvalConfig,

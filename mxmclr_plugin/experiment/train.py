@@ -41,7 +41,7 @@ from mxmclr_plugin.experiment.metrics_table import metrics_tables
 from mxmclr_plugin.experiment.module import RetrievalModule
 from mxmclr_plugin.experiment.splits import usable_splits
 from mxmclr_plugin.experiment.trainer import build_trainer
-from mxmclr_plugin.loss.multimodal import MultimodalCriterion
+from mxmclr_plugin.loss.multimodal import MultimodalLoss
 from mxmclr_plugin.loss.registry import build_loss, loss_positives
 from mxmclr_plugin.registry import DATASETS
 
@@ -83,7 +83,7 @@ def run_retrieval(config: RunConfig, console: Console | None = None) -> RunMetri
     check_teacher(config, towers, criterion)
     module = RetrievalModule(
         towers,
-        MultimodalCriterion(criterion, list(towers)),
+        MultimodalLoss(criterion, list(towers)),
         config.directions,
         config.optimizer,
         config.eval,

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from mxmclr_plugin.loss.baselines.pairing import PairedLoss
 
-__all__ = ["MultimodalCriterion", "takes_ids", "takes_soft_features"]
+__all__ = ["MultimodalLoss", "takes_ids", "takes_soft_features"]
 
 
-class MultimodalCriterion(nn.Module):
+class MultimodalLoss(nn.Module):
     """Weighted mean of a criterion over pairs of modalities, as TriCoLo[0] pairs its three.
 
     Every pair has a copy of the criterion of its own, so that learnable temperatures and memory
@@ -38,8 +38,8 @@ class MultimodalCriterion(nn.Module):
             weights and pairs do not fit.
 
     Examples:
-        >>> criterion = MultimodalCriterion(
-        ...     MultifoldHybridCriterion(), ["text", "view", "voxel"], weights=[1, 1, 0.5]
+        >>> criterion = MultimodalLoss(
+        ...     MultifoldHybridLoss(), ["text", "view", "voxel"], weights=[1, 1, 0.5]
         ... )
         >>> loss = criterion({"text": text, "view": view, "voxel": voxel}, ids)
     """

@@ -5,16 +5,16 @@ from torch.nn import functional as F
 from mxmclr_plugin.loss.baselines.clip import ClipLoss
 
 
-def reference(a, b, targets_a, targets_b, temperature):
+def reference(z0, z1, targets0, targets1, temperature):
     """Cross-entropy of every paired row by a loop; targets map a row to its positive."""
-    a, b = F.normalize(a), F.normalize(b)
+    z0, z1 = F.normalize(z0), F.normalize(z1)
     forward = [
-        -F.log_softmax(torch.stack([a[u] @ x / temperature for x in b]), 0)[v]
-        for u, v in targets_a.items()
+        -F.log_softmax(torch.stack([z0[u] @ x / temperature for x in z1]), 0)[v]
+        for u, v in targets0.items()
     ]
     backward = [
-        -F.log_softmax(torch.stack([b[v] @ x / temperature for x in a]), 0)[u]
-        for v, u in targets_b.items()
+        -F.log_softmax(torch.stack([z1[v] @ x / temperature for x in z0]), 0)[u]
+        for v, u in targets1.items()
     ]
     return (sum(forward) / len(forward) + sum(backward) / len(backward)) / 2
 

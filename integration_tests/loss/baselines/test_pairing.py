@@ -11,15 +11,15 @@ IDS = st.lists(st.integers(-3, 3), min_size=1, max_size=12)
 
 @settings(max_examples=100, deadline=None)
 @given(IDS, IDS)
-def test_the_kth_of_an_instance_meets_the_kth(ids_a, ids_b):
-    rows_a, rows_b = pair_observations(torch.tensor(ids_a), torch.tensor(ids_b))
+def test_the_kth_of_an_instance_meets_the_kth(ids0, ids1):
+    rows0, rows1 = pair_observations(torch.tensor(ids0), torch.tensor(ids1))
     expected = []
-    for u, i in enumerate(ids_a):
-        k = ids_a[:u].count(i)
-        partners = [v for v, j in enumerate(ids_b) if j == i]
+    for u, i in enumerate(ids0):
+        k = ids0[:u].count(i)
+        partners = [v for v, j in enumerate(ids1) if j == i]
         if k < len(partners):
             expected.append((u, partners[k]))
-    assert list(zip(rows_a.tolist(), rows_b.tolist())) == expected
+    assert list(zip(rows0.tolist(), rows1.tolist())) == expected
 
 
 def test_lightlys_ntxent_on_a_shuffled_batch():

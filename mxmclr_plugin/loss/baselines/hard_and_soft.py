@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mxmclr_plugin.loss.arguments import Implementation
 from mxmclr_plugin.loss.distributed.gather import Gather
-from mxmclr_plugin.loss.functional import SoftLevel
-from mxmclr_plugin.loss.implementation import Implementation
-from mxmclr_plugin.loss.multifold_hybrid import MultifoldHybridCriterion
+from mxmclr_plugin.loss.multifold_hybrid import MultifoldHybridLoss
 from mxmclr_plugin.registry import register_loss
 
 __all__ = ["mxmclr_hard", "mxmclr_soft"]
@@ -27,10 +26,10 @@ def mxmclr_hard(
     gather_distributed: bool = False,
     memory_bank_size: int | Sequence[int] = 0,
     gather: Gather = "auto",
-) -> MultifoldHybridCriterion:
+) -> MultifoldHybridLoss:
     """Every observation of the same instance is a positive.
 
-    The options are those of :class:`~mxmclr_plugin.loss.multifold_hybrid.MultifoldHybridCriterion`.
+    The options are those of :class:`~mxmclr_plugin.loss.multifold_hybrid.MultifoldHybridLoss`.
 
     Args:
         temperature: Logits are divided by it.
@@ -41,14 +40,14 @@ def mxmclr_hard(
         memory_bank_size: (entries, dim) of a queue of past observations, 0 for none.
         gather: How rows of other processes take part.
     """
-    return MultifoldHybridCriterion(
+    return MultifoldHybridLoss(
         temperature,
+        memory_bank_size,
+        gather_distributed,
         hard_weight=1.0,
         learnable_temperature=learnable_temperature,
         impl=impl,
         validate=validate,
-        gather_distributed=gather_distributed,
-        memory_bank_size=memory_bank_size,
         gather=gather,
     )
 
@@ -62,22 +61,20 @@ def mxmclr_hard(
 def mxmclr_soft(
     temperature: float = 0.07,
     soft_temperature: float = 0.05,
-    soft_level: SoftLevel = "observation",
     learnable_temperature: bool = False,
     impl: Implementation = "auto",
     validate: bool = True,
     gather_distributed: bool = False,
     memory_bank_size: int | Sequence[int] = 0,
     gather: Gather = "auto",
-) -> MultifoldHybridCriterion:
+) -> MultifoldHybridLoss:
     """Other instances are positives in proportion to their similarity.
 
-    The options are those of :class:`~mxmclr_plugin.loss.multifold_hybrid.MultifoldHybridCriterion`.
+    The options are those of :class:`~mxmclr_plugin.loss.multifold_hybrid.MultifoldHybridLoss`.
 
     Args:
         temperature: Logits are divided by it.
         soft_temperature: Temperature of the relation between instances.
-        soft_level: Which logits the soft part is held to.
         learnable_temperature: Whether the temperature is learned.
         impl: Which implementation computes the loss.
         validate: Whether the values of embeddings are checked in each step.
@@ -85,15 +82,14 @@ def mxmclr_soft(
         memory_bank_size: (entries, dim) of a queue of past observations, 0 for none.
         gather: How rows of other processes take part.
     """
-    return MultifoldHybridCriterion(
+    return MultifoldHybridLoss(
         temperature,
-        soft_temperature,
+        memory_bank_size,
+        gather_distributed,
+        soft_temperature=soft_temperature,
         hard_weight=0.0,
-        soft_level=soft_level,
         learnable_temperature=learnable_temperature,
         impl=impl,
         validate=validate,
-        gather_distributed=gather_distributed,
-        memory_bank_size=memory_bank_size,
         gather=gather,
     )
