@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mxmclr_plugin.data.batch import collate_multifold as collate_multifold
+    from mxmclr_plugin.data.batch_sampler import MultifoldBatchSampler as MultifoldBatchSampler
     from mxmclr_plugin.data.dataset import MultifoldDataset as MultifoldDataset
+    from mxmclr_plugin.data.registry import build_dataset as build_dataset
+    from mxmclr_plugin.data.registry import list_datasets as list_datasets
     from mxmclr_plugin.data.sampler import MultifoldSampler as MultifoldSampler
     from mxmclr_plugin.inference.run import load_run as load_run
     from mxmclr_plugin.integrations.registration import register as register
     from mxmclr_plugin.loss.functional import multifold_hybrid_loss as multifold_hybrid_loss
-    from mxmclr_plugin.loss.multifold_hybrid import (
-        MultifoldHybridCriterion as MultifoldHybridCriterion,
-    )
-    from mxmclr_plugin.loss.multimodal import MultimodalCriterion as MultimodalCriterion
+    from mxmclr_plugin.loss.functional import multifold_hybrid_parts as multifold_hybrid_parts
+    from mxmclr_plugin.loss.multifold_hybrid import MultifoldHybridLoss as MultifoldHybridLoss
+    from mxmclr_plugin.loss.multimodal import MultimodalLoss as MultimodalLoss
     from mxmclr_plugin.loss.registry import build_loss as build_loss
     from mxmclr_plugin.loss.registry import list_losses as list_losses
     from mxmclr_plugin.models.registry import build_tower as build_tower
@@ -30,18 +32,22 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULES = {
+    "MultifoldBatchSampler": "data.batch_sampler",
     "MultifoldDataset": "data.dataset",
-    "MultifoldHybridCriterion": "loss.multifold_hybrid",
+    "MultifoldHybridLoss": "loss.multifold_hybrid",
     "MultifoldSampler": "data.sampler",
-    "MultimodalCriterion": "loss.multimodal",
+    "MultimodalLoss": "loss.multimodal",
     "Tower": "models.tower",
+    "build_dataset": "data.registry",
     "build_loss": "loss.registry",
     "build_tower": "models.registry",
     "collate_multifold": "data.batch",
+    "list_datasets": "data.registry",
     "list_losses": "loss.registry",
     "list_towers": "models.registry",
     "load_run": "inference.run",
     "multifold_hybrid_loss": "loss.functional",
+    "multifold_hybrid_parts": "loss.functional",
     "register": "integrations.registration",
     "retrieval_metrics": "retrieval.metrics",
     "top_k": "retrieval.top_k",

@@ -17,22 +17,11 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.registry import did_you_mean
+from mxmclr_plugin.registry import did_you_mean, documented
 
 __all__ = ["WORD", "convert", "help_rows", "is_text", "parse_arguments", "usage", "written"]
 
 ArgumentsT = TypeVar("ArgumentsT")
-
-
-# TEMP
-def documented(doc: str) -> dict[str, str]:
-    """Words about each parameter in the Args and Attributes sections of a docstring."""
-    words: dict[str, str] = {}
-    for section in re.findall(r"^(?:Args|Attributes):\n((?:[ \t]+.*\n|\n)*)", doc + "\n", re.M):
-        for name, text in re.findall(r"^    (\w+):((?:.*\n)(?:     .*\n|\n)*)", section, re.M):
-            text = re.sub(r":\w+:`(?:[^`<]*<)?~?[\w.]*?(\w+)>?`", r"\1", " ".join(text.split()))
-            words[name] = text.replace("``", "")
-    return words
 
 
 WORD: Mapping[str, bool] = {"word": True}
