@@ -9,7 +9,7 @@ import yaml
 from data.manifest.sample_files import array, picture, write_lines
 from run.test_runner import metrics_of
 
-from mxmclr_plugin.experiment.config import load_config
+from mxmclr_plugin.experiment.compose import load_config
 from mxmclr_plugin.run.command_line import main
 
 QUICK = ["trainer.max_steps=4", "trainer.log_every=1"]
@@ -54,8 +54,9 @@ def test_with_no_more_than_its_path(run, shop, tmp_path, monkeypatch):
     ):
         assert words in out
     metrics = metrics_of(tmp_path / "x")
-    assert list(metrics["test"]) == ["t2i", "i2t", "t2s", "s2t"]
-    assert metrics["test"]["t2i"]["queries"] == 4
+    directions = metrics["splits"]["test"]["directions"]
+    assert list(directions) == ["t2i", "i2t", "t2s", "s2t"]
+    assert directions["t2i"]["queries"] == 4
     # What was chosen is written down in full: it runs again as it is.
     written = yaml.safe_load((tmp_path / "x" / "config.yaml").read_text())
     assert written == metrics["config"]
@@ -63,7 +64,7 @@ def test_with_no_more_than_its_path(run, shop, tmp_path, monkeypatch):
     assert written["towers"]["image"]["widths"] == [32, 64, 128, 256]
     assert written["batch"]["folds"] == {"text": 2, "image": 1, "scent": 1}
     assert written["batch"]["repeats"] == 1
-    assert written["directions"]["s2t"] == ["scent", "text"]
+    assert written["directions"]["s2t"] == {"query": "scent", "gallery": "text"}
 
 
 def test_what_is_given_stays(run, shop, tmp_path):
@@ -76,7 +77,7 @@ def test_what_is_given_stays(run, shop, tmp_path):
         "+towers/features@towers.scent=features",
         "towers.scent.dim=32",
         "towers.text.dim=32",
-        "directions={find: [scent, text]}",
+        "directions={find: {query: scent, gallery: text}}",
         "batch.instances=3",
         f"out={tmp_path / 'x'}",
     )
@@ -88,12 +89,12 @@ def test_what_is_given_stays(run, shop, tmp_path):
     }
     assert written["loss"]["name"] == "ntxent"
     assert written["batch"]["instances"] == 3
-    assert list(metrics_of(tmp_path / "x")["test"]) == ["find"]
+    assert list(metrics_of(tmp_path / "x")["splits"]["test"]["directions"]) == ["find"]
 
 
 def test_a_run_that_goes_on(run, shop, tmp_path):
     arguments = ["manifest", f"data.path={shop / 'my.jsonl'}", f"out={tmp_path / 'x'}"]
-    arguments += ["towers/text=bag_of_words", "directions={t2s: [text, scent]}"]
+    arguments += ["towers/text=bag_of_words", "directions={t2s: {query: text, gallery: scent}}"]
     assert run(*arguments, "trainer.max_steps=2")[0] == 0
     status, _, err = run(*arguments, "trainer.max_steps=4", "ckpt=last")
     assert status == 0, err
@@ -124,7 +125,10 @@ def test_what_was_left_out_is_counted_and_listed(run, shop, tmp_path):
         ([], "path=my.jsonl"),
         (["data.path=none.jsonl"], "none.jsonl: there is no such manifest"),
         (["data.path=SHOP/texts.jsonl"], "retrieval is between two modalities"),
-        (["data.path=SHOP/my.jsonl", "directions={a: [text, sound]}"], "have no 'sound'"),
+        (
+            ["data.path=SHOP/my.jsonl", "directions={a: {query: text, gallery: sound}}"],
+            "have no 'sound'",
+        ),
     ],
 )
 def test_errors_are_one_line(run, shop, tmp_path, monkeypatch, arguments, words):
@@ -172,7 +176,7 @@ def test_a_file_that_breaks_after_it_was_looked_at(run, shop, tmp_path, workers)
 
 
 def test_what_is_left_open():
-    config, plain = load_config("manifest")
+    config = load_config("manifest")
     assert config.automatic
-    assert (plain["directions"], plain["batch"]["instances"]) == (None, None)
-    assert plain["trainer"]["max_steps"] is None
+    assert (config.directions, config.batch.instances) == ({}, None)
+    assert config.trainer.max_steps is None

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mxmclr_plugin.data.augmented_store import augmented
 from mxmclr_plugin.data.captioned_images.annotations import CaptionedPhoto, read_photos
-from mxmclr_plugin.data.captioned_images.augmentations import AUGMENTATIONS, MARGIN
+from mxmclr_plugin.data.captioned_images.augmentations import MARGIN, build_augmentation
 from mxmclr_plugin.data.captioned_images.find import find_pictures, picture_path, stays_inside
 from mxmclr_plugin.data.dataset import MultifoldDataset
 from mxmclr_plugin.data.file_store import FileStore, readable_files
@@ -16,12 +16,14 @@ from mxmclr_plugin.data.problems import ProblemLog
 from mxmclr_plugin.data.readers.image import read_image
 from mxmclr_plugin.data.splits import SPLITS, DataSplits, hold_out
 from mxmclr_plugin.errors import DataError
+from mxmclr_plugin.registry import register_dataset
 
 __all__ = ["captioned_images"]
 
 _HELD_OUT = 1000  # photos; as Karpathy's splits of Flickr30K and Flickr8K do
 
 
+@register_dataset("captioned_images")
 def captioned_images(
     root: str | None = None,
     *,
@@ -76,7 +78,7 @@ def captioned_images(
         raise ValueError(
             f"{copies} copies of a picture would be the same: choose how they differ with augment="
         )
-    transform = AUGMENTATIONS[augment].build(size) if augment is not None else None
+    transform = build_augmentation(augment, size) if augment is not None else None
     log = ProblemLog(on_error)
     named, notes = read_photos(Path(annotations or root or "").expanduser(), log)
     photos = [photo for photo in named if stays_inside(photo.file)]

@@ -31,6 +31,7 @@ from mxmclr_plugin.data.problems import ProblemLog
 from mxmclr_plugin.data.rows import read_rows
 from mxmclr_plugin.data.splits import SPLITS, DataSplits, hold_out
 from mxmclr_plugin.errors import DataError
+from mxmclr_plugin.registry import register_dataset
 
 __all__ = ["SOURCE", "OneShape", "manifest", "read_manifest", "split_instances"]
 
@@ -66,6 +67,7 @@ class OneShape:
         return record
 
 
+@register_dataset("manifest")
 def manifest(
     path: str | None = None,
     *,

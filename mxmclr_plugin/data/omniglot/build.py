@@ -15,6 +15,7 @@ from mxmclr_plugin.data.omniglot.folders import read_folders
 from mxmclr_plugin.data.problems import ProblemLog
 from mxmclr_plugin.data.splits import SPLITS, DataSplits, hold_out
 from mxmclr_plugin.errors import DataError
+from mxmclr_plugin.registry import register_dataset
 
 __all__ = ["omniglot"]
 
@@ -22,6 +23,7 @@ _SPLITS = ("character", "alphabet", "official")
 _VAL, _TEST = 0.1, 0.2  # of what is split
 
 
+@register_dataset("omniglot")
 def omniglot(
     root: str | None = None,
     *,

@@ -32,6 +32,7 @@ from mxmclr_plugin.data.shapenet.observations import (
 )
 from mxmclr_plugin.data.splits import SPLITS, DataSplits, hold_out
 from mxmclr_plugin.errors import DataError
+from mxmclr_plugin.registry import register_dataset
 
 __all__ = ["shapenet"]
 
@@ -45,6 +46,7 @@ _PICKLES = (
 )
 
 
+@register_dataset("shapenet")
 def shapenet(
     root: str | None = None,
     *,
