@@ -174,7 +174,8 @@ def test_several_files_of_one_form_are_an_error(tmp_path):
         ({"dataset_x.json": '{"images": []}'}, "holds no photos"),
         ({"captions_train2017.json": '{"annotations": [], "images": 3}'}, "should hold"),
         ({"captions.txt": "photo;words\na;b"}, "the head should be image,caption"),
-        ({"x.token": b"\xff\xfe\x00"}, "cannot be read as text in UTF-8"),
+        ({"x.token": b"\xff\xfe\x00"}, "is text in UTF-16: save it as UTF-8"),
+        ({"captions.txt": "image,text\nname"}, "holds no photos"),
         ({"x.token": "a.jpg#0\tb"}, "data.images="),
     ],
 )

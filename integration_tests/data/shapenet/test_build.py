@@ -263,7 +263,7 @@ def test_genuine_files(test_data):
         assert dataset[0].observations["views"][0].shape == (6, 3, 32, 32)
     with pytest.raises(DataError, match="captions without a shape"):
         shapenet(str(root), on_error="raise")
-    with pytest.raises(DataError, match="1 shapes cannot be split"):
+    with pytest.raises(DataError, match="1 shapes are too few to hold out"):
         shapenet(str(root), captions="captions_test.json")
 
 

@@ -7,33 +7,20 @@ from functools import partial
 from pathlib import Path
 
 from mxmclr_plugin.data.augmented_store import augmented
+from mxmclr_plugin.data.captioned_images.annotations import CaptionedPhoto, read_photos
 from mxmclr_plugin.data.captioned_images.augmentations import MARGIN, build_augmentation
-from mxmclr_plugin.data.captioned_images.caption_table import read_caption_table
-from mxmclr_plugin.data.captioned_images.coco import read_coco
-from mxmclr_plugin.data.captioned_images.find import (
-    find_annotations,
-    find_pictures,
-    picture_path,
-    stays_inside,
-)
-from mxmclr_plugin.data.captioned_images.karpathy import read_karpathy
-from mxmclr_plugin.data.captioned_images.photo import CaptionedPhoto, read_json, read_text
-from mxmclr_plugin.data.captioned_images.splits import split_photos
-from mxmclr_plugin.data.captioned_images.token_file import read_split_lists, read_tokens
+from mxmclr_plugin.data.captioned_images.find import find_pictures, picture_path, stays_inside
 from mxmclr_plugin.data.dataset import MultifoldDataset
 from mxmclr_plugin.data.file_store import FileStore, readable_files
 from mxmclr_plugin.data.problems import ProblemLog
 from mxmclr_plugin.data.readers.image import read_image
-from mxmclr_plugin.data.splits import DataSplits
+from mxmclr_plugin.data.splits import SPLITS, DataSplits, hold_out
 from mxmclr_plugin.errors import DataError
 from mxmclr_plugin.registry import register_dataset
 
-__all__ = ["captioned_images", "read_photos"]
+__all__ = ["captioned_images"]
 
-_COCO_NOTE = (
-    "COCO's val photos are the test set and its train photos are trained on: figures are not those "
-    "of Karpathy's split"
-)
+_HELD_OUT = 1000  # photos; as Karpathy's splits of Flickr30K and Flickr8K do
 
 
 @register_dataset("captioned_images")
@@ -99,10 +86,10 @@ def captioned_images(
         if not stays_inside(photo.file):
             log.add("picture outside its folder", photo.file, "no such picture is read")
     if not photos:
-        raise DataError(f"no picture that is named lies in a folder of pictures: {log.counts()}")
+        raise DataError(f"no picture that is named lies in a folder of pictures: {log.summary()}")
     folder = find_pictures(Path(images or root or "").expanduser(), [p.file for p in photos])
     photos, paths = _with_pictures(photos, folder, size, log)
-    splits, split_notes = split_photos([photo.split for photo in photos], seed)
+    splits, split_notes = _split([photo.split for photo in photos], seed)
 
     captions = [caption for photo in photos for caption in photo.captions]
     text_members, start = [], 0
@@ -132,39 +119,32 @@ def captioned_images(
     )
 
 
-def read_photos(path: Path, log: ProblemLog) -> tuple[list[CaptionedPhoto], tuple[str, ...]]:
-    """Photos of annotations of any form.
+def _split(
+    official: Sequence[str | None], seed: int
+) -> tuple[dict[str, list[int]], tuple[str, ...]]:
+    """Indexes of the photos of each split, and a note for each departure from an official one.
 
-    Args:
-        path: The file, or a folder that has it.
-        log: Gets a problem for what is not of that form.
-
-    Returns:
-        The photos, some maybe without captions, and sentences that belong beside figures.
-
-    Raises:
-        DataError: If there are no annotations, or they are of no known form.
+    Where splits of some photos are known, the others are left out. A split that is missing is drawn
+    from what would be trained on: 1,000 photos, or a tenth where there are fewer than 10,000.
     """
-    if not path.exists():
-        raise DataError(f"there is no {path}")
-    found = find_annotations(path) if path.is_dir() else [path]
-    notes: tuple[str, ...] = ()
-    if found[0].suffix.lower() == ".json":
-        content = read_json(found[0])
-        if isinstance(content, dict) and "annotations" in content:
-            photos = read_coco(found, log)
-            notes = (_COCO_NOTE,) if len(found) > 1 else ()
-        else:
-            photos = read_karpathy(found[0], log)
-    else:
-        head = read_text(found[0]).split("\n", 1)[0]
-        read = read_tokens if "\t" in head else read_caption_table
-        photos = read(found[0], log)
-        lists = read_split_lists(found[0].parent)
-        photos = [CaptionedPhoto(p.file, p.captions, lists.get(Path(p.file).stem)) for p in photos]
-    if not photos:
-        raise DataError(f"{', '.join(map(str, found))} holds no photos")
-    return photos, notes
+    notes = []
+    splits: dict[str, list[int]] = {split: [] for split in SPLITS}
+    known = [k for k, split in enumerate(official) if split is not None]
+    for k in known or range(len(official)):
+        splits[official[k] or "train"].append(k)
+    if known and len(known) < len(official):
+        notes.append(f"{len(official) - len(known)} photos are in no official split and not used")
+    missing = [name for name in ("val", "test") if not splits[name]]
+    size = min(_HELD_OUT, max(1, len(splits["train"]) // 10))
+    splits |= hold_out(splits["train"], dict.fromkeys(missing, size), seed, what="photos")
+    if missing:
+        notes.append(
+            f"no official split of photos names {' or '.join(missing)}: {size} photos each were "
+            f"drawn from the others with seed {seed}, so results are not those of a known test set"
+            if "test" in missing
+            else f"the {size} photos of val were drawn from those of train with seed {seed}"
+        )
+    return splits, tuple(notes)
 
 
 def _with_pictures(
@@ -194,5 +174,5 @@ def _with_pictures(
     )
     kept = [path for path, good in zip(wanted, readable, strict=True) if good]
     if not kept:
-        raise DataError(f"no picture in {folder} can be used: {log.counts()}")
+        raise DataError(f"no picture in {folder} can be used: {log.summary()}")
     return [paths[path] for path in kept], kept

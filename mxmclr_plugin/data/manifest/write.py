@@ -16,10 +16,9 @@ from torch import Tensor
 
 from mxmclr_plugin.data.dataset import Store
 from mxmclr_plugin.data.file_store import FileStore, Reader
-from mxmclr_plugin.data.manifest.build import SOURCE
+from mxmclr_plugin.data.manifest.build import SOURCE, OneShape
 from mxmclr_plugin.data.manifest.kinds import FILE_KINDS, KINDS
-from mxmclr_plugin.data.manifest.one_shape import OneShape
-from mxmclr_plugin.data.manifest.parquet import ROW_GROUP_BYTES, pyarrow_parquet
+from mxmclr_plugin.data.parquet import ROW_GROUP_BYTES, pyarrow_parquet
 from mxmclr_plugin.data.readers.image import read_image
 from mxmclr_plugin.data.splits import DataSplits
 from mxmclr_plugin.errors import DataError

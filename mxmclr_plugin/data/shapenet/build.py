@@ -15,7 +15,6 @@ from mxmclr_plugin.data.shapenet.captions import (
     read_vocabulary,
 )
 from mxmclr_plugin.data.shapenet.layout import (
-    SPLITS,
     find_captions,
     find_grids,
     find_pictures,
@@ -31,8 +30,7 @@ from mxmclr_plugin.data.shapenet.observations import (
     separated,
     voxel_grids,
 )
-from mxmclr_plugin.data.shapenet.splits import official_splits, seeded_splits
-from mxmclr_plugin.data.splits import DataSplits
+from mxmclr_plugin.data.splits import SPLITS, DataSplits, hold_out
 from mxmclr_plugin.errors import DataError
 from mxmclr_plugin.registry import register_dataset
 
@@ -138,10 +136,11 @@ def shapenet(
     models = sorted(m for m in said if any(m in observed.members for observed in seen.values()))
     if not models:
         raise DataError(
-            f"no shape in {base} has a caption and a grid or pictures; left out is {log.counts()}"
+            f"no shape in {base} has a caption and a grid or pictures; left out is {log.summary()}"
         )
     if split_of is None:
-        split_of = seeded_splits(models, seed)
+        drawn = hold_out(models, {"test": 0.1, "val": 0.1}, seed, what="shapes", by_name=True)
+        split_of = {model: split for split, of_split in drawn.items() for model in of_split}
         sizes = "/".join(str(list(split_of.values()).count(split)) for split in SPLITS)
         notes.append(
             f"the split is not the official one: {len(models)} shapes are split by the seed {seed} "
@@ -164,7 +163,7 @@ def _described(
     by_split: dict[str, list[ShapeEntry]] = {}
     if len(files) == len(SPLITS):
         by_split = {split: read_entries(files[split], log, vocabulary) for split in SPLITS}
-        split_of = official_splits(by_split, log)
+        split_of = _official(by_split, log)
     elif files:
         listed = ", ".join(str(file) for file in files.values())
         notes.append(f"only {listed} of the three split files is there: it is not used")
@@ -175,6 +174,16 @@ def _described(
         return split_of, entries
     file = named_path(base, captions, "captions") if captions else find_captions(base)
     return split_of, read_entries(file, log, vocabulary)
+
+
+def _official(entries: dict[str, list[ShapeEntry]], log: ProblemLog) -> dict[str, str]:
+    """The split of each shape; one that is in two is tested, and so not trained on."""
+    split_of: dict[str, str] = {}
+    for split in reversed(SPLITS):
+        for model in dict.fromkeys(entry.model for entry in entries[split]):
+            if split_of.setdefault(model, split) != split:
+                log.add("in two splits", model, f"in {split} as well as in {split_of[model]}")
+    return split_of
 
 
 def _said(entries: list[ShapeEntry], category: str) -> dict[str, list[str]]:
@@ -258,7 +267,7 @@ def _assembled(
         if len(dataset) == 0:
             raise DataError(
                 f"no shape of the split {split} is left that has a caption and a grid or pictures; "
-                f"left out is {log.counts() or 'nothing'}"
+                f"left out is {log.summary() or 'nothing'}"
             )
     return DataSplits(
         by_split,

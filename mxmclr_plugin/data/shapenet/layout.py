@@ -12,10 +12,10 @@ from pathlib import Path
 
 from mxmclr_plugin.data.readers.numpy_array import npz_shapes
 from mxmclr_plugin.data.readers.voxel import VOXEL_SUFFIXES
+from mxmclr_plugin.data.splits import SPLITS
 from mxmclr_plugin.errors import DataError
 
 __all__ = [
-    "SPLITS",
     "find_captions",
     "find_grids",
     "find_pictures",
@@ -24,8 +24,6 @@ __all__ = [
     "named_path",
     "pictures_in",
 ]
-
-SPLITS = ("train", "val", "test")
 
 PACKED = ("preprocessed/exp_data", "exp_data", "all_npz")
 """TriCoLo's packed files, of 2023 and 2022."""
