@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mxmclr_plugin.data.batch import collate_multifold as collate_multifold
+    from mxmclr_plugin.data.batch import collate as collate
     from mxmclr_plugin.data.batch_sampler import MultifoldBatchSampler as MultifoldBatchSampler
     from mxmclr_plugin.data.dataset import MultifoldDataset as MultifoldDataset
     from mxmclr_plugin.data.registry import build_dataset as build_dataset
@@ -41,7 +41,7 @@ _MODULES = {
     "build_dataset": "data.registry",
     "build_loss": "loss.registry",
     "build_tower": "models.registry",
-    "collate_multifold": "data.batch",
+    "collate": "data.batch",
     "list_datasets": "data.registry",
     "list_losses": "loss.registry",
     "list_towers": "models.registry",
