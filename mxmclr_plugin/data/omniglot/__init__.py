@@ -1,1 +1,1 @@
-"""Omniglot: handwritten characters, as pictures and as the strokes that they were drawn with."""
+"""Omniglot: handwritten characters, as images and as the strokes that they were drawn with."""

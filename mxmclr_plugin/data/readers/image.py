@@ -1,4 +1,4 @@
-"""Pictures in the common formats, read by Pillow."""
+"""Images in the common formats, read by Pillow."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from mxmclr_plugin.data.file_store import UnreadableFile
 __all__ = ["MAX_PIXELS", "read_image"]
 
 MAX_PIXELS = 2**27
-"""Pixels of the largest picture that is decoded: 134 million, 400 MB as RGB."""
+"""Pixels of the largest image that is decoded: 134 million, 400 MB as RGB."""
 
 # Not all that Pillow opens: it hands EPS to a program of its own.
 _FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 
 
 def read_image(path: Path, size: int) -> Tensor:
-    """A picture as RGB, turned as its camera was held, its short side resized, its middle cut out.
+    """An image as RGB, turned as its camera was held, its short side resized, its middle cut out.
 
     Args:
         path: The file.
@@ -31,21 +31,21 @@ def read_image(path: Path, size: int) -> Tensor:
         uint8. Shape: (3, size, size).
 
     Raises:
-        UnreadableFile: If the file is no picture, is cut short, or claims more than
+        UnreadableFile: If the file is no image, is cut short, or claims more than
             :data:`MAX_PIXELS`.
     """
     try:
-        with Image.open(path, formats=_FORMATS) as picture:
-            width, height = picture.size
+        with Image.open(path, formats=_FORMATS) as image:
+            width, height = image.size
             if width * height > MAX_PIXELS:
                 raise UnreadableFile(
                     path, f"claims {width} x {height} pixels, more than {MAX_PIXELS} are not read"
                 )
-            picture.draft("RGB", (2 * size, 2 * size))  # lets a JPEG be decoded at a lower scale
-            turned = ImageOps.exif_transpose(picture).convert("RGB")
+            image.draft("RGB", (2 * size, 2 * size))  # lets a JPEG be decoded at a lower scale
+            turned = ImageOps.exif_transpose(image).convert("RGB")
     except UnidentifiedImageError:
         raise UnreadableFile(
-            path, f"is none of the pictures that are read: {', '.join(_FORMATS)}"
+            path, f"is none of the images that are read: {', '.join(_FORMATS)}"
         ) from None
     except UnreadableFile:
         raise

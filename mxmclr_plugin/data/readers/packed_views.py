@@ -1,4 +1,4 @@
-"""Pictures in the archives that TriCoLo packs beside the voxel grids."""
+"""Images in the archives that TriCoLo packs beside the voxel grids."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["evenly", "read_packed_views"]
 
 
 def read_packed_views(path: Path, views: int, size: int) -> Tensor:
-    """Pictures of a shape, of the array ``images`` of a ``.npz`` file.
+    """Images of a shape, of the array ``images`` of a ``.npz`` file.
 
     TriCoLo's files of 2023 (3dlg-hcvc/tricolo) hold RGB as uint8, those of 2022 BGR as floats of 0
     to 1, since OpenCV read them.
@@ -29,7 +29,7 @@ def read_packed_views(path: Path, views: int, size: int) -> Tensor:
         uint8. Shape: (V, 3, S, S).
 
     Raises:
-        UnreadableFile: If the file has no such array, or fewer pictures.
+        UnreadableFile: If the file has no such array, or fewer images.
     """
     from torchvision.transforms.v2 import functional as transforms  # takes seconds to import
 
@@ -37,7 +37,7 @@ def read_packed_views(path: Path, views: int, size: int) -> Tensor:
     if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3]:
         raise UnreadableFile(path, f"has images of the shape {images.shape}, not (V, 3, S, S)")
     if len(images) < views:
-        raise UnreadableFile(path, f"has {len(images)} pictures of {views}")
+        raise UnreadableFile(path, f"has {len(images)} images of {views}")
     chosen = images[evenly(len(images), views)]
     if chosen.dtype.kind == "f":
         if not (chosen.min() >= 0 and chosen.max() <= 1):  # NaN as well
@@ -50,5 +50,5 @@ def read_packed_views(path: Path, views: int, size: int) -> Tensor:
 
 
 def evenly(there: int, wanted: int) -> list[int]:
-    """Positions of ``wanted`` of ``there`` pictures taken all round, equally far apart."""
+    """Positions of ``wanted`` of ``there`` images taken all round, equally far apart."""
     return [k * there // wanted for k in range(wanted)]

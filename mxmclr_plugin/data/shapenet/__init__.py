@@ -1,1 +1,1 @@
-"""Text2Shape on ShapeNet: chairs and tables as coloured grids and pictures, and their captions."""
+"""Text2Shape on ShapeNet: chairs and tables as coloured grids and images, and their captions."""
