@@ -90,7 +90,7 @@ def train(rank: int, meeting_place: str) -> None:
     after = retrieval(towers, test)
     if rank == 0:
         print(
-            f"rr@1 in percent: before {before['rr@1']:.1f}, after {after['rr@1']:.1f}, "
+            f"r@1 in percent: before {before['r@1']:.1f}, after {after['r@1']:.1f}, "
             f"chance {after['chance@1']:.1f}"
         )
     distributed.destroy_process_group()

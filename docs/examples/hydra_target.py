@@ -59,7 +59,7 @@ def main(config: DictConfig) -> None:
     after = retrieval(towers, views[64:], captions[64:])
 
     print(
-        f"rr@1 in percent: before {before['rr@1']:.1f}, after {after['rr@1']:.1f}, "
+        f"r@1 in percent: before {before['r@1']:.1f}, after {after['r@1']:.1f}, "
         f"chance {after['chance@1']:.1f}"
     )
 

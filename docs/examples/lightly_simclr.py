@@ -24,7 +24,7 @@ import mxmclr_plugin
 from mxmclr_plugin.retrieval import retrieval_metrics
 
 mxmclr_plugin.register()
-criterion = loss.MultifoldHybridCriterion(temperature=0.1)
+criterion = loss.MultifoldHybridLoss(temperature=0.1)
 
 
 class Views(Dataset[list[Tensor]]):
@@ -89,6 +89,6 @@ for _ in range(30):
 after = retrieval()
 
 print(
-    f"rr@1 in percent: before {before['rr@1']:.1f}, after {after['rr@1']:.1f}, "
+    f"r@1 in percent: before {before['r@1']:.1f}, after {after['r@1']:.1f}, "
     f"chance {after['chance@1']:.1f}"
 )

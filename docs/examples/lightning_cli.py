@@ -61,7 +61,7 @@ class TwoTowers(pl.LightningModule):
     def on_train_end(self) -> None:
         after = self.retrieval()
         print(
-            f"rr@1 in percent: before {self.before['rr@1']:.1f}, after {after['rr@1']:.1f}, "
+            f"r@1 in percent: before {self.before['r@1']:.1f}, after {after['r@1']:.1f}, "
             f"chance {after['chance@1']:.1f}"
         )
 

@@ -39,7 +39,7 @@ class TwoTowers(pl.LightningModule):
             torch.arange(len(captions)).repeat_interleave(captions.shape[1]),
             torch.arange(len(views)).repeat_interleave(views.shape[1]),
         )
-        self.log_dict({name: figures[name] for name in ("rr@1", "chance@1")})
+        self.log_dict({name: figures[name] for name in ("r@1", "chance@1")})
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.parameters(), lr=3e-3)
@@ -68,6 +68,6 @@ trainer.fit(model, train)
 (after,) = trainer.test(model, test, verbose=False)
 
 print(
-    f"rr@1 in percent: before {before['rr@1']:.1f}, after {after['rr@1']:.1f}, "
+    f"r@1 in percent: before {before['r@1']:.1f}, after {after['r@1']:.1f}, "
     f"chance {after['chance@1']:.1f}"
 )

@@ -66,6 +66,6 @@ for batch in loader:
 after = retrieval()
 
 print(
-    f"rr@1 in percent: before {before['rr@1']:.1f}, after {after['rr@1']:.1f}, "
+    f"r@1 in percent: before {before['r@1']:.1f}, after {after['r@1']:.1f}, "
     f"chance {after['chance@1']:.1f}"
 )

@@ -7,8 +7,8 @@ import pytest
 
 from mxmclr_plugin.comparison.ablation import load_study, studies
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.experiment.config import load_config
-from mxmclr_plugin.inference import TrainedRun
+from mxmclr_plugin.experiment.compose import load_config
+from mxmclr_plugin.inference import load_run
 from mxmclr_plugin.inference.evaluate import evaluate_run
 from mxmclr_plugin.run.command_line import main
 
@@ -21,7 +21,7 @@ SLICE = (
 @pytest.mark.parametrize("task", ["text2shape", "multi30k"])
 @pytest.mark.parametrize("name", studies())
 def test_every_point_of_every_study_can_be_configured(name, task):
-    base, _ = load_config(task)
+    base = load_config(task)
     if task != "text2shape" and name in ("encoders", "generalization"):
         with pytest.raises(ConfigError, match="is for text2shape"):
             load_study(name, base, {})
@@ -51,20 +51,20 @@ def test_points_and_figures(tmp_path):
         assert {f"batch.folds.{m}": str(k) for m, k in metrics["batch"]["folds"].items()} == (
             cell["at"]
         )
-        assert "test" not in metrics  # chosen by validation
-        assert cell["figures"]["t2s"]["rr@1"] == metrics["val"]["t2s"]["rr@1"]
-    rows = [row for row in result["summary"] if row["measure"] == "score"]
+        assert "test" not in metrics["splits"]  # chosen by validation
+        assert cell["figures"]["t2s"] == metrics["splits"]["val"]["directions"]["t2s"]["metrics"]
+    rows = [row for row in result["summary"] if row["measure"] == "mean_recall"]
     assert len(rows) == 4
     for row in rows:
         scores = [
-            statistics.mean(of["rr@1"] for of in cell["figures"].values())
+            statistics.mean(of["r@1"] for of in cell["figures"].values())
             for cell in result["cells"]
             if cell["at"] == row["at"]
         ]
         assert list(row["values"].values()) == pytest.approx(scores)
         assert row["mean"] == pytest.approx(statistics.mean(scores))
     highest = max(row["mean"] for row in rows)
-    assert f"Highest score on val: {highest:.2f}" in result["sentences"][0]
+    assert f"Highest mean_recall on val: {highest:.2f}" in result["sentences"][0]
 
 
 def test_runs_are_measured_on_other_data_too(tmp_path):
@@ -77,10 +77,12 @@ def test_runs_are_measured_on_other_data_too(tmp_path):
     assert len(result["cells"]) == 4
     for cell in result["cells"]:
         folder = out / cell["folder"]
-        own = json.loads((folder / "metrics.json").read_text())["test"]
+        own = json.loads((folder / "metrics.json").read_text())["splits"]["test"]
+        own = {name: of["metrics"] for name, of in own["directions"].items()}
         if cell["at"]["measured on"] == "more":
-            trained = TrainedRun.load(folder, ["data.classes=40"])
-            expected = evaluate_run(trained, "test")["test"]
+            trained = load_run(folder, ["data.classes=40"])
+            directions = evaluate_run(trained, "test").splits["test"].directions
+            expected = {name: of.metrics for name, of in directions.items()}
             assert expected["t2s"]["chance@1"] < own["t2s"]["chance@1"]
         else:
             expected = own
@@ -91,7 +93,7 @@ def test_runs_are_measured_on_other_data_too(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["text2shape"], "ablate needs a task and a study"),
+        (["text2shape"], "ablate needs study=STUDY: Name of a study, see list studies"),
         (["text2shape", "study=hybrd"], "did you mean 'hybrid'"),
         (["text2shape", "study=hybrid", "axes.loss.temperatur=1"], "varies loss.hard_weight"),
         (["text2shape", "study=hybrid", "split=train"], "split is val or test"),

@@ -75,7 +75,7 @@ def test_every_run_is_there_once(finished):
         folders.setdefault(cell["loss"], set()).add(cell["folder"])
         metrics = json.loads((out / cell["folder"] / "metrics.json").read_text())
         assert metrics["seed"] == cell["seed"]
-        assert metrics["test"]["t2s"]["rr@1"] == cell["figures"]["t2s"]["rr@1"]
+        assert metrics["splits"]["test"]["directions"]["t2s"]["metrics"] == cell["figures"]["t2s"]
         one = {"text": 1, "voxel": 1}
         fewer = cell["loss"] == "clip" and cell["protocol"] == "same_instances"
         expected = one if fewer else {"text": 4, "voxel": 2}
@@ -96,17 +96,17 @@ def test_every_run_is_there_once(finished):
 def test_summary_is_of_the_runs(finished):
     out, _, _ = finished
     result = json.loads((out / "compare.json").read_text())
-    assert result["measures"][0] == "score"
+    assert result["measures"][0] == "mean_recall"
     for row in result["summary"]:
         runs = [
             cell["figures"]
             for cell in result["cells"]
             if (cell["loss"], cell["protocol"]) == (row["loss"], row["protocol"])
         ]
-        if row["measure"] == "score":
-            values = [(of["t2s"]["rr@1"] + of["s2t"]["rr@1"]) / 2 for of in runs]
+        if row["measure"] == "mean_recall":
+            values = [(of["t2s"]["r@1"] + of["s2t"]["r@1"]) / 2 for of in runs]
         elif row["measure"] == "rsum":
-            values = [sum(of[d][r] for d in of for r in ("rr@1", "rr@5")) for of in runs]
+            values = [sum(of[d][r] for d in of for r in ("r@1", "r@5")) for of in runs]
         else:
             direction, name = row["measure"].split("/")
             values = [of[direction][name] for of in runs]
@@ -164,7 +164,7 @@ def test_tuning_chooses_by_validation_and_never_tests(tmp_path):
     assert len(result["tuning"]) == 4
     trials = [json.loads(p.read_text()) for p in out.glob("trials/*/metrics.json")]
     assert len(trials) == 4
-    assert all("test" not in trial and trial["train"]["steps"] == 2 for trial in trials)
+    assert all("test" not in trial["splits"] and trial["train"]["steps"] == 2 for trial in trials)
     for loss in ("triplet", "mxmclr"):
         of_loss = [trial for trial in result["tuning"] if trial["loss"] == loss]
         best = max(of_loss, key=lambda trial: trial["score"])

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from mxmclr_plugin.comparison.protocols import PROTOCOLS, batch_overrides
-from mxmclr_plugin.experiment.config import load_config
-from mxmclr_plugin.experiment.parts_config import BatchConfig
+from mxmclr_plugin.experiment.compose import load_config
+from mxmclr_plugin.experiment.config import BatchConfig
 
 BATCH = BatchConfig(instances=12, folds={"text": 4, "voxel": 2}, repeats=3)
 
@@ -14,7 +14,7 @@ def changed(protocol, positives="one", cost=None, task="text2shape"):
     base = [f"batch.instances={BATCH.instances}", f"batch.repeats={BATCH.repeats}"]
     base += [f"batch.folds.{name}={fold}" for name, fold in BATCH.folds.items()]
     lines = batch_overrides(protocol, BATCH, positives, cost or {})
-    return load_config(task, [*base, *lines])[0].batch
+    return load_config(task, [*base, *lines]).batch
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -24,7 +24,8 @@ def test_losses_of_many_positives_keep_the_batch(protocol):
 
 def test_same_batches():
     batch = changed("same_batches")
-    assert (batch.instances, batch.folds, batch.keep_folds) == (12, {"text": 4, "voxel": 2}, True)
+    assert (batch.instances, batch.folds) == (12, {"text": 4, "voxel": 2})
+    assert batch.multifold_for_all_losses
 
 
 def test_same_instances():
@@ -36,7 +37,7 @@ def test_same_encoder_cost_counts_observations():
     batch = changed("same_encoder_cost")
     assert batch.folds == {"text": 1, "voxel": 1}
     assert batch.instances * 2 == 12 * (4 + 2)
-    # As many steps between validations: 3 passes of n / 12 steps, 9 of n / 36.
+    # As many steps between validations: 3 repeats of n / 12 steps, 9 of n / 36.
     assert batch.repeats == 9
 
 
@@ -52,7 +53,7 @@ def test_batches_are_byte_identical_for_all_losses(tmp_path):
     from rich.console import Console
 
     from mxmclr_plugin.experiment.module import RetrievalModule
-    from mxmclr_plugin.run import pipeline
+    from mxmclr_plugin.experiment.train import run_retrieval
 
     seen: dict[str, list[bytes]] = {}
     original = RetrievalModule.training_step
@@ -82,7 +83,7 @@ def test_batches_are_byte_identical_for_all_losses(tmp_path):
         ]
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(RetrievalModule, "training_step", recording(loss))
-            pipeline.run_retrieval(*load_config("text2shape", lines), Console(quiet=True))
+            run_retrieval(load_config("text2shape", lines), Console(quiet=True))
     assert len(seen["mxmclr"]) == 4
     assert len(set(seen["mxmclr"])) == 4
     assert seen["mxmclr"] == seen["clip"] == seen["ntxent"]

@@ -10,7 +10,7 @@ from run.photos import write_task
 from sentence_transformers import SentenceTransformer
 
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.experiment.config import load_config
+from mxmclr_plugin.experiment.compose import load_config
 from mxmclr_plugin.run.command_line import main
 
 FEW = ["data.count=15", "batch.instances=5", "trainer.max_steps=2"]
@@ -92,7 +92,7 @@ def test_clip_is_one_tower_of_photos_and_captions(photos, tmp_path):
         "towers/text=same_as",
         "trainer.max_steps=4",
     )
-    assert metrics_of(out)["test"]["t2i"]["queries"] == 12 * 5
+    assert metrics_of(out)["splits"]["test"]["directions"]["t2i"]["queries"] == 12 * 5
     saved = SentenceTransformer(str(out / "image_tower"), device="cpu")
     assert not (out / "text_tower").exists()
     assert sorted(saved.modalities) == ["image", "text"]
@@ -120,7 +120,7 @@ def test_a_frozen_clip_is_computed_once_for_both_sides(photos, tmp_path, monkeyp
     for number in range(2):
         out = tmp_path / str(number)
         assert not photos(out, *choices, "towers/text=same_as", "trainer.max_steps=3")
-        figures.append(metrics_of(out)["test"])
+        figures.append(metrics_of(out)["splits"])
         written.append(
             {x: x.stat().st_mtime_ns for x in tmp_path.rglob("features/*/*.safetensors")}
         )
@@ -157,7 +157,7 @@ def test_waiting_for_slow_data_is_told_with_what_to_do(photos, tmp_path, capsys)
         (["towers/text=same_as"], r"towers.text.same_as: 'image' has no tower of its own; voxel"),
         (
             ["towers/text=same_as", "towers.text.same_as=voxel", "+towers.text.dim=3"],
-            r"towers.text: beside same_as there is nothing to say.*got dim",
+            r"towers.text: a tower with same_as has no options of its own.*got dim",
         ),
     ],
 )

@@ -49,8 +49,8 @@ def test_tensorboard_reads_what_the_csv_file_has(tmp_path):
     assert main(["text2shape", *SMALL, "trainer.loggers=[tensorboard]", f"out={out}"]) == 0
     events = accumulator.EventAccumulator(str(out / "tensorboard"))
     events.Reload()
-    read = events.Scalars("val/score")
-    curve = read_curve(out, "val/score")
+    read = events.Scalars("val/mean_recall")
+    curve = read_curve(out, "val/mean_recall")
     assert [event.step for event in read] == curve.steps
     assert [event.value for event in read] == pytest.approx(curve.values)
 

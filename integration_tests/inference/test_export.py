@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.inference import TrainedRun, export
+from mxmclr_plugin.inference import export, load_run
 from mxmclr_plugin.inference.export import export_run
 from mxmclr_plugin.inference.graph import why_no_onnx
 from mxmclr_plugin.run.command_line import main
@@ -22,7 +22,7 @@ def run(capsys, *arguments):
 
 @pytest.fixture(scope="module")
 def trained(small_run):
-    return TrainedRun.load(small_run, device="cpu")
+    return load_run(small_run, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -125,19 +125,19 @@ def test_a_tower_for_two_kinds_is_written_once(tmp_path):
     for k in range(12):
         grid = torch.randint(0, 256, (3, 32, 32)).to(torch.uint8).numpy()
         np.save(tmp_path / f"{k}.npy", grid)
-        lines.append(json.dumps({"id": k, "image": [f"{k}.npy"], "text": f"picture {k}"}))
+        lines.append(json.dumps({"id": k, "image": [f"{k}.npy"], "text": f"image {k}"}))
     (tmp_path / "my.jsonl").write_text("\n".join(lines))
     towers = ["towers/image=sentence_transformer_image", f"towers.image.model={clip}"]
     towers += ["towers/text=same_as", "towers.text.same_as=image"]
     few = ["trainer.max_steps=1", "batch.instances=4", f"data.path={tmp_path / 'my.jsonl'}"]
     assert main(["manifest", *towers, *few, f"out={tmp_path / 'run'}"]) == 0
-    trained = TrainedRun.load(tmp_path / "run", device="cpu")
+    trained = load_run(tmp_path / "run", device="cpu")
     index = export_run(trained, tmp_path / "x", towers=["image", "text"])
     assert index["towers"]["text"] == {"same_as": "image"}
     part = index["towers"]["image"]["sentence_transformer"]
     assert part["largest_difference"] <= 1e-5
     model = SentenceTransformer(str(tmp_path / "x" / part["file"]), device="cpu")
-    texts = ["picture 1", "something else"]
+    texts = ["image 1", "something else"]
     torch.testing.assert_close(
         model.encode(texts, convert_to_tensor=True),
         trained.encode("text", texts),
@@ -158,7 +158,7 @@ def test_a_difference_is_an_error(trained, tmp_path, monkeypatch):
     ("arguments", "words"),
     [
         (["out=x"], "needs ckpt="),
-        (["ckpt={run}"], "needs out=FOLDER"),
+        (["ckpt={run}"], "needs out=OUT: New folder"),
         (["ckpt={run}", "out=x", "format=parket"], "did you mean 'parquet'"),
         (["ckpt={run}", "out=x", "towers=image"], "no tower of 'image'"),
         (["ckpt={run}", "out=x", "split=dev"], "no split 'dev'"),

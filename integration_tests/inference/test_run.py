@@ -1,3 +1,4 @@
+import dataclasses
 import shutil
 
 import pytest
@@ -6,19 +7,20 @@ import yaml
 
 from mxmclr_plugin.data.observations import ObservationDataset
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.inference import TrainedRun
+from mxmclr_plugin.inference import load_run
 from mxmclr_plugin.run.command_line import main
 
 
 @pytest.fixture(scope="module")
 def trained(small_run):
-    return TrainedRun.load(small_run, device="cpu")
+    return load_run(small_run, device="cpu")
 
 
 def test_what_is_loaded(trained, small_run):
     assert trained.folder == small_run
     assert trained.checkpoint == small_run / "checkpoints" / "best.ckpt"
-    assert trained.plain == yaml.safe_load((small_run / "config.yaml").read_text())
+    written = yaml.safe_load((small_run / "config.yaml").read_text())
+    assert dataclasses.asdict(trained.config) == written
     assert list(trained.towers) == ["text", "voxel"]
     assert not any(tower.training for tower in trained.towers.values())
     state = torch.load(trained.checkpoint, weights_only=False)["state_dict"]
@@ -45,13 +47,13 @@ def test_embeddings_are_what_the_towers_make_one_by_one(trained):
 def test_the_state_of_the_generator_is_left_alone(small_run):
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    TrainedRun.load(small_run)
+    load_run(small_run)
     assert torch.equal(before, torch.get_rng_state())
 
 
 def test_a_checkpoint_by_its_path_and_by_its_name(small_run):
     last = small_run / "checkpoints" / "last.ckpt"
-    by_path, by_name = TrainedRun.load(last), TrainedRun.load(small_run, which="last")
+    by_path, by_name = load_run(last), load_run(small_run, checkpoint="last")
     assert by_path.folder == by_name.folder == small_run
     for modality, tower in by_path.towers.items():
         other = by_name.towers[modality].state_dict()
@@ -68,9 +70,9 @@ def test_another_modality_with_a_trained_tower(small_run, tmp_path):
         f"data.path={tmp_path / 'my.jsonl'}",
         "towers.a.same_as=text",
         "towers.b.same_as=text",
-        "directions={a2b:[a,b]}",
+        "directions={a2b:{query:a,gallery:b}}",
     ]
-    trained = TrainedRun.load(small_run, changes, device="cpu")
+    trained = load_run(small_run, changes, device="cpu")
     assert trained.towers["a"] is trained.towers["text"]
     embedded = trained.embeddings("test")
     with torch.no_grad():
@@ -89,7 +91,9 @@ def test_another_modality_with_a_trained_tower(small_run, tmp_path):
         ("eval=recal", "did you mean 'recall'"),
         ("towers.text.same_as=voxel", "has a trained tower already"),
         ("towers.more.same_as=image", "'image' has no tower of its own"),
-        ("directions.x=[text,image]", "'image', which has no tower"),
+        ("directions.x={query:text,gallery:image}", "'image', which has no tower"),
+        ("directions.t2s.query=image", "'image', which has no tower"),
+        ("directions.t2s=[text,voxel]", "directions.t2s must be {query: MODALITY"),
         ("trainer.max_steps=3", "cannot be changed any more"),
         ("data.classes=1,2", "one value"),
         ("data=", "data cannot be"),
@@ -97,7 +101,7 @@ def test_another_modality_with_a_trained_tower(small_run, tmp_path):
 )
 def test_changes_that_cannot_be(small_run, change, words):
     with pytest.raises(ConfigError) as error:
-        TrainedRun.load(small_run, [change])
+        load_run(small_run, [change])
     assert words in str(error.value)
 
 
@@ -107,33 +111,33 @@ def test_data_that_have_moved(tmp_path):
     towers = ["towers/text=bag_of_words", "+towers.de.name=bag_of_words"]
     few = ["batch.instances=4", "trainer.max_steps=1", f"data.path={tmp_path / 'my.jsonl'}"]
     assert main(["manifest", *towers, *few, f"out={tmp_path / 'run'}"]) == 0
-    before = TrainedRun.load(tmp_path / "run").embeddings("test")
+    before = load_run(tmp_path / "run").embeddings("test")
     (tmp_path / "my.jsonl").rename(tmp_path / "moved.jsonl")
     with pytest.raises(ConfigError, match="the data that the run was trained on"):
-        TrainedRun.load(tmp_path / "run")
+        load_run(tmp_path / "run")
     moved = [f"data.path={tmp_path / 'moved.jsonl'}"]
-    after = TrainedRun.load(tmp_path / "run", moved).embeddings("test")
+    after = load_run(tmp_path / "run", moved).embeddings("test")
     assert all(torch.equal(after[modality].z, of.z) for modality, of in before.items())
     (tmp_path / "other.jsonl").write_text("\n".join(lines).replace("thing", "something"))
     with pytest.raises(ConfigError, match="another vocabulary"):
-        TrainedRun.load(tmp_path / "run", [f"data.path={tmp_path / 'other.jsonl'}"])
+        load_run(tmp_path / "run", [f"data.path={tmp_path / 'other.jsonl'}"])
 
 
 def test_no_run(small_run, tmp_path):
     with pytest.raises(ConfigError, match="no run or checkpoint"):
-        TrainedRun.load(tmp_path / "nowhere")
+        load_run(tmp_path / "nowhere")
     with pytest.raises(ConfigError, match="no folder of a run"):
-        TrainedRun.load(tmp_path)
+        load_run(tmp_path)
     with pytest.raises(ConfigError, match="best or last"):
-        TrainedRun.load(small_run, which="first")
+        load_run(small_run, checkpoint="first")
     (tmp_path / "run").mkdir()
     shutil.copy(small_run / "config.yaml", tmp_path / "run")
     with pytest.raises(ConfigError, match="there is no checkpoint"):
-        TrainedRun.load(tmp_path / "run")
+        load_run(tmp_path / "run")
     (tmp_path / "run" / "checkpoints").mkdir()
     (tmp_path / "run" / "checkpoints" / "best.ckpt").write_bytes(b"nothing")
     with pytest.raises(ConfigError, match="is no checkpoint of a run"):
-        TrainedRun.load(tmp_path / "run")
+        load_run(tmp_path / "run")
 
 
 @pytest.mark.parametrize(
@@ -153,7 +157,7 @@ def test_a_checkpoint_of_other_towers(small_run, tmp_path, key, value, words):
     node[key[-1]] = value
     (run / "config.yaml").write_text(yaml.safe_dump(plain))
     with pytest.raises(ConfigError, match="other towers than the config") as error:
-        TrainedRun.load(run)
+        load_run(run)
     assert any(word in str(error.value) for word in words.split("|")), error.value
 
 

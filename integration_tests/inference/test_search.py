@@ -5,9 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from mxmclr_plugin.data.pictures import picture_of
+from mxmclr_plugin.data.images import image_of
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.inference import TrainedRun
+from mxmclr_plugin.inference import Run, load_run
 from mxmclr_plugin.inference.search import search
 
 QUERY = "a tall red cone"
@@ -15,7 +15,7 @@ QUERY = "a tall red cone"
 
 @pytest.fixture(scope="module")
 def shapes(small_run):
-    return TrainedRun.load(small_run, device="cpu")
+    return load_run(small_run, device="cpu")
 
 
 def unit(vector):
@@ -58,8 +58,8 @@ def test_single_observations(shapes):
         place = data.names.index(hit.name)
         assert hit.id == data.ids[place]
         assert hit.caption == data[place].observations["text"][0]
-        drawn = [picture_of(grid, "voxel") for grid in data[place].observations["voxel"]]
-        assert any(hit.picture.tobytes() == picture.tobytes() for picture in drawn)
+        drawn = [image_of(grid, "voxel") for grid in data[place].observations["voxel"]]
+        assert any(hit.image.tobytes() == image.tobytes() for image in drawn)
 
 
 def test_texts_are_hits_themselves(shapes):
@@ -67,11 +67,11 @@ def test_texts_are_hits_themselves(shapes):
     hit = search(shapes, own, k=1, modality="text").hits[0]
     assert hit.caption == own
     assert hit.score == pytest.approx(1)
-    assert hit.picture is not None
+    assert hit.image is not None
 
 
-def test_fused_observations(pictures_run):
-    trained = TrainedRun.load(pictures_run, device="cpu")
+def test_fused_observations(images_run):
+    trained = load_run(images_run, device="cpu")
     data = trained.data["train"]
     items = [(data.names[k], sum(vectors(trained, "image", data[k]))) for k in range(len(data))]
     found = search(trained, QUERY, k=5, split="train")
@@ -79,11 +79,11 @@ def test_fused_observations(pictures_run):
     assert_found(found, ranked(trained, items)[:5])
     for hit in found.hits:
         first = data[data.names.index(hit.name)].observations["image"][0]
-        assert hit.picture.tobytes() == picture_of(first, "image").tobytes()
+        assert hit.image.tobytes() == image_of(first, "image").tobytes()
 
 
 def test_joined_modalities(joined_run):
-    trained = TrainedRun.load(joined_run, device="cpu")
+    trained = load_run(joined_run, device="cpu")
     data = trained.data["train"]
     items, drawn = [], {}
     for k in range(len(data)):
@@ -91,24 +91,24 @@ def test_joined_modalities(joined_run):
         for number, (views, voxel) in enumerate(pairs):
             items.append((f"{data.names[k]} {number}", views + voxel))
             record = data[k].observations["views"][number]
-            drawn[f"{data.names[k]} {number}"] = picture_of(record, "views").tobytes()
+            drawn[f"{data.names[k]} {number}"] = image_of(record, "views").tobytes()
     found = search(trained, QUERY, k=6, split="train")
-    assert found.among == "views+voxel"
+    assert found.among == "views and voxel"
     wanted = ranked(trained, items)[:6]
     assert_found(found, [(score, name.rpartition(" ")[0]) for score, name in wanted])
-    assert [hit.picture.tobytes() for hit in found.hits] == [drawn[name] for _, name in wanted]
+    assert [hit.image.tobytes() for hit in found.hits] == [drawn[name] for _, name in wanted]
 
 
-def test_a_picture_finds_itself(pictures_run, tmp_path):
-    trained = TrainedRun.load(pictures_run, ["eval.fuse=[]"], device="cpu")
+def test_an_image_finds_itself(images_run, tmp_path):
+    trained = load_run(images_run, ["eval.fuse=[]"], device="cpu")
     data = trained.data["test"]
     own = data[1].observations["image"][4]
-    picture_of(own, "image").save(tmp_path / "query.png")
+    image_of(own, "image").save(tmp_path / "query.png")
     found = search(trained, str(tmp_path / "query.png"), modality="image")
     assert found.by == "image"
     assert found.hits[0].name == data.names[1]
     assert found.hits[0].score == pytest.approx(1)
-    assert found.hits[0].picture.tobytes() == picture_of(own, "image").tobytes()
+    assert found.hits[0].image.tobytes() == image_of(own, "image").tobytes()
     assert search(trained, str(tmp_path / "query.png")).among == "text"
 
 
@@ -128,26 +128,26 @@ def test_the_second_search_encodes_the_query_alone(shapes, small_run, monkeypatc
         encoded.append((split, modalities))
         return original(self, split, modalities, progress)
 
-    original = TrainedRun.embeddings
-    monkeypatch.setattr(TrainedRun, "embeddings", embeddings)
-    again = search(TrainedRun.load(small_run, device="cpu"), QUERY)
+    original = Run.embeddings
+    monkeypatch.setattr(Run, "embeddings", embeddings)
+    again = search(load_run(small_run, device="cpu"), QUERY)
     assert [(hit.name, hit.score) for hit in again.hits] == [
         (hit.name, hit.score) for hit in first.hits
     ]
     assert encoded == []
     # Other weights, other data, another split.
-    search(TrainedRun.load(small_run, which="last", device="cpu"), QUERY)
-    search(TrainedRun.load(small_run, ["data.noise=0.3"], device="cpu"), QUERY)
+    search(load_run(small_run, checkpoint="last", device="cpu"), QUERY)
+    search(load_run(small_run, ["data.noise=0.3"], device="cpu"), QUERY)
     search(shapes, QUERY, split="val")
     assert encoded == [("test", ["voxel"]), ("test", ["voxel"]), ("val", ["voxel"])]
 
 
 def test_a_damaged_file_of_embeddings(small_run):
-    first = search(TrainedRun.load(small_run, device="cpu"), QUERY)
+    first = search(load_run(small_run, device="cpu"), QUERY)
     for file in (small_run / "embeddings").iterdir():
         file.write_bytes(file.read_bytes()[:100])
     with pytest.warns(UserWarning, match="is damaged"):
-        again = search(TrainedRun.load(small_run, device="cpu"), QUERY)
+        again = search(load_run(small_run, device="cpu"), QUERY)
     assert [hit.score for hit in again.hits] == [hit.score for hit in first.hits]
     shutil.rmtree(small_run / "embeddings")  # others in it are damaged still
 
@@ -171,7 +171,7 @@ def test_words_that_are_not_known(shapes):
         ("{file}.png", {}, "is for a tower of image, the run has towers of text, voxel"),
         ("{file}.nrrd", {}, "query.nrrd"),
         ("{file}.npy", {"by": "text"}, "takes text, the query is the file"),
-        (QUERY, {"modality": "voxel+text"}, "joins observations one to one"),
+        (QUERY, {"modality": ["voxel", "text"]}, "are fused one observation to one"),
     ],
 )
 def test_what_cannot_be_searched(shapes, tmp_path, query, options, words):

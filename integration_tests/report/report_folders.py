@@ -15,13 +15,13 @@ def write(folder: Path, name: str, content) -> Path:
 
 def write_curves(run: Path, scores) -> None:
     (run / "curves").mkdir(parents=True, exist_ok=True)
-    lines = ["epoch,step,train/loss,val/score"]
+    lines = ["epoch,step,train/loss,val/mean_recall"]
     for k, score in enumerate(scores):
         lines += [f"{k},{10 * k + 9},{5 - k},", f"{k},{10 * k + 9},,{score}"]
     (run / "curves" / "metrics.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def row(loss, values, difference=None, measure="score", protocol="same_batches"):
+def row(loss, values, difference=None, measure="mean_recall", protocol="same_batches"):
     return {
         "protocol": protocol,
         "loss": loss,
@@ -60,7 +60,7 @@ def comparison(losses=("mxmclr", "clip"), cells=(), rows=(), **changes):
         "seeds": [0, 1],
         "protocols": ["same_batches"],
         "baseline": "clip",
-        "measures": ["score"],
+        "measures": ["mean_recall"],
         "settings": {"steps": 40, "protocols": {"same_batches": "identical batches"}},
         "versions": VERSIONS,
         "tuning": [],
@@ -79,7 +79,7 @@ def ablation(axes, means, **changes):
         "study": "hybrid",
         "title": "hard weight and soft temperature",
         "axes": {axis: list(values) for axis, values in axes.items()},
-        "measures": ["score"],
+        "measures": ["mean_recall"],
         "split": "val",
         "settings": {"steps": 40},
         "versions": VERSIONS,
@@ -98,14 +98,14 @@ def ablation(axes, means, **changes):
         "summary": [
             {
                 "at": at,
-                "measure": "score",
+                "measure": "mean_recall",
                 "mean": mean,
                 "std": None,
                 "values": {} if mean is None else {"0": mean},
             }
             for at, mean in zip(points, means.values(), strict=True)
         ],
-        "sentences": ["Highest score on val."],
+        "sentences": ["Highest mean_recall on val."],
         **changes,
     }
 
@@ -115,8 +115,9 @@ def comparison_of_runs(folder: Path, runs: dict[str, Path]) -> Path:
     cells, rows, scores = [], [], {}
     for loss, run in runs.items():
         shutil.copytree(run, folder / "cells" / loss)
-        figures = json.loads((run / "metrics.json").read_text())["test"]
-        scores[loss] = sum(of["rr@1"] for of in figures.values()) / len(figures)
+        directions = json.loads((run / "metrics.json").read_text())["splits"]["test"]["directions"]
+        firsts = [of["metrics"]["r@1"] for of in directions.values()]
+        scores[loss] = sum(firsts) / len(firsts)
         cells.append(cell(loss, 0, f"cells/{loss}"))
     *_, baseline = runs
     cells.append(cell(baseline, 1, None, error="ConfigError: <b>it broke</b> & more"))

@@ -35,9 +35,9 @@ def test_values_are_those_of_the_file(tmp_path):
     assert done.folder == tmp_path / "cells" / "a"
     assert (done.error, failed.error, failed.folder) == (None, "it broke", None)
     assert done.batch == "8 × (4 text × 1 voxel)"
-    first = read_contents.row("same_batches", "mxmclr", "score")
+    first = read_contents.row("same_batches", "mxmclr", "mean_recall")
     assert (first.mean, first.std, dict(first.values)) == (71.0, 0.5, {"0": 70.0, "1": 72.0})
-    assert read_contents.row("same_batches", "clip", "score").mean is None
+    assert read_contents.row("same_batches", "clip", "mean_recall").mean is None
     assert read_contents.trials[0].score is None
     assert read_contents.trials[0].options == {"loss.temperature": "0.1"}
 
@@ -100,8 +100,8 @@ def test_numbers_and_strings_of_an_axis_meet_those_of_its_points(tmp_path):
     content = ablation({"loss.hard_weight": [0, 0.5]}, {(0,): 50.0, (0.5,): None})
     read_contents = read_ablation(write(tmp_path, "ablate.json", content) / "ablate.json")
     assert read_contents.axes == {"loss.hard_weight": ["0", "0.5"]}
-    assert read_contents.row({"loss.hard_weight": "0"}, "score").mean == 50.0
-    assert read_contents.row({"loss.hard_weight": "0.5"}, "score").mean is None
+    assert read_contents.row({"loss.hard_weight": "0"}, "mean_recall").mean == 50.0
+    assert read_contents.row({"loss.hard_weight": "0.5"}, "mean_recall").mean is None
     assert read_contents.cells[1].error == "it broke"
 
 
@@ -115,10 +115,10 @@ def test_a_curve_is_in_the_order_of_steps_with_the_later_value(tmp_path):
     write_curves(tmp_path, [30, 40, 50])
     with (tmp_path / "curves" / "metrics.csv").open("a") as file:
         file.write("1,19,,45\n1,19,3.5,\n")
-    curve = read_curve(tmp_path, "val/score")
+    curve = read_curve(tmp_path, "val/mean_recall")
     assert (list(curve.steps), list(curve.values)) == ([9, 19, 29], [30, 45, 50])
     assert read_curve(tmp_path, "val/other") is None
-    assert read_curve(tmp_path / "nowhere", "val/score") is None
+    assert read_curve(tmp_path / "nowhere", "val/mean_recall") is None
 
 
 def test_a_broken_curve_is_named_with_its_line(tmp_path):
@@ -126,4 +126,4 @@ def test_a_broken_curve_is_named_with_its_line(tmp_path):
     with (tmp_path / "curves" / "metrics.csv").open("a") as file:
         file.write("1,19,,many\n")
     with pytest.raises(ConfigError, match=r"metrics.csv, line 4: .*many"):
-        read_curve(tmp_path, "val/score")
+        read_curve(tmp_path, "val/mean_recall")

@@ -42,7 +42,7 @@ def test_nothing_in_styles_is_fetched(compared):
     assert len(text) < 8e6
 
 
-def test_every_picture_and_plot_says_what_it_shows(page):
+def test_every_image_and_plot_says_what_it_shows(page):
     assert page.of("img")
     assert all(image["alt"] for image in page.of("img"))
     plots = [svg for svg in page.of("svg") if svg.get("class") == "plot"]
@@ -85,8 +85,8 @@ def test_plots_are_written_as_files(compared):
     files = sorted(path.name for path in (compared / "plots").iterdir())
     assert {"differences.png", "differences.svg", "similarity.png", "map-t-sne.svg"} <= {*files}
     for path in (compared / "plots").glob("*.png"):
-        with Image.open(path) as picture:
-            assert picture.width > 800
+        with Image.open(path) as image:
+            assert image.width > 800
 
 
 def test_without_weights_the_page_says_so(tmp_path, compared):
@@ -114,8 +114,8 @@ def test_a_run(tmp_path, runs):
     out = tmp_path / "run.html"
     assert main(["report", str(runs["mxmclr"]), f"out={out}", "seed=3"]) == 0
     page = ReadPage(out)
-    figures = json.loads((runs["mxmclr"] / "metrics.json").read_text())["test"]["t2s"]
-    assert f"{figures['rr@1']:.2f}" in page.text
+    test = json.loads((runs["mxmclr"] / "metrics.json").read_text())["splits"]["test"]
+    assert f"{test['directions']['t2s']['metrics']['r@1']:.2f}" in page.text
     assert "training loss" in page.text.lower()
     assert "text finds voxel: the best queries" in page.text
 
@@ -129,7 +129,7 @@ def test_an_ablation_of_two_axes(tmp_path):
     page = ReadPage(tmp_path / "report.html")
     assert "70.25" in page.text
     assert "1 of 4 runs failed" in page.text
-    assert (tmp_path / "plots" / "ablation-score.svg").is_file()
+    assert (tmp_path / "plots" / "ablation-mean_recall.svg").is_file()
     assert page.wrong == []
 
 
@@ -143,16 +143,16 @@ def test_a_comparison_in_which_all_failed(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "report needs the folder"),
+        ([], "report needs FOLDER: Folder of a comparison"),
         (["nowhere"], "there is no folder nowhere"),
         (["{empty}"], "is no folder of a comparison"),
         (["{folder}", "protcol=a"], "report has no key 'protcol': did you mean 'protocol'"),
         (["{folder}", "losses=mxmcl"], "losses: 'mxmcl' was not compared, did you mean 'mxmclr'?"),
-        (["{folder}", "losses=a,b,c"], "losses shows one or two"),
+        (["{folder}", "losses=a,b,c"], "losses takes one or two"),
         (["{folder}", "protocol=same"], "protocol: 'same' was not compared"),
-        (["{folder}", "seed=x"], "seed must be a number"),
-        (["{folder}", "out={folder}/compare.json"], "is there already and no report"),
-        (["{folder}", "out={folder}"], "is there already and no report"),
+        (["{folder}", "seed=x"], "seed must be a whole number"),
+        (["{folder}", "out={folder}/compare.json"], "is there already and is not a report"),
+        (["{folder}", "out={folder}"], "is there already and is not a report"),
     ],
 )
 def test_what_cannot_be_done_is_said(tmp_path, capsys, arguments, message):

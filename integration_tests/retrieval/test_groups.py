@@ -3,9 +3,9 @@ import pytest
 import torch
 from oracles.image_text_recall import image_to_text, over_groups, text_to_image
 
-from mxmclr_plugin.retrieval import cross_modal_metrics, grouped_metrics
+from mxmclr_plugin.retrieval import Direction, cross_modal_metrics, grouped_metrics
 
-DIRECTIONS = {"i2t": ("image", "text"), "t2i": ("text", "image")}
+DIRECTIONS = {"i2t": Direction("image", "text"), "t2i": Direction("text", "image")}
 
 
 def photos(count=47, dim=6, seed=0):
@@ -23,14 +23,14 @@ def photos(count=47, dim=6, seed=0):
 def test_agrees_with_the_literatures_definition(size):
     images, captions, ids = photos()
     embeddings = {"image": torch.from_numpy(images), "text": torch.from_numpy(captions)}
-    figures = grouped_metrics(embeddings, ids, DIRECTIONS, size, ks=(1, 5, 10))
+    metrics = grouped_metrics(embeddings, ids, DIRECTIONS, size, ks=(1, 5, 10))
     for k in (1, 5, 10):
         expected = over_groups(image_to_text, images, captions, k, size)
-        assert figures["i2t"][f"rr@{k}"] == pytest.approx(expected)
+        assert metrics["i2t"][f"r@{k}"] == pytest.approx(expected)
         expected = over_groups(text_to_image, images, captions, k, size)
-        assert figures["t2i"][f"rr@{k}"] == pytest.approx(expected)
-    assert figures["i2t"]["chance@1"] == pytest.approx(100 / size)
-    assert (figures["t2i"]["queries"], figures["t2i"]["gallery"]) == (5 * size, size)
+        assert metrics["t2i"][f"r@{k}"] == pytest.approx(expected)
+    assert metrics["i2t"]["chance@1"] == pytest.approx(100 / size)
+    assert (metrics["t2i"]["queries"], metrics["t2i"]["gallery"]) == (5 * size, size)
 
 
 def test_the_whole_is_a_group():
@@ -38,8 +38,8 @@ def test_the_whole_is_a_group():
     embeddings = {"image": torch.from_numpy(images), "text": torch.from_numpy(captions)}
     whole = cross_modal_metrics(embeddings, ids, DIRECTIONS)
     grouped = grouped_metrics(embeddings, ids, DIRECTIONS, 47)
-    for direction, figures in whole.items():
-        assert grouped[direction] == pytest.approx(figures)
+    for direction, metrics in whole.items():
+        assert grouped[direction] == pytest.approx(metrics)
 
 
 def test_captions_may_come_in_any_order():
@@ -47,14 +47,14 @@ def test_captions_may_come_in_any_order():
     embeddings = {"image": torch.from_numpy(images), "text": torch.from_numpy(captions)}
     expected = grouped_metrics(embeddings, ids, DIRECTIONS, 10)
     order = torch.randperm(len(captions), generator=torch.Generator().manual_seed(1))
-    figures = grouped_metrics(
+    metrics = grouped_metrics(
         {**embeddings, "text": embeddings["text"][order]},
         {**ids, "text": ids["text"][order]},
         DIRECTIONS,
         10,
     )
     for direction in DIRECTIONS:
-        assert figures[direction] == pytest.approx(expected[direction])
+        assert metrics[direction] == pytest.approx(expected[direction])
 
 
 @pytest.mark.parametrize("size", [0, -1, 48])

@@ -12,9 +12,9 @@ from sklearn.metrics import ndcg_score
 from sklearn.metrics.pairwise import cosine_similarity
 from torchmetrics.retrieval import RetrievalHitRate, RetrievalMRR, RetrievalNormalizedDCG
 
-from mxmclr_plugin.retrieval import cross_modal_metrics, retrieval_metrics
+from mxmclr_plugin.retrieval import Direction, cross_modal_metrics, rank_queries, retrieval_metrics
 
-RATES = ("rr@1", "rr@5", "ndcg@5", "mrr", "chance@1")
+RATES = ("r@1", "r@5", "ndcg@5", "mrr", "chance@1")
 
 
 def random_task(seed: int, n: int = 40, m: int = 30, dim: int = 8, instances: int = 6):
@@ -32,7 +32,7 @@ def random_task(seed: int, n: int = 40, m: int = 30, dim: int = 8, instances: in
 @pytest.mark.parametrize("seed", range(5))
 def test_agrees_with_torchmetrics_where_nothing_ties(seed):
     queries, gallery, query_ids, gallery_ids = random_task(seed)
-    figures = retrieval_metrics(queries, gallery, query_ids, gallery_ids, ks=(1, 5, 10))
+    metrics = retrieval_metrics(queries, gallery, query_ids, gallery_ids, ks=(1, 5, 10))
     # torchmetrics' MRR never finds an item of negative score, so all are made positive.
     scores = torch.from_numpy(cosine_similarity(queries.double(), gallery.double())) + 2
     target = query_ids[:, None] == gallery_ids
@@ -42,9 +42,9 @@ def test_agrees_with_torchmetrics_where_nothing_ties(seed):
         return 100 * float(metric(scores.flatten(), target.flatten(), indexes.flatten()))
 
     for k in (1, 5, 10):
-        assert figures[f"rr@{k}"] == pytest.approx(oracle(RetrievalHitRate(top_k=k)), rel=1e-6)
-    assert figures["ndcg@5"] == pytest.approx(oracle(RetrievalNormalizedDCG(top_k=5)), rel=1e-6)
-    assert figures["mrr"] == pytest.approx(oracle(RetrievalMRR()), rel=1e-6)
+        assert metrics[f"r@{k}"] == pytest.approx(oracle(RetrievalHitRate(top_k=k)), rel=1e-6)
+    assert metrics["ndcg@5"] == pytest.approx(oracle(RetrievalNormalizedDCG(top_k=5)), rel=1e-6)
+    assert metrics["mrr"] == pytest.approx(oracle(RetrievalMRR()), rel=1e-6)
 
 
 # Vectors whose cosines are exact multiples of 0.04: ties are frequent and exact.
@@ -74,13 +74,13 @@ def mean_over_all_orders(queries, gallery, query_ids, gallery_ids, depth=5):
     """Every order of the gallery, ranked by a stable sort: the definition, in plain loops."""
     scores = exact_scores(queries, gallery)
     orders = list(itertools.permutations(range(len(gallery))))
-    totals = dict.fromkeys(("rr@1", "rr@2", "rr@5", "ndcg@5", "mrr"), 0.0)
+    totals = dict.fromkeys(("r@1", "r@2", "r@5", "ndcg@5", "mrr"), 0.0)
     for q, order in itertools.product(range(len(queries)), orders):
         ranking = sorted(order, key=lambda v: -scores[q, v])
         right = [int(gallery_ids[v]) == int(query_ids[q]) for v in ranking]
         first = right.index(True) + 1
         for k in (1, 2, 5):
-            totals[f"rr@{k}"] += first <= k
+            totals[f"r@{k}"] += first <= k
         totals["mrr"] += 1 / first
         ideal = sum(1 / math.log2(r + 1) for r in range(1, min(sum(right), depth) + 1))
         gain = sum(1 / math.log2(r + 1) for r, hit in enumerate(right[:depth], 1) if hit)
@@ -91,9 +91,9 @@ def mean_over_all_orders(queries, gallery, query_ids, gallery_ids, depth=5):
 @given(tied_tasks(largest_gallery=6))
 @settings(max_examples=60, deadline=None)
 def test_ties_give_the_mean_over_all_their_orders(task):
-    figures = retrieval_metrics(*task, ks=(1, 2, 5))
+    metrics = retrieval_metrics(*task, ks=(1, 2, 5))
     for name, expected in mean_over_all_orders(*task).items():
-        assert figures[name] == pytest.approx(expected, abs=1e-9), name
+        assert metrics[name] == pytest.approx(expected, abs=1e-9), name
 
 
 @given(tied_tasks(largest_gallery=40))
@@ -103,9 +103,9 @@ def test_ndcg_with_ties_agrees_with_sklearn(task):
     if len(gallery) < 2:
         return  # sklearn takes no single item
     right = (query_ids[:, None] == gallery_ids).numpy()
-    figures = retrieval_metrics(*task)
+    metrics = retrieval_metrics(*task)
     expected = ndcg_score(right, exact_scores(queries, gallery), k=5)
-    assert figures["ndcg@5"] == pytest.approx(100 * expected, abs=1e-9)
+    assert metrics["ndcg@5"] == pytest.approx(100 * expected, abs=1e-9)
 
 
 @given(tied_tasks(largest_gallery=12), st.integers(1, 5), st.floats(1e-3, 1e3))
@@ -123,11 +123,11 @@ def test_chunks_lengths_and_order_change_nothing(task, chunk, length):
 @given(tied_tasks(largest_gallery=12))
 @settings(max_examples=60, deadline=None)
 def test_deeper_finds_more(task):
-    figures = retrieval_metrics(*task, ks=(1, 2, 3, 100))
-    assert figures["rr@1"] <= figures["rr@2"] + 1e-9
-    assert figures["rr@2"] <= figures["rr@3"] + 1e-9
-    assert figures["rr@1"] <= figures["mrr"] + 1e-9
-    assert figures["rr@100"] == pytest.approx(100)
+    metrics = retrieval_metrics(*task, ks=(1, 2, 3, 100))
+    assert metrics["r@1"] <= metrics["r@2"] + 1e-9
+    assert metrics["r@2"] <= metrics["r@3"] + 1e-9
+    assert metrics["r@1"] <= metrics["mrr"] + 1e-9
+    assert metrics["r@100"] == pytest.approx(100)
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, 0.1234567])
@@ -135,18 +135,18 @@ def test_deeper_finds_more(task):
 def test_a_constant_embedding_scores_chance(value, sizes):
     n, m = sizes
     ids_q, ids_g = torch.arange(n) % 75, torch.arange(m) % 75
-    figures = retrieval_metrics(
+    metrics = retrieval_metrics(
         torch.full((n, 96), value), torch.full((m, 96), value), ids_q, ids_g
     )
-    assert figures["rr@1"] == pytest.approx(figures["chance@1"], rel=1e-9)
+    assert metrics["r@1"] == pytest.approx(metrics["chance@1"], rel=1e-9)
     share = np.mean([(ids_g == i).sum() / m for i in ids_q])
-    assert figures["chance@1"] == pytest.approx(100 * share, rel=1e-6)
+    assert metrics["chance@1"] == pytest.approx(100 * share, rel=1e-6)
     # Every place is right with probability chance@1; the ideal depends on how many are right.
     discounts = [1 / math.log2(place + 1) for place in range(1, 6)]
     ideal = sum(discounts[: min(m // 75, 5)])
-    assert figures["ndcg@5"] == pytest.approx(100 * share * sum(discounts) / ideal, rel=1e-6)
+    assert metrics["ndcg@5"] == pytest.approx(100 * share * sum(discounts) / ideal, rel=1e-6)
     mrr = np.mean([first_right_place(int((ids_g == i).sum()), m) for i in ids_q])
-    assert figures["mrr"] == pytest.approx(100 * mrr, rel=1e-9)
+    assert metrics["mrr"] == pytest.approx(100 * mrr, rel=1e-9)
 
 
 def first_right_place(right: int, total: int) -> float:
@@ -159,50 +159,70 @@ def test_identical_items_tie_whatever_the_product_rounds_to():
     # Each of the 37 instances has the same gallery row, so each query finds it 1 time in 37.
     row = torch.randn(1, 129, generator=torch.Generator().manual_seed(0))
     queries = torch.randn(50, 129, generator=torch.Generator().manual_seed(1))
-    figures = retrieval_metrics(queries, row.repeat(37, 1), torch.arange(50) % 37, torch.arange(37))
-    assert figures["rr@1"] == pytest.approx(100 / 37, rel=1e-9)
-    assert figures["rr@5"] == pytest.approx(500 / 37, rel=1e-9)
+    metrics = retrieval_metrics(queries, row.repeat(37, 1), torch.arange(50) % 37, torch.arange(37))
+    assert metrics["r@1"] == pytest.approx(100 / 37, rel=1e-9)
+    assert metrics["r@5"] == pytest.approx(500 / 37, rel=1e-9)
 
 
 def test_text_to_shape_by_hand():
     # Query 0: its shape is first. Query 1: second, of one right shape. Query 2: third and fourth.
     shapes = torch.eye(4)
     captions = torch.tensor([[4.0, 3, 2, 1], [4, 3, 2, 1], [4, 3, 2, 1]])
-    figures = retrieval_metrics(
+    metrics = retrieval_metrics(
         captions, shapes, torch.tensor([7, 8, 9]), torch.tensor([7, 8, 9, 9]), ks=(1, 2)
     )
-    assert figures["rr@1"] == pytest.approx(100 / 3)
-    assert figures["rr@2"] == pytest.approx(200 / 3)
-    assert figures["mrr"] == pytest.approx(100 * (1 + 1 / 2 + 1 / 3) / 3)
+    assert metrics["r@1"] == pytest.approx(100 / 3)
+    assert metrics["r@2"] == pytest.approx(200 / 3)
+    assert metrics["mrr"] == pytest.approx(100 * (1 + 1 / 2 + 1 / 3) / 3)
     second = 1 / math.log2(3)
     third_and_fourth = (1 / math.log2(4) + 1 / math.log2(5)) / (1 + second)
-    assert figures["ndcg@5"] == pytest.approx(100 * (1 + second + third_and_fourth) / 3)
-    assert figures["chance@1"] == pytest.approx(100 * (1 / 4 + 1 / 4 + 2 / 4) / 3)
-    assert (figures["queries"], figures["gallery"]) == (3, 4)
+    assert metrics["ndcg@5"] == pytest.approx(100 * (1 + second + third_and_fourth) / 3)
+    assert metrics["chance@1"] == pytest.approx(100 * (1 / 4 + 1 / 4 + 2 / 4) / 3)
+    assert (metrics["queries"], metrics["gallery"]) == (3, 4)
+
+
+@given(tied_tasks(largest_gallery=6))
+@settings(max_examples=60, deadline=None)
+def test_rank_and_margin_of_the_first_right_item(task):
+    queries, gallery, query_ids, gallery_ids = task
+    scores = exact_scores(queries, gallery)
+    orders = list(itertools.permutations(range(len(gallery))))
+    found = rank_queries(*task)
+    for q in range(len(queries)):
+        right = [int(of) == int(query_ids[q]) for of in gallery_ids]
+        ranks = [
+            [right[v] for v in sorted(order, key=lambda v: -scores[q, v])].index(True) + 1
+            for order in orders
+        ]
+        assert float(found.ranks[q]) == pytest.approx(np.mean(ranks))
+        best = max(score for score, is_right in zip(scores[q], right) if is_right)
+        wrong = [score for score, is_right in zip(scores[q], right) if not is_right]
+        margin = best - max(wrong) if wrong else 2.0
+        assert float(found.margins[q]) == pytest.approx(margin, abs=1e-6)
 
 
 def test_half_precision_is_ranked_in_full():
     queries, gallery, query_ids, gallery_ids = random_task(0)
     half = queries.to(torch.bfloat16), gallery.to(torch.bfloat16)
-    figures = retrieval_metrics(*half, query_ids, gallery_ids)
-    assert figures == retrieval_metrics(half[0].float(), half[1].float(), query_ids, gallery_ids)
+    metrics = retrieval_metrics(*half, query_ids, gallery_ids)
+    assert metrics == retrieval_metrics(half[0].float(), half[1].float(), query_ids, gallery_ids)
 
 
 def test_directions_are_kept_apart():
     text, voxel, text_ids, voxel_ids = random_task(3)
     text_ids[:6] = torch.arange(6)
-    figures = cross_modal_metrics(
+    metrics = cross_modal_metrics(
         {"text": text, "voxel": voxel},
         {"text": text_ids, "voxel": voxel_ids},
-        {"t2s": ("text", "voxel"), "s2t": ("voxel", "text")},
+        {"t2s": Direction("text", "voxel"), "s2t": Direction("voxel", "text")},
         chunk=7,
     )
-    assert list(figures) == ["t2s", "s2t"]
-    assert figures["t2s"] == retrieval_metrics(text, voxel, text_ids, voxel_ids, chunk=7)
-    assert figures["s2t"] == retrieval_metrics(voxel, text, voxel_ids, text_ids, chunk=7)
-    assert set(figures["t2s"]) == {*RATES, "queries", "gallery"}
-    assert figures["t2s"]["queries"] == 40
-    assert figures["s2t"]["queries"] == 30
+    assert list(metrics) == ["t2s", "s2t"]
+    assert metrics["t2s"] == retrieval_metrics(text, voxel, text_ids, voxel_ids, chunk=7)
+    assert metrics["s2t"] == retrieval_metrics(voxel, text, voxel_ids, text_ids, chunk=7)
+    assert set(metrics["t2s"]) == {*RATES, "queries", "gallery"}
+    assert metrics["t2s"]["queries"] == 40
+    assert metrics["s2t"]["queries"] == 30
 
 
 @pytest.mark.gpu
@@ -247,7 +267,7 @@ def test_a_direction_that_fails_is_named():
     queries, gallery, query_ids, gallery_ids = random_task(0)
     z = {"text": queries, "voxel": gallery}
     ids = {"text": query_ids, "voxel": gallery_ids}
-    with pytest.raises(ValueError, match=r"'i2t' needs .* of 'image', got .*'text', 'voxel'"):
-        cross_modal_metrics(z, ids, {"i2t": ("image", "text")})
+    with pytest.raises(ValueError, match=r"i2t \(image to text\): .* no embeddings of 'image'"):
+        cross_modal_metrics(z, ids, {"i2t": Direction("image", "text")})
     with pytest.raises(ValueError, match=r"t2s \(text to voxel\): .*no right item"):
-        cross_modal_metrics(z, {**ids, "text": query_ids + 99}, {"t2s": ("text", "voxel")})
+        cross_modal_metrics(z, {**ids, "text": query_ids + 99}, {"t2s": Direction("text", "voxel")})

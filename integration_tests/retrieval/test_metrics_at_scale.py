@@ -1,4 +1,4 @@
-"""Blocks of the gallery, float32 that decides and float64 where it cannot: the same figures."""
+"""Blocks of the gallery, float32 that decides and float64 where it cannot: the same metrics."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from mxmclr_plugin.benchmark.peak_memory import peak_extra_bytes
 from mxmclr_plugin.retrieval import retrieval_metrics
 
 
-def expected_figures(queries, gallery, query_ids, gallery_ids, ks=(1, 5), depth=5):
+def expected_metrics(queries, gallery, query_ids, gallery_ids, ks=(1, 5), depth=5):
     """Every score in float64, each query by itself, ties by counting subsets in exact integers."""
     cosines = cosine_similarity(queries.double().numpy(), gallery.double().numpy())
     right = query_ids.numpy()[:, None] == gallery_ids.numpy()
-    totals = dict.fromkeys((*(f"rr@{k}" for k in ks), f"ndcg@{depth}", "mrr", "chance@1"), 0.0)
+    totals = dict.fromkeys((*(f"r@{k}" for k in ks), f"ndcg@{depth}", "mrr", "chance@1"), 0.0)
     discounts = [1 / math.log2(place + 1) for place in range(1, len(gallery) + 1)]
     for steps, mine in zip(np.round(cosines * 2**24), right):
         best = steps[mine].max()
@@ -33,7 +33,7 @@ def expected_figures(queries, gallery, query_ids, gallery_ids, ks=(1, 5), depth=
             math.comb(tied - j, good - 1) / math.comb(tied, good) for j in range(1, tied - good + 2)
         ]
         for k in ks:
-            totals[f"rr@{k}"] += sum(p for j, p in enumerate(first, 1) if ahead + j <= k)
+            totals[f"r@{k}"] += sum(p for j, p in enumerate(first, 1) if ahead + j <= k)
         totals["mrr"] += sum(p / (ahead + j) for j, p in enumerate(first, 1))
         gain = 0.0
         for value in np.unique(steps[mine]):
@@ -45,9 +45,9 @@ def expected_figures(queries, gallery, query_ids, gallery_ids, ks=(1, 5), depth=
     return {name: 100 * float(total) / len(queries) for name, total in totals.items()}
 
 
-def agrees(figures, expected):
+def agrees(metrics, expected):
     for name, value in expected.items():
-        assert figures[name] == pytest.approx(value, abs=1e-9), name
+        assert metrics[name] == pytest.approx(value, abs=1e-9), name
 
 
 @st.composite
@@ -66,10 +66,10 @@ def tasks(draw):
 @given(tasks(), st.integers(1, 8), st.integers(1, 40), st.sampled_from([1, 2, 5, 50]))
 @settings(max_examples=200, deadline=None)
 def test_blocks_of_any_size_give_the_definition(task, chunk, gallery_chunk, depth):
-    figures = retrieval_metrics(
+    metrics = retrieval_metrics(
         *task, ks=(1, 3, 7), ndcg_at=depth, chunk=chunk, gallery_chunk=gallery_chunk
     )
-    agrees(figures, expected_figures(*task, ks=(1, 3, 7), depth=depth))
+    agrees(metrics, expected_metrics(*task, ks=(1, 3, 7), depth=depth))
 
 
 @given(tasks(), st.randoms(use_true_random=False), st.integers(1, 40))
@@ -109,19 +109,19 @@ def close_task(spread: float, dtype=torch.float64):
 @pytest.mark.parametrize("sizes", [(None, None), (7, 64), (60, 1)])
 def test_close_scores_are_told_apart_as_in_float64(spread, sizes):
     task = close_task(spread)
-    figures = retrieval_metrics(*task, chunk=sizes[0], gallery_chunk=sizes[1])
-    agrees(figures, expected_figures(*task))
+    metrics = retrieval_metrics(*task, chunk=sizes[0], gallery_chunk=sizes[1])
+    agrees(metrics, expected_metrics(*task))
 
 
 @pytest.mark.parametrize("ndcg_at", [1, 10, 100, 2000])
 def test_many_right_items_and_deep_figures(ndcg_at):
     task = close_task(1.0)
     task[3][60:] %= 3  # about 480 right items each for three of them
-    figures = retrieval_metrics(*task, ndcg_at=ndcg_at, gallery_chunk=256)
-    agrees(figures, expected_figures(*task, depth=ndcg_at))
+    metrics = retrieval_metrics(*task, ndcg_at=ndcg_at, gallery_chunk=256)
+    agrees(metrics, expected_metrics(*task, depth=ndcg_at))
     right = (task[2][:, None] == task[3]).numpy()
     scores = cosine_similarity(task[0], task[1]).round(9)
-    assert figures[f"ndcg@{ndcg_at}"] == pytest.approx(
+    assert metrics[f"ndcg@{ndcg_at}"] == pytest.approx(
         100 * ndcg_score(right, scores, k=ndcg_at), abs=1e-6
     )
 
@@ -130,21 +130,21 @@ def test_many_right_items_and_deep_figures(ndcg_at):
 def test_agrees_with_torchmetrics_in_blocks(gallery_chunk):
     task = close_task(1.0, torch.float32)
     task = (task[0], task[1][:1000], task[2], task[3][:1000])  # nothing ties
-    figures = retrieval_metrics(*task, ks=(1, 5, 10), chunk=17, gallery_chunk=gallery_chunk)
+    metrics = retrieval_metrics(*task, ks=(1, 5, 10), chunk=17, gallery_chunk=gallery_chunk)
     scores = torch.from_numpy(cosine_similarity(task[0].double(), task[1].double())) + 2
     target = task[2][:, None] == task[3]
     indexes = torch.arange(len(scores))[:, None].expand_as(target)
-    metrics = {f"rr@{k}": RetrievalHitRate(top_k=k) for k in (1, 5, 10)}
-    metrics |= {"ndcg@5": RetrievalNormalizedDCG(top_k=5), "mrr": RetrievalMRR()}
-    for name, metric in metrics.items():
+    oracles = {f"r@{k}": RetrievalHitRate(top_k=k) for k in (1, 5, 10)}
+    oracles |= {"ndcg@5": RetrievalNormalizedDCG(top_k=5), "mrr": RetrievalMRR()}
+    for name, metric in oracles.items():
         expected = metric(scores.flatten(), target.flatten(), indexes.flatten())
-        assert figures[name] == pytest.approx(100 * float(expected), rel=1e-6), name
+        assert metrics[name] == pytest.approx(100 * float(expected), rel=1e-6), name
 
 
 def test_agrees_with_pytorch_metric_learning_and_label_ranking():
     task = close_task(1.0, torch.float32)
     queries, gallery, query_ids = task[0], task[1][:60], task[2]
-    figures = retrieval_metrics(queries, gallery, query_ids, query_ids, gallery_chunk=13)
+    metrics = retrieval_metrics(queries, gallery, query_ids, query_ids, gallery_chunk=13)
     # Its search is by Euclidean distance, of unit rows the same order.
     calculator = AccuracyCalculator(
         include=("precision_at_1", "mean_reciprocal_rank", "mean_average_precision"),
@@ -156,22 +156,22 @@ def test_agrees_with_pytorch_metric_learning_and_label_ranking():
     )
     units = [torch.nn.functional.normalize(z, dim=1) for z in (queries, gallery)]
     expected = calculator.get_accuracy(units[0], query_ids, units[1], query_ids)
-    assert 1 < figures["rr@1"] < 99
-    assert figures["rr@1"] == pytest.approx(100 * expected["precision_at_1"])
+    assert 1 < metrics["r@1"] < 99
+    assert metrics["r@1"] == pytest.approx(100 * expected["precision_at_1"])
     # With one right item the reciprocal rank is the average precision.
-    assert figures["mrr"] == pytest.approx(100 * expected["mean_reciprocal_rank"])
+    assert metrics["mrr"] == pytest.approx(100 * expected["mean_reciprocal_rank"])
     scores = cosine_similarity(queries.double(), gallery.double())
     average_precision = label_ranking_average_precision_score(np.eye(60), scores)
-    assert figures["mrr"] == pytest.approx(100 * average_precision)
+    assert metrics["mrr"] == pytest.approx(100 * average_precision)
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1234567])
 def test_a_constant_embedding_scores_chance_in_any_blocks(value):
     ids_q, ids_g = torch.arange(150) % 75, torch.arange(4001) % 75
     constant = (torch.full((150, 96), value), torch.full((4001, 96), value))
-    figures = retrieval_metrics(*constant, ids_q, ids_g, chunk=64, gallery_chunk=300)
-    assert figures["rr@1"] == pytest.approx(figures["chance@1"], rel=1e-9)
-    agrees(figures, expected_figures(*constant, ids_q, ids_g))
+    metrics = retrieval_metrics(*constant, ids_q, ids_g, chunk=64, gallery_chunk=300)
+    assert metrics["r@1"] == pytest.approx(metrics["chance@1"], rel=1e-9)
+    agrees(metrics, expected_metrics(*constant, ids_q, ids_g))
 
 
 @pytest.mark.parametrize("precision", ["high", "medium"])
@@ -180,17 +180,17 @@ def test_products_that_torch_rounds_further_decide_nothing(precision):
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(precision)
     try:
-        figures = retrieval_metrics(*task)
+        metrics = retrieval_metrics(*task)
     finally:
         torch.set_float32_matmul_precision(before)
-    agrees(figures, expected_figures(*task))
+    agrees(metrics, expected_metrics(*task))
 
 
 def test_under_autocast_nothing_is_rounded():
     task = close_task(1e-2, torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        figures = retrieval_metrics(*task)
-    agrees(figures, expected_figures(*task))
+        metrics = retrieval_metrics(*task)
+    agrees(metrics, expected_metrics(*task))
 
 
 def test_memory_does_not_grow_with_the_scores():
@@ -215,4 +215,4 @@ def test_the_gpu_gives_the_same_figures_in_blocks():
     on_gpu = retrieval_metrics(
         task[0].cuda(), task[1].cuda(), task[2], task[3], chunk=20, gallery_chunk=128
     )
-    agrees(on_gpu, expected_figures(*task))
+    agrees(on_gpu, expected_metrics(*task))

@@ -1,5 +1,3 @@
-import importlib.util
-
 import numpy as np
 import pytest
 import torch
@@ -10,14 +8,6 @@ from sklearn.neighbors import NearestNeighbors
 
 from mxmclr_plugin.benchmark.peak_memory import peak_extra_bytes
 from mxmclr_plugin.retrieval import top_k
-
-BACKENDS = ["torch", "faiss"]
-NEEDS_FAISS = pytest.mark.skipif(
-    importlib.util.find_spec("faiss") is None, reason="faiss-cpu is not installed"
-)
-EITHER = pytest.mark.parametrize(
-    "backend", ["torch", pytest.param("faiss", marks=NEEDS_FAISS)], ids=BACKENDS
-)
 
 
 def brute_force(queries, gallery, k):
@@ -46,53 +36,39 @@ def searches(draw):
     return queries, gallery, draw(st.integers(1, len(gallery))), memory
 
 
-@EITHER
 @given(searches())
 @settings(max_examples=100, deadline=None)
-def test_ties_come_by_index_whatever_the_blocks(backend, search):
+def test_ties_come_by_index_whatever_the_blocks(search):
     queries, gallery, k, memory = search
-    agrees(top_k(queries, gallery, k, backend=backend, memory_bytes=memory), queries, gallery, k)
+    agrees(top_k(queries, gallery, k, memory_bytes=memory), queries, gallery, k)
 
 
-@EITHER
 @pytest.mark.parametrize("spread", [1.0, 1e-3, 1e-5])
-def test_close_items_are_told_apart_as_in_float64(backend, spread):
+def test_close_items_are_told_apart_as_in_float64(spread):
     # With a spread of 1e-3 cosines differ by 1e-6, less than float32 products are off.
     generator = torch.Generator().manual_seed(0)
     centre = torch.randn(1, 48, generator=generator, dtype=torch.float64)
     queries = centre + spread * torch.randn(30, 48, generator=generator, dtype=torch.float64)
     gallery = centre + spread * torch.randn(900, 48, generator=generator, dtype=torch.float64)
-    found = top_k(queries, gallery, 7, backend=backend, memory_bytes=300_000)
+    found = top_k(queries, gallery, 7, memory_bytes=300_000)
     agrees(found, queries, gallery, 7)
 
 
-@EITHER
-def test_the_same_items_as_scikit_learn_finds(backend):
+def test_the_same_items_as_scikit_learn_finds():
     generator = torch.Generator().manual_seed(1)
     queries = torch.randn(50, 24, generator=generator)
     gallery = torch.randn(3000, 24, generator=generator)
     neighbours = NearestNeighbors(n_neighbors=10, metric="cosine", algorithm="brute")
     distances, indices = neighbours.fit(gallery.double()).kneighbors(queries.double())
-    found = top_k(queries, gallery, 10, backend=backend)
+    found = top_k(queries, gallery, 10)
     np.testing.assert_array_equal(found.indices, indices)
     np.testing.assert_allclose(1 - found.scores.numpy(), distances, atol=1e-7)
 
 
-@EITHER
-def test_a_constant_embedding_gives_the_first_items(backend):
-    found = top_k(torch.full((20, 33), 0.1234567), torch.full((5000, 33), 7.6), 3, backend=backend)
+def test_a_constant_embedding_gives_the_first_items():
+    found = top_k(torch.full((20, 33), 0.1234567), torch.full((5000, 33), 7.6), 3)
     assert found.indices.tolist() == [[0, 1, 2]] * 20
     assert found.scores.tolist() == [[1.0] * 3] * 20
-
-
-@NEEDS_FAISS
-def test_what_faiss_leaves_out_at_the_end_is_found():
-    # A hundred items are the same: the ones that FAISS proposes need not be the first of them.
-    gallery = torch.randn(500, 16, generator=torch.Generator().manual_seed(2))
-    same = torch.arange(3, 500, 5)
-    gallery[same] = gallery[3].clone()
-    found = top_k(gallery[3:4], gallery, 12, backend="faiss")
-    assert found.indices[0].tolist() == same[:12].tolist()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
@@ -111,7 +87,7 @@ def test_products_that_torch_rounds_further_decide_nothing(precision):
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(precision)
     try:
-        found = top_k(queries, gallery, 5, backend="torch")
+        found = top_k(queries, gallery, 5)
     finally:
         torch.set_float32_matmul_precision(before)
     agrees(found, queries, gallery, 5)
@@ -122,16 +98,15 @@ def test_under_autocast_nothing_is_rounded():
     queries = torch.randn(40, 64, generator=generator)
     gallery = torch.randn(700, 64, generator=generator)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = top_k(queries, gallery, 5, backend="torch")
+        found = top_k(queries, gallery, 5)
     agrees(found, queries, gallery, 5)
 
 
-@EITHER
-def test_memory_does_not_grow_with_the_scores(backend):
+def test_memory_does_not_grow_with_the_scores():
     queries, gallery = torch.randn(4000, 8), torch.randn(20_000, 8)
 
     def search():
-        top_k(queries, gallery, 5, backend=backend, memory_bytes=2**24)
+        top_k(queries, gallery, 5, memory_bytes=2**24)
 
     search()
     peak = peak_extra_bytes(search, torch.device("cpu"))
@@ -154,28 +129,15 @@ def test_a_gpu_finds_the_same_in_bounded_memory():
     agrees(type(found)(*(x[:50] for x in found)), queries[:50], gallery, 10)
 
 
-def test_errors_name_what_is_wrong(monkeypatch):
+def test_errors_name_what_is_wrong():
     queries, gallery = torch.randn(3, 4), torch.randn(5, 4)
     with pytest.raises(ValueError, match="k is from 1 to the 5 rows of gallery, got 6"):
         top_k(queries, gallery, 6)
     with pytest.raises(ValueError, match="k is from 1"):
         top_k(queries, gallery, 0)
-    with pytest.raises(ValueError, match="one of auto, torch, faiss, got 'annoy'"):
-        top_k(queries, gallery, 2, backend="annoy")
     with pytest.raises(ValueError, match=r"memory_bytes is at least 232 .* got 100"):
         top_k(queries, gallery, 2, memory_bytes=100)
     with pytest.raises(ValueError, match=r"1 of the 5 rows of gallery .* row 2"):
         top_k(queries, gallery.index_fill(0, torch.tensor(2), torch.nan), 2)
     with pytest.raises(ValueError, match="differ in width: 3 and 4"):
         top_k(queries[:, :3], gallery, 2)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
-    with pytest.raises(ImportError, match=r"pip install .*mxmclr-plugin\[faiss\]"):
-        top_k(queries, gallery, 2, backend="faiss")
-    # "auto" does without it.
-    agrees(top_k(queries, gallery, 2), queries, gallery, 2)
-
-
-@NEEDS_FAISS
-def test_faiss_refuses_another_device():
-    with pytest.raises(ValueError, match="searches on the CPU, got device meta"):
-        top_k(torch.randn(3, 4), torch.randn(5, 4), 2, backend="faiss", device="meta")

@@ -29,12 +29,13 @@ def photos(test_data):
     return f"data.root={test_data / 'coco_mini'}"
 
 
-def checked(figures, directions):
-    assert list(figures) == directions
-    for values in figures.values():
-        assert list(values)[:3] == ["rr@1", "rr@5", "rr@10"]
+def checked(split, directions):
+    assert list(split["directions"]) == directions
+    for direction in split["directions"].values():
+        values = direction["metrics"]
+        assert list(values)[:3] == ["r@1", "r@5", "r@10"]
         assert 0 < values["chance@1"] < 100
-        assert 0 <= values["rr@1"] <= values["rr@5"] <= values["rr@10"] <= 100
+        assert 0 <= values["r@1"] <= values["r@5"] <= values["r@10"] <= 100
 
 
 def test_photos_and_captions(photos, tmp_path, capsys, monkeypatch):
@@ -46,13 +47,16 @@ def test_photos_and_captions(photos, tmp_path, capsys, monkeypatch):
     assert status == 0, shown
     assert "batch.instances: 128 lowered to the 104" in shown
     metrics = metrics_of(out)
-    for split, count in (("test", 30), ("train_split", 104)):
-        checked(metrics[split], ["i2t", "t2i"])
-        assert metrics[split]["i2t"]["queries"] == metrics[split]["t2i"]["gallery"] == count
-        assert metrics[split]["t2i"]["queries"] == 5 * count
-        six = [metrics[split][d][f"rr@{k}"] for d in ("i2t", "t2i") for k in (1, 5, 10)]
-        assert metrics["rsum"][split] == pytest.approx(sum(six))
-        assert f"{metrics['rsum'][split]:.2f}" in shown
+    for name, count in (("test", 30), ("train", 104)):
+        split = metrics["splits"][name]
+        checked(split, ["i2t", "t2i"])
+        i2t, t2i = split["directions"].values()
+        assert (i2t["query"], i2t["gallery"]) == ("image", "text")
+        assert i2t["queries"] == t2i["items"] == count
+        assert t2i["queries"] == 5 * count
+        six = [of["metrics"][f"r@{k}"] for of in (i2t, t2i) for k in (1, 5, 10)]
+        assert split["rsum"] == pytest.approx(sum(six))
+        assert f"{split['rsum']:.2f}" in shown
     assert "image to text" in shown
     assert "RSUM" in shown
 
@@ -66,13 +70,17 @@ def test_groups_of_coco(photos, tmp_path, capsys, monkeypatch):
     assert status == 0, shown
     metrics = metrics_of(out)
     assert "means over groups of 10" in shown
-    groups = metrics["test_groups_of_10"]
+    groups = metrics["splits"]["test"]["groups"]
     checked(groups, ["i2t", "t2i"])
-    assert (groups["i2t"]["queries"], groups["i2t"]["gallery"]) == (10, 50)
-    assert groups["i2t"]["chance@1"] == pytest.approx(10)
-    assert metrics["test"]["i2t"]["chance@1"] == pytest.approx(100 / 30)
-    assert groups["t2i"]["rr@10"] == 100  # of ten
-    assert set(metrics["rsum"]) == {"test", "test_groups_of_10"}
+    assert groups["size"] == 10
+    i2t, t2i = (groups["directions"][name] for name in ("i2t", "t2i"))
+    assert (i2t["queries"], i2t["items"]) == (10, 50)
+    assert i2t["metrics"]["chance@1"] == pytest.approx(10)
+    test = metrics["splits"]["test"]
+    assert test["directions"]["i2t"]["metrics"]["chance@1"] == pytest.approx(100 / 30)
+    assert t2i["metrics"]["r@10"] == 100  # of ten
+    assert test["rsum"] > 0
+    assert groups["rsum"] > test["rsum"]  # ten are more easily found than thirty
 
 
 def test_a_split_too_small_for_a_group(photos, tmp_path, capsys, monkeypatch):
@@ -80,7 +88,7 @@ def test_a_split_too_small_for_a_group(photos, tmp_path, capsys, monkeypatch):
     status, shown = run(capsys, monkeypatch, "coco", photos, *SMALL_TOWERS, *SHORT, f"out={out}")
     assert status == 0, shown
     assert "test: its 30 instances fill no group of 1000" in shown
-    assert not [key for key in metrics_of(out) if "groups" in key]
+    assert "groups" not in metrics_of(out)["splits"]["test"]
 
 
 def state(out):
@@ -100,8 +108,8 @@ def test_augmented_runs_follow_from_the_seed_with_any_number_of_workers(
             *("batch.instances=16", "data.size=32", "eval.split=train", f"out={out}", *changes),
         )
         assert status == 0, shown
-        # What is measured of the training photos is one plain picture each.
-        assert metrics_of(out)["train_split"]["i2t"]["queries"] == 104
+        # What is measured of the training photos is one plain image each.
+        assert metrics_of(out)["splits"]["train"]["directions"]["i2t"]["queries"] == 104
         return state(out)
 
     first = weights("first")
@@ -119,9 +127,10 @@ def test_characters(test_data, tmp_path, capsys, monkeypatch):
     )
     assert status == 0, shown
     metrics = metrics_of(out)
-    checked(metrics["test"], ["i2s", "s2i"])
-    assert metrics["test"]["i2s"]["queries"] == metrics["test"]["i2s"]["gallery"] == 480
-    assert metrics["test"]["i2s"]["chance@1"] == pytest.approx(100 / 48)
+    checked(metrics["splits"]["test"], ["i2s", "s2i"])
+    i2s = metrics["splits"]["test"]["directions"]["i2s"]
+    assert i2s["queries"] == i2s["items"] == 480
+    assert i2s["metrics"]["chance@1"] == pytest.approx(100 / 48)
     assert "unseen in training" in metrics["data"]["notes"][0]
     assert metrics["data"]["notes"][0] in shown
 
@@ -141,9 +150,10 @@ def test_languages(test_data, tmp_path, capsys, monkeypatch):
     )
     assert status == 0, shown
     metrics = metrics_of(out)
-    checked(metrics["test"], ["en2de", "de2en"])
-    assert metrics["test"]["en2de"]["gallery"] == 300
-    assert metrics["test"]["en2de"]["chance@1"] == pytest.approx(100 / 60)
+    checked(metrics["splits"]["test"], ["en2de", "de2en"])
+    en2de = metrics["splits"]["test"]["directions"]["en2de"]
+    assert en2de["items"] == 300
+    assert en2de["metrics"]["chance@1"] == pytest.approx(100 / 60)
 
 
 @pytest.mark.parametrize("task", ["flickr30k", "flickr8k", "coco", "omniglot", "multi30k"])
@@ -154,7 +164,7 @@ def test_without_a_folder(task, capsys, monkeypatch):
     assert "root=FOLDER" in shown
 
 
-def test_broken_pictures_are_counted_and_listed(test_data, tmp_path, capsys, monkeypatch):
+def test_broken_images_are_counted_and_listed(test_data, tmp_path, capsys, monkeypatch):
     root = tmp_path / "photos"
     shutil.copytree(test_data / "coco_mini", root)
     first, second, *_ = sorted((root / "images").iterdir())
@@ -166,8 +176,8 @@ def test_broken_pictures_are_counted_and_listed(test_data, tmp_path, capsys, mon
         f"out={out}",
     )
     assert status == 0, shown
-    assert "picture unreadable: 1" in shown
-    assert "picture missing: 1" in shown
+    assert "image unreadable: 1" in shown
+    assert "image missing: 1" in shown
     problems = json.loads((out / "problems.json").read_text())
     assert sorted(problem["where"] for problem in problems) == sorted(map(str, (first, second)))
     assert metrics_of(out)["data"]["left_out"] == 2

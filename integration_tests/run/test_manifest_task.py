@@ -6,10 +6,10 @@ import os
 import numpy as np
 import pytest
 import yaml
-from data.manifest.sample_files import array, picture, write_lines
+from data.manifest.sample_files import array, image, write_lines
 from run.test_runner import metrics_of
 
-from mxmclr_plugin.experiment.config import load_config
+from mxmclr_plugin.experiment.compose import load_config
 from mxmclr_plugin.run.command_line import main
 
 QUICK = ["trainer.max_steps=4", "trainer.log_every=1"]
@@ -29,11 +29,11 @@ def run(capsys, monkeypatch):
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory):
-    """Twelve things with a picture, two texts and a vector each."""
+    """Twelve things with an image, two texts and a vector each."""
     folder = tmp_path_factory.mktemp("shop")
     lines = []
     for k in range(12):
-        (folder / f"{k}.png").write_bytes(picture("png", seed=k))
+        (folder / f"{k}.png").write_bytes(image("png", seed=k))
         (folder / f"{k}.npy").write_bytes(array(np.random.default_rng(k).normal(size=5)))
         split = "test" if k > 9 else "val" if k > 7 else "train"
         texts = [f"thing {k}", f"the number {k} of my things"]
@@ -54,8 +54,9 @@ def test_with_no_more_than_its_path(run, shop, tmp_path, monkeypatch):
     ):
         assert words in out
     metrics = metrics_of(tmp_path / "x")
-    assert list(metrics["test"]) == ["t2i", "i2t", "t2s", "s2t"]
-    assert metrics["test"]["t2i"]["queries"] == 4
+    directions = metrics["splits"]["test"]["directions"]
+    assert list(directions) == ["t2i", "i2t", "t2s", "s2t"]
+    assert directions["t2i"]["queries"] == 4
     # What was chosen is written down in full: it runs again as it is.
     written = yaml.safe_load((tmp_path / "x" / "config.yaml").read_text())
     assert written == metrics["config"]
@@ -63,7 +64,7 @@ def test_with_no_more_than_its_path(run, shop, tmp_path, monkeypatch):
     assert written["towers"]["image"]["widths"] == [32, 64, 128, 256]
     assert written["batch"]["folds"] == {"text": 2, "image": 1, "scent": 1}
     assert written["batch"]["repeats"] == 1
-    assert written["directions"]["s2t"] == ["scent", "text"]
+    assert written["directions"]["s2t"] == {"query": "scent", "gallery": "text"}
 
 
 def test_what_is_given_stays(run, shop, tmp_path):
@@ -76,24 +77,24 @@ def test_what_is_given_stays(run, shop, tmp_path):
         "+towers/features@towers.scent=features",
         "towers.scent.dim=32",
         "towers.text.dim=32",
-        "directions={find: [scent, text]}",
+        "directions={find: {query: scent, gallery: text}}",
         "batch.instances=3",
         f"out={tmp_path / 'x'}",
     )
     assert status == 0, err
     written = yaml.safe_load((tmp_path / "x" / "config.yaml").read_text())
-    # The picture is not in use, so it has no tower.
+    # The image is not in use, so it has no tower.
     assert {m: tower["name"] for m, tower in written["towers"].items()} == {
         **{"text": "bag_of_words", "scent": "features"}
     }
     assert written["loss"]["name"] == "ntxent"
     assert written["batch"]["instances"] == 3
-    assert list(metrics_of(tmp_path / "x")["test"]) == ["find"]
+    assert list(metrics_of(tmp_path / "x")["splits"]["test"]["directions"]) == ["find"]
 
 
 def test_a_run_that_goes_on(run, shop, tmp_path):
     arguments = ["manifest", f"data.path={shop / 'my.jsonl'}", f"out={tmp_path / 'x'}"]
-    arguments += ["towers/text=bag_of_words", "directions={t2s: [text, scent]}"]
+    arguments += ["towers/text=bag_of_words", "directions={t2s: {query: text, gallery: scent}}"]
     assert run(*arguments, "trainer.max_steps=2")[0] == 0
     status, _, err = run(*arguments, "trainer.max_steps=4", "ckpt=last")
     assert status == 0, err
@@ -124,7 +125,10 @@ def test_what_was_left_out_is_counted_and_listed(run, shop, tmp_path):
         ([], "path=my.jsonl"),
         (["data.path=none.jsonl"], "none.jsonl: there is no such manifest"),
         (["data.path=SHOP/texts.jsonl"], "retrieval is between two modalities"),
-        (["data.path=SHOP/my.jsonl", "directions={a: [text, sound]}"], "have no 'sound'"),
+        (
+            ["data.path=SHOP/my.jsonl", "directions={a: {query: text, gallery: sound}}"],
+            "have no 'sound'",
+        ),
     ],
 )
 def test_errors_are_one_line(run, shop, tmp_path, monkeypatch, arguments, words):
@@ -166,13 +170,13 @@ def test_a_file_that_breaks_after_it_was_looked_at(run, shop, tmp_path, workers)
     status, _, err = run("manifest", *arguments, *QUICK, f"out={tmp_path / 'x'}")
     assert status == 2
     error, advice = err.splitlines()[-2:]
-    assert error.startswith(f"error: {broken} is none of the pictures")
+    assert error.startswith(f"error: {broken} is none of the images")
     assert "ckpt=last" in advice
     assert "Traceback" not in err
 
 
 def test_what_is_left_open():
-    config, plain = load_config("manifest")
+    config = load_config("manifest")
     assert config.automatic
-    assert (plain["directions"], plain["batch"]["instances"]) == (None, None)
-    assert plain["trainer"]["max_steps"] is None
+    assert (config.directions, config.batch.instances) == ({}, None)
+    assert config.trainer.max_steps is None

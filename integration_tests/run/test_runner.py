@@ -56,19 +56,20 @@ def test_metrics_json(finished):
     out, _ = finished
     metrics = metrics_of(out)
     assert list(metrics) == [
-        *("task", "loss", "seed", "batch", "best_validation"),
-        *("test", "train", "data", "versions", "config"),
+        *("task", "loss", "seed", "splits", "data", "config"),
+        *("batch", "best_validation", "train", "versions"),
     ]
     assert (metrics["task"], metrics["loss"], metrics["seed"]) == ("text2shape", "mxmclr", 0)
-    assert list(metrics["test"]) == ["t2s", "s2t"]
-    t2s, s2t = metrics["test"]["t2s"], metrics["test"]["s2t"]
-    names = {"rr@1", "rr@5", "ndcg@5", "mrr", "chance@1", "queries", "gallery"}
-    assert set(t2s) == set(s2t) == names
-    assert (t2s["queries"], t2s["gallery"]) == (s2t["gallery"], s2t["queries"])
+    assert list(metrics["splits"]) == ["test"]
+    assert list(metrics["splits"]["test"]["directions"]) == ["t2s", "s2t"]
+    t2s, s2t = metrics["splits"]["test"]["directions"].values()
+    names = {"r@1", "r@5", "ndcg@5", "mrr", "chance@1"}
+    assert set(t2s["metrics"]) == set(s2t["metrics"]) == names
+    assert (t2s["queries"], t2s["items"]) == (s2t["items"], s2t["queries"])
     classes = s2t["queries"] // 3
     assert t2s["queries"] == classes * 6
-    assert t2s["chance@1"] == pytest.approx(100 / classes)
-    assert 0 <= t2s["rr@1"] <= t2s["rr@5"] <= 100
+    assert t2s["metrics"]["chance@1"] == pytest.approx(100 / classes)
+    assert 0 <= t2s["metrics"]["r@1"] <= t2s["metrics"]["r@5"] <= 100
     assert metrics["train"]["steps"] == 11
     assert metrics["train"]["seconds"] > 0
     per_second = 11 * 8 * 5 / metrics["train"]["seconds"]
@@ -94,7 +95,7 @@ def test_learning_curves_and_checkpoints(finished):
     out, _ = finished
     rows = list(csv.DictReader((out / "curves" / "metrics.csv").open()))
     assert [row["train/loss"] for row in rows if row.get("train/loss")]
-    assert [row["val/t2s/rr@1"] for row in rows if row.get("val/t2s/rr@1")]
+    assert [row["val/t2s/r@1"] for row in rows if row.get("val/t2s/r@1")]
     assert sorted(file.name for file in (out / "checkpoints").iterdir()) == [
         "best.ckpt",
         "last.ckpt",
@@ -104,7 +105,7 @@ def test_learning_curves_and_checkpoints(finished):
 def test_ntxent_runs_on_pairs(tmp_path):
     done = run("text2shape", *SLICE, "loss=ntxent", "trainer.max_steps=3", f"out={tmp_path / 'x'}")
     assert done.returncode == 0, done.stderr
-    assert "ntxent knows one positive a row" in done.stdout
+    assert "ntxent takes one positive per row" in done.stdout
     assert metrics_of(tmp_path / "x")["loss"] == "ntxent"
     observations = 3 * 8 * 2
     train = metrics_of(tmp_path / "x")["train"]
@@ -158,18 +159,18 @@ def test_a_run_that_was_stopped_in_an_epoch_goes_on_as_if_it_had_not(finished, t
     assert 0 < stopped_at <= 11
     assert metrics_of(out)["train"]["steps"] == 11
     assert_same(weights(whole), weights(out))
-    assert metrics_of(out)["test"] == metrics_of(whole)["test"]
+    assert metrics_of(out)["splits"] == metrics_of(whole)["splits"]
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["text2shpe"], "unknown task 'text2shpe': did you mean 'text2shape'"),
+        (["text2shpe"], "there is no command or task 'text2shpe': did you mean 'text2shape'"),
         (["text2shape", "loss.temperture=1"], "did you mean 'loss.temperature'"),
         (["text2shape", "loss.temperature=0"], "loss: temperature must be a positive number"),
         (["text2shape", "trainer.max_steps=0"], "trainer.max_steps must be 1 or more"),
         (["text2shape", "ckpt=last", "out=nowhere"], "there is no checkpoint"),
-        (["list", "los"], "cannot list 'los': did you mean 'losses'"),
+        (["list", "los"], "WHAT cannot be 'los': did you mean 'losses'"),
     ],
 )
 def test_errors_are_one_line(arguments, message, tmp_path):
@@ -183,7 +184,7 @@ def test_errors_are_one_line(arguments, message, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--help"], ["text2shape", "list tasks|losses|towers"]),
+        (["--help"], ["text2shape", "compare", "paired differences", "data check"]),
         (["text2shape", "--help"], ["max_steps: ", "loss: ", "ntxent", "soft_temperature"]),
         (["list", "tasks"], ["text2shape"]),
         (["list", "losses"], ["mxmclr", "0.07", "one pair an instance", "2303.10839"]),
@@ -272,7 +273,7 @@ def test_a_frozen_sentence_transformer_is_encoded_once(tmp_path):
         done = run(*arguments, f"out={tmp_path / str(number)}", MXMCLR_CACHE=str(cache))
         assert done.returncode == 0, done.stderr
         files = {path: path.stat().st_mtime_ns for path in cache.rglob("features/*/*.safetensors")}
-        figures.append((metrics_of(tmp_path / str(number))["test"], files))
+        figures.append((metrics_of(tmp_path / str(number))["splits"], files))
     assert figures[0][1]
     assert figures[0] == figures[1]
 
@@ -290,8 +291,8 @@ def test_two_processes_train_in_one_folder(tmp_path):
     metrics = metrics_of(tmp_path / "runs" / "text2shape" / "mxmclr-seed7")
     assert metrics["train"]["steps"] == 4
     # Each observation is ranked once, whichever process encoded it.
-    assert metrics["test"]["s2t"]["queries"] == 3 * 2
-    assert metrics["test"]["t2s"]["queries"] == 6 * 2
+    assert metrics["splits"]["test"]["directions"]["s2t"]["queries"] == 3 * 2
+    assert metrics["splits"]["test"]["directions"]["t2s"]["queries"] == 6 * 2
     refused = run(*arguments, "out=runs/text2shape/mxmclr-seed7", cwd=tmp_path)
     assert refused.returncode == 2
     assert "holds a run already" in refused.stderr

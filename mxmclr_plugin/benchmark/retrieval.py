@@ -15,11 +15,10 @@ from mxmclr_plugin.benchmark.machine import device_of, free_bytes, synchronize
 from mxmclr_plugin.benchmark.peak_memory import peak_extra_bytes
 from mxmclr_plugin.registry import did_you_mean
 from mxmclr_plugin.retrieval import retrieval_metrics, top_k
-from mxmclr_plugin.retrieval.top_k import faiss_is_installed
 
 __all__ = ["MeasuredRetrieval", "RetrievalBenchmark", "measure_retrieval"]
 
-_BACKENDS = ("metrics", "torch", "faiss", "bare_faiss", "full_matrix")
+_BACKENDS = ("metrics", "top_k", "full_matrix")
 _DEPTHS, _NDCG_AT = (1, 5), 5
 
 
@@ -35,8 +34,8 @@ class RetrievalBenchmark:
         noise: Standard deviation of an embedding about its instance, whose own is 1.
         k: Items that are looked for.
         device: cpu, cuda, ...
-        backend: metrics (retrieval_metrics), torch or faiss (top_k), bare_faiss (IndexFlatIP by
-            itself), full_matrix (torch.topk of all scores), or several joined by +; all if empty.
+        backend: metrics (retrieval_metrics), top_k, full_matrix (torch.topk of all scores), or
+            several joined by +; all if empty.
         sample: Queries that are checked against every item in float64.
         threads: Threads of torch on a CPU; 0 leaves them as they are.
         seed: Seed of the embeddings.
@@ -192,11 +191,6 @@ def _task(config: RetrievalBenchmark, device: torch.device) -> _Task:
 
 def _unfit(impl: str, config: RetrievalBenchmark, device: torch.device) -> str | None:
     """Why it cannot run, if so."""
-    if "faiss" in impl:
-        if not faiss_is_installed():
-            return "the package faiss-cpu is not installed"
-        if device.type != "cpu":
-            return "faiss-cpu searches on a CPU"
     needed = 5 * config.queries * config.gallery
     if impl == "full_matrix" and needed > 0.6 * free_bytes(device):
         return f"needs about {needed / 2**30:.0f} GiB"
@@ -214,18 +208,10 @@ def _run(impl: str, task: _Task) -> Tensor | dict[str, float]:
             ks=_DEPTHS,
             ndcg_at=_NDCG_AT,
         )
-    if impl == "torch":
-        return top_k(task.queries, task.gallery, task.k, backend="torch").indices
-    if impl == "faiss":
-        return top_k(task.queries, task.gallery, task.k, backend="faiss").indices
+    if impl == "top_k":
+        return top_k(task.queries, task.gallery, task.k).indices
     queries, gallery = F.normalize(task.queries, dim=1), F.normalize(task.gallery, dim=1)
-    if impl == "full_matrix":
-        return (queries @ gallery.T).topk(task.k, dim=1).indices
-    import faiss
-
-    index = faiss.IndexFlatIP(gallery.shape[1])
-    index.add(gallery.numpy())
-    return torch.from_numpy(index.search(queries.numpy(), task.k)[1])
+    return (queries @ gallery.T).topk(task.k, dim=1).indices
 
 
 def _disagreement(impl: str, task: _Task) -> float:
@@ -234,7 +220,7 @@ def _disagreement(impl: str, task: _Task) -> float:
     found = _run(impl, task)
     units = F.normalize(task.gallery.to(dtype), dim=1)
     other = 0
-    figures = dict.fromkeys(("rr@1", "rr@5", "ndcg@5", "mrr"), 0.0)
+    figures = dict.fromkeys(("r@1", "r@5", "ndcg@5", "mrr"), 0.0)
     for row, query in enumerate(F.normalize(task.queries.to(dtype), dim=1)):
         order = (units @ query).mul_(2**24).round_().argsort(descending=True, stable=True)
         if isinstance(found, Tensor):
@@ -243,7 +229,7 @@ def _disagreement(impl: str, task: _Task) -> float:
         right = (task.gallery_ids == task.query_ids[row])[order].nonzero().flatten() + 1
         places = right.tolist()
         for k in _DEPTHS:
-            figures[f"rr@{k}"] += places[0] <= k
+            figures[f"r@{k}"] += places[0] <= k
         figures["mrr"] += 1 / places[0]
         ideal = sum(1 / math.log2(r + 1) for r in range(1, min(len(places), _NDCG_AT) + 1))
         gain = sum(1 / math.log2(r + 1) for r in places if r <= _NDCG_AT)

@@ -21,7 +21,8 @@ from mxmclr_plugin.comparison.measures import figures_of, measures_of
 from mxmclr_plugin.comparison.transfer import measured_elsewhere
 from mxmclr_plugin.comparison.workers import run_cells
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.experiment.config import RunConfig, load_config
+from mxmclr_plugin.experiment.compose import load_config
+from mxmclr_plugin.experiment.config import RunConfig
 from mxmclr_plugin.files import write_atomically
 from mxmclr_plugin.registry import did_you_mean
 
@@ -30,7 +31,7 @@ __all__ = ["Ablation", "AblationConfig", "Point", "Study", "ablate", "load_study
 MEASURED_ON = "measured on"
 """Axis of the data that a run is measured on, where they are several."""
 
-STUDIES = Path(plugin_configs.__file__).parent / "ablation"
+STUDIES = Path(plugin_configs.__file__).parent / "study"
 
 
 @dataclass
@@ -38,11 +39,11 @@ class AblationConfig:
     """Keys of ``run ablate``.
 
     Attributes:
-        study: Name of a file in ``plugin_configs/ablation``.
+        study: Name of a study, see ``list studies``.
         axes: Values to take in place of the study's, by axis: ``axes.loss.hard_weight=0,1``.
         seeds: One run of each point for each.
         split: Of which the figures are: val leaves the test set for what comes after.
-        measure: What the table shows: ``score``, ``rsum``, or a direction with a figure.
+        metric: Metric of the table: ``mean_recall``, ``rsum``, or a direction with a metric.
         evaluate: Other data on whose test set every run is measured too, by a name for each:
             ``evaluate.tables=[data.category=table]``, in the words of ``run evaluate``.
         jobs: Runs at a time; null is one for each GPU, or each core.
@@ -53,7 +54,7 @@ class AblationConfig:
     axes: dict[str, Any] = field(default_factory=dict)
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     split: str = "val"
-    measure: str = "score"
+    metric: str = "mean_recall"
     evaluate: dict[str, list[str]] = field(default_factory=dict)
     jobs: int | None = None
     out: str | None = None
@@ -133,9 +134,9 @@ class Ablation:
         names = list(
             dict.fromkeys(name for p in self.points for of in p.measures.values() for name in of)
         )
-        if names and self.asked.measure not in names:
-            raise ConfigError(f"measure: {self.asked.measure!r} is none of {', '.join(names)}")
-        return sorted(names, key=lambda name: name != self.asked.measure)
+        if names and self.asked.metric not in names:
+            raise ConfigError(f"metric: {self.asked.metric!r} is none of {', '.join(names)}")
+        return sorted(names, key=lambda name: name != self.asked.metric)
 
     @property
     def axes(self) -> dict[str, list[str]]:
@@ -153,7 +154,7 @@ class Ablation:
         ]
 
     def _sentence(self, points: Sequence[Point]) -> str:
-        measure = self.asked.measure
+        measure = self.asked.metric
         means = [
             (statistics.fmean(values), point)
             for point in points
@@ -299,7 +300,7 @@ def ablate(
     Raises:
         ConfigError: If something cannot be configured; nothing has run then.
     """
-    base, _ = load_config(task, overrides, config_dir)
+    base = load_config(task, overrides, config_dir)
     study = load_study(asked.study, base, asked.axes)
     if asked.evaluate and len(study.axes) > 1:
         raise ConfigError(

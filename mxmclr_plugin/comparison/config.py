@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any, get_type_hints
-
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from dataclasses import dataclass, field
+from typing import Any
 
 from mxmclr_plugin.comparison.protocols import PROTOCOLS
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.loss.registry import LOSSES
-from mxmclr_plugin.registry import did_you_mean
+from mxmclr_plugin.registry import LOSSES, did_you_mean
 
 __all__ = [
     "ComparisonConfig",
     "Contender",
     "GridConfig",
     "as_overrides",
-    "split_arguments",
     "written",
 ]
 
@@ -49,9 +44,8 @@ class ComparisonConfig:
         seeds: One run for each; run k of every loss has the same initial weights and draws.
         protocol: Names of protocols, see :data:`~mxmclr_plugin.comparison.protocols.PROTOCOLS`.
         baseline: The loss that the others' differences are taken to; null is the last one.
-        measure: What sentences are about, and what is first in the table: ``score`` (the mean over
-            the directions of the first rr@k), ``rsum``, or a direction with a figure
-            (``t2s/rr@1``).
+        metric: Metric of the sentences, and the first of the table: ``mean_recall`` (the mean over
+            the directions of the first r@k), ``rsum``, or a direction with a metric (``t2s/r@1``).
         confidence: Of the intervals.
         tune: Whether each loss gets the best of ``grid`` by validation, under each protocol.
         grid: What is tried.
@@ -68,7 +62,7 @@ class ComparisonConfig:
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     protocol: list[str] = field(default_factory=lambda: list(PROTOCOLS))
     baseline: str | None = None
-    measure: str = "score"
+    metric: str = "mean_recall"
     confidence: float = 0.95
     tune: bool = False
     grid: GridConfig = field(default_factory=GridConfig)
@@ -140,53 +134,6 @@ class Contender:
         return cls(label, loss or label)
 
 
-_TAKEN = {"seed": "seeds=", "loss": "losses=", "ckpt": "nothing: a comparison goes on by itself"}
-
-
-def split_arguments(
-    kind: type[Any], arguments: Sequence[str], taken: dict[str, str] | None = None
-) -> tuple[Any, list[str]]:
-    """Splits ``key=value`` arguments into those of a dataclass and those of the task.
-
-    Lists are written with commas: ``seeds=0,1,2``.
-
-    Args:
-        kind: The dataclass.
-        arguments: As on the command line.
-        taken: Keys of a task that are not to be set, with what to write instead; by default those
-            that a comparison sets.
-
-    Returns:
-        The dataclass, and the overrides that are left.
-
-    Raises:
-        ConfigError: If one has no value, a wrong type, or sets what the comparison sets.
-    """
-    taken = _TAKEN if taken is None else taken
-    names = {entry.name for entry in fields(kind)}
-    hints = get_type_hints(kind)
-    own, left = [], []
-    for argument in arguments:
-        key, equals, value = argument.partition("=")
-        if not equals:
-            raise ConfigError(f"{argument!r} is no option: they are written key=value")
-        if key in taken:
-            raise ConfigError(f"{key}: here it is {taken[key]}")
-        first = key.split(".")[0]
-        if first not in names:
-            left.append(argument)
-        elif _takes_list(hints[first], key) and not value.startswith("["):
-            own.append(f"{key}=[{value}]")
-        else:
-            own.append(argument)
-    try:
-        merged = OmegaConf.merge(OmegaConf.structured(kind), OmegaConf.from_dotlist(own))
-        return OmegaConf.to_object(merged), left
-    except OmegaConfBaseException as error:
-        message = str(error.msg or error).splitlines()[0]
-        raise ConfigError(f"{error.full_key or error.key}: {message}") from error
-
-
 def written(value: Any) -> str:
     """A value as an override writes it."""
     if value is None:
@@ -200,12 +147,6 @@ def as_overrides(key: str, value: Any) -> list[str]:
         prefix = f"{key}." if key else ""
         return [line for name, of in value.items() for line in as_overrides(f"{prefix}{name}", of)]
     return [f"{key}={written(value)}"]
-
-
-def _takes_list(hint: Any, key: str) -> bool:
-    for part in key.split(".")[1:]:
-        hint = get_type_hints(hint).get(part) if isinstance(hint, type) else None
-    return str(hint).startswith("list[")
 
 
 def _distinct(key: str, values: Sequence[Any]) -> None:

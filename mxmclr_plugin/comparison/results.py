@@ -107,9 +107,9 @@ class Comparison:
             ConfigError: If that is not among them.
         """
         names = list(dict.fromkeys(name for run in self.runs for name in run.measures))
-        if names and self.asked.measure not in names:
-            raise ConfigError(f"measure: {self.asked.measure!r} is none of {', '.join(names)}")
-        return sorted(names, key=lambda name: name != self.asked.measure)
+        if names and self.asked.metric not in names:
+            raise ConfigError(f"metric: {self.asked.metric!r} is none of {', '.join(names)}")
+        return sorted(names, key=lambda name: name != self.asked.metric)
 
     @property
     def versions(self) -> dict[str, str]:
@@ -143,7 +143,7 @@ class Comparison:
         """What the data support, a sentence for each protocol."""
         if not self.measures:
             return ["Every run failed: there is nothing to compare."]
-        measure = self.asked.measure
+        measure = self.asked.metric
         rows = self.summary(measure)
         said = []
         for protocol in self.asked.protocol:

@@ -10,7 +10,8 @@ from typing import Any
 
 from mxmclr_plugin.files import write_atomically
 from mxmclr_plugin.inference.evaluate import evaluate_run
-from mxmclr_plugin.inference.run import TrainedRun
+from mxmclr_plugin.inference.run import load_run
+from mxmclr_plugin.json_records import plain
 
 __all__ = ["measured_elsewhere"]
 
@@ -34,6 +35,6 @@ def measured_elsewhere(folder: Path, overrides: Sequence[str]) -> dict[str, Any]
     if path.is_file():
         kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return kept
-    measured = evaluate_run(TrainedRun.load(folder, overrides), "test", progress=False)
+    measured = plain(evaluate_run(load_run(folder, overrides), "test", progress=False))
     write_atomically(path, json.dumps(measured, indent=1, allow_nan=False) + "\n")
-    return measured
+    return dict(measured)

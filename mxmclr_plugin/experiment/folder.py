@@ -5,16 +5,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from mxmclr_plugin.data.problems import Problem
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.experiment.config import RunConfig
+from mxmclr_plugin.experiment.metrics import RunMetrics
 from mxmclr_plugin.files import write_atomically
+from mxmclr_plugin.json_records import json_text
 
 __all__ = ["RunFolder"]
 
@@ -96,18 +97,18 @@ class RunFolder:
         """Where the trained SentenceTransformer of a modality goes."""
         return self.path / f"{modality}_tower"
 
-    def write_config(self, config: Mapping[str, Any]) -> None:
+    def write_config(self, config: RunConfig) -> None:
         """Writes ``config.yaml``."""
-        self._write("config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
+        self._write("config.yaml", yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
 
     def write_problems(self, problems: Sequence[Problem]) -> Path:
         """Writes ``problems.json``, what was left out of the data, and returns its path."""
         records = [dataclasses.asdict(problem) for problem in problems]
         return self._write("problems.json", json.dumps(records, indent=1, ensure_ascii=False))
 
-    def write_metrics(self, metrics: Mapping[str, Any]) -> Path:
+    def write_metrics(self, metrics: RunMetrics) -> Path:
         """Writes ``metrics.json`` and returns its path."""
-        return self._write("metrics.json", json.dumps(metrics, indent=2, allow_nan=False) + "\n")
+        return self._write("metrics.json", json_text(metrics))
 
     def _write(self, name: str, text: str) -> Path:
         path = self.path / name

@@ -1,50 +1,221 @@
-"""The figures that a run's configuration asks for, from embeddings."""
+"""Metrics of a run: computed from embeddings, and the record of ``metrics.json``."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
-from mxmclr_plugin.experiment.parts_config import EvalConfig
-from mxmclr_plugin.retrieval import cross_modal_metrics, grouped_metrics, retrieval_items
+from mxmclr_plugin.experiment.config import EvalConfig
+from mxmclr_plugin.retrieval import Direction, cross_modal_metrics, grouped_metrics, recall_sum
 
-__all__ = ["retrieval_figures"]
+__all__ = [
+    "BatchRecord",
+    "DataRecord",
+    "DirectionMetrics",
+    "GroupMetrics",
+    "RunMetrics",
+    "SplitMetrics",
+    "TrainingRecord",
+    "measure",
+]
 
 
-def retrieval_figures(
+@dataclass(frozen=True)
+class DirectionMetrics:
+    """Metrics of a direction.
+
+    Attributes:
+        query: Modality of the queries, or a list of several that are fused.
+        gallery: Modality of the gallery, or a list of several.
+        queries: Number of queries.
+        items: Number of items in the gallery.
+        metrics: Rates in percent by name: ``r@1``, ``ndcg@5``, ``mrr``, ``chance@1``, ...
+    """
+
+    query: Any
+    gallery: Any
+    queries: float
+    items: float
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class GroupMetrics:
+    """Means over groups of instances.
+
+    Attributes:
+        size: Instances in a group.
+        directions: Means by direction.
+        rsum: Mean of RSUM, None if it was not requested.
+    """
+
+    size: int
+    directions: dict[str, DirectionMetrics]
+    rsum: float | None = None
+
+
+@dataclass(frozen=True)
+class SplitMetrics:
+    """Metrics of a split.
+
+    Attributes:
+        directions: Metrics by direction.
+        rsum: Sum of ``r@k`` over all depths and directions, None if it was not requested.
+        groups: Means over groups of instances, None if there are none.
+    """
+
+    directions: dict[str, DirectionMetrics]
+    rsum: float | None = None
+    groups: GroupMetrics | None = None
+
+    @property
+    def mean_recall(self) -> float:
+        """Mean over the directions of the first ``r@k``, in percent."""
+        firsts = [
+            next(value for name, value in of.metrics.items() if name.startswith("r@"))
+            for of in self.directions.values()
+        ]
+        return sum(firsts) / len(firsts)
+
+    def flat(self) -> dict[str, float]:
+        """``mean_recall``, ``rsum``, then every metric but chance as ``direction/metric``."""
+        return {
+            "mean_recall": self.mean_recall,
+            "rsum": recall_sum({name: of.metrics for name, of in self.directions.items()}),
+            **{
+                f"{direction}/{name}": value
+                for direction, of in self.directions.items()
+                for name, value in of.metrics.items()
+                if not name.startswith("chance")
+            },
+        }
+
+
+@dataclass(frozen=True)
+class BatchRecord:
+    """Content of a training batch: instances, and observations of each by modality."""
+
+    instances: int
+    folds: dict[str, int]
+
+
+@dataclass(frozen=True)
+class TrainingRecord:
+    """Length and speed of a training.
+
+    Attributes:
+        steps: Optimizer steps.
+        seconds: Wall time without validation.
+        observations_per_second: Encoded observations, of all processes.
+        waiting_for_data: Share of the time spent waiting for data, 0 to 1.
+    """
+
+    steps: int
+    seconds: float
+    observations_per_second: float
+    waiting_for_data: float
+
+
+@dataclass(frozen=True)
+class DataRecord:
+    """Facts about the data.
+
+    Attributes:
+        notes: Sentences that belong with a result.
+        left_out: Number of records that could not be used.
+        trained_on: Measured instances with the name of a training instance; None if unknown.
+    """
+
+    notes: list[str]
+    left_out: int
+    trained_on: int | None = None
+
+
+@dataclass(frozen=True)
+class RunMetrics:
+    """The record of ``metrics.json``, and of ``evaluate``.
+
+    Attributes:
+        task: Name of the task.
+        loss: Short name of the loss.
+        seed: Seed of the run.
+        splits: Metrics by split.
+        data: Facts about the data.
+        config: The configuration.
+        batch: Content of a training batch; None from ``evaluate``.
+        best_validation: Highest mean recall on the validation set; None from ``evaluate``.
+        train: Length and speed of the training; None from ``evaluate``.
+        versions: Versions of the packages.
+        checkpoint: The evaluated checkpoint; None from a training.
+    """
+
+    task: str
+    loss: str
+    seed: int
+    splits: dict[str, SplitMetrics]
+    data: DataRecord
+    config: dict[str, Any]
+    batch: BatchRecord | None = None
+    best_validation: float | None = None
+    train: TrainingRecord | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    checkpoint: str | None = None
+
+
+def measure(
     embeddings: Mapping[str, Tensor],
     ids: Mapping[str, Tensor],
-    directions: Mapping[str, Sequence[str]],
+    directions: Mapping[str, Direction],
     evaluation: EvalConfig,
     *,
     groups: bool = False,
-) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
-    """Figures of each direction, over all instances and as means over groups of them.
+) -> SplitMetrics:
+    """Compute the metrics that a configuration requests.
 
     Args:
         embeddings: Embeddings by modality, an instance's rows in the order of its observations.
             Shape: (rows, D).
         ids: Instance of each row, by modality. Shape: (rows,).
-        directions: Query and gallery of each direction, see
-            :func:`~mxmclr_plugin.retrieval.items.retrieval_items`.
-        evaluation: What is measured.
-        groups: Whether groups are measured, where ``group_size`` says how large they are.
-
-    Returns:
-        Figures by direction, and the means over groups; these are empty where none were asked for,
-        or there are not enough instances for one.
+        directions: Directions by name.
+        evaluation: The metrics.
+        groups: Whether groups of instances are measured as well, if ``group_size`` is set and the
+            instances fill one.
 
     Raises:
         ValueError: If a modality is missing, or items cannot be ranked.
     """
-    pairs = {name: (query, gallery) for name, (query, gallery) in directions.items()}
-    endpoints = [endpoint for pair in pairs.values() for endpoint in pair]
-    items, item_ids = retrieval_items(embeddings, ids, endpoints, evaluation.fuse)
-    depths: dict[str, Any] = {"ks": evaluation.ks, "ndcg_at": evaluation.ndcg_at}
-    figures = cross_modal_metrics(items, item_ids, pairs, **depths)
+    options: dict[str, Any] = {
+        "fuse": evaluation.fuse,
+        "ks": evaluation.ks,
+        "ndcg_at": evaluation.ndcg_at,
+    }
+    of_all = cross_modal_metrics(embeddings, ids, directions, **options)
+    first = next(iter(directions.values())).modalities[0]
     size = evaluation.group_size
-    if not groups or size is None or len(item_ids[endpoints[0]].unique()) < size:
-        return figures, {}
-    return figures, grouped_metrics(items, item_ids, pairs, size, **depths)
+    of_groups = None
+    if groups and size is not None and len(ids[first].unique()) >= size:
+        means = grouped_metrics(embeddings, ids, directions, size, **options)
+        of_groups = GroupMetrics(size, _records(means, directions), _rsum(means, evaluation))
+    return SplitMetrics(_records(of_all, directions), _rsum(of_all, evaluation), of_groups)
+
+
+def _rsum(metrics: Mapping[str, Mapping[str, float]], evaluation: EvalConfig) -> float | None:
+    return recall_sum(metrics) if evaluation.rsum else None
+
+
+def _records(
+    metrics: Mapping[str, Mapping[str, float]], directions: Mapping[str, Direction]
+) -> dict[str, DirectionMetrics]:
+    return {
+        name: DirectionMetrics(
+            directions[name].query,
+            directions[name].gallery,
+            of["queries"],
+            of["gallery"],
+            {key: value for key, value in of.items() if key not in ("queries", "gallery")},
+        )
+        for name, of in metrics.items()
+    }

@@ -1,63 +1,57 @@
-"""What a run shows on the terminal."""
+"""Tables of metrics on the terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from rich.table import Table
 
-__all__ = ["figures_table"]
+from mxmclr_plugin.experiment.metrics import DirectionMetrics, RunMetrics
+from mxmclr_plugin.retrieval import Direction
 
-_DIRECTIONS = {
-    "t2s": "text to shape",
-    "s2t": "shape to text",
-    "i2t": "image to text",
-    "t2i": "text to image",
-}
+__all__ = ["metrics_tables"]
 
 
-def figures_table(metrics: Mapping[str, Any], split: str = "test") -> Table:
-    """Figures of a run on a split, a row for each direction.
+def metrics_tables(metrics: RunMetrics) -> list[Table]:
+    """Tables of a run's metrics, one for each split and its groups; a row for each direction."""
+    tables = []
+    for split, of_split in metrics.splits.items():
+        title = f"{metrics.task}, loss {metrics.loss}, seed {metrics.seed}: {split} set"
+        tables.append(_table(metrics, title, of_split.directions, of_split.rsum))
+        if of_split.groups is not None:
+            title += f", means over groups of {of_split.groups.size}"
+            tables.append(_table(metrics, title, of_split.groups.directions, of_split.groups.rsum))
+    return tables
 
-    Args:
-        metrics: What ``metrics.json`` holds, or
-            :func:`~mxmclr_plugin.inference.evaluate.evaluate_run` returns.
-        split: The key that they have there: ``test``, ``val``, ``train_split``, or one of these
-            with the size of the groups that the figures are means over.
-    """
-    measured, _, size = split.partition("_groups_of_")
-    table = Table(
-        title=f"{metrics['task']}, loss {metrics['loss']}, seed {metrics['seed']}: "
-        f"{measured.removesuffix('_split')} set"
-        + (f", means over groups of {size}" if size else ""),
-        caption=f"rates in percent, one run; {_origin(metrics)}",
-    )
+
+def _table(
+    metrics: RunMetrics, title: str, directions: Mapping[str, DirectionMetrics], rsum: float | None
+) -> Table:
+    table = Table(title=title, caption=f"rates in percent, one run; {_origin(metrics)}")
     table.add_column("direction")
-    counts = ["queries", "gallery"]
-    columns = [name for name in next(iter(metrics[split].values())) if name not in counts]
-    for column in [*columns, *counts]:
+    columns = list(next(iter(directions.values())).metrics)
+    for column in [*columns, "queries", "gallery"]:
         table.add_column(column, justify="right")
-    for direction, figures in metrics[split].items():
-        name = _DIRECTIONS.get(direction)
+    for name, of in directions.items():
         table.add_row(
-            f"{direction} ({name})" if name else direction,
-            *(f"{figures[column]:.2f}" for column in columns),
-            *(f"{figures[count]:.0f}" for count in counts),
+            f"{name} ({Direction(of.query, of.gallery)})",
+            *(f"{of.metrics[column]:.2f}" for column in columns),
+            f"{of.queries:.0f}",
+            f"{of.items:.0f}",
         )
-    if "rsum" in metrics:
+    if rsum is not None:
         table.add_section()
-        table.add_row("RSUM", f"{metrics['rsum'][split]:.2f}")
+        table.add_row("RSUM", f"{rsum:.2f}")
     return table
 
 
-def _origin(metrics: Mapping[str, Any]) -> str:
-    """What the figures are of: a training, or a checkpoint on some data."""
-    if "train" not in metrics:
-        return f"data {metrics['config']['data']['name']}, weights of {metrics['checkpoint']}"
-    train = metrics["train"]
+def _origin(metrics: RunMetrics) -> str:
+    """Where the metrics come from: a training, or a checkpoint on some data."""
+    train = metrics.train
+    if train is None:
+        return f"data {metrics.config['data']['name']}, weights of {metrics.checkpoint}"
     return (
-        f"{train['steps']} steps in {train['seconds']:.0f} s of training "
-        f"({train['waiting_for_data']:.0%} of it waiting for data), "
-        f"{train['observations_per_second']:.0f} observations a second"
+        f"{train.steps} steps in {train.seconds:.0f} s of training "
+        f"({train.waiting_for_data:.0%} of it waiting for data), "
+        f"{train.observations_per_second:.0f} observations a second"
     )

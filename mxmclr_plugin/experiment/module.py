@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from mxmclr_plugin.data.batch import MultifoldBatch
 from mxmclr_plugin.data.observations import ObservationBatch
-from mxmclr_plugin.experiment.metrics import retrieval_figures
-from mxmclr_plugin.experiment.parts_config import EvalConfig, OptimizerConfig
-from mxmclr_plugin.loss.multimodal import MultimodalCriterion
+from mxmclr_plugin.experiment.config import EvalConfig, OptimizerConfig
+from mxmclr_plugin.experiment.metrics import SplitMetrics, measure
+from mxmclr_plugin.loss.multimodal import MultimodalLoss
 from mxmclr_plugin.models.tower import Tower
+from mxmclr_plugin.retrieval import Direction
 
 __all__ = ["RetrievalModule"]
 
@@ -27,38 +28,33 @@ class RetrievalModule(LightningModule):
     Args:
         towers: Tower of each modality; several modalities may share one.
         criterion: Called with embeddings and ids by modality.
-        directions: Name of each direction of retrieval, with the modality of the queries and that
-            of the gallery: ``{"t2s": ("text", "voxel")}``; see
-            :func:`~mxmclr_plugin.retrieval.items.retrieval_items` for what they may be.
+        directions: Directions of retrieval by name: ``{"t2s": Direction("text", "voxel")}``.
         optimizer: Options of the optimizer.
-        evaluation: What is measured.
-        soft_from: Modalities whose frozen backbones give the soft relation, in place of what is
-            being trained.
+        evaluation: The metrics.
+        teacher: Modalities whose frozen backbones give the soft relation, in place of the trained
+            embeddings.
 
     Attributes:
-        test_figures: Of the last test, by direction.
-        test_group_figures: Of the last test, means over groups of instances; empty where none were
-            asked for, or there were not enough instances for one.
+        tested: Metrics of the last test, None before it.
     """
 
     def __init__(
         self,
         towers: Mapping[str, Tower],
-        criterion: MultimodalCriterion,
-        directions: Mapping[str, Sequence[str]],
+        criterion: MultimodalLoss,
+        directions: Mapping[str, Direction],
         optimizer: OptimizerConfig,
         evaluation: EvalConfig,
-        soft_from: Sequence[str] = (),
+        teacher: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.towers = nn.ModuleDict(towers)
         self.criterion = criterion
-        self.directions = {name: (query, gallery) for name, (query, gallery) in directions.items()}
+        self.directions = dict(directions)
         self.optimizer_config = optimizer
         self.evaluation = evaluation
-        self.soft_from = list(soft_from)
-        self.test_figures: dict[str, dict[str, float]] = {}
-        self.test_group_figures: dict[str, dict[str, float]] = {}
+        self.teacher = list(teacher)
+        self.tested: SplitMetrics | None = None
         self._encoded: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {}
         self.train()  # pretrained models come in evaluation mode, and Lightning leaves them in it
 
@@ -66,15 +62,15 @@ class RetrievalModule(LightningModule):
         z, features = {}, {}
         for name in batch.modalities:
             tower, observations = self.towers[name], batch.observations[name]
-            if name in self.soft_from:
+            if name in self.teacher:
                 # Encoded once, for the relation and for the tower's head.
                 assert isinstance(tower, Tower)
                 observations = features[name] = tower.features(observations)
             z[name] = tower(observations)
         loss: Tensor = self.criterion(z, batch.ids, features)
-        figures = {"train/loss": loss.detach()}
-        figures |= {f"train/{name}": value for name, value in self.criterion.last.items()}
-        self.log_dict(figures, prog_bar=False)
+        metrics = {"train/loss": loss.detach()}
+        metrics |= {f"train/{name}": value for name, value in self.criterion.last.items()}
+        self.log_dict(metrics, prog_bar=False)
         self.log("loss", loss.detach(), prog_bar=True, logger=False)
         return loss
 
@@ -136,21 +132,15 @@ class RetrievalModule(LightningModule):
         )
 
     def on_validation_epoch_end(self) -> None:
-        figures, _ = retrieval_figures(*self._embeddings(), self.directions, self.evaluation)
-        for direction, values in figures.items():
-            for name in values.keys() - {"chance@1", "queries", "gallery"}:
-                self.log(f"val/{direction}/{name}", values[name], rank_zero_only=False)
-        first = f"rr@{self.evaluation.ks[0]}"
-        score = sum(values[first] for values in figures.values()) / len(figures)
-        self.log("val/score", score, prog_bar=True)
+        measured = measure(*self._embeddings(), self.directions, self.evaluation)
+        for name, value in measured.flat().items():
+            self.log(f"val/{name}", value, prog_bar=name == "mean_recall")
 
     on_test_epoch_start = on_validation_epoch_start
     test_step = validation_step
 
     def on_test_epoch_end(self) -> None:
-        self.test_figures, self.test_group_figures = retrieval_figures(
-            *self._embeddings(), self.directions, self.evaluation, groups=True
-        )
+        self.tested = measure(*self._embeddings(), self.directions, self.evaluation, groups=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # A tower with dropout goes on with the numbers it would have drawn.

@@ -89,8 +89,8 @@ def measured_split(
 
 
 def measured_modalities(config: RunConfig) -> list[str]:
-    """The modalities that stand in a direction."""
-    return sorted({m for pair in config.directions.values() for m in "+".join(pair).split("+")})
+    """The modalities of all directions."""
+    return sorted({m for of in config.directions.values() for m in of.modalities})
 
 
 def _check_modality(split: str, data: DataSplits, modality: str, config: RunConfig) -> None:

@@ -9,53 +9,54 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping
 from importlib.metadata import version
-from typing import Any
 
 import pytorch_lightning as pl
 from rich.console import Console
-from torch import nn
 from transformers.utils import logging as transformers_logging
 
 import mxmclr_plugin
 from mxmclr_plugin.data.dataset import MultifoldDataset
-from mxmclr_plugin.data.registry import DATASETS
 from mxmclr_plugin.data.splits import DataSplits
 from mxmclr_plugin.experiment.auto_config import completed
 from mxmclr_plugin.experiment.build_towers import (
     build_towers,
     check_processes,
-    check_soft_from,
+    check_teacher,
     save_sentence_transformers,
     with_cached_features,
 )
 from mxmclr_plugin.experiment.clock import TrainingClock, advice_on_waiting
-from mxmclr_plugin.experiment.config import RunConfig, build_part
+from mxmclr_plugin.experiment.compose import build_part
+from mxmclr_plugin.experiment.config import BatchConfig, RunConfig
 from mxmclr_plugin.experiment.data_module import RetrievalData
 from mxmclr_plugin.experiment.folder import RunFolder
-from mxmclr_plugin.experiment.metrics_table import figures_table
+from mxmclr_plugin.experiment.metrics import (
+    BatchRecord,
+    DataRecord,
+    RunMetrics,
+    SplitMetrics,
+    TrainingRecord,
+)
+from mxmclr_plugin.experiment.metrics_table import metrics_tables
 from mxmclr_plugin.experiment.module import RetrievalModule
-from mxmclr_plugin.experiment.parts_config import BatchConfig
 from mxmclr_plugin.experiment.splits import usable_splits
 from mxmclr_plugin.experiment.trainer import build_trainer
-from mxmclr_plugin.loss.multimodal import MultimodalCriterion, takes_ids
-from mxmclr_plugin.loss.registry import LOSSES, build_loss
-from mxmclr_plugin.retrieval import recall_sum
+from mxmclr_plugin.loss.multimodal import MultimodalLoss
+from mxmclr_plugin.loss.registry import build_loss, loss_positives
+from mxmclr_plugin.registry import DATASETS
 
 __all__ = ["run_retrieval"]
 
 
-def run_retrieval(
-    config: RunConfig, plain: Mapping[str, Any], console: Console | None = None
-) -> dict[str, Any]:
-    """Trains and tests what a configuration describes.
+def run_retrieval(config: RunConfig, console: Console | None = None) -> RunMetrics:
+    """Trains and tests the towers of a configuration.
 
     Args:
         config: The configuration.
-        plain: The same as plain containers, to be written down.
         console: Where to show what happens.
 
     Returns:
-        What ``metrics.json`` holds.
+        The record of ``metrics.json``.
 
     Raises:
         ConfigError: If the configuration cannot be run.
@@ -72,20 +73,21 @@ def run_retrieval(
     criterion = build_part("loss", build_loss, config.loss)
     data: DataSplits = build_part("data", DATASETS.build, config.data)
     if config.automatic:
-        config, plain = completed(plain, data, console)
+        config = completed(config, data, console)
     splits = usable_splits(data, config, console)
-    batch = _batch_for(config, criterion, splits["train"], console)
+    batch = _batch_for(config, splits["train"], console)
+    assert batch.instances is not None
 
     pl.seed_everything(config.seed, workers=True, verbose=False)
     towers = build_towers(config, splits["train"])
-    check_soft_from(config, towers, criterion)
+    check_teacher(config, towers, criterion)
     module = RetrievalModule(
         towers,
-        MultimodalCriterion(criterion, list(towers)),
-        {name: (pair[0], pair[1]) for name, pair in config.directions.items()},
+        MultimodalLoss(criterion, list(towers)),
+        config.directions,
         config.optimizer,
         config.eval,
-        config.soft_from,
+        list(config.teacher),
     )
     clock = TrainingClock()
     trainer = build_part(
@@ -105,21 +107,21 @@ def run_retrieval(
     )
     _say_setup(console, config, splits, batch, trainer, folder)
     if trainer.is_global_zero:
-        folder.write_config(plain)
+        folder.write_config(config)
         _say_about_data(console, data, folder)
 
     trainer.fit(module, loaders, ckpt_path=folder.resume_from)
     if trainer.interrupted:
         raise KeyboardInterrupt
     # Before the test: loading the best weights sets callbacks back to when they were saved.
-    train = {
-        "steps": trainer.global_step,
-        "seconds": clock.seconds,
-        "observations_per_second": clock.observations * trainer.world_size / clock.seconds,
-        "waiting_for_data": clock.waiting / clock.seconds,
-    }
+    train = TrainingRecord(
+        steps=trainer.global_step,
+        seconds=clock.seconds,
+        observations_per_second=clock.observations * trainer.world_size / clock.seconds,
+        waiting_for_data=clock.waiting / clock.seconds,
+    )
     best_validation = _best_validation(trainer)
-    measured = {}
+    measured: dict[str, SplitMetrics] = {}
     # "train" is what is trained on, see usable_splits.
     wanted = {"train_split" if config.eval.split == "train" else config.eval.split, "test"}
     if not config.eval.test:
@@ -132,34 +134,35 @@ def run_retrieval(
             ckpt_path=folder.checkpoints / f"{config.trainer.test_with}.ckpt",
             verbose=False,
         )
-        measured[split] = module.test_figures
-        if module.test_group_figures:
-            measured[f"{split}_groups_of_{config.eval.group_size}"] = module.test_group_figures
-        elif config.eval.group_size is not None and trainer.is_global_zero:
+        assert module.tested is not None
+        measured[split.removesuffix("_split")] = module.tested
+        if (
+            module.tested.groups is None
+            and config.eval.group_size is not None
+            and trainer.is_global_zero
+        ):
             console.print(
                 f"{split}: its {len(splits[split])} instances fill no group of "
                 f"{config.eval.group_size}",
                 highlight=False,
             )
-    sums = {split: recall_sum(figures) for split, figures in measured.items()}
-    metrics = {
-        "task": config.task,
-        "loss": config.loss_name,
-        "seed": config.seed,
-        "batch": {"instances": batch.instances, "folds": dict(batch.folds)},
-        "best_validation": best_validation,
-        **measured,
-        **({"rsum": sums} if config.eval.rsum else {}),
-        "train": train,
-        "data": {"notes": list(data.notes), "left_out": len(data.problems)},
-        "versions": _versions(),
-        "config": dict(plain),
-    }
+    metrics = RunMetrics(
+        task=config.task,
+        loss=config.loss_name,
+        seed=config.seed,
+        splits=measured,
+        data=DataRecord(list(data.notes), len(data.problems)),
+        config=dataclasses.asdict(config),
+        batch=BatchRecord(batch.instances, dict(batch.folds)),
+        best_validation=best_validation,
+        train=train,
+        versions=_versions(),
+    )
     if trainer.is_global_zero:
         path = folder.write_metrics(metrics)
-        for split in measured:
-            console.print(figures_table(metrics, split))
-        if advice := advice_on_waiting(train["waiting_for_data"], batch.workers):
+        for table in metrics_tables(metrics):
+            console.print(table)
+        if advice := advice_on_waiting(train.waiting_for_data, batch.workers):
             console.print(advice, highlight=False)
         for note in data.notes:
             console.print(note, highlight=False)
@@ -174,21 +177,20 @@ def run_retrieval(
     return metrics
 
 
-def _batch_for(
-    config: RunConfig, criterion: nn.Module, train: MultifoldDataset, console: Console
-) -> BatchConfig:
-    """The batch as asked for, with fold 1 for a loss that knows one positive a row."""
+def _batch_for(config: RunConfig, train: MultifoldDataset, console: Console) -> BatchConfig:
+    """The configured batch, with fold 1 for a loss that takes one positive per row."""
     batch = config.batch
+    assert batch.instances is not None
     if batch.instances > len(train):
         console.print(
             f"batch.instances: {batch.instances} lowered to the {len(train)} instances there are"
         )
         batch = dataclasses.replace(batch, instances=len(train))
-    name = config.loss.get("name")
-    one_positive = LOSSES[name].positives == "one" if name else not takes_ids(criterion)
-    if one_positive and not batch.keep_folds and any(fold > 1 for fold in batch.folds.values()):
+    one_positive = loss_positives(config.loss) == "one"
+    multifold = any(fold > 1 for fold in batch.folds.values())
+    if one_positive and multifold and not batch.multifold_for_all_losses:
         console.print(
-            f"{config.loss_name} knows one positive a row: drawing one observation of each "
+            f"{config.loss_name} takes one positive per row: drawing one observation of each "
             f"modality instead of {_describe(batch.folds)}"
         )
         batch = dataclasses.replace(batch, folds=dict.fromkeys(batch.folds, 1))
@@ -200,7 +202,7 @@ def _describe(folds: Mapping[str, int]) -> str:
 
 
 def _best_validation(trainer: pl.Trainer) -> float | None:
-    """Highest mean over the directions of the first rr@k on the validation set, in percent."""
+    """Highest mean over the directions of the first r@k on the validation set, in percent."""
     monitored = [c for c in trainer.checkpoint_callbacks if getattr(c, "monitor", None)]
     score = getattr(monitored[0], "best_model_score", None) if monitored else None
     return None if score is None else float(score)

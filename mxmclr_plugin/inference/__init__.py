@@ -1,5 +1,5 @@
-"""What a run has trained, loaded: its towers, and what they make of data."""
+"""Load finished runs: evaluate, encode, search and export them."""
 
-from mxmclr_plugin.inference.run import Embedded, TrainedRun
+from mxmclr_plugin.inference.run import Embedded, Run, load_run
 
-__all__ = ["Embedded", "TrainedRun"]
+__all__ = ["Embedded", "Run", "load_run"]

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from mxmclr_plugin.data.dataset import MultifoldDataset, Store
 from mxmclr_plugin.data.file_store import FileStore
 from mxmclr_plugin.files import kept
-from mxmclr_plugin.inference.run import Embedded, TrainedRun
+from mxmclr_plugin.inference.run import Embedded, Run
 from mxmclr_plugin.models.record_digests import record_digests
 
 __all__ = ["cached_embeddings"]
@@ -20,43 +20,41 @@ __all__ = ["cached_embeddings"]
 _VERSION = "1"
 
 
-def cached_embeddings(
-    trained: TrainedRun, split: str, modalities: Sequence[str]
-) -> dict[str, Embedded]:
-    """As :meth:`TrainedRun.embeddings <mxmclr_plugin.inference.run.TrainedRun.embeddings>`, once.
+def cached_embeddings(run: Run, split: str, modalities: Sequence[str]) -> dict[str, Embedded]:
+    """As :meth:`Run.embeddings <mxmclr_plugin.inference.run.Run.embeddings>`, once.
 
     A modality of a split is a safetensors file in the run's folder ``embeddings``, named by the
     SHA-256 of the checkpoint, the precision, the records and their instances: with other weights
     or data it is computed anew.
 
     Args:
-        trained: The run.
+        run: The run.
         split: Name of the split.
         modalities: Those that are encoded.
 
     Raises:
         ConfigError: If the split is unknown, or a modality has no tower or no records.
     """
-    dataset = trained.split(split)
+    dataset = run.split(split)
     embedded: dict[str, Embedded] = {}
     for modality in modalities:
-        trained.check_modality(split, modality)
+        run.check_modality(split, modality)
 
         def write(path: Path, modality: str = modality) -> None:
-            found = trained.embeddings(split, [modality])[modality]
+            found = run.embeddings(split, [modality])[modality]
             tensors = {"z": found.z, "ids": found.ids, "positions": found.positions}
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
 
-        name = f"{_key(trained, dataset, modality)[:32]}.safetensors"
-        tensors = load_file(kept(trained.folder.absolute() / "embeddings" / name, write))
+        name = f"{_key(run, dataset, modality)[:32]}.safetensors"
+        tensors = load_file(kept(run.folder.absolute() / "embeddings" / name, write))
         embedded[modality] = Embedded(tensors["z"], tensors["ids"], tensors["positions"])
     return embedded
 
 
-def _key(trained: TrainedRun, dataset: MultifoldDataset, modality: str) -> str:
+def _key(run: Run, dataset: MultifoldDataset, modality: str) -> str:
     rows, ids = dataset.observations_of(modality)
-    digest = hashlib.sha256(f"{_VERSION}\n{trained.digest}\n{modality}\n".encode())
-    digest.update(f"{trained.fabric.device.type}\n{trained.config.trainer.precision}\n".encode())
+    digest = hashlib.sha256(f"{_VERSION}\n{run.digest}\n{modality}\n".encode())
+    digest.update(f"{run.fabric.device.type}\n{run.config.trainer.precision}\n".encode())
     digest.update(ids.tobytes())
     records = _records(dataset.stores[modality], rows.tolist())
     for of_record in record_digests(records):

@@ -1,42 +1,38 @@
-"""Measures a run that is over, also on other data than it was trained on."""
+"""Evaluate a finished run, also on other data than its training data."""
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
 
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.experiment.metrics import retrieval_figures
-from mxmclr_plugin.inference.run import TrainedRun
-from mxmclr_plugin.retrieval import recall_sum
+from mxmclr_plugin.experiment.metrics import DataRecord, RunMetrics, measure
+from mxmclr_plugin.inference.run import Run
 
 __all__ = ["evaluate_run"]
 
 
-def evaluate_run(trained: TrainedRun, split: str = "test", progress: bool = True) -> dict[str, Any]:
-    """Figures of a run on a split.
+def evaluate_run(run: Run, split: str = "test", progress: bool = True) -> RunMetrics:
+    """Compute the metrics of a run on a split.
 
-    On the data and the device that it was trained on they are those of its ``metrics.json``.
+    On the data and the device of the training they equal those of its ``metrics.json``.
 
     Args:
-        trained: The run, loaded with the data that are to be measured.
-        split: The split; ``train`` is measured untransformed.
-        progress: Whether to show a bar, where there is a terminal.
+        run: The run, loaded with the data to measure.
+        split: The split; ``train`` is measured without augmentation.
+        progress: Whether to show a bar on a terminal.
 
     Returns:
-        What ``metrics.json`` would hold, with ``checkpoint`` in place of what is told of the
-        training: figures by direction under the name of the split (``train_split`` for ``train``)
-        and, where groups are measured, under ``<split>_groups_of_<size>``. ``data.trained_on`` is
-        how many instances of the split have the name of one that was trained on; null where that
-        cannot be said.
+        A record like ``metrics.json``, with ``checkpoint`` in place of the facts of the training.
+        ``data.trained_on`` counts the instances of the split with the name of a training instance.
 
     Raises:
         ConfigError: If the split is unknown or lacks a modality, or directions or eval.fuse cannot
             be measured on it.
     """
-    encoded = trained.embeddings(split, progress=progress)
-    config, device = trained.config, trained.fabric.device
+    encoded = run.embeddings(split, progress=progress)
+    config, device = run.config, run.fabric.device
     try:
-        figures, of_groups = retrieval_figures(
+        measured = measure(
             {modality: embedded.z.to(device) for modality, embedded in encoded.items()},
             {modality: embedded.ids.to(device) for modality, embedded in encoded.items()},
             config.directions,
@@ -45,28 +41,18 @@ def evaluate_run(trained: TrainedRun, split: str = "test", progress: bool = True
         )
     except ValueError as error:
         raise ConfigError(f"directions: {error}") from error
-    name = "train_split" if split == "train" else split
-    measured = {name: figures}
-    if of_groups:
-        measured[f"{name}_groups_of_{config.eval.group_size}"] = of_groups
-    sums = {part: recall_sum(of_part) for part, of_part in measured.items()}
-    return {
-        "task": config.task,
-        "loss": config.loss_name,
-        "seed": config.seed,
-        **measured,
-        **({"rsum": sums} if config.eval.rsum else {}),
-        "checkpoint": str(trained.checkpoint),
-        "data": {
-            "notes": list(trained.data.notes),
-            "left_out": len(trained.data.problems),
-            "trained_on": _trained_on(trained, split),
-        },
-        "config": trained.plain,
-    }
+    return RunMetrics(
+        task=config.task,
+        loss=config.loss_name,
+        seed=config.seed,
+        splits={split: measured},
+        data=DataRecord(list(run.data.notes), len(run.data.problems), _trained_on(run, split)),
+        config=dataclasses.asdict(config),
+        checkpoint=str(run.checkpoint),
+    )
 
 
-def _trained_on(trained: TrainedRun, split: str) -> int | None:
-    if trained.trained_names is None:
+def _trained_on(run: Run, split: str) -> int | None:
+    if run.trained_names is None:
         return None
-    return sum(name in trained.trained_names for name in trained.split(split).names)
+    return sum(name in run.trained_names for name in run.split(split).names)

@@ -24,7 +24,7 @@ from mxmclr_plugin.inference.graph import (
     save_graph,
     why_no_onnx,
 )
-from mxmclr_plugin.inference.run import TrainedRun
+from mxmclr_plugin.inference.run import Run
 from mxmclr_plugin.inference.sentence_transformer import as_sentence_transformer
 from mxmclr_plugin.models.text import SentenceBackbone
 from mxmclr_plugin.models.tower import Tower
@@ -42,7 +42,7 @@ _OBSERVATIONS = 16  # that a written tower is compared on
 
 
 def export_run(
-    trained: TrainedRun,
+    run: Run,
     out: Path,
     split: str = "test",
     file_format: str = "safetensors",
@@ -57,7 +57,7 @@ def export_run(
     float32, on real observations: one row, and up to 16.
 
     Args:
-        trained: The run.
+        run: The run.
         out: The folder.
         split: Whose observations are embedded.
         file_format: ``"safetensors"`` or ``"parquet"``.
@@ -77,23 +77,23 @@ def export_run(
             f"format cannot be {file_format!r}: {did_you_mean(file_format, FORMATS)}it can be "
             f"{', '.join(FORMATS)}"
         )
-    wanted = list(trained.towers) if towers is None else list(towers)
+    wanted = list(run.towers) if towers is None else list(towers)
     for modality in wanted:
-        trained.check_modality(split, modality)
-    dataset = trained.split(split)
+        run.check_modality(split, modality)
+    dataset = run.split(split)
     out.mkdir(parents=True, exist_ok=True)
     index: dict[str, Any] = {
-        "checkpoint": str(trained.checkpoint),
-        "checkpoint_sha256": trained.digest,
-        "task": trained.config.task,
-        "loss": trained.config.loss_name,
-        "data": trained.plain["data"],
-        "notes": list(trained.data.notes),
+        "checkpoint": str(run.checkpoint),
+        "checkpoint_sha256": run.digest,
+        "task": run.config.task,
+        "loss": run.config.loss_name,
+        "data": run.config.data,
+        "notes": list(run.data.notes),
         "split": split,
         "embeddings": {},
         "towers": {},
     }
-    for modality, embedded in trained.embeddings(split).items():
+    for modality, embedded in run.embeddings(split).items():
         try:
             entry = write_embeddings(
                 embedded, dataset, modality, out / f"{split}_{modality}", file_format
@@ -106,12 +106,12 @@ def export_run(
     failed = []
     written: dict[Tower, str] = {}
     for modality in wanted:
-        tower = trained.tower(modality)
+        tower = run.tower(modality)
         if tower in written:
             index["towers"][modality] = {"same_as": written[tower]}
             continue
         written[tower] = modality
-        observations = _some(trained, split, modality)
+        observations = _some(run, split, modality)
         parts, reasons = _write_tower(tower, observations, modality, out)
         index["towers"][modality] = parts
         failed += [f"{modality}: {reason}" for reason in reasons]
@@ -135,9 +135,9 @@ def export_run(
     return index
 
 
-def _some(trained: TrainedRun, split: str, modality: str) -> list[str] | Tensor:
+def _some(run: Run, split: str, modality: str) -> list[str] | Tensor:
     """A few observations of the split, two at least."""
-    observations = ObservationDataset(trained.split(split), modality)
+    observations = ObservationDataset(run.split(split), modality)
     # From all over the split.
     places = torch.linspace(0, len(observations) - 1, _OBSERVATIONS).round().long().tolist()
     some = [observations[place] for place in places]
@@ -197,9 +197,9 @@ def _encoder(model: SentenceTransformer) -> Callable[[Any], Tensor]:
     def encode(observations: list[str] | Tensor) -> Tensor:
         if not isinstance(observations, Tensor):
             return model.encode(observations, convert_to_tensor=True, show_progress_bar=False)
-        # Pictures: `encode` takes them one by one.
-        pictures = list(observations)
-        z: Tensor = model.encode(pictures, convert_to_tensor=True, show_progress_bar=False)  # type: ignore[call-overload]
+        # Images: `encode` takes them one by one.
+        images = list(observations)
+        z: Tensor = model.encode(images, convert_to_tensor=True, show_progress_bar=False)  # type: ignore[call-overload]
         return z
 
     return encode

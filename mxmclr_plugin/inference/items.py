@@ -8,25 +8,24 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mxmclr_plugin.data.pictures import DRAWABLE, picture_of
+from mxmclr_plugin.data.images import DRAWABLE, image_of
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.inference.embedding_cache import cached_embeddings
-from mxmclr_plugin.inference.run import TrainedRun
+from mxmclr_plugin.inference.run import Run
 from mxmclr_plugin.registry import did_you_mean
-from mxmclr_plugin.retrieval import retrieval_items
+from mxmclr_plugin.retrieval import Side, modalities_of, retrieval_items
 
 __all__ = ["RankedItems", "VisibleItem", "ranked_items", "visible_item"]
 
 
 @dataclass(frozen=True, eq=False)
 class RankedItems:
-    """Items of an endpoint: observations of a modality, fused ones, or joined ones.
+    """Items of a side of a direction: single observations, or fused ones.
 
     Attributes:
         z: Unit vectors. Shape: (items, D).
         ids: Instance of each. Shape: (items,).
-        positions: Of each the (first) observation in the endpoint's first modality. Shape:
-            (items,).
+        positions: The (first) observation of each in the side's first modality. Shape: (items,).
     """
 
     z: Tensor
@@ -42,43 +41,43 @@ class VisibleItem:
         name: Name of its instance.
         caption: The item itself if it is a text, else the first text of its instance; None where
             there is none.
-        picture: Of the item, or else of the first observation of its instance that has one; None
+        image: Of the item, or else of the first observation of its instance that has one; None
             where there is none.
     """
 
     name: str
     caption: str | None
-    picture: Image.Image | None
+    image: Image.Image | None
 
 
-def ranked_items(trained: TrainedRun, split: str, among: str) -> RankedItems:
+def ranked_items(run: Run, split: str, side: Side) -> RankedItems:
     """The items of a split.
 
     Embeddings are computed once, see
     :func:`~mxmclr_plugin.inference.embedding_cache.cached_embeddings`.
 
     Args:
-        trained: The run.
+        run: The run.
         split: The split.
-        among: A modality, or several joined by ``+``.
+        side: A modality, or several that are fused.
 
     Raises:
-        ConfigError: If a modality has no tower or no records, or cannot be joined.
+        ConfigError: If a modality has no tower or no records, or several cannot be fused.
     """
-    parts = among.split("+")
+    parts = modalities_of(side)
     for part in parts:
-        if part not in trained.towers:
+        if part not in run.towers:
             raise ConfigError(
                 f"modality: the run has no tower of {part!r}, "
-                f"{did_you_mean(part, trained.towers)}it has those of {', '.join(trained.towers)}"
+                f"{did_you_mean(part, run.towers)}it has those of {', '.join(run.towers)}"
             )
-    embedded = cached_embeddings(trained, split, parts)
-    fuse = [modality for modality in trained.config.eval.fuse if modality in parts]
+    embedded = cached_embeddings(run, split, parts)
+    fuse = [modality for modality in run.config.eval.fuse if modality in parts]
     try:
         items, ids = retrieval_items(
             {modality: of.z for modality, of in embedded.items()},
             {modality: of.ids for modality, of in embedded.items()},
-            [among],
+            side,
             fuse,
         )
     except ValueError as error:
@@ -89,24 +88,24 @@ def ranked_items(trained: TrainedRun, split: str, among: str) -> RankedItems:
         order = torch.argsort(first.ids, stable=True)
     if parts[0] in fuse:
         sorted_ids = first.ids[order]
-        order = order[torch.searchsorted(sorted_ids, ids[among])]
-    return RankedItems(items[among], ids[among], first.positions[order])
+        order = order[torch.searchsorted(sorted_ids, ids)]
+    return RankedItems(items, ids, first.positions[order])
 
 
 def visible_item(
-    trained: TrainedRun, split: str, modality: str, instance: int, position: int, size: int = 96
+    run: Run, split: str, modality: str, instance: int, position: int, size: int = 96
 ) -> VisibleItem:
     """What there is to see of an item.
 
     Args:
-        trained: The run.
+        run: The run.
         split: The split.
-        modality: The item's, or the first of those that are joined.
+        modality: The item's, or the first of several that are fused.
         instance: Id of its instance.
         position: As in :attr:`RankedItems.positions`.
         size: Edge in pixels of what is rendered or drawn.
     """
-    dataset, kinds = trained.split(split), trained.data.kinds
+    dataset, kinds = run.split(split), run.data.kinds
     place = int((torch.from_numpy(dataset.ids) == instance).nonzero()[0])
     records = {
         name: dataset.stores[name][int(rows[place][0])]
@@ -121,5 +120,5 @@ def visible_item(
     return VisibleItem(
         dataset.names[place],
         captions[0] if captions else None,
-        picture_of(*drawn[0], size) if drawn else None,
+        image_of(*drawn[0], size) if drawn else None,
     )

@@ -1,4 +1,4 @@
-"""A run that is over: its configuration, data and towers, as its test has them."""
+"""Load a finished run for inference."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from torch import Tensor, nn
 
 from mxmclr_plugin.data.dataset import MultifoldDataset
 from mxmclr_plugin.data.observations import observation_loader
-from mxmclr_plugin.data.registry import DATASETS
 from mxmclr_plugin.data.splits import DataSplits
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.experiment.build_towers import build_towers, with_cached_features
-from mxmclr_plugin.experiment.config import RunConfig, build_part, check_config
-from mxmclr_plugin.experiment.parts_config import TrainerConfig, precision_of
+from mxmclr_plugin.experiment.compose import build_part, check_config
+from mxmclr_plugin.experiment.config import RunConfig, TrainerConfig, precision_of
 from mxmclr_plugin.experiment.splits import measured_modalities, measured_split, trained_split
 from mxmclr_plugin.inference.changes import changed_config
 from mxmclr_plugin.models.tower import Tower
 from mxmclr_plugin.progress import progress_bar
+from mxmclr_plugin.registry import DATASETS
 
-__all__ = ["Embedded", "TrainedRun"]
+__all__ = ["Embedded", "Run", "load_run"]
 
 # Learning rates in a checkpoint may be numpy's numbers, which torch 2.6 does not know as harmless.
 _NUMPY_SCALARS = [
@@ -61,26 +61,24 @@ class Embedded:
 
 
 @dataclass(eq=False)
-class TrainedRun:
-    """A run as :meth:`load` finds it.
+class Run:
+    """A finished run: configuration, data and towers, as in its test; see :func:`load_run`.
 
     Attributes:
         folder: Its folder.
         checkpoint: The file whose weights the towers have.
-        config: Its configuration, with what was changed for measuring.
-        plain: The same as plain containers.
+        config: Its configuration, with the changes for measuring.
         towers: Tower of each modality, in evaluation mode, on the device.
-        data: The data that are measured.
-        trained_names: Names of the instances that were trained on; None where the data that are
-            measured are of another data set, whose names say nothing about that.
-        fabric: Lightning's, with the device and the precision of the test.
-        console: Where to say what is left out.
+        data: The measured data.
+        trained_names: Names of the training instances; None where the measured data are another
+            data set, whose names cannot be compared.
+        fabric: Lightning's Fabric, with the device and the precision of the test.
+        console: Where data that are left out are reported.
     """
 
     folder: Path
     checkpoint: Path
     config: RunConfig
-    plain: dict[str, Any]
     towers: dict[str, Tower]
     data: DataSplits
     trained_names: frozenset[str] | None
@@ -88,65 +86,6 @@ class TrainedRun:
     console: Console
     _splits: dict[str, MultifoldDataset] = field(default_factory=dict, repr=False)
     _encoders: dict[str, nn.Module] = field(default_factory=dict, repr=False)
-
-    @classmethod
-    def load(
-        cls,
-        path: Path | str,
-        overrides: Sequence[str] = (),
-        which: str | None = None,
-        device: str = "auto",
-        console: Console | None = None,
-    ) -> TrainedRun:
-        """Loads a run.
-
-        Its training data are read too, also where others are measured: a vocabulary is made of
-        them. If they have moved, ``data.root`` or ``data.path`` says where to.
-
-        Args:
-            path: Its folder, or a checkpoint in that.
-            overrides: Changes, see :func:`~mxmclr_plugin.inference.changes.changed_config`.
-            which: Of a folder the checkpoint ``"best"`` or ``"last"``; None for the one that the
-                run was tested with.
-            device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...; ``"auto"`` for what the configuration
-                says.
-            console: Where to say what is left out; by default standard error.
-
-        Raises:
-            ConfigError: If there is no such run, its checkpoint has other towers than its
-                configuration says, or a change, the data or the device cannot be.
-        """
-        console = console or Console(stderr=True)
-        folder, checkpoint = _located(Path(path).expanduser(), which)
-        trained, plain = _config_of(folder)
-        if which is None and checkpoint is None:
-            which = trained.trainer.test_with
-        checkpoint = checkpoint or folder / "checkpoints" / f"{which}.ckpt"
-        config, plain = changed_config(plain, overrides)
-        weights, step = _weights_of(checkpoint)
-        fabric = _fabric(config.trainer, device)
-
-        data = _trained_data(trained.data, config.data)
-        with torch.random.fork_rng(devices=[]):  # random weights, which are replaced
-            seen = trained_split(data, trained, console)
-            towers = build_towers(trained, seen)
-        _load_weights(towers, weights, step, checkpoint)
-        if config.data != trained.data:
-            data = build_part("data", DATASETS.build, config.data)
-        return cls(
-            folder,
-            checkpoint,
-            config,
-            plain,
-            {
-                modality: towers[spec.get("same_as", modality)].eval().to(fabric.device)
-                for modality, spec in config.towers.items()
-            },
-            data,
-            frozenset(seen.names) if config.data["name"] == trained.data["name"] else None,
-            fabric,
-            console,
-        )
 
     @cached_property
     def digest(self) -> str:
@@ -158,7 +97,7 @@ class TrainedRun:
         return digest.hexdigest()
 
     def split(self, name: str) -> MultifoldDataset:
-        """What is measured of a split: the instances seen in every modality that is measured.
+        """Measured part of a split: the instances with an observation in every measured modality.
 
         Raises:
             ConfigError: If there is no such split, or it lacks a modality.
@@ -170,7 +109,7 @@ class TrainedRun:
                     f"the data {self.config.data['name']} have no {missing[0]!r}, which is "
                     f"measured, but {', '.join(self.data[name].modalities)}; "
                     f"towers.MODALITY.same_as={missing[0]} has another modality encoded by that "
-                    "tower, directions={NAME:[query,gallery]} says what is measured"
+                    "tower, directions={NAME:{query:...,gallery:...}} sets what is measured"
                 )
             self._splits[name] = measured_split(self.data, name, self.config, self.console)
         return self._splits[name]
@@ -195,7 +134,7 @@ class TrainedRun:
         return self.towers[modality]
 
     def check_modality(self, split: str, modality: str) -> None:
-        """Sees that there is something to encode, and by what.
+        """Check that a split has observations of a modality and that a tower encodes them.
 
         Raises:
             ConfigError: If the modality has no tower, or the split no observation of it.
@@ -212,11 +151,11 @@ class TrainedRun:
     def embeddings(
         self, split: str, modalities: Sequence[str] | None = None, progress: bool = True
     ) -> dict[str, Embedded]:
-        """Embeddings of all observations of a split, as the run's test makes them.
+        """Encode all observations of a split, as in the run's test.
 
         Args:
             split: Name of the split.
-            modalities: Those that are encoded; None for all that are measured.
+            modalities: Modalities to encode; None for all measured ones.
             progress: Whether to show a bar, where there is a terminal.
 
         Returns:
@@ -235,7 +174,7 @@ class TrainedRun:
         return {modality: self._encoded(seen, modality, progress) for modality in wanted}
 
     def encode(self, modality: str, observations: Sequence[str] | Tensor) -> Tensor:
-        """Unit vectors of observations, as the run's test makes them.
+        """Encode observations to unit vectors, as in the run's test.
 
         Args:
             modality: Whose tower encodes them.
@@ -272,10 +211,64 @@ class TrainedRun:
         return Embedded(*(torch.cat(column) for column in zip(*rows, strict=True)))
 
 
-def _located(path: Path, which: str | None) -> tuple[Path, Path | None]:
+def load_run(
+    path: Path | str,
+    overrides: Sequence[str] = (),
+    checkpoint: str | None = None,
+    device: str = "auto",
+    console: Console | None = None,
+) -> Run:
+    """Load a finished run.
+
+    The training data are read as well, even if other data are measured, because a vocabulary is
+    made from them. If they have moved, ``data.root`` or ``data.path`` gives the new place.
+
+    Args:
+        path: Folder of the run, or a checkpoint in it.
+        overrides: Changes, see :func:`~mxmclr_plugin.inference.changes.changed_config`.
+        checkpoint: ``"best"`` or ``"last"`` of a folder; None for the one that the run was tested
+            with.
+        device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...; ``"auto"`` follows the configuration.
+        console: Where data that are left out are reported; by default standard error.
+
+    Raises:
+        ConfigError: If there is no such run, its checkpoint does not fit its configuration, or a
+            change, the data or the device cannot be used.
+    """
+    console = console or Console(stderr=True)
+    folder, file = _located(Path(path).expanduser(), checkpoint)
+    original = _config_of(folder)
+    file = file or folder / "checkpoints" / f"{checkpoint or original.trainer.test_with}.ckpt"
+    config = changed_config(original, overrides)
+    weights, step = _weights_of(file)
+    fabric = _fabric(config.trainer, device)
+
+    data = _training_data(original.data, config.data)
+    with torch.random.fork_rng(devices=[]):  # random weights, which are replaced
+        train = trained_split(data, original, console)
+        towers = build_towers(original, train)
+    _load_weights(towers, weights, step, file)
+    if config.data != original.data:
+        data = build_part("data", DATASETS.build, config.data)
+    return Run(
+        folder,
+        file,
+        config,
+        {
+            modality: towers[spec.get("same_as", modality)].eval().to(fabric.device)
+            for modality, spec in config.towers.items()
+        },
+        data,
+        frozenset(train.names) if config.data["name"] == original.data["name"] else None,
+        fabric,
+        console,
+    )
+
+
+def _located(path: Path, checkpoint: str | None) -> tuple[Path, Path | None]:
     """The folder of a run, and the checkpoint if it was named."""
-    if which not in (None, "best", "last"):
-        raise ConfigError(f"the checkpoint of a run is best or last, got {which!r}")
+    if checkpoint not in (None, "best", "last"):
+        raise ConfigError(f"the checkpoint of a run is best or last, got {checkpoint!r}")
     if path.is_dir():
         return path, None
     if path.is_file():
@@ -283,7 +276,7 @@ def _located(path: Path, which: str | None) -> tuple[Path, Path | None]:
     raise ConfigError(f"ckpt: there is no run or checkpoint {path}")
 
 
-def _config_of(folder: Path) -> tuple[RunConfig, dict[str, Any]]:
+def _config_of(folder: Path) -> RunConfig:
     file = folder / "config.yaml"
     try:
         plain = yaml.safe_load(file.read_text(encoding="utf-8"))
@@ -302,16 +295,16 @@ def _config_of(folder: Path) -> tuple[RunConfig, dict[str, Any]]:
         raise ConfigError(f"{file}: {error}") from error
 
 
-def _trained_data(trained: dict[str, Any], changed: dict[str, Any]) -> DataSplits:
-    """The data that the run was trained on, also where they have moved."""
+def _training_data(original: dict[str, Any], changed: dict[str, Any]) -> DataSplits:
+    """The training data of a run, from their new place if they have moved."""
     try:
-        data: DataSplits = build_part("data", DATASETS.build, trained)
+        data: DataSplits = build_part("data", DATASETS.build, original)
     except ConfigError as error:
-        moved = dict(trained)
+        moved = dict(original)
         for key in ("root", "path"):
             if key in changed:
                 moved[key] = changed[key]
-        if changed["name"] == trained["name"] and moved != trained:
+        if changed["name"] == original["name"] and moved != original:
             data = build_part("data", DATASETS.build, moved)
         else:
             raise ConfigError(

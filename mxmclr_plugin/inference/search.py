@@ -15,9 +15,9 @@ from mxmclr_plugin.data.manifest.kinds import FILE_KINDS
 from mxmclr_plugin.data.readers.voxel import VOXEL_SUFFIXES
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.inference.items import ranked_items, visible_item
-from mxmclr_plugin.inference.run import TrainedRun
+from mxmclr_plugin.inference.run import Run
 from mxmclr_plugin.models.text import SentenceBackbone, unknown_words
-from mxmclr_plugin.retrieval import top_k
+from mxmclr_plugin.retrieval import Side, modalities_of, side_name, top_k
 
 __all__ = ["Found", "Hit", "search"]
 
@@ -41,7 +41,7 @@ class Hit:
         score: Cosine similarity to the query, -1 to 1.
         caption: The item itself if it is a text, else the first text of its instance; None where
             there is none.
-        picture: Of the item, or else of the first observation of its instance that has one; None
+        image: Of the item, or else of the first observation of its instance that has one; None
             where there is none.
     """
 
@@ -49,7 +49,7 @@ class Hit:
     id: int
     score: float
     caption: str | None
-    picture: Image.Image | None
+    image: Image.Image | None
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Found:
     Attributes:
         query: The query.
         by: Modality whose tower encoded it.
-        among: What was ranked: a modality, or several joined by ``+``.
+        among: Modality of the ranked items; several are named with "and".
         items: How many there are.
         unknown: Words of the query that the text tower does not know.
         hits: The nearest, the nearest first.
@@ -74,11 +74,11 @@ class Found:
 
 
 def search(
-    trained: TrainedRun,
+    run: Run,
     query: str,
     k: int = 5,
     split: str = "test",
-    modality: str | None = None,
+    modality: Side | None = None,
     by: str | None = None,
 ) -> Found:
     """The items of a split that are nearest to a query.
@@ -87,13 +87,13 @@ def search(
     :func:`~mxmclr_plugin.inference.embedding_cache.cached_embeddings`.
 
     Args:
-        trained: The run.
-        query: A text, or the path of a picture, grid or other file, where the run has a tower for
+        run: The run.
+        query: A text, or the path of an image, grid or other file, where the run has a tower for
             such.
         k: How many; all if there are fewer.
         split: The split.
-        modality: What is ranked: a modality, or several joined by ``+``; None for what the first
-            direction with such queries ranks.
+        modality: Modality of the gallery, or several that are fused; None for the gallery of the
+            first direction with such queries.
         by: Modality of the query; None for the first one of its kind that has a tower.
 
     Returns:
@@ -103,24 +103,24 @@ def search(
         ConfigError: If a modality has no tower or no records, the file cannot be read, or the text
             tower knows no word of the query.
     """
-    dataset = trained.split(split)
+    dataset = run.split(split)
     file = _as_file(query)
-    by = _modality_of_query(trained, file, by)
+    by = _modality_of_query(run, file, by)
     unknown: list[str] = []
-    if trained.data.kinds.get(by, by) == "text":
-        unknown = _unknown(trained, by, query)
-        z = trained.encode(by, [query])
+    if run.data.kinds.get(by, by) == "text":
+        unknown = _unknown(run, by, query)
+        z = run.encode(by, [query])
     else:
-        z = _encoded_file(trained, dataset, by, file or Path(query))
-    among = _gallery(trained, by) if modality is None else modality
-    items = ranked_items(trained, split, among)
+        z = _encoded_file(run, dataset, by, file or Path(query))
+    among = _gallery(run, by) if modality is None else modality
+    items = ranked_items(run, split, among)
     best = top_k(z, items.z, min(k, len(items.z)))
     hits = []
     for item, score in zip(best.indices[0].tolist(), best.scores[0].tolist(), strict=True):
         instance, position = int(items.ids[item]), int(items.positions[item])
-        seen = visible_item(trained, split, among.split("+")[0], instance, position)
-        hits.append(Hit(seen.name, instance, score, seen.caption, seen.picture))
-    return Found(query, by, among, len(items.z), tuple(unknown), tuple(hits))
+        seen = visible_item(run, split, modalities_of(among)[0], instance, position)
+        hits.append(Hit(seen.name, instance, score, seen.caption, seen.image))
+    return Found(query, by, side_name(among), len(items.z), tuple(unknown), tuple(hits))
 
 
 def _as_file(query: str) -> Path | None:
@@ -138,10 +138,10 @@ def _as_file(query: str) -> Path | None:
     return None
 
 
-def _modality_of_query(trained: TrainedRun, file: Path | None, by: str | None) -> str:
-    kinds = {modality: trained.data.kinds.get(modality, modality) for modality in trained.towers}
+def _modality_of_query(run: Run, file: Path | None, by: str | None) -> str:
+    kinds = {modality: run.data.kinds.get(modality, modality) for modality in run.towers}
     if by is not None:
-        trained.tower(by)
+        run.tower(by)
         if (kinds[by] == "text") != (file is None):
             what = "a text" if file is None else f"the file {file}"
             raise ConfigError(f"by: the tower of {by!r} takes {kinds[by]}, the query is {what}")
@@ -165,8 +165,8 @@ def _modality_of_query(trained: TrainedRun, file: Path | None, by: str | None) -
     return fitting[0]
 
 
-def _unknown(trained: TrainedRun, modality: str, query: str) -> list[str]:
-    backbone = trained.tower(modality).backbone
+def _unknown(run: Run, modality: str, query: str) -> list[str]:
+    backbone = run.tower(modality).backbone
     if not isinstance(backbone, SentenceBackbone):
         return []
     unknown, parts = unknown_words(backbone.model, query)
@@ -178,9 +178,7 @@ def _unknown(trained: TrainedRun, modality: str, query: str) -> list[str]:
     return unknown
 
 
-def _encoded_file(
-    trained: TrainedRun, dataset: MultifoldDataset, modality: str, file: Path
-) -> Tensor:
+def _encoded_file(run: Run, dataset: MultifoldDataset, modality: str, file: Path) -> Tensor:
     """Unit vectors of a file, read as the data's own records are. Shape: (1, D)."""
     store = dataset.stores.get(modality)
     if store is None or not len(store):
@@ -188,7 +186,7 @@ def _encoded_file(
             f"search: files for {modality!r} are read as the data's own are, but these have none"
         )
     like = store[0]
-    kind = FILE_KINDS[trained.data.kinds.get(modality, modality)]
+    kind = FILE_KINDS[run.data.kinds.get(modality, modality)]
     options = {} if kind.option is None else {kind.option: int(like.shape[kind.length])}
     try:
         record = kind.reader(options)(file)
@@ -200,15 +198,18 @@ def _encoded_file(
             f"records of {modality!r} are {like.dtype} of {tuple(like.shape)}"
         )
     observations = stack(modality, [record], [0])
-    return trained.encode(modality, observations)
+    return run.encode(modality, observations)
 
 
-def _gallery(trained: TrainedRun, by: str) -> str:
-    """What the first direction with such queries ranks, else what the first one has them find."""
-    for query, gallery in trained.config.directions.values():
-        if by in query.split("+"):
+def _gallery(run: Run, by: str) -> Side:
+    """Gallery of the first direction with such queries, else queries of one with such a gallery."""
+    directions = list(run.config.directions.values())
+    for direction in directions:
+        if by in modalities_of(direction.query):
+            gallery: Side = direction.gallery
             return gallery
-    for query, gallery in trained.config.directions.values():
-        if by in gallery.split("+"):
+    for direction in directions:
+        if by in modalities_of(direction.gallery):
+            query: Side = direction.query
             return query
-    raise ConfigError(f"search: no direction has {by!r}; say what is ranked by modality=MODALITY")
+    raise ConfigError(f"search: no direction has {by!r}; name a gallery by modality=MODALITY")

@@ -10,9 +10,10 @@ from rich.console import Console
 from torch import Tensor
 
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.inference import TrainedRun
+from mxmclr_plugin.inference import Run, load_run
 from mxmclr_plugin.inference.items import RankedItems, ranked_items
 from mxmclr_plugin.report.shown_runs import ShownRuns
+from mxmclr_plugin.retrieval import side_name
 
 __all__ = ["LoadedRun", "load_shown"]
 
@@ -23,19 +24,19 @@ class LoadedRun:
 
     Attributes:
         label: What it is called.
-        trained: The run.
+        run: The run.
         split: Of which the items are.
-        items: By endpoint, a modality or several joined by ``+``.
+        items: By side of a direction, such as ``voxel`` or ``views and voxel``.
     """
 
     label: str
-    trained: TrainedRun
+    run: Run
     split: str
     items: Mapping[str, RankedItems]
 
     def names(self, instances: Tensor) -> list[str]:
         """Names of instances. Shape: (N,)."""
-        dataset = self.trained.split(self.split)
+        dataset = self.run.split(self.split)
         by_id = dict(zip(dataset.ids.tolist(), dataset.names, strict=True))
         return [by_id[instance] for instance in instances.tolist()]
 
@@ -53,10 +54,10 @@ def load_shown(shown: ShownRuns, console: Console) -> Sequence[LoadedRun]:
     """
     loaded: list[LoadedRun] = []
     for run in shown.runs:
-        trained = TrainedRun.load(run.folder, console=console)
-        endpoints = dict.fromkeys(e for pair in trained.config.directions.values() for e in pair)
-        items = {e: ranked_items(trained, shown.split, e) for e in endpoints}
-        loaded.append(LoadedRun(run.label, trained, shown.split, items))
+        loaded_run = load_run(run.folder, console=console)
+        sides = [s for d in loaded_run.config.directions.values() for s in (d.query, d.gallery)]
+        items = {side_name(side): ranked_items(loaded_run, shown.split, side) for side in sides}
+        loaded.append(LoadedRun(run.label, loaded_run, shown.split, items))
     for other in loaded[1:]:
         first = loaded[0]
         for endpoint, own in first.items.items():

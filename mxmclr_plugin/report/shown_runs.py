@@ -1,4 +1,4 @@
-"""Which runs are shown in pictures: two, side by side."""
+"""Which runs are shown in images: two, side by side."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def shown_of_ablation(contents: AblationContents) -> ShownRuns:
 def shown_of_run(contents: RunContents) -> ShownRuns:
     """The run itself."""
     split = "test" if "test" in contents.figures or not contents.figures else ""
-    split = split or next(iter(contents.figures)).removesuffix("_split")
+    split = split or next(iter(contents.figures))
     if not _has_checkpoint(contents.folder):
         return ShownRuns([], split, _NO_WEIGHTS)
     return ShownRuns([ShownRun(contents.loss, contents.folder)], split, f"Seed {contents.seed}.")

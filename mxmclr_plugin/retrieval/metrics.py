@@ -1,9 +1,10 @@
-"""RR@k, NDCG@k and MRR of a gallery ranked by cosine similarity to each query."""
+"""Recall, NDCG and MRR of a gallery ranked by cosine similarity to each query."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from mxmclr_plugin.progress import progress_bar
 from mxmclr_plugin.retrieval.cosines import (
+    STEPS,
     Gallery,
     block_shape,
     check_rows,
@@ -18,7 +20,7 @@ from mxmclr_plugin.retrieval.cosines import (
     slices,
 )
 
-__all__ = ["cross_modal_metrics", "retrieval_metrics"]
+__all__ = ["QueryRanks", "rank_queries", "retrieval_metrics"]
 
 
 @torch.no_grad()
@@ -34,139 +36,174 @@ def retrieval_metrics(
     gallery_chunk: int | None = None,
     progress: bool = False,
 ) -> dict[str, float]:
-    """Ranks the gallery for every query; an item with the query's id is right, all others wrong.
+    """Rank the gallery for every query; items with the query's id are right, all others wrong.
 
-    - ``rr@k``: share of queries with a right item among the first k.
+    - ``r@k``: recall, the share of queries with a right item among the first k (RR@k in the papers
+      on Text2Shape).
     - ``ndcg@k``: mean over queries of sum of 1 / log2(rank + 1) over the right items among the
       first k, divided by what min(number of right items, k) of them at the top would give
       (Jaervelin & Kekaelaeinen 2002, binary gain).
     - ``mrr``: mean of 1 / rank of the first right item.
-    - ``chance@1``: what ``rr@1`` is expected to be for a random ranking: mean over queries of the
-      share of the gallery that is right.
+    - ``chance@1``: the expected ``r@1`` of a random ranking: mean over queries of the share of
+      the gallery that is right.
 
-    Items of equal score have no order, so every figure is its exact expectation over a random order
-    of them (McSherry & Najork 2008): embeddings that have collapsed to a point score chance, not
-    100 percent. Cosines are those of float64, compared in steps of 2^-24, about 6e-8, so that
+    Items of equal score have no order, so every metric is its exact expectation over a random order
+    of them (McSherry & Najork 2008): embeddings that collapsed to a point get chance, not 100
+    percent. Cosines are those of float64, compared in steps of 2^-24, about 6e-8, so that
     identical items tie however the product was blocked. A row of zeros has cosine 0 to everything.
 
     Blocks of queries meet blocks of the gallery: beyond the embeddings as given, memory is taken
     for the gallery in float32 (m x D) and a block, never for n x m scores. Float32 products decide
     for nearly all items; those too close to call are computed again in float64, which needs few
-    products unless the embeddings have collapsed, so that the figures are the ones that float64
-    throughout would give. One that PyTorch was told to round further (TF32, bfloat16) decides
-    nothing: float64 does.
+    products unless the embeddings have collapsed, so that the metrics are those of float64
+    throughout. Where PyTorch is set to round products further (TF32, bfloat16), float64 decides
+    alone.
 
     Args:
         queries: Embeddings of any length. Shape: (n, D).
         gallery: Embeddings to be ranked. Shape: (m, D).
         query_ids: Instance of each query, integers. Shape: (n,).
         gallery_ids: Instance of each item, integers. Shape: (m,).
-        ks: Depths of ``rr@k``.
+        ks: Depths of ``r@k``.
         ndcg_at: Depth of ``ndcg@k``.
-        chunk: Queries scored at a time; changes memory, not the figures. By default a block takes
+        chunk: Queries scored at a time; changes memory, not the metrics. By default a block takes
             about 128 MiB on a CPU and 2 GiB on a GPU.
         gallery_chunk: Items scored at a time.
         progress: Whether to show a progress bar on a terminal.
 
     Returns:
-        ``{"rr@1", "rr@5", "ndcg@5", "mrr", "chance@1", "queries", "gallery"}`` (depths as asked
-        for): rates in percent, then the counts n and m.
+        ``{"r@1", "r@5", "ndcg@5", "mrr", "chance@1", "queries", "gallery"}`` (depths as given):
+        rates in percent, then the counts n and m.
 
     Raises:
         ValueError: If shapes do not fit, a row has NaN or infinity, ids are not integers, a depth
             is below 1, or a query has no right item in the gallery: leaving it out would change
-            the figures, so leave it out yourself.
+            the metrics, so leave it out yourself.
     """
-    check_rows(queries, gallery)
-    _check_ids(queries, gallery, query_ids, gallery_ids)
     depths = list(dict.fromkeys(ks))
     if min([*depths, ndcg_at, *(size for size in (chunk, gallery_chunk) if size is not None)]) < 1:
         raise ValueError(
             f"ks, ndcg_at and chunks are at least 1, got ks={list(ks)}, ndcg_at={ndcg_at}, "
             f"chunk={chunk}, gallery_chunk={gallery_chunk}"
         )
-    device, n, m = queries.device, len(queries), len(gallery)
-    rows, columns = block_shape(default_memory(device), n, m, queries.shape[1])
-    rows, columns = chunk or rows, gallery_chunk or columns
-
-    # Instances by number, items that nobody looks for last. Sorted by them, the right items of
-    # consecutive queries are consecutive too.
-    instances = query_ids.to(device, torch.long).unique()
-    query_slot, query_order = _slots(query_ids, instances).sort(stable=True)
-    item_slot, item_order = _slots(gallery_ids, instances).sort(stable=True)
-    right_items = item_slot.bincount(minlength=len(instances) + 1)[: len(instances)]
-    end_of = right_items.cumsum(0)
-    items = Gallery(gallery, item_order, device)
-    most_right = min(ndcg_at, int(right_items.max()))
-
+    ranked = _RankedQueries(queries, gallery, query_ids, gallery_ids, chunk, gallery_chunk)
+    n, m = len(queries), len(gallery)
     sums: dict[str, Tensor] = {}
     with progress_bar() if progress else nullcontext() as bar:
         task = None if bar is None else bar.add_task("retrieval", total=n)
-        for part in slices(0, n, rows):
-            slot = query_slot[part]
-            block = items.unit(queries[query_order[part]])
-            number = right_items[slot]
-            mine = slice(int(end_of[slot[0]] - number[0]), int(end_of[slot[-1]]))
-            right = _rank_right(block, slot, items, item_slot, mine, columns, most_right)
-            wrong = _rank_wrong(
-                block, slot, items, item_slot, mine, columns, ndcg_at, right.values[:, :1]
-            )
-            figures = _expected_figures(right, wrong, number, m, depths, ndcg_at)
-            for name, values in figures.items():
+        for rows, right, wrong, number in ranked.blocks(ndcg_at):
+            metrics = _expected_metrics(right, wrong, number, m, depths, ndcg_at)
+            for name, values in metrics.items():
                 sums[name] = sums.get(name, 0) + values.sum()
             if bar is not None and task is not None:
-                bar.advance(task, len(slot))
+                bar.advance(task, len(rows))
     rates: dict[str, float] = {name: 100 * float(total) / n for name, total in sums.items()}
     return {**rates, "queries": n, "gallery": m}
 
 
-def cross_modal_metrics(
-    embeddings: Mapping[str, Tensor],
-    ids: Mapping[str, Tensor],
-    directions: Mapping[str, tuple[str, str]],
-    *,
-    ks: Sequence[int] = (1, 5),
-    ndcg_at: int = 5,
-    chunk: int | None = None,
-) -> dict[str, dict[str, float]]:
-    """:func:`retrieval_metrics` in several directions.
+@dataclass(frozen=True, eq=False)
+class QueryRanks:
+    """Where the first right item of each query stands.
+
+    Attributes:
+        ranks: Expected rank of the first right item, 1 and up, over a random order of items of
+            equal score. Shape: (n,).
+        margins: Cosine of the best right item less that of the best wrong one; 2 where there is no
+            wrong item. Shape: (n,).
+    """
+
+    ranks: Tensor
+    margins: Tensor
+
+
+@torch.no_grad()
+def rank_queries(
+    queries: Tensor, gallery: Tensor, query_ids: Tensor, gallery_ids: Tensor
+) -> QueryRanks:
+    """Rank the first right item of every query, by the rule of :func:`retrieval_metrics`.
 
     Args:
-        embeddings: Embeddings of each modality. Shape: (rows, D).
-        ids: Instance of each of their rows. Shape: (rows,).
-        directions: Modality of the queries and modality of the gallery of each direction:
-            ``{"t2s": ("text", "voxel"), "s2t": ("voxel", "text")}``.
-        ks: Depths of ``rr@k``.
-        ndcg_at: Depth of ``ndcg@k``.
-        chunk: Queries scored at a time.
-
-    Returns:
-        Figures of each direction.
+        queries: Embeddings of any length. Shape: (n, D).
+        gallery: Embeddings to be ranked. Shape: (m, D).
+        query_ids: Instance of each query, integers. Shape: (n,).
+        gallery_ids: Instance of each item, integers. Shape: (m,).
 
     Raises:
-        ValueError: If a modality is missing, or as :func:`retrieval_metrics` does.
+        ValueError: As :func:`retrieval_metrics` does.
     """
-    figures = {}
-    for name, (query, item) in directions.items():
-        for modality in (query, item):
-            if modality not in embeddings or modality not in ids:
-                raise ValueError(
-                    f"the direction {name!r} needs embeddings and ids of {modality!r}, got "
-                    f"embeddings of {sorted(embeddings)} and ids of {sorted(ids)}"
-                )
-        try:
-            figures[name] = retrieval_metrics(
-                embeddings[query],
-                embeddings[item],
-                ids[query],
-                ids[item],
-                ks=ks,
-                ndcg_at=ndcg_at,
-                chunk=chunk,
-            )
-        except ValueError as error:
-            raise ValueError(f"{name} ({query} to {item}): {error}") from error
-    return figures
+    ranked = _RankedQueries(queries, gallery, query_ids, gallery_ids)
+    ranks = torch.empty(len(queries), dtype=torch.float64)
+    margins = torch.empty(len(queries), dtype=torch.float64)
+    for rows, right, wrong, _ in ranked.blocks(depth=1):
+        tied_right = right.count(right.values[:, :1])[1].squeeze(1)
+        # Of w wrong and r right items in a random order w / (r + 1) come before all right ones.
+        rank = 1 + wrong.above + wrong.tied / (tied_right + 1)
+        margin = (right.values[:, 0] - wrong.best.values[:, 0]) / STEPS
+        ranks[rows.cpu()] = rank.cpu().double()
+        margins[rows.cpu()] = margin.nan_to_num(posinf=2.0).cpu().double()
+    return QueryRanks(ranks, margins)
+
+
+class _RankedQueries:
+    """Ranks of right and wrong items, a block of queries at a time.
+
+    Instances are numbered, with items that no query looks for last. Sorted by instance, the right
+    items of consecutive queries are consecutive too.
+
+    Args:
+        queries, gallery: Embeddings. Shape: (n, D), (m, D).
+        query_ids, gallery_ids: Instances. Shape: (n,), (m,).
+        chunk: Queries of a block; None for a size that fits the default memory.
+        gallery_chunk: Items of a block.
+
+    Raises:
+        ValueError: If the rows or the ids cannot be ranked.
+    """
+
+    def __init__(
+        self,
+        queries: Tensor,
+        gallery: Tensor,
+        query_ids: Tensor,
+        gallery_ids: Tensor,
+        chunk: int | None = None,
+        gallery_chunk: int | None = None,
+    ) -> None:
+        check_rows(queries, gallery)
+        _check_ids(queries, gallery, query_ids, gallery_ids)
+        device = queries.device
+        rows, columns = block_shape(
+            default_memory(device), len(queries), len(gallery), queries.shape[1]
+        )
+        self.queries = queries
+        self.rows, self.columns = chunk or rows, gallery_chunk or columns
+        instances = query_ids.to(device, torch.long).unique()
+        self.query_group, self.query_order = _group_index(query_ids, instances).sort(stable=True)
+        self.item_group, item_order = _group_index(gallery_ids, instances).sort(stable=True)
+        count = self.item_group.bincount(minlength=len(instances) + 1)
+        self.right_items = count[: len(instances)]
+        self.items = Gallery(gallery, item_order, device)
+
+    def blocks(self, depth: int) -> Iterator[tuple[Tensor, _Best, _Wrong, Tensor]]:
+        """Rank the queries.
+
+        Args:
+            depth: How many of the best items are kept.
+
+        Yields:
+            Rows of the queries, their best right items, their wrong items, and the number of right
+            items. Shape: (rows,) for the first and the last.
+        """
+        ends = self.right_items.cumsum(0)
+        most_right = min(depth, int(self.right_items.max()))
+        for part in slices(0, len(self.queries), self.rows):
+            group, rows = self.query_group[part], self.query_order[part]
+            block = self.items.unit(self.queries[rows])
+            number = self.right_items[group]
+            mine = slice(int(ends[group[0]] - number[0]), int(ends[group[-1]]))
+            shared = (block, group, self.items, self.item_group, mine, self.columns)
+            right = _rank_right(*shared, most_right)
+            yield rows, right, _rank_wrong(*shared, depth, right.values[:, :1]), number
 
 
 class _Best:
@@ -209,19 +246,19 @@ class _Wrong(NamedTuple):
     best: _Best
 
 
-def _slots(ids: Tensor, instances: Tensor) -> Tensor:
-    """Place of each id among sorted instances, their number for all others."""
+def _group_index(ids: Tensor, instances: Tensor) -> Tensor:
+    """Index of each id among sorted instances, their number for all others."""
     ids = ids.to(instances.device, torch.long)
-    slot = torch.searchsorted(instances, ids)
-    found = instances[slot.clamp(max=len(instances) - 1)] == ids
-    return torch.where(found, slot, len(instances))
+    group = torch.searchsorted(instances, ids)
+    found = instances[group.clamp(max=len(instances) - 1)] == ids
+    return torch.where(found, group, len(instances))
 
 
 def _rank_right(
     queries: Tensor,
-    slot: Tensor,
+    group: Tensor,
     items: Gallery,
-    item_slot: Tensor,
+    item_group: Tensor,
     mine: slice,
     columns: int,
     depth: int,
@@ -229,16 +266,16 @@ def _rank_right(
     """The best right items of unit ``queries``, all of which are in the slice ``mine``."""
     best = _Best(queries, depth)
     for part in slices(mine.start, mine.stop, columns):
-        wrong = slot[:, None] != item_slot[part]
+        wrong = group[:, None] != item_group[part]
         best.add(items.exact_steps(queries, part).masked_fill_(wrong, -torch.inf))
     return best
 
 
 def _rank_wrong(
     queries: Tensor,
-    slot: Tensor,
+    group: Tensor,
     items: Gallery,
-    item_slot: Tensor,
+    item_group: Tensor,
     mine: slice,
     columns: int,
     depth: int,
@@ -252,7 +289,7 @@ def _rank_wrong(
     for part in slices(0, len(items), columns):
         near = items.near_cosines(queries, part)  # (rows, columns)
         if part.start < mine.stop and mine.start < part.stop:
-            near.masked_fill_(slot[:, None] == item_slot[part], -torch.inf)
+            near.masked_fill_(group[:, None] == item_group[part], -torch.inf)
         ahead = near > high
         # Too close to the best right score to call, or perhaps among the best.
         close = ((near >= low) ^ ahead) | (near >= items.reach(best.values, near))
@@ -264,22 +301,22 @@ def _rank_wrong(
     return _Wrong(above, tied, best)
 
 
-def _expected_figures(
+def _expected_metrics(
     right: _Best, wrong: _Wrong, number: Tensor, items: int, ks: list[int], ndcg_at: int
 ) -> dict[str, Tensor]:
-    """Figures of each query, in 0..1; it has ``number`` right ones among ``items``: (rows,)."""
+    """Metrics of each query, in 0..1; it has ``number`` right ones among ``items``: (rows,)."""
     dtype = right.values.dtype
     _, same = right.count(right.values[:, :1])
     # The first right item is one of those that tie; of these, this many are right.
     tied_right = same.squeeze(1)
-    figures = {
-        f"rr@{k}": 1 - _probability_all_wrong(k - wrong.above, wrong.tied, tied_right, dtype)
+    metrics = {
+        f"r@{k}": 1 - _probability_all_wrong(k - wrong.above, wrong.tied, tied_right, dtype)
         for k in ks
     }
-    figures[f"ndcg@{ndcg_at}"] = _expected_ndcg(right, wrong.best, number, ndcg_at)
-    figures["mrr"] = _expected_reciprocal_rank(wrong.above, wrong.tied, tied_right, dtype)
-    figures["chance@1"] = number.to(dtype) / items
-    return figures
+    metrics[f"ndcg@{ndcg_at}"] = _expected_ndcg(right, wrong.best, number, ndcg_at)
+    metrics["mrr"] = _expected_reciprocal_rank(wrong.above, wrong.tied, tied_right, dtype)
+    metrics["chance@1"] = number.to(dtype) / items
+    return metrics
 
 
 def _probability_all_wrong(

@@ -51,7 +51,7 @@ def test_a_reader_of_words_reaches_it(tmp_path, described, captions, held_out):
     text_ids = torch.from_numpy(np.repeat(test.ids, captions))
     # A cosine is highest for all grids that have everything that was said, and equal for these.
     figures = retrieval_metrics(texts, grids, text_ids, torch.from_numpy(test.ids))
-    assert figures["rr@1"] == pytest.approx(to_shape, abs=0.006)
+    assert figures["r@1"] == pytest.approx(to_shape, abs=0.006)
 
     # The other way: sentences that fit, of these those that fit the fewest grids.
     fits = (texts @ grids.T == texts.sum(1, keepdim=True)).numpy()  # (texts, grids)

@@ -25,8 +25,8 @@ RESERVED = ("id", "split", "meta")
 _NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 
 
-def read_picture(path: Path, size: int) -> Tensor:
-    """A picture, or one that is an array already, as it is."""
+def read_image_or_array(path: Path, size: int) -> Tensor:
+    """An image, or one that is an array already, as it is."""
     return read_array(path) if path.suffix.lower() == ".npy" else read_image(path, size)
 
 
@@ -52,7 +52,7 @@ class FileKind:
 
 
 FILE_KINDS = {
-    "image": FileKind(read_picture, "size"),
+    "image": FileKind(read_image_or_array, "size"),
     "views": FileKind(read_array),
     "voxel": FileKind(read_voxel, "resolution"),
     "points": FileKind(read_points, "points", length=0),

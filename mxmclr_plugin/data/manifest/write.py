@@ -16,10 +16,9 @@ from torch import Tensor
 
 from mxmclr_plugin.data.dataset import Store
 from mxmclr_plugin.data.file_store import FileStore, Reader
-from mxmclr_plugin.data.manifest.build import SOURCE
+from mxmclr_plugin.data.manifest.build import SOURCE, OneShape
 from mxmclr_plugin.data.manifest.kinds import FILE_KINDS, KINDS
-from mxmclr_plugin.data.manifest.one_shape import OneShape
-from mxmclr_plugin.data.manifest.parquet import ROW_GROUP_BYTES, pyarrow_parquet
+from mxmclr_plugin.data.parquet import ROW_GROUP_BYTES, pyarrow_parquet
 from mxmclr_plugin.data.readers.image import read_image
 from mxmclr_plugin.data.splits import DataSplits
 from mxmclr_plugin.errors import DataError
@@ -116,7 +115,7 @@ def _options(instances: list[_Instance], kinds: Mapping[str, str]) -> dict[str, 
                     continue
                 seen.add(id(store))
                 record = store[row]
-                if kinds[modality] == "image" and not _is_plain_picture(record):
+                if kinds[modality] == "image" and not _is_plain_image(record):
                     continue
                 length = int(record.shape[kind.length])
                 if options.setdefault(kind.option, length) != length:
@@ -143,7 +142,7 @@ def _content(kind: str, store: Store, row: int) -> tuple[str, bytes]:
             return unpacked.suffix.lower(), unpacked.read_bytes()
     record = store[row]
     buffer = io.BytesIO()
-    if kind == "image" and _is_plain_picture(record):
+    if kind == "image" and _is_plain_image(record):
         Image.fromarray(record.permute(1, 2, 0).numpy()).save(buffer, "png")
         return ".png", buffer.getvalue()
     np.save(buffer, record.numpy(), allow_pickle=False)
@@ -163,7 +162,7 @@ def _reads_as(kind: str, read: Reader) -> bool:
     return given in readers and options <= {FILE_KINDS[kind].option}
 
 
-def _is_plain_picture(record: Tensor) -> bool:
+def _is_plain_image(record: Tensor) -> bool:
     square = record.ndim == 3 and len(record) == 3 and record.shape[1] == record.shape[2]
     return square and str(record.dtype) == "torch.uint8" and record.shape[1] >= 8
 

@@ -28,6 +28,7 @@ from mxmclr_plugin.data.splits import DataSplits
 from mxmclr_plugin.data.views import SeparateViews, rendered_views
 from mxmclr_plugin.files import kept
 from mxmclr_plugin.progress import progress_bar
+from mxmclr_plugin.registry import register_dataset
 
 __all__ = ["VoxelStore", "primitives"]
 
@@ -69,6 +70,7 @@ class VoxelStore:
         return torch.from_numpy(inside[None] * self.rgba[index][:, None, None, None])
 
 
+@register_dataset("primitives")
 def primitives(
     root: str | Path | None = None,
     *,
@@ -112,12 +114,12 @@ def primitives(
         train_classes: Training classes that are kept; None for all. Those of a smaller number are
             among those of a larger one; validation and test do not change.
         described: How many of shape, colour, height and radius a sentence names, 1 to 3, so that it
-            fits several classes; None for all. What RR@1 can reach is then in the notes.
-        views: 6 or 12 for a further modality ``views``: so many pictures of each grid, rendered
+            fits several classes; None for all. What R@1 can reach is then in the notes.
+        views: 6 or 12 for a further modality ``views``: so many images of each grid, rendered
             all round it, as one observation; see
             :func:`~mxmclr_plugin.data.rendering.render_views`.
-        view_size: Edge of those pictures in pixels.
-        separate_views: Whether each picture is an observation of its own, of the modality
+        view_size: Edge of those images in pixels.
+        separate_views: Whether each image is an observation of its own, of the modality
             ``image``, instead.
 
     Returns:
@@ -159,7 +161,7 @@ def primitives(
         to_shape, to_text = retrieval_ceiling([kinds[k] for k in splits["test"]], described)
         notes.append(
             f"a sentence names {described} of {len(ATTRIBUTES)} attributes and fits several "
-            f"classes: on the test set, who knows everything is expected to reach RR@1 "
+            f"classes: on the test set, who knows everything is expected to reach R@1 "
             f"{to_shape:.2f} from text to shape and {to_text:.2f} from shape to text"
         )
 

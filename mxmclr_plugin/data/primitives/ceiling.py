@@ -14,7 +14,7 @@ __all__ = ["retrieval_ceiling"]
 
 
 def retrieval_ceiling(kinds: Sequence[PrimitiveClass], described: int) -> tuple[float, float]:
-    """Expected RR@1, in percent, of a reader who knows the class of each grid and what words mean.
+    """Expected R@1, in percent, of a reader who knows the class of each grid and what words mean.
 
     A sentence that fits m classes is of each of them with equal probability, so the first grid is
     right with probability 1 / m. For a grid, the reader takes first a sentence that fits as few

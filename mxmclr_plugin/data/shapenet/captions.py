@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from mxmclr_plugin.data.problems import ProblemLog
+from mxmclr_plugin.data.rows import Row, read_json, read_rows, read_table, text_lines
 from mxmclr_plugin.errors import DataError
 
 __all__ = ["CATEGORIES", "ShapeEntry", "read_entries", "read_vocabulary"]
@@ -58,12 +56,10 @@ def read_entries(
         DataError: If the file cannot be read at all, or if a row cannot and problems are errors.
     """
     entries = []
-    for where, row in _rows(path, log):
-        if isinstance(row, str):
-            row = {"model": row}
-        if not isinstance(row, dict):
-            log.add("caption unreadable", where, f"is {type(row).__name__}, neither id nor object")
-            continue
+    for read in _rows(path, log):
+        row, where = read.values, read.where
+        if "" in row:  # an entry of a list, or a line
+            row = {"model": row[""]} if isinstance(row[""], str) else {}
         model = str(_first(row, _MODEL) or "").strip().removesuffix(".nrrd")
         if not model:
             log.add("caption unreadable", where, f"has no id of a shape ({', '.join(_MODEL)})")
@@ -85,58 +81,30 @@ def read_vocabulary(path: Path) -> dict[int, str]:
     Raises:
         DataError: If the file is not that.
     """
+    content = read_json(path)
     try:
-        words = json.loads(path.read_text(encoding="utf-8"))["idx_to_word"]
-        return {int(number): str(word) for number, word in words.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        return {int(number): str(word) for number, word in content["idx_to_word"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path} holds no idx_to_word: {error}") from error
 
 
-def _rows(path: Path, log: ProblemLog) -> Iterator[tuple[str, Any]]:
-    """Rows and where they stand."""
-    try:
-        # A letter that is not UTF-8 does not cost the other 75,000 captions.
-        text = path.read_text(encoding="utf-8-sig", errors="replace")
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
-    if path.suffix == ".csv":
-        yield from _csv_rows(path, text)
-    elif path.suffix == ".txt":
-        for number, line in enumerate(text.split("\n"), start=1):
+def _rows(path: Path, log: ProblemLog) -> Iterator[Row]:
+    suffix = path.suffix.lower()
+    if suffix == ".txt":
+        for number, line in text_lines(path, log):
             if line.strip():
-                yield f"{path}, line {number}", line.strip()
-    elif path.suffix == ".jsonl":
-        for number, line in enumerate(text.split("\n"), start=1):
-            if line.strip():
-                try:
-                    yield f"{path}, line {number}", json.loads(line)
-                except (ValueError, RecursionError) as error:
-                    log.add("caption unreadable", f"{path}, line {number}", f"no JSON: {error}")
-    elif path.suffix == ".json":
-        try:
-            rows = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{path} is no JSON: {error}") from error
-        if not isinstance(rows, list):
-            raise DataError(f"{path} holds {type(rows).__name__}, a list of shapes is expected")
-        for number, row in enumerate(rows):
-            yield f"{path}, entry {number}", row
+                yield Row(f"{path}:{number}", {"": line.strip()})
+    elif suffix == ".csv":
+        columns, rows = read_table(path, log)
+        if not set(_MODEL) & set(columns):
+            raise DataError(
+                f"{path} has the columns {', '.join(columns)}: one of {', '.join(_MODEL)} is needed"
+            )
+        yield from rows
+    elif suffix in (".json", ".jsonl"):
+        yield from read_rows(path, log)
     else:
         raise DataError(f"{path} is not one of .csv, .json, .jsonl, .txt")
-
-
-def _csv_rows(path: Path, text: str) -> Iterator[tuple[str, Any]]:
-    reader = csv.DictReader(StringIO(text, newline=""))
-    try:
-        if not set(_MODEL) & set(reader.fieldnames or ()):
-            raise DataError(
-                f"{path} has the columns {', '.join(reader.fieldnames or ()) or '(none)'}: one of "
-                f"{', '.join(_MODEL)} is needed"
-            )
-        for row in reader:
-            yield f"{path}, line {reader.line_num}", row
-    except csv.Error as error:
-        raise DataError(f"{path}, line {reader.line_num}: {error}") from error
 
 
 def _first(row: Mapping[str, Any], names: tuple[str, ...]) -> Any:

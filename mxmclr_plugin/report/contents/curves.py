@@ -26,7 +26,7 @@ def read_curve(run: Path, column: str) -> Curve | None:
 
     Args:
         run: Folder of a run.
-        column: ``val/score``, ``train/loss``, ...
+        column: ``val/mean_recall``, ``train/loss``, ...
 
     Returns:
         What stands in it, None if there is no such file or column or nothing in it. Of a step that

@@ -51,9 +51,8 @@ def read_run(folder: Path) -> RunContents:
         whole["loss"].text(),
         whole["seed"].word(),
         {
-            split: {direction: of.numbers() for direction, of in value.items()}
-            for split, value in whole.items()
-            if split.partition("_groups_of_")[0] in ("test", "val", "train_split")
+            split: {name: of["metrics"].numbers() for name, of in value["directions"].items()}
+            for split, value in whole["splits"].items()
         },
         facts,
         {name: value.word() for name, value in whole["versions"].items()},

@@ -74,8 +74,8 @@ def _findings(contents: AblationContents) -> list[Block]:
 
 
 def _main_measures(contents: AblationContents) -> list[str]:
-    """The first one, and the first rr@1 of each direction."""
-    firsts = [measure for measure in contents.measures if measure.endswith("/rr@1")]
+    """The first one, and the first r@1 of each direction."""
+    firsts = [measure for measure in contents.measures if measure.endswith("/r@1")]
     return list(dict.fromkeys([contents.measures[0], *firsts]))
 
 
@@ -147,7 +147,7 @@ def _curves(contents: AblationContents) -> list[Block]:
             if cell.at == at
             and cell.folder is not None
             and cell.error is None
-            and (curve := read_curve(cell.folder, "val/score")) is not None
+            and (curve := read_curve(cell.folder, "val/mean_recall")) is not None
         ]
         if curves:
             series.append(CurveSeries(_point_name(at), curves))

@@ -90,9 +90,9 @@ def _tables(contents: ComparisonContents, styles: Mapping[str, SeriesStyle]) -> 
 def _table(
     contents: ComparisonContents, protocol: str, styles: Mapping[str, SeriesStyle], note: str
 ) -> Table:
-    """The first measure with its difference, and rr@1 of every direction."""
+    """The first measure with its difference, and r@1 of every direction."""
     first, *others = contents.measures
-    others = [measure for measure in others if measure.endswith("/rr@1")]
+    others = [measure for measure in others if measure.endswith("/r@1")]
     cells = {measure: _means(contents, protocol, measure) for measure in [first, *others]}
     rows = []
     for loss in contents.losses:
@@ -213,7 +213,7 @@ def _series(contents: ComparisonContents, protocol: str) -> list[CurveSeries]:
             if (cell.loss, cell.protocol) == (loss, protocol)
             and cell.folder is not None
             and cell.error is None
-            and (curve := read_curve(cell.folder, "val/score")) is not None
+            and (curve := read_curve(cell.folder, "val/mean_recall")) is not None
         ]
         if curves:
             series.append(CurveSeries(loss, curves))

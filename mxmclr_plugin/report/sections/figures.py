@@ -30,7 +30,7 @@ def duration(seconds: float) -> str:
 
 def measure_title(measure: str) -> str:
     """What a measure is called: ``score`` and ``rsum`` in words, others as they are."""
-    known = {"score": "score (mean rr@1)", "rsum": "RSUM"}
+    known = {"mean_recall": "mean recall (r@1)", "rsum": "RSUM"}
     return known.get(measure, measure)
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from mxmclr_plugin.data.pictures import DRAWABLE
+from mxmclr_plugin.data.images import DRAWABLE
 from mxmclr_plugin.inference.items import visible_item
 from mxmclr_plugin.report.blocks import Block, Found, Query, QueryList, RunFound
+from mxmclr_plugin.report.images import data_uri, sheet_of
 from mxmclr_plugin.report.loaded_runs import LoadedRun
 from mxmclr_plugin.report.palette import SeriesStyle
-from mxmclr_plugin.report.pictures import data_uri, sheet_of
 from mxmclr_plugin.report.ranking import Ranking, choose_queries, rank_gallery
+from mxmclr_plugin.retrieval import side_name
 
 __all__ = ["query_lists"]
 
@@ -25,7 +26,8 @@ def query_lists(loaded: Sequence[LoadedRun], styles: Mapping[str, SeriesStyle]) 
         styles: By label; others have none.
     """
     blocks: list[Block] = []
-    for direction, (query, gallery) in loaded[0].trained.config.directions.items():
+    for name, direction in loaded[0].run.config.directions.items():
+        query, gallery = side_name(direction.query), side_name(direction.gallery)
         rankings = [
             rank_gallery(
                 run.items[query].z,
@@ -36,7 +38,7 @@ def query_lists(loaded: Sequence[LoadedRun], styles: Mapping[str, SeriesStyle]) 
             for run in loaded
         ]
         groups = choose_queries(rankings, loaded[0].items[query].ids)
-        what = f"{direction}, {query} finds {gallery}"
+        what = f"{name}, {query} finds {gallery}"
         for title, chosen in (
             (f"{what}: the best queries", groups.best),
             (f"{what}: the worst queries", groups.worst),
@@ -57,25 +59,25 @@ def _query(
     styles: Mapping[str, SeriesStyle],
 ) -> Query:
     run = loaded[0]
-    modality = query.split("+")[0]
+    modality = query.split(" and ")[0]
     items = run.items[query]
     instance, position = int(items.ids[row]), int(items.positions[row])
-    seen = visible_item(run.trained, run.split, modality, instance, position, _QUERY_EDGE)
-    is_text = run.trained.data.kinds[modality] == "text"
-    picture, picture_of = "", ""
-    if seen.picture is not None:
-        picture = data_uri(seen.picture, _QUERY_EDGE)
-        picture_of = f"about {seen.name}" if is_text else seen.name
-    if run.trained.data.kinds[modality] in DRAWABLE:
-        dataset = run.trained.split(run.split)
+    seen = visible_item(run.run, run.split, modality, instance, position, _QUERY_EDGE)
+    is_text = run.run.data.kinds[modality] == "text"
+    image, image_of = "", ""
+    if seen.image is not None:
+        image = data_uri(seen.image, _QUERY_EDGE)
+        image_of = f"about {seen.name}" if is_text else seen.name
+    if run.run.data.kinds[modality] in DRAWABLE:
+        dataset = run.run.split(run.split)
         record = dataset.stores[modality][int(dataset.observations_of(modality)[0][position])]
-        sheet = sheet_of(record, run.trained.data.kinds[modality], _QUERY_EDGE)
-        picture = data_uri(sheet, 3 * _QUERY_EDGE)
+        sheet = sheet_of(record, run.run.data.kinds[modality], _QUERY_EDGE)
+        image = data_uri(sheet, 3 * _QUERY_EDGE)
     return Query(
         seen.name,
         _cut(seen.caption) if is_text else "",
-        picture,
-        picture_of,
+        image,
+        image_of,
         [
             RunFound(
                 of.label,
@@ -90,19 +92,19 @@ def _query(
 
 def _found(run: LoadedRun, ranking: Ranking, gallery: str, row: int, instance: int) -> list[Found]:
     items = run.items[gallery]
-    modality = gallery.split("+")[0]
-    is_text = run.trained.data.kinds[modality] == "text"
+    modality = gallery.split(" and ")[0]
+    is_text = run.run.data.kinds[modality] == "text"
     found = []
     for item, score in zip(ranking.top[row].tolist(), ranking.scores[row].tolist(), strict=True):
         owner, position = int(items.ids[item]), int(items.positions[item])
-        seen = visible_item(run.trained, run.split, modality, owner, position, _ITEM_EDGE)
+        seen = visible_item(run.run, run.split, modality, owner, position, _ITEM_EDGE)
         found.append(
             Found(
                 owner == instance,
                 score,
                 seen.name,
-                _cut(seen.caption) if is_text or seen.picture is None else "",
-                "" if seen.picture is None else data_uri(seen.picture, _ITEM_EDGE),
+                _cut(seen.caption) if is_text or seen.image is None else "",
+                "" if seen.image is None else data_uri(seen.image, _ITEM_EDGE),
             )
         )
     return found

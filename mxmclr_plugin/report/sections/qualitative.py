@@ -1,4 +1,4 @@
-"""What runs have learned, in pictures: similarity of instances, maps, a gallery of queries."""
+"""What runs have learned, in images: similarity of instances, maps, a gallery of queries."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from mxmclr_plugin.report.plots.similarity_matrix import similarity_matrices
 from mxmclr_plugin.report.projection import projections
 from mxmclr_plugin.report.sections.gallery import query_lists
 from mxmclr_plugin.report.shown_runs import ShownRuns
+from mxmclr_plugin.retrieval import side_name
 
 __all__ = ["qualitative_sections"]
 
@@ -61,7 +62,8 @@ def qualitative_sections(
 
 
 def _matrices(loaded: Sequence[LoadedRun], seed: int) -> Plot:
-    query, gallery = next(iter(loaded[0].trained.config.directions.values()))
+    direction = next(iter(loaded[0].run.config.directions.values()))
+    query, gallery = side_name(direction.query), side_name(direction.gallery)
     items = loaded[0].items
     instances = chosen_instances([items[query].ids, items[gallery].ids], _MATRIX, seed)
     plain = {

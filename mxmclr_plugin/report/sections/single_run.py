@@ -49,7 +49,7 @@ def _curves(contents: RunContents) -> list[Block]:
     styles = series_styles([contents.loss])
     blocks: list[Block] = []
     for name, column, measure in (
-        ("curve-score", "val/score", "validation score"),
+        ("curve-score", "val/mean_recall", "validation score"),
         ("curve-loss", "train/loss", "training loss"),
     ):
         curve = read_curve(contents.folder, column)
