@@ -1,8 +1,4 @@
-<<<<<<< HEAD
 """Images, read by Pillow: one place that turns a file into RGB."""
-=======
-"""Images in the common formats, read by Pillow."""
->>>>>>> main
 
 from __future__ import annotations
 
@@ -45,14 +41,9 @@ _ORIENTATION, _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 0x0112, 258, 262, 339  # tag
 _TO_8_BITS = {"L;2": 85, "L;4": 17}  # what Pillow multiplies grey values of few bits by
 
 
-<<<<<<< HEAD
 @explained
 def read_image(path: Path, size: int, background: str = "white") -> Tensor:
     """An image as :func:`to_rgb` decodes it, its short side resized, its middle cropped.
-=======
-def read_image(path: Path, size: int) -> Tensor:
-    """An image as RGB, turned as its camera was held, its short side resized, its middle cut out.
->>>>>>> main
 
     Args:
         path: The file: JPEG, PNG, WebP, GIF, TIFF, BMP, PPM, JPEG 2000; AVIF where Pillow has it,
@@ -65,38 +56,23 @@ def read_image(path: Path, size: int) -> Tensor:
         uint8. Shape: (3, size, size).
 
     Raises:
-<<<<<<< HEAD
         UnreadableFile: If the file is no image, is cut short, holds NaN, or claims more than
-=======
-        UnreadableFile: If the file is no image, is cut short, or claims more than
->>>>>>> main
             :data:`MAX_PIXELS`.
         ValueError: If there is no such colour.
     """
     ImageColor.getrgb(background)
     try:
-<<<<<<< HEAD
         with Image.open(path, formats=_formats()) as image:
-=======
-        with Image.open(path, formats=_FORMATS) as image:
->>>>>>> main
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise UnreadableFile(
                     path, f"claims {width} x {height} pixels, more than {MAX_PIXELS} are not read"
                 )
             image.draft("RGB", (2 * size, 2 * size))  # lets a JPEG be decoded at a lower scale
-<<<<<<< HEAD
             rgb = to_rgb(image, background)
     except UnidentifiedImageError:
         raise UnreadableFile(
             path, f"is none of the image formats that are read: {', '.join(_formats())}"
-=======
-            turned = ImageOps.exif_transpose(image).convert("RGB")
-    except UnidentifiedImageError:
-        raise UnreadableFile(
-            path, f"is none of the images that are read: {', '.join(_FORMATS)}"
->>>>>>> main
         ) from None
     except UnreadableFile:
         raise
