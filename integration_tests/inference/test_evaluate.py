@@ -15,7 +15,7 @@ def metrics_of(run):
     return read_record(RunMetrics, run / "metrics.json")
 
 
-@pytest.mark.parametrize("name", ["small_run", "pictures_run", "joined_run"])
+@pytest.mark.parametrize("name", ["small_run", "images_run", "joined_run"])
 def test_the_metrics_of_the_run_come_out_again(name, request):
     run = request.getfixturevalue(name)
     metrics = evaluate_run(load_run(run))

@@ -98,8 +98,8 @@ def test_real_photos_are_decoded_once_for_the_cache(test_data, monkeypatch):
     files = sorted((test_data / "coco_mini" / "images").iterdir())[:12]
     store = FileStore(files, partial(read_image, size=16))
 
-    def encode(pictures):
-        return pictures.flatten(1)[:, :4].float()
+    def encode(images):
+        return images.flatten(1)[:, :4].float()
 
     def features():
         cached = cached_features(encode, store, model_fingerprint="")

@@ -103,7 +103,7 @@ def readable_files(
         read: Reads one.
         log: Gets a problem for each file that cannot be read, ``"<kind> missing"`` or
             ``"<kind> unreadable"``.
-        kind: What a file is, in the singular: "picture".
+        kind: What a file is, in the singular: "image".
         key: Name of the reader and its options; another key has a memory of its own.
 
     Returns:

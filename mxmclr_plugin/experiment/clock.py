@@ -115,7 +115,7 @@ def advice_on_waiting(share: float, workers: int) -> str | None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     found = f"{share:.0%} of the training time was spent waiting for data: "
     others = (
-        "smaller pictures or grids, files that are quicker to decode, a faster disk, or a frozen "
+        "smaller images or grids, files that are quicker to decode, a faster disk, or a frozen "
         "tower, whose features are computed once"
     )
     if workers == 0:

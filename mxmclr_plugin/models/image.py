@@ -1,4 +1,4 @@
-"""Backbones for pictures: a light CNN, and torchvision's classification models."""
+"""Backbones for images: a light CNN, and torchvision's classification models."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _AUXILIARY = ("aux1", "aux2", "AuxLogits")  # further classifiers of GoogLeNet a
 class LightCNN2d(Backbone):
     """Light CNN for images of 32 to 128 pixels; takes any size.
 
-    Stages of convolution, BatchNorm and ReLU, each of which halves the picture. Then each channel's
+    Stages of convolution, BatchNorm and ReLU, each of which halves the image. Then each channel's
     mean, which keeps how much there is of something, beside its maximum, which keeps whether there
     is any. It works in the memory format channels_last.
 
@@ -58,7 +58,7 @@ class LightCNN2d(Backbone):
         self.out_features = 2 * inputs
 
     def forward(self, observations: Observations) -> Tensor:
-        """Features of pictures.
+        """Features of images.
 
         Args:
             observations: uint8, or float in 0..1. Shape: (rows, 3 or 1, H, W).
@@ -67,7 +67,7 @@ class LightCNN2d(Backbone):
             Features. Shape: (rows, out_features).
 
         Raises:
-            ValueError: If these are no such pictures.
+            ValueError: If these are no such images.
         """
         images = scaled_images(observations, next(self.parameters()).dtype)
         cells = self.stages(2 * images - 1)  # (rows, widths[-1], h, w)
@@ -78,9 +78,9 @@ class LightCNN2d(Backbone):
 class TorchvisionBackbone(Backbone):
     """Torchvision classification model (resnet18, vit_b_16, ...) without its last layer.
 
-    Pictures are normalised by the mean and deviation that the weights were trained with (those of
+    Images are normalised by the mean and deviation that the weights were trained with (those of
     the model's default weights where weights come from a file or are random). A model that is bound
-    to one size of picture (ViT, MaxViT) has others resized to it.
+    to one size of image (ViT, MaxViT) has others resized to it.
 
     Args:
         arch: One of :func:`image_models`.
@@ -138,7 +138,7 @@ class TorchvisionBackbone(Backbone):
         self.model = model
 
     def forward(self, observations: Observations) -> Tensor:
-        """Features of pictures.
+        """Features of images.
 
         Args:
             observations: uint8, or float in 0..1. Shape: (rows, 3 or 1, H, W).
@@ -147,7 +147,7 @@ class TorchvisionBackbone(Backbone):
             Features. Shape: (rows, out_features).
 
         Raises:
-            ValueError: If these are no such pictures.
+            ValueError: If these are no such images.
         """
         images = scaled_images(observations, next(self.parameters()).dtype)
         features: Tensor = self.model((resized(images, self.bound_to) - self.mean) / self.std)
@@ -165,7 +165,7 @@ def image_models() -> list[str]:
 
 
 def scaled_images(observations: Observations, dtype: torch.dtype) -> Tensor:
-    """Pictures as floats in 0..1 with three channels, channels last in memory.
+    """Images as floats in 0..1 with three channels, channels last in memory.
 
     Args:
         observations: uint8, or float in 0..1. Shape: (rows, 3 or 1, H, W); one channel counts as
@@ -176,16 +176,16 @@ def scaled_images(observations: Observations, dtype: torch.dtype) -> Tensor:
         Shape: (rows, 3, H, W).
 
     Raises:
-        ValueError: If these are no such pictures.
+        ValueError: If these are no such images.
     """
     if not isinstance(observations, Tensor):
         raise ValueError(
-            f"an image tower takes a tensor of pictures, got {type(observations).__name__}"
+            f"an image tower takes a tensor of images, got {type(observations).__name__}"
         )
     shape = tuple(observations.shape)
     if len(shape) != 4 or shape[1] not in (1, 3) or 0 in shape:
         raise ValueError(
-            "an image tower takes pictures of the shape (rows, 3, H, W), or of one channel, got "
+            "an image tower takes images of the shape (rows, 3, H, W), or of one channel, got "
             f"{shape}"
         )
     images = observations.expand(-1, 3, -1, -1)
@@ -193,19 +193,18 @@ def scaled_images(observations: Observations, dtype: torch.dtype) -> Tensor:
         scaled = images.to(dtype, memory_format=torch.channels_last)
         return scaled / 255 if is_exporting() else scaled.div_(255)
     if not observations.is_floating_point():
-        raise ValueError(f"pictures are uint8, or float in 0..1; got {observations.dtype}")
+        raise ValueError(f"images are uint8, or float in 0..1; got {observations.dtype}")
     if not is_exporting():
         low, high = (float(x) for x in observations.aminmax())
         if not (low >= 0 and high <= 1):  # NaN as well
             raise ValueError(
-                f"pictures are uint8, or float in 0..1; got {observations.dtype} from {low} to "
-                f"{high}"
+                f"images are uint8, or float in 0..1; got {observations.dtype} from {low} to {high}"
             )
     return images.to(dtype, memory_format=torch.channels_last)
 
 
 def resized(images: Tensor, size: int | None) -> Tensor:
-    """Pictures with edges of that many pixels; as they are for None. Shape: (rows, 3, H, W)."""
+    """Images with edges of that many pixels; as they are for None. Shape: (rows, 3, H, W)."""
     if size is None or images.shape[2:] == (size, size):
         return images
     return F.interpolate(images, (size, size), mode="bilinear", antialias=True).clamp(0, 1)

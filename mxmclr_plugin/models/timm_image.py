@@ -1,4 +1,4 @@
-"""Backbones for pictures from the package timm."""
+"""Backbones for images from the package timm."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ PRETRAINED = "pretrained"
 class TimmBackbone(Backbone):
     """Any model of timm without its classifier (needs mxmclr-plugin[timm]).
 
-    Pictures are normalised by the mean and deviation that timm names for the model. A model that is
-    bound to one size of picture has others resized to it.
+    Images are normalised by the mean and deviation that timm names for the model. A model that is
+    bound to one size of image has others resized to it.
 
     Args:
         arch: A name of ``timm.list_models()``, with or without the tag of its weights.
@@ -85,7 +85,7 @@ class TimmBackbone(Backbone):
         self.model = model
 
     def forward(self, observations: Observations) -> Tensor:
-        """Features of pictures.
+        """Features of images.
 
         Args:
             observations: uint8, or float in 0..1. Shape: (rows, 3 or 1, H, W).
@@ -94,7 +94,7 @@ class TimmBackbone(Backbone):
             Features. Shape: (rows, out_features).
 
         Raises:
-            ValueError: If these are no such pictures.
+            ValueError: If these are no such images.
         """
         images = scaled_images(observations, next(self.parameters()).dtype)
         features: Tensor = self.model((resized(images, self.bound_to) - self.mean) / self.std)

@@ -29,7 +29,7 @@ class MultiView(Backbone):
     of its features, normalised, with a learned query, which starts at zero: as the mean.
 
     Args:
-        backbone: Takes pictures of shape (rows, 3, H, W).
+        backbone: Takes images of shape (rows, 3, H, W).
         pooling: ``"mean"``, ``"max"`` or ``"attention"``.
 
     Raises:

@@ -99,11 +99,11 @@ class VideoBackbone(Backbone):
     """Torchvision video model (r3d_18, swin3d_t, ...) that reads a grid's first axis as time.
 
     Its first convolution is replaced by one for four channels, its classifier by nothing, and a
-    pooling made for one size of picture by one for all.
+    pooling made for one size of image by one for all.
 
     Weights for RGB are carried to RGBA so that a white, opaque voxel gives what a white pixel gave:
     the kernel of alpha is the mean of the three colours' kernels, and all four are scaled by 3/4.
-    The mean and deviation by which Kinetics' pictures were normalised are not applied: empty space
+    The mean and deviation by which Kinetics' images were normalised are not applied: empty space
     is zero.
 
     Args:

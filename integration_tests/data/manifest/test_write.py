@@ -123,8 +123,8 @@ def test_shards_are_what_datasets_reads(tmp_path):
     assert sorted(read["id"]) == sorted(n for dataset in data.values() for n in dataset.names)
     row = read.sort("id")[0]
     assert row["text"] == list(data["train"][0].observations["text"])
-    picture = Image().decode_example(row["image"][0])
-    assert picture.size == (30, 24)
+    image = Image().decode_example(row["image"][0])
+    assert image.size == (30, 24)
 
 
 def test_it_goes_on_where_it_was_stopped(tmp_path):

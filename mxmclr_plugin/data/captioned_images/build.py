@@ -9,7 +9,7 @@ from pathlib import Path
 from mxmclr_plugin.data.augmented_store import augmented
 from mxmclr_plugin.data.captioned_images.annotations import CaptionedPhoto, read_photos
 from mxmclr_plugin.data.captioned_images.augmentations import MARGIN, build_augmentation
-from mxmclr_plugin.data.captioned_images.find import find_pictures, picture_path, stays_inside
+from mxmclr_plugin.data.captioned_images.find import find_images, image_path, stays_inside
 from mxmclr_plugin.data.dataset import MultifoldDataset
 from mxmclr_plugin.data.file_store import FileStore, readable_files
 from mxmclr_plugin.data.problems import ProblemLog
@@ -38,7 +38,7 @@ def captioned_images(
 ) -> DataSplits:
     """Photos with captions: Flickr30K, Flickr8K, COCO, or others in one of their forms.
 
-    A photo is an instance, its captions are observations, and so is its picture: one, or in
+    A photo is an instance, its captions are observations, and so is its image: one, or in
     training several made by random transformation. Annotations are in one of the forms
 
     - Karpathy's ``dataset_*.json``, with its splits;
@@ -51,23 +51,23 @@ def captioned_images(
 
     Args:
         root: Folder of the data. Annotations are looked for in it and in the folders in it,
-            pictures up to three folders deep.
+            images up to three folders deep.
         annotations: The annotation file, or a folder with it, where it is not found in ``root``.
-        images: Folder of the pictures, likewise.
-        size: Edge in pixels to which pictures are scaled and cut.
-        augment: None, or the name of a random transformation of the training pictures; see
+        images: Folder of the images, likewise.
+        size: Edge in pixels to which images are scaled and cut.
+        augment: None, or the name of a random transformation of the training images; see
             :data:`~mxmclr_plugin.data.captioned_images.augmentations.AUGMENTATIONS`.
-        copies: Observations that are made of each training picture by transformation.
+        copies: Observations that are made of each training image by transformation.
         augment_seed: Of the transformations.
         seed: Of a split that is drawn.
-        on_error: ``skip`` leaves out, and lists, photos without a picture that can be read, photos
+        on_error: ``skip`` leaves out, and lists, photos without an image that can be read, photos
             without captions, and entries of another form; ``raise`` stops at the first.
 
     Returns:
         Data sets ``train``, ``val`` and ``test`` with the modalities ``image`` and ``text``.
 
     Raises:
-        DataError: If there are no annotations or pictures, or with ``raise`` for each problem.
+        DataError: If there are no annotations or images, or with ``raise`` for each problem.
         ValueError: If an option is out of range.
     """
     if root is None and (annotations is None or images is None):
@@ -76,7 +76,7 @@ def captioned_images(
         raise ValueError(f"size must be 8 pixels or more, got {size}")
     if augment is None and copies != 1:
         raise ValueError(
-            f"{copies} copies of a picture would be the same: choose how they differ with augment="
+            f"{copies} copies of an image would be the same: choose how they differ with augment="
         )
     transform = build_augmentation(augment, size) if augment is not None else None
     log = ProblemLog(on_error)
@@ -84,11 +84,11 @@ def captioned_images(
     photos = [photo for photo in named if stays_inside(photo.file)]
     for photo in named:
         if not stays_inside(photo.file):
-            log.add("picture outside its folder", photo.file, "no such picture is read")
+            log.add("image outside its folder", photo.file, "no such image is read")
     if not photos:
-        raise DataError(f"no picture that is named lies in a folder of pictures: {log.summary()}")
-    folder = find_pictures(Path(images or root or "").expanduser(), [p.file for p in photos])
-    photos, paths = _with_pictures(photos, folder, size, log)
+        raise DataError(f"no image that is named lies in a folder of images: {log.summary()}")
+    folder = find_images(Path(images or root or "").expanduser(), [p.file for p in photos])
+    photos, paths = _with_images(photos, folder, size, log)
     splits, split_notes = _split([photo.split for photo in photos], seed)
 
     captions = [caption for photo in photos for caption in photo.captions]
@@ -147,13 +147,13 @@ def _split(
     return splits, tuple(notes)
 
 
-def _with_pictures(
+def _with_images(
     photos: Sequence[CaptionedPhoto], folder: Path, size: int, log: ProblemLog
 ) -> tuple[list[CaptionedPhoto], list[Path]]:
-    """The photos that have captions and a picture that can be read, and where the pictures are."""
+    """The photos that have captions and an image that can be read, and where the images are."""
     paths: dict[Path, CaptionedPhoto] = {}
     for photo in photos:
-        path = picture_path(folder, photo.file)
+        path = image_path(folder, photo.file)
         if path in paths:
             log.add("photo repeated", path, "the annotations name it twice; the first is used")
         elif not photo.captions:
@@ -162,17 +162,17 @@ def _with_pictures(
         else:
             paths[path] = photo
     for parent in sorted({path.parent for path in paths}):
-        pictures = parent.iterdir() if parent.is_dir() else ()
-        for path in sorted(pictures):
+        images = parent.iterdir() if parent.is_dir() else ()
+        for path in sorted(images):
             hidden = path.name.startswith(".")
-            picture = path.suffix.lower() in (".jpg", ".jpeg", ".png")
-            if picture and not hidden and path not in paths:
+            image = path.suffix.lower() in (".jpg", ".jpeg", ".png")
+            if image and not hidden and path not in paths:
                 log.add("photo without captions", path, "the annotations do not name it")
     wanted = [path for path, photo in paths.items() if photo.captions]
     readable = readable_files(
-        wanted, partial(read_image, size=size), log, kind="picture", key=f"image {size}"
+        wanted, partial(read_image, size=size), log, kind="image", key=f"image {size}"
     )
     kept = [path for path, good in zip(wanted, readable, strict=True) if good]
     if not kept:
-        raise DataError(f"no picture in {folder} can be used: {log.summary()}")
+        raise DataError(f"no image in {folder} can be used: {log.summary()}")
     return [paths[path] for path in kept], kept

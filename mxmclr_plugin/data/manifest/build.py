@@ -92,7 +92,7 @@ def manifest(
         path: The JSONL or Parquet file, or a folder of such.
         root: What paths in it are relative to; by default the manifest's folder.
         allow_outside: Whether files may lie outside that folder.
-        size: Edge in pixels to which pictures are scaled and cut.
+        size: Edge in pixels to which images are scaled and cut.
         resolution: Edge in voxels of grids.
         points: Points of a cloud that are taken.
         seed: Of a split that is drawn.

@@ -106,7 +106,7 @@ def _merge(first: ManifestInstance, other: ManifestInstance, log: ProblemLog) ->
     first.split = first.split or other.split
     for modality, records in other.records.items():
         present = first.records.setdefault(modality, [])
-        # A picture with five captions may stand in five lines.
+        # An image with five captions may stand in five lines.
         first.records[modality] = list(dict.fromkeys([*present, *records]))
 
 

@@ -115,7 +115,7 @@ def _options(instances: list[_Instance], kinds: Mapping[str, str]) -> dict[str, 
                     continue
                 seen.add(id(store))
                 record = store[row]
-                if kinds[modality] == "image" and not _is_plain_picture(record):
+                if kinds[modality] == "image" and not _is_plain_image(record):
                     continue
                 length = int(record.shape[kind.length])
                 if options.setdefault(kind.option, length) != length:
@@ -142,7 +142,7 @@ def _content(kind: str, store: Store, row: int) -> tuple[str, bytes]:
             return unpacked.suffix.lower(), unpacked.read_bytes()
     record = store[row]
     buffer = io.BytesIO()
-    if kind == "image" and _is_plain_picture(record):
+    if kind == "image" and _is_plain_image(record):
         Image.fromarray(record.permute(1, 2, 0).numpy()).save(buffer, "png")
         return ".png", buffer.getvalue()
     np.save(buffer, record.numpy(), allow_pickle=False)
@@ -162,7 +162,7 @@ def _reads_as(kind: str, read: Reader) -> bool:
     return given in readers and options <= {FILE_KINDS[kind].option}
 
 
-def _is_plain_picture(record: Tensor) -> bool:
+def _is_plain_image(record: Tensor) -> bool:
     square = record.ndim == 3 and len(record) == 3 and record.shape[1] == record.shape[2]
     return square and str(record.dtype) == "torch.uint8" and record.shape[1] >= 8
 

@@ -1,4 +1,4 @@
-"""Omniglot: handwritten characters, as pictures and as the strokes that they were drawn with."""
+"""Omniglot: handwritten characters, as images and as the strokes that they were drawn with."""
 
 from mxmclr_plugin.data.omniglot.build import omniglot
 

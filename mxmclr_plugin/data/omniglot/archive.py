@@ -20,11 +20,11 @@ __all__ = ["read_archive"]
 _DRAWERS = 20
 
 
-class _PackedPictures:
-    """Pictures of one bit a pixel, ink 1, as RGB with black ink on white."""
+class _PackedImages:
+    """Images of one bit a pixel, ink 1, as RGB with black ink on white."""
 
     def __init__(self, packed: npt.NDArray[np.uint8], edges: tuple[int, int], size: int) -> None:
-        self.packed = packed  # (pictures, bytes)
+        self.packed = packed  # (images, bytes)
         self.edges = edges
         self.size = size
 
@@ -34,8 +34,8 @@ class _PackedPictures:
     def __getitem__(self, index: int) -> Tensor:
         height, width = self.edges
         ink = np.unpackbits(self.packed[index])[: height * width].reshape(height, width)
-        picture = Image.fromarray(255 - 255 * ink)
-        scaled = picture.resize((self.size, self.size), Image.Resampling.BICUBIC)
+        image = Image.fromarray(255 - 255 * ink)
+        scaled = image.resize((self.size, self.size), Image.Resampling.BICUBIC)
         return torch.from_numpy(np.array(scaled)).expand(3, -1, -1).contiguous()
 
 
@@ -70,7 +70,7 @@ def read_archive(path: Path, size: int, points: int) -> Drawings:
 
     Args:
         path: The file.
-        size: Edge in pixels that pictures are scaled to.
+        size: Edge in pixels that images are scaled to.
         points: Points that strokes are sampled at.
 
     Raises:
@@ -110,7 +110,7 @@ def read_archive(path: Path, size: int, points: int) -> Drawings:
 
     return Drawings(
         [str(name) for name in characters],
-        _PackedPictures(images.reshape(count * _DRAWERS, -1), (height, width), size),
+        _PackedImages(images.reshape(count * _DRAWERS, -1), (height, width), size),
         members(IMAGE_DRAWERS),
         _FlatStrokes(stroke_points, offsets.astype(np.int64), points),
         members(STROKE_DRAWERS),

@@ -1,4 +1,4 @@
-"""Makes data sets of Omniglot: pictures x strokes."""
+"""Makes data sets of Omniglot: images x strokes."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def omniglot(
     seed: int = 0,
     on_error: str = "skip",
 ) -> DataSplits:
-    """Omniglot (Lake et al. 2015, https://doi.org/10.1126/science.aab3050): pictures x strokes.
+    """Omniglot (Lake et al. 2015, https://doi.org/10.1126/science.aab3050): images x strokes.
 
-    A character is an instance. Its pictures are those of drawers 1 to 10 and its strokes those of
-    drawers 11 to 20, so a picture and a stroke sequence are never the same drawing; held out are
+    A character is an instance. Its images are those of drawers 1 to 10 and its strokes those of
+    drawers 11 to 20, so an image and a stroke sequence are never the same drawing; held out are
     characters. There is no official protocol of retrieval between the two.
 
     Args:
@@ -49,9 +49,9 @@ def omniglot(
             shares of alphabets. ``official``: the evaluation set is tested, a tenth of the
             background set's characters is for validation. None: official where both sets are
             there, else character.
-        size: Edge in pixels that pictures are scaled to.
+        size: Edge in pixels that images are scaled to.
         points: Points that strokes are sampled at.
-        copies: Pictures that are made of each training picture by small turns, shifts, changes of
+        copies: Images that are made of each training image by small turns, shifts, changes of
             size and slants; 0 takes it as it is.
         augment_seed: Of these.
         seed: Of the split.
@@ -84,7 +84,7 @@ def omniglot(
         if len(drawings.image_members[k]) and len(drawings.stroke_members[k]):
             kept.append(k)
         else:
-            log.add("character incomplete", name, "it has no picture, or no strokes, left")
+            log.add("character incomplete", name, "it has no image, or no strokes, left")
     whole = MultifoldDataset(
         {"image": drawings.images, "strokes": drawings.strokes},
         {"image": drawings.image_members, "strokes": drawings.stroke_members},

@@ -17,11 +17,11 @@ STROKE_DRAWERS = range(11, 21)
 
 @dataclass(frozen=True)
 class Drawings:
-    """Pictures and strokes of characters.
+    """Images and strokes of characters.
 
     Attributes:
         characters: ``"alphabet/character"``.
-        images: Pictures.
+        images: Images.
         image_members: Which of them are of each character.
         strokes: Sampled strokes.
         stroke_members: Which of them are of each character.

@@ -27,7 +27,7 @@ def read_folders(root: Path, size: int, points: int, log: ProblemLog) -> Drawing
 
     Args:
         root: The folder that holds them.
-        size: Edge in pixels that pictures are scaled to.
+        size: Edge in pixels that images are scaled to.
         points: Points that strokes are sampled at.
         log: Gets a problem for each file that cannot be read, and each drawer or folder of a
             character that is missing.
@@ -55,7 +55,7 @@ def read_folders(root: Path, size: int, points: int, log: ProblemLog) -> Drawing
         ".png",
         partial(read_image, size=size),
         log,
-        kind="picture",
+        kind="image",
         key=f"image {size}",
     )
     strokes, stroke_members = _files(

@@ -115,11 +115,11 @@ def primitives(
             among those of a larger one; validation and test do not change.
         described: How many of shape, colour, height and radius a sentence names, 1 to 3, so that it
             fits several classes; None for all. What R@1 can reach is then in the notes.
-        views: 6 or 12 for a further modality ``views``: so many pictures of each grid, rendered
+        views: 6 or 12 for a further modality ``views``: so many images of each grid, rendered
             all round it, as one observation; see
             :func:`~mxmclr_plugin.data.rendering.render_views`.
-        view_size: Edge of those pictures in pixels.
-        separate_views: Whether each picture is an observation of its own, of the modality
+        view_size: Edge of those images in pixels.
+        separate_views: Whether each image is an observation of its own, of the modality
             ``image``, instead.
 
     Returns:

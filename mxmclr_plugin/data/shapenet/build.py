@@ -17,15 +17,15 @@ from mxmclr_plugin.data.shapenet.captions import (
 from mxmclr_plugin.data.shapenet.layout import (
     find_captions,
     find_grids,
-    find_pictures,
+    find_images,
     find_splits,
     grids_in,
-    has_pictures,
+    has_images,
     named_path,
 )
 from mxmclr_plugin.data.shapenet.observations import (
     Observed,
-    pictures,
+    images_of_shapes,
     rendered,
     separated,
     voxel_grids,
@@ -38,7 +38,7 @@ __all__ = ["shapenet"]
 
 _RENDERED = (
     "the views are rendered by this package of the voxel grids: figures published on renderings of "
-    "the meshes are of other pictures"
+    "the meshes are of other images"
 )
 _PICKLES = (
     "Text2Shape's own splits (processed_captions_*.p) are pickles, which are never opened: "
@@ -65,24 +65,24 @@ def shapenet(
 ) -> DataSplits:
     """Text2Shape's chairs and tables (Chen et al. 2018, https://arxiv.org/abs/1803.08495).
 
-    A shape is an instance; its captions, its voxel grid and its pictures are the observations.
+    A shape is an instance; its captions, its voxel grid and its images are the observations.
     Text2Shape's own layout and TriCoLo's (https://arxiv.org/abs/2201.07366) of it are found by
     themselves; docs/data.md lists what is looked for. A shape is left out if it has no caption, or
-    neither grid nor pictures, and each is listed.
+    neither grid nor images, and each is listed.
 
     Args:
         root: Folder of the files.
         captions: File of the captions, if not found: CSV, JSON or JSONL; in ``root`` or anywhere.
         splits: Folder of the split files, if not found.
         grids: Folder of the voxel grids, if not found.
-        images: Folder of the pictures, if not found.
+        images: Folder of the images, if not found.
         resolution: R of the grids: 32, 64 or 128.
         category: ``"chair"``, ``"table"`` or ``"both"``.
-        views: 6 or 12 for pictures of each shape, from all round; null for none.
-        view_size: Edge of a picture in pixels.
+        views: 6 or 12 for images of each shape, from all round; null for none.
+        view_size: Edge of an image in pixels.
         views_from: ``"images"`` that lie there, ``"grids"``, which are rendered, or ``"auto"``:
             images if there are any.
-        separate_views: Whether each picture is an observation of the modality ``image``, so that
+        separate_views: Whether each image is an observation of the modality ``image``, so that
             the fold is ``views``, or all together are one of the modality ``views``.
         seed: Of the split, where there is no official one.
         on_error: ``"skip"`` leaves out what cannot be used and lists it, ``"raise"`` makes it an
@@ -120,7 +120,7 @@ def shapenet(
     split_of, entries = _described(base, captions, splits, log, notes)
     said = _said(entries, category)
     files = grids_in(named_path(base, grids, "grids")) if grids else find_grids(base, resolution)
-    source = _picture_folder(base, images, views_from) if views else None
+    source = _image_folder(base, images, views_from) if views else None
     if not files and source is None:
         raise DataError(
             f"there are no voxel grids in {base}, where docs/data.md says: set data.grids to their "
@@ -136,7 +136,7 @@ def shapenet(
     models = sorted(m for m in said if any(m in observed.members for observed in seen.values()))
     if not models:
         raise DataError(
-            f"no shape in {base} has a caption and a grid or pictures; left out is {log.summary()}"
+            f"no shape in {base} has a caption and a grid or images; left out is {log.summary()}"
         )
     if split_of is None:
         drawn = hold_out(models, {"test": 0.1, "val": 0.1}, seed, what="shapes", by_name=True)
@@ -195,16 +195,16 @@ def _said(entries: list[ShapeEntry], category: str) -> dict[str, list[str]]:
     return said
 
 
-def _picture_folder(base: Path, images: str | None, views_from: str) -> Path | None:
-    """Where the pictures lie; None where they are to be rendered."""
+def _image_folder(base: Path, images: str | None, views_from: str) -> Path | None:
+    """Where the images lie; None where they are to be rendered."""
     if views_from == "grids":
         return None
-    folder = named_path(base, images, "images") if images else find_pictures(base)
-    if folder and has_pictures(folder):
+    folder = named_path(base, images, "images") if images else find_images(base)
+    if folder and has_images(folder):
         return folder
     if images or views_from == "images":
         raise DataError(
-            f"there are no pictures in {folder or base}, where docs/data.md says: set data.images "
+            f"there are no images in {folder or base}, where docs/data.md says: set data.images "
             "to their folder, or data.views_from=grids to have them rendered"
         )
     return None
@@ -226,12 +226,12 @@ def _seen(
         notes.append(_RENDERED)
         seen["views"] = rendered(seen["voxel"], files, views, view_size)
     elif views and source is not None:
-        seen["views"] = pictures(source, said, views, view_size, log)
+        seen["views"] = images_of_shapes(source, said, views, view_size, log)
     for model, texts in said.items():
         if model in files:
             continue
         if source is not None and model in seen["views"].members:
-            log.add("grid missing", model, "it has pictures alone")
+            log.add("grid missing", model, "it has images alone")
         else:
             log.add("captions without a shape", model, f"{len(texts)} captions, but no grid")
     return seen
@@ -266,7 +266,7 @@ def _assembled(
     for split, dataset in by_split.items():
         if len(dataset) == 0:
             raise DataError(
-                f"no shape of the split {split} is left that has a caption and a grid or pictures; "
+                f"no shape of the split {split} is left that has a caption and a grid or images; "
                 f"left out is {log.summary() or 'nothing'}"
             )
     return DataSplits(

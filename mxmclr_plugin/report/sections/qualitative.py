@@ -1,4 +1,4 @@
-"""What runs have learned, in pictures: similarity of instances, maps, a gallery of queries."""
+"""What runs have learned, in images: similarity of instances, maps, a gallery of queries."""
 
 from __future__ import annotations
 
