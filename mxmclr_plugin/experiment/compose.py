@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar, get_origin
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -76,14 +77,15 @@ class Key(NamedTuple):
 
 def tasks(folder: Path = CONFIGS) -> dict[str, str]:
     """Summary of every task, by name."""
-    summaries = {}
-    for file in sorted(folder.glob("*.yaml")):
-        node = OmegaConf.load(file)
-        if not isinstance(node, DictConfig):
-            raise ConfigError(f"{file} must hold keys and values")
-        if file.stem != "base":
-            summaries[file.stem] = str(node.get("summary", ""))
-    return summaries
+    return {
+        file.stem: _summary(file) for file in sorted(folder.glob("*.yaml")) if file.stem != "base"
+    }
+
+
+def _summary(file: Path) -> str:
+    lines = file.read_text(encoding="utf-8").splitlines()
+    line = next((line for line in lines if line.startswith("summary:")), "summary: ''")
+    return str(yaml.safe_load(line)["summary"])
 
 
 def groups(folder: Path = CONFIGS) -> list[str]:

@@ -80,18 +80,18 @@ def png_claiming(width, height):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "none of the images"),
-        (b"hello", "none of the images"),
-        (image("jpeg")[:300], "none of the images|cannot be decoded"),
+        (b"", "none of the image formats"),
+        (b"hello", "none of the image formats"),
+        (image("jpeg")[:300], "none of the image formats|cannot be decoded"),
         (image("png")[:300], "cannot be decoded"),
         (png_claiming(MAX_PIXELS // 1000, 1001), "claims|bomb"),
         (png_claiming(2**31 - 1, 2**31 - 1), "cannot be decoded|claims"),
         (b"P6 100000 100000 255\n", "claims|cannot be decoded"),
-        (png_claiming(0, 5), "none of the images|cannot be decoded"),
+        (png_claiming(0, 5), "none of the image formats|cannot be decoded"),
         # Pillow would have another program draw it.
         (
             b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n",
-            "none of the images",
+            "none of the image formats",
         ),
     ],
 )

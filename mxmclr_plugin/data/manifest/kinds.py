@@ -11,8 +11,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from mxmclr_plugin.data.file_store import Reader
-from mxmclr_plugin.data.readers.array import read_array
-from mxmclr_plugin.data.readers.features import read_features
+from mxmclr_plugin.data.readers.arrays import read_array, read_features
 from mxmclr_plugin.data.readers.image import read_image
 from mxmclr_plugin.data.readers.points import read_points
 from mxmclr_plugin.data.readers.voxel import read_voxel

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from mxmclr_plugin.data.readers.numpy_array import npz_shapes
+from mxmclr_plugin.data.readers.arrays import npz_shapes
 from mxmclr_plugin.data.readers.voxel import VOXEL_SUFFIXES
 from mxmclr_plugin.data.splits import SPLITS
 from mxmclr_plugin.errors import DataError

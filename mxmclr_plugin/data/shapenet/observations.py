@@ -12,8 +12,7 @@ from pathlib import Path
 from mxmclr_plugin.data.dataset import Store
 from mxmclr_plugin.data.file_store import FileStore, readable_files
 from mxmclr_plugin.data.problems import ProblemLog
-from mxmclr_plugin.data.readers.image import read_image
-from mxmclr_plugin.data.readers.packed_views import evenly, read_packed_views
+from mxmclr_plugin.data.readers.image import evenly, read_image, read_packed_views
 from mxmclr_plugin.data.readers.voxel import read_voxel
 from mxmclr_plugin.data.shapenet.layout import grids_in, images_in
 from mxmclr_plugin.data.views import SeparateViews, StackedViews, rendered_views
