@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
-from mxmclr_plugin.data.batch import collate_multifold
+from mxmclr_plugin.data.batch import collate
 from mxmclr_plugin.data.dataset import MultifoldDataset
 from mxmclr_plugin.data.loader import ResumableLoader
 from mxmclr_plugin.data.observations import Observation, observation_loader
@@ -72,7 +72,7 @@ class RetrievalData(LightningDataModule):
             dataset,
             batch_size=self.batch.instances,
             sampler=sampler,
-            collate_fn=collate_multifold,
+            collate_fn=collate,
             awaiting=self.awaiting,
             drop_last=True,
             num_workers=self.batch.workers,
