@@ -1,4 +1,4 @@
-"""Makes data sets of photos and their captions."""
+"""Data sets of photos and their captions."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def captioned_images(
     - ``captions.txt``, Kaggle's: image,caption (split lists as above);
     - ``captions_train2017.json`` and ``captions_val2017.json``, COCO's. val is tested.
 
-    A split that they do not say is drawn by photo, and noted.
+    A split that they do not name is drawn by photo, and noted.
 
     Args:
         root: Folder of the data. Annotations are looked for in it and in the folders in it,

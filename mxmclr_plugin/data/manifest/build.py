@@ -1,4 +1,4 @@
-"""Makes data sets of a manifest."""
+"""Data sets of a manifest."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def manifest(
     seed: int = 0,
     on_error: str = "skip",
 ) -> DataSplits:
-    """Anybody's own data, as a JSONL file lists them, an instance a line.
+    """Your own data: a JSONL file with an instance a line, or CSV, TSV, Parquet.
 
     ``{"id": "chair 1", "split": "train", "text": ["a red chair"], "voxel": ["chairs/1.nrrd"]}``; or
     a Parquet file, or a folder of Parquet shards that hold the files themselves. docs/data.md
@@ -232,7 +232,7 @@ def _first_record(store: FileStore) -> Tensor | None:
 
 
 def _source_notes(source: Path) -> list[str]:
-    """What must be said of the data that a manifest was converted from."""
+    """Caveats of the data that a manifest was converted from."""
     file = (source if source.is_dir() else source.parent) / SOURCE
     try:
         notes = json.loads(file.read_text(encoding="utf-8"))["notes"]

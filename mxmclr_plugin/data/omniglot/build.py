@@ -1,4 +1,4 @@
-"""Makes data sets of Omniglot: images x strokes."""
+"""Data sets of Omniglot: images x strokes."""
 
 from __future__ import annotations
 

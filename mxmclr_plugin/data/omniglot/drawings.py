@@ -40,8 +40,8 @@ class Drawings:
         image_members: Which of them are of each character.
         strokes: Sampled strokes.
         stroke_members: Which of them are of each character.
-        evaluation: Characters of Omniglot's evaluation set, where background and evaluation are
-            told apart and both are there; else empty.
+        evaluation: Characters of Omniglot's evaluation set, where both the background and
+            the evaluation folders are there; else empty.
     """
 
     characters: list[str]

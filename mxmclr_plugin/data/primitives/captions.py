@@ -119,7 +119,7 @@ def draw_sentences(kind: PrimitiveClass, count: int, generator: np.random.Random
 
 
 ATTRIBUTES = ("shape", "colour", "height", "radius")
-"""What a class is told by: fields of :class:`PrimitiveClass`."""
+"""What tells classes apart: fields of :class:`PrimitiveClass`."""
 
 _NAMELESS = ("thing", "object", "item")
 
@@ -237,15 +237,15 @@ def retrieval_ceiling(kinds: Sequence[PrimitiveClass], described: int) -> tuple[
     Returns:
         Text to shape, where sentences are ranked against grids, and shape to text.
     """
-    said = [
+    values = [
         [tuple(getattr(kind, name) for name in named) for kind in kinds]
         for named in attribute_sets(described)
     ]
-    fitting = [Counter(of_set) for of_set in said]
+    fitting = [Counter(of_set) for of_set in values]
     right = np.array(
         [
-            [1 / count[values] for values in of_set]
-            for count, of_set in zip(fitting, said, strict=True)
+            [1 / count[of_class] for of_class in of_set]
+            for count, of_set in zip(fitting, values, strict=True)
         ]
     )  # (sets, classes)
     return 100 * float(right.mean()), 100 * float(right.max(axis=0).mean())
