@@ -70,6 +70,14 @@ def test_values_of_every_type():
     assert further == []
 
 
+def test_commas_inside_brackets_do_not_separate_items():
+    parsed, _ = parse(
+        "evaluate.x=[data.root=a,directions={a2b: {query: a, gallery: [b, c]}},seed=1]"
+    )
+    directions = "directions={a2b: {query: a, gallery: [b, c]}}"
+    assert parsed.evaluate == {"x": ["data.root=a", directions, "seed=1"]}
+
+
 def test_null_is_none_only_where_none_is_allowed():
     assert parse("share=null", "title=null")[0].title is None
     with pytest.raises(ConfigError, match="k must be a whole number, got 'null'"):

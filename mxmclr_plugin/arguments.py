@@ -128,13 +128,25 @@ def convert(hint: Any, key: str, text: str) -> Any:
         return by_text[text]
     if origin is list:
         inner = text[1:-1] if text.startswith("[") and text.endswith("]") else text
-        return [convert(parts[0], key, part.strip()) for part in inner.split(",") if part.strip()]
+        return [convert(parts[0], key, part) for part in _items(inner)]
     if hint in _WORDS:
         try:
             return {"true": True, "false": False}[text.lower()] if hint is bool else hint(text)
         except (KeyError, ValueError):
             raise ConfigError(f"{key} must be {_WORDS[hint]}, got {text!r}") from None
     return _read(key, text)
+
+
+def _items(text: str) -> list[str]:
+    """The items of a list: what commas outside brackets separate."""
+    items, depth = [""], 0
+    for character in text:
+        depth += (character in "[{(") - (character in ")}]")
+        if character == "," and depth == 0:
+            items.append("")
+        else:
+            items[-1] += character
+    return [item.strip() for item in items if item.strip()]
 
 
 def is_text(hint: Any) -> bool:

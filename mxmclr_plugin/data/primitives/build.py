@@ -13,16 +13,17 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mxmclr_plugin.data.dataset import MultifoldDataset, Store
-from mxmclr_plugin.data.primitives.captions import FEWEST, draw_sentences
-from mxmclr_plugin.data.primitives.ceiling import retrieval_ceiling
+from mxmclr_plugin.data.dataset import MultifoldDataset, Store, flattened
+from mxmclr_plugin.data.primitives.captions import (
+    ATTRIBUTES,
+    FEWEST,
+    draw_partial_sentences,
+    draw_sentences,
+    fewest_partial,
+    retrieval_ceiling,
+)
 from mxmclr_plugin.data.primitives.class_split import split_classes
 from mxmclr_plugin.data.primitives.classes import all_classes
-from mxmclr_plugin.data.primitives.partial_captions import (
-    ATTRIBUTES,
-    draw_partial_sentences,
-    fewest_partial,
-)
 from mxmclr_plugin.data.primitives.voxels import draw_sample, occupancy
 from mxmclr_plugin.data.splits import DataSplits
 from mxmclr_plugin.data.views import SeparateViews, rendered_views
@@ -244,15 +245,15 @@ def _load(folder: Path, stores: dict[str, Store], order: npt.NDArray[np.int64]) 
     """All classes; each of ``stores`` has equally many records of each class, class by class."""
     with (folder / "captions.jsonl").open(encoding="utf-8") as lines:
         sentences = [json.loads(line)["captions"] for line in lines]
-    ends = np.cumsum([len(of_class) for of_class in sentences])
+    texts, text_members = flattened(sentences)
     kinds = all_classes()
     return MultifoldDataset(
         {
-            "text": [sentence for of_class in sentences for sentence in of_class],
+            "text": texts,
             **stores,
         },
         {
-            "text": np.split(np.arange(ends[-1]), ends[:-1]),
+            "text": text_members,
             **{
                 modality: list(np.arange(len(store)).reshape(len(order), -1))
                 for modality, store in stores.items()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mxmclr_plugin.data.dataset import MultifoldDataset
+from mxmclr_plugin.data.dataset import MultifoldDataset, flattened
 from mxmclr_plugin.data.problems import ProblemLog
 from mxmclr_plugin.data.shapenet.captions import (
     CATEGORIES,
@@ -245,12 +245,11 @@ def _assembled(
     log: ProblemLog,
     notes: list[str],
 ) -> DataSplits:
-    texts = [text for model in models for text in said[model]]
-    ends = np.cumsum([len(said[model]) for model in models])
+    texts, text_members = flattened(said[model] for model in models)
     whole = MultifoldDataset(
         {"text": texts, **{modality: observed.store for modality, observed in seen.items()}},
         {
-            "text": np.split(np.arange(len(texts)), ends[:-1]),
+            "text": text_members,
             **{
                 modality: [np.array(observed.members.get(model, ()), np.int64) for model in models]
                 for modality, observed in seen.items()
