@@ -58,7 +58,7 @@ class ResumableLoader(DataLoader[Any]):
         # the iterator first and tells the sampler the epoch of a resumed run only then, and workers
         # would have begun with the batches of another epoch.
         if self._resuming:
-            # The epoch that is set in a resumed run depends on the hook that saved it. Lightning 2.6
+            # The epoch set in a resumed run depends on the hook that saved it. Lightning 2.6
             # counts an epoch that max_steps cut as a whole one, skips a number after a checkpoint
             # of on_train_epoch_end, or, without validation, ends the first epoch after one batch.
             # So go on behind the last batch used, and count on from there.
