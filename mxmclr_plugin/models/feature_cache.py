@@ -85,9 +85,9 @@ def cached_features(
             mode: :meth:`Tower.encode <mxmclr_plugin.models.tower.Tower.encode>` of a frozen tower.
         store: The records: tensors of one shape, or strings.
         model_fingerprint: What tells the encoder from others, see :func:`fingerprint_module`.
-        batch_size: Records given to ``encode`` at a time.
+        batch_size: Records in a call of ``encode``.
         shard_size: Records in a file.
-        description: What the progress bar says.
+        description: Text of the progress bar.
 
     Returns:
         As many records, each float32, on the CPU, of shape (F,). They stay in their files, which
