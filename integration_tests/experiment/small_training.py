@@ -9,19 +9,14 @@ from torch import nn
 
 from mxmclr_plugin.data.dataset import MultifoldDataset
 from mxmclr_plugin.experiment.clock import TrainingClock
+from mxmclr_plugin.experiment.config import BatchConfig, EvalConfig, OptimizerConfig, TrainerConfig
 from mxmclr_plugin.experiment.data_module import RetrievalData
 from mxmclr_plugin.experiment.module import RetrievalModule
-from mxmclr_plugin.experiment.parts_config import (
-    BatchConfig,
-    EvalConfig,
-    OptimizerConfig,
-    TrainerConfig,
-)
 from mxmclr_plugin.experiment.trainer import build_trainer
 from mxmclr_plugin.loss.multifold_hybrid import MultifoldHybridLoss
 from mxmclr_plugin.loss.multimodal import MultimodalLoss
-from mxmclr_plugin.models import Tower
-from mxmclr_plugin.retrieval import Direction
+from mxmclr_plugin.models.tower import Tower
+from mxmclr_plugin.retrieval.direction import Direction
 
 
 class Batchy(nn.Module):

@@ -1,15 +1,15 @@
-"""Shapes seen as grids and as pictures, of Primitives and of ShapeNet, through the runner."""
+"""Shapes seen as grids and as images, of Primitives and of ShapeNet, through the runner."""
 
 import json
 
 import pytest
-from data.shapenet.roots import original, tricolo_2023, write_pictures
+from data.shapenet.roots import original, tricolo_2023, write_images
 from rich.console import Console
 
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.experiment.config import load_config
+from mxmclr_plugin.experiment.compose import load_config
 from mxmclr_plugin.experiment.train import run_retrieval
-from mxmclr_plugin.retrieval import Direction
+from mxmclr_plugin.retrieval.direction import Direction
 
 SMALL = [
     "trainer.max_steps=3",
@@ -32,9 +32,9 @@ DIRECTIONS = {
 
 def run(tmp_path, *overrides):
     out = tmp_path / "run"
-    config, plain = load_config("text2shape", [*SMALL, *overrides, f"out={out}"])
+    config = load_config("text2shape", [*SMALL, *overrides, f"out={out}"])
     console = Console(record=True, width=200, quiet=True)
-    run_retrieval(config, plain, console)
+    run_retrieval(config, console)
     return json.loads((out / "metrics.json").read_text()), out
 
 
@@ -48,19 +48,19 @@ def assert_metrics(metrics, queries, gallery):
 
 @pytest.mark.parametrize("shape", DIRECTIONS)
 def test_a_shape_group_brings_all_that_it_needs(shape):
-    config, _ = load_config("text2shape", [f"shape={shape}"])
+    config = load_config("text2shape", [f"shape={shape}"])
     assert config.directions == DIRECTIONS[shape]
-    pictured = shape != "voxel"
-    assert config.data["views"] == (6 if pictured else None)
+    imaged = shape != "voxel"
+    assert config.data["views"] == (6 if imaged else None)
     assert config.data["separate_views"] == (shape == "image")
     modalities = {m for of in config.directions.values() for m in of.modalities}
     assert set(config.towers) == set(config.batch.folds) == modalities
-    assert load_config("text2shape", [f"shape={shape}", "data=shapenet"])[0].data["views"] == (
-        6 if pictured else None
+    assert load_config("text2shape", [f"shape={shape}", "data=shapenet"]).data["views"] == (
+        6 if imaged else None
     )
     # What the command line says has the last word.
-    if pictured:
-        longer, _ = load_config(
+    if imaged:
+        longer = load_config(
             "text2shape", [f"shape={shape}", "data.views=12", "trainer.max_steps=7"]
         )
         assert (longer.data["views"], longer.trainer.max_steps) == (12, 7)
@@ -68,13 +68,13 @@ def test_a_shape_group_brings_all_that_it_needs(shape):
 
 # 1 class of 12 is tested: 2 samples, 4 sentences.
 @pytest.mark.parametrize(("shape", "gallery"), [("views", 2), ("views_voxel", 2), ("image", 1)])
-def test_primitives_in_pictures(tmp_path, shape, gallery):
+def test_primitives_in_images(tmp_path, shape, gallery):
     metrics, _ = run(tmp_path, f"shape={shape}", *PRIMITIVES)
     assert_metrics(metrics, queries=4, gallery=gallery)
 
 
 def test_primitives_made_hard(tmp_path):
-    config, _ = load_config("text2shape", ["data=primitives_hard", "data.train_classes=150"])
+    config = load_config("text2shape", ["data=primitives_hard", "data.train_classes=150"])
     assert config.data["name"] == "primitives"
     assert config.data["held_out"] == "combinations"
     assert (config.data["train_classes"], config.data["described"]) == (150, 3)
@@ -109,13 +109,13 @@ def test_shapenet_in_tricolos_layout_views_and_voxels(tmp_path):
     assert metrics["data"] == {"notes": [], "left_out": 0}
 
 
-def test_shapenet_with_each_picture_an_observation(tmp_path):
+def test_shapenet_with_each_image_an_observation(tmp_path):
     made = original(tmp_path, 40)
-    write_pictures(tmp_path / "images", made, 6)
+    write_images(tmp_path / "images", made, 6)
     metrics, _ = run(
         tmp_path, "data=shapenet", f"data.root={tmp_path}", "shape=image", "data.view_size=32"
     )
-    assert_metrics(metrics, queries=8, gallery=4)  # six pictures fused to one item
+    assert_metrics(metrics, queries=8, gallery=4)  # six images fused to one item
 
 
 def test_genuine_shapes(tmp_path, test_data):

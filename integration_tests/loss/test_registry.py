@@ -28,8 +28,8 @@ def test_names_with_options():
     assert (criterion.temperature, criterion.hard_weight) == (0.2, 0.5)
     assert build_loss("mxmclr_hard").hard_weight == 1
     assert build_loss("mxmclr_soft").hard_weight == 0
-    assert isinstance(build_loss("ntxent").criterion, NTXentLoss)
-    assert build_loss("ntxent").criterion.temperature == 0.5
+    assert isinstance(build_loss("ntxent").loss, NTXentLoss)
+    assert build_loss("ntxent").loss.temperature == 0.5
 
 
 @pytest.mark.parametrize(

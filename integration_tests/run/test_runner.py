@@ -105,7 +105,7 @@ def test_learning_curves_and_checkpoints(finished):
 def test_ntxent_runs_on_pairs(tmp_path):
     done = run("text2shape", *SLICE, "loss=ntxent", "trainer.max_steps=3", f"out={tmp_path / 'x'}")
     assert done.returncode == 0, done.stderr
-    assert "ntxent knows one positive a row" in done.stdout
+    assert "ntxent takes one positive per row" in done.stdout
     assert metrics_of(tmp_path / "x")["loss"] == "ntxent"
     observations = 3 * 8 * 2
     train = metrics_of(tmp_path / "x")["train"]
@@ -155,7 +155,7 @@ def test_a_run_that_was_stopped_in_an_epoch_goes_on_as_if_it_had_not(finished, t
     stopped_at = weights(out)[1]
     done = run(*arguments, "ckpt=last")
     assert done.returncode == 0, done.stderr
-    assert "going on from" in done.stdout
+    assert "continuing from" in done.stdout
     assert 0 < stopped_at <= 11
     assert metrics_of(out)["train"]["steps"] == 11
     assert_same(weights(whole), weights(out))

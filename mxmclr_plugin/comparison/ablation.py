@@ -21,7 +21,8 @@ from mxmclr_plugin.comparison.measures import figures_of, measures_of
 from mxmclr_plugin.comparison.transfer import measured_elsewhere
 from mxmclr_plugin.comparison.workers import run_cells
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.experiment.config import RunConfig, load_config
+from mxmclr_plugin.experiment.compose import load_config
+from mxmclr_plugin.experiment.config import RunConfig
 from mxmclr_plugin.files import write_atomically
 from mxmclr_plugin.registry import did_you_mean
 
@@ -299,7 +300,7 @@ def ablate(
     Raises:
         ConfigError: If something cannot be configured; nothing has run then.
     """
-    base, _ = load_config(task, overrides, config_dir)
+    base = load_config(task, overrides, config_dir)
     study = load_study(asked.study, base, asked.axes)
     if asked.evaluate and len(study.axes) > 1:
         raise ConfigError(

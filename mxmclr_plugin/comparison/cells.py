@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import shutil
@@ -17,7 +18,7 @@ from typing import Any
 from rich.console import Console
 
 import mxmclr_plugin
-from mxmclr_plugin.experiment.config import load_config
+from mxmclr_plugin.experiment.compose import load_config
 from mxmclr_plugin.experiment.train import run_retrieval
 from mxmclr_plugin.json_records import plain as as_containers
 
@@ -73,7 +74,7 @@ def plan_cell(
     Raises:
         ConfigError: If such a run cannot be configured.
     """
-    _, plain = load_config(task, overrides, config_dir)
+    plain = dataclasses.asdict(load_config(task, overrides, config_dir))
     for key in ("out", "ckpt"):
         plain.pop(key)
     plain["trainer"].pop("loggers", None)  # changes nothing in a run
@@ -110,8 +111,8 @@ def run_cell(cell: Cell) -> CellOutcome:
     try:
         # What libraries warn of goes to the log as well.
         with redirect_stdout(shown), redirect_stderr(shown):
-            config, plain = load_config(cell.task, overrides, cell.config_dir)
-            metrics = as_containers(run_retrieval(config, plain, Console(file=shown, width=120)))
+            config = load_config(cell.task, overrides, cell.config_dir)
+            metrics = as_containers(run_retrieval(config, Console(file=shown, width=120)))
     except Exception as error:
         shown.write(traceback.format_exc())
         return record_failure(cell, f"{type(error).__name__}: {error}", since)

@@ -15,8 +15,9 @@ from mxmclr_plugin.comparison.results import ComparedRun, Comparison
 from mxmclr_plugin.comparison.tuning import Trial, at_the_edge, best_trial, grid_of
 from mxmclr_plugin.comparison.workers import run_cells
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.experiment.config import RunConfig, load_config
-from mxmclr_plugin.loss.registry import LOSSES
+from mxmclr_plugin.experiment.compose import load_config
+from mxmclr_plugin.experiment.config import RunConfig
+from mxmclr_plugin.registry import LOSSES
 
 __all__ = ["compare"]
 
@@ -96,11 +97,11 @@ class _Planner:
         self.config_dir = config_dir
         self.folder = Path(asked.out or Path("runs") / "compare" / task)
         self.arms = [(c, protocol) for protocol in asked.protocol for c in asked.contenders]
-        self.base: RunConfig = load_config(task, overrides, config_dir)[0]
+        self.base: RunConfig = load_config(task, overrides, config_dir)
         if (
             self.base.automatic
             and "same_encoder_cost" in asked.protocol
-            and not self.base.batch.folds
+            and (not self.base.batch.folds or self.base.batch.instances is None)
         ):
             raise ConfigError(
                 "same_encoder_cost needs batch.instances and batch.folds: give them, or leave the "
@@ -132,9 +133,8 @@ class _Planner:
 
     def lr(self, contender: Contender, protocol: str) -> float:
         """Learning rate that a loss has untuned."""
-        return load_config(self.task, self.of_arm(contender, protocol), self.config_dir)[
-            0
-        ].optimizer.lr
+        arm = self.of_arm(contender, protocol)
+        return load_config(self.task, arm, self.config_dir).optimizer.lr
 
     def cell(self, contender: Contender, protocol: str, seed: int, tuned: Trial | None) -> Cell:
         """A run that is compared."""

@@ -8,8 +8,7 @@ from typing import Any
 
 from mxmclr_plugin.comparison.protocols import PROTOCOLS
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.loss.registry import LOSSES
-from mxmclr_plugin.registry import did_you_mean
+from mxmclr_plugin.registry import LOSSES, did_you_mean
 
 __all__ = [
     "ComparisonConfig",

@@ -8,8 +8,7 @@ from itertools import product
 from typing import Any
 
 from mxmclr_plugin.comparison.config import GridConfig
-from mxmclr_plugin.loss.registry import LossInfo
-from mxmclr_plugin.registry import options
+from mxmclr_plugin.registry import LossInfo
 
 __all__ = ["Trial", "at_the_edge", "best_trial", "grid_of"]
 
@@ -46,7 +45,7 @@ def grid_of(entry: LossInfo, grid: GridConfig, lr: float) -> list[Trial]:
     if entry.temperature is not None:
         key, values = "loss.temperature", grid.temperature
     else:
-        default = options(entry.build)[entry.scale].default
+        default = entry.options[entry.scale].default
         key, values = f"loss.{entry.scale}", [default * factor for factor in grid.scale]
     return [
         Trial({key: _short(value), "optimizer.lr": _short(rate)})

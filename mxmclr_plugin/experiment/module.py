@@ -1,4 +1,4 @@
-"""Trains towers towards each other and measures retrieval between them."""
+"""Lightning module that trains towers with a loss between them and measures retrieval."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from torch import Tensor, nn
 
 from mxmclr_plugin.data.batch import MultifoldBatch
 from mxmclr_plugin.data.observations import ObservationBatch
+from mxmclr_plugin.experiment.config import EvalConfig, OptimizerConfig
 from mxmclr_plugin.experiment.metrics import SplitMetrics, measure
-from mxmclr_plugin.experiment.parts_config import EvalConfig, OptimizerConfig
 from mxmclr_plugin.loss.multimodal import MultimodalLoss
 from mxmclr_plugin.models.tower import Tower
-from mxmclr_plugin.retrieval import Direction
+from mxmclr_plugin.retrieval.direction import Direction
 
 __all__ = ["RetrievalModule"]
 
 
 class RetrievalModule(LightningModule):
-    """One tower a modality, one criterion between them.
+    """One tower per modality, one loss between them.
 
     Args:
         towers: Tower of each modality; several modalities may share one.
-        criterion: Called with embeddings and ids by modality.
+        loss: Called with embeddings and ids by modality.
         directions: Directions of retrieval by name: ``{"t2s": Direction("text", "voxel")}``.
         optimizer: Options of the optimizer.
         evaluation: The metrics.
-        soft_from: Modalities whose frozen backbones give the soft relation, in place of what is
-            being trained.
+        teacher: Modalities whose frozen backbones give the soft relation, in place of the trained
+            embeddings.
 
     Attributes:
         tested: Metrics of the last test, None before it.
@@ -41,19 +41,19 @@ class RetrievalModule(LightningModule):
     def __init__(
         self,
         towers: Mapping[str, Tower],
-        criterion: MultimodalLoss,
+        loss: MultimodalLoss,
         directions: Mapping[str, Direction],
         optimizer: OptimizerConfig,
         evaluation: EvalConfig,
-        soft_from: Sequence[str] = (),
+        teacher: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.towers = nn.ModuleDict(towers)
-        self.criterion = criterion
+        self.loss = loss
         self.directions = dict(directions)
         self.optimizer_config = optimizer
         self.evaluation = evaluation
-        self.soft_from = list(soft_from)
+        self.teacher = list(teacher)
         self.tested: SplitMetrics | None = None
         self._encoded: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {}
         self.train()  # pretrained models come in evaluation mode, and Lightning leaves them in it
@@ -62,14 +62,14 @@ class RetrievalModule(LightningModule):
         z, features = {}, {}
         for name in batch.modalities:
             tower, observations = self.towers[name], batch.observations[name]
-            if name in self.soft_from:
+            if name in self.teacher:
                 # Encoded once, for the relation and for the tower's head.
                 assert isinstance(tower, Tower)
                 observations = features[name] = tower.features(observations)
             z[name] = tower(observations)
-        loss: Tensor = self.criterion(z, batch.ids, features)
+        loss: Tensor = self.loss(z, batch.ids, features)
         metrics = {"train/loss": loss.detach()}
-        metrics |= {f"train/{name}": value for name, value in self.criterion.last.items()}
+        metrics |= {f"train/{name}": value for name, value in self.loss.last.items()}
         self.log_dict(metrics, prog_bar=False)
         self.log("loss", loss.detach(), prog_bar=True, logger=False)
         return loss

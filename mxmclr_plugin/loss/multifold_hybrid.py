@@ -23,6 +23,7 @@ from mxmclr_plugin.loss.folds import flatten_folds
 from mxmclr_plugin.loss.functional import HybridLossParts, hybrid_parts
 from mxmclr_plugin.loss.memory_bank import ObservationQueue
 from mxmclr_plugin.loss.validation import check_options
+from mxmclr_plugin.registry import register_loss
 
 __all__ = ["MAX_SCALE", "MultifoldHybridLoss"]
 
@@ -30,6 +31,12 @@ MAX_SCALE = 100.0
 """Bound of a learnable scale, as in CLIP (https://arxiv.org/abs/2103.00020, section 2.5)."""
 
 
+@register_loss(
+    "mxmclr",
+    positives="many",
+    source="mxmclr_plugin",
+    paper="reconstruction of MXM-CLR, https://arxiv.org/abs/2303.10839",
+)
 class MultifoldHybridLoss(nn.Module):
     """Multifold hybrid loss between two modalities, or two sets of views, or within one.
 

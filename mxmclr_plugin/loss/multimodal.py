@@ -9,7 +9,7 @@ from itertools import combinations
 
 from torch import Tensor, nn
 
-from mxmclr_plugin.loss.baselines.pairing import PairedCriterion
+from mxmclr_plugin.loss.baselines.pairing import PairedLoss
 
 __all__ = ["MultimodalLoss", "takes_ids", "takes_soft_features"]
 
@@ -25,7 +25,7 @@ class MultimodalLoss(nn.Module):
     Attributes:
         criterion:
             Called ``criterion(z0, z1, ids0, ids1)``. One that takes ``(z0, z1)`` alone is wrapped
-            in :class:`PairedCriterion`.
+            in :class:`PairedLoss`.
         modalities:
             Names of the modalities.
         pairs:
@@ -67,7 +67,7 @@ class MultimodalLoss(nn.Module):
         self.pairs: list[tuple[str, str]] = [(pair[0], pair[1]) for pair in chosen]
         self.weights = [weight / sum(weights) for weight in weights]
         if not takes_ids(criterion):
-            criterion = PairedCriterion(criterion)
+            criterion = PairedLoss(criterion)
         self.criteria = nn.ModuleList(
             [criterion, *(copy.deepcopy(criterion) for _ in self.pairs[1:])]
         )

@@ -10,6 +10,7 @@ from torch import Tensor
 from mxmclr_plugin.data.batch import Observations
 from mxmclr_plugin.models.image import scaled_images
 from mxmclr_plugin.models.text import SentenceBackbone, sentence_transformer
+from mxmclr_plugin.registry import register_tower
 
 if TYPE_CHECKING:  # it takes seconds to import
     from sentence_transformers import SentenceTransformer
@@ -23,15 +24,15 @@ _UNUSED = ("logit_scale", "logit_bias")  # of the loss that the model was traine
 
 
 class MultimodalBackbone(SentenceBackbone):
-    """A SentenceTransformer that takes pictures beside sentences.
+    """A SentenceTransformer that takes images beside sentences.
 
-    Pictures are resized, cut and normalised by the model's own processor.
+    Images are resized, cut and normalised by the model's own processor.
 
     Args:
         model: A SentenceTransformer.
 
     Raises:
-        ValueError: If it takes no pictures.
+        ValueError: If it takes no images.
     """
 
     def __init__(self, model: SentenceTransformer) -> None:
@@ -43,10 +44,10 @@ class MultimodalBackbone(SentenceBackbone):
                 parameter.requires_grad_(False)
 
     def forward(self, observations: Observations) -> Tensor:
-        """Embeddings of pictures or of sentences, as ``model.encode`` makes them.
+        """Embeddings of images or of sentences, as ``model.encode`` makes them.
 
         Args:
-            observations: A list of strings, or pictures, uint8 or float in 0..1, of shape
+            observations: A list of strings, or images, uint8 or float in 0..1, of shape
                 (rows, 3 or 1, H, W).
 
         Returns:
@@ -57,10 +58,11 @@ class MultimodalBackbone(SentenceBackbone):
         """
         if not isinstance(observations, Tensor):
             return super().forward(observations)
-        pictures = scaled_images(observations, torch.float32).mul_(255).round_().byte()
-        return self.embed(list(pictures))
+        images = scaled_images(observations, torch.float32).mul_(255).round_().byte()
+        return self.embed(list(images))
 
 
+@register_tower("sentence_transformer_image", kind="image", frozen=True)
 def multimodal(
     model: str = CLIP,
     max_length: int | None = None,
@@ -70,7 +72,7 @@ def multimodal(
     lora_dropout: float = 0.0,
     gradient_checkpointing: bool = False,
 ) -> MultimodalBackbone:
-    """A pretrained SentenceTransformer for pictures and sentences.
+    """CLIP and other SentenceTransformers for images and sentences (with same_as).
 
     Args:
         model: Name on the Hugging Face hub, or a local folder.
@@ -84,7 +86,7 @@ def multimodal(
     Raises:
         FileNotFoundError: If the folder or hub model is not there.
         ImportError: If peft is asked for and not installed.
-        ValueError: If the model takes no pictures, or cannot have an option.
+        ValueError: If the model takes no images, or cannot have an option.
     """
     text = sentence_transformer(
         model,

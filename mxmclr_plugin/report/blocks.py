@@ -81,13 +81,13 @@ class Plot:
 
 @dataclass(frozen=True)
 class Found:
-    """An item that a query found; ``picture`` is a data URI, empty for none."""
+    """An item that a query found; ``image`` is a data URI, empty for none."""
 
     right: bool
     score: float
     name: str
     text: str
-    picture: str
+    image: str
 
 
 @dataclass(frozen=True)
@@ -102,12 +102,12 @@ class RunFound:
 
 @dataclass(frozen=True)
 class Query:
-    """A query with what it found in each run; ``picture`` shows it, or its instance."""
+    """A query with what it found in each run; ``image`` shows it, or its instance."""
 
     name: str
     text: str
-    picture: str
-    picture_of: str
+    image: str
+    image_of: str
     runs: Sequence[RunFound]
 
 

@@ -57,7 +57,7 @@ def build_report(
     Args:
         folder: Of a comparison (``compare.json``), an ablation (``ablate.json``) or a run
             (``metrics.json``).
-        losses: Of a comparison, those shown in pictures; by default the best one beside the
+        losses: Of a comparison, those shown in images; by default the best one beside the
             baseline.
         protocol: Of a comparison, that of which they are shown; by default the first.
         seed: Of what is drawn by chance, and of maps.

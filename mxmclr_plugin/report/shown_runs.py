@@ -1,4 +1,4 @@
-"""Which runs are shown in pictures: two, side by side."""
+"""Which runs are shown in images: two, side by side."""
 
 from __future__ import annotations
 

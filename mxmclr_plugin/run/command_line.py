@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mxmclr_plugin.arguments import WORD, help_rows, parse_arguments, usage
+from mxmclr_plugin.arguments import WORD, help_rows, parse_arguments, usage, written
 from mxmclr_plugin.errors import ConfigError, DataError
 from mxmclr_plugin.registry import did_you_mean
 from mxmclr_plugin.run.ablate_command import ablate_command
@@ -137,7 +137,7 @@ def _call(
 
 
 def _train(task: str, overrides: list[str], context: Context, help_wanted: bool) -> int:
-    from mxmclr_plugin.experiment.config import load_config, tasks
+    from mxmclr_plugin.experiment.compose import load_config, tasks
 
     known = {**tasks(), **(tasks(context.config_dir) if context.config_dir else {})}
     if task not in known:
@@ -147,13 +147,13 @@ def _train(task: str, overrides: list[str], context: Context, help_wanted: bool)
             f"there is no command or task {words!r}: {did_you_mean(words, [*commands, *known])}"
             f"commands are {', '.join(commands)}; tasks are {', '.join(known)}"
         )
-    config, plain = load_config(task, overrides, context.config_dir)
+    config = load_config(task, overrides, context.config_dir)
     if help_wanted:
-        _show_task(config, plain, context.console)
+        _show_task(config, context.console)
         return 0
     from mxmclr_plugin.experiment.train import run_retrieval
 
-    run_retrieval(config, plain, context.console)
+    run_retrieval(config, context.console)
     return 0
 
 
@@ -167,7 +167,7 @@ def _show_commands(console: Console) -> None:
         markup=False,
         highlight=False,
     )
-    from mxmclr_plugin.experiment.config import tasks
+    from mxmclr_plugin.experiment.compose import tasks
 
     console.print(_grid("commands", ((name, of.summary) for name, of in _COMMANDS.items())))
     console.print(_grid("tasks", tasks().items()))
@@ -183,17 +183,23 @@ def _show_command(name: str, command: Command, console: Console) -> None:
         console.print(command.others_help, markup=False, highlight=False)
 
 
-def _show_task(config: Any, plain: Mapping[str, Any], console: Console) -> None:
-    import yaml
-
-    from mxmclr_plugin.experiment.config import choices, groups
+def _show_task(config: Any, console: Console) -> None:
+    from mxmclr_plugin.experiment.compose import choices, describe, groups
 
     console.print(f"[bold]{config.task}[/]: {escape(config.summary)}\n")
     console.print("[bold]Choices[/] (group=choice):", highlight=False)
     for group in groups():
         console.print(f"  {group}: {', '.join(choices(group))}", highlight=False)
-    console.print("\n[bold]Keys and their values[/] (key=value, nested by dots):")
-    console.print(escape(yaml.safe_dump(dict(plain), sort_keys=False)), highlight=False)
+    console.print("\n[bold]Keys[/] (key=value)", highlight=False)
+    rows = [
+        (
+            f"{key.key}={written(key.default, brackets=True)}",
+            ", ".join(map(str, key.choices)),
+            key.help,
+        )
+        for key in describe(config)
+    ]
+    console.print(_keys_table(rows))
 
 
 def _keys_table(rows: Iterable[tuple[str, str, str]]) -> Table:
@@ -207,7 +213,7 @@ def _keys_table(rows: Iterable[tuple[str, str, str]]) -> Table:
 def _grid(title: str, rows: Iterable[tuple[str, str]]) -> Table:
     grid = Table.grid(padding=(0, 2))
     grid.title, grid.title_justify, grid.title_style = title or None, "left", "none"
-    grid.add_column(overflow="fold")
+    grid.add_column(overflow="fold", max_width=48)
     grid.add_column(overflow="fold")
     for left, right in rows:
         grid.add_row(f"  {escape(left)}", escape(right))
@@ -221,7 +227,7 @@ def _list_command(arguments: ListArguments, context: Context) -> int:
 
 def _listing(what: str) -> Table:
     if what == "tasks":
-        from mxmclr_plugin.experiment.config import tasks
+        from mxmclr_plugin.experiment.compose import tasks
 
         return _table(["task", "what"], [[name, text] for name, text in tasks().items()])
     if what == "studies":
@@ -229,17 +235,17 @@ def _listing(what: str) -> Table:
 
         return _table(["study", "varies"], [[name, text] for name, text in studies().items()])
     if what == "data":
-        from mxmclr_plugin.data.registry import DATASETS
+        from mxmclr_plugin.registry import DATASETS
 
         return _table(["data", "what"], [[entry.name, entry.summary] for entry in DATASETS])
     if what == "towers":
-        from mxmclr_plugin.models.registry import list_towers
+        from mxmclr_plugin.registry import TOWERS
 
         return _table(
             ["tower", "takes", "what"],
-            [[entry.name, entry.kind, entry.summary] for entry in list_towers()],
+            [[entry.name, entry.kind, entry.summary] for entry in TOWERS],
         )
-    from mxmclr_plugin.loss.registry import list_losses
+    from mxmclr_plugin.registry import LOSSES
 
     return _table(
         ["loss", "what", "batches", "negatives", "temperature", "source", "paper"],
@@ -253,7 +259,7 @@ def _listing(what: str) -> Table:
                 entry.source,
                 entry.paper,
             ]
-            for entry in list_losses()
+            for entry in LOSSES
         ],
     )
 
@@ -284,7 +290,8 @@ def _ablation_config() -> type[Any]:
 
 
 def _task_keys() -> list[str]:
-    from mxmclr_plugin.experiment.config import RunConfig, groups
+    from mxmclr_plugin.experiment.compose import groups
+    from mxmclr_plugin.experiment.config import RunConfig
 
     of_groups = (group.partition("/")[0] for group in groups())
     return list(dict.fromkeys([*(entry.name for entry in fields(RunConfig)), *of_groups]))

@@ -62,7 +62,7 @@ def check_command(arguments: CheckArguments, context: Context) -> int:
     """
     from mxmclr_plugin.data.manifest.build import read_manifest, split_instances
     from mxmclr_plugin.data.problems import ProblemLog
-    from mxmclr_plugin.experiment.config import check_data
+    from mxmclr_plugin.experiment.compose import check_data
 
     console = context.console
     options = {**check_data("manifest", context.overrides), "path": arguments.manifest}
@@ -102,8 +102,8 @@ def convert_command(arguments: ConvertArguments, context: Context) -> int:
         ConfigError: If an option is unknown, or the data set cannot be read or written.
     """
     from mxmclr_plugin.data.manifest.write import write_manifest
-    from mxmclr_plugin.data.registry import DATASETS
-    from mxmclr_plugin.experiment.config import check_data
+    from mxmclr_plugin.experiment.compose import check_data
+    from mxmclr_plugin.registry import DATASETS
 
     source = check_data(arguments.data, context.overrides)
     try:

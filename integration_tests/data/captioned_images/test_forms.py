@@ -16,7 +16,7 @@ from data.captioned_images.sets import (
     tokens,
 )
 
-from mxmclr_plugin.data.captioned_images import captioned_images
+from mxmclr_plugin.data.captioned_images.build import captioned_images
 from mxmclr_plugin.errors import DataError
 
 SPLITS = ["train", "restval", "val", "test", "train", "test"]
@@ -40,7 +40,7 @@ def test_karpathys_splits(tmp_path):
 
 
 def test_cocos_folders_in_karpathys_file(tmp_path):
-    karpathy(tmp_path, SPLITS, folder="pictures", filepath=["train2014", "val2014"])
+    karpathy(tmp_path, SPLITS, folder="images", filepath=["train2014", "val2014"])
     data = captioned_images(str(tmp_path), size=8)
     expected = {
         f"{'val2014' if k % 2 else 'train2014'}/{photo}": (k, captions_of(k))
@@ -49,10 +49,10 @@ def test_cocos_folders_in_karpathys_file(tmp_path):
     assert whole(data) == expected
 
 
-def test_all_pictures_in_one_folder_though_the_file_names_two(tmp_path):
-    karpathy(tmp_path, SPLITS, folder="pictures", filepath=["train2014", "val2014"])
-    for path in (tmp_path / "pictures").glob("*/*"):
-        shutil.move(path, tmp_path / "pictures" / path.name)
+def test_all_images_in_one_folder_though_the_file_names_two(tmp_path):
+    karpathy(tmp_path, SPLITS, folder="images", filepath=["train2014", "val2014"])
+    for path in (tmp_path / "images").glob("*/*"):
+        shutil.move(path, tmp_path / "images" / path.name)
     assert len(whole(captioned_images(str(tmp_path), size=8))) == 6
 
 
@@ -174,7 +174,8 @@ def test_several_files_of_one_form_are_an_error(tmp_path):
         ({"dataset_x.json": '{"images": []}'}, "holds no photos"),
         ({"captions_train2017.json": '{"annotations": [], "images": 3}'}, "should hold"),
         ({"captions.txt": "photo;words\na;b"}, "the head should be image,caption"),
-        ({"x.token": b"\xff\xfe\x00"}, "cannot be read as text in UTF-8"),
+        ({"x.token": b"\xff\xfe\x00"}, "is text in UTF-16: save it as UTF-8"),
+        ({"captions.txt": "image,text\nname"}, "holds no photos"),
         ({"x.token": "a.jpg#0\tb"}, "data.images="),
     ],
 )

@@ -1,4 +1,4 @@
-"""Where the annotations and the pictures of a data set lie below a folder."""
+"""Finds the annotations and the images of a data set below a folder."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from mxmclr_plugin.errors import DataError
 
-__all__ = ["find_annotations", "find_pictures", "picture_path", "stays_inside"]
+__all__ = ["find_annotations", "find_images", "image_path", "stays_inside"]
 
 _COCO = "captions_*.json"
 _PATTERNS = (
@@ -59,42 +59,42 @@ def find_annotations(folder: Path) -> list[Path]:
     )
 
 
-def find_pictures(folder: Path, files: Sequence[str]) -> Path:
-    """The folder, at most three below the given one, that holds most pictures of a sample.
+def find_images(folder: Path, files: Sequence[str]) -> Path:
+    """The folder, at most three below ``folder``, that holds most images of a sample.
 
     Args:
         folder: Where to look.
-        files: The pictures' names in the annotations.
+        files: The images' names in the annotations.
 
     Raises:
         DataError: If it is no folder, or none of the sample is in any.
     """
     if not folder.is_dir():
-        raise DataError(f"there is no folder {folder}: give that of the pictures as data.images=")
+        raise DataError(f"there is no folder {folder}: give that of the images as data.images=")
     sample = files[:: max(1, len(files) // _SAMPLE)][:_SAMPLE]
     best, most = folder, 0
     for candidate in _folders(folder, _DEPTH):
-        there = sum(_is_file(picture_path(candidate, file)) for file in sample)
+        there = sum(_is_file(image_path(candidate, file)) for file in sample)
         if there > most:
             best, most = candidate, there
         if there == len(sample):
             break
     if not most:
         raise DataError(
-            f"no picture of a sample of {len(sample)}, {sample[0]!r} the first, lies in {folder} "
-            f"or {_DEPTH} folders deep in it: give the folder of the pictures as data.images="
+            f"no image of a sample of {len(sample)}, {sample[0]!r} the first, lies in {folder} "
+            f"or {_DEPTH} folders deep in it: give the folder of the images as data.images="
         )
     return best
 
 
-def picture_path(folder: Path, file: str) -> Path:
-    """Where a picture lies: in the folder named in the annotations, or right in the given one."""
+def image_path(folder: Path, file: str) -> Path:
+    """Where an image lies: in the folder named in the annotations, or right in ``folder``."""
     path = folder / file
     return path if _is_file(path) else folder / path.name
 
 
 def stays_inside(file: str) -> bool:
-    """Whether the name of a picture leads to a place below the folder of the pictures."""
+    """Whether the name of an image leads to a place below the folder of the images."""
     path = PurePosixPath(file)
     return bool(path.parts) and not path.is_absolute() and ".." not in path.parts
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from mxmclr_plugin.data.pictures import DRAWABLE
+from mxmclr_plugin.data.images import DRAWABLE
 from mxmclr_plugin.inference.items import visible_item
 from mxmclr_plugin.report.blocks import Block, Found, Query, QueryList, RunFound
+from mxmclr_plugin.report.images import data_uri, sheet_of
 from mxmclr_plugin.report.loaded_runs import LoadedRun
 from mxmclr_plugin.report.palette import SeriesStyle
-from mxmclr_plugin.report.pictures import data_uri, sheet_of
 from mxmclr_plugin.report.ranking import Ranking, choose_queries, rank_gallery
-from mxmclr_plugin.retrieval import side_name
+from mxmclr_plugin.retrieval.direction import side_name
 
 __all__ = ["query_lists"]
 
@@ -64,20 +64,20 @@ def _query(
     instance, position = int(items.ids[row]), int(items.positions[row])
     seen = visible_item(run.run, run.split, modality, instance, position, _QUERY_EDGE)
     is_text = run.run.data.kinds[modality] == "text"
-    picture, picture_of = "", ""
-    if seen.picture is not None:
-        picture = data_uri(seen.picture, _QUERY_EDGE)
-        picture_of = f"about {seen.name}" if is_text else seen.name
+    image, image_of = "", ""
+    if seen.image is not None:
+        image = data_uri(seen.image, _QUERY_EDGE)
+        image_of = f"about {seen.name}" if is_text else seen.name
     if run.run.data.kinds[modality] in DRAWABLE:
         dataset = run.run.split(run.split)
         record = dataset.stores[modality][int(dataset.observations_of(modality)[0][position])]
         sheet = sheet_of(record, run.run.data.kinds[modality], _QUERY_EDGE)
-        picture = data_uri(sheet, 3 * _QUERY_EDGE)
+        image = data_uri(sheet, 3 * _QUERY_EDGE)
     return Query(
         seen.name,
         _cut(seen.caption) if is_text else "",
-        picture,
-        picture_of,
+        image,
+        image_of,
         [
             RunFound(
                 of.label,
@@ -103,8 +103,8 @@ def _found(run: LoadedRun, ranking: Ranking, gallery: str, row: int, instance: i
                 owner == instance,
                 score,
                 seen.name,
-                _cut(seen.caption) if is_text or seen.picture is None else "",
-                "" if seen.picture is None else data_uri(seen.picture, _ITEM_EDGE),
+                _cut(seen.caption) if is_text or seen.image is None else "",
+                "" if seen.image is None else data_uri(seen.image, _ITEM_EDGE),
             )
         )
     return found

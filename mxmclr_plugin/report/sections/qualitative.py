@@ -1,4 +1,4 @@
-"""What runs have learned, in pictures: similarity of instances, maps, a gallery of queries."""
+"""What runs have learned, in images: similarity of instances, maps, a gallery of queries."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mxmclr_plugin.report.plots.similarity_matrix import similarity_matrices
 from mxmclr_plugin.report.projection import projections
 from mxmclr_plugin.report.sections.gallery import query_lists
 from mxmclr_plugin.report.shown_runs import ShownRuns
-from mxmclr_plugin.retrieval import side_name
+from mxmclr_plugin.retrieval.direction import side_name
 
 __all__ = ["qualitative_sections"]
 

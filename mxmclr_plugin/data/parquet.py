@@ -1,0 +1,180 @@
+"""Parquet manifests, whose rows may hold the files themselves, and random access to those.
+
+A column of files is a list of structures ``{bytes, path}``, as Hugging Face ``datasets`` writes
+images; ``path`` then is no more than a name. Row groups are what Parquet reads at once, so they
+are written small: reading one file costs :data:`ROW_GROUP_BYTES`, or its own size.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mxmclr_plugin.data.file_store import UnreadableFile
+from mxmclr_plugin.errors import DataError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+__all__ = ["ROW_GROUP_BYTES", "ParquetRecord", "parquet_rows", "pyarrow_parquet"]
+
+ROW_GROUP_BYTES = 2**18
+"""Bytes of files in a row group as this package writes it, more only for one row that has more."""
+
+
+@dataclass(frozen=True)
+class ParquetRecord:
+    """One file in a Parquet file.
+
+    Attributes:
+        shard: The Parquet file.
+        row: Row in it.
+        group: Row group of that row.
+        place: Row in that group.
+        column: Column.
+        item: Place in the row's list.
+        name: Name of the file.
+    """
+
+    shard: Path
+    row: int
+    group: int
+    place: int
+    column: str
+    item: int
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.shard} row {self.row + 1}, {self.column} {self.item + 1} ({self.name})"
+
+    def stamp(self) -> str | None:
+        """What changes when the Parquet file does; None where there is none."""
+        try:
+            status = self.shard.stat()
+        except OSError:
+            return None
+        of_shard = f"{self.shard.resolve()}\n{status.st_size}\n{status.st_mtime_ns}"
+        return f"{of_shard}\n{self.row}\n{self.column}\n{self.item}"
+
+    @contextmanager
+    def unpacked(self) -> Iterator[Path]:
+        """The file by itself, among the system's temporary files.
+
+        Raises:
+            UnreadableFile: If it is not there.
+        """
+        handle, name = tempfile.mkstemp(suffix=Path(self.name).suffix)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(self._bytes())
+            yield Path(name)
+        finally:
+            Path(name).unlink()
+
+    @staticmethod
+    def _alone(cell: pa.Scalar) -> bool:
+        return bool(_arrow().types.is_struct(cell.type))
+
+    def _bytes(self) -> bytes:
+        try:
+            changed = self.shard.stat().st_mtime_ns
+            cell = _row_group_column(self.shard, changed, self.group, self.column)[self.place]
+            # Of a list only the one item is made bytes of.
+            record = (cell if self._alone(cell) else cell.values[self.item]).as_py()
+        # What pyarrow raises of a damaged file, or of one that was written anew.
+        except Exception as error:
+            raise UnreadableFile(self, f"cannot be read: {error}") from error
+        if record is None or not record.get("bytes"):
+            raise UnreadableFile(self, "holds no bytes")
+        content: bytes = record["bytes"]
+        return content
+
+
+def parquet_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Where each row is, and its values; of embedded files only where they are.
+
+    Raises:
+        DataError: If the file is no Parquet file.
+    """
+    parquet = pyarrow_parquet()
+    try:
+        with parquet.ParquetFile(path) as file:
+            embedded = [field.name for field in file.schema_arrow if _holds_files(field.type)]
+            leaves = [file.schema.column(k).path for k in range(len(file.schema))]
+            columns = [
+                leaf
+                for leaf in leaves
+                if leaf.split(".")[0] not in embedded or not leaf.endswith(".bytes")
+            ]
+            row = 0
+            for group in range(file.num_row_groups):
+                table = file.read_row_group(group, columns=columns, use_threads=False)
+                for place, values in enumerate(table.to_pylist()):
+                    for column in embedded:
+                        values[column] = [
+                            ParquetRecord(path, row, group, place, column, item, name)
+                            for item, name in enumerate(_names(values[column]))
+                        ]
+                    present = {key: value for key, value in values.items() if value is not None}
+                    yield f"{path} row {row + 1}", present
+                    row += 1
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error}") from error
+    # pyarrow's errors, ValueError among them.
+    except (_arrow().ArrowException, ValueError) as error:
+        raise DataError(f"{path}: is no Parquet file that can be read: {error}") from error
+
+
+def pyarrow_parquet() -> Any:
+    """The module ``pyarrow.parquet``.
+
+    Raises:
+        DataError: If it is not installed.
+    """
+    try:
+        import pyarrow.parquet
+    except ImportError:
+        raise DataError(
+            "Parquet files are read by pyarrow, which is not installed: "
+            "pip install mxmclr-plugin[parquet]"
+        ) from None
+    return pyarrow.parquet
+
+
+def _arrow() -> Any:
+    import pyarrow
+
+    return pyarrow
+
+
+def _holds_files(type_: pa.DataType) -> bool:
+    """Whether a column is of {bytes, path} structures, or lists of them."""
+    types = _arrow().types
+    if types.is_list(type_) or types.is_large_list(type_):
+        type_ = type_.value_type
+    return types.is_struct(type_) and {"bytes", "path"} <= {field.name for field in type_}
+
+
+def _names(value: Any) -> list[str]:
+    structures = value if isinstance(value, list) else [] if value is None else [value]
+    return [str((structure or {}).get("path") or "") for structure in structures]
+
+
+@lru_cache(maxsize=256)
+def _metadata(shard: Path, changed: int) -> pq.FileMetaData:  # noqa: ARG001
+    """The footer, which says where row groups lie; no file is held open over a fork."""
+    return pyarrow_parquet().read_metadata(shard)
+
+
+# Neighbours are mostly read one after the other: in evaluation, and where all are looked at once.
+@lru_cache(maxsize=8)
+def _row_group_column(shard: Path, changed: int, group: int, column: str) -> pa.ChunkedArray:
+    with pyarrow_parquet().ParquetFile(shard, metadata=_metadata(shard, changed)) as file:
+        return file.read_row_group(group, columns=[column], use_threads=False).column(0)
