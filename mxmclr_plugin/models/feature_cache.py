@@ -84,13 +84,8 @@ def cached_features(
             (long ones first and together, so that little is padding). It should be in evaluation
             mode: :meth:`Tower.encode <mxmclr_plugin.models.tower.Tower.encode>` of a frozen tower.
         store: The records: tensors of one shape, or strings.
-<<<<<<< HEAD
         model_fingerprint: Identifies the encoder, see :func:`fingerprint_module`.
         batch_size: Records encoded at a time.
-=======
-        model_fingerprint: What tells the encoder from others, see :func:`fingerprint_module`.
-        batch_size: Records in a call of ``encode``.
->>>>>>> main
         shard_size: Records in a file.
         description: Text of the progress bar.
 
