@@ -8,8 +8,9 @@ from mxmclr_plugin.benchmark.command_line import main
 from mxmclr_plugin.benchmark.contenders import contenders
 from mxmclr_plugin.benchmark.lean_dense import lean_dense_loss
 from mxmclr_plugin.benchmark.peak_memory import peak_extra_bytes
-from mxmclr_plugin.loss import multifold_hybrid_loss
-from mxmclr_plugin.retrieval import TopK, retrieval_metrics, top_k
+from mxmclr_plugin.loss.functional import multifold_hybrid_loss
+from mxmclr_plugin.retrieval.metrics import retrieval_metrics
+from mxmclr_plugin.retrieval.top_k import TopK, top_k
 
 KEYS = {
     "impl",

@@ -8,8 +8,8 @@ import pytest
 from mxmclr_plugin.comparison.ablation import load_study, studies
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.experiment.compose import load_config
-from mxmclr_plugin.inference import load_run
 from mxmclr_plugin.inference.evaluate import evaluate_run
+from mxmclr_plugin.inference.run import load_run
 from mxmclr_plugin.run.command_line import main
 
 SLICE = (

@@ -88,6 +88,6 @@ def test_an_interrupted_run_goes_on(tmp_path):
     assert (cut.folder / "checkpoints" / "last.ckpt").exists()
     assert outcome_of(cut) is None
     outcome = run_cell(cut)
-    assert "going on from" in (cut.folder / "log.txt").read_text()
+    assert "continuing from" in (cut.folder / "log.txt").read_text()
     assert outcome.metrics["train"]["steps"] == expected.metrics["train"]["steps"] == 6
     assert outcome.metrics["splits"] == expected.metrics["splits"]

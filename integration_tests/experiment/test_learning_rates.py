@@ -8,8 +8,8 @@ from mxmclr_plugin.experiment.config import EvalConfig, OptimizerConfig
 from mxmclr_plugin.experiment.module import RetrievalModule
 from mxmclr_plugin.loss.multifold_hybrid import MultifoldHybridLoss
 from mxmclr_plugin.loss.multimodal import MultimodalLoss
-from mxmclr_plugin.models import Tower
-from mxmclr_plugin.retrieval import Direction
+from mxmclr_plugin.models.tower import Tower
+from mxmclr_plugin.retrieval.direction import Direction
 
 
 def module_of(towers):

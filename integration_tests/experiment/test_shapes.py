@@ -9,7 +9,7 @@ from rich.console import Console
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.experiment.compose import load_config
 from mxmclr_plugin.experiment.train import run_retrieval
-from mxmclr_plugin.retrieval import Direction
+from mxmclr_plugin.retrieval.direction import Direction
 
 SMALL = [
     "trainer.max_steps=3",

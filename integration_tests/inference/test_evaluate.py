@@ -5,8 +5,8 @@ import torch
 
 from mxmclr_plugin.data.observations import ObservationDataset
 from mxmclr_plugin.experiment.metrics import RunMetrics
-from mxmclr_plugin.inference import load_run
 from mxmclr_plugin.inference.evaluate import evaluate_run
+from mxmclr_plugin.inference.run import load_run
 from mxmclr_plugin.json_records import read_record
 from mxmclr_plugin.run.command_line import main
 

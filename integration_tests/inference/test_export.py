@@ -8,9 +8,10 @@ from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.inference import export, load_run
+from mxmclr_plugin.inference import export
 from mxmclr_plugin.inference.export import export_run
 from mxmclr_plugin.inference.graph import why_no_onnx
+from mxmclr_plugin.inference.run import load_run
 from mxmclr_plugin.run.command_line import main
 
 

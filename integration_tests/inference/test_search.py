@@ -7,7 +7,7 @@ from PIL import Image
 
 from mxmclr_plugin.data.images import image_of
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.inference import Run, load_run
+from mxmclr_plugin.inference.run import Run, load_run
 from mxmclr_plugin.inference.search import search
 
 QUERY = "a tall red cone"

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from mxmclr_plugin.models import Tower, cached_features, fingerprint_module
+from mxmclr_plugin.models.feature_cache import cached_features, fingerprint_module
 from mxmclr_plugin.models.text import bag_of_words
+from mxmclr_plugin.models.tower import Tower
 from mxmclr_plugin.models.voxel import LightCNN3d
 
 

@@ -10,8 +10,10 @@ from sentence_transformers import SentenceTransformer
 from torch.nn import functional as F
 from transformers import CLIPModel, CLIPProcessor
 
-from mxmclr_plugin.models import Tower, build_tower, fingerprint_module
+from mxmclr_plugin.models.feature_cache import fingerprint_module
 from mxmclr_plugin.models.multimodal import multimodal
+from mxmclr_plugin.models.registry import build_tower
+from mxmclr_plugin.models.tower import Tower
 
 SENTENCES = ["a tall red cone", "A short, wide BLUE box."]
 

@@ -10,7 +10,7 @@ import torch
 
 from mxmclr_plugin.data.file_store import FileStore
 from mxmclr_plugin.data.readers.image import read_image
-from mxmclr_plugin.models import cached_features
+from mxmclr_plugin.models.feature_cache import cached_features
 from mxmclr_plugin.models.record_digests import reader_identity, record_digests
 
 READ: list[Path] = []

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mxmclr_plugin.models import build_tower
 from mxmclr_plugin.models.image import LightCNN2d
+from mxmclr_plugin.models.registry import build_tower
 from mxmclr_plugin.models.views import MultiView, multi_view
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mxmclr_plugin.retrieval import recall_sum
+from mxmclr_plugin.retrieval.directions import recall_sum
 
 __all__ = ["figures_of", "measures_of"]
 

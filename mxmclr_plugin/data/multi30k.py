@@ -61,16 +61,8 @@ def multi30k(
         photos = list(_photos(folder / file, languages, seen, log))
         if not photos:
             raise DataError(f"{folder / file} has no photo with captions in {languages}")
-        stores: dict[str, list[str]] = {language: [] for language in languages}
-        members: dict[str, list[range]] = {language: [] for language in languages}
-        for _, captions in photos:
-            for language, texts in captions.items():
-                store = stores[language]
-                members[language].append(range(len(store), len(store) + len(texts)))
-                store += texts
-        by_name[split] = MultifoldDataset(
-            stores,
-            members,
+        by_name[split] = MultifoldDataset.from_lists(
+            {language: [captions[language] for _, captions in photos] for language in languages},
             ids=range(first_id, first_id + len(photos)),
             names=[name for name, _ in photos],
         )

@@ -40,7 +40,7 @@ class ParquetRecord:
         place: Row in that group.
         column: Column.
         item: Place in the row's list.
-        name: What the file is called.
+        name: Name of the file.
     """
 
     shard: Path

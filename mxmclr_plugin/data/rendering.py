@@ -1,4 +1,4 @@
-"""Images of voxel grids from all round: seen slightly from above, shaded by their surface."""
+"""Images of voxel grids from all sides, slightly from above, shaded by their surface."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def _camera(azimuth: float) -> npt.NDArray[np.float64]:
 
 @lru_cache(maxsize=12)
 def _rays(edge: int, size: int, view: int, views: int) -> list[tuple[Integers, Integers, float]]:
-    """What the rays of an image meet in the grid, sample by sample, the farthest first.
+    """Voxels that the rays of an image meet, sample by sample, the farthest first.
 
     Returns:
         Pixels, the voxels that they meet (indexes in the flat grid), and the depth, from 0 (near)

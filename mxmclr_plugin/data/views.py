@@ -1,4 +1,4 @@
-"""Several images of one thing: one record of all, or a record each; rendered ones on disk."""
+"""Several images of one thing, as one record or one each; rendered images on disk."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _MARK_EVERY = 16  # batches, from one note of how far it is to the next
 
 
 class ArrayFile:
-    """Records along the first axis of a ``.npy`` file, read when asked for.
+    """Records along the first axis of a ``.npy`` file, read on access.
 
     Args:
         path: The file.

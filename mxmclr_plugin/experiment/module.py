@@ -1,4 +1,4 @@
-"""Trains towers towards each other and measures retrieval between them."""
+"""Lightning module that trains towers with a loss between them and measures retrieval."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from mxmclr_plugin.experiment.config import EvalConfig, OptimizerConfig
 from mxmclr_plugin.experiment.metrics import SplitMetrics, measure
 from mxmclr_plugin.loss.multimodal import MultimodalLoss
 from mxmclr_plugin.models.tower import Tower
-from mxmclr_plugin.retrieval import Direction
+from mxmclr_plugin.retrieval.direction import Direction
 
 __all__ = ["RetrievalModule"]
 
 
 class RetrievalModule(LightningModule):
-    """One tower a modality, one criterion between them.
+    """One tower per modality, one loss between them.
 
     Args:
         towers: Tower of each modality; several modalities may share one.
-        criterion: Called with embeddings and ids by modality.
+        loss: Called with embeddings and ids by modality.
         directions: Directions of retrieval by name: ``{"t2s": Direction("text", "voxel")}``.
         optimizer: Options of the optimizer.
         evaluation: The metrics.
@@ -41,7 +41,7 @@ class RetrievalModule(LightningModule):
     def __init__(
         self,
         towers: Mapping[str, Tower],
-        criterion: MultimodalLoss,
+        loss: MultimodalLoss,
         directions: Mapping[str, Direction],
         optimizer: OptimizerConfig,
         evaluation: EvalConfig,
@@ -49,7 +49,7 @@ class RetrievalModule(LightningModule):
     ) -> None:
         super().__init__()
         self.towers = nn.ModuleDict(towers)
-        self.criterion = criterion
+        self.loss = loss
         self.directions = dict(directions)
         self.optimizer_config = optimizer
         self.evaluation = evaluation
@@ -67,9 +67,9 @@ class RetrievalModule(LightningModule):
                 assert isinstance(tower, Tower)
                 observations = features[name] = tower.features(observations)
             z[name] = tower(observations)
-        loss: Tensor = self.criterion(z, batch.ids, features)
+        loss: Tensor = self.loss(z, batch.ids, features)
         metrics = {"train/loss": loss.detach()}
-        metrics |= {f"train/{name}": value for name, value in self.criterion.last.items()}
+        metrics |= {f"train/{name}": value for name, value in self.loss.last.items()}
         self.log_dict(metrics, prog_bar=False)
         self.log("loss", loss.detach(), prog_bar=True, logger=False)
         return loss

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mxmclr_plugin.data.batch import Observations
-from mxmclr_plugin.models.exporting import is_exporting
-from mxmclr_plugin.models.tower import Backbone
+from mxmclr_plugin.models.tower import Backbone, is_exporting
 from mxmclr_plugin.registry import register_tower
 
 __all__ = ["PointNet", "point_net"]

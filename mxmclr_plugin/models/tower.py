@@ -10,7 +10,14 @@ from torch.nn import functional as F
 
 from mxmclr_plugin.data.batch import Observations
 
-__all__ = ["Backbone", "Tower"]
+__all__ = ["Backbone", "Tower", "is_exporting"]
+
+
+def is_exporting() -> bool:
+    """Whether torch.export traces a tower, so that tensors have no values to check."""
+    # torch 2.6 does not tell torch.export from torch.compile.
+    traced = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
+    return bool(traced())
 
 
 class Backbone(nn.Module):

@@ -6,14 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from mxmclr_plugin.data.batch import Observations
-from mxmclr_plugin.models.exporting import is_exporting
 from mxmclr_plugin.models.pretrained import (
     load_weights,
     named_weights,
     read_weights,
     torchvision_model,
 )
-from mxmclr_plugin.models.tower import Backbone
+from mxmclr_plugin.models.tower import Backbone, is_exporting
 from mxmclr_plugin.registry import did_you_mean, register_tower
 
 __all__ = ["LightCNN3d", "VideoBackbone", "video_models"]

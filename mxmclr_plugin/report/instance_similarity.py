@@ -11,7 +11,7 @@ from scipy.cluster.hierarchy import leaves_list, linkage
 from torch import Tensor
 
 from mxmclr_plugin.inference.items import RankedItems
-from mxmclr_plugin.retrieval import fuse_observations
+from mxmclr_plugin.retrieval.directions import fuse_observations
 
 __all__ = ["chosen_instances", "grouped_order", "instance_similarity"]
 

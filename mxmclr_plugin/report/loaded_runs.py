@@ -10,10 +10,10 @@ from rich.console import Console
 from torch import Tensor
 
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.inference import Run, load_run
 from mxmclr_plugin.inference.items import RankedItems, ranked_items
+from mxmclr_plugin.inference.run import Run, load_run
 from mxmclr_plugin.report.shown_runs import ShownRuns
-from mxmclr_plugin.retrieval import side_name
+from mxmclr_plugin.retrieval.direction import side_name
 
 __all__ = ["LoadedRun", "load_shown"]
 

@@ -2,8 +2,8 @@ import pytest
 import torch
 from data.captioned_images.sets import karpathy, shade
 
-from mxmclr_plugin.data.captioned_images import captioned_images
 from mxmclr_plugin.data.captioned_images.augmentations import AUGMENTATIONS, build_augmentation
+from mxmclr_plugin.data.captioned_images.build import captioned_images
 from mxmclr_plugin.data.sampler import MultifoldSampler
 
 

@@ -16,7 +16,7 @@ from data.captioned_images.sets import (
     tokens,
 )
 
-from mxmclr_plugin.data.captioned_images import captioned_images
+from mxmclr_plugin.data.captioned_images.build import captioned_images
 from mxmclr_plugin.errors import DataError
 
 SPLITS = ["train", "restval", "val", "test", "train", "test"]

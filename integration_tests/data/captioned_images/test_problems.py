@@ -7,8 +7,8 @@ from data.captioned_images.sets import image, karpathy, names, tokens
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mxmclr_plugin.data.captioned_images import captioned_images
 from mxmclr_plugin.data.captioned_images.annotations import read_photos
+from mxmclr_plugin.data.captioned_images.build import captioned_images
 from mxmclr_plugin.data.problems import ProblemLog
 from mxmclr_plugin.errors import DataError
 

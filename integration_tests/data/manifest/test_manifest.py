@@ -9,7 +9,7 @@ import pytest
 import torch
 from data.manifest.sample_files import KINDS, write_lines, write_sample
 
-from mxmclr_plugin.data.manifest import manifest
+from mxmclr_plugin.data.manifest.build import manifest
 from mxmclr_plugin.data.readers.image import read_image
 from mxmclr_plugin.data.readers.voxel import read_voxel
 from mxmclr_plugin.errors import DataError

@@ -9,7 +9,7 @@ from data.manifest.sample_files import write_lines, write_sample
 from datasets import Image, load_dataset
 
 from mxmclr_plugin.data.dataset import MultifoldDataset
-from mxmclr_plugin.data.manifest import manifest
+from mxmclr_plugin.data.manifest.build import manifest
 from mxmclr_plugin.data.manifest.write import write_manifest
 from mxmclr_plugin.data.splits import DataSplits
 from mxmclr_plugin.errors import DataError

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mxmclr_plugin.data.omniglot import omniglot
+from mxmclr_plugin.data.omniglot.build import omniglot
 from mxmclr_plugin.errors import DataError
 
 CHARACTERS = 24

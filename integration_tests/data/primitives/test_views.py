@@ -1,6 +1,6 @@
 import torch
 
-from mxmclr_plugin.data.primitives import primitives
+from mxmclr_plugin.data.primitives.build import primitives
 from mxmclr_plugin.data.rendering import render_views
 
 SMALL = {"seed": 2, "samples": 2, "captions": 2, "classes": 12, "view_size": 24}

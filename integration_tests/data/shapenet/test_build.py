@@ -19,7 +19,7 @@ from data.shapenet.roots import (
 )
 
 from mxmclr_plugin.data.rendering import render_views
-from mxmclr_plugin.data.shapenet import shapenet
+from mxmclr_plugin.data.shapenet.build import shapenet
 from mxmclr_plugin.errors import DataError
 
 

@@ -1,4 +1,4 @@
-"""Makes data sets of photos and their captions."""
+"""Data sets of photos and their captions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mxmclr_plugin.data.augmented_store import augmented
 from mxmclr_plugin.data.captioned_images.annotations import CaptionedPhoto, read_photos
 from mxmclr_plugin.data.captioned_images.augmentations import MARGIN, build_augmentation
 from mxmclr_plugin.data.captioned_images.find import find_images, image_path, stays_inside
-from mxmclr_plugin.data.dataset import MultifoldDataset
+from mxmclr_plugin.data.dataset import MultifoldDataset, flattened
 from mxmclr_plugin.data.file_store import FileStore, readable_files
 from mxmclr_plugin.data.problems import ProblemLog
 from mxmclr_plugin.data.readers.image import read_image
@@ -47,7 +47,7 @@ def captioned_images(
     - ``captions.txt``, Kaggle's: image,caption (split lists as above);
     - ``captions_train2017.json`` and ``captions_val2017.json``, COCO's. val is tested.
 
-    A split that they do not say is drawn by photo, and noted.
+    A split that they do not name is drawn by photo, and noted.
 
     Args:
         root: Folder of the data. Annotations are looked for in it and in the folders in it,
@@ -91,11 +91,7 @@ def captioned_images(
     photos, paths = _with_images(photos, folder, size, log)
     splits, split_notes = _split([photo.split for photo in photos], seed)
 
-    captions = [caption for photo in photos for caption in photo.captions]
-    text_members, start = [], 0
-    for photo in photos:
-        text_members.append(range(start, start + len(photo.captions)))
-        start += len(photo.captions)
+    captions, text_members = flattened(photo.captions for photo in photos)
     whole = MultifoldDataset(
         {"image": FileStore(paths, partial(read_image, size=size)), "text": captions},
         {"image": [[k] for k in range(len(photos))], "text": text_members},

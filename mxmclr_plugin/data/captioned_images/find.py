@@ -1,4 +1,4 @@
-"""Where the annotations and the images of a data set lie below a folder."""
+"""Finds the annotations and the images of a data set below a folder."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def find_annotations(folder: Path) -> list[Path]:
 
 
 def find_images(folder: Path, files: Sequence[str]) -> Path:
-    """The folder, at most three below the given one, that holds most images of a sample.
+    """The folder, at most three below ``folder``, that holds most images of a sample.
 
     Args:
         folder: Where to look.
@@ -88,7 +88,7 @@ def find_images(folder: Path, files: Sequence[str]) -> Path:
 
 
 def image_path(folder: Path, file: str) -> Path:
-    """Where an image lies: in the folder named in the annotations, or right in the given one."""
+    """Where an image lies: in the folder named in the annotations, or right in ``folder``."""
     path = folder / file
     return path if _is_file(path) else folder / path.name
 

@@ -1,4 +1,4 @@
-"""Makes data sets of a manifest."""
+"""Data sets of a manifest."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mxmclr_plugin.data.dataset import MultifoldDataset, Store
+from mxmclr_plugin.data.dataset import MultifoldDataset, Store, flattened
 from mxmclr_plugin.data.file_store import (
     EmbeddedFile,
     FileStore,
@@ -79,7 +80,7 @@ def manifest(
     seed: int = 0,
     on_error: str = "skip",
 ) -> DataSplits:
-    """Anybody's own data, as a JSONL file lists them, an instance a line.
+    """Your own data: a JSONL file with an instance a line, or CSV, TSV, Parquet.
 
     ``{"id": "chair 1", "split": "train", "text": ["a red chair"], "voxel": ["chairs/1.nrrd"]}``; or
     a Parquet file, or a folder of Parquet shards that hold the files themselves. docs/data.md
@@ -164,14 +165,12 @@ def split_instances(
         DataError: If no instance is left, or none to train on.
     """
     stores: dict[str, Store] = {}
-    members: dict[str, list[list[int]]] = {}
+    members: dict[str, Sequence[Sequence[int] | npt.NDArray[np.int64]]] = {}
     for modality, kind in found.kinds.items():
         of_instances = [instance.records.get(modality, []) for instance in found.instances]
         if kind == "text":
-            texts = [str(text) for records in of_instances for text in records]
-            ends = [0, *accumulate(len(records) for records in of_instances)]
-            stores[modality] = texts
-            members[modality] = [list(range(*pair)) for pair in pairwise(ends)]
+            texts = [[str(text) for text in records] for records in of_instances]
+            stores[modality], members[modality] = flattened(texts)
         else:
             # A file that several instances name is one record.
             wanted = list(dict.fromkeys(r for records in of_instances for r in records))
@@ -188,7 +187,7 @@ def split_instances(
     kept = [
         k
         for k, instance in enumerate(found.instances)
-        if any(of_instances[k] for of_instances in members.values())
+        if any(len(of_instances[k]) for of_instances in members.values())
     ]
     if not kept:
         raise _nothing_in(source, log)
@@ -233,7 +232,7 @@ def _first_record(store: FileStore) -> Tensor | None:
 
 
 def _source_notes(source: Path) -> list[str]:
-    """What must be said of the data that a manifest was converted from."""
+    """Caveats of the data that a manifest was converted from."""
     file = (source if source.is_dir() else source.parent) / SOURCE
     try:
         notes = json.loads(file.read_text(encoding="utf-8"))["notes"]

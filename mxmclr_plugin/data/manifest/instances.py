@@ -1,4 +1,4 @@
-"""From rows to instances: every key, type, path and id is looked at, no file is opened."""
+"""Instances from the rows of a manifest: keys, types, paths and ids are checked."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ class ManifestInstance:
 
 @dataclass(frozen=True)
 class Instances:
-    """What a manifest holds.
+    """The content of a manifest.
 
     Attributes:
-        kinds: Kind of each modality, in the order in which they are seen.
+        kinds: Kind of each modality, in the order in which they occur.
         instances: The instances, in their order.
     """
 

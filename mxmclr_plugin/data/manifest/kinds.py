@@ -1,4 +1,4 @@
-"""What a manifest may hold: kinds of records, and the keys that name them."""
+"""Kinds of records in a manifest, and the keys that name them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Makes data sets of Omniglot: images x strokes."""
+"""Data sets of Omniglot: images x strokes."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ from torch import Tensor
 
 from mxmclr_plugin.data.augmented_store import augmented
 from mxmclr_plugin.data.dataset import MultifoldDataset
-from mxmclr_plugin.data.omniglot.archive import read_archive
-from mxmclr_plugin.data.omniglot.drawings import Drawings
-from mxmclr_plugin.data.omniglot.folders import read_folders
+from mxmclr_plugin.data.omniglot.drawings import Drawings, read_archive, read_folders
 from mxmclr_plugin.data.problems import ProblemLog
 from mxmclr_plugin.data.splits import SPLITS, DataSplits, hold_out
 from mxmclr_plugin.errors import DataError

@@ -1,4 +1,4 @@
-"""Makes data sets of the files of Text2Shape on ShapeNet, or of TriCoLo's of it."""
+"""Data sets of Text2Shape on ShapeNet, from its own or TriCoLo's files."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mxmclr_plugin.data.dataset import MultifoldDataset
+from mxmclr_plugin.data.dataset import MultifoldDataset, flattened
 from mxmclr_plugin.data.problems import ProblemLog
 from mxmclr_plugin.data.shapenet.captions import (
     CATEGORIES,
@@ -118,7 +118,7 @@ def shapenet(
     log = ProblemLog(on_error)
     notes: list[str] = []
     split_of, entries = _described(base, captions, splits, log, notes)
-    said = _said(entries, category)
+    captions_of = _captions_of(entries, category)
     files = grids_in(named_path(base, grids, "grids")) if grids else find_grids(base, resolution)
     source = _image_folder(base, images, views_from) if views else None
     if not files and source is None:
@@ -126,14 +126,16 @@ def shapenet(
             f"there are no voxel grids in {base}, where docs/data.md says: set data.grids to their "
             "folder"
         )
-    seen = _seen(said, files, source, resolution, views, view_size, log, notes)
-    if separate_views and views and "views" in seen:
-        seen["image"] = separated(seen.pop("views"), views)
-    unsaid = len(files.keys() - {entry.model for entry in entries})
-    if unsaid:
-        notes.append(f"{unsaid} voxel grids have no caption and are not used")
+    observed_in = _observed(captions_of, files, source, resolution, views, view_size, log, notes)
+    if separate_views and views and "views" in observed_in:
+        observed_in["image"] = separated(observed_in.pop("views"), views)
+    uncaptioned = len(files.keys() - {entry.model for entry in entries})
+    if uncaptioned:
+        notes.append(f"{uncaptioned} voxel grids have no caption and are not used")
 
-    models = sorted(m for m in said if any(m in observed.members for observed in seen.values()))
+    models = sorted(
+        m for m in captions_of if any(m in observed.members for observed in observed_in.values())
+    )
     if not models:
         raise DataError(
             f"no shape in {base} has a caption and a grid or images; left out is {log.summary()}"
@@ -146,9 +148,9 @@ def shapenet(
             f"the split is not the official one: {len(models)} shapes are split by the seed {seed} "
             f"into {sizes}"
         )
-    elif outside := len(said.keys() - split_of.keys()):
+    elif outside := len(captions_of.keys() - split_of.keys()):
         notes.append(f"{outside} shapes with captions are in no official split and are not used")
-    return _assembled(models, said, seen, split_of, log, notes)
+    return _assembled(models, captions_of, observed_in, split_of, log, notes)
 
 
 def _described(
@@ -186,13 +188,13 @@ def _official(entries: dict[str, list[ShapeEntry]], log: ProblemLog) -> dict[str
     return split_of
 
 
-def _said(entries: list[ShapeEntry], category: str) -> dict[str, list[str]]:
+def _captions_of(entries: list[ShapeEntry], category: str) -> dict[str, list[str]]:
     """Captions of each shape of the category that has any."""
-    said: dict[str, list[str]] = {}
+    captions_of: dict[str, list[str]] = {}
     for entry in entries:
         if entry.captions and category in ("both", entry.category):
-            said.setdefault(entry.model, []).extend(entry.captions)
-    return said
+            captions_of.setdefault(entry.model, []).extend(entry.captions)
+    return captions_of
 
 
 def _image_folder(base: Path, images: str | None, views_from: str) -> Path | None:
@@ -210,8 +212,8 @@ def _image_folder(base: Path, images: str | None, views_from: str) -> Path | Non
     return None
 
 
-def _seen(
-    said: dict[str, list[str]],
+def _observed(
+    captions_of: dict[str, list[str]],
     files: dict[str, Path],
     source: Path | None,
     resolution: int,
@@ -221,39 +223,38 @@ def _seen(
     notes: list[str],
 ) -> dict[str, Observed]:
     """Voxel grids and views of the shapes; notes those that have neither."""
-    seen = {"voxel": voxel_grids(files, said, resolution, log)} if files else {}
-    if views and source is None and seen["voxel"].members:
+    observed_in = {"voxel": voxel_grids(files, captions_of, resolution, log)} if files else {}
+    if views and source is None and observed_in["voxel"].members:
         notes.append(_RENDERED)
-        seen["views"] = rendered(seen["voxel"], files, views, view_size)
+        observed_in["views"] = rendered(observed_in["voxel"], files, views, view_size)
     elif views and source is not None:
-        seen["views"] = images_of_shapes(source, said, views, view_size, log)
-    for model, texts in said.items():
+        observed_in["views"] = images_of_shapes(source, captions_of, views, view_size, log)
+    for model, texts in captions_of.items():
         if model in files:
             continue
-        if source is not None and model in seen["views"].members:
+        if source is not None and model in observed_in["views"].members:
             log.add("grid missing", model, "it has images alone")
         else:
             log.add("captions without a shape", model, f"{len(texts)} captions, but no grid")
-    return seen
+    return observed_in
 
 
 def _assembled(
     models: list[str],
-    said: dict[str, list[str]],
-    seen: dict[str, Observed],
+    captions_of: dict[str, list[str]],
+    observed_in: dict[str, Observed],
     split_of: dict[str, str],
     log: ProblemLog,
     notes: list[str],
 ) -> DataSplits:
-    texts = [text for model in models for text in said[model]]
-    ends = np.cumsum([len(said[model]) for model in models])
+    texts, text_members = flattened(captions_of[model] for model in models)
     whole = MultifoldDataset(
-        {"text": texts, **{modality: observed.store for modality, observed in seen.items()}},
+        {"text": texts, **{modality: observed.store for modality, observed in observed_in.items()}},
         {
-            "text": np.split(np.arange(len(texts)), ends[:-1]),
+            "text": text_members,
             **{
                 modality: [np.array(observed.members.get(model, ()), np.int64) for model in models]
-                for modality, observed in seen.items()
+                for modality, observed in observed_in.items()
             },
         },
         ids=np.arange(len(models)),

@@ -1,4 +1,4 @@
-"""Which shapes there are and what was said of them: Text2Shape's CSV, TriCoLo's maps, lists."""
+"""Captions of shapes: Text2Shape's CSV, TriCoLo's maps, lists of ids."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class ShapeEntry:
 
     Attributes:
         model: ShapeNet's id of it.
-        category: ``"chair"``, ``"table"``, another name, or empty where none is said.
-        captions: What the row says of it; none in a list of ids.
+        category: ``"chair"``, ``"table"``, another name, or empty where there is none.
+        captions: Its captions in the row; none in a list of ids.
     """
 
     model: str
@@ -68,10 +68,10 @@ def read_entries(
         if captions is None:
             log.add("caption unreadable", where, "has a caption that is no text")
             continue
-        said = [caption for caption in captions if caption]
-        if len(said) < len(captions):
+        texts = [caption for caption in captions if caption]
+        if len(texts) < len(captions):
             log.add("caption empty", where, f"of the shape {model}")
-        entries.append(ShapeEntry(model, _category(_first(row, _CATEGORY)), tuple(said)))
+        entries.append(ShapeEntry(model, _category(_first(row, _CATEGORY)), tuple(texts)))
     return entries
 
 
@@ -113,16 +113,16 @@ def _first(row: Mapping[str, Any], names: tuple[str, ...]) -> Any:
 
 def _captions(row: Mapping[str, Any], vocabulary: Mapping[int, str]) -> list[str] | None:
     """Captions of a row, tidied; None if they are no text."""
-    given = next((row[name] for name in _CAPTION if name in row), None)
-    if given is None and vocabulary and (numbers := _first(row, _WORDS)) is not None:
+    value = next((row[name] for name in _CAPTION if name in row), None)
+    if value is None and vocabulary and (numbers := _first(row, _WORDS)) is not None:
         # 0 fills up; numbers that the vocabulary lacks stand for rare words.
         if not isinstance(numbers, list) or not all(isinstance(n, int) for n in numbers):
             return None
-        given = " ".join(vocabulary.get(n, "<UNK>") for n in numbers if n != 0)
-    if given is None:
+        value = " ".join(vocabulary.get(n, "<UNK>") for n in numbers if n != 0)
+    if value is None:
         # A cell that a short row of a CSV lacks is empty; a list of ids has no such field.
         return [""] if any(name in row for name in _CAPTION) else []
-    captions = given if isinstance(given, list) else [given]
+    captions = value if isinstance(value, list) else [value]
     if not all(isinstance(caption, str) for caption in captions):
         return None
     return [" ".join(caption.split()) for caption in captions]

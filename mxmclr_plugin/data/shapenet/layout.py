@@ -1,7 +1,7 @@
-"""Where things lie: Text2Shape's folders, and those of TriCoLo and of common renderings.
+"""Finds files in the folders of Text2Shape, of TriCoLo and of common renderings.
 
-What a file of captions names is only ever looked up among the files that a folder was found to
-hold, so no id can lead out of it.
+Names in a file of captions are only looked up among the files that a folder was found to hold, so
+no id can lead out of it.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 _IMAGE = re.compile(r"(?:.*r_)?(\d+)")
 
 
-def named_path(root: Path, given: str, option: str) -> Path:
+def named_path(root: Path, path: str, option: str) -> Path:
     """A file or folder that an option names, in the root or anywhere.
 
     Raises:
         DataError: If it is not there.
     """
-    path = root / Path(given).expanduser()
-    if not path.exists():
-        raise DataError(f"data.{option}: there is no {path}")
-    return path
+    found = root / Path(path).expanduser()
+    if not found.exists():
+        raise DataError(f"data.{option}: there is no {found}")
+    return found
 
 
 def find_grids(root: Path, resolution: int) -> dict[str, Path]:
@@ -91,7 +91,7 @@ def find_captions(root: Path) -> Path:
     """The file of captions.
 
     Raises:
-        DataError: If there is none, or it cannot be told which.
+        DataError: If there is none, or there are several.
     """
     usual = root / "captions.tablechair.csv"
     files = [usual] if usual.is_file() else sorted(root.glob("*captions*.csv"))

@@ -1,4 +1,4 @@
-"""What is seen of shapes: voxel grids, and images that lie there or are rendered."""
+"""Observations of shapes: voxel grids, and images from files or rendered."""
 
 from __future__ import annotations
 

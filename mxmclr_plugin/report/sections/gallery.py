@@ -11,7 +11,7 @@ from mxmclr_plugin.report.images import data_uri, sheet_of
 from mxmclr_plugin.report.loaded_runs import LoadedRun
 from mxmclr_plugin.report.palette import SeriesStyle
 from mxmclr_plugin.report.ranking import Ranking, choose_queries, rank_gallery
-from mxmclr_plugin.retrieval import side_name
+from mxmclr_plugin.retrieval.direction import side_name
 
 __all__ = ["query_lists"]
 

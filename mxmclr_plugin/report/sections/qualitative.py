@@ -22,7 +22,7 @@ from mxmclr_plugin.report.plots.similarity_matrix import similarity_matrices
 from mxmclr_plugin.report.projection import projections
 from mxmclr_plugin.report.sections.gallery import query_lists
 from mxmclr_plugin.report.shown_runs import ShownRuns
-from mxmclr_plugin.retrieval import side_name
+from mxmclr_plugin.retrieval.direction import side_name
 
 __all__ = ["qualitative_sections"]
 
