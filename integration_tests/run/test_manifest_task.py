@@ -170,7 +170,7 @@ def test_a_file_that_breaks_after_it_was_looked_at(run, shop, tmp_path, workers)
     status, _, err = run("manifest", *arguments, *QUICK, f"out={tmp_path / 'x'}")
     assert status == 2
     error, advice = err.splitlines()[-2:]
-    assert error.startswith(f"error: {broken} is none of the images")
+    assert error.startswith(f"error: {broken} is none of the image formats")
     assert "ckpt=last" in advice
     assert "Traceback" not in err
 

@@ -65,7 +65,8 @@ def check_processes(towers: Mapping[str, Tower], config: RunConfig, processes: i
     """Checks that DDP does not wait for gradients of a backbone that is unfrozen later.
 
     Raises:
-        ConfigError: If there are several processes and DDP is not told of unused parameters.
+        ConfigError: If there are several processes and the strategy does not find unused
+            parameters.
     """
     late = [name for name, tower in towers.items() if tower.unfreeze_at is not None]
     if processes > 1 and late and "find_unused_parameters" not in config.trainer.strategy:
@@ -80,7 +81,7 @@ def check_teacher(config: RunConfig, towers: Mapping[str, Tower], loss: nn.Modul
     """Checks that the teacher's backbones are frozen and that the loss has a soft part.
 
     Raises:
-        ConfigError: If a modality has no tower or one that is not frozen for good, or the loss has
+        ConfigError: If a modality has no tower or one that does not stay frozen, or the loss has
             no soft part or a memory bank.
     """
     for modality in config.teacher:

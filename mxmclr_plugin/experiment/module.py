@@ -91,7 +91,7 @@ class RetrievalModule(LightningModule):
         }
 
     def _parameter_groups(self, lr: float) -> list[dict[str, Any]]:
-        """What is decayed and what is not, for each scale of the learning rate."""
+        """Parameters with and without weight decay, for each scale of the learning rate."""
         scale_of = {
             id(parameter): tower.lr_scale
             for tower in self._each_tower()
@@ -143,7 +143,7 @@ class RetrievalModule(LightningModule):
         self.tested = measure(*self._embeddings(), self.directions, self.evaluation, groups=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        # A tower with dropout goes on with the numbers it would have drawn.
+        # So that dropout draws the same numbers after a resumption.
         checkpoint["torch_rng_state"] = torch.get_rng_state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

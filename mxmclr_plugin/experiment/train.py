@@ -1,4 +1,4 @@
-"""One run: data, towers, training, test, and what is written down about it."""
+"""A run from data to ``metrics.json``: builds the towers, trains and tests them."""
 
 from __future__ import annotations
 
@@ -206,8 +206,8 @@ def _describe(folds: Mapping[str, int]) -> str:
 def _best_validation(trainer: pl.Trainer) -> float | None:
     """Highest mean over the directions of the first r@k on the validation set, in percent."""
     monitored = [c for c in trainer.checkpoint_callbacks if getattr(c, "monitor", None)]
-    score = getattr(monitored[0], "best_model_score", None) if monitored else None
-    return None if score is None else float(score)
+    best = getattr(monitored[0], "best_model_score", None) if monitored else None
+    return None if best is None else float(best)
 
 
 def _print_setup(

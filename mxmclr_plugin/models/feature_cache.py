@@ -27,12 +27,12 @@ from mxmclr_plugin.progress import progress_bar
 
 __all__ = ["FeatureStore", "cached_features", "fingerprint_module"]
 
-# Part of every key: raise it when what is written changes meaning.
+# Part of every key: increase it when the content of the files changes meaning.
 _VERSION = "1"
 
 
 class FeatureStore:
-    """Rows of safetensors files, mapped into memory: what is not asked for stays on disk.
+    """Rows of safetensors files, mapped into memory and read when they are used.
 
     Args:
         paths: The files; each holds ``features`` of shape (rows, F), as many rows in each but the
@@ -76,16 +76,16 @@ def cached_features(
 
     They lie in a folder of the cache that is named by the SHA-256 of the records and the model, as
     safetensors files of ``shard_size`` records, each :func:`~mxmclr_plugin.files.kept` as soon as
-    it is done: a run that was killed goes on behind its last file. A record that occurs several
-    times is encoded once.
+    it is done: after an interruption, a run continues behind its last file. A record that occurs
+    several times is encoded once.
 
     Args:
         encode: From records to features of shape (rows, F): tensors come stacked, strings as a list
             (long ones first and together, so that little is padding). It should be in evaluation
             mode: :meth:`Tower.encode <mxmclr_plugin.models.tower.Tower.encode>` of a frozen tower.
         store: The records: tensors of one shape, or strings.
-        model_fingerprint: What tells the encoder from others, see :func:`fingerprint_module`.
-        batch_size: Records in a call of ``encode``.
+        model_fingerprint: Identifies the encoder, see :func:`fingerprint_module`.
+        batch_size: Records encoded at a time.
         shard_size: Records in a file.
         description: Text of the progress bar.
 
@@ -146,7 +146,7 @@ def cached_features(
 
 
 def fingerprint_module(module: nn.Module) -> str:
-    """SHA-256, in hexadecimal, of what decides a module's output in evaluation mode.
+    """SHA-256, in hexadecimal, of everything that determines a module's output in evaluation mode.
 
     Taken over the classes and printed options of all its parts, its parameters and buffers, and of
     a SentenceTransformer the tokenizer, maximal length, prompts, width and image processor as well.

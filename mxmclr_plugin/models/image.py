@@ -144,7 +144,7 @@ class TorchvisionBackbone(ImageModel):
         weights: None for random ones; a name of torchvision's, such as ``"IMAGENET1K_V1"`` or
             ``"DEFAULT"`` (downloaded); or a state dict's file, ``.pt``, ``.pth`` or
             ``.safetensors``, of the torchvision model (for any number of classes).
-        gradient_checkpointing: Less memory for one more forward pass.
+        gradient_checkpointing: Saves memory by a second forward pass.
 
     Raises:
         ValueError: If the model is unknown or has no blocks to checkpoint, or the weights are not

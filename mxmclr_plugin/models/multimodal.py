@@ -1,4 +1,4 @@
-"""A backbone for two kinds of records: CLIP and its like as a SentenceTransformer."""
+"""Backbone for images and sentences: CLIP and similar models as a SentenceTransformer."""
 
 from __future__ import annotations
 
@@ -76,16 +76,16 @@ def multimodal(
 
     Args:
         model: Name on the Hugging Face hub, or a local folder.
-        max_length: As in :func:`~mxmclr_plugin.models.text.sentence_transformer`, as all others.
-        prompt: Put before each sentence.
+        max_length: Tokens read of a sentence; by default the model's own maximum.
+        prompt: Text before each sentence: the name of one of the model's prompts, or the words.
         lora_rank: Train low-rank adapters of this rank in place of the model's own weights.
-        lora_alpha: They are scaled by alpha / rank; null is twice the rank.
-        lora_dropout: Of what goes into them.
-        gradient_checkpointing: Less memory for one more forward pass.
+        lora_alpha: Adapters are scaled by alpha / rank; null is twice the rank.
+        lora_dropout: Dropout of the adapters' input.
+        gradient_checkpointing: Saves memory by a second forward pass.
 
     Raises:
         FileNotFoundError: If the folder or hub model is not there.
-        ImportError: If peft is asked for and not installed.
+        ImportError: If peft is needed and not installed.
         ValueError: If the model takes no images, or cannot have an option.
     """
     text = sentence_transformer(

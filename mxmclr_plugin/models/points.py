@@ -25,7 +25,7 @@ class PointNet(Backbone):
         channels: Numbers a point: x, y, z, then whatever else there is, such as a colour in 0..1.
         widths: Width of each layer.
         centred: Whether a cloud is moved to its centre and scaled to radius 1 first, so that its
-            place and unit of length do not matter. If they do, say false.
+            position and unit of length do not matter; false keeps them.
 
     Raises:
         ValueError: If there are less than 3 channels, a width is below 1 or there is none.
@@ -111,7 +111,8 @@ def point_net(
     Args:
         corpus: Clouds, of which the first is looked at; x, y, z if there is none.
         widths: Width of each layer.
-        centred: Whether clouds are moved to their centre and scaled to radius 1.
+        centred: Whether clouds are moved to their centre and scaled to radius 1, so that position
+            and unit of length do not matter.
 
     Raises:
         ValueError: If the first is no cloud of points, or an option cannot be.

@@ -27,7 +27,7 @@ class TimmBackbone(ImageModel):
         weights: None for random ones; ``"pretrained"`` for timm's own (downloaded); or a state
             dict's file, ``.pt``, ``.pth`` or ``.safetensors``, of the timm model (for any number of
             classes).
-        gradient_checkpointing: Less memory for one more forward pass.
+        gradient_checkpointing: Saves memory by a second forward pass.
 
     Raises:
         ImportError: If timm is not installed.

@@ -36,8 +36,8 @@ class LightCNN3d(Backbone):
     Args:
         widths: Channels of each stage.
         turn: Whether a batch in training is turned about the vertical axis, the last of the grid,
-            by a random number of quarter turns, and mirrored or not: a sentence about a shape says
-            the same of it then. Drawn from torch's generator.
+            by a random number of quarter turns, and mirrored or not, which does not change
+            what a sentence about the shape means. Drawn from torch's generator.
 
     Raises:
         ValueError: If a width is below 1 or there is none.
