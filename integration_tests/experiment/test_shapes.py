@@ -78,7 +78,7 @@ def test_primitives_made_hard(tmp_path):
     assert config.data["name"] == "primitives"
     assert config.data["held_out"] == "combinations"
     assert (config.data["train_classes"], config.data["described"]) == (150, 3)
-    for wrong in ("held_out=[shapes]", "train_classes=many", "described=1.5"):
+    for wrong in ("samples=[1]", "train_classes=many", "described=1.5"):
         with pytest.raises(ConfigError, match=rf"data\.{wrong.split('=')[0]}: "):
             load_config("text2shape", ["data=primitives_hard", f"data.{wrong}"])
     metrics, _ = run(tmp_path, "data=primitives_hard", "data.samples=1", "data.captions=4")
