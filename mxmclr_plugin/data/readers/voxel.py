@@ -158,8 +158,11 @@ def _read_nrrd(path: Path) -> Grid:
         data = _unpacked_nrrd(path, packed, header["encoding"], skips, whole, math.prod(sizes))
         if isinstance(data, bytes):
             return np.asarray(nrrd.read_data({**header, "encoding": "raw"}, BytesIO(data)))
-        values = data if kind in ("float", "double") else data.astype(np.int64)
-        return values.reshape(sizes, order="F")
+        if kind in ("float", "double"):
+            return data.reshape(sizes, order="F")
+        if not np.isfinite(data).all() or (data % 1).any() or abs(data).max() >= 2**63:
+            raise UnreadableFile(path, f"holds numbers that are not of the type {header['type']}")
+        return data.astype(np.int64).reshape(sizes, order="F")
     except UnreadableFile:
         raise
     # pynrrd raises whatever a damaged header leads it to.
