@@ -9,12 +9,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from lightly.loss import NTXentLoss
-from pytorch_metric_learning.losses import SupConLoss
-from sentence_transformers.sentence_transformer.losses import (
-    CachedMultipleNegativesRankingLoss,
-    MultipleNegativesRankingLoss,
-)
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -177,6 +171,8 @@ def _lean_compiled(problem: Problem) -> LossOf:
 
 
 def _supcon(problem: Problem) -> LossOf:
+    from pytorch_metric_learning.losses import SupConLoss
+
     loss = SupConLoss(temperature=problem.temperature)
     ids0, ids1 = problem.ids0, problem.ids1.clone()
 
@@ -202,6 +198,8 @@ def _clip(problem: Problem) -> LossOf:
 
 
 def _ntxent(problem: Problem) -> LossOf:
+    from lightly.loss import NTXentLoss
+
     loss, pairs = NTXentLoss(problem.temperature), min(len(problem.ids0), len(problem.ids1))
     return lambda z0, z1: loss(z0[:pairs], z1[:pairs])
 
@@ -212,11 +210,15 @@ def _no_model() -> nn.Module:
 
 
 def _mnrl(problem: Problem) -> LossOf:
+    from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+
     loss = MultipleNegativesRankingLoss(_no_model(), scale=1 / problem.temperature)  # type: ignore[arg-type]
     return lambda z0, z1: loss.compute_loss_from_embeddings([z0, z1], problem.ids0)
 
 
 def _cached_mnrl(problem: Problem) -> LossOf:
+    from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
+
     loss = CachedMultipleNegativesRankingLoss(
         _no_model(),  # type: ignore[arg-type]
         scale=1 / problem.temperature,

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightly.utils import dist
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.losses.merged_forward import embed_columns
 from torch import Tensor, nn
-from torch import distributed as torch_dist
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from mxmclr_plugin.loss.arguments import Implementation
+from mxmclr_plugin.loss.distributed.exchange import Ranks
 from mxmclr_plugin.loss.distributed.gather import Gather
 from mxmclr_plugin.loss.multifold_hybrid import MAX_SCALE, MultifoldHybridLoss
 
@@ -321,8 +320,5 @@ def _instance_ids(labels: Tensor | None, rows: int) -> Tensor | None:
 
 
 def _mean_over_ranks(gradient: Tensor) -> Tensor:
-    if dist.world_size() == 1:
-        return gradient
-    total = gradient.clone()
-    torch_dist.all_reduce(total)
-    return total / float(dist.world_size())
+    ranks = Ranks()
+    return ranks.all_reduce(gradient.clone(), "gradients") / ranks.size
