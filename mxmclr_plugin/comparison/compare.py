@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from mxmclr_plugin.comparison.cells import Cell, CellOutcome, plan_cell
-from mxmclr_plugin.comparison.config import ComparisonConfig, Contender, as_overrides
+from mxmclr_plugin.comparison.config import ComparisonConfig, Variant, as_overrides
 from mxmclr_plugin.comparison.protocols import batch_overrides
 from mxmclr_plugin.comparison.results import ComparedRun, Comparison
 from mxmclr_plugin.comparison.tuning import Trial, at_the_edge, best_trial, grid_of
@@ -46,8 +46,8 @@ def compare(
         ConfigError: If something cannot be configured; nothing has run then.
     """
     planner = _Planner(task, asked, list(overrides), config_dir)
-    tuned: dict[tuple[Contender, str], Trial | None] = dict.fromkeys(planner.arms)
-    trials: dict[tuple[Contender, str], list[Trial]] = {}
+    tuned: dict[tuple[Variant, str], Trial | None] = dict.fromkeys(planner.arms)
+    trials: dict[tuple[Variant, str], list[Trial]] = {}
     planner.check()
     if asked.tune:
         trials, tuned = _tune(planner, console)
@@ -69,14 +69,14 @@ def compare(
         overrides=list(overrides),
         base=planner.base,
         trials=[
-            (contender.label, protocol, trial, trial == tuned[contender, protocol])
-            for (contender, protocol), of_arm in trials.items()
+            (variant.label, protocol, trial, trial == tuned[variant, protocol])
+            for (variant, protocol), of_arm in trials.items()
             for trial in of_arm
         ],
         edges={
-            f"{contender.label}, {protocol}": edge
-            for (contender, protocol), of_arm in trials.items()
-            if (best := tuned[contender, protocol]) is not None
+            f"{variant.label}, {protocol}": edge
+            for (variant, protocol), of_arm in trials.items()
+            if (best := tuned[variant, protocol]) is not None
             and (edge := at_the_edge(best, of_arm))
         },
         runs=runs,
@@ -96,7 +96,7 @@ class _Planner:
         self.overrides = overrides
         self.config_dir = config_dir
         self.folder = Path(asked.out or Path("runs") / "compare" / task)
-        self.arms = [(c, protocol) for protocol in asked.protocol for c in asked.contenders]
+        self.arms = [(c, protocol) for protocol in asked.protocol for c in asked.variants]
         self.base: RunConfig = load_config(task, overrides, config_dir)
         if (
             self.base.automatic
@@ -113,56 +113,56 @@ class _Planner:
         for arm in self.arms:
             self.cell(*arm, self.asked.seeds[0], None)
 
-    def of_arm(self, contender: Contender, protocol: str) -> list[str]:
+    def of_arm(self, variant: Variant, protocol: str) -> list[str]:
         """The overrides of a loss under a protocol, apart from seed and tuned options."""
         try:
             batch = batch_overrides(
                 protocol,
                 self.base.batch,
-                LOSSES[contender.loss].positives,
+                LOSSES[variant.loss].positives,
                 self.asked.encoder_cost,
             )
         except ValueError as error:
             raise ConfigError(str(error)) from error
         return [
             *self.overrides,
-            f"loss={contender.loss}",
+            f"loss={variant.loss}",
             *batch,
-            *as_overrides("", self.asked.options.get(contender.label, {})),
+            *as_overrides("", self.asked.options.get(variant.label, {})),
         ]
 
-    def lr(self, contender: Contender, protocol: str) -> float:
+    def lr(self, variant: Variant, protocol: str) -> float:
         """Learning rate that a loss has untuned."""
-        arm = self.of_arm(contender, protocol)
+        arm = self.of_arm(variant, protocol)
         return load_config(self.task, arm, self.config_dir).optimizer.lr
 
-    def cell(self, contender: Contender, protocol: str, seed: int, tuned: Trial | None) -> Cell:
+    def cell(self, variant: Variant, protocol: str, seed: int, tuned: Trial | None) -> Cell:
         """A run that is compared."""
         overrides = [
-            *self.of_arm(contender, protocol),
+            *self.of_arm(variant, protocol),
             *(tuned.overrides if tuned else []),
             f"seed={seed}",
         ]
-        name = f"{contender.label}-seed{seed}"
+        name = f"{variant.label}-seed{seed}"
         return plan_cell(self.task, overrides, self.folder / "cells", name, self.config_dir)
 
-    def trial_cell(self, contender: Contender, protocol: str, trial: Trial) -> Cell:
+    def trial_cell(self, variant: Variant, protocol: str, trial: Trial) -> Cell:
         """A run from which options are chosen: it never sees the test set."""
         steps = self.asked.tune_steps
         overrides = [
-            *self.of_arm(contender, protocol),
+            *self.of_arm(variant, protocol),
             *trial.overrides,
             *([] if steps is None else [f"trainer.max_steps={steps}"]),
             "eval.test=false",
             f"seed={self.asked.tune_seed}",
         ]
-        name = f"{contender.label}-trial"
+        name = f"{variant.label}-trial"
         return plan_cell(self.task, overrides, self.folder / "trials", name, self.config_dir)
 
 
 def _tune(
     planner: _Planner, console: Console
-) -> tuple[dict[tuple[Contender, str], list[Trial]], dict[tuple[Contender, str], Trial | None]]:
+) -> tuple[dict[tuple[Variant, str], list[Trial]], dict[tuple[Variant, str], Trial | None]]:
     grids = {
         arm: grid_of(LOSSES[arm[0].loss], planner.asked.grid, planner.lr(*arm))
         for arm in planner.arms
@@ -189,21 +189,21 @@ def _validation(outcome: CellOutcome) -> float | None:
 
 
 def _compared(
-    arm: tuple[Contender, str],
+    arm: tuple[Variant, str],
     seed: int,
     cell: Cell | None,
     outcomes: Mapping[Cell, CellOutcome],
     tuned: Trial | None,
     folder: Path,
 ) -> ComparedRun:
-    contender, protocol = arm
+    variant, protocol = arm
     options = dict(tuned.options) if tuned else {}
     if cell is None:
         error = "every run of its grid failed"
-        return ComparedRun(contender.label, protocol, seed, None, None, error, options, 0.0)
+        return ComparedRun(variant.label, protocol, seed, None, None, error, options, 0.0)
     outcome = outcomes[cell]
     return ComparedRun(
-        contender.label,
+        variant.label,
         protocol,
         seed,
         cell.folder.relative_to(folder).as_posix(),

@@ -12,8 +12,8 @@ from mxmclr_plugin.registry import LOSSES, did_you_mean
 
 __all__ = [
     "ComparisonConfig",
-    "Contender",
     "GridConfig",
+    "Variant",
     "as_overrides",
     "written",
 ]
@@ -74,17 +74,17 @@ class ComparisonConfig:
     out: str | None = None
 
     def __post_init__(self) -> None:
-        contenders = self.contenders
-        labels = [contender.label for contender in contenders]
+        variants = self.variants
+        labels = [variant.label for variant in variants]
         _distinct("losses", labels)
         _distinct("seeds", self.seeds)
         _distinct("protocol", self.protocol)
-        for contender in contenders:
-            if contender.loss not in {entry.name for entry in LOSSES}:
+        for variant in variants:
+            if variant.loss not in {entry.name for entry in LOSSES}:
                 known = [entry.name for entry in LOSSES]
                 raise ConfigError(
-                    f"losses: there is no loss {contender.loss!r}: "
-                    f"{did_you_mean(contender.loss, known)}there are {', '.join(known)}"
+                    f"losses: there is no loss {variant.loss!r}: "
+                    f"{did_you_mean(variant.loss, known)}there are {', '.join(known)}"
                 )
         for name in self.protocol:
             if name not in PROTOCOLS:
@@ -110,25 +110,25 @@ class ComparisonConfig:
             raise ConfigError(f"encoder_cost is 0 or more, got {dict(self.encoder_cost)}")
 
     @property
-    def contenders(self) -> list[Contender]:
+    def variants(self) -> list[Variant]:
         """The losses, with their labels."""
-        return [Contender.of(text) for text in self.losses]
+        return [Variant.of(text) for text in self.losses]
 
     @property
     def baseline_label(self) -> str:
         """The loss that differences are taken to."""
-        return self.baseline or self.contenders[-1].label
+        return self.baseline or self.variants[-1].label
 
 
 @dataclass(frozen=True)
-class Contender:
+class Variant:
     """A loss under a name: several may be the same loss with other options."""
 
     label: str
     loss: str
 
     @classmethod
-    def of(cls, text: str) -> Contender:
+    def of(cls, text: str) -> Variant:
         """From ``name`` or ``label:name``."""
         label, _, loss = text.partition(":")
         return cls(label, loss or label)

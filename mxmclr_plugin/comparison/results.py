@@ -123,12 +123,12 @@ class Comparison:
         baseline = self.asked.baseline_label
         for protocol in self.asked.protocol:
             of_loss = {
-                contender.label: {
+                variant.label: {
                     run.seed: run.measures[measure]
                     for run in self.runs
-                    if (run.loss, run.protocol) == (contender.label, protocol) and run.measures
+                    if (run.loss, run.protocol) == (variant.label, protocol) and run.measures
                 }
-                for contender in self.asked.contenders
+                for variant in self.asked.variants
             }
             for label, values in of_loss.items():
                 difference = None
@@ -206,7 +206,7 @@ class Comparison:
         """What ``compare.json`` holds."""
         return {
             "task": self.task,
-            "losses": [contender.label for contender in self.asked.contenders],
+            "losses": [variant.label for variant in self.asked.variants],
             "seeds": list(self.asked.seeds),
             "protocols": list(self.asked.protocol),
             "baseline": self.asked.baseline_label,

@@ -67,8 +67,8 @@ def _table(comparison: Comparison, protocol: str) -> Table:
         measure: {row.loss: row for row in comparison.summary(measure) if row.protocol == protocol}
         for measure in shown
     }
-    for contender in asked.contenders:
-        label = contender.label
+    for variant in asked.variants:
+        label = variant.label
         table.add_row(
             label,
             *(_mean(rows[measure][label]) for measure in shown),

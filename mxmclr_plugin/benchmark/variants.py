@@ -1,4 +1,4 @@
-"""The implementations that are measured side by side."""
+"""The losses that the benchmark compares."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mxmclr_plugin.loss.functional import multifold_hybrid_loss
 from mxmclr_plugin.loss.kernels.rows import TILE
 from mxmclr_plugin.loss.kernels.triton.tiles import unsuitable
 
-__all__ = ["Contender", "Problem", "contenders"]
+__all__ = ["Problem", "Variant", "variants"]
 
 Objective = Literal["hybrid", "hard", "other"]
 LossOf = Callable[[Tensor, Tensor], Tensor]
@@ -52,7 +52,7 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class Contender:
+class Variant:
     """One implementation.
 
     Attributes:
@@ -74,18 +74,18 @@ class Contender:
     unavailable: str | None = None
 
 
-def contenders(device: torch.device) -> list[Contender]:
+def variants(device: torch.device) -> list[Variant]:
     """All implementations, those that cannot run on ``device`` with the reason."""
     compiler = None if device.type != "cpu" or _has_compiler() else "no C++ compiler"
     no_gpu = None if device.type == "cuda" else "needs a CUDA device"
     no_triton = no_gpu or unsuitable(device, torch.float32)
     no_inf_cl = no_gpu or (None if _has("inf_cl") else "the package inf_cl is not installed")
     return [
-        Contender(
+        Variant(
             "dense", "hybrid, every matrix in full", "hybrid", _ours("dense"), _dense, matrices=14
         ),
-        Contender("lean_dense", "hybrid, one matrix in full", "hybrid", _lean, _lean_units, 7),
-        Contender(
+        Variant("lean_dense", "hybrid, one matrix in full", "hybrid", _lean, _lean_units, 7),
+        Variant(
             "lean_dense_compiled",
             "the same under torch.compile",
             "hybrid",
@@ -94,17 +94,17 @@ def contenders(device: torch.device) -> list[Contender]:
             7,
             compiler,
         ),
-        Contender(
+        Variant(
             "streaming",
             "hybrid, tiles, none kept",
             "hybrid",
             _ours("streaming", keep=False),
             _tiled(False),
         ),
-        Contender(
+        Variant(
             "streaming_cached", "hybrid, tiles kept", "hybrid", _ours("streaming"), _tiled(True)
         ),
-        Contender(
+        Variant(
             "triton",
             "hybrid, Triton kernels",
             "hybrid",
@@ -112,23 +112,21 @@ def contenders(device: torch.device) -> list[Contender]:
             _tiled(False),
             unavailable=no_triton,
         ),
-        Contender("auto", "hybrid, as the library chooses", "hybrid", _ours("auto")),
-        Contender("dense_hard", "hard only, in full", "hard", _ours("dense", 1.0), None, 9),
-        Contender(
+        Variant("auto", "hybrid, as the library chooses", "hybrid", _ours("auto")),
+        Variant("dense_hard", "hard only, in full", "hard", _ours("dense", 1.0), None, 9),
+        Variant(
             "streaming_hard",
             "hard only, tiles, none kept",
             "hard",
             _ours("streaming", 1.0, keep=False),
         ),
-        Contender("auto_hard", "hard only, as the library chooses", "hard", _ours("auto", 1.0)),
-        Contender("pml_supcon", "SupConLoss with ref_emb, both ways", "hard", _supcon, None, 40),
-        Contender("clip", "CLIP's cross-entropy as in open_clip", "other", _clip, None, 8),
-        Contender("lightly_ntxent", "NTXentLoss of k-th rows", "other", _ntxent, None, 16),
-        Contender("mnrl", "MultipleNegativesRankingLoss", "other", _mnrl, None, 6),
-        Contender(
-            "cached_mnrl", "its cached form, 512 rows a step", "other", _cached_mnrl, None, 6
-        ),
-        Contender("inf_cl", "Inf-CL's kernels", "other", _inf_cl, unavailable=no_inf_cl),
+        Variant("auto_hard", "hard only, as the library chooses", "hard", _ours("auto", 1.0)),
+        Variant("pml_supcon", "SupConLoss with ref_emb, both ways", "hard", _supcon, None, 40),
+        Variant("clip", "CLIP's cross-entropy as in open_clip", "other", _clip, None, 8),
+        Variant("lightly_ntxent", "NTXentLoss of k-th rows", "other", _ntxent, None, 16),
+        Variant("mnrl", "MultipleNegativesRankingLoss", "other", _mnrl, None, 6),
+        Variant("cached_mnrl", "its cached form, 512 rows a step", "other", _cached_mnrl, None, 6),
+        Variant("inf_cl", "Inf-CL's kernels", "other", _inf_cl, unavailable=no_inf_cl),
     ]
 
 
