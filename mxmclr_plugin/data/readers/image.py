@@ -71,9 +71,7 @@ def read_image(path: Path, size: int, background: str = "white") -> Tensor:
             image.draft("RGB", (2 * size, 2 * size))  # lets a JPEG be decoded at a lower scale
             rgb = to_rgb(image, background)
     except UnidentifiedImageError:
-        raise UnreadableFile(
-            path, f"is none of the image formats that are read: {', '.join(_formats())}"
-        ) from None
+        raise UnreadableFile(path, _unidentified(path)) from None
     except UnreadableFile:
         raise
     # Pillow's decoders raise whatever a damaged file leads them to.
@@ -124,6 +122,19 @@ def to_rgb(image: Image.Image, background: str = "white") -> Image.Image:
     else:
         rgb = image.convert("RGB")
     return rgb if turn is None else rgb.transpose(turn)
+
+
+def _unidentified(path: Path) -> str:
+    with path.open("rb") as file:
+        head = file.read(12)
+    if head[4:8] == b"ftyp" and head[8:11] in (b"hei", b"hev", b"mif") and "HEIF" not in _formats():
+        return "is a HEIC image: pip install 'mxmclr-plugin[heic]'"
+    if head[4:11] == b"ftypavi" and "AVIF" not in _formats():
+        return "is an AVIF image: pip install 'pillow>=11.3'"
+    return (
+        f"is none of the image formats that are read ({', '.join(_formats())}), or of a form that "
+        "Pillow does not decode"
+    )
 
 
 def _flattened(rgba: Image.Image, background: str) -> Image.Image:
