@@ -2,18 +2,20 @@
 
 from mxmclr_plugin.integrations.registration import register
 from mxmclr_plugin.loss import (
-    MultifoldHybridCriterion,
+    MultifoldHybridLoss,
     build_loss,
     list_losses,
     multifold_hybrid_loss,
+    multifold_hybrid_parts,
 )
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "MultifoldHybridCriterion",
+    "MultifoldHybridLoss",
     "build_loss",
     "list_losses",
     "multifold_hybrid_loss",
+    "multifold_hybrid_parts",
     "register",
 ]

@@ -24,7 +24,7 @@ import mxmclr_plugin
 from mxmclr_plugin.retrieval import retrieval_metrics
 
 mxmclr_plugin.register()
-criterion = loss.MultifoldHybridCriterion(temperature=0.1)
+criterion = loss.MultifoldHybridLoss(temperature=0.1)
 
 
 class Views(Dataset[list[Tensor]]):

@@ -73,12 +73,12 @@ def test_equal_folds_run_everywhere(capsys):
 
 @pytest.mark.parametrize("hard_weight", [0.4, 1.0])
 def test_the_lean_loss_is_the_loss(hard_weight):
-    a, b = (torch.randn(n, 5, dtype=torch.float64) for n in (12, 8))
-    ids_a, ids_b = torch.tensor([9, 3, 3, 5, 7, 9, 3, 9, 9, 7, 5, 3]), 3 + torch.arange(8) // 2 * 2
+    z0, z1 = (torch.randn(n, 5, dtype=torch.float64) for n in (12, 8))
+    ids0, ids1 = torch.tensor([9, 3, 3, 5, 7, 9, 3, 9, 9, 7, 5, 3]), 3 + torch.arange(8) // 2 * 2
     options = {"temperature": 0.1, "soft_temperature": 0.2, "hard_weight": hard_weight}
     torch.testing.assert_close(
-        lean_dense_loss(a, b, ids_a, ids_b, 4, **options),
-        multifold_hybrid_loss(a, b, ids_a, ids_b, impl="dense", **options),
+        lean_dense_loss(z0, z1, ids0, ids1, 4, **options),
+        multifold_hybrid_loss(z0, z1, ids0, ids1, impl="dense", **options),
     )
 
 

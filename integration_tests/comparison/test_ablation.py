@@ -7,7 +7,7 @@ import pytest
 
 from mxmclr_plugin.comparison.ablation import load_study, studies
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.experiment.config import load_config
+from mxmclr_plugin.experiment.compose import load_config
 from mxmclr_plugin.inference import load_run
 from mxmclr_plugin.inference.evaluate import evaluate_run
 from mxmclr_plugin.run.command_line import main
@@ -21,7 +21,7 @@ SLICE = (
 @pytest.mark.parametrize("task", ["text2shape", "multi30k"])
 @pytest.mark.parametrize("name", studies())
 def test_every_point_of_every_study_can_be_configured(name, task):
-    base, _ = load_config(task)
+    base = load_config(task)
     if task != "text2shape" and name in ("encoders", "generalization"):
         with pytest.raises(ConfigError, match="is for text2shape"):
             load_study(name, base, {})
@@ -93,7 +93,7 @@ def test_runs_are_measured_on_other_data_too(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["text2shape"], "ablate needs a task and a study"),
+        (["text2shape"], "ablate needs study=STUDY: Name of a study, see list studies"),
         (["text2shape", "study=hybrd"], "did you mean 'hybrid'"),
         (["text2shape", "study=hybrid", "axes.loss.temperatur=1"], "varies loss.hard_weight"),
         (["text2shape", "study=hybrid", "split=train"], "split is val or test"),

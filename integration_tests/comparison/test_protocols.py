@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from mxmclr_plugin.comparison.protocols import PROTOCOLS, batch_overrides
-from mxmclr_plugin.experiment.config import load_config
-from mxmclr_plugin.experiment.parts_config import BatchConfig
+from mxmclr_plugin.experiment.compose import load_config
+from mxmclr_plugin.experiment.config import BatchConfig
 
 BATCH = BatchConfig(instances=12, folds={"text": 4, "voxel": 2}, repeats=3)
 
@@ -14,7 +14,7 @@ def changed(protocol, positives="one", cost=None, task="text2shape"):
     base = [f"batch.instances={BATCH.instances}", f"batch.repeats={BATCH.repeats}"]
     base += [f"batch.folds.{name}={fold}" for name, fold in BATCH.folds.items()]
     lines = batch_overrides(protocol, BATCH, positives, cost or {})
-    return load_config(task, [*base, *lines])[0].batch
+    return load_config(task, [*base, *lines]).batch
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -83,7 +83,7 @@ def test_batches_are_byte_identical_for_all_losses(tmp_path):
         ]
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(RetrievalModule, "training_step", recording(loss))
-            run_retrieval(*load_config("text2shape", lines), Console(quiet=True))
+            run_retrieval(load_config("text2shape", lines), Console(quiet=True))
     assert len(seen["mxmclr"]) == 4
     assert len(set(seen["mxmclr"])) == 4
     assert seen["mxmclr"] == seen["clip"] == seen["ntxent"]

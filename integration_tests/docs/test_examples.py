@@ -32,21 +32,19 @@ SWAPS = {
     "lightning_loop": Swap("lightning_loop.py", 'build_loss("mxmclr")', 'build_loss("ntxent")'),
     "lightning_cli": Swap(
         "lightning_cli.yaml",
-        "{class_path: mxmclr_plugin.MultifoldHybridCriterion, init_args: {temperature: 0.07}}",
+        "{class_path: mxmclr_plugin.MultifoldHybridLoss, init_args: {temperature: 0.07}}",
         "{class_path: mxmclr_plugin.build_loss, init_args: {spec: ntxent}}",
         ("jsonargparse",),
     ),
     "hydra_target": Swap(
         "hydra_target.yaml",
-        "{_target_: mxmclr_plugin.MultifoldHybridCriterion, temperature: 0.07}",
+        "{_target_: mxmclr_plugin.MultifoldHybridLoss, temperature: 0.07}",
         "{_target_: mxmclr_plugin.build_loss, spec: ntxent}",
     ),
     "metric_learning_trainer": Swap(
         "metric_learning_trainer.py", '"MultifoldHybridLoss"', '"NTXentLoss"'
     ),
-    "lightly_simclr": Swap(
-        "lightly_simclr.py", "loss.MultifoldHybridCriterion(", "loss.NTXentLoss("
-    ),
+    "lightly_simclr": Swap("lightly_simclr.py", "loss.MultifoldHybridLoss(", "loss.NTXentLoss("),
     "sentence_transformers_trainer": Swap(
         "sentence_transformers_trainer.py",
         "multifold.MultifoldHybridSentenceLoss(model, anchor_columns=fold)",

@@ -9,17 +9,12 @@ from torch import nn
 
 from mxmclr_plugin.data.dataset import MultifoldDataset
 from mxmclr_plugin.experiment.clock import TrainingClock
+from mxmclr_plugin.experiment.config import BatchConfig, EvalConfig, OptimizerConfig, TrainerConfig
 from mxmclr_plugin.experiment.data_module import RetrievalData
 from mxmclr_plugin.experiment.module import RetrievalModule
-from mxmclr_plugin.experiment.parts_config import (
-    BatchConfig,
-    EvalConfig,
-    OptimizerConfig,
-    TrainerConfig,
-)
 from mxmclr_plugin.experiment.trainer import build_trainer
-from mxmclr_plugin.loss.multifold_hybrid import MultifoldHybridCriterion
-from mxmclr_plugin.loss.multimodal import MultimodalCriterion
+from mxmclr_plugin.loss.multifold_hybrid import MultifoldHybridLoss
+from mxmclr_plugin.loss.multimodal import MultimodalLoss
 from mxmclr_plugin.models import Tower
 from mxmclr_plugin.retrieval import Direction
 
@@ -61,7 +56,7 @@ def retrieval_module(lr=0.01, **options):
     towers = {"a": Tower(Batchy(), 4, **options), "b": Tower(Batchy(), 4)}
     return RetrievalModule(
         towers,
-        MultimodalCriterion(MultifoldHybridCriterion(), list(towers)),
+        MultimodalLoss(MultifoldHybridLoss(), list(towers)),
         {"a2b": Direction("a", "b")},
         OptimizerConfig(lr=lr),
         EvalConfig(),

@@ -10,7 +10,7 @@ from run.photos import write_task
 from sentence_transformers import SentenceTransformer
 
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.experiment.config import load_config
+from mxmclr_plugin.experiment.compose import load_config
 from mxmclr_plugin.run.command_line import main
 
 FEW = ["data.count=15", "batch.instances=5", "trainer.max_steps=2"]
@@ -157,7 +157,7 @@ def test_waiting_for_slow_data_is_told_with_what_to_do(photos, tmp_path, capsys)
         (["towers/text=same_as"], r"towers.text.same_as: 'image' has no tower of its own; voxel"),
         (
             ["towers/text=same_as", "towers.text.same_as=voxel", "+towers.text.dim=3"],
-            r"towers.text: beside same_as there is nothing to say.*got dim",
+            r"towers.text: a tower with same_as has no options of its own.*got dim",
         ),
     ],
 )

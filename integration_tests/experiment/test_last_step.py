@@ -3,7 +3,7 @@
 import pytest
 from rich.console import Console
 
-from mxmclr_plugin.experiment.config import load_config
+from mxmclr_plugin.experiment.compose import load_config
 from mxmclr_plugin.experiment.train import run_retrieval
 
 SLICE = (
@@ -17,7 +17,7 @@ SLICE = (
 def test_validates_after_the_last_step(tmp_path, steps, validate_every):
     lines = [f"trainer.max_steps={steps}", f"trainer.validate_every={validate_every}"]
     config = load_config("text2shape", [*SLICE, *lines, f"out={tmp_path / 'run'}"])
-    metrics = run_retrieval(*config, Console(quiet=True))
+    metrics = run_retrieval(config, Console(quiet=True))
     assert metrics.train.steps == steps
     assert 0 < metrics.best_validation <= 100
     assert (tmp_path / "run" / "checkpoints" / "best.ckpt").is_file()

@@ -4,17 +4,17 @@ import torch
 from experiment.small_training import Batchy, fit, retrieval_module
 from torch import nn
 
+from mxmclr_plugin.experiment.config import EvalConfig, OptimizerConfig
 from mxmclr_plugin.experiment.module import RetrievalModule
-from mxmclr_plugin.experiment.parts_config import EvalConfig, OptimizerConfig
-from mxmclr_plugin.loss.multifold_hybrid import MultifoldHybridCriterion
-from mxmclr_plugin.loss.multimodal import MultimodalCriterion
+from mxmclr_plugin.loss.multifold_hybrid import MultifoldHybridLoss
+from mxmclr_plugin.loss.multimodal import MultimodalLoss
 from mxmclr_plugin.models import Tower
 
 
 def module_of(towers):
     return RetrievalModule(
         towers,
-        MultimodalCriterion(MultifoldHybridCriterion(learnable_temperature=True), list(towers)),
+        MultimodalLoss(MultifoldHybridLoss(learnable_temperature=True), list(towers)),
         {"a2b": ("a", "b")},
         OptimizerConfig(lr=0.1, weight_decay=0.2),
         EvalConfig(),

@@ -7,7 +7,7 @@ from data.shapenet.roots import original, tricolo_2023, write_pictures
 from rich.console import Console
 
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.experiment.config import load_config
+from mxmclr_plugin.experiment.compose import load_config
 from mxmclr_plugin.experiment.train import run_retrieval
 from mxmclr_plugin.retrieval import Direction
 
@@ -32,9 +32,9 @@ DIRECTIONS = {
 
 def run(tmp_path, *overrides):
     out = tmp_path / "run"
-    config, plain = load_config("text2shape", [*SMALL, *overrides, f"out={out}"])
+    config = load_config("text2shape", [*SMALL, *overrides, f"out={out}"])
     console = Console(record=True, width=200, quiet=True)
-    run_retrieval(config, plain, console)
+    run_retrieval(config, console)
     return json.loads((out / "metrics.json").read_text()), out
 
 
@@ -48,19 +48,19 @@ def assert_metrics(metrics, queries, gallery):
 
 @pytest.mark.parametrize("shape", DIRECTIONS)
 def test_a_shape_group_brings_all_that_it_needs(shape):
-    config, _ = load_config("text2shape", [f"shape={shape}"])
+    config = load_config("text2shape", [f"shape={shape}"])
     assert config.directions == DIRECTIONS[shape]
     pictured = shape != "voxel"
     assert config.data["views"] == (6 if pictured else None)
     assert config.data["separate_views"] == (shape == "image")
     modalities = {m for of in config.directions.values() for m in of.modalities}
     assert set(config.towers) == set(config.batch.folds) == modalities
-    assert load_config("text2shape", [f"shape={shape}", "data=shapenet"])[0].data["views"] == (
+    assert load_config("text2shape", [f"shape={shape}", "data=shapenet"]).data["views"] == (
         6 if pictured else None
     )
     # What the command line says has the last word.
     if pictured:
-        longer, _ = load_config(
+        longer = load_config(
             "text2shape", [f"shape={shape}", "data.views=12", "trainer.max_steps=7"]
         )
         assert (longer.data["views"], longer.trainer.max_steps) == (12, 7)
@@ -74,7 +74,7 @@ def test_primitives_in_pictures(tmp_path, shape, gallery):
 
 
 def test_primitives_made_hard(tmp_path):
-    config, _ = load_config("text2shape", ["data=primitives_hard", "data.train_classes=150"])
+    config = load_config("text2shape", ["data=primitives_hard", "data.train_classes=150"])
     assert config.data["name"] == "primitives"
     assert config.data["held_out"] == "combinations"
     assert (config.data["train_classes"], config.data["described"]) == (150, 3)

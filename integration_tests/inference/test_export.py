@@ -158,7 +158,7 @@ def test_a_difference_is_an_error(trained, tmp_path, monkeypatch):
     ("arguments", "words"),
     [
         (["out=x"], "needs ckpt="),
-        (["ckpt={run}"], "needs out=FOLDER"),
+        (["ckpt={run}"], "needs out=OUT: New folder"),
         (["ckpt={run}", "out=x", "format=parket"], "did you mean 'parquet'"),
         (["ckpt={run}", "out=x", "towers=image"], "no tower of 'image'"),
         (["ckpt={run}", "out=x", "split=dev"], "no split 'dev'"),

@@ -6,13 +6,13 @@ import lightly.loss
 import pytest
 import pytorch_metric_learning.losses
 
-from mxmclr_plugin.integrations.pytorch_metric_learning.loss import MultifoldHybridLoss
+from mxmclr_plugin.integrations import lightly as for_lightly
+from mxmclr_plugin.integrations import pytorch_metric_learning as for_metric_learning
 from mxmclr_plugin.integrations.registration import register
-from mxmclr_plugin.loss.multifold_hybrid import MultifoldHybridCriterion
 
 PLACES = [
-    (pytorch_metric_learning.losses, MultifoldHybridLoss),
-    (lightly.loss, MultifoldHybridCriterion),
+    (pytorch_metric_learning.losses, for_metric_learning.MultifoldHybridLoss),
+    (lightly.loss, for_lightly.MultifoldHybridLoss),
 ]
 
 

@@ -8,7 +8,7 @@ import torch
 from integrations.sentence_jobs import gradients, step, word_model
 from loss.distributed.gloo_ranks import GlooRanks
 
-from mxmclr_plugin import multifold_hybrid_loss
+from mxmclr_plugin import multifold_hybrid_loss, multifold_hybrid_parts
 from mxmclr_plugin.integrations.sentence_transformers import (
     MultifoldHybridSentenceLoss,
     TemperatureCallback,
@@ -111,14 +111,14 @@ def test_columns_are_folds_and_labels_are_instances(labels):
     columns = texts(6, 5)
     z = embedded(model, columns)
     ids = torch.arange(6) if labels is None else labels
-    expected = multifold_hybrid_loss(
-        torch.cat(z[:2]), torch.cat(z[2:]), ids.repeat(2), ids.repeat(3), return_parts=True
+    expected = multifold_hybrid_parts(
+        torch.cat(z[:2]), torch.cat(z[2:]), ids.repeat(2), ids.repeat(3)
     )
     loss = MultifoldHybridSentenceLoss(model, anchor_columns=2)
     parts = loss([model.preprocess(column) for column in columns], labels)
-    torch.testing.assert_close(parts["hard"], 0.8 * expected["hard"])
-    torch.testing.assert_close(parts["soft"], 0.2 * expected["soft"])
-    torch.testing.assert_close(sum(parts.values()), expected["loss"])
+    torch.testing.assert_close(parts["hard"], 0.8 * expected.hard)
+    torch.testing.assert_close(parts["soft"], 0.2 * expected.soft)
+    torch.testing.assert_close(sum(parts.values()), expected.loss)
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -297,7 +297,7 @@ def test_without_gathering_ranks_learn_the_same_temperature(ranks):
         ({}, 1, None, "one text column needs a column 'label'"),
         ({}, 2, torch.rand(4), r"one whole number for each row.*torch.float32 and shape \(4,\)"),
         ({}, 2, torch.ones(4, 2).long(), r"torch.int64 and shape \(4, 2\) for 4 rows"),
-        ({}, 1, torch.arange(4), "ids_a holds every id once"),
+        ({}, 1, torch.arange(4), "ids0 holds every id once"),
     ],
 )
 def test_what_does_not_fit_is_refused(options, columns, labels, message):

@@ -20,9 +20,9 @@ def cosine_logits(temperature):
     return F.normalize(Z0) @ F.normalize(Z1).T / temperature
 
 
-def both(loss, a, b, ids_a, ids_b):
-    forward = loss(a, ids_a, ref_emb=b, ref_labels=ids_b)
-    return (forward + loss(b, ids_b, ref_emb=a, ref_labels=ids_a)) / 2
+def both(loss, z0, z1, ids0, ids1):
+    forward = loss(z0, ids0, ref_emb=z1, ref_labels=ids1)
+    return (forward + loss(z1, ids1, ref_emb=z0, ref_labels=ids0)) / 2
 
 
 def siglip_loop(positive):
@@ -36,12 +36,12 @@ def siglip_loop(positive):
 
 
 def simple_clip_loop(temperature, soft_temperature):
-    a, b = F.normalize(Z0), F.normalize(Z1)
+    z0, z1 = F.normalize(Z0), F.normalize(Z1)
     logits = cosine_logits(temperature)
     losses = []
     for rows in (logits, logits.T):
         for u in range(6):
-            alike = torch.stack([(a[u] @ a[v] + b[u] @ b[v]) / 2 for v in range(6)])
+            alike = torch.stack([(z0[u] @ z0[v] + z1[u] @ z1[v]) / 2 for v in range(6)])
             target = F.softmax(alike / soft_temperature, 0)
             losses.append(-(target * F.log_softmax(rows[u], 0)).sum())
     return sum(losses) / len(losses)

@@ -9,7 +9,7 @@ from oracles.hybrid_loss import loop_loss
 from pytorch_metric_learning.losses import NTXentLoss, SupConLoss
 from torch.nn import functional as F
 
-from mxmclr_plugin import multifold_hybrid_loss
+from mxmclr_plugin import multifold_hybrid_loss, multifold_hybrid_parts
 
 
 @st.composite
@@ -33,8 +33,8 @@ def multifold_batches(draw, min_shared=1):
         ids = ids[torch.randperm(len(ids), generator=generator)]
         z = torch.randn(len(ids), 5, generator=generator, dtype=torch.float64)
         rows += [z, ids]
-    a, ids_a, b, ids_b = rows
-    return a, b, ids_a, ids_b
+    z0, ids0, z1, ids1 = rows
+    return z0, z1, ids0, ids1
 
 
 OPTIONS = st.fixed_dictionaries(
@@ -42,34 +42,31 @@ OPTIONS = st.fixed_dictionaries(
         "temperature": st.sampled_from([0.01, 0.07, 1.0]),
         "soft_temperature": st.sampled_from([0.05, 0.5]),
         "hard_weight": st.sampled_from([0.0, 0.3, 1.0]),
-        "soft_level": st.sampled_from(["observation", "instance"]),
     }
 )
 
 
-def value_and_gradients(loss, a, b):
-    return loss.detach(), *torch.autograd.grad(loss, (a, b))
+def value_and_gradients(loss, z0, z1):
+    return loss.detach(), *torch.autograd.grad(loss, (z0, z1))
 
 
 @settings(max_examples=60, deadline=None)
-@given(multifold_batches(), OPTIONS, st.sampled_from(["none", "a", "b", "both"]))
+@given(multifold_batches(), OPTIONS, st.sampled_from(["none", "first", "second", "both"]))
 def test_equals_the_loop_over_the_formula(batch, options, given_features):
-    a, b, ids_a, ids_b = batch
+    z0, z1, ids0, ids1 = batch
     generator = torch.Generator().manual_seed(0)
     features = {}
-    if given_features in ("a", "both"):
-        features["soft_features_a"] = torch.randn(len(a), 3, generator=generator).double()
-    if given_features in ("b", "both"):
-        features["soft_features_b"] = torch.randn(len(b), 7, generator=generator).double()
-    a.requires_grad_(), b.requires_grad_()
-    parts = multifold_hybrid_loss(
-        a, b, ids_a, ids_b, **options, **features, return_parts=True, impl="dense"
-    )
-    loss, hard, soft = loop_loss(a, b, ids_a, ids_b, **options, **features)
-    torch.testing.assert_close(parts["hard"], hard, rtol=1e-10, atol=1e-10)
-    torch.testing.assert_close(parts["soft"], soft, rtol=1e-10, atol=1e-10)
+    if given_features in ("first", "both"):
+        features["soft_features0"] = torch.randn(len(z0), 3, generator=generator).double()
+    if given_features in ("second", "both"):
+        features["soft_features1"] = torch.randn(len(z1), 7, generator=generator).double()
+    z0.requires_grad_(), z1.requires_grad_()
+    parts = multifold_hybrid_parts(z0, z1, ids0, ids1, **options, **features, impl="dense")
+    loss, hard, soft = loop_loss(z0, z1, ids0, ids1, **options, **features)
+    torch.testing.assert_close(parts.hard, hard, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(parts.soft, soft, rtol=1e-10, atol=1e-10)
     for ours, oracle in zip(
-        value_and_gradients(parts["loss"], a, b), value_and_gradients(loss, a, b)
+        value_and_gradients(parts.loss, z0, z1), value_and_gradients(loss, z0, z1)
     ):
         torch.testing.assert_close(ours, oracle, rtol=1e-9, atol=1e-9)
 
@@ -77,12 +74,12 @@ def test_equals_the_loop_over_the_formula(batch, options, given_features):
 @settings(max_examples=25, deadline=None)
 @given(multifold_batches(), OPTIONS, st.randoms(use_true_random=False))
 def test_order_of_observations_and_names_of_instances_do_not_matter(batch, options, random):
-    a, b, ids_a, ids_b = batch
-    loss = multifold_hybrid_loss(a, b, ids_a, ids_b, **options)
-    order_a = random.sample(range(len(a)), len(a))
-    order_b = random.sample(range(len(b)), len(b))
+    z0, z1, ids0, ids1 = batch
+    loss = multifold_hybrid_loss(z0, z1, ids0, ids1, **options)
+    order0 = random.sample(range(len(z0)), len(z0))
+    order1 = random.sample(range(len(z1)), len(z1))
     shuffled = multifold_hybrid_loss(
-        a[order_a], b[order_b], -ids_a[order_a] * 3 + 1, -ids_b[order_b] * 3 + 1, **options
+        z0[order0], z1[order1], -ids0[order0] * 3 + 1, -ids1[order1] * 3 + 1, **options
     )
     torch.testing.assert_close(loss, shuffled, rtol=1e-10, atol=1e-10)
 
@@ -91,29 +88,26 @@ def test_order_of_observations_and_names_of_instances_do_not_matter(batch, optio
 @given(multifold_batches(), st.sampled_from([0.05, 0.5]))
 def test_the_batch_twice_with_new_ids_adds_log_2(batch, soft_temperature):
     """Each row meets every logit twice (+ log 2); hard targets stay, soft ones are halved twice."""
-    a, b, ids_a, ids_b = batch
-    parts = multifold_hybrid_loss(
-        a, b, ids_a, ids_b, soft_temperature=soft_temperature, return_parts=True
-    )
+    z0, z1, ids0, ids1 = batch
+    parts = multifold_hybrid_parts(z0, z1, ids0, ids1, soft_temperature=soft_temperature)
     new = 2**50
-    twice = multifold_hybrid_loss(
-        torch.cat((a, a)),
-        torch.cat((b, b)),
-        torch.cat((ids_a, ids_a + new)),
-        torch.cat((ids_b, ids_b + new)),
+    twice = multifold_hybrid_parts(
+        torch.cat((z0, z0)),
+        torch.cat((z1, z1)),
+        torch.cat((ids0, ids0 + new)),
+        torch.cat((ids1, ids1 + new)),
         soft_temperature=soft_temperature,
-        return_parts=True,
     )
-    torch.testing.assert_close(twice["hard"], parts["hard"] + math.log(2), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(twice.hard, parts.hard + math.log(2), rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(
         loop_loss(
-            torch.cat((a, a)),
-            torch.cat((b, b)),
-            torch.cat((ids_a, ids_a + new)),
-            torch.cat((ids_b, ids_b + new)),
+            torch.cat((z0, z0)),
+            torch.cat((z1, z1)),
+            torch.cat((ids0, ids0 + new)),
+            torch.cat((ids1, ids1 + new)),
             soft_temperature=soft_temperature,
         )[2],
-        twice["soft"],
+        twice.soft,
         rtol=1e-9,
         atol=1e-9,
     )
@@ -121,145 +115,141 @@ def test_the_batch_twice_with_new_ids_adds_log_2(batch, soft_temperature):
 
 def random_pairs(n=12, width=8, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    a = torch.randn(n, width, generator=generator, dtype=torch.float64, requires_grad=True)
-    b = torch.randn(n, width, generator=generator, dtype=torch.float64, requires_grad=True)
-    return a, b
+    z0 = torch.randn(n, width, generator=generator, dtype=torch.float64, requires_grad=True)
+    z1 = torch.randn(n, width, generator=generator, dtype=torch.float64, requires_grad=True)
+    return z0, z1
 
 
-def plain_clip(a, b, temperature):
+def plain_clip(z0, z1, temperature):
     """The loss of CLIP's paper, figure 3."""
-    logits = F.normalize(a, dim=1) @ F.normalize(b, dim=1).T / temperature
-    labels = torch.arange(len(a))
+    logits = F.normalize(z0, dim=1) @ F.normalize(z1, dim=1).T / temperature
+    labels = torch.arange(len(z0))
     return (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
 
 
 def test_hard_only_with_one_observation_each_is_clip():
-    a, b = random_pairs()
-    ids = torch.arange(len(a))
-    ours = multifold_hybrid_loss(a, b, ids, ids, hard_weight=1.0, temperature=0.1)
+    z0, z1 = random_pairs()
+    ids = torch.arange(len(z0))
+    ours = multifold_hybrid_loss(z0, z1, ids, ids, hard_weight=1.0, temperature=0.1)
     for x, y in zip(
-        value_and_gradients(ours, a, b),
-        value_and_gradients(plain_clip(a, b, 0.1), a, b),
+        value_and_gradients(ours, z0, z1),
+        value_and_gradients(plain_clip(z0, z1, 0.1), z0, z1),
         strict=True,
     ):
         torch.testing.assert_close(x, y, rtol=1e-10, atol=1e-12)
 
 
-def both_directions(loss, a, b, ids_a, ids_b):
+def both_directions(loss, z0, z1, ids0, ids1):
     """pytorch-metric-learning knows anchors only: the other direction is a second call."""
     return (
-        loss(a, ids_a, ref_emb=b, ref_labels=ids_b) + loss(b, ids_b, ref_emb=a, ref_labels=ids_a)
+        loss(z0, ids0, ref_emb=z1, ref_labels=ids1) + loss(z1, ids1, ref_emb=z0, ref_labels=ids0)
     ) / 2
 
 
 def test_hard_only_is_supcon_both_ways():
-    a, b = random_pairs(12)
-    ids_a = torch.tensor([5, 5, 5, 1, 1, 9, 9, 9, 9, 4, 4, 4])
-    ids_b = torch.tensor([4, 5, 1, 9, 1, 1, 1, 5, 4, 4, 9, 5])
-    ours = multifold_hybrid_loss(a, b, ids_a, ids_b, hard_weight=1.0, temperature=0.1)
-    theirs = both_directions(SupConLoss(temperature=0.1), a, b, ids_a, ids_b)
-    for x, y in zip(value_and_gradients(ours, a, b), value_and_gradients(theirs, a, b)):
+    z0, z1 = random_pairs(12)
+    ids0 = torch.tensor([5, 5, 5, 1, 1, 9, 9, 9, 9, 4, 4, 4])
+    ids1 = torch.tensor([4, 5, 1, 9, 1, 1, 1, 5, 4, 4, 9, 5])
+    ours = multifold_hybrid_loss(z0, z1, ids0, ids1, hard_weight=1.0, temperature=0.1)
+    theirs = both_directions(SupConLoss(temperature=0.1), z0, z1, ids0, ids1)
+    for x, y in zip(value_and_gradients(ours, z0, z1), value_and_gradients(theirs, z0, z1)):
         torch.testing.assert_close(x, y, rtol=1e-9, atol=1e-10)
 
 
 def test_hard_only_with_one_observation_each_is_ntxent_with_references():
-    a, b = random_pairs()
-    ids = torch.arange(len(a))
-    ours = multifold_hybrid_loss(a, b, ids, ids, hard_weight=1.0, temperature=0.1)
+    z0, z1 = random_pairs()
+    ids = torch.arange(len(z0))
+    ours = multifold_hybrid_loss(z0, z1, ids, ids, hard_weight=1.0, temperature=0.1)
     # A copy: with `ref_labels is labels` that library takes the diagonal for self comparisons.
-    theirs = both_directions(NTXentLoss(temperature=0.1), a, b, ids, copy.deepcopy(ids))
-    for x, y in zip(value_and_gradients(ours, a, b), value_and_gradients(theirs, a, b)):
+    theirs = both_directions(NTXentLoss(temperature=0.1), z0, z1, ids, copy.deepcopy(ids))
+    for x, y in zip(value_and_gradients(ours, z0, z1), value_and_gradients(theirs, z0, z1)):
         torch.testing.assert_close(x, y, rtol=1e-9, atol=1e-10)
 
 
 def test_ids_may_be_one_and_the_same_tensor():
-    a, b = random_pairs()
-    ids = torch.arange(len(a))
-    loss = multifold_hybrid_loss(a, b, ids, ids)
-    torch.testing.assert_close(loss, multifold_hybrid_loss(a, b, ids, ids.clone()))
+    z0, z1 = random_pairs()
+    ids = torch.arange(len(z0))
+    loss = multifold_hybrid_loss(z0, z1, ids, ids)
+    torch.testing.assert_close(loss, multifold_hybrid_loss(z0, z1, ids, ids.clone()))
     assert loss > 0
 
 
-@pytest.mark.parametrize("soft_level", ["observation", "instance"])
-def test_gradients_in_float64(soft_level):
-    a, b = random_pairs(6, 3)
-    ids_a, ids_b = torch.tensor([0, 0, 1, 2, 2, 7]), torch.tensor([2, 1, 1, 0, 2, 8])
+def test_gradients_in_float64():
+    z0, z1 = random_pairs(6, 3)
+    ids0, ids1 = torch.tensor([0, 0, 1, 2, 2, 7]), torch.tensor([2, 1, 1, 0, 2, 8])
     temperature = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
     # The relation has no gradient, so it must not move with the embeddings here.
     features = torch.randn(6, 4, generator=torch.Generator().manual_seed(1)).double()
 
-    def loss(a, b, temperature):
+    def loss(z0, z1, temperature):
         return multifold_hybrid_loss(
-            a,
-            b,
-            ids_a,
-            ids_b,
+            z0,
+            z1,
+            ids0,
+            ids1,
             temperature=temperature,
             hard_weight=0.6,
-            soft_level=soft_level,
-            soft_features_a=features,
+            soft_features0=features,
         )
 
-    assert torch.autograd.gradcheck(loss, (a, b, temperature))
+    assert torch.autograd.gradcheck(loss, (z0, z1, temperature))
 
 
 def test_no_gradient_through_the_relation():
-    a, b = random_pairs(6, 3)
+    z0, z1 = random_pairs(6, 3)
     ids = torch.tensor([0, 0, 1, 1, 2, 2])
-    by_itself = multifold_hybrid_loss(a, b, ids, ids, hard_weight=0.0)
+    by_itself = multifold_hybrid_loss(z0, z1, ids, ids, hard_weight=0.0)
     by_copies = multifold_hybrid_loss(
-        a,
-        b,
+        z0,
+        z1,
         ids,
         ids,
         hard_weight=0.0,
-        soft_features_a=a.detach().clone(),
-        soft_features_b=b.detach().clone(),
+        soft_features0=z0.detach().clone(),
+        soft_features1=z1.detach().clone(),
     )
-    for x, y in zip(value_and_gradients(by_itself, a, b), value_and_gradients(by_copies, a, b)):
+    for x, y in zip(value_and_gradients(by_itself, z0, z1), value_and_gradients(by_copies, z0, z1)):
         torch.testing.assert_close(x, y)
 
 
 def test_length_of_raw_embeddings_does_not_matter_unless_asked():
-    a, b = random_pairs()
+    z0, z1 = random_pairs()
     ids = torch.arange(12) // 2
-    loss = multifold_hybrid_loss(a, b, ids, ids)
-    torch.testing.assert_close(multifold_hybrid_loss(3 * a, 0.1 * b, ids, ids), loss)
-    unit_a, unit_b = F.normalize(a), F.normalize(b)
-    torch.testing.assert_close(
-        multifold_hybrid_loss(unit_a, unit_b, ids, ids, normalize=False), loss
-    )
-    raw = multifold_hybrid_loss(a, b, ids, ids, normalize=False, hard_weight=1.0)
-    expected = loop_loss(a, b, ids, ids, normalize=False, hard_weight=1.0)[0]
+    loss = multifold_hybrid_loss(z0, z1, ids, ids)
+    torch.testing.assert_close(multifold_hybrid_loss(3 * z0, 0.1 * z1, ids, ids), loss)
+    unit0, unit1 = F.normalize(z0), F.normalize(z1)
+    torch.testing.assert_close(multifold_hybrid_loss(unit0, unit1, ids, ids, normalize=False), loss)
+    raw = multifold_hybrid_loss(z0, z1, ids, ids, normalize=False, hard_weight=1.0)
+    expected = loop_loss(z0, z1, ids, ids, normalize=False, hard_weight=1.0)[0]
     torch.testing.assert_close(raw, expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_low_precision_inputs_are_computed_in_float32(dtype):
-    a, b = random_pairs(64, 32)
-    a, b = a.detach().to(dtype), b.detach().to(dtype)
+    z0, z1 = random_pairs(64, 32)
+    z0, z1 = z0.detach().to(dtype), z1.detach().to(dtype)
     ids = torch.arange(64) // 4
-    expected = multifold_hybrid_loss(a.double(), b.double(), ids, ids, temperature=0.01)
-    got = multifold_hybrid_loss(a, b, ids, ids, temperature=0.01)
+    expected = multifold_hybrid_loss(z0.double(), z1.double(), ids, ids, temperature=0.01)
+    got = multifold_hybrid_loss(z0, z1, ids, ids, temperature=0.01)
     assert got.dtype == torch.float32
     assert float((got - expected).abs() / expected) < 1e-5
 
 
 def test_autocast_does_not_lower_the_precision():
-    a, b = random_pairs(64, 32)
-    a, b = a.detach().float(), b.detach().float()
+    z0, z1 = random_pairs(64, 32)
+    z0, z1 = z0.detach().float(), z1.detach().float()
     ids = torch.arange(64) // 4
-    expected = multifold_hybrid_loss(a, b, ids, ids, temperature=0.01)
+    expected = multifold_hybrid_loss(z0, z1, ids, ids, temperature=0.01)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        got = multifold_hybrid_loss(a, b, ids, ids, temperature=0.01)
+        got = multifold_hybrid_loss(z0, z1, ids, ids, temperature=0.01)
     assert torch.equal(got, expected)
 
 
 def test_parts_add_up():
-    a, b = random_pairs()
+    z0, z1 = random_pairs()
     ids = torch.arange(12) // 3
-    parts = multifold_hybrid_loss(a, b, ids, ids, hard_weight=0.3, return_parts=True)
-    torch.testing.assert_close(parts["loss"], 0.3 * parts["hard"] + 0.7 * parts["soft"])
+    parts = multifold_hybrid_parts(z0, z1, ids, ids, hard_weight=0.3)
+    torch.testing.assert_close(parts.loss, 0.3 * parts.hard + 0.7 * parts.soft)
 
 
 IDS = torch.tensor([0, 0, 1, 1])
@@ -275,20 +265,20 @@ def spoiled(row, value):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"a": GOOD[0]}, r"a must be a matrix.*\(3,\)"),
-        ({"b": GOOD[None]}, r"b must be a matrix.*\(1, 4, 3\)"),
-        ({"b": GOOD[:, :2]}, r"same number of columns.*\(4, 3\) and \(4, 2\)"),
-        ({"a": GOOD[:0], "ids_a": IDS[:0]}, r"a must have rows.*\(0, 3\)"),
-        ({"a": GOOD.long()}, r"a must be of a floating point dtype, got torch.int64"),
-        ({"ids_a": IDS[:3]}, r"ids_a.*each of the 4 rows of a, got shape \(3,\)"),
-        ({"ids_b": IDS[None]}, r"ids_b.*got shape \(1, 4\)"),
-        ({"ids_b": IDS.float()}, r"ids_b must be a tensor of integers, got torch.float32"),
-        ({"ids_a": [0, 0, 1, 1]}, r"ids_a must be a tensor of integers, got list"),
-        ({"a": spoiled(2, math.nan)}, r"a \(shape \(4, 3\)\).*row 2 holds NaN"),
-        ({"b": spoiled(1, math.inf)}, r"b .*row 1 holds an infinite value"),
-        ({"b": spoiled(3, 0.0)}, r"b .*row 3 is all zero"),
-        ({"b": spoiled(3, 1e30)}, r"b .*row 3 is too long"),
-        ({"ids_b": IDS + 2}, r"no row of a.*has a positive in b"),
+        ({"z0": GOOD[0]}, r"z0 must be a matrix.*\(3,\)"),
+        ({"z1": GOOD[None]}, r"z1 must be a matrix.*\(1, 4, 3\)"),
+        ({"z1": GOOD[:, :2]}, r"same number of columns.*\(4, 3\) and \(4, 2\)"),
+        ({"z0": GOOD[:0], "ids0": IDS[:0]}, r"z0 must have rows.*\(0, 3\)"),
+        ({"z0": GOOD.long()}, r"z0 must be of a floating point dtype, got torch.int64"),
+        ({"ids0": IDS[:3]}, r"ids0.*each of the 4 rows of z0, got shape \(3,\)"),
+        ({"ids1": IDS[None]}, r"ids1.*got shape \(1, 4\)"),
+        ({"ids1": IDS.float()}, r"ids1 must be a tensor of integers, got torch.float32"),
+        ({"ids0": [0, 0, 1, 1]}, r"ids0 must be a tensor of integers, got list"),
+        ({"z0": spoiled(2, math.nan)}, r"z0 \(shape \(4, 3\)\).*row 2 holds NaN"),
+        ({"z1": spoiled(1, math.inf)}, r"z1 .*row 1 holds an infinite value"),
+        ({"z1": spoiled(3, 0.0)}, r"z1 .*row 3 is all zero"),
+        ({"z1": spoiled(3, 1e30)}, r"z1 .*row 3 is too long"),
+        ({"ids1": IDS + 2}, r"no row of z0.*has a positive in z1"),
         ({"temperature": 0.0}, r"temperature must be a positive number, got 0.0"),
         ({"temperature": -1}, r"temperature must be a positive number, got -1"),
         ({"temperature": math.nan}, r"temperature must be a positive number, got nan"),
@@ -296,28 +286,27 @@ def spoiled(row, value):
         ({"temperature": torch.ones(2)}, r"temperature must hold one element.*\(2,\)"),
         ({"soft_temperature": 0}, r"soft_temperature must be a positive number, got 0"),
         ({"hard_weight": 1.5}, r"hard_weight must be a number from 0 to 1, got 1.5"),
-        ({"soft_level": "row"}, r"soft_level must be one of 'observation', 'instance'"),
         ({"impl": "magic"}, r"impl must be one of .*got 'magic'"),
         ({"num_instances": 1}, r"num_instances is 1, but there are \d distinct ids"),
         ({"num_instances": 0}, r"num_instances must be a whole number from 1 on, got 0"),
-        ({"soft_features_a": GOOD[:2]}, r"soft_features_a.*4 rows of a, got shape \(2, 3\)"),
-        ({"soft_features_b": spoiled(0, math.nan)}, r"soft_features_b.*row 0 holds NaN"),
-        ({"b": GOOD.to("meta")}, r"b is on meta but a is on cpu"),
+        ({"soft_features0": GOOD[:2]}, r"soft_features0.*4 rows of z0, got shape \(2, 3\)"),
+        ({"soft_features1": spoiled(0, math.nan)}, r"soft_features1.*row 0 holds NaN"),
+        ({"z1": GOOD.to("meta")}, r"z1 is on meta but z0 is on cpu"),
     ],
 )
 def test_bad_input_names_the_argument_and_the_place(arguments, message):
-    good = {"a": GOOD, "b": GOOD + 1, "ids_a": IDS, "ids_b": IDS}
+    good = {"z0": GOOD, "z1": GOOD + 1, "ids0": IDS, "ids1": IDS}
     assert multifold_hybrid_loss(**good).isfinite()
     with pytest.raises(ValueError, match=message):
         multifold_hybrid_loss(**(good | arguments))
 
 
 def test_without_validation_no_positive_is_a_zero_that_reaches_both_sides():
-    a, b = random_pairs(4)
+    z0, z1 = random_pairs(4)
     loss = multifold_hybrid_loss(
-        a, b, torch.arange(4), torch.arange(4) + 9, hard_weight=1.0, validate=False
+        z0, z1, torch.arange(4), torch.arange(4) + 9, hard_weight=1.0, validate=False
     )
-    value, grad_a, grad_b = value_and_gradients(loss, a, b)
+    value, grad0, grad1 = value_and_gradients(loss, z0, z1)
     assert value == 0
-    assert not grad_a.any()
-    assert not grad_b.any()
+    assert not grad0.any()
+    assert not grad1.any()

@@ -10,7 +10,7 @@ from oracles.hybrid_loss import _direction, _fused, _unit
 from oracles.uni_modal_loop import uni_modal_loop_loss
 from torch.nn import functional as F
 
-from mxmclr_plugin import MultifoldHybridCriterion
+from mxmclr_plugin import MultifoldHybridLoss
 from mxmclr_plugin.loss.memory_bank import ObservationQueue
 
 DIM = 4
@@ -26,19 +26,17 @@ def batches(steps, seed, names=6):
         yield z0.requires_grad_(), z1[:3].clone().requires_grad_(), ids0, ids1
 
 
-def loop_with_queue(a, b, ids_a, ids_b, queue, queue_ids, hard_weight, soft_level):
-    """A to B with the queue among the columns, B to A of the batch alone."""
-    a, b, queue = _unit(a), _unit(b), F.normalize(queue)
-    y_a, y_b = ids_a.tolist(), ids_b.tolist()
+def loop_with_queue(z0, z1, ids0, ids1, queue, queue_ids, hard_weight):
+    """0 to 1 with the queue among the columns, 1 to 0 of the batch alone."""
+    z0, z1, queue = _unit(z0), _unit(z1), F.normalize(queue)
+    y0, y1 = ids0.tolist(), ids1.tolist()
     loss = 0
     for rows, y_rows, columns, y_columns in (
-        (a, y_a, torch.cat((b, queue)), y_b + queue_ids.tolist()),
-        (b, y_b, a, y_a),
+        (z0, y0, torch.cat((z1, queue)), y1 + queue_ids.tolist()),
+        (z1, y1, z0, y0),
     ):
         relation = [_fused(rows.detach(), y_rows), _fused(columns.detach(), y_columns)]
-        hard, soft = _direction(
-            rows, columns, y_rows, y_columns, 1 / 0.07, relation, 0.05, soft_level
-        )
+        hard, soft = _direction(rows, columns, y_rows, y_columns, 1 / 0.07, relation, 0.05)
         loss = loss + (hard_weight * hard + (1 - hard_weight) * soft) / 2
     return loss
 
@@ -47,18 +45,13 @@ def loop_with_queue(a, b, ids_a, ids_b, queue, queue_ids, hard_weight, soft_leve
 @given(
     st.integers(0, 2**31),
     st.sampled_from([0.0, 0.3, 1.0]),
-    st.sampled_from(["observation", "instance"]),
 )
-def test_past_observations_are_columns_of_their_instances(seed, hard_weight, soft_level):
-    criterion = MultifoldHybridCriterion(
-        hard_weight=hard_weight, soft_level=soft_level, memory_bank_size=(20, DIM)
-    ).double()
+def test_past_observations_are_columns_of_their_instances(seed, hard_weight):
+    criterion = MultifoldHybridLoss(hard_weight=hard_weight, memory_bank_size=(20, DIM)).double()
     past, past_ids = torch.empty(0, DIM).double(), torch.empty(0, dtype=torch.int64)
     for z0, z1, ids0, ids1 in batches(5, seed):
         ours = criterion(z0, z1, ids0, ids1)
-        expected = loop_with_queue(
-            z0, z1, ids0, ids1, past, past_ids, hard_weight=hard_weight, soft_level=soft_level
-        )
+        expected = loop_with_queue(z0, z1, ids0, ids1, past, past_ids, hard_weight=hard_weight)
         torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-9)
         for x, y in zip(
             torch.autograd.grad(ours, (z0, z1)), torch.autograd.grad(expected, (z0, z1))
@@ -87,7 +80,7 @@ def test_what_is_held_is_what_lightlys_bank_holds(sizes):
 
 
 def test_one_modality():
-    criterion = MultifoldHybridCriterion(memory_bank_size=(8, DIM)).double()
+    criterion = MultifoldHybridLoss(memory_bank_size=(8, DIM)).double()
     ids = torch.tensor([5, 5, 9])
     past = torch.randn(3, DIM).double().requires_grad_()
     criterion(past, ids0=ids)
@@ -98,7 +91,7 @@ def test_one_modality():
 
 
 def test_a_single_pair_meets_the_queue_as_in_lightly():
-    ours = MultifoldHybridCriterion(0.5, hard_weight=1.0, memory_bank_size=(6, DIM)).double()
+    ours = MultifoldHybridLoss(0.5, hard_weight=1.0, memory_bank_size=(6, DIM)).double()
     theirs = NTXentLoss(0.5, memory_bank_size=(6, DIM)).double()
     for z0, z1, _, _ in batches(3, seed=0):
         ours(z0[:3], z1)  # without ids: other instances in every batch
@@ -111,8 +104,8 @@ def test_a_single_pair_meets_the_queue_as_in_lightly():
 
 def test_nothing_is_held_at_the_start_and_nothing_changes_without_a_gradient():
     z0, z1, ids0, ids1 = next(batches(1, seed=0))
-    criterion = MultifoldHybridCriterion(memory_bank_size=(8, DIM)).double()
-    expected = MultifoldHybridCriterion()(z0, z1, ids0, ids1)
+    criterion = MultifoldHybridLoss(memory_bank_size=(8, DIM)).double()
+    expected = MultifoldHybridLoss()(z0, z1, ids0, ids1)
     for _ in range(2):
         with torch.no_grad():
             torch.testing.assert_close(criterion(z0.detach(), z1, ids0, ids1), expected)
@@ -125,7 +118,7 @@ def test_nothing_is_held_at_the_start_and_nothing_changes_without_a_gradient():
 
 
 def test_a_batch_that_is_refused_is_not_held():
-    criterion = MultifoldHybridCriterion(memory_bank_size=(8, DIM)).double()
+    criterion = MultifoldHybridLoss(memory_bank_size=(8, DIM)).double()
     z0, z1, ids0, ids1 = next(batches(1, seed=0))
     with pytest.raises(ValueError, match="holds NaN"):
         criterion(z0, z1 * torch.nan, ids0, ids1)
@@ -135,7 +128,7 @@ def test_a_batch_that_is_refused_is_not_held():
 def test_the_state_dict_carries_the_queue_on():
     steps = list(batches(4, seed=1))
     first, second = (
-        MultifoldHybridCriterion(memory_bank_size=(5, DIM), learnable_temperature=True).double()
+        MultifoldHybridLoss(memory_bank_size=(5, DIM), learnable_temperature=True).double()
         for _ in range(2)
     )
     for step in steps[:3]:
@@ -151,13 +144,11 @@ def test_the_state_dict_carries_the_queue_on():
 
 
 def test_without_a_queue_nothing_is_added_to_the_state_dict():
-    assert not MultifoldHybridCriterion().state_dict()
+    assert not MultifoldHybridLoss().state_dict()
 
 
 def test_without_ids_the_instances_of_every_batch_are_new():
-    numbered, named = (
-        MultifoldHybridCriterion(memory_bank_size=(5, DIM)).double() for _ in range(2)
-    )
+    numbered, named = (MultifoldHybridLoss(memory_bank_size=(5, DIM)).double() for _ in range(2))
     for step, (z0, z1, _, _) in enumerate(batches(5, seed=2)):
         ids = torch.arange(3) + 3 * step
         torch.testing.assert_close(numbered(z0[:3], z1), named(z0[:3], z1, ids, ids))
@@ -165,11 +156,11 @@ def test_without_ids_the_instances_of_every_batch_are_new():
 
 def test_batches_with_and_without_ids_are_not_mixed():
     z0, z1, ids0, ids1 = next(batches(1, seed=0))
-    criterion = MultifoldHybridCriterion(memory_bank_size=(8, DIM)).double()
+    criterion = MultifoldHybridLoss(memory_bank_size=(8, DIM)).double()
     criterion(z0[:3], z1)
     with pytest.raises(ValueError, match=r"comes with ids, but .* came without"):
         criterion(z0, z1, ids0, ids1)
-    criterion = MultifoldHybridCriterion(memory_bank_size=(8, DIM)).double()
+    criterion = MultifoldHybridLoss(memory_bank_size=(8, DIM)).double()
     criterion(z0, z1, ids0, ids1)
     with pytest.raises(ValueError, match=r"comes without ids, but .* came with"):
         criterion(z0[:3], z1)
@@ -182,10 +173,10 @@ def test_sizes_are_lightlys(size):
     with pytest.raises(ValueError, match=r"[Mm]emory bank size"):
         NTXentLoss(memory_bank_size=size)
     with pytest.raises(ValueError, match=r"[Mm]emory bank size"):
-        MultifoldHybridCriterion(memory_bank_size=size)
+        MultifoldHybridLoss(memory_bank_size=size)
 
 
 def test_embeddings_of_another_width_are_refused():
-    criterion = MultifoldHybridCriterion(memory_bank_size=[8, DIM])
+    criterion = MultifoldHybridLoss(memory_bank_size=[8, DIM])
     with pytest.raises(ValueError, match=r"memory_bank_size is \[8, 4\].*z0 has width 3"):
         criterion(torch.randn(2, 3), torch.randn(2, 3))

@@ -2,8 +2,8 @@ import pytest
 import torch
 from lightly.loss import NTXentLoss
 
-from mxmclr_plugin import MultifoldHybridCriterion
-from mxmclr_plugin.loss.multimodal import MultimodalCriterion
+from mxmclr_plugin import MultifoldHybridLoss
+from mxmclr_plugin.loss.multimodal import MultimodalLoss
 
 NAMES = ["text", "view", "voxel"]
 
@@ -17,18 +17,20 @@ def batch():
 
 def test_all_pairs_with_weights():
     z, ids = batch()
-    one = MultifoldHybridCriterion()
-    criterion = MultimodalCriterion(one, NAMES, weights=[1, 2, 5])
+    one = MultifoldHybridLoss()
+    criterion = MultimodalLoss(one, NAMES, weights=[1, 2, 5])
     pairs = [("text", "view"), ("text", "voxel"), ("view", "voxel")]
-    expected = sum(w * one(z[a], z[b], ids[a], ids[b]) for w, (a, b) in zip([1, 2, 5], pairs)) / 8
+    expected = (
+        sum(w * one(z[z0], z[z1], ids[z0], ids[z1]) for w, (z0, z1) in zip([1, 2, 5], pairs)) / 8
+    )
     torch.testing.assert_close(criterion(z, ids), expected)
     assert "text-voxel/hard" in criterion.last
 
 
 def test_chosen_pairs():
     z, ids = batch()
-    one = MultifoldHybridCriterion()
-    criterion = MultimodalCriterion(one, NAMES, pairs=[("voxel", "text")])
+    one = MultifoldHybridLoss()
+    criterion = MultimodalLoss(one, NAMES, pairs=[("voxel", "text")])
     torch.testing.assert_close(
         criterion(z, ids), one(z["voxel"], z["text"], ids["voxel"], ids["text"])
     )
@@ -36,7 +38,7 @@ def test_chosen_pairs():
 
 
 def test_each_pair_learns_a_temperature_of_its_own():
-    criterion = MultimodalCriterion(MultifoldHybridCriterion(learnable_temperature=True), NAMES)
+    criterion = MultimodalLoss(MultifoldHybridLoss(learnable_temperature=True), NAMES)
     criterion(*batch()).backward()
     gradients = [parameter.grad.item() for parameter in criterion.parameters()]
     assert len(set(gradients)) == 3
@@ -45,7 +47,7 @@ def test_each_pair_learns_a_temperature_of_its_own():
 def test_a_two_view_criterion_is_given_pairs():
     z = {name: torch.randn(4, 3) for name in NAMES[:2]}
     ids = {"text": torch.tensor([3, 1, 2, 0]), "view": torch.tensor([0, 1, 2, 3])}
-    criterion = MultimodalCriterion(NTXentLoss(0.1), NAMES[:2])
+    criterion = MultimodalLoss(NTXentLoss(0.1), NAMES[:2])
     expected = NTXentLoss(0.1)(z["text"], z["view"][ids["text"]])
     torch.testing.assert_close(criterion(z, ids), expected)
 
@@ -61,12 +63,12 @@ def test_a_two_view_criterion_is_given_pairs():
 )
 def test_bad_options(arguments, message):
     with pytest.raises(ValueError, match=message):
-        MultimodalCriterion(MultifoldHybridCriterion(), **arguments)
+        MultimodalLoss(MultifoldHybridLoss(), **arguments)
 
 
 def test_missing_modality():
     z, ids = batch()
     with pytest.raises(ValueError, match=r"lacks embeddings or ids of \['view'\]"):
-        MultimodalCriterion(MultifoldHybridCriterion(), NAMES)(
+        MultimodalLoss(MultifoldHybridLoss(), NAMES)(
             {**z, "view": z["view"]}, {k: v for k, v in ids.items() if k != "view"}
         )

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from mxmclr_plugin import MultifoldHybridCriterion, multifold_hybrid_loss
+from mxmclr_plugin import MultifoldHybridLoss, multifold_hybrid_loss
 from mxmclr_plugin.loss import implementation
 from mxmclr_plugin.loss.kernels.triton import tiles as triton_tiles
 
@@ -21,15 +21,15 @@ IDS_A, IDS_B = torch.arange(24) // 3, torch.arange(40) // 5
 
 def embeddings(dtype=torch.float64):
     generator = torch.Generator().manual_seed(0)
-    a = torch.randn(24, 16, generator=generator, dtype=torch.float64)
-    b = torch.randn(40, 16, generator=generator, dtype=torch.float64)
-    return a.to(dtype), b.to(dtype)
+    z0 = torch.randn(24, 16, generator=generator, dtype=torch.float64)
+    z1 = torch.randn(40, 16, generator=generator, dtype=torch.float64)
+    return z0.to(dtype), z1.to(dtype)
 
 
-def native_hard_loss(a, b, temperature):
+def native_hard_loss(z0, z1, temperature):
     """The hard loss written plainly, every operation in the dtype of the embeddings."""
-    logits = F.normalize(a, dim=1) @ F.normalize(b, dim=1).T / temperature
-    same = (IDS_A[:, None] == IDS_B[None, :]).to(a.dtype)
+    logits = F.normalize(z0, dim=1) @ F.normalize(z1, dim=1).T / temperature
+    same = (IDS_A[:, None] == IDS_B[None, :]).to(z0.dtype)
 
     def direction(logits, same):
         target = same / same.sum(1, keepdim=True)
@@ -57,11 +57,11 @@ def test_error_is_at_most_that_of_native_low_precision(dtype, temperature, impl)
 @pytest.mark.parametrize("impl", ["dense", "streaming"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_gradients_come_in_the_dtype_of_the_embeddings(dtype, impl):
-    a, b = (x.requires_grad_() for x in embeddings(dtype))
-    multifold_hybrid_loss(a, b, IDS_A, IDS_B, impl=impl).backward()
+    z0, z1 = (x.requires_grad_() for x in embeddings(dtype))
+    multifold_hybrid_loss(z0, z1, IDS_A, IDS_B, impl=impl).backward()
     x, y = (x.requires_grad_() for x in embeddings())
     loop_loss(x, y, IDS_A, IDS_B)[0].backward()
-    for got, expected in ((a.grad, x.grad), (b.grad, y.grad)):
+    for got, expected in ((z0.grad, x.grad), (z1.grad, y.grad)):
         assert got.dtype == dtype
         difference = (got.double() - expected).norm() / expected.norm()
         assert difference < 10 * torch.finfo(dtype).eps
@@ -84,7 +84,7 @@ VARIANTS = [
     *(
         pytest.param(options, marks=pytest.mark.slow)
         for options in (
-            {"soft_level": "instance"},
+            {"hard_weight": 0.0},
             {"hard_weight": 1.0},
             {"learnable_temperature": True},
         )
@@ -97,30 +97,30 @@ VARIANTS = [
 def test_compiles_as_one_graph(backend, options):
     # Every case compiles the same code; the number of times that is allowed is bounded.
     torch._dynamo.reset()
-    criterion = MultifoldHybridCriterion(**options)
+    criterion = MultifoldHybridLoss(**options)
     compiled = torch.compile(criterion, fullgraph=True, backend=backend)
-    a, b = (x.requires_grad_() for x in embeddings(torch.float32))
-    expected = torch.autograd.grad(criterion(a, b, IDS_A, IDS_B), (a, b))
-    loss = compiled(a, b, IDS_A, IDS_B)
-    torch.testing.assert_close(loss, criterion(a, b, IDS_A, IDS_B))
-    for got, wanted in zip(torch.autograd.grad(loss, (a, b)), expected):
+    z0, z1 = (x.requires_grad_() for x in embeddings(torch.float32))
+    expected = torch.autograd.grad(criterion(z0, z1, IDS_A, IDS_B), (z0, z1))
+    loss = compiled(z0, z1, IDS_A, IDS_B)
+    torch.testing.assert_close(loss, criterion(z0, z1, IDS_A, IDS_B))
+    for got, wanted in zip(torch.autograd.grad(loss, (z0, z1)), expected):
         torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-6)
-    folds = a.unflatten(0, (8, 3)), b.unflatten(0, (8, 5))
+    folds = z0.unflatten(0, (8, 3)), z1.unflatten(0, (8, 5))
     torch.testing.assert_close(compiled(*folds), criterion(*folds))
 
 
 def test_functional_gradient():
-    a, b = embeddings()
-    by_func = torch.func.grad(multifold_hybrid_loss)(a, b, IDS_A, IDS_B)
-    x = a.clone().requires_grad_()
-    loop_loss(x, b, IDS_A, IDS_B)[0].backward()
+    z0, z1 = embeddings()
+    by_func = torch.func.grad(multifold_hybrid_loss)(z0, z1, IDS_A, IDS_B)
+    x = z0.clone().requires_grad_()
+    loop_loss(x, z1, IDS_A, IDS_B)[0].backward()
     torch.testing.assert_close(by_func, x.grad, rtol=1e-9, atol=1e-9)
 
 
 def test_functional_gradient_of_the_streaming_loss_is_refused():
-    a, b = embeddings()
+    z0, z1 = embeddings()
     with pytest.raises(ValueError, match=r"impl=.streaming. has no torch.func.grad.*impl=.dense."):
-        torch.func.grad(multifold_hybrid_loss)(a, b, IDS_A, IDS_B, impl="streaming")
+        torch.func.grad(multifold_hybrid_loss)(z0, z1, IDS_A, IDS_B, impl="streaming")
 
 
 @pytest.fixture
@@ -145,7 +145,6 @@ def no_values(monkeypatch):
     "options",
     [
         {},
-        {"soft_level": "instance"},
         {"hard_weight": 0.0, "soft_temperature": 0.001},
         {"learnable_temperature": True},
         {"temperature": 0.005},
@@ -154,16 +153,16 @@ def no_values(monkeypatch):
 )
 @pytest.mark.parametrize("modalities", [1, 2])
 def test_without_validation_nothing_waits_for_the_device(impl, options, modalities, no_values):
-    a, b = torch.randn(24, 16, requires_grad=True), torch.randn(40, 16, requires_grad=True)
-    batch = [a, b, IDS_A.to("meta"), IDS_B.to("meta")]
+    z0, z1 = torch.randn(24, 16, requires_grad=True), torch.randn(40, 16, requires_grad=True)
+    batch = [z0, z1, IDS_A.to("meta"), IDS_B.to("meta")]
     if modalities == 1:
         batch[1] = batch[3] = None
-    criterion = MultifoldHybridCriterion(**options, impl=impl, validate=False)
+    criterion = MultifoldHybridLoss(**options, impl=impl, validate=False)
     criterion(*batch).backward()
-    assert a.grad.shape == a.shape
+    assert z0.grad.shape == z0.shape
     assert bool(no_values) == (impl == "triton")
     with pytest.raises(RuntimeError, match="meta tensors"):
-        MultifoldHybridCriterion(**options, impl=impl)(*batch)
+        MultifoldHybridLoss(**options, impl=impl)(*batch)
 
 
 class LiveBytes(TorchDispatchMode):
@@ -196,7 +195,7 @@ def test_memory_of_a_million_rows_a_side(no_values):
         torch.empty(n // fold, fold, width, dtype=torch.bfloat16, requires_grad=True)
         for _ in range(2)
     )
-    criterion = MultifoldHybridCriterion(impl="triton", validate=False)
+    criterion = MultifoldHybridLoss(impl="triton", validate=False)
     with LiveBytes() as memory:
         criterion(z0, z1).backward()
     assert no_values

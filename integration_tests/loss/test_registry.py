@@ -2,7 +2,7 @@ import pytest
 import torch
 from lightly.loss import NTXentLoss
 
-from mxmclr_plugin import MultifoldHybridCriterion, build_loss, list_losses
+from mxmclr_plugin import MultifoldHybridLoss, build_loss, list_losses
 
 
 @pytest.mark.parametrize("info", list_losses(), ids=lambda info: info.name)
@@ -28,20 +28,20 @@ def test_names_with_options():
     assert (criterion.temperature, criterion.hard_weight) == (0.2, 0.5)
     assert build_loss("mxmclr_hard").hard_weight == 1
     assert build_loss("mxmclr_soft").hard_weight == 0
-    assert isinstance(build_loss("ntxent").criterion, NTXentLoss)
-    assert build_loss("ntxent").criterion.temperature == 0.5
+    assert isinstance(build_loss("ntxent").loss, NTXentLoss)
+    assert build_loss("ntxent").loss.temperature == 0.5
 
 
 @pytest.mark.parametrize(
     "spec",
     [
-        {"class_path": "mxmclr_plugin.MultifoldHybridCriterion", "init_args": {"temperature": 0.3}},
-        {"_target_": "mxmclr_plugin.MultifoldHybridCriterion", "temperature": 0.3},
+        {"class_path": "mxmclr_plugin.MultifoldHybridLoss", "init_args": {"temperature": 0.3}},
+        {"_target_": "mxmclr_plugin.MultifoldHybridLoss", "temperature": 0.3},
     ],
 )
 def test_class_paths(spec):
     criterion = build_loss(spec)
-    assert isinstance(criterion, MultifoldHybridCriterion)
+    assert isinstance(criterion, MultifoldHybridLoss)
     assert criterion.temperature == 0.3
 
 

@@ -6,7 +6,7 @@ from lightly.loss import NTXentLoss
 from oracles.uni_modal_loop import uni_modal_loop_loss
 from pytorch_metric_learning.losses import SupConLoss
 
-from mxmclr_plugin import MultifoldHybridCriterion, multifold_hybrid_loss
+from mxmclr_plugin import MultifoldHybridLoss, multifold_hybrid_loss, multifold_hybrid_parts
 
 
 @st.composite
@@ -18,11 +18,11 @@ def ragged_batches(draw):
     ids = torch.tensor([name for name, fold in zip(names, folds) for _ in range(fold)])
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
     ids = ids[torch.randperm(len(ids), generator=generator)]
-    a = torch.randn(len(ids), 5, generator=generator, dtype=torch.float64, requires_grad=True)
+    z0 = torch.randn(len(ids), 5, generator=generator, dtype=torch.float64, requires_grad=True)
     rows = draw(st.integers(0, 5))
     queue_ids = torch.tensor([draw(st.sampled_from([*names, 2**50])) for _ in range(rows)])
     queue = torch.randn(rows, 5, generator=generator, dtype=torch.float64)
-    return a, ids, {"queue": queue, "queue_ids": queue_ids} if rows else {}
+    return z0, ids, {"queue": queue, "queue_ids": queue_ids} if rows else {}
 
 
 OPTIONS = st.fixed_dictionaries(
@@ -30,7 +30,6 @@ OPTIONS = st.fixed_dictionaries(
         "temperature": st.sampled_from([0.01, 0.07, 1.0]),
         "soft_temperature": st.sampled_from([0.05, 0.5]),
         "hard_weight": st.sampled_from([0.0, 0.3, 1.0]),
-        "soft_level": st.sampled_from(["observation", "instance"]),
     }
 )
 
@@ -47,37 +46,37 @@ def assert_same(ours, theirs, *inputs):
 @settings(max_examples=80, deadline=None)
 @given(ragged_batches(), OPTIONS, st.booleans())
 def test_equals_the_loop_over_the_definition(batch, options, with_features):
-    a, ids, queue = batch
+    z0, ids, queue = batch
     theirs, ours = dict(queue), dict(queue)
     if with_features and not queue:
-        theirs["soft_features"] = ours["soft_features_a"] = a.detach()[:, :3] + 1
-    parts = multifold_hybrid_loss(a, None, ids, **options, **ours, return_parts=True)
-    loss, hard, soft = uni_modal_loop_loss(a, ids, **options, **theirs)
-    torch.testing.assert_close(parts["hard"], hard, rtol=1e-10, atol=1e-10)
-    torch.testing.assert_close(parts["soft"], soft, rtol=1e-10, atol=1e-10)
-    assert_same(parts["loss"], loss, a)
+        theirs["soft_features"] = ours["soft_features0"] = z0.detach()[:, :3] + 1
+    parts = multifold_hybrid_parts(z0, None, ids, **options, **ours)
+    loss, hard, soft = uni_modal_loop_loss(z0, ids, **options, **theirs)
+    torch.testing.assert_close(parts.hard, hard, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(parts.soft, soft, rtol=1e-10, atol=1e-10)
+    assert_same(parts.loss, loss, z0)
 
 
 @settings(max_examples=30, deadline=None)
 @given(ragged_batches())
 def test_hard_only_is_supcon(batch):
-    a, ids, _ = batch
+    z0, ids, _ = batch
     if len(ids.unique()) == 1:
         return  # pytorch-metric-learning's is 0 where there is no negative
-    ours = multifold_hybrid_loss(a, None, ids, temperature=0.1, hard_weight=1.0)
+    ours = multifold_hybrid_loss(z0, None, ids, temperature=0.1, hard_weight=1.0)
     # Its reducer leaves out rows of loss 0, ours rows without a positive: here the same rows.
-    assert_same(ours, SupConLoss(temperature=0.1)(a, ids), a)
+    assert_same(ours, SupConLoss(temperature=0.1)(z0, ids), z0)
 
 
 def test_hard_only_of_two_views_is_ntxent():
     z = torch.randn(6, 2, 8, dtype=torch.float64, requires_grad=True)
-    criterion = MultifoldHybridCriterion(temperature=0.5, hard_weight=1.0)
+    criterion = MultifoldHybridLoss(temperature=0.5, hard_weight=1.0)
     assert_same(criterion(z), NTXentLoss(temperature=0.5)(z[:, 0], z[:, 1]), z)
 
 
 def test_views_may_come_as_a_list():
     views = list(torch.randn(3, 6, 8))
-    criterion = MultifoldHybridCriterion()
+    criterion = MultifoldHybridLoss()
     stacked = torch.stack(views, dim=1)
     assert torch.equal(criterion(views), criterion(stacked))
     assert torch.equal(criterion(views[:2], views[2:]), criterion(stacked[:, :2], stacked[:, 2:]))
@@ -89,21 +88,18 @@ def test_views_may_come_as_a_list():
 
 
 def test_other_instances_of_one_row_are_negatives_of_the_hard_part_and_have_a_soft_loss():
-    a = torch.randn(5, 4, dtype=torch.float64, requires_grad=True)
+    z0 = torch.randn(5, 4, dtype=torch.float64, requires_grad=True)
     ids = torch.tensor([3, 3, 8, 9, 10])
-    parts = multifold_hybrid_loss(a, None, ids, return_parts=True)
-    assert torch.autograd.grad(parts["hard"], a, retain_graph=True)[0].all()
-    assert torch.autograd.grad(parts["soft"], a)[0].all()
+    parts = multifold_hybrid_parts(z0, None, ids)
+    assert torch.autograd.grad(parts.hard, z0, retain_graph=True)[0].all()
+    assert torch.autograd.grad(parts.soft, z0)[0].all()
 
 
-@pytest.mark.parametrize("soft_level", ["observation", "instance"])
-def test_nothing_to_meet_is_a_zero_without_nan(soft_level):
-    a = torch.randn(1, 4, requires_grad=True)
-    loss = multifold_hybrid_loss(
-        a, None, torch.tensor([3]), soft_level=soft_level, validate=False, hard_weight=0.5
-    )
+def test_nothing_to_meet_is_a_zero_without_nan():
+    z0 = torch.randn(1, 4, requires_grad=True)
+    loss = multifold_hybrid_loss(z0, None, torch.tensor([3]), validate=False, hard_weight=0.5)
     assert loss == 0
-    assert not torch.autograd.grad(loss, a)[0].any()
+    assert not torch.autograd.grad(loss, z0)[0].any()
 
 
 ROWS, IDS = (
@@ -115,16 +111,16 @@ ROWS, IDS = (
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"ids_a": torch.arange(4)}, r"ids_a holds every id once"),
-        ({"ids_b": IDS}, r"ids_b is given but b is None"),
-        ({"soft_features_b": ROWS}, r"soft_features_b is given but b is None"),
+        ({"ids0": torch.arange(4)}, r"ids0 holds every id once"),
+        ({"ids1": IDS}, r"ids1 is given but z1 is None"),
+        ({"soft_features1": ROWS}, r"soft_features1 is given but z1 is None"),
         ({"queue_ids": IDS}, r"queue_ids is given but queue is None"),
         ({"queue": ROWS}, r"queue_ids must be a tensor of integers, got NoneType"),
-        ({"queue": ROWS[:, :2], "queue_ids": IDS}, r"a and queue must have the same number"),
-        ({"queue": ROWS, "queue_ids": IDS, "soft_features_a": ROWS}, r"queue and soft features"),
+        ({"queue": ROWS[:, :2], "queue_ids": IDS}, r"z0 and queue must have the same number"),
+        ({"queue": ROWS, "queue_ids": IDS, "soft_features0": ROWS}, r"queue and soft features"),
         ({"queue": ROWS * torch.nan, "queue_ids": IDS}, r"queue .*row 0 holds NaN"),
     ],
 )
 def test_bad_input_names_the_argument(arguments, message):
     with pytest.raises(ValueError, match=message):
-        multifold_hybrid_loss(**({"a": ROWS, "b": None, "ids_a": IDS} | arguments))
+        multifold_hybrid_loss(**({"z0": ROWS, "z1": None, "ids0": IDS} | arguments))

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import importlib.util
-import inspect
 import types
 import typing
 
@@ -10,7 +9,8 @@ import torch
 from torch import nn
 from torchvision.models import get_model
 
-from mxmclr_plugin.models import TOWERS, Tower, build_tower, list_towers, tower_of
+from mxmclr_plugin.models import build_tower, list_towers
+from mxmclr_plugin.registry import TOWERS, register_tower
 
 CORPUS = {
     "text": ["a red cone", "a blue box"],
@@ -42,33 +42,28 @@ def skip_what_is_not_there(info):
 
 
 def test_the_towers_are_listed():
-    assert [(tower.name, tower.kind) for tower in list_towers()] == [
-        ("bag_of_words", "text"),
-        ("sentence_transformer", "text"),
-        ("light_cnn3d", "voxel"),
-        ("video_model", "voxel"),
-        ("light_cnn2d", "image"),
-        ("torchvision_model", "image"),
-        ("timm_model", "image"),
-        ("sentence_transformer_image", "image"),
-        ("multi_view", "views"),
-        ("point_net", "points"),
-        ("features", "features"),
-        ("stroke_cnn", "strokes"),
-    ]
+    kinds = {tower.name: tower.kind for tower in list_towers()}
+    assert kinds == {
+        "bag_of_words": "text",
+        "sentence_transformer": "text",
+        "light_cnn3d": "voxel",
+        "video_model": "voxel",
+        "light_cnn2d": "image",
+        "torchvision_model": "image",
+        "timm_model": "image",
+        "sentence_transformer_image": "image",
+        "multi_view": "views",
+        "point_net": "points",
+        "features": "features",
+        "stroke_cnn": "strokes",
+    }
     assert all(tower.summary for tower in list_towers())
 
 
 @pytest.mark.parametrize("info", list_towers(), ids=lambda info: info.name)
-def test_options_have_defaults_and_types_that_a_configuration_can_hold(info):
-    corpus, *options = inspect.signature(info.build).parameters.values()
-    assert corpus.name == "corpus"
-    hints = typing.get_type_hints(info.build)
-    assert hints.pop("return") is Tower
-    for option in options:
-        assert option.kind is inspect.Parameter.KEYWORD_ONLY
-        assert option.default is not inspect.Parameter.empty
-        assert _types(hints[option.name]) <= OPTION_TYPES
+def test_options_have_types_that_a_configuration_can_hold(info):
+    for option in info.options.values():
+        assert _types(option.hint) <= OPTION_TYPES
 
 
 @pytest.mark.parametrize("info", list_towers(), ids=lambda info: info.name)
@@ -123,15 +118,27 @@ def test_errors_name_the_key():
     assert "light_cnn3d" in TOWERS
 
 
-def test_a_tower_is_made_of_a_class_with_the_options_of_both():
+def test_a_class_is_registered_with_the_options_of_backbone_and_tower():
+    @register_tower("mine", kind="text", frozen=True)
     class Mine(nn.Linear):
+        """Counts.
+
+        Args:
+            width: How wide.
+        """
+
         def __init__(self, corpus, width: int = 3):
             super().__init__(len(corpus), width)
 
-    build = tower_of(Mine)
-    tower = build([1, 2], width=5, dim=7)
+    tower = build_tower({"name": "mine", "width": 5, "dim": 7, "frozen": False}, [1, 2])
     assert (tower.backbone.in_features, tower.in_features, tower.dim) == (2, 5, 7)
-    assert list(inspect.signature(build).parameters)[:3] == ["corpus", "width", "dim"]
-    assert inspect.signature(tower_of(Mine, frozen=True)).parameters["frozen"].default is True
-    with pytest.raises(TypeError, match="more than one parameter without a default"):
-        tower_of(nn.Linear)
+    info = TOWERS["mine"]
+    assert list(info.options)[:2] == ["width", "dim"]
+    assert (info.options["width"].help, info.options["width"].hint) == ("How wide.", int)
+    assert info.options["frozen"].default is True
+    assert info.summary == "Counts"
+    register_tower("linear", kind="text")(nn.Linear)
+    with pytest.raises(TypeError, match=r"more than one parameter .* \(in_features, out_features"):
+        build_tower("linear")
+    with pytest.raises(ValueError, match="'light_cnn2d' is registered already"):
+        register_tower("light_cnn2d", kind="image")(Mine)

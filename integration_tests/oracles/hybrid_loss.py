@@ -6,36 +6,35 @@ import torch
 
 
 def loop_loss(
-    a,
-    b,
-    ids_a,
-    ids_b,
+    z0,
+    z1,
+    ids0,
+    ids1,
     *,
     temperature=0.07,
     soft_temperature=0.05,
     hard_weight=0.8,
-    soft_level="observation",
-    soft_features_a=None,
-    soft_features_b=None,
+    soft_features0=None,
+    soft_features1=None,
     normalize=True,
 ):
-    """Returns loss, hard, soft; a and b keep their graph."""
-    y_a, y_b = ids_a.tolist(), ids_b.tolist()
+    """Returns loss, hard, soft; z0 and z1 keep their graph."""
+    y0, y1 = ids0.tolist(), ids1.tolist()
     scale = 1 / temperature
     if normalize:
-        a = torch.stack([row / row.norm() for row in a])
-        b = torch.stack([row / row.norm() for row in b])
-    if soft_features_a is None and soft_features_b is None:
-        relation = [_fused(a.detach(), y_a), _fused(b.detach(), y_b)]
+        z0 = torch.stack([row / row.norm() for row in z0])
+        z1 = torch.stack([row / row.norm() for row in z1])
+    if soft_features0 is None and soft_features1 is None:
+        relation = [_fused(z0.detach(), y0), _fused(z1.detach(), y1)]
     else:
         relation = [
             None if features is None else _fused(_unit(features.detach().double()), y)
-            for features, y in ((soft_features_a, y_a), (soft_features_b, y_b))
+            for features, y in ((soft_features0, y0), (soft_features1, y1))
         ]
 
-    hard_ab, soft_ab = _direction(a, b, y_a, y_b, scale, relation, soft_temperature, soft_level)
-    hard_ba, soft_ba = _direction(b, a, y_b, y_a, scale, relation, soft_temperature, soft_level)
-    hard, soft = (hard_ab + hard_ba) / 2, (soft_ab + soft_ba) / 2
+    hard01, soft01 = _direction(z0, z1, y0, y1, scale, relation, soft_temperature)
+    hard10, soft10 = _direction(z1, z0, y1, y0, scale, relation, soft_temperature)
+    hard, soft = (hard01 + hard10) / 2, (soft01 + soft10) / 2
     return hard_weight * hard + (1 - hard_weight) * soft, hard, soft
 
 
@@ -68,29 +67,19 @@ def _soft_row(relation, i, columns, soft_temperature):
     return {j: e / total for j, e in exponents.items()}
 
 
-def _direction(a, b, y_a, y_b, scale, relation, soft_temperature, soft_level):
+def _direction(z0, z1, y0, y1, scale, relation, soft_temperature):
     hard, soft = [], []
-    fold = {j: y_b.count(j) for j in y_b}
-    for u, i in enumerate(y_a):
-        logits = [scale * (a[u] @ b[v]) for v in range(len(y_b))]
+    fold = {j: y1.count(j) for j in y1}
+    for u, i in enumerate(y0):
+        logits = [scale * (z0[u] @ z1[v]) for v in range(len(y1))]
         lse = torch.logsumexp(torch.stack(logits), 0)
         if i in fold:
-            hard.append(lse - sum(logits[v] for v, j in enumerate(y_b) if j == i) / fold[i])
+            hard.append(lse - sum(logits[v] for v, j in enumerate(y1) if j == i) / fold[i])
         weights = _soft_row(relation, i, fold, soft_temperature)
-        if weights and soft_level == "observation":
-            target = sum(
-                weights[j] / fold[j] * logits[v] for v, j in enumerate(y_b) if j in weights
-            )
+        if weights:
+            target = sum(weights[j] / fold[j] * logits[v] for v, j in enumerate(y1) if j in weights)
             soft.append(lse - target)
-    if soft_level == "instance":
-        fused_a, fused_b = _fused(a, y_a), _fused(b, y_b)
-        for i in fused_a:
-            weights = _soft_row(relation, i, fold, soft_temperature)
-            if weights:
-                logits = {j: scale * (fused_a[i] @ fused_b[j]) for j in fused_b}
-                lse = torch.logsumexp(torch.stack(list(logits.values())), 0)
-                soft.append(lse - sum(w * logits[j] for j, w in weights.items()))
-    zero = a.sum() * 0
+    zero = z0.sum() * 0
     return (
         torch.stack(hard).mean() if hard else zero,
         torch.stack(soft).mean() if soft else zero,

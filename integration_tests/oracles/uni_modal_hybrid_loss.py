@@ -10,21 +10,20 @@ from oracles.hybrid_loss import _fused, _relation
 
 
 def loop_rows(
-    a,
-    b,
-    y_a,
-    y_b,
+    z0,
+    z1,
+    y0,
+    y1,
     kept,
     positive,
     *,
     temperature=0.07,
     soft_temperature=0.05,
-    soft_level="observation",
     logit=None,
 ):
-    """Hard and soft loss by row of a (by the instance's first row on the instance level).
+    """Hard and soft loss by row of z0.
 
-    y_a and y_b are lists of instances; b may be a itself (one modality). kept and positive are sets
+    y0 and y1 are lists of instances; z1 may be z0 itself (one modality). kept and positive are sets
     of pairs (u, v). logit(x, y) is the similarity of two rows, by default their cosine.
     """
     if logit is None:
@@ -32,10 +31,10 @@ def loop_rows(
         def logit(x, y):
             return x @ y / (x.norm() * y.norm())
 
-    units = [torch.stack([row / row.norm() for row in rows]) for rows in (a, b)]
-    fused_a, fused_b = _fused(units[0], y_a), _fused(units[1], y_b)
-    relation = [{i: f.detach() for i, f in fused.items()} for fused in (fused_a, fused_b)]
-    if b is a:
+    units = [torch.stack([row / row.norm() for row in rows]) for rows in (z0, z1)]
+    fused0, fused1 = _fused(units[0], y0), _fused(units[1], y1)
+    relation = [{i: f.detach() for i, f in fused.items()} for fused in (fused0, fused1)]
+    if z1 is z0:
         relation = relation[:1]
 
     def softmax(i, instances):
@@ -44,32 +43,21 @@ def loop_rows(
         return {j: x / sum(e.values()) for j, x in e.items()}
 
     hard, soft = {}, {}
-    for u, i in enumerate(y_a):
-        columns = [v for v in range(len(b)) if (u, v) in kept]
+    for u, i in enumerate(y0):
+        columns = [v for v in range(len(z1)) if (u, v) in kept]
         if not columns:
             continue
-        logits = {v: logit(a[u], b[v]) / temperature for v in columns}
+        logits = {v: logit(z0[u], z1[v]) / temperature for v in columns}
         lse = torch.stack(list(logits.values())).logsumexp(0)
         positives = [v for v in columns if (u, v) in positive]
         if positives:
             hard[u] = lse - sum(logits[v] for v in positives) / len(positives)
-        if soft_level == "observation":
-            met = [y_b[v] for v in columns]
-            weights = softmax(i, set(met))
-            if weights:
-                soft[u] = lse - sum(
-                    weights[y_b[v]] / met.count(y_b[v]) * logits[v]
-                    for v in columns
-                    if y_b[v] in weights
-                )
-    if soft_level == "instance":
-        for i in fused_a:
-            met = {y_b[v] for u, v in kept if y_a[u] == i} - ({i} if b is a else set())
-            weights = softmax(i, met)
-            if weights:
-                logits = {j: logit(fused_a[i], fused_b[j]) / temperature for j in met}
-                lse = torch.stack(list(logits.values())).logsumexp(0)
-                soft[y_a.index(i)] = lse - sum(w * logits[j] for j, w in weights.items())
+        met = [y1[v] for v in columns]
+        weights = softmax(i, set(met))
+        if weights:
+            soft[u] = lse - sum(
+                weights[y1[v]] / met.count(y1[v]) * logits[v] for v in columns if y1[v] in weights
+            )
     return hard, soft
 
 

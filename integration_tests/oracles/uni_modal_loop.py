@@ -12,19 +12,18 @@ import torch
 
 
 def uni_modal_loop_loss(
-    a,
+    z0,
     ids,
     *,
     temperature=0.07,
     soft_temperature=0.05,
     hard_weight=0.8,
-    soft_level="observation",
     soft_features=None,
     queue=None,
     queue_ids=None,
 ):
-    """Returns loss, hard, soft; a keeps its graph."""
-    rows = [row / row.norm() for row in a]
+    """Returns loss, hard, soft; z0 keeps its graph."""
+    rows = [row / row.norm() for row in z0]
     y = ids.tolist()
     columns, y_columns = list(rows), list(y)
     if queue is not None:
@@ -43,29 +42,17 @@ def uni_modal_loop_loss(
         positives = [v for v in others if y_columns[v] == i]
         if positives:
             hard.append(lse - sum(logits[v] for v in positives) / len(positives))
-        if soft_level == "observation":
-            columns_of = {}
-            for v in others:
-                columns_of.setdefault(y_columns[v], []).append(v)
-            weights = soft_row(f, i, columns_of, soft_temperature)
-            soft.append(
-                lse
-                - sum(
-                    weights[j] / len(of_j) * logits[v]
-                    for j, of_j in columns_of.items()
-                    for v in of_j
-                )
+        columns_of = {}
+        for v in others:
+            columns_of.setdefault(y_columns[v], []).append(v)
+        weights = soft_row(f, i, columns_of, soft_temperature)
+        soft.append(
+            lse
+            - sum(
+                weights[j] / len(of_j) * logits[v] for j, of_j in columns_of.items() for v in of_j
             )
-    if soft_level == "instance":
-        of_rows, of_columns = fused(rows, y), fused(columns, y_columns)
-        for i in of_rows:
-            others = [j for j in of_columns if j != i]
-            if others:
-                weights = soft_row(f, i, others, soft_temperature)
-                logits = {j: of_rows[i] @ of_columns[j] / temperature for j in others}
-                lse = torch.logsumexp(torch.stack(list(logits.values())), 0)
-                soft.append(lse - sum(weights[j] * logits[j] for j in others))
-    zero = a.sum() * 0
+        )
+    zero = z0.sum() * 0
     hard_loss = torch.stack(hard).mean() if hard else zero
     soft_loss = torch.stack(soft).mean() if soft else zero
     return hard_weight * hard_loss + (1 - hard_weight) * soft_loss, hard_loss, soft_loss

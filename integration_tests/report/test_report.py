@@ -143,16 +143,16 @@ def test_a_comparison_in_which_all_failed(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "report needs the folder"),
+        ([], "report needs FOLDER: Folder of a comparison"),
         (["nowhere"], "there is no folder nowhere"),
         (["{empty}"], "is no folder of a comparison"),
         (["{folder}", "protcol=a"], "report has no key 'protcol': did you mean 'protocol'"),
         (["{folder}", "losses=mxmcl"], "losses: 'mxmcl' was not compared, did you mean 'mxmclr'?"),
-        (["{folder}", "losses=a,b,c"], "losses shows one or two"),
+        (["{folder}", "losses=a,b,c"], "losses takes one or two"),
         (["{folder}", "protocol=same"], "protocol: 'same' was not compared"),
-        (["{folder}", "seed=x"], "seed must be a number"),
-        (["{folder}", "out={folder}/compare.json"], "is there already and no report"),
-        (["{folder}", "out={folder}"], "is there already and no report"),
+        (["{folder}", "seed=x"], "seed must be a whole number"),
+        (["{folder}", "out={folder}/compare.json"], "is there already and is not a report"),
+        (["{folder}", "out={folder}"], "is there already and is not a report"),
     ],
 )
 def test_what_cannot_be_done_is_said(tmp_path, capsys, arguments, message):

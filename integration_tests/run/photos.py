@@ -9,28 +9,23 @@ import numpy as np
 from mxmclr_plugin.data.dataset import MultifoldDataset
 from mxmclr_plugin.data.file_store import FileStore
 from mxmclr_plugin.data.readers.image import read_image
-from mxmclr_plugin.data.registry import DATASETS, DatasetInfo
 from mxmclr_plugin.data.splits import DataSplits
+from mxmclr_plugin.registry import register_dataset
 
 TASK = """\
 defaults:
-  - loss: mxmclr
+  - base
   - data: photos
   - towers/image: light_cnn2d
   - towers/text: bag_of_words
-  - optimizer: adamw
-  - trainer: default
-  - eval: text2shape
   - _self_
 summary: photos against captions
 directions: {t2i: [text, image], i2t: [image, text]}
-batch: {instances: 12, folds: {image: 1, text: 2}, repeats: 1, pad_folds: false, workers: 0}
-seed: 0
-out: null
-ckpt: null
+batch: {instances: 12, folds: {image: 1, text: 2}}
 """
 
 
+@register_dataset("photos")
 def photos(root: str = "", count: int = 36, size: int = 32) -> DataSplits:
     """The first photos with their captions: two thirds to train with, the rest to test."""
     listed = json.loads((Path(root) / "dataset_coco_mini.json").read_text(encoding="utf-8"))
@@ -53,12 +48,7 @@ def photos(root: str = "", count: int = 36, size: int = 32) -> DataSplits:
     )
 
 
-DATASETS.register(DatasetInfo("photos", photos, "photos of coco_mini"))
-
-
 def write_task(folder):
     """Writes the task "photos" and its data to a folder for ``--config-dir``."""
-    (folder / "data").mkdir()
-    (folder / "data" / "photos.yaml").write_text("name: photos\nroot: ''\ncount: 36\nsize: 32\n")
     (folder / "photos.yaml").write_text(TASK)
     return folder

@@ -9,7 +9,7 @@ import yaml
 from data.manifest.sample_files import array, picture, write_lines
 from run.test_runner import metrics_of
 
-from mxmclr_plugin.experiment.config import load_config
+from mxmclr_plugin.experiment.compose import load_config
 from mxmclr_plugin.run.command_line import main
 
 QUICK = ["trainer.max_steps=4", "trainer.log_every=1"]
@@ -176,7 +176,7 @@ def test_a_file_that_breaks_after_it_was_looked_at(run, shop, tmp_path, workers)
 
 
 def test_what_is_left_open():
-    config, plain = load_config("manifest")
+    config = load_config("manifest")
     assert config.automatic
-    assert (plain["directions"], plain["batch"]["instances"]) == (None, None)
-    assert plain["trainer"]["max_steps"] is None
+    assert (config.directions, config.batch.instances) == ({}, None)
+    assert config.trainer.max_steps is None

@@ -105,7 +105,7 @@ def test_learning_curves_and_checkpoints(finished):
 def test_ntxent_runs_on_pairs(tmp_path):
     done = run("text2shape", *SLICE, "loss=ntxent", "trainer.max_steps=3", f"out={tmp_path / 'x'}")
     assert done.returncode == 0, done.stderr
-    assert "ntxent knows one positive a row" in done.stdout
+    assert "ntxent takes one positive per row" in done.stdout
     assert metrics_of(tmp_path / "x")["loss"] == "ntxent"
     observations = 3 * 8 * 2
     train = metrics_of(tmp_path / "x")["train"]
@@ -165,12 +165,12 @@ def test_a_run_that_was_stopped_in_an_epoch_goes_on_as_if_it_had_not(finished, t
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["text2shpe"], "unknown task 'text2shpe': did you mean 'text2shape'"),
+        (["text2shpe"], "there is no command or task 'text2shpe': did you mean 'text2shape'"),
         (["text2shape", "loss.temperture=1"], "did you mean 'loss.temperature'"),
         (["text2shape", "loss.temperature=0"], "loss: temperature must be a positive number"),
         (["text2shape", "trainer.max_steps=0"], "trainer.max_steps must be 1 or more"),
         (["text2shape", "ckpt=last", "out=nowhere"], "there is no checkpoint"),
-        (["list", "los"], "cannot list 'los': did you mean 'losses'"),
+        (["list", "los"], "WHAT cannot be 'los': did you mean 'losses'"),
     ],
 )
 def test_errors_are_one_line(arguments, message, tmp_path):
@@ -184,7 +184,7 @@ def test_errors_are_one_line(arguments, message, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--help"], ["text2shape", "list tasks|losses|towers"]),
+        (["--help"], ["text2shape", "compare", "paired differences", "data check"]),
         (["text2shape", "--help"], ["max_steps: ", "loss: ", "ntxent", "soft_temperature"]),
         (["list", "tasks"], ["text2shape"]),
         (["list", "losses"], ["mxmclr", "0.07", "one pair an instance", "2303.10839"]),

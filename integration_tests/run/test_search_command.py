@@ -56,11 +56,14 @@ def test_the_command(small_run, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["ckpt={run}"], "search takes 1 in quotes"),
-        (["a", "red", "cone", "ckpt={run}"], "search takes 1 in quotes"),
+        (["ckpt={run}"], "search needs QUERY: A text"),
+        (
+            ["a", "red", "cone", "ckpt={run}"],
+            "search takes QUERY and key=value alone, got 'red' 'cone'",
+        ),
         (["a red cone"], "needs ckpt="),
-        (["a red cone", "ckpt={run}", "k=0"], "k must be a number, 1 or more, got '0'"),
-        (["a red cone", "ckpt={run}", "k=many"], "k must be a number"),
+        (["a red cone", "ckpt={run}", "k=0"], "k must be 1 or more, got 0"),
+        (["a red cone", "ckpt={run}", "k=many"], "k must be a whole number, got 'many'"),
         (["a red cone", "ckpt={run}", "modalty=text"], "did you mean 'modality'"),
         (["a red cone", "ckpt={run}", "modality=image"], "no tower of 'image'"),
     ],

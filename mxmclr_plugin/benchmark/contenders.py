@@ -19,9 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mxmclr_plugin.benchmark.lean_dense import lean_dense_loss
+from mxmclr_plugin.loss.arguments import CACHE_BYTES, Implementation
 from mxmclr_plugin.loss.functional import multifold_hybrid_loss
-from mxmclr_plugin.loss.implementation import Implementation
-from mxmclr_plugin.loss.kernels.parts import CACHE_BYTES
 from mxmclr_plugin.loss.kernels.rows import TILE
 from mxmclr_plugin.loss.kernels.triton.tiles import unsuitable
 
@@ -37,10 +36,10 @@ class Problem:
 
     Attributes:
         instances: Number of instances.
-        folds: Rows of each instance in A and in B.
+        folds: Rows of each instance on side 0 and on side 1.
         dim: Columns of the rows.
-        ids_a: Instance of each row of A. Shape: (instances * folds[0],).
-        ids_b: The same of B.
+        ids0: Instance of each row of side 0. Shape: (instances * folds[0],).
+        ids1: The same of B.
         temperature: Temperature of the logits.
         soft_temperature: Temperature of the relation.
         hard_weight: Weight of the hard part.
@@ -50,8 +49,8 @@ class Problem:
     instances: int
     folds: tuple[int, int]
     dim: int
-    ids_a: Tensor
-    ids_b: Tensor
+    ids0: Tensor
+    ids1: Tensor
     temperature: float
     soft_temperature: float
     hard_weight: float
@@ -67,8 +66,8 @@ class Contender:
         summary: What it does, in a line.
         objective: ``"hybrid"`` or ``"hard"`` if that is the loss it computes, else ``"other"``.
         build: Makes the loss of two matrices of raw rows.
-        units: How many matmuls of n_a x n_b x D it takes, if that is known.
-        matrices: About how many n_a x n_b matrices it holds at its peak.
+        units: How many matmuls of n_0 x n_1 x D it takes, if that is known.
+        matrices: About how many n_0 x n_1 matrices it holds at its peak.
         unavailable: Why it cannot run here, if so.
     """
 
@@ -143,11 +142,11 @@ def _ours(
     impl: Implementation, hard_weight: float | None = None, keep: bool = True
 ) -> Callable[[Problem], LossOf]:
     def build(problem: Problem) -> LossOf:
-        return lambda a, b: multifold_hybrid_loss(
-            a,
-            b,
-            problem.ids_a,
-            problem.ids_b,
+        return lambda z0, z1: multifold_hybrid_loss(
+            z0,
+            z1,
+            problem.ids0,
+            problem.ids1,
             temperature=problem.temperature,
             soft_temperature=problem.soft_temperature,
             hard_weight=problem.hard_weight if hard_weight is None else hard_weight,
@@ -160,11 +159,11 @@ def _ours(
 
 
 def _lean(problem: Problem) -> LossOf:
-    return lambda a, b: lean_dense_loss(
-        a,
-        b,
-        problem.ids_a,
-        problem.ids_b,
+    return lambda z0, z1: lean_dense_loss(
+        z0,
+        z1,
+        problem.ids0,
+        problem.ids1,
         problem.instances,
         temperature=problem.temperature,
         soft_temperature=problem.soft_temperature,
@@ -179,11 +178,11 @@ def _lean_compiled(problem: Problem) -> LossOf:
 
 def _supcon(problem: Problem) -> LossOf:
     loss = SupConLoss(temperature=problem.temperature)
-    ids_a, ids_b = problem.ids_a, problem.ids_b.clone()
+    ids0, ids1 = problem.ids0, problem.ids1.clone()
 
-    def both_ways(a: Tensor, b: Tensor) -> Tensor:
-        forward: Tensor = loss(a, ids_a, ref_emb=b, ref_labels=ids_b)
-        backward: Tensor = loss(b, ids_b, ref_emb=a, ref_labels=ids_a)
+    def both_ways(z0: Tensor, z1: Tensor) -> Tensor:
+        forward: Tensor = loss(z0, ids0, ref_emb=z1, ref_labels=ids1)
+        backward: Tensor = loss(z1, ids1, ref_emb=z0, ref_labels=ids0)
         return (forward + backward) / 2
 
     return both_ways
@@ -191,20 +190,20 @@ def _supcon(problem: Problem) -> LossOf:
 
 def _clip(problem: Problem) -> LossOf:
     """open_clip's ClipLoss in one process: two products, row k of both is a pair."""
-    scale, pairs = 1 / problem.temperature, min(len(problem.ids_a), len(problem.ids_b))
-    labels = torch.arange(pairs, device=problem.ids_a.device)
+    scale, pairs = 1 / problem.temperature, min(len(problem.ids0), len(problem.ids1))
+    labels = torch.arange(pairs, device=problem.ids0.device)
 
-    def loss(a: Tensor, b: Tensor) -> Tensor:
-        a, b = F.normalize(a[:pairs], dim=1), F.normalize(b[:pairs], dim=1)
-        forward = F.cross_entropy(scale * a @ b.T, labels)
-        return (forward + F.cross_entropy(scale * b @ a.T, labels)) / 2
+    def loss(z0: Tensor, z1: Tensor) -> Tensor:
+        z0, z1 = F.normalize(z0[:pairs], dim=1), F.normalize(z1[:pairs], dim=1)
+        forward = F.cross_entropy(scale * z0 @ z1.T, labels)
+        return (forward + F.cross_entropy(scale * z1 @ z0.T, labels)) / 2
 
     return loss
 
 
 def _ntxent(problem: Problem) -> LossOf:
-    loss, pairs = NTXentLoss(problem.temperature), min(len(problem.ids_a), len(problem.ids_b))
-    return lambda a, b: loss(a[:pairs], b[:pairs])
+    loss, pairs = NTXentLoss(problem.temperature), min(len(problem.ids0), len(problem.ids1))
+    return lambda z0, z1: loss(z0[:pairs], z1[:pairs])
 
 
 def _no_model() -> nn.Module:
@@ -214,7 +213,7 @@ def _no_model() -> nn.Module:
 
 def _mnrl(problem: Problem) -> LossOf:
     loss = MultipleNegativesRankingLoss(_no_model(), scale=1 / problem.temperature)  # type: ignore[arg-type]
-    return lambda a, b: loss.compute_loss_from_embeddings([a, b], problem.ids_a)
+    return lambda z0, z1: loss.compute_loss_from_embeddings([z0, z1], problem.ids0)
 
 
 def _cached_mnrl(problem: Problem) -> LossOf:
@@ -223,16 +222,18 @@ def _cached_mnrl(problem: Problem) -> LossOf:
         scale=1 / problem.temperature,
         mini_batch_size=TILE,
     )
-    return lambda a, b: loss([{"sentence_embedding": a}, {"sentence_embedding": b}], problem.ids_a)
+    return lambda z0, z1: loss(
+        [{"sentence_embedding": z0}, {"sentence_embedding": z1}], problem.ids0
+    )
 
 
 def _inf_cl(problem: Problem) -> LossOf:
     from inf_cl import cal_inf_loss
 
-    def loss(a: Tensor, b: Tensor) -> Tensor:
-        a, b = F.normalize(a, dim=1), F.normalize(b, dim=1)
-        scale = torch.tensor(1 / problem.temperature, device=a.device)
-        value: Tensor = cal_inf_loss(a, b, scale=scale)
+    def loss(z0: Tensor, z1: Tensor) -> Tensor:
+        z0, z1 = F.normalize(z0, dim=1), F.normalize(z1, dim=1)
+        scale = torch.tensor(1 / problem.temperature, device=z0.device)
+        value: Tensor = cal_inf_loss(z0, z1, scale=scale)
         return value
 
     return loss
@@ -255,7 +256,7 @@ def _lean_units(problem: Problem) -> float:
 def _tiled(keep: bool) -> Callable[[Problem], float]:
     def units(problem: Problem) -> float:
         cache = problem.cache_bytes if keep else 0
-        logits = _kept(len(problem.ids_a) * len(problem.ids_b), cache)
+        logits = _kept(len(problem.ids0) * len(problem.ids1), cache)
         tiles = -(-problem.instances // TILE)
         above = (tiles + 1) / (2 * tiles)  # the relation is symmetric
         relation = 2 * above * (2 - _kept(problem.instances**2 * above, cache))

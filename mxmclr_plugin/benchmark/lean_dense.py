@@ -10,10 +10,10 @@ __all__ = ["lean_dense_loss"]
 
 
 def lean_dense_loss(
-    a: Tensor,
-    b: Tensor,
-    ids_a: Tensor,
-    ids_b: Tensor,
+    z0: Tensor,
+    z1: Tensor,
+    ids0: Tensor,
+    ids1: Tensor,
     instances: int,
     *,
     temperature: float,
@@ -26,36 +26,36 @@ def lean_dense_loss(
     only. A yardstick for the streaming loss; it takes no missing observations.
 
     Args:
-        a: Raw rows. Shape: (n_a, D).
-        b: Raw rows. Shape: (n_b, D).
-        ids_a: Instance id of each row of a. Shape: (n_a,).
-        ids_b: Instance id of each row of b. Shape: (n_b,).
+        z0: Raw rows. Shape: (n_0, D).
+        z1: Raw rows. Shape: (n_1, D).
+        ids0: Instance id of each row of a. Shape: (n_0,).
+        ids1: Instance id of each row of b. Shape: (n_1,).
         instances: Number of instances.
         temperature: Logits are divided by it.
         soft_temperature: Temperature of the relation.
         hard_weight: Weight of the hard part.
     """
-    a, b = F.normalize(a, dim=1), F.normalize(b, dim=1)
-    ordered, order = torch.cat((ids_a, ids_b)).sort()
+    z0, z1 = F.normalize(z0, dim=1), F.normalize(z1, dim=1)
+    ordered, order = torch.cat((ids0, ids1)).sort()
     first = F.pad((ordered[1:] != ordered[:-1]).long().cumsum(0), (1, 0))
-    slot = torch.empty_like(order).scatter_(0, order, first)
-    slot_a, slot_b = slot[: len(a)], slot[len(a) :]
-    fold_a, fold_b = (
-        a.new_zeros(instances, 1).index_add_(0, slots, a.new_ones(len(slots), 1))
-        for slots in (slot_a, slot_b)
+    index = torch.empty_like(order).scatter_(0, order, first)
+    index0, index1 = index[: len(z0)], index[len(z0) :]
+    fold0, fold1 = (
+        z0.new_zeros(instances, 1).index_add_(0, groups, z0.new_ones(len(groups), 1))
+        for groups in (index0, index1)
     )
-    sums_a = a.new_zeros(instances, a.shape[1]).index_add(0, slot_a, a)
-    sums_b = b.new_zeros(instances, b.shape[1]).index_add(0, slot_b, b)
+    sums0 = z0.new_zeros(instances, z0.shape[1]).index_add(0, index0, z0)
+    sums1 = z1.new_zeros(instances, z1.shape[1]).index_add(0, index1, z1)
     # Means over the rows of either side, and over both directions.
-    weight_a, weight_b = 0.5 / len(a), 0.5 / len(b)
-    hard = weight_a / fold_b + weight_b / fold_a
-    target = hard_weight * (hard * sums_a * sums_b).sum()
+    weight0, weight1 = 0.5 / len(z0), 0.5 / len(z1)
+    hard = weight0 / fold1 + weight1 / fold0
+    target = hard_weight * (hard * sums0 * sums1).sum()
     if hard_weight < 1:
         with torch.no_grad():
-            fused = torch.cat((F.normalize(sums_a, dim=1), F.normalize(sums_b, dim=1)), dim=1)
+            fused = torch.cat((F.normalize(sums0, dim=1), F.normalize(sums1, dim=1)), dim=1)
             relation = (fused @ fused.T / (2 * soft_temperature)).softmax(dim=1)
-            soft = weight_a * relation / fold_b.T + weight_b * relation.T / fold_a
-        target = target + (1 - hard_weight) * (sums_a * (soft @ sums_b)).sum()
-    logits = a @ b.T / temperature
-    normaliser = weight_a * logits.logsumexp(dim=1).sum() + weight_b * logits.logsumexp(dim=0).sum()
+            soft = weight0 * relation / fold1.T + weight1 * relation.T / fold0
+        target = target + (1 - hard_weight) * (sums0 * (soft @ sums1)).sum()
+    logits = z0 @ z1.T / temperature
+    normaliser = weight0 * logits.logsumexp(dim=1).sum() + weight1 * logits.logsumexp(dim=0).sum()
     return normaliser - target / temperature

@@ -14,8 +14,8 @@ from torch import Tensor
 from mxmclr_plugin.benchmark.contenders import Contender, LossOf, Problem, contenders
 from mxmclr_plugin.benchmark.machine import device_of, free_bytes, synchronize
 from mxmclr_plugin.benchmark.peak_memory import peak_extra_bytes
+from mxmclr_plugin.loss.arguments import CACHE_BYTES
 from mxmclr_plugin.loss.functional import multifold_hybrid_loss
-from mxmclr_plugin.loss.kernels.parts import CACHE_BYTES
 from mxmclr_plugin.registry import did_you_mean
 
 __all__ = ["LossBenchmark", "Measured", "Progress", "measure_losses"]
@@ -34,9 +34,9 @@ class LossBenchmark:
     """What to measure; every key can be given as key=value.
 
     Attributes:
-        n: Rows of A, one number or several.
+        n: Rows of side 0, one number or several.
         dim: Columns.
-        folds: Rows of an instance in A and in B; n must be a multiple of the first.
+        folds: Rows of an instance on side 0 and on side 1; n must be a multiple of the first.
         dtype: float32, float64, bfloat16 or float16.
         device: cpu, cuda, ...
         impls: Names of implementations, all if empty.
@@ -72,9 +72,9 @@ class Measured:
 
     Attributes:
         impl: Name of the implementation.
-        n: Rows of A.
+        n: Rows of side 0.
         dim: Columns.
-        folds: Rows of an instance in A and in B.
+        folds: Rows of an instance on side 0 and on side 1.
         dtype: Dtype of the rows.
         device: Device.
         forward_s: Seconds to the loss.
@@ -160,8 +160,8 @@ def _measure_size(
     progress: Progress,
 ) -> Iterator[Measured]:
     dtype = _DTYPES[config.dtype]
-    problem, a, b = _problem(config, n, device, dtype)
-    logits = len(a) * len(b)
+    problem, z0, z1 = _problem(config, n, device, dtype)
+    logits = len(z0) * len(z1)
     runs: dict[str, LossOf] = {}
     skipped: dict[str, str] = {}
     for contender in chosen:
@@ -187,30 +187,30 @@ def _measure_size(
         step(f"{name}, agreement")
         objective = objectives[name]
         try:
-            got = [_once(run, a, b)[2], a.grad, b.grad]
+            got = [_once(run, z0, z1)[2], z0.grad, z1.grad]
         except Exception as error:  # a peer that does not take this size, dtype or device
             skipped[name] = f"{type(error).__name__}: {str(error).splitlines()[0][:100]}"
             del runs[name]
             continue
         if objective != "other":
             if objective not in references:
-                references[objective] = _reference(problem, a, b, objective)
+                references[objective] = _reference(problem, z0, z1, objective)
             errors[name] = _error(got, references[objective])
     references.clear()
 
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
     unit_times = []
     for _ in range(config.repeats):
-        unit_times.append(_unit_time(a, b))
+        unit_times.append(_unit_time(z0, z1))
         for name in random.sample(list(runs), len(runs)):
             step(f"{name}, time")
-            times[name].append(_once(runs[name], a, b)[:2])
+            times[name].append(_once(runs[name], z0, z1)[:2])
     peaks = {}
     for name, run in runs.items():
         step(f"{name}, memory")
-        a.grad = b.grad = None
-        peaks[name] = peak_extra_bytes(lambda run=run: _once(run, a, b), device)  # type: ignore[misc]
-        a.grad = b.grad = None
+        z0.grad = z1.grad = None
+        peaks[name] = peak_extra_bytes(lambda run=run: _once(run, z0, z1), device)  # type: ignore[misc]
+        z0.grad = z1.grad = None
 
     unit = statistics.median(unit_times)
     for contender in chosen:
@@ -243,10 +243,10 @@ def _problem(
     centres = torch.randn(instances, config.dim, generator=generator)
     rows, ids = [], []
     for fold in config.folds:
-        slot = torch.arange(instances).repeat_interleave(fold)
-        noise = torch.randn(len(slot), config.dim, generator=generator)
-        rows.append((centres[slot] + noise).to(device, dtype).requires_grad_())
-        ids.append(slot.to(device))
+        index = torch.arange(instances).repeat_interleave(fold)
+        noise = torch.randn(len(index), config.dim, generator=generator)
+        rows.append((centres[index] + noise).to(device, dtype).requires_grad_())
+        ids.append(index.to(device))
     problem = Problem(
         instances,
         (config.folds[0], config.folds[1]),
@@ -261,47 +261,47 @@ def _problem(
     return problem, rows[0], rows[1]
 
 
-def _once(run: LossOf, a: Tensor, b: Tensor) -> tuple[float, float, Tensor]:
+def _once(run: LossOf, z0: Tensor, z1: Tensor) -> tuple[float, float, Tensor]:
     """Seconds to the loss, seconds to the gradients, and the loss; gradients are left in .grad."""
-    a.grad = b.grad = None
-    synchronize(a.device)
+    z0.grad = z1.grad = None
+    synchronize(z0.device)
     start = time.perf_counter()
-    loss = run(a, b)
-    synchronize(a.device)
+    loss = run(z0, z1)
+    synchronize(z0.device)
     forward = time.perf_counter()
     loss.backward()
-    synchronize(a.device)
+    synchronize(z0.device)
     return forward - start, time.perf_counter() - start, loss.detach()
 
 
-def _unit_time(a: Tensor, b: Tensor) -> float:
-    """Seconds for one n_a x n_b x D matmul, at the rate of one of at most 4096 rows a side."""
-    a, b = a.detach(), b.detach()
-    rows, columns = a[:4096], b[:4096]
-    out = torch.empty(len(rows), len(columns), dtype=a.dtype, device=a.device)
+def _unit_time(z0: Tensor, z1: Tensor) -> float:
+    """Seconds for one n_0 x n_1 x D matmul, at the rate of one of at most 4096 rows a side."""
+    z0, z1 = z0.detach(), z1.detach()
+    rows, columns = z0[:4096], z1[:4096]
+    out = torch.empty(len(rows), len(columns), dtype=z0.dtype, device=z0.device)
     seconds = []
     for _ in range(4):
-        synchronize(a.device)
+        synchronize(z0.device)
         start = time.perf_counter()
         torch.mm(rows, columns.T, out=out)
-        synchronize(a.device)
+        synchronize(z0.device)
         seconds.append(time.perf_counter() - start)
     # The first one touches fresh memory.
-    return statistics.median(seconds[1:]) * (len(a) * len(b)) / out.numel()
+    return statistics.median(seconds[1:]) * (len(z0) * len(z1)) / out.numel()
 
 
-def _reference(problem: Problem, a: Tensor, b: Tensor, objective: str) -> list[Tensor]:
+def _reference(problem: Problem, z0: Tensor, z1: Tensor, objective: str) -> list[Tensor]:
     """Loss and gradients in float64: of the dense loss, or where that is too large streamed."""
-    rows = [x.detach().double().requires_grad_() for x in (a, b)]
+    rows = [x.detach().double().requires_grad_() for x in (z0, z1)]
     loss = multifold_hybrid_loss(
         rows[0],
         rows[1],
-        problem.ids_a,
-        problem.ids_b,
+        problem.ids0,
+        problem.ids1,
         temperature=problem.temperature,
         soft_temperature=problem.soft_temperature,
         hard_weight=1.0 if objective == "hard" else problem.hard_weight,
-        impl="dense" if len(a) * len(b) <= _DENSE_REFERENCE_TO else "streaming",
+        impl="dense" if len(z0) * len(z1) <= _DENSE_REFERENCE_TO else "streaming",
         validate=False,
     )
     return [loss.detach(), *torch.autograd.grad(loss, rows)]

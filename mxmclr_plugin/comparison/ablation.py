@@ -49,7 +49,7 @@ class AblationConfig:
     """Keys of ``run ablate``.
 
     Attributes:
-        study: Name of a file in ``plugin_configs/study``.
+        study: Name of a study, see ``list studies``.
         axes: Values in place of the study's, by axis: ``axes.loss.hard_weight=0,1``.
         seeds: One run of each variant for each.
         split: Measured split; val leaves the test set unseen while options are chosen.

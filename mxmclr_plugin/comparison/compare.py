@@ -137,8 +137,9 @@ class _Plan:
         self.folder = comparison_folder(task, config)
         self.variants = [(loss, protocol) for protocol in config.protocol for loss in config.compared]
         self.base: RunConfig = load_config(task, overrides, config_dir)
-        needs_folds = "same_encoder_cost" in config.protocol and not self.base.batch.folds
-        if self.base.automatic and needs_folds:
+        batch = self.base.batch
+        unknown = not batch.folds or batch.instances is None
+        if "same_encoder_cost" in config.protocol and self.base.automatic and unknown:
             raise ConfigError(
                 "same_encoder_cost needs batch.instances and batch.folds: give them, or leave the "
                 "protocol out"

@@ -166,7 +166,10 @@ def as_arguments(config: Any, always: Sequence[str] = ()) -> list[str]:
         if entry.default_factory is not dataclasses.MISSING:
             default = entry.default_factory()
         if entry.name in always or (entry.name not in ("jobs", "out") and value != default):
-            lines += as_overrides(entry.name, value)
+            for name, of in flat(entry.name, value):
+                text = written(of)
+                # A list of its own needs no brackets.
+                lines.append(f"{name}={text[1:-1] if isinstance(value, list) else text}")
     return lines
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from mxmclr_plugin.experiment.parts_config import BatchConfig
+from mxmclr_plugin.experiment.config import BatchConfig
 
 __all__ = ["PROTOCOLS", "Protocol", "batch_overrides"]
 
@@ -80,6 +80,7 @@ def batch_overrides(
     ones = [f"batch.folds.{modality}=1" for modality in batch.folds]
     if protocol == "same_instances":
         return ones
+    assert batch.instances is not None  # the caller asks for it
     costs = {modality: cost.get(modality, 1.0) for modality in batch.folds}
     if sum(costs.values()) <= 0:
         raise ValueError("encoder_cost: one of the modalities must cost something")
@@ -88,5 +89,5 @@ def batch_overrides(
     return [
         *ones,
         f"batch.instances={round(batch.instances * ratio)}",
-        f"batch.repeats={max(1, round(batch.repeats * ratio))}",
+        f"batch.repeats={max(1, round((batch.repeats or 1) * ratio))}",
     ]

@@ -4,14 +4,11 @@ from mxmclr_plugin.data.batch import MultifoldBatch, Observations, collate_multi
 from mxmclr_plugin.data.batch_sampler import MultifoldBatchSampler
 from mxmclr_plugin.data.dataset import Draw, MultifoldDataset, MultifoldInstance
 from mxmclr_plugin.data.loader import ResumableLoader
-from mxmclr_plugin.data.registry import DATASETS, DatasetInfo
 from mxmclr_plugin.data.sampler import MultifoldSampler
 from mxmclr_plugin.data.splits import DataSplits
 
 __all__ = [
-    "DATASETS",
     "DataSplits",
-    "DatasetInfo",
     "Draw",
     "MultifoldBatch",
     "MultifoldBatchSampler",

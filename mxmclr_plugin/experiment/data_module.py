@@ -13,7 +13,7 @@ from mxmclr_plugin.data.dataset import MultifoldDataset
 from mxmclr_plugin.data.loader import ResumableLoader
 from mxmclr_plugin.data.observations import Observation, observation_loader
 from mxmclr_plugin.data.sampler import MultifoldSampler
-from mxmclr_plugin.experiment.parts_config import BatchConfig
+from mxmclr_plugin.experiment.config import BatchConfig
 
 __all__ = ["RetrievalData"]
 
@@ -58,6 +58,8 @@ class RetrievalData(LightningDataModule):
 
     def train_dataloader(self) -> ResumableLoader:
         dataset = self.splits["train"]
+        assert self.batch.instances is not None
+        assert self.batch.repeats is not None
         sampler = MultifoldSampler(
             dataset,
             instances=self.batch.instances,

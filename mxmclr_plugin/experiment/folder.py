@@ -5,9 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -98,9 +97,9 @@ class RunFolder:
         """Where the trained SentenceTransformer of a modality goes."""
         return self.path / f"{modality}_tower"
 
-    def write_config(self, config: Mapping[str, Any]) -> None:
+    def write_config(self, config: RunConfig) -> None:
         """Writes ``config.yaml``."""
-        self._write("config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
+        self._write("config.yaml", yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
 
     def write_problems(self, problems: Sequence[Problem]) -> Path:
         """Writes ``problems.json``, what was left out of the data, and returns its path."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mxmclr_plugin.experiment.parts_config import EvalConfig
+from mxmclr_plugin.experiment.config import EvalConfig
 from mxmclr_plugin.retrieval import Direction, cross_modal_metrics, grouped_metrics, recall_sum
 
 __all__ = [

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from mxmclr_plugin.data.batch import MultifoldBatch
 from mxmclr_plugin.data.observations import ObservationBatch
+from mxmclr_plugin.experiment.config import EvalConfig, OptimizerConfig
 from mxmclr_plugin.experiment.metrics import SplitMetrics, measure
-from mxmclr_plugin.experiment.parts_config import EvalConfig, OptimizerConfig
-from mxmclr_plugin.loss.multimodal import MultimodalCriterion
+from mxmclr_plugin.loss.multimodal import MultimodalLoss
 from mxmclr_plugin.models.tower import Tower
 from mxmclr_plugin.retrieval import Direction
 
@@ -31,8 +31,8 @@ class RetrievalModule(LightningModule):
         directions: Directions of retrieval by name: ``{"t2s": Direction("text", "voxel")}``.
         optimizer: Options of the optimizer.
         evaluation: The metrics.
-        soft_from: Modalities whose frozen backbones give the soft relation, in place of what is
-            being trained.
+        teacher: Modalities whose frozen backbones give the soft relation, in place of the trained
+            embeddings.
 
     Attributes:
         tested: Metrics of the last test, None before it.
@@ -41,11 +41,11 @@ class RetrievalModule(LightningModule):
     def __init__(
         self,
         towers: Mapping[str, Tower],
-        criterion: MultimodalCriterion,
+        criterion: MultimodalLoss,
         directions: Mapping[str, Direction],
         optimizer: OptimizerConfig,
         evaluation: EvalConfig,
-        soft_from: Sequence[str] = (),
+        teacher: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.towers = nn.ModuleDict(towers)
@@ -53,7 +53,7 @@ class RetrievalModule(LightningModule):
         self.directions = dict(directions)
         self.optimizer_config = optimizer
         self.evaluation = evaluation
-        self.soft_from = list(soft_from)
+        self.teacher = list(teacher)
         self.tested: SplitMetrics | None = None
         self._encoded: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {}
         self.train()  # pretrained models come in evaluation mode, and Lightning leaves them in it
@@ -62,7 +62,7 @@ class RetrievalModule(LightningModule):
         z, features = {}, {}
         for name in batch.modalities:
             tower, observations = self.towers[name], batch.observations[name]
-            if name in self.soft_from:
+            if name in self.teacher:
                 # Encoded once, for the relation and for the tower's head.
                 assert isinstance(tower, Tower)
                 observations = features[name] = tower.features(observations)

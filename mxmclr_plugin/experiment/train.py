@@ -9,27 +9,25 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping
 from importlib.metadata import version
-from typing import Any
 
 import pytorch_lightning as pl
 from rich.console import Console
-from torch import nn
 from transformers.utils import logging as transformers_logging
 
 import mxmclr_plugin
 from mxmclr_plugin.data.dataset import MultifoldDataset
-from mxmclr_plugin.data.registry import DATASETS
 from mxmclr_plugin.data.splits import DataSplits
 from mxmclr_plugin.experiment.auto_config import completed
 from mxmclr_plugin.experiment.build_towers import (
     build_towers,
     check_processes,
-    check_soft_from,
+    check_teacher,
     save_sentence_transformers,
     with_cached_features,
 )
 from mxmclr_plugin.experiment.clock import TrainingClock, advice_on_waiting
-from mxmclr_plugin.experiment.config import RunConfig, build_part
+from mxmclr_plugin.experiment.compose import build_part
+from mxmclr_plugin.experiment.config import BatchConfig, RunConfig
 from mxmclr_plugin.experiment.data_module import RetrievalData
 from mxmclr_plugin.experiment.folder import RunFolder
 from mxmclr_plugin.experiment.metrics import (
@@ -41,23 +39,20 @@ from mxmclr_plugin.experiment.metrics import (
 )
 from mxmclr_plugin.experiment.metrics_table import metrics_tables
 from mxmclr_plugin.experiment.module import RetrievalModule
-from mxmclr_plugin.experiment.parts_config import BatchConfig
 from mxmclr_plugin.experiment.splits import usable_splits
 from mxmclr_plugin.experiment.trainer import build_trainer
-from mxmclr_plugin.loss.multimodal import MultimodalCriterion, takes_ids
-from mxmclr_plugin.loss.registry import LOSSES, build_loss
+from mxmclr_plugin.loss.multimodal import MultimodalLoss
+from mxmclr_plugin.loss.registry import build_loss, loss_positives
+from mxmclr_plugin.registry import DATASETS
 
 __all__ = ["run_retrieval"]
 
 
-def run_retrieval(
-    config: RunConfig, plain: Mapping[str, Any], console: Console | None = None
-) -> RunMetrics:
-    """Trains and tests what a configuration describes.
+def run_retrieval(config: RunConfig, console: Console | None = None) -> RunMetrics:
+    """Trains and tests the towers of a configuration.
 
     Args:
         config: The configuration.
-        plain: The same as plain containers, to be written down.
         console: Where to show what happens.
 
     Returns:
@@ -78,20 +73,21 @@ def run_retrieval(
     criterion = build_part("loss", build_loss, config.loss)
     data: DataSplits = build_part("data", DATASETS.build, config.data)
     if config.automatic:
-        config, plain = completed(plain, data, console)
+        config = completed(config, data, console)
     splits = usable_splits(data, config, console)
-    batch = _batch_for(config, criterion, splits["train"], console)
+    batch = _batch_for(config, splits["train"], console)
+    assert batch.instances is not None
 
     pl.seed_everything(config.seed, workers=True, verbose=False)
     towers = build_towers(config, splits["train"])
-    check_soft_from(config, towers, criterion)
+    check_teacher(config, towers, criterion)
     module = RetrievalModule(
         towers,
-        MultimodalCriterion(criterion, list(towers)),
+        MultimodalLoss(criterion, list(towers)),
         config.directions,
         config.optimizer,
         config.eval,
-        config.soft_from,
+        list(config.teacher),
     )
     clock = TrainingClock()
     trainer = build_part(
@@ -111,7 +107,7 @@ def run_retrieval(
     )
     _say_setup(console, config, splits, batch, trainer, folder)
     if trainer.is_global_zero:
-        folder.write_config(plain)
+        folder.write_config(config)
         _say_about_data(console, data, folder)
 
     trainer.fit(module, loaders, ckpt_path=folder.resume_from)
@@ -156,7 +152,7 @@ def run_retrieval(
         seed=config.seed,
         splits=measured,
         data=DataRecord(list(data.notes), len(data.problems)),
-        config=dict(plain),
+        config=dataclasses.asdict(config),
         batch=BatchRecord(batch.instances, dict(batch.folds)),
         best_validation=best_validation,
         train=train,
@@ -181,22 +177,20 @@ def run_retrieval(
     return metrics
 
 
-def _batch_for(
-    config: RunConfig, criterion: nn.Module, train: MultifoldDataset, console: Console
-) -> BatchConfig:
-    """The batch as asked for, with fold 1 for a loss that knows one positive a row."""
+def _batch_for(config: RunConfig, train: MultifoldDataset, console: Console) -> BatchConfig:
+    """The configured batch, with fold 1 for a loss that takes one positive per row."""
     batch = config.batch
+    assert batch.instances is not None
     if batch.instances > len(train):
         console.print(
             f"batch.instances: {batch.instances} lowered to the {len(train)} instances there are"
         )
         batch = dataclasses.replace(batch, instances=len(train))
-    name = config.loss.get("name")
-    one_positive = LOSSES[name].positives == "one" if name else not takes_ids(criterion)
+    one_positive = loss_positives(config.loss) == "one"
     multifold = any(fold > 1 for fold in batch.folds.values())
     if one_positive and multifold and not batch.multifold_for_all_losses:
         console.print(
-            f"{config.loss_name} knows one positive a row: drawing one observation of each "
+            f"{config.loss_name} takes one positive per row: drawing one observation of each "
             f"modality instead of {_describe(batch.folds)}"
         )
         batch = dataclasses.replace(batch, folds=dict.fromkeys(batch.folds, 1))

@@ -13,8 +13,8 @@ from pytorch_lightning.callbacks import (
 )
 from rich.console import Console
 
+from mxmclr_plugin.experiment.config import OptimizerConfig, TrainerConfig, precision_of
 from mxmclr_plugin.experiment.loggers import build_loggers
-from mxmclr_plugin.experiment.parts_config import OptimizerConfig, TrainerConfig, precision_of
 
 __all__ = ["build_trainer"]
 
@@ -43,8 +43,7 @@ def build_trainer(
     Raises:
         ValueError: If an option is out of range, or a logger is not installed.
     """
-    if config.max_steps < 1:
-        raise ValueError(f"trainer.max_steps must be 1 or more, got {config.max_steps}")
+    assert config.max_steps is not None
     if config.test_with not in ("best", "last"):
         raise ValueError(f"trainer.test_with must be best or last, got {config.test_with!r}")
     callbacks = [

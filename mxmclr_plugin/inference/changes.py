@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import copy
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
 
-from mxmclr_plugin.data.registry import DATASETS
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.experiment.config import CONFIGS, RunConfig, check_config, choices
+from mxmclr_plugin.experiment.compose import check_config, compose_choice
+from mxmclr_plugin.experiment.config import RunConfig
 from mxmclr_plugin.registry import did_you_mean
 
 __all__ = ["CHANGED", "changed_config"]
@@ -21,19 +20,18 @@ __all__ = ["CHANGED", "changed_config"]
 CHANGED = ("data", "eval", "directions", "towers", "trainer")
 """First words of the keys that can be changed."""
 
-_GROUPS = ("data", "eval")
 _TRAINER = ("accelerator", "eval_batch", "precision")
 _FORMS = (
-    "data=NAME, data.KEY=..., eval=NAME, eval.KEY=..., directions.NAME.query=..., "
+    "data=NAME, data.KEY=..., eval.KEY=..., directions.NAME.query=..., "
     "towers.MODALITY.same_as=TRAINED and " + ", ".join(f"trainer.{key}=..." for key in _TRAINER)
 )
 
 
-def changed_config(plain: Mapping[str, Any], overrides: Sequence[str]) -> RunConfig:
+def changed_config(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
     """The configuration of a run with other data, or measured otherwise.
 
-    - ``data=NAME`` takes another data set with its default options, ``data.KEY=...`` changes one;
-      ``eval`` likewise;
+    - ``data=NAME`` takes another data set with its default options, ``data.KEY=...`` and
+      ``eval.KEY=...`` change one option;
     - ``directions={t2s: {query: text, gallery: voxel}}``, ``directions.NAME={...}`` and
       ``directions.NAME.query=...`` set the measured directions;
     - ``towers.MODALITY.same_as=TRAINED`` has a modality of other data encoded by a trained tower;
@@ -42,24 +40,24 @@ def changed_config(plain: Mapping[str, Any], overrides: Sequence[str]) -> RunCon
     What was trained cannot be changed.
 
     Args:
-        plain: What ``config.yaml`` of the run holds.
+        config: Configuration of the run.
         overrides: ``key=value`` in Hydra's grammar.
 
     Raises:
         ConfigError: If a key is none of these or unknown, or a value has the wrong type.
     """
-    changed = copy.deepcopy(dict(plain))
+    changed = dataclasses.asdict(config)
     parsed = _parsed(overrides)
     for override in parsed:
-        if override.key_or_group in _GROUPS:
-            changed[override.key_or_group] = _chosen(override.key_or_group, override.value())
+        if override.key_or_group == "data":
+            changed["data"] = _chosen(override.value())
     for override in parsed:
         key = override.key_or_group
-        if key not in _GROUPS:
+        if key != "data":
             _set(changed, key, override.value())
     for modality in changed["towers"]:
         changed["batch"]["folds"].setdefault(modality, 1)  # asked for, but nothing is trained
-    return check_config(changed)[0]
+    return check_config(changed)
 
 
 def _parsed(overrides: Sequence[str]) -> list[Override]:
@@ -73,20 +71,9 @@ def _parsed(overrides: Sequence[str]) -> list[Override]:
     return parsed
 
 
-def _chosen(group: str, name: object) -> dict[str, Any]:
-    """The default options of a data set or of a way to measure."""
-    if isinstance(name, Mapping):
-        return dict(name)
-    known = choices(group)
-    if name in known:
-        options = OmegaConf.to_container(OmegaConf.load(CONFIGS / group / f"{name}.yaml"))
-        assert isinstance(options, dict)
-        return {str(key): value for key, value in options.items()}
-    if group == "data" and name in DATASETS:
-        return {"name": name}
-    raise ConfigError(
-        f"{group} cannot be {name!r}: {did_you_mean(name, known)}it can be {', '.join(known)}"
-    )
+def _chosen(name: object) -> dict[str, Any]:
+    """The default options of a data set."""
+    return dict(name) if isinstance(name, Mapping) else compose_choice("data", str(name))
 
 
 def _set(changed: dict[str, Any], key: str, value: Any) -> None:
@@ -103,7 +90,9 @@ def _set(changed: dict[str, Any], key: str, value: Any) -> None:
         if path[0] in changed["towers"]:
             raise ConfigError(f"{key}: {path[0]!r} has a trained tower already")
         changed["towers"][path[0]] = {"same_as": value}
-    elif (part == "trainer" and path[0:1] and path[0] in _TRAINER) or (part in _GROUPS and path):
+    elif (part == "trainer" and path[0:1] and path[0] in _TRAINER) or (
+        part in ("data", "eval") and path
+    ):
         known = changed[part]
         if len(path) > 1 or path[0] not in known:
             raise ConfigError(

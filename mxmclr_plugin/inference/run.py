@@ -21,16 +21,16 @@ from torch import Tensor, nn
 
 from mxmclr_plugin.data.dataset import MultifoldDataset
 from mxmclr_plugin.data.observations import observation_loader
-from mxmclr_plugin.data.registry import DATASETS
 from mxmclr_plugin.data.splits import DataSplits
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.experiment.build_towers import build_towers, with_cached_features
-from mxmclr_plugin.experiment.config import RunConfig, build_part, check_config
-from mxmclr_plugin.experiment.parts_config import TrainerConfig, precision_of
+from mxmclr_plugin.experiment.compose import build_part, check_config
+from mxmclr_plugin.experiment.config import RunConfig, TrainerConfig, precision_of
 from mxmclr_plugin.experiment.splits import measured_modalities, measured_split, trained_split
 from mxmclr_plugin.inference.changes import changed_config
 from mxmclr_plugin.models.tower import Tower
 from mxmclr_plugin.progress import progress_bar
+from mxmclr_plugin.registry import DATASETS
 
 __all__ = ["Embedded", "Run", "load_run"]
 
@@ -237,9 +237,9 @@ def load_run(
     """
     console = console or Console(stderr=True)
     folder, file = _located(Path(path).expanduser(), checkpoint)
-    original, plain = _config_of(folder)
+    original = _config_of(folder)
     file = file or folder / "checkpoints" / f"{checkpoint or original.trainer.test_with}.ckpt"
-    config = changed_config(plain, overrides)
+    config = changed_config(original, overrides)
     weights, step = _weights_of(file)
     fabric = _fabric(config.trainer, device)
 
@@ -276,7 +276,7 @@ def _located(path: Path, checkpoint: str | None) -> tuple[Path, Path | None]:
     raise ConfigError(f"ckpt: there is no run or checkpoint {path}")
 
 
-def _config_of(folder: Path) -> tuple[RunConfig, dict[str, Any]]:
+def _config_of(folder: Path) -> RunConfig:
     file = folder / "config.yaml"
     try:
         plain = yaml.safe_load(file.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Puts the multifold losses where pipelines of other libraries look for losses by name."""
+"""Puts the multifold loss where pipelines of other libraries look for losses by name."""
 
 from __future__ import annotations
 
@@ -6,37 +6,36 @@ import importlib
 
 __all__ = ["register"]
 
-# Name of the class, module of ours that has it, module of the other library that is to have it.
-_PLACES = (
-    (
-        "MultifoldHybridLoss",
-        "mxmclr_plugin.integrations.pytorch_metric_learning.loss",
-        "pytorch_metric_learning.losses",
-    ),
-    ("MultifoldHybridCriterion", "mxmclr_plugin.loss.multifold_hybrid", "lightly.loss"),
-)
+_NAME = "MultifoldHybridLoss"
+
+# Module of the other library, and our module that has its loss.
+_MODULES = {
+    "pytorch_metric_learning.losses": "mxmclr_plugin.integrations.pytorch_metric_learning",
+    "lightly.loss": "mxmclr_plugin.integrations.lightly",
+}
 
 
 def register() -> None:
-    """Makes the losses attributes of the libraries that they are losses of.
+    """Makes the loss an attribute of the modules where other libraries have theirs.
 
-    Afterwards ``getattr(pytorch_metric_learning.losses, "MultifoldHybridLoss")`` and
-    ``getattr(lightly.loss, "MultifoldHybridCriterion")`` find them. Calling it again changes
-    nothing.
+    Afterwards ``pytorch_metric_learning.losses.MultifoldHybridLoss`` and
+    ``lightly.loss.MultifoldHybridLoss`` exist, each with the call of that library's losses. Calling
+    it again changes nothing.
 
     Raises:
         RuntimeError: If one of these libraries has something else of that name; then nothing is
             changed.
     """
     places = [
-        (importlib.import_module(theirs), name, getattr(importlib.import_module(ours), name))
-        for name, ours, theirs in _PLACES
+        (importlib.import_module(theirs), getattr(importlib.import_module(ours), _NAME))
+        for theirs, ours in _MODULES.items()
     ]
-    for module, name, loss in places:
-        if getattr(module, name, loss) is not loss:
+    for module, loss in places:
+        existing = getattr(module, _NAME, loss)
+        if existing is not loss:
             raise RuntimeError(
-                f"{module.__name__}.{name} exists already and is not ours but "
-                f"{getattr(module, name)!r}; it is left as it is"
+                f"{module.__name__}.{_NAME} exists already and is not ours but {existing!r}; "
+                "it is left as it is"
             )
-    for module, name, loss in places:
-        setattr(module, name, loss)
+    for module, loss in places:
+        setattr(module, _NAME, loss)

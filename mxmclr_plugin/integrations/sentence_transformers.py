@@ -15,10 +15,9 @@ from torch import Tensor, nn
 from torch import distributed as torch_dist
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from mxmclr_plugin.loss.arguments import Implementation
 from mxmclr_plugin.loss.distributed.gather import Gather
-from mxmclr_plugin.loss.functional import SoftLevel
-from mxmclr_plugin.loss.implementation import Implementation
-from mxmclr_plugin.loss.multifold_hybrid import MAX_SCALE, MultifoldHybridCriterion
+from mxmclr_plugin.loss.multifold_hybrid import MAX_SCALE, MultifoldHybridLoss
 
 __all__ = ["MultifoldHybridSentenceLoss", "TemperatureCallback"]
 
@@ -61,13 +60,12 @@ class MultifoldHybridSentenceLoss(nn.Module):
             start. sentence-transformers' ``scale=20`` is a temperature of 0.05.
         soft_temperature: Temperature of the relation between instances.
         hard_weight: Weight of the hard part, 0 to 1; the soft part has the rest.
-        soft_level: ``"observation"`` or ``"instance"``: which logits the soft part is held to.
         learnable_temperature: Whether the temperature is learned, as in CLIP.
         anchor_columns: How many text columns, from the first on, are of the first modality. The
             others are of the second; if there are none, all columns are of one modality.
         gather_across_devices: Whether each process meets the texts of all processes.
         gather: How it does: ``"rows"``, ``"all_gather"``, ``"ring"`` or ``"auto"``; see
-            :class:`~mxmclr_plugin.MultifoldHybridCriterion`.
+            :class:`~mxmclr_plugin.MultifoldHybridLoss`.
         log_parts: If False the loss is returned as one tensor and its parts are not logged. Losses
             that wrap another, such as ``MatryoshkaLoss``, need that.
         impl: Which implementation computes the loss.
@@ -89,7 +87,6 @@ class MultifoldHybridSentenceLoss(nn.Module):
         temperature: float = 0.07,
         soft_temperature: float = 0.05,
         hard_weight: float = 0.8,
-        soft_level: SoftLevel = "observation",
         learnable_temperature: bool = False,
         anchor_columns: int = 1,
         gather_across_devices: bool = False,
@@ -105,15 +102,14 @@ class MultifoldHybridSentenceLoss(nn.Module):
             raise ValueError(f"anchor_columns must be at least 1, got {anchor_columns}")
         # Under this name the trainer finds the model, and trains it: it trains what the loss holds.
         self.model = model
-        self.criterion = MultifoldHybridCriterion(
+        self.criterion = MultifoldHybridLoss(
             temperature,
-            soft_temperature,
-            hard_weight,
-            soft_level,
-            learnable_temperature,
+            gather_distributed=gather_across_devices,
+            soft_temperature=soft_temperature,
+            hard_weight=hard_weight,
+            learnable_temperature=learnable_temperature,
             impl=impl,
             validate=validate,
-            gather_distributed=gather_across_devices,
             gather=gather,
         )
         self.anchor_columns = anchor_columns
@@ -180,16 +176,16 @@ class MultifoldHybridSentenceLoss(nn.Module):
                 "a data set with one text column needs a column 'label' with the instance of each "
                 "text; without one, give several text columns"
             )
-        parts = self.criterion.parts(
-            anchors,
-            others or None,
-            _instance_ids(labels, len(anchors[0])),
-            _instance_ids(labels, len(anchors[0])) if others else None,
-        )
+        ids = _instance_ids(labels, len(anchors[0]))
+        arguments = (anchors, others or None, ids, ids if others else None)
+        weight = self.criterion.hard_weight
+        if self.log_parts and 0 < weight < 1:
+            _, hard, soft = self.criterion.parts(*arguments)
+            return {"hard": weight * hard, "soft": (1 - weight) * soft}
+        loss: Tensor = self.criterion(*arguments)
         if not self.log_parts:
-            return parts["loss"]
-        weights = {"hard": self.criterion.hard_weight, "soft": 1 - self.criterion.hard_weight}
-        return {name: weight * parts[name] for name, weight in weights.items() if name in parts}
+            return loss
+        return {"hard" if weight == 1 else "soft": loss}
 
     @property
     def temperature(self) -> float:
@@ -204,7 +200,6 @@ class MultifoldHybridSentenceLoss(nn.Module):
             "temperature": self.criterion.temperature,
             "soft_temperature": self.criterion.soft_temperature,
             "hard_weight": self.criterion.hard_weight,
-            "soft_level": self.criterion.soft_level,
             "learnable_temperature": self.criterion.learnable_temperature,
             "anchor_columns": self.anchor_columns,
             "gather_across_devices": self.gather_across_devices,

@@ -1,14 +1,21 @@
 """The multifold hybrid loss, and the losses it is compared with."""
 
-from mxmclr_plugin.loss import catalog  # noqa: F401 (registers the losses)
-from mxmclr_plugin.loss.functional import multifold_hybrid_loss
-from mxmclr_plugin.loss.multifold_hybrid import MultifoldHybridCriterion
-from mxmclr_plugin.loss.registry import LossInfo, build_loss, list_losses
+from mxmclr_plugin.loss.functional import (
+    HybridLossParts,
+    multifold_hybrid_loss,
+    multifold_hybrid_parts,
+)
+from mxmclr_plugin.loss.multifold_hybrid import MultifoldHybridLoss
+from mxmclr_plugin.loss.multimodal import MultimodalLoss
+from mxmclr_plugin.loss.registry import build_loss, list_losses, loss_positives
 
 __all__ = [
-    "LossInfo",
-    "MultifoldHybridCriterion",
+    "HybridLossParts",
+    "MultifoldHybridLoss",
+    "MultimodalLoss",
     "build_loss",
     "list_losses",
+    "loss_positives",
     "multifold_hybrid_loss",
+    "multifold_hybrid_parts",
 ]

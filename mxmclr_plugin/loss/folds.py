@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mxmclr_plugin.loss.arguments import Batch
 from mxmclr_plugin.loss.validation import check_shapes, check_values
 
 __all__ = ["flatten_folds", "flatten_modalities"]
@@ -50,14 +51,15 @@ def flatten_modalities(
     """Checked rows and ids of two modalities, each given as for :func:`flatten_folds`.
 
     Returns:
-        Rows and ids of the first, (n_a, D) and (n_a,), then of the second, (n_b, D) and (n_b,).
+        Rows and ids of the first, (n_0, D) and (n_0,), then of the second, (n_1, D) and (n_1,).
 
     Raises:
         ValueError: If the two do not fit together, a row is zero, NaN or infinite, or no instance
             is in both.
     """
-    a, ids_a = flatten_folds(z0, ids0, "z0")
-    b, ids_b = flatten_folds(z1, ids1, "z1")
-    check_shapes(a, b, ids_a, ids_b)
-    check_values(a, b, ids_a, ids_b)
-    return a, ids_a, b, ids_b
+    z0, ids0 = flatten_folds(z0, ids0, "z0")
+    z1, ids1 = flatten_folds(z1, ids1, "z1")
+    batch = Batch(z0, z1, ids0, ids1)
+    check_shapes(batch)
+    check_values(batch)
+    return z0, ids0, z1, ids1

@@ -1,125 +1,97 @@
-"""The multifold hybrid loss as a pure function."""
+"""The multifold hybrid loss as pure functions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-from typing import Literal, overload
+from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mxmclr_plugin.loss.implementation import Implementation, taken_implementation
-from mxmclr_plugin.loss.instances import Instances
-from mxmclr_plugin.loss.kernels.parts import CACHE_BYTES, streaming_parts
+from mxmclr_plugin.loss.arguments import CACHE_BYTES, Batch, Implementation, Options
+from mxmclr_plugin.loss.implementation import choose_implementation
+from mxmclr_plugin.loss.instances import Comparison, Instances
+from mxmclr_plugin.loss.kernels.parts import streaming_parts
 from mxmclr_plugin.loss.reference import dense_parts
-from mxmclr_plugin.loss.validation import check_options, check_shapes, check_tiles, check_values
+from mxmclr_plugin.loss.validation import check_options, check_shapes, check_values
 
-__all__ = ["SoftLevel", "mix_parts", "multifold_hybrid_loss"]
+__all__ = [
+    "HybridLossParts",
+    "Parts",
+    "hybrid_parts",
+    "multifold_hybrid_loss",
+    "multifold_hybrid_parts",
+]
 
-SoftLevel = Literal["observation", "instance"]
-Parts = tuple[Tensor | None, Tensor | None]
+
+Parts = tuple[Tensor, Tensor | None, Tensor | None]
 
 
-@overload
+class HybridLossParts(NamedTuple):
+    """The multifold hybrid loss and its two parts, each of shape ().
+
+    Attributes:
+        loss: ``hard_weight * hard + (1 - hard_weight) * soft``.
+        hard: The hard part.
+        soft: The soft part.
+    """
+
+    loss: Tensor
+    hard: Tensor
+    soft: Tensor
+
+
 def multifold_hybrid_loss(
-    a: Tensor,
-    b: Tensor | None,
-    ids_a: Tensor,
-    ids_b: Tensor | None = None,
-    *,
-    temperature: float | Tensor = ...,
-    soft_temperature: float = ...,
-    hard_weight: float = ...,
-    soft_level: SoftLevel = ...,
-    soft_features_a: Tensor | None = ...,
-    soft_features_b: Tensor | None = ...,
-    queue: Tensor | None = ...,
-    queue_ids: Tensor | None = ...,
-    normalize: bool = ...,
-    return_parts: Literal[False] = ...,
-    impl: Implementation = ...,
-    tile: int | None = ...,
-    cache_bytes: int = ...,
-    num_instances: int | None = ...,
-    validate: bool = ...,
-) -> Tensor: ...
-@overload
-def multifold_hybrid_loss(
-    a: Tensor,
-    b: Tensor | None,
-    ids_a: Tensor,
-    ids_b: Tensor | None = None,
-    *,
-    temperature: float | Tensor = ...,
-    soft_temperature: float = ...,
-    hard_weight: float = ...,
-    soft_level: SoftLevel = ...,
-    soft_features_a: Tensor | None = ...,
-    soft_features_b: Tensor | None = ...,
-    queue: Tensor | None = ...,
-    queue_ids: Tensor | None = ...,
-    normalize: bool = ...,
-    return_parts: Literal[True],
-    impl: Implementation = ...,
-    tile: int | None = ...,
-    cache_bytes: int = ...,
-    num_instances: int | None = ...,
-    validate: bool = ...,
-) -> dict[str, Tensor]: ...
-def multifold_hybrid_loss(
-    a: Tensor,
-    b: Tensor | None,
-    ids_a: Tensor,
-    ids_b: Tensor | None = None,
+    z0: Tensor,
+    z1: Tensor | None,
+    ids0: Tensor,
+    ids1: Tensor | None = None,
     *,
     temperature: float | Tensor = 0.07,
     soft_temperature: float = 0.05,
     hard_weight: float = 0.8,
-    soft_level: SoftLevel = "observation",
-    soft_features_a: Tensor | None = None,
-    soft_features_b: Tensor | None = None,
+    soft_features0: Tensor | None = None,
+    soft_features1: Tensor | None = None,
     queue: Tensor | None = None,
     queue_ids: Tensor | None = None,
     normalize: bool = True,
-    return_parts: bool = False,
     impl: Implementation = "auto",
     tile: int | None = None,
     cache_bytes: int = CACHE_BYTES,
     num_instances: int | None = None,
     validate: bool = True,
-) -> Tensor | dict[str, Tensor]:
+) -> Tensor:
     r"""Multifold hybrid loss between the observations of two modalities, or within one.
 
-    A row is one observation of an instance; its id says which. With unit rows, scale
-    :math:`s = 1/\tau` and logits :math:`S = s\,a b^T`, each direction is
+    A row is one observation of an instance; its id names the instance. With unit rows, scale
+    :math:`s = 1/\tau` and logits :math:`S = s\,z_0 z_1^T`, each direction is
 
-    .. math:: L(A \to B) = \lambda\, L_{hard} + (1 - \lambda)\, L_{soft}
+    .. math:: L(0 \to 1) = \lambda\, L_{hard} + (1 - \lambda)\, L_{soft}
 
     - *hard*: the mean, over the rows that have a positive, of
       :math:`\mathrm{logsumexp}_v S_{uv} - \sum_v H_{uv} S_{uv}`, where :math:`H_{uv}` is 1 over the
-      number of observations in B of the instance of u if v is one of them, and 0 otherwise;
+      number of observations of the instance of u on side 1 if v is one of them, and 0 otherwise;
     - *soft*: the same with the target :math:`T_{uv} = R_{ij} / |j|`, where :math:`R_{ij}` is the
-      softmax over the instances j of B of :math:`G_{ij}/\tau_{soft}`, and :math:`G_{ij}` the mean,
-      over the modalities in which both were observed, of the similarity of the fused features
+      softmax over the instances j of side 1 of :math:`G_{ij}/\tau_{soft}`, and :math:`G_{ij}` the
+      mean, over the modalities in which both were observed, of the similarity of the fused features
       (the normalised mean of an instance's unit embeddings), without gradient. A pair that shares
       no modality has weight 0; a row without any partner is left out of the mean.
 
     The loss is the mean of both directions. Matrices and logsumexp are computed in float32 at
     least, also under autocast.
 
-    *One modality*: with ``b=None`` the rows of A meet each other, in the one direction A to A, and
-    no row meets itself: of its own instance u has all rows but itself as positives, and :math:`|j|`
-    is one less for them. An instance with no row but u is no column for u. G is made of A alone.
-    The hard part is that of SupCon (https://arxiv.org/abs/2004.11362), and with two rows an
-    instance SimCLR's NT-Xent.
+    *One modality*: with ``z1=None`` the rows of ``z0`` are compared with each other, in one
+    direction, and no row with itself: of its own instance, u has all other rows as positives, and
+    :math:`|j|` is one less for them. An instance with no row but u is no column for u. G is made of
+    ``z0`` alone. The hard part is that of SupCon (https://arxiv.org/abs/2004.11362), and with two
+    rows an instance SimCLR's NT-Xent.
 
-    *Queue*: past observations of B. In the direction A to B they are columns beside the rows of
-    ``b`` and count in the folds and fused features as those do, so one of a present instance is a
-    positive; they have no gradient. The direction B to A does not know them: as rows they would
-    outnumber the batch and teach ``a`` what older weights held. With ``b=None`` they are past
-    observations of A and columns for its rows.
+    *Queue*: past observations of side 1. In the direction 0 to 1 they are columns beside the rows
+    of ``z1`` and count in the folds and fused features as those do, so one of a present instance is
+    a positive; they have no gradient. The direction 1 to 0 does not use them: as rows they would
+    outnumber the batch and teach ``z0`` what older weights held. With ``z1=None`` they are past
+    observations of side 0 and columns for its rows.
 
     This is a reconstruction of the idea of MXM-CLR (https://arxiv.org/abs/2303.10839), whose code
     was never published: its abstract speaks of "a novel multifold-aware hybrid loss which
@@ -127,48 +99,44 @@ def multifold_hybrid_loss(
     the cross-modal data pairs". The formulas are this project's.
 
     Args:
-        a: Embeddings of modality A. Shape: (n_a, D).
-        b: Embeddings of modality B, or None for one modality. Shape: (n_b, D).
-        ids_a: Instance id of each row of ``a``, integers. Shape: (n_a,).
-        ids_b: Instance id of each row of ``b``, integers; None if ``b`` is. Shape: (n_b,).
+        z0: Embeddings of side 0. Shape: (n_0, D).
+        z1: Embeddings of side 1, or None for one modality. Shape: (n_1, D).
+        ids0: Instance id of each row of ``z0``, integers. Shape: (n_0,).
+        ids1: Instance id of each row of ``z1``, integers; None if ``z1`` is. Shape: (n_1,).
         temperature: tau > 0, a number or a tensor of one element that may need a gradient.
         soft_temperature: tau_soft > 0.
         hard_weight: lambda, 0 to 1: 1 is the hard loss alone, 0 the soft loss alone.
-        soft_level: ``"observation"`` holds the soft target to the logits S, ``"instance"`` to the
-            logits s fa fb^T of the fused features. In one modality an instance does not meet
-            itself there.
-        soft_features_a: Features that give the relation G in place of ``a``, those of a frozen
-            encoder for example; without gradient. Where only one of the two is given, it alone
-            makes G. Beyond the paper. Shape: (n_a, any width).
-        soft_features_b: The same in place of ``b``. Shape: (n_b, any width).
+        soft_features0: Features that give the relation G in place of ``z0``, for example those of a
+            frozen encoder; without gradient. If only one of the two is given, G is made of it
+            alone. Beyond the paper. Shape: (n_0, any width).
+        soft_features1: The same in place of ``z1``. Shape: (n_1, any width).
         queue: Past embeddings; not together with soft features. Shape: (n_q, D).
         queue_ids: Instance id of each row of ``queue``, integers. Shape: (n_q,).
-        normalize: Whether rows of ``a``, ``b`` and ``queue`` are scaled to unit length here. If
-            False they are taken as they come.
-        return_parts: Return a dict of ``loss``, ``hard`` and ``soft`` instead of the loss.
-        impl: ``"dense"`` holds the whole n_a x n_b matrix. ``"streaming"`` makes it tile by tile,
-            in memory that grows with n_a + n_b; it can be differentiated once. ``"triton"`` is the
+        normalize: Whether rows of ``z0``, ``z1`` and ``queue`` are scaled to unit length here. If
+            False they are used as they are.
+        impl: ``"dense"`` holds the whole n_0 x n_1 matrix. ``"streaming"`` makes it tile by tile,
+            in memory that grows with n_0 + n_1; it can be differentiated once. ``"triton"`` is the
             same by Triton kernels: for bfloat16, float16 or float32 rows on a CUDA device.
             ``"auto"`` takes ``"dense"`` below 32768 logits, about 180 rows a side, and above
-            ``"triton"`` on a CUDA device for rows in bfloat16 or float16, or float32 where TF32 is
-            allowed, else ``"streaming"``, or on a CPU ``"dense"`` while ``torch.compile`` traces.
-            Measured on a CPU at D = 64 and 512: streaming is ahead from about 100 rows a side, by
-            less than a millisecond up to 180, where ``"dense"`` may still be differentiated twice.
+            ``"streaming"``, or on a CPU ``"dense"`` while ``torch.compile`` traces. On a CUDA
+            device on whose kind ``"triton"`` was measured to be faster, it takes that for rows in
+            bfloat16 or float16, and for float32 if TF32 is allowed.
         tile: Rows and columns of a tile of ``"streaming"``; None for 512 on a CPU, 4096 elsewhere.
         cache_bytes: Bytes of tiles that ``"streaming"`` may keep for the backward pass. A kept tile
             saves a quarter of its matmuls.
-        num_instances: How many distinct ids there are, or more than that, if you know. On a device
-            it saves a wait, or without ``validate`` the memory of n_a + n_b instances.
-        validate: Look at the values of embeddings and ids, not only at their shapes. Costs one
-            wait for the device, or two if it streams and ``num_instances`` is not given; does
-            nothing while ``torch.compile`` is tracing. Without it nothing waits for the device.
+        num_instances: A bound of the number of distinct ids, if you know one. On a device it saves
+            a synchronization, or without ``validate`` the memory of n_0 + n_1 instances.
+        validate: Whether to check the values of embeddings and ids, and not only their shapes.
+            Synchronizes with the device once, or twice if the loss streams and ``num_instances``
+            is not given; does nothing while ``torch.compile`` traces. Without it nothing
+            synchronizes.
 
     Returns:
-        The loss, of shape (), or with ``return_parts`` a dict of the loss and its two parts.
+        The loss. Shape: ().
 
     Raises:
         ValueError: If an argument has a wrong shape, dtype, device or range, or ``impl`` cannot
-            take it, and with ``validate`` if a row is zero, NaN or infinite, no row of ``a`` has a
+            take it, and with ``validate`` if a row is zero, NaN or infinite, no row of ``z0`` has a
             positive, or there are more distinct ids than ``num_instances``.
 
     Examples:
@@ -177,160 +145,174 @@ def multifold_hybrid_loss(
         >>> caption_ids = torch.tensor([0, 0, 1, 1, 1, 2, 2])
         >>> loss = multifold_hybrid_loss(shapes, captions, shape_ids, caption_ids)
     """
-    check_options(temperature, soft_temperature, hard_weight, soft_level, impl)
-    check_tiles(tile, cache_bytes, num_instances)
-    check_shapes(a, b, ids_a, ids_b, soft_features_a, soft_features_b, queue, queue_ids)
-    validate = validate and not torch.compiler.is_compiling()
-    if validate:
-        check_values(
-            a,
-            b,
-            ids_a,
-            ids_b,
-            soft_features_a,
-            soft_features_b,
-            queue,
-            queue_ids,
-            temperature=temperature,
-            normalize=normalize,
-            num_instances=num_instances,
-        )
-
-    with torch.autocast(device_type=a.device.type, enabled=False):
-        dtype = torch.promote_types(a.dtype, torch.float32)
-        if b is not None:
-            dtype = torch.promote_types(dtype, b.dtype)
-        if isinstance(temperature, Tensor):
-            temperature = temperature.to(a.device, dtype).reshape(())
-        parts_of: Callable[..., Parts]
-        mix = None
-        taken = taken_implementation(impl, a, b, queue)
-        if taken != "dense":
-            if not return_parts and 0 < hard_weight < 1 and soft_level == "observation":
-                mix = hard_weight
-            parts_of = partial(
-                streaming_parts,
-                mix=mix,
-                normalize=normalize,
-                tile=tile,
-                cache_bytes=cache_bytes,
-                triton=taken == "triton",
-            )
-        else:
-            parts_of = dense_parts
-            a = _rows(a, dtype, normalize)
-            b = None if b is None else _rows(b, dtype, normalize)
-            queue = None if queue is None else _rows(queue, dtype, normalize)
-        hard, soft = _parts(
-            partial(
-                parts_of,
-                scale=1 / temperature,
-                hard=return_parts or hard_weight > 0,
-                soft=return_parts or hard_weight < 1,
-                soft_temperature=soft_temperature,
-                soft_level=soft_level,
-            ),
-            a,
-            b,
-            ids_a,
-            ids_b,
-            soft_features_a,
-            soft_features_b,
-            None if queue is None else queue.detach(),
-            queue_ids,
-            partial(
-                _instances,
-                num_instances=num_instances,
-                look=validate and num_instances is None and taken != "dense",
-            ),
-        )
-        if mix is not None and hard is not None:
-            return hard
-        return mix_parts(hard, soft, hard_weight, return_parts)
+    batch = Batch(z0, z1, ids0, ids1, soft_features0, soft_features1, queue, queue_ids)
+    options = Options(
+        temperature,
+        soft_temperature,
+        hard_weight,
+        normalize,
+        impl,
+        tile,
+        cache_bytes,
+        num_instances,
+        validate,
+    )
+    loss, _, _ = hybrid_parts(batch, options, differentiable=False)
+    return loss
 
 
-def mix_parts(
-    hard: Tensor | None, soft: Tensor | None, hard_weight: float, return_parts: bool
-) -> Tensor | dict[str, Tensor]:
-    """The loss of its parts, or with ``return_parts`` a dict of all three.
+def multifold_hybrid_parts(
+    z0: Tensor,
+    z1: Tensor | None,
+    ids0: Tensor,
+    ids1: Tensor | None = None,
+    *,
+    temperature: float | Tensor = 0.07,
+    soft_temperature: float = 0.05,
+    hard_weight: float = 0.8,
+    soft_features0: Tensor | None = None,
+    soft_features1: Tensor | None = None,
+    queue: Tensor | None = None,
+    queue_ids: Tensor | None = None,
+    normalize: bool = True,
+    impl: Implementation = "auto",
+    tile: int | None = None,
+    cache_bytes: int = CACHE_BYTES,
+    num_instances: int | None = None,
+    validate: bool = True,
+) -> HybridLossParts:
+    """Multifold hybrid loss with its hard and soft part, each differentiable.
 
-    A part of weight 0 may be None. It stays out of the graph: it may be watched but must not cost a
-    gradient.
+    Both parts are computed, also one of weight 0. Takes the arguments of
+    :func:`multifold_hybrid_loss`, where they are described.
+
+    Examples:
+        >>> z0, z1, ids = torch.randn(6, 32), torch.randn(6, 32), torch.arange(6) // 2
+        >>> loss, hard, soft = multifold_hybrid_parts(z0, z1, ids, ids)
     """
-    weighed = [
+    batch = Batch(z0, z1, ids0, ids1, soft_features0, soft_features1, queue, queue_ids)
+    options = Options(
+        temperature,
+        soft_temperature,
+        hard_weight,
+        normalize,
+        impl,
+        tile,
+        cache_bytes,
+        num_instances,
+        validate,
+    )
+    loss, hard, soft = hybrid_parts(batch, options, differentiable=True)
+    assert hard is not None
+    assert soft is not None
+    return HybridLossParts(loss, hard, soft)
+
+
+def hybrid_parts(batch: Batch, options: Options, *, differentiable: bool) -> Parts:
+    """The loss and its parts.
+
+    With ``differentiable`` there are both parts, and each has a gradient. Otherwise only the loss
+    needs to have one, and a part of weight 0 is None.
+    """
+    weight = options.hard_weight
+    hard, soft = _parts(
+        batch, options, hard=differentiable or weight > 0, soft=differentiable or weight < 1
+    )
+    return weighted_sum(hard, soft, weight), hard, soft
+
+
+def weighted_sum(hard: Tensor | None, soft: Tensor | None, hard_weight: float) -> Tensor:
+    """The loss of its parts; a part of weight 0 stays out of the graph. Shape: ()."""
+    weighted = [
         weight * part
         for weight, part in ((hard_weight, hard), (1 - hard_weight, soft))
         if weight > 0 and part is not None
     ]
-    loss = weighed[0] if len(weighed) == 1 else weighed[0] + weighed[1]
-    if not return_parts:
-        return loss
-    assert hard is not None
-    assert soft is not None
-    return {"loss": loss, "hard": hard, "soft": soft}
+    return weighted[0] if len(weighted) == 1 else weighted[0] + weighted[1]
 
 
 def _parts(
-    parts_of: Callable[..., Parts],
-    a: Tensor,
-    b: Tensor | None,
-    ids_a: Tensor,
-    ids_b: Tensor | None,
-    relation_a: Tensor | None,
-    relation_b: Tensor | None,
-    queue: Tensor | None,
-    queue_ids: Tensor | None,
-    instances_of: Callable[[Tensor, Tensor], Instances],
-) -> Parts:
-    """Hard and soft part of one modality or two, with or without a queue."""
-    columns, ids_columns = (a, ids_a) if b is None or ids_b is None else (b, ids_b)
-    if queue is not None and queue_ids is not None:
-        columns = torch.cat((columns, queue))
-        ids_columns = torch.cat((ids_columns, queue_ids))
-    instances = instances_of(ids_a, ids_columns)
-    if b is None or ids_b is None:
+    batch: Batch, options: Options, *, hard: bool, soft: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    """Hard and soft part, None where not asked for."""
+    check_options(options)
+    check_shapes(batch)
+    if torch.compiler.is_compiling():
+        options = replace(options, validate=False)
+    if options.validate:
+        check_values(batch, options)
+    with torch.autocast(device_type=batch.z0.device.type, enabled=False):
+        dtype = torch.promote_types(batch.dtype, torch.float32)
+        if isinstance(options.temperature, Tensor):
+            temperature = options.temperature.to(batch.z0.device, dtype).reshape(())
+            options = replace(options, temperature=temperature)
+        impl = choose_implementation(options.impl, batch.z0, batch.z1, batch.queue)
+        if impl == "dense":
+            batch = _computed_rows(batch, dtype, options.normalize)
+        parts = []
+        for comparison in _comparisons(batch, options, count=impl != "dense"):
+            if impl == "dense":
+                parts.append(dense_parts(comparison, options, hard=hard, soft=soft))
+            else:
+                parts.append(
+                    streaming_parts(
+                        comparison,
+                        options,
+                        hard=hard,
+                        soft=soft,
+                        triton=impl == "triton",
+                    )
+                )
+        if len(parts) == 1:
+            return parts[0]
+        (hard0, soft0), (hard1, soft1) = parts
+        return _mean(hard0, hard1), _mean(soft0, soft1)
+
+
+def _comparisons(batch: Batch, options: Options, count: bool) -> list[Comparison]:
+    """The comparisons of one modality or two, with or without a queue.
+
+    With ``count`` the instances are counted, where their values may be read.
+    """
+
+    def instances(ids0: Tensor, ids1: Tensor) -> Instances:
+        found = Instances.from_ids(ids0, ids1, options.num_instances)
+        if count and options.validate and options.num_instances is None:
+            return found.without_unused_groups()
+        return found
+
+    z0, ids0 = batch.z0, batch.ids0
+    columns, ids_columns = z0, ids0
+    if batch.z1 is not None and batch.ids1 is not None:
+        columns, ids_columns = batch.z1, batch.ids1
+    if batch.queue is not None and batch.queue_ids is not None:
+        columns = torch.cat((columns, batch.queue.detach()))
+        ids_columns = torch.cat((ids_columns, batch.queue_ids))
+    forward = Comparison(z0, columns, instances(ids0, ids_columns))
+    if batch.z1 is None or batch.ids1 is None:
         # One modality gives one relation: that of the columns, which hold the rows.
-        relation = columns if relation_a is None else relation_a
-        return parts_of(
-            a,
-            columns,
-            instances,
-            relation_a=None,
-            relation_b=relation,
-            both_directions=False,
-            leave_out_self=True,
-        )
-    if queue is None:
-        return parts_of(a, b, instances, relation_a=relation_a, relation_b=relation_b)
-    forward = parts_of(
-        a,
-        columns,
-        instances,
-        relation_a=a,
-        relation_b=columns,
-        both_directions=False,
+        relation = columns if batch.soft_features0 is None else batch.soft_features0
+        return [replace(forward, features1=relation, both_directions=False, skip_self=True)]
+    if batch.queue is None:
+        return [replace(forward, features0=batch.soft_features0, features1=batch.soft_features1)]
+    backward = Comparison(batch.z1, z0, instances(batch.ids1, ids0), both_directions=False)
+    return [replace(forward, both_directions=False), backward]
+
+
+def _computed_rows(batch: Batch, dtype: torch.dtype, normalize: bool) -> Batch:
+    """The batch with its rows in the dtype to compute in, and of unit length if they are to be."""
+
+    def computed(rows: Tensor) -> Tensor:
+        rows = rows.to(dtype)
+        return F.normalize(rows, dim=1) if normalize else rows
+
+    return replace(
+        batch,
+        z0=computed(batch.z0),
+        z1=None if batch.z1 is None else computed(batch.z1),
+        queue=None if batch.queue is None else computed(batch.queue),
     )
-    backward = parts_of(
-        b,
-        a,
-        instances_of(ids_b, ids_a),
-        relation_a=b,
-        relation_b=a,
-        both_directions=False,
-    )
-    return _mean(forward[0], backward[0]), _mean(forward[1], backward[1])
 
 
-def _mean(forward: Tensor | None, backward: Tensor | None) -> Tensor | None:
-    return None if forward is None or backward is None else (forward + backward) / 2
-
-
-def _rows(embeddings: Tensor, dtype: torch.dtype, normalize: bool) -> Tensor:
-    rows = embeddings.to(dtype)
-    return F.normalize(rows, dim=1) if normalize else rows
-
-
-def _instances(ids_a: Tensor, ids_b: Tensor, num_instances: int | None, look: bool) -> Instances:
-    """The instances behind ids, counted if one may ``look`` at them."""
-    instances = Instances.from_ids(ids_a, ids_b, num_instances)
-    return instances.without_unused_slots() if look else instances
+def _mean(first: Tensor | None, second: Tensor | None) -> Tensor | None:
+    return None if first is None or second is None else (first + second) / 2

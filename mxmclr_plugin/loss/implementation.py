@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import functools
 import warnings
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from mxmclr_plugin.loss.arguments import Implementation
+from mxmclr_plugin.loss.kernels.triton.measured import SPEEDUPS
 from mxmclr_plugin.loss.kernels.triton.tiles import allows_tf32, unsuitable
 
-__all__ = ["STREAMS_FROM", "Implementation", "taken_implementation"]
-
-Implementation = Literal["auto", "dense", "streaming", "triton"]
+__all__ = ["STREAMS_FROM", "choose_implementation", "triton_is_faster"]
 
 STREAMS_FROM = 2**15
 """Logits from which on tiles are faster; see ``impl`` of ``multifold_hybrid_loss``."""
 
 
-def taken_implementation(impl: str, a: Tensor, b: Tensor | None, queue: Tensor | None) -> str:
+def choose_implementation(
+    impl: Implementation, z0: Tensor, z1: Tensor | None, queue: Tensor | None
+) -> Implementation:
     """The implementation that computes the loss: ``impl``, or what ``"auto"`` stands for.
 
     Raises:
@@ -34,35 +35,43 @@ def taken_implementation(impl: str, a: Tensor, b: Tensor | None, queue: Tensor |
         )
     if impl in ("dense", "streaming"):
         return impl
-    dtype = a.dtype
-    for other in (b, queue):
+    dtype = z0.dtype
+    for other in (z1, queue):
         dtype = dtype if other is None else torch.promote_types(dtype, other.dtype)
-    reason = unsuitable(a.device, dtype)
     if impl == "triton":
+        reason = unsuitable(z0.device, dtype)
         if reason is not None:
             raise ValueError(
                 f"impl='triton' cannot be used: {reason}; "
                 "use impl='auto', which takes it where it can, or impl='streaming'"
             )
         return impl
-    columns = len(a if b is None else b) + (0 if queue is None else len(queue))
-    if transformed or len(a) * columns < STREAMS_FROM:
+    columns = len(z0 if z1 is None else z1) + (0 if queue is None else len(queue))
+    if transformed or len(z0) * columns < STREAMS_FROM:
         return "dense"
-    compiling = torch.compiler.is_compiling()
-    if a.device.type == "cuda":
-        if reason is None:
-            # Products of exact float32 are what libraries do better than Triton.
-            return "streaming" if dtype == torch.float32 and not allows_tf32() else "triton"
-        if not compiling:
-            _say_once(reason)
-        return "streaming"
-    return "dense" if compiling else "streaming"
+    if z0.device.type == "cuda":
+        return "triton" if triton_is_faster(z0.device, dtype) else "streaming"
+    return "dense" if torch.compiler.is_compiling() else "streaming"
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def triton_is_faster(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether the Triton kernels can be used, and were measured to be faster on such a device."""
+    if dtype == torch.float32 and not allows_tf32():
+        return False  # libraries are ahead in products of exact float32
+    speedups = SPEEDUPS.get(torch.cuda.get_device_name(device), {})
+    if speedups.get(str(dtype).removeprefix("torch."), 0.0) <= 1.0:
+        return False
+    reason = unsuitable(device, dtype)
+    if reason is not None and not torch.compiler.is_compiling():
+        _warn_once(reason)
+    return reason is None
 
 
 @functools.cache
-def _say_once(reason: str) -> None:
+def _warn_once(reason: str) -> None:
     warnings.warn(
         f"impl='auto' takes the slower impl='streaming' on this CUDA device: Triton's kernels "
-        f"cannot be used, since {reason}. Set impl='streaming' to be told no more.",
+        f"cannot be used, since {reason}. Set impl='streaming' to silence this warning.",
         stacklevel=4,
     )

@@ -8,65 +8,98 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["Instances", "can_look", "fuse"]
+__all__ = ["Comparison", "Instances", "can_look", "fuse"]
 
 
 @dataclass(frozen=True)
 class Instances:
-    """The instances of a multifold batch, numbered by slot.
+    """The instances of a multifold batch, numbered by group index.
 
-    There is a slot an instance where ids can be read without a wait. Elsewhere there are as many as
-    rows, n_a + n_b, or as ``num_instances`` says, so that their number is known without reading a
-    value from the device; slots that no instance uses have fold 0 on both sides.
+    There is a group index an instance where ids can be read without a wait. Elsewhere there are as
+    many as
+    rows, n_0 + n_1, or as ``num_instances`` says, so that their number is known without reading a
+    value from the device; groups that no instance uses have fold 0 on both sides.
 
     Attributes:
-        slot_a: Slot of each row of modality A. Shape: (n_a,).
-        slot_b: Slot of each row of modality B. Shape: (n_b,).
-        fold_a: Observations in A by slot. Shape: (slots,).
-        fold_b: Observations in B by slot. Shape: (slots,).
+        index0: Group index of each row of side 0. Shape: (n_0,).
+        index1: Group index of each row of side 1. Shape: (n_1,).
+        fold0: Observations on side 0 by group index. Shape: (groups,).
+        fold1: Observations on side 1 by group index. Shape: (groups,).
     """
 
-    slot_a: Tensor
-    slot_b: Tensor
-    fold_a: Tensor
-    fold_b: Tensor
+    index0: Tensor
+    index1: Tensor
+    fold0: Tensor
+    fold1: Tensor
 
     @classmethod
-    def from_ids(cls, ids_a: Tensor, ids_b: Tensor, num_instances: int | None = None) -> Instances:
-        """Numbers the instances behind arbitrary integer ids of shapes (n_a,) and (n_b,).
+    def from_ids(cls, ids0: Tensor, ids1: Tensor, num_instances: int | None = None) -> Instances:
+        """Numbers the instances behind arbitrary integer ids of shapes (n_0,) and (n_1,).
 
         Args:
-            ids_a: Shape: (n_a,).
-            ids_b: Shape: (n_b,).
+            ids0: Shape: (n_0,).
+            ids1: Shape: (n_1,).
             num_instances: A bound of the number of distinct ids, if one is known.
         """
-        if can_look(ids_a):
-            used, slot = torch.unique(torch.cat((ids_a, ids_b)), return_inverse=True)
-            slot_a, slot_b = slot[: len(ids_a)], slot[len(ids_a) :]
-            folds = (torch.bincount(rows, minlength=len(used)) for rows in (slot_a, slot_b))
-            return cls(slot_a, slot_b, *folds)
-        ordered, order = torch.sort(torch.cat((ids_a, ids_b)))
-        slot_of_ordered = F.pad((ordered[1:] != ordered[:-1]).long().cumsum(0), (1, 0))
-        slot = torch.empty_like(order).scatter(0, order, slot_of_ordered)
-        slot_a, slot_b = slot[: len(ids_a)], slot[len(ids_a) :]
-        empty = torch.zeros_like(slot)[:num_instances]
+        if can_look(ids0):
+            used, index = torch.unique(torch.cat((ids0, ids1)), return_inverse=True)
+            index0, index1 = index[: len(ids0)], index[len(ids0) :]
+            folds = (torch.bincount(rows, minlength=len(used)) for rows in (index0, index1))
+            return cls(index0, index1, *folds)
+        ordered, order = torch.sort(torch.cat((ids0, ids1)))
+        index_of_ordered = F.pad((ordered[1:] != ordered[:-1]).long().cumsum(0), (1, 0))
+        index = torch.empty_like(order).scatter(0, order, index_of_ordered)
+        index0, index1 = index[: len(ids0)], index[len(ids0) :]
+        empty = torch.zeros_like(index)[:num_instances]
         return cls(
-            slot_a,
-            slot_b,
-            fold_a=empty.scatter_add(0, slot_a, torch.ones_like(slot_a)),
-            fold_b=empty.scatter_add(0, slot_b, torch.ones_like(slot_b)),
+            index0,
+            index1,
+            fold0=empty.scatter_add(0, index0, torch.ones_like(index0)),
+            fold1=empty.scatter_add(0, index1, torch.ones_like(index1)),
         )
 
-    def without_unused_slots(self) -> Instances:
-        """The same with no more slots than there are instances; waits for the device."""
-        # Slots are numbered without a gap, so those in use are the first.
-        used = int(torch.maximum(self.slot_a.max(), self.slot_b.max())) + 1
-        return Instances(self.slot_a, self.slot_b, self.fold_a[:used], self.fold_b[:used])
+    def without_unused_groups(self) -> Instances:
+        """The same with no more groups than there are instances; waits for the device."""
+        # Groups are numbered without a gap, so those in use are the first.
+        used = int(torch.maximum(self.index0.max(), self.index1.max())) + 1
+        return Instances(self.index0, self.index1, self.fold0[:used], self.fold1[:used])
 
     @property
-    def slots(self) -> int:
-        """Number of slots, an upper bound of the number of instances."""
-        return len(self.fold_a)
+    def groups(self) -> int:
+        """Number of groups, an upper bound of the number of instances."""
+        return len(self.fold0)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Rows, and the columns that they are compared with.
+
+    Attributes:
+        z0: Rows. Shape: (n_0, D).
+        z1: Columns. Shape: (n_1, D).
+        instances: Which of them are of the same instance.
+        features0: Features that give the relation between instances in place of ``z0``. Shape:
+            (n_0, any width). If both are None the embeddings give it, if one is, the other alone.
+        features1: The same in place of ``z1``. Shape: (n_1, any width).
+        both_directions: Whether columns have a loss too, with the rows as their columns.
+        skip_self: Whether the first n_0 rows of ``z1`` are those of ``z0``, and no row is compared
+            with itself: it is no column, no positive, and not in the fold of its own instance. For
+            one direction only.
+    """
+
+    z0: Tensor
+    z1: Tensor
+    instances: Instances
+    features0: Tensor | None = None
+    features1: Tensor | None = None
+    both_directions: bool = True
+    skip_self: bool = False
+
+    def relation_features(self) -> tuple[Tensor | None, Tensor | None]:
+        """The features of each side that give the relation."""
+        if self.features0 is None and self.features1 is None:
+            return self.z0, self.z1
+        return self.features0, self.features1
 
 
 def can_look(values: Tensor) -> bool:
@@ -78,17 +111,17 @@ def can_look(values: Tensor) -> bool:
     )
 
 
-def fuse(features: Tensor, slot: Tensor, slots: int) -> Tensor:
+def fuse(features: Tensor, index: Tensor, groups: int) -> Tensor:
     """Fused features: the normalised mean of each instance's unit features.
 
     Args:
         features: Unit rows. Shape: (rows, width).
-        slot: Slot of each row. Shape: (rows,).
-        slots: Number of slots.
+        index: Group index of each row. Shape: (rows,).
+        groups: Number of groups.
 
     Returns:
-        Unit rows by slot, zero where a slot has no row. Shape: (slots, width).
+        Unit rows by group index, zero where a group index has no row. Shape: (groups, width).
     """
     # The sum points the same way as the mean, and normalising forgets its length.
-    total = features.new_zeros(slots, features.shape[1]).index_add(0, slot, features)
+    total = features.new_zeros(groups, features.shape[1]).index_add(0, index, features)
     return F.normalize(total, dim=1)

@@ -1,38 +1,49 @@
-"""The multifold hybrid loss as a criterion for lightly's training loops."""
+"""The multifold hybrid loss as a module, called like lightly's losses."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
-from lightly.utils import dist
 from torch import Tensor, nn
 from torch import distributed as torch_dist
 
-from mxmclr_plugin.loss.distributed.gather import Gather, check_gather, choose_exchange, gather_rows
-from mxmclr_plugin.loss.distributed.loss import sharded_hybrid_loss
+from mxmclr_plugin.loss.arguments import Batch, Implementation, Options
+from mxmclr_plugin.loss.distributed.exchange import Ranks
+from mxmclr_plugin.loss.distributed.gather import (
+    Gather,
+    check_gather,
+    choose_exchange,
+    gather_batch,
+)
+from mxmclr_plugin.loss.distributed.loss import sharded_hybrid_parts
 from mxmclr_plugin.loss.folds import flatten_folds
-from mxmclr_plugin.loss.functional import SoftLevel, multifold_hybrid_loss
-from mxmclr_plugin.loss.implementation import Implementation
+from mxmclr_plugin.loss.functional import HybridLossParts, hybrid_parts
 from mxmclr_plugin.loss.memory_bank import ObservationQueue
 from mxmclr_plugin.loss.validation import check_options
+from mxmclr_plugin.registry import register_loss
 
-__all__ = ["MAX_SCALE", "MultifoldHybridCriterion"]
+__all__ = ["MAX_SCALE", "MultifoldHybridLoss"]
 
 MAX_SCALE = 100.0
 """Bound of a learnable scale, as in CLIP (https://arxiv.org/abs/2103.00020, section 2.5)."""
 
 
-class MultifoldHybridCriterion(nn.Module):
+@register_loss(
+    "mxmclr",
+    positives="many",
+    source="mxmclr_plugin",
+    paper="reconstruction of MXM-CLR, https://arxiv.org/abs/2303.10839",
+)
+class MultifoldHybridLoss(nn.Module):
     """Multifold hybrid loss between two modalities, or two sets of views, or within one.
 
-    Every observation of an instance in the other modality is a positive (hard relation), and
-    other instances count as positives in the measure in which they are alike (soft relation); see
-    :func:`multifold_hybrid_loss` for the formulas. Called like lightly's criteria, with one more
-    pair of arguments where an instance has several observations.
+    Treats all observations of the same instance as positives (hard part), and gives other instances
+    partial credit in proportion to their similarity (soft part); see
+    :func:`~mxmclr_plugin.loss.functional.multifold_hybrid_loss` for the formulas. Called like
+    lightly's losses, with one more pair of arguments if an instance has several observations.
 
     This is a reconstruction of the idea of MXM-CLR[0], not its authors' code.
 
@@ -41,19 +52,32 @@ class MultifoldHybridCriterion(nn.Module):
     Attributes:
         temperature:
             Logits are divided by it. With ``learnable_temperature`` its value at the start.
-        soft_temperature:
-            Temperature of the relation between instances.
-        hard_weight:
-            Weight of the hard part, 0 to 1; the soft part has the rest.
-        soft_level:
-            ``"observation"`` or ``"instance"``: which logits the soft part is held to.
-        learnable_temperature:
-            If True the scale 1 / temperature is learned on a log scale and kept at or below 100.
+        memory_bank_size:
+            Size of a queue of past observations as (entries, dim), 0 for none. Past observations
+            of ``z1`` are columns of the direction from ``z0`` to ``z1`` beside those of the batch,
+            without gradient; one of an instance that is in the batch is a positive. The direction
+            from ``z1`` to ``z0`` is that of the batch alone. Without ``z1`` they are those of
+            ``z0``. As in lightly the queue changes only when ``z0`` needs a gradient, and is that
+            of all processes if ``gather_distributed``. Unlike in lightly the batch's other
+            rows are negatives beside it, entries not filled yet are left out, and the state dict
+            holds it.
         gather_distributed:
             If True the loss is that of the rows of all processes, which may hold different numbers
             of them, on each process. Under ``DistributedDataParallel`` parameters then get the
             gradient of one process that had all rows; see
             :func:`~mxmclr_plugin.loss.distributed.gather.gather_rows`.
+        soft_temperature:
+            Temperature of the relation between instances.
+        hard_weight:
+            Weight of the hard part, 0 to 1; the soft part has the rest.
+        learnable_temperature:
+            If True the scale 1 / temperature is learned on a log scale and kept at or below 100.
+            The parameter is ``log_scale``, of shape (1,).
+        impl:
+            Which implementation computes the loss, as in ``multifold_hybrid_loss``.
+        validate:
+            If False the values of embeddings are not checked, which saves a synchronization with
+            the device in each step. Shapes are always checked.
         gather:
             How rows of other processes take part. ``"rows"``: every process has the rows of all and
             computes the whole loss. ``"all_gather"``: its own rows against gathered columns.
@@ -61,20 +85,6 @@ class MultifoldHybridCriterion(nn.Module):
             :func:`~mxmclr_plugin.loss.distributed.loss.sharded_hybrid_loss`. ``"auto"`` is
             ``"all_gather"`` where the loss of all rows would be streamed (see ``impl``), and else
             ``"rows"``, as it is with a memory bank.
-        memory_bank_size:
-            Size of a queue of past observations as (entries, dim), 0 for none. Past observations
-            of ``z1`` are columns of the direction from ``z0`` to ``z1`` beside those of the batch,
-            without gradient; one of an instance that is in the batch is a positive. The direction
-            from ``z1`` to ``z0`` is that of the batch alone. Without ``z1`` they are those of
-            ``z0``. As in lightly the queue changes only when ``z0`` needs a gradient, and is that
-            of all processes if ``gather_distributed``; otherwise than in lightly the batch's other
-            rows are negatives beside it, entries not filled yet are left out, and the state dict
-            holds it.
-        impl:
-            Which implementation computes the loss.
-        validate:
-            If False the values of embeddings are not looked at, which saves a wait for the device
-            in each step. Shapes are always checked.
         last:
             Detached ``loss``, ``hard``, ``soft`` and ``scale`` of the last call, for logging. A
             part of weight 0 is not computed and is missing.
@@ -85,7 +95,7 @@ class MultifoldHybridCriterion(nn.Module):
             ``torch.distributed`` is not available.
 
     Examples:
-        >>> criterion = MultifoldHybridCriterion(temperature=0.07)
+        >>> criterion = MultifoldHybridLoss(temperature=0.07)
         >>>
         >>> # 8 shapes with 2 views and 5 captions each
         >>> views, captions = torch.randn(8, 2, 64), torch.randn(8, 5, 64)
@@ -100,23 +110,21 @@ class MultifoldHybridCriterion(nn.Module):
         >>> loss = criterion(torch.randn(8, 4, 64))
     """
 
-    log_scale: Tensor
-
     def __init__(
         self,
         temperature: float = 0.07,
+        memory_bank_size: int | Sequence[int] = 0,
+        gather_distributed: bool = False,
+        *,
         soft_temperature: float = 0.05,
         hard_weight: float = 0.8,
-        soft_level: SoftLevel = "observation",
         learnable_temperature: bool = False,
         impl: Implementation = "auto",
         validate: bool = True,
-        gather_distributed: bool = False,
-        memory_bank_size: int | Sequence[int] = 0,
         gather: Gather = "auto",
     ) -> None:
         super().__init__()
-        check_options(temperature, soft_temperature, hard_weight, soft_level, impl)
+        check_options(Options(temperature, soft_temperature, hard_weight, impl=impl))
         if gather_distributed and not torch_dist.is_available():
             raise ValueError(
                 "gather_distributed is True but torch.distributed is not available. "
@@ -128,20 +136,26 @@ class MultifoldHybridCriterion(nn.Module):
                 f"a learnable temperature starts at {1 / MAX_SCALE} or above, got {temperature}"
             )
         self.temperature = temperature
+        self.memory_bank_size = memory_bank_size
+        self.gather_distributed = gather_distributed
         self.soft_temperature = soft_temperature
         self.hard_weight = hard_weight
-        self.soft_level: SoftLevel = soft_level
         self.learnable_temperature = learnable_temperature
         self.impl: Implementation = impl
         self.validate = validate
-        self.gather_distributed = gather_distributed
-        self.memory_bank_size = memory_bank_size
         self.memory_bank = ObservationQueue(memory_bank_size)
         check_gather(gather, gather_distributed, impl, len(self.memory_bank) > 0)
         self.gather: Gather = gather
         self.last: dict[str, Tensor] = {}
         if learnable_temperature:
-            self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature)))
+            # Of one dimension, as FSDP shards parameters by their first.
+            self.log_scale = nn.Parameter(torch.empty(1))
+            self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Sets a learnable temperature back to its value at the start."""
+        if self.learnable_temperature:
+            nn.init.constant_(self.log_scale, -math.log(self.temperature))
 
     def forward(
         self,
@@ -158,13 +172,13 @@ class MultifoldHybridCriterion(nn.Module):
             z0: Embeddings, raw or of unit length. Shape: (rows, D), or (N, fold, D), or a list of
                 ``fold`` views of shape (N, D).
             z1: Embeddings of the other modality or views, in one of the same shapes. None: all
-                observations in ``z0`` meet each other, but none meets itself.
+                observations in ``z0`` are compared with each other, but none with itself.
             ids0: Instance ids of ``z0``: (rows,) for rows, (N,) or (N, fold) for folds. None: the
-                k-th entry of ``z0`` is instance k, and of another instance than what other
-                processes and the memory bank hold.
+                k-th entry of ``z0`` is instance k, and of another instance than those of other
+                processes and of the memory bank.
             ids1: The same for ``z1``.
-            soft_features0: What the soft relation is taken from in place of ``z0``, say features of
-                a frozen encoder of the same observations, which no gradient follows. In the shape
+            soft_features0: Features that give the soft relation in place of ``z0``, such as those
+                of a frozen encoder of the same observations; without gradient. In the shape
                 of ``z0``, but for the width. Not together with a memory bank.
             soft_features1: The same in place of ``z1``.
 
@@ -177,7 +191,10 @@ class MultifoldHybridCriterion(nn.Module):
                 are soft features and a memory bank, and with ``validate`` if a row is zero, NaN or
                 infinite or no row of ``z0`` has a positive.
         """
-        return self.parts(z0, z1, ids0, ids1, soft_features0, soft_features1)["loss"]
+        loss, _, _ = self._compute(
+            z0, z1, ids0, ids1, soft_features0, soft_features1, differentiable=False
+        )
+        return loss
 
     def parts(
         self,
@@ -187,24 +204,44 @@ class MultifoldHybridCriterion(nn.Module):
         ids1: Tensor | None = None,
         soft_features0: Tensor | Sequence[Tensor] | None = None,
         soft_features1: Tensor | Sequence[Tensor] | None = None,
-    ) -> dict[str, Tensor]:
-        """The loss and its parts with their gradients, for those that want to weigh them anew.
+    ) -> HybridLossParts:
+        """The loss and both parts, each differentiable; called as :meth:`forward` is."""
+        loss, hard, soft = self._compute(
+            z0, z1, ids0, ids1, soft_features0, soft_features1, differentiable=True
+        )
+        assert hard is not None
+        assert soft is not None
+        return HybridLossParts(loss, hard, soft)
 
-        Called as :meth:`forward` is.
-
-        Returns:
-            ``loss``, ``hard`` and ``soft``, each of shape (); a part of weight 0 is missing.
-        """
+    def _compute(
+        self,
+        z0: Tensor | Sequence[Tensor],
+        z1: Tensor | Sequence[Tensor] | None,
+        ids0: Tensor | None,
+        ids1: Tensor | None,
+        soft_features0: Tensor | Sequence[Tensor] | None,
+        soft_features1: Tensor | Sequence[Tensor] | None,
+        *,
+        differentiable: bool,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """The loss and its parts, which need a gradient only if ``differentiable``."""
         z0 = _stack_views(z0, "z0")
         z1 = None if z1 is None else _stack_views(z1, "z1")
-        ids_given = ids0 is not None or ids1 is not None
+        has_ids, has_bank = ids0 is not None or ids1 is not None, len(self.memory_bank) > 0
         most = _most_instances(z0, z1, ids0, ids1)
         ids0, ids1 = self._ids(z0, z1, ids0, ids1)
-        a, ids_a = flatten_folds(z0, ids0, "z0")
-        b, ids_b = (None, None) if z1 is None else flatten_folds(z1, ids1, "z1")
-        soft_a = _as_rows(soft_features0, "soft_features0")
-        soft_b = _as_rows(soft_features1, "soft_features1")
-        if len(self.memory_bank) and not (soft_a is None and soft_b is None):
+        z0, ids0 = flatten_folds(z0, ids0, "z0")
+        if z1 is not None:
+            z1, ids1 = flatten_folds(z1, ids1, "z1")
+        batch = Batch(
+            z0,
+            z1,
+            ids0,
+            ids1,
+            _as_rows(soft_features0, "soft_features0"),
+            _as_rows(soft_features1, "soft_features1"),
+        )
+        if has_bank and not (batch.soft_features0 is None and batch.soft_features1 is None):
             # Said at the first step: the bank is still empty then, and nothing else would object.
             raise ValueError(
                 "soft features cannot be used with a memory bank, which keeps none of past "
@@ -212,44 +249,37 @@ class MultifoldHybridCriterion(nn.Module):
             )
         exchange = None
         if self.gather_distributed:
-            exchange = choose_exchange(self.gather, self.impl, len(self.memory_bank) > 0, a, b)
+            exchange = choose_exchange(self.gather, self.impl, has_bank, z0, z1)
             most = None  # other processes may hold more
             if exchange is None:
-                # By the ids of their rows on this process.
-                soft_a = None if soft_a is None else gather_rows(soft_a, ids_a)[0]
-                soft_b = None if soft_b is None or ids_b is None else gather_rows(soft_b, ids_b)[0]
-                a, ids_a = gather_rows(a, ids_a)
-                if b is not None and ids_b is not None:
-                    b, ids_b = gather_rows(b, ids_b)
-        queue = self._queue(a, ids_given) if len(self.memory_bank) else {}
-        if most is not None and queue:
-            most += len(queue["queue"])
+                batch = gather_batch(batch)
+        if has_bank:
+            batch = self._with_queue(batch, has_ids)
+            if most is not None and batch.queue is not None:
+                most += len(batch.queue)
         temperature = self._current_temperature()
-        loss_of: Callable[..., Any] = partial(multifold_hybrid_loss, num_instances=most)
-        if exchange is not None:
-            loss_of = partial(sharded_hybrid_loss, exchange=exchange)
-        loss_of = partial(
-            loss_of,
-            temperature=temperature,
-            soft_temperature=self.soft_temperature,
-            hard_weight=self.hard_weight,
-            soft_level=self.soft_level,
+        options = Options(
+            temperature,
+            self.soft_temperature,
+            self.hard_weight,
             impl=self.impl,
+            num_instances=most,
             validate=self.validate,
-            soft_features_a=soft_a,
-            soft_features_b=soft_b,
         )
-        parts: dict[str, Tensor]
-        if 0 < self.hard_weight < 1:
-            parts = loss_of(a, b, ids_a, ids_b, **queue, return_parts=True)
+        if exchange is None:
+            parts = hybrid_parts(batch, options, differentiable=differentiable)
         else:
-            loss: Tensor = loss_of(a, b, ids_a, ids_b, **queue)
-            parts = {"loss": loss, "hard" if self.hard_weight == 1 else "soft": loss}
-        if len(self.memory_bank) and a.requires_grad:
-            past, past_ids = (a, ids_a) if b is None or ids_b is None else (b, ids_b)
-            self.memory_bank.add(past, past_ids, ids_given)
-        self.last = {name: part.detach() for name, part in parts.items()}
-        self.last["scale"] = (parts["loss"].detach().new_ones(()) / temperature).detach()
+            parts = sharded_hybrid_parts(batch, options, exchange, differentiable=differentiable)
+        if has_bank and batch.z0.requires_grad:
+            if batch.z1 is None or batch.ids1 is None:
+                self.memory_bank.add(batch.z0, batch.ids0, has_ids)
+            else:
+                self.memory_bank.add(batch.z1, batch.ids1, has_ids)
+        loss = parts[0].detach()
+        self.last = {"scale": (loss.new_ones(()) / temperature).reshape(()).detach()}
+        for name, part in zip(("loss", "hard", "soft"), parts, strict=True):
+            if part is not None:
+                self.last[name] = part.detach()
         return parts
 
     def _ids(
@@ -268,7 +298,8 @@ class MultifoldHybridCriterion(nn.Module):
             if beyond:
                 ids = torch.arange(len(z0), device=z0.device)
                 if self.gather_distributed:
-                    ids = ids * dist.world_size() + dist.rank()
+                    ranks = Ranks()
+                    ids = ids * ranks.size + ranks.rank
                 if len(self.memory_bank):
                     ids = ids + self.memory_bank.next_id().to(ids.device)
                 return ids, None if z1 is None else ids
@@ -279,16 +310,19 @@ class MultifoldHybridCriterion(nn.Module):
             )
         return ids0, ids1
 
-    def _queue(self, a: Tensor, ids_given: bool) -> dict[str, Tensor]:
-        """The arguments that stand for the memory bank; none while it is empty."""
-        if a.shape[1] != self.memory_bank.size[1]:
+    def _with_queue(self, batch: Batch, has_ids: bool) -> Batch:
+        """The batch with the entries of the memory bank as its queue, once there are any."""
+        if batch.z0.shape[1] != self.memory_bank.size[1]:
             raise ValueError(
                 f"memory_bank_size is {self.memory_bank_size}, for embeddings of width "
-                f"{self.memory_bank.size[1]}, but z0 has width {a.shape[1]}"
+                f"{self.memory_bank.size[1]}, but z0 has width {batch.z0.shape[1]}"
             )
-        self.memory_bank.check_origin(ids_given)
+        self.memory_bank.check_origin(has_ids)
         rows, ids = self.memory_bank.entries()
-        return {"queue": rows.to(a.device), "queue_ids": ids.to(a.device)} if len(rows) else {}
+        if len(rows) == 0:
+            return batch
+        device = batch.z0.device
+        return replace(batch, queue=rows.to(device), queue_ids=ids.to(device))
 
     def _current_temperature(self) -> float | Tensor:
         if not self.learnable_temperature:
@@ -301,7 +335,7 @@ class MultifoldHybridCriterion(nn.Module):
     def extra_repr(self) -> str:
         return (
             f"temperature={self.temperature}, soft_temperature={self.soft_temperature}, "
-            f"hard_weight={self.hard_weight}, soft_level={self.soft_level!r}, "
+            f"hard_weight={self.hard_weight}, "
             f"learnable_temperature={self.learnable_temperature}, impl={self.impl!r}, "
             f"gather_distributed={self.gather_distributed}, gather={self.gather!r}, "
             f"memory_bank_size={self.memory_bank_size}"

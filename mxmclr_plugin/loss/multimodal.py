@@ -9,12 +9,12 @@ from itertools import combinations
 
 from torch import Tensor, nn
 
-from mxmclr_plugin.loss.baselines.pairing import PairedCriterion
+from mxmclr_plugin.loss.baselines.pairing import PairedLoss
 
-__all__ = ["MultimodalCriterion", "takes_ids", "takes_soft_features"]
+__all__ = ["MultimodalLoss", "takes_ids", "takes_soft_features"]
 
 
-class MultimodalCriterion(nn.Module):
+class MultimodalLoss(nn.Module):
     """Weighted mean of a criterion over pairs of modalities, as TriCoLo[0] pairs its three.
 
     Every pair has a copy of the criterion of its own, so that learnable temperatures and memory
@@ -25,7 +25,7 @@ class MultimodalCriterion(nn.Module):
     Attributes:
         criterion:
             Called ``criterion(z0, z1, ids0, ids1)``. One that takes ``(z0, z1)`` alone is wrapped
-            in :class:`PairedCriterion`.
+            in :class:`PairedLoss`.
         modalities:
             Names of the modalities.
         pairs:
@@ -38,8 +38,8 @@ class MultimodalCriterion(nn.Module):
             weights and pairs do not fit.
 
     Examples:
-        >>> criterion = MultimodalCriterion(
-        ...     MultifoldHybridCriterion(), ["text", "view", "voxel"], weights=[1, 1, 0.5]
+        >>> criterion = MultimodalLoss(
+        ...     MultifoldHybridLoss(), ["text", "view", "voxel"], weights=[1, 1, 0.5]
         ... )
         >>> loss = criterion({"text": text, "view": view, "voxel": voxel}, ids)
     """
@@ -67,7 +67,7 @@ class MultimodalCriterion(nn.Module):
         self.pairs: list[tuple[str, str]] = [(pair[0], pair[1]) for pair in chosen]
         self.weights = [weight / sum(weights) for weight in weights]
         if not takes_ids(criterion):
-            criterion = PairedCriterion(criterion)
+            criterion = PairedLoss(criterion)
         self.criteria = nn.ModuleList(
             [criterion, *(copy.deepcopy(criterion) for _ in self.pairs[1:])]
         )

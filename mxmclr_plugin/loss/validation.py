@@ -1,23 +1,16 @@
-"""Checks of what a multifold loss is given; every message names the argument and the place."""
+"""Checks of the arguments of a multifold loss; every message names the argument and the place."""
 
 from __future__ import annotations
 
 import math
+from typing import get_args
 
 import torch
 from torch import Tensor
 
-__all__ = [
-    "check_options",
-    "check_positive",
-    "check_shapes",
-    "check_share",
-    "check_tiles",
-    "check_values",
-]
+from mxmclr_plugin.loss.arguments import Batch, Implementation, Options
 
-_SOFT_LEVELS = ("observation", "instance")
-_IMPLEMENTATIONS = ("auto", "dense", "streaming", "triton")
+__all__ = ["check_options", "check_positive", "check_shapes", "check_share", "check_values"]
 
 
 def check_positive(name: str, value: float) -> None:
@@ -32,18 +25,13 @@ def check_share(name: str, value: float) -> None:
         raise ValueError(f"{name} must be a number from 0 to 1, got {value!r}")
 
 
-def check_options(
-    temperature: float | Tensor,
-    soft_temperature: float,
-    hard_weight: float,
-    soft_level: str,
-    impl: str,
-) -> None:
+def check_options(options: Options) -> None:
     """Checks the options of the multifold hybrid loss; reads no value of a tensor.
 
     Raises:
         ValueError: If an option is out of range.
     """
+    temperature = options.temperature
     if isinstance(temperature, Tensor):
         if temperature.numel() != 1:
             raise ValueError(
@@ -51,46 +39,20 @@ def check_options(
             )
     else:
         check_positive("temperature", temperature)
-    check_positive("soft_temperature", soft_temperature)
-    check_share("hard_weight", hard_weight)
-    for name, value, known in (
-        ("soft_level", soft_level, _SOFT_LEVELS),
-        ("impl", impl, _IMPLEMENTATIONS),
-    ):
-        if value not in known:
-            raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, got {value!r}")
-
-
-def check_tiles(tile: int | None, cache_bytes: int, num_instances: int | None = None) -> None:
-    """Checks how a matrix is to be cut.
-
-    Raises:
-        ValueError: If a tile would hold nothing, the cache less than nothing, or no instance is
-            there.
-    """
-    for name, value, least in (
-        ("tile", tile, 1),
-        ("cache_bytes", cache_bytes, 0),
-        ("num_instances", num_instances, 1),
-    ):
+    check_positive("soft_temperature", options.soft_temperature)
+    check_share("hard_weight", options.hard_weight)
+    known = get_args(Implementation)
+    if options.impl not in known:
+        raise ValueError(f"impl must be one of {', '.join(map(repr, known))}, got {options.impl!r}")
+    for name, least in (("tile", 1), ("cache_bytes", 0), ("num_instances", 1)):
+        value = getattr(options, name)
         if value is None and name != "cache_bytes":
             continue
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise ValueError(f"{name} must be a whole number from {least} on, got {value!r}")
 
 
-def check_shapes(
-    a: Tensor,
-    b: Tensor | None,
-    ids_a: Tensor,
-    ids_b: Tensor | None,
-    soft_features_a: Tensor | None = None,
-    soft_features_b: Tensor | None = None,
-    queue: Tensor | None = None,
-    queue_ids: Tensor | None = None,
-    *,
-    may_be_empty: bool = False,
-) -> None:
+def check_shapes(batch: Batch, *, may_be_empty: bool = False) -> None:
     """Checks ranks, lengths, dtypes and devices; reads no value of a tensor.
 
     With ``may_be_empty`` there may be no rows, since other processes may have some.
@@ -98,129 +60,120 @@ def check_shapes(
     Raises:
         ValueError: If one of them does not fit.
     """
-    _check_matrix("a", a, may_be_empty)
-    for name, embeddings, ids_name, ids, features in (
-        ("a", a, "ids_a", ids_a, soft_features_a),
-        ("b", b, "ids_b", ids_b, soft_features_b),
-        ("queue", queue, "queue_ids", queue_ids, None),
+    z0 = batch.z0
+    _check_matrix("z0", z0, may_be_empty)
+    for name, z, ids_name, ids, features in (
+        ("z0", z0, "ids0", batch.ids0, batch.soft_features0),
+        ("z1", batch.z1, "ids1", batch.ids1, batch.soft_features1),
+        ("queue", batch.queue, "queue_ids", batch.queue_ids, None),
     ):
-        if embeddings is None:
-            for other, tensor in ((ids_name, ids), (f"soft_features_{name}", features)):
+        features_name = f"soft_features{name[-1]}"
+        if z is None:
+            for other, tensor in ((ids_name, ids), (features_name, features)):
                 if tensor is not None:
                     raise ValueError(f"{other} is given but {name} is None")
             continue
-        _check_matrix(name, embeddings, may_be_empty)
+        _check_matrix(name, z, may_be_empty)
         if not isinstance(ids, Tensor) or ids.is_floating_point() or ids.is_complex():
             kind = ids.dtype if isinstance(ids, Tensor) else type(ids).__name__
             raise ValueError(f"{ids_name} must be a tensor of integers, got {kind}")
-        if ids.shape != embeddings.shape[:1]:
+        if ids.shape != z.shape[:1]:
             raise ValueError(
-                f"{ids_name} must hold one id for each of the {len(embeddings)} rows of {name}, "
+                f"{ids_name} must hold one id for each of the {len(z)} rows of {name}, "
                 f"got shape {tuple(ids.shape)}"
             )
         if features is not None:
-            _check_matrix(f"soft_features_{name}", features, may_be_empty)
-            if len(features) != len(embeddings):
+            _check_matrix(features_name, features, may_be_empty)
+            if len(features) != len(z):
                 raise ValueError(
-                    f"soft_features_{name} must have one row for each of the {len(embeddings)} "
+                    f"{features_name} must have one row for each of the {len(z)} "
                     f"rows of {name}, got shape {tuple(features.shape)}"
                 )
-        for other, tensor in (
-            (ids_name, ids),
-            (f"soft_features_{name}", features),
-            (name, embeddings),
-        ):
-            if tensor is not None and tensor.device != a.device:
-                raise ValueError(f"{other} is on {tensor.device} but a is on {a.device}")
-        if a.shape[1] != embeddings.shape[1]:
+        for other, tensor in ((ids_name, ids), (features_name, features), (name, z)):
+            if tensor is not None and tensor.device != z0.device:
+                raise ValueError(f"{other} is on {tensor.device} but z0 is on {z0.device}")
+        if z0.shape[1] != z.shape[1]:
             raise ValueError(
-                f"a and {name} must have the same number of columns, "
-                f"got shapes {tuple(a.shape)} and {tuple(embeddings.shape)}"
+                f"z0 and {name} must have the same number of columns, "
+                f"got shapes {tuple(z0.shape)} and {tuple(z.shape)}"
             )
-    if queue is not None and (soft_features_a is not None or soft_features_b is not None):
+    if batch.queue is not None and not (
+        batch.soft_features0 is None and batch.soft_features1 is None
+    ):
         raise ValueError(
             "queue and soft features cannot be used together: the queue has no soft features"
         )
 
 
-def check_values(
-    a: Tensor,
-    b: Tensor | None,
-    ids_a: Tensor,
-    ids_b: Tensor | None,
-    soft_features_a: Tensor | None = None,
-    soft_features_b: Tensor | None = None,
-    queue: Tensor | None = None,
-    queue_ids: Tensor | None = None,
-    *,
-    temperature: float | Tensor = 1.0,
-    normalize: bool = True,
-    num_instances: int | None = None,
-) -> None:
-    """Checks the values of tensors, with one wait for the device if all is well.
+def check_values(batch: Batch, options: Options | None = None) -> None:
+    """Checks the values of tensors; synchronizes with the device once if all is well.
 
     Raises:
-        ValueError: If a row is NaN, infinite or (where it is to be normalised) zero, if no row
-            of ``a`` has a positive in ``b`` or ``queue`` (with ``b=None``: no two rows of ``a``
+        ValueError: If a row is NaN, infinite or (where rows are normalised) zero, if no row
+            of ``z0`` has a positive in ``z1`` or ``queue`` (with ``z1=None``: no two rows of ``z0``
             and ``queue`` share an id), if a temperature given as a tensor is not positive, or if
             there are more distinct ids than ``num_instances``.
     """
+    options = options or Options()
+    temperature, num_instances = options.temperature, options.num_instances
     rows = [
         (name, matrix, zero_is_bad)
         for name, matrix, zero_is_bad in (
-            ("a", a, normalize),
-            ("b", b, normalize),
-            ("soft_features_a", soft_features_a, True),
-            ("soft_features_b", soft_features_b, True),
-            ("queue", queue, normalize),
+            ("z0", batch.z0, options.normalize),
+            ("z1", batch.z1, options.normalize),
+            ("soft_features0", batch.soft_features0, True),
+            ("soft_features1", batch.soft_features1, True),
+            ("queue", batch.queue, options.normalize),
         )
         if matrix is not None
     ]
     bad = [_bad_rows(tensor, zero_is_bad) for _, tensor, zero_is_bad in rows]
-    has_positive = _has_positive(ids_a, ids_b, queue_ids)
+    has_positive = _has_positive(batch)
     all_is_well = has_positive & ~torch.stack([is_bad.any() for is_bad in bad]).any()
     if isinstance(temperature, Tensor):
         all_is_well = all_is_well & (temperature > 0).all().to(all_is_well.device)
     instances = None
     if num_instances is not None:
-        instances = _count(ids_a, ids_b, queue_ids)
+        ids = torch.cat([x for x in (batch.ids0, batch.ids1, batch.queue_ids) if x is not None])
+        ordered = ids.sort().values
+        instances = (ordered[1:] != ordered[:-1]).sum() + 1
         all_is_well = all_is_well & (instances <= num_instances)
-    if not all_is_well:
-        if instances is not None and num_instances is not None and instances > num_instances:
-            raise ValueError(
-                f"num_instances is {num_instances}, but there are {int(instances)} distinct ids; "
-                "give as many or more, or None"
-            )
-        if isinstance(temperature, Tensor):
-            check_positive("temperature", temperature.item())
-        for (name, tensor, _), is_bad in zip(rows, bad, strict=True):
-            if is_bad.any():
-                _raise_bad_row(name, tensor, is_bad)
-        if b is None:
-            raise ValueError(
-                f"no row of a (shape {tuple(a.shape)}) has a positive: ids_a holds every id once, "
-                "so there is nothing to learn from; give several observations of an instance"
-            )
+    if all_is_well:
+        return
+    if instances is not None and num_instances is not None and instances > num_instances:
         raise ValueError(
-            f"no row of a (shape {tuple(a.shape)}) has a positive in b (shape {tuple(b.shape)}): "
-            "ids_a and ids_b share no id, so there is nothing to learn from; draw batches in which "
-            "an instance has observations in both modalities"
+            f"num_instances is {num_instances}, but there are {int(instances)} distinct ids; "
+            "give as many or more, or None"
         )
+    if isinstance(temperature, Tensor):
+        check_positive("temperature", temperature.item())
+    for (name, tensor, _), is_bad in zip(rows, bad, strict=True):
+        if is_bad.any():
+            _raise_bad_row(name, tensor, is_bad)
+    shape = tuple(batch.z0.shape)
+    if batch.z1 is None:
+        raise ValueError(
+            f"no row of z0 (shape {shape}) has a positive: ids0 holds every id once, "
+            "so there is nothing to learn from; give several observations of an instance"
+        )
+    raise ValueError(
+        f"no row of z0 (shape {shape}) has a positive in z1 (shape {tuple(batch.z1.shape)}): "
+        "ids0 and ids1 share no id, so there is nothing to learn from; draw batches in which "
+        "an instance has observations in both modalities"
+    )
 
 
-def _has_positive(ids_a: Tensor, ids_b: Tensor | None, queue_ids: Tensor | None) -> Tensor:
-    """Whether any row of A has a positive. Shape: ()."""
-    found = [torch.isin(ids_a, ids).any() for ids in (ids_b, queue_ids) if ids is not None]
-    if ids_b is None:
-        ordered = ids_a.sort().values
+def _has_positive(batch: Batch) -> Tensor:
+    """Whether any row of ``z0`` has a positive. Shape: ()."""
+    found = [
+        torch.isin(batch.ids0, ids).any()
+        for ids in (batch.ids1, batch.queue_ids)
+        if ids is not None
+    ]
+    if batch.ids1 is None:
+        ordered = batch.ids0.sort().values
         found.append((ordered[1:] == ordered[:-1]).any())
     return torch.stack(found).any()
-
-
-def _count(*ids: Tensor | None) -> Tensor:
-    """Number of distinct ids. Shape: ()."""
-    ordered = torch.cat([x for x in ids if x is not None]).sort().values
-    return (ordered[1:] != ordered[:-1]).sum() + 1
 
 
 def _check_matrix(name: str, matrix: Tensor, may_be_empty: bool) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from mxmclr_plugin.data.batch import Observations
 from mxmclr_plugin.models.exporting import is_exporting
 from mxmclr_plugin.models.tower import Backbone
+from mxmclr_plugin.registry import register_tower
 
 __all__ = ["PrecomputedFeatures", "features"]
 
@@ -61,8 +62,11 @@ class PrecomputedFeatures(Backbone):
         return observations.float() if observations.element_size() < 4 else observations
 
 
+@register_tower("features", kind="features")
 def features(corpus: Sequence[Any]) -> PrecomputedFeatures:
-    """A :class:`PrecomputedFeatures` as wide as the first of the training observations.
+    """Precomputed vectors, passed straight to the head.
+
+    The width is that of the first training observation.
 
     Args:
         corpus: Vectors.

@@ -17,15 +17,16 @@ from mxmclr_plugin.models.pretrained import (
     weights_of,
 )
 from mxmclr_plugin.models.tower import Backbone
-from mxmclr_plugin.registry import did_you_mean
+from mxmclr_plugin.registry import did_you_mean, register_tower
 
 __all__ = ["LightCNN2d", "TorchvisionBackbone", "image_models", "scaled_images"]
 
 _AUXILIARY = ("aux1", "aux2", "AuxLogits")  # further classifiers of GoogLeNet and Inception
 
 
+@register_tower("light_cnn2d", kind="image")
 class LightCNN2d(Backbone):
-    """A few convolutions for pictures of 32 to 128 pixels; takes any size.
+    """Light CNN for images of 32 to 128 pixels; takes any size.
 
     Stages of convolution, BatchNorm and ReLU, each of which halves the picture. Then each channel's
     mean, which keeps how much there is of something, beside its maximum, which keeps whether there
@@ -73,8 +74,9 @@ class LightCNN2d(Backbone):
         return torch.cat([cells.mean(dim=(2, 3)), cells.amax(dim=(2, 3))], dim=1)
 
 
+@register_tower("torchvision_model", kind="image")
 class TorchvisionBackbone(Backbone):
-    """A torchvision classification model without the last layer of its classifier.
+    """Torchvision classification model (resnet18, vit_b_16, ...) without its last layer.
 
     Pictures are normalised by the mean and deviation that the weights were trained with (those of
     the model's default weights where weights come from a file or are random). A model that is bound

@@ -10,6 +10,7 @@ from torch import Tensor
 from mxmclr_plugin.data.batch import Observations
 from mxmclr_plugin.models.image import scaled_images
 from mxmclr_plugin.models.text import SentenceBackbone, sentence_transformer
+from mxmclr_plugin.registry import register_tower
 
 if TYPE_CHECKING:  # it takes seconds to import
     from sentence_transformers import SentenceTransformer
@@ -61,6 +62,7 @@ class MultimodalBackbone(SentenceBackbone):
         return self.embed(list(pictures))
 
 
+@register_tower("sentence_transformer_image", kind="image", frozen=True)
 def multimodal(
     model: str = CLIP,
     max_length: int | None = None,
@@ -70,7 +72,7 @@ def multimodal(
     lora_dropout: float = 0.0,
     gradient_checkpointing: bool = False,
 ) -> MultimodalBackbone:
-    """A pretrained SentenceTransformer for pictures and sentences.
+    """CLIP and other SentenceTransformers for images and sentences (with same_as).
 
     Args:
         model: Name on the Hugging Face hub, or a local folder.

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mxmclr_plugin.data.batch import Observations
 from mxmclr_plugin.models.exporting import is_exporting
 from mxmclr_plugin.models.tower import Backbone
+from mxmclr_plugin.registry import register_tower
 
 __all__ = ["PointNet", "point_net"]
 
@@ -98,12 +99,15 @@ class PointNet(Backbone):
         return observations
 
 
+@register_tower("point_net", kind="points")
 def point_net(
     corpus: Sequence[Any],
     widths: list[int] = [64, 128, 256],  # noqa: B006
     centred: bool = True,
 ) -> PointNet:
-    """A :class:`PointNet` for points with as many numbers as the training observations have.
+    """PointNet: a shared MLP, then maximum and mean over the points.
+
+    The number of channels is that of the first training observation.
 
     Args:
         corpus: Clouds, of which the first is looked at; x, y, z if there is none.

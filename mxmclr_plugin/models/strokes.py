@@ -7,14 +7,16 @@ from torch import Tensor, nn
 
 from mxmclr_plugin.data.batch import Observations
 from mxmclr_plugin.models.tower import Backbone
+from mxmclr_plugin.registry import register_tower
 
 __all__ = ["StrokeCNN"]
 
 _COLUMNS = 4  # x, y, time, whether a stroke begins
 
 
+@register_tower("stroke_cnn", kind="strokes")
 class StrokeCNN(Backbone):
-    """A few 1D convolutions along a drawing.
+    """Light 1D CNN along pen strokes of a fixed number of points.
 
     Beside each point the step to it is given, which a shift of the drawing leaves as it is. Then
     stages of convolution, BatchNorm and ReLU; all but the first halve the length. Then each

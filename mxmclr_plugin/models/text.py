@@ -21,6 +21,7 @@ from torch import Tensor
 from mxmclr_plugin.data.batch import Observations
 from mxmclr_plugin.models.lora import add_lora, merged
 from mxmclr_plugin.models.tower import Backbone
+from mxmclr_plugin.registry import register_tower
 
 if TYPE_CHECKING:  # it takes seconds to import
     from sentence_transformers import SentenceTransformer
@@ -128,6 +129,7 @@ class SentenceBackbone(Backbone):
             )
 
 
+@register_tower("sentence_transformer", kind="text", frozen=True)
 def sentence_transformer(
     model: str = OFFLINE_MINILM,
     max_length: int | None = None,
@@ -138,7 +140,7 @@ def sentence_transformer(
     lora_dropout: float = 0.0,
     gradient_checkpointing: bool = False,
 ) -> SentenceBackbone:
-    """A pretrained SentenceTransformer.
+    """Any SentenceTransformer: a hub name, a folder, or offline-minilm.
 
     Args:
         model: Name on the Hugging Face hub, a local folder, or ``"offline-minilm"``:
@@ -243,10 +245,11 @@ def _set_pooling(model: SentenceTransformer, pooling: str) -> None:
     )
 
 
+@register_tower("bag_of_words", kind="text")
 def bag_of_words(
     sentences: Sequence[str], embedding_dim: int = 128, min_count: int = 1
 ) -> SentenceBackbone:
-    """A SentenceTransformer from scratch: the mean of one trained vector a word.
+    """Mean of word vectors, trained from scratch on the captions (no download).
 
     It is sentence-transformers' StaticEmbedding over a word-level tokenizer of the ``tokenizers``
     package. Text is put in lower case and Unicode form NFKC; a word is a run of letters, digits and

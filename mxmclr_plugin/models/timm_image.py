@@ -12,7 +12,7 @@ from mxmclr_plugin.data.batch import Observations
 from mxmclr_plugin.models.image import resized, scaled_images
 from mxmclr_plugin.models.pretrained import load_weights, read_weights
 from mxmclr_plugin.models.tower import Backbone
-from mxmclr_plugin.registry import did_you_mean
+from mxmclr_plugin.registry import did_you_mean, register_tower
 
 __all__ = ["PRETRAINED", "TimmBackbone"]
 
@@ -20,8 +20,9 @@ PRETRAINED = "pretrained"
 """The weights that timm has for a name, downloaded from the Hugging Face hub."""
 
 
+@register_tower("timm_model", kind="image")
 class TimmBackbone(Backbone):
-    """A timm model without its classifier.
+    """Any model of timm without its classifier (needs mxmclr-plugin[timm]).
 
     Pictures are normalised by the mean and deviation that timm names for the model. A model that is
     bound to one size of picture has others resized to it.

@@ -1,4 +1,4 @@
-"""A backbone for several pictures of the same thing: an image backbone, pooled over the views."""
+"""Backbone for several images of one object: an image backbone, pooled over the views."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from mxmclr_plugin.data.batch import Observations
 from mxmclr_plugin.models.image import LightCNN2d, TorchvisionBackbone
 from mxmclr_plugin.models.timm_image import TimmBackbone
 from mxmclr_plugin.models.tower import Backbone
+from mxmclr_plugin.registry import register_tower
 
 __all__ = ["LIGHT_CNN", "MultiView", "Pooling", "multi_view"]
 
@@ -81,13 +82,14 @@ class MultiView(Backbone):
         return f"pooling={self.pooling}"
 
 
+@register_tower("multi_view", kind="views")
 def multi_view(
     arch: str = LIGHT_CNN,
     weights: str | None = None,
     pooling: Pooling = "mean",
     gradient_checkpointing: bool = False,
 ) -> MultiView:
-    """A :class:`MultiView` of an image model.
+    """Image model over every view, pooled by mean, maximum or attention.
 
     Args:
         arch: ``"light_cnn2d"``, one of :func:`~mxmclr_plugin.models.image.image_models`, or

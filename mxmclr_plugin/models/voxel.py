@@ -14,7 +14,7 @@ from mxmclr_plugin.models.pretrained import (
     torchvision_model,
 )
 from mxmclr_plugin.models.tower import Backbone
-from mxmclr_plugin.registry import did_you_mean
+from mxmclr_plugin.registry import did_you_mean, register_tower
 
 __all__ = ["LightCNN3d", "VideoBackbone", "video_models"]
 
@@ -22,8 +22,9 @@ _CHANNELS = 4  # RGBA
 _BLOCK = 2  # edge of the blocks that LightCNN3d turns into channels
 
 
+@register_tower("light_cnn3d", kind="voxel")
 class LightCNN3d(Backbone):
-    """A few 3D convolutions for grids of 32^3; takes 64^3 and 128^3 too.
+    """Light 3D CNN for grids of 32^3; takes 64^3 and 128^3 too.
 
     Blocks of 2^3 voxels become channels first: nothing is lost, and a convolution of 32 channels is
     far faster on a CPU than one of 4 on eight times the positions. Then stages of convolution,
@@ -93,8 +94,9 @@ class LightCNN3d(Backbone):
         return torch.cat([cells.mean(dim=(2, 3, 4)), cells.amax(dim=(2, 3, 4))], dim=1)
 
 
+@register_tower("video_model", kind="voxel")
 class VideoBackbone(Backbone):
-    """A torchvision video model that reads a grid's first axis as time.
+    """Torchvision video model (r3d_18, swin3d_t, ...) that reads a grid's first axis as time.
 
     Its first convolution is replaced by one for four channels, its classifier by nothing, and a
     pooling made for one size of picture by one for all.

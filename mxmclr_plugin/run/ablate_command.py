@@ -1,55 +1,35 @@
-"""``run ablate``: one or two options varied, all else equal."""
+"""``ablate`` of the command line: one or two options varied, all else equal."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-from mxmclr_plugin.comparison.ablation import (
-    Ablation,
-    AblationConfig,
-    Point,
-    ablate,
-    folder_of,
-    studies,
-)
-from mxmclr_plugin.comparison.config import split_arguments
-from mxmclr_plugin.errors import ConfigError
+from mxmclr_plugin.run.command import Context, print_line
+
+if TYPE_CHECKING:  # it imports torch
+    from mxmclr_plugin.comparison.ablation import Ablation, AblationConfig, Point
 
 __all__ = ["ablate_command"]
 
 
-def ablate_command(
-    arguments: Sequence[str], console: Console, config_dir: Path | None = None
-) -> int:
-    """Runs ``ablate TASK study=NAME [key=value ...]``.
-
-    Returns:
-        The exit status: 0, 1 if a run failed.
+def ablate_command(arguments: AblationConfig, context: Context) -> int:
+    """Trains the variants of a study; returns 0, or 1 if a run failed.
 
     Raises:
-        ConfigError: If it cannot be run.
+        ConfigError: If something cannot be configured.
     """
-    if not arguments or "=" in arguments[0] or not any(a.startswith("study=") for a in arguments):
-        listed = "\n".join(f"  {name}: {title}" for name, title in studies().items())
-        raise ConfigError(
-            "ablate needs a task and a study: python -m mxmclr_plugin.run ablate text2shape "
-            f"study=hybrid; there are\n{listed}"
-        )
-    task, *rest = arguments
-    taken = {"seed": "seeds=", "ckpt": "nothing: an ablation goes on by itself"}
-    asked, overrides = split_arguments(AblationConfig, rest, taken)
-    ablation = ablate(task, asked, overrides, console, config_dir)
+    from mxmclr_plugin.comparison.ablation import ablate, folder_of
+
+    task, overrides, console, config_dir = context
+    ablation = ablate(task, arguments, overrides, console, config_dir)
     if ablation.measures:
         console.print(_table(ablation))
     for line in [*ablation.notes, *ablation.sentences()]:
-        console.print(escape(line), highlight=False)
-    console.print(f"written to {folder_of(task, asked) / 'ablate.json'}", soft_wrap=True)
+        print_line(console, line)
+    print_line(console, f"written to {folder_of(task, arguments) / 'ablate.json'}")
     return 1 if any(point.errors for point in ablation.points) else 0
 
 

@@ -1,160 +1,248 @@
-"""The command line of the runner."""
+"""The command line: finds the command, reads its arguments, prints its errors in one line."""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any, Literal
 
-import yaml
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mxmclr_plugin.comparison.ablation import studies
-from mxmclr_plugin.data.registry import DATASETS
+from mxmclr_plugin.arguments import WORD, help_rows, parse_arguments, usage, written
 from mxmclr_plugin.errors import ConfigError, DataError
-from mxmclr_plugin.experiment.config import choices, groups, load_config, tasks
-from mxmclr_plugin.experiment.train import run_retrieval
-from mxmclr_plugin.loss.registry import list_losses
-from mxmclr_plugin.models.registry import list_towers
 from mxmclr_plugin.registry import did_you_mean
 from mxmclr_plugin.run.ablate_command import ablate_command
+from mxmclr_plugin.run.command import Command, Context
 from mxmclr_plugin.run.compare_command import compare_command
-from mxmclr_plugin.run.data_commands import data_command
-from mxmclr_plugin.run.evaluate_command import evaluate_command
-from mxmclr_plugin.run.export_command import export_command
-from mxmclr_plugin.run.report_command import report_command
-from mxmclr_plugin.run.search_command import search_command
+from mxmclr_plugin.run.data_commands import (
+    CheckArguments,
+    ConvertArguments,
+    check_command,
+    convert_command,
+)
+from mxmclr_plugin.run.evaluate_command import EvaluateArguments, evaluate_command
+from mxmclr_plugin.run.export_command import ExportArguments, export_command
+from mxmclr_plugin.run.report_command import ReportArguments, report_command
+from mxmclr_plugin.run.search_command import SearchArguments, search_command
 
 __all__ = ["main"]
 
-_USAGE = """\
-python -m mxmclr_plugin.run TASK [key=value ...]   train and test
-       python -m mxmclr_plugin.run TASK --help            its keys, defaults and choices
-       python -m mxmclr_plugin.run list tasks|losses|towers|data|studies
-       python -m mxmclr_plugin.run compare TASK losses=mxmclr,clip seeds=0,1,2 [key=value ...]
-       python -m mxmclr_plugin.run ablate TASK study=hybrid [key=value ...]
-       python -m mxmclr_plugin.run data check MANIFEST [key=value ...]
-       python -m mxmclr_plugin.run data convert DATA [key=value ...] out=FOLDER [shards=N]
-       python -m mxmclr_plugin.run evaluate ckpt=RUN [split=test] [out=FILE] [data=...]
-       python -m mxmclr_plugin.run export ckpt=RUN out=FOLDER [split=test] [format=parquet]
-       python -m mxmclr_plugin.run search "WORDS" ckpt=RUN [k=5] [html=FILE]
-       python -m mxmclr_plugin.run report FOLDER [out=FILE.html] [plots=FOLDER] [losses=A,B]"""
-
 _EXAMPLES = """\
-examples:
-  python -m mxmclr_plugin.run text2shape
-  python -m mxmclr_plugin.run text2shape loss=ntxent loss.temperature=0.1 seed=1
-  python -m mxmclr_plugin.run text2shape trainer.max_steps=50 out=runs/short
-  python -m mxmclr_plugin.run text2shape trainer.max_steps=100 out=runs/short ckpt=last
-  python -m mxmclr_plugin.run manifest data.path=my.jsonl
-  python -m mxmclr_plugin.run data check my.jsonl
-  python -m mxmclr_plugin.run search "a tall thin red cone" ckpt=runs/text2shape/mxmclr-seed0"""
-
+  mxmclr text2shape
+  mxmclr text2shape --help
+  mxmclr text2shape loss=ntxent loss.temperature=0.1 seed=1
+  mxmclr text2shape trainer.max_steps=50 out=runs/short
+  mxmclr text2shape trainer.max_steps=100 out=runs/short ckpt=last
+  mxmclr manifest data.path=my.jsonl
+  mxmclr compare text2shape losses=mxmclr,clip seeds=0,1,2
+  mxmclr ablate text2shape study=hybrid
+  mxmclr data check my.jsonl
+  mxmclr search "a tall thin red cone" ckpt=runs/text2shape/mxmclr-seed0
+  mxmclr report runs/compare/text2shape"""
 
 _DATA_ERROR = f"{DataError.__module__}.{DataError.__qualname__}: "
 
 
-def main(arguments: Sequence[str]) -> int:
+@dataclass
+class ListArguments:
+    """Arguments of ``list``.
+
+    Attributes:
+        what: Kind of names.
+    """
+
+    what: Literal["tasks", "losses", "towers", "data", "studies"] = field(metadata=WORD)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line.
 
     Args:
-        arguments: What stands behind ``python -m mxmclr_plugin.run``.
+        arguments: Arguments; None takes those of the process.
 
     Returns:
-        The exit status: 0, 1 if data that were checked have problems or a run that was compared
-        failed, 2 if what was asked cannot be done, 130 if interrupted.
+        The exit status: 0; 1 if checked data have problems or a compared run failed; 2 if the
+        arguments or the data cannot be used; 130 if interrupted.
     """
     console, errors = Console(), Console(stderr=True)
-    parser = argparse.ArgumentParser(
-        prog="python -m mxmclr_plugin.run",
-        usage=_USAGE,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        add_help=False,
-    )
-    parser.add_argument("task", nargs="?", metavar="TASK", help="one of `list tasks`")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to its defaults")
-    parser.add_argument("--config-dir", type=Path, help="folder with further tasks and groups")
-    parser.add_argument("-h", "--help", action="store_true", help="show this, or a task, and stop")
-    given = parser.parse_intermixed_args(list(arguments))
-    commands = {*_COMMANDS, *_COMMANDS_ON_TASKS}
+    command: Command | None = None
     try:
-        if given.task is None or (given.task in commands and given.help):
-            parser.print_help()
-            return 0 if given.help else 2
-        if given.task in _COMMANDS:
-            return _COMMANDS[given.task](given.overrides, console)
-        if given.task in _COMMANDS_ON_TASKS:
-            command = _COMMANDS_ON_TASKS[given.task]
-            return command(given.overrides, console, given.config_dir)
-        if given.help:
-            _show_task(given.task, given.overrides, given.config_dir, console)
-        else:
-            config, plain = load_config(given.task, given.overrides, given.config_dir)
-            run_retrieval(config, plain, console)
+        words, config_dir, help_wanted = _flags(sys.argv[1:] if arguments is None else arguments)
+        if not words:
+            _show_commands(console)
+            return 0 if help_wanted else 2
+        name = " ".join(words[:2]) if " ".join(words[:2]) in _COMMANDS else words[0]
+        command = _COMMANDS.get(name)
+        rest = words[len(name.split()) :]
+        if command is None:
+            return _train(name, rest, Context(name, rest, console, config_dir), help_wanted)
+        if help_wanted:
+            _show_command(name, command, console)
+            return 0
+        return _call(name, command, rest, console, config_dir)
     except ConfigError as error:
-        errors.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        _print_error(errors, str(error))
         return 2
     except DataError as error:
-        # Of a worker's error torch hands on the traceback, which ends with the message.
-        message = str(error).rstrip().rpartition("\n")[2].removeprefix(_DATA_ERROR)
-        errors.print(f"[bold red]error:[/] {escape(message)}", highlight=False, soft_wrap=True)
-        if given.task not in commands:
-            errors.print(
-                "if training had begun, the same command with ckpt=last goes on from its last "
-                "checkpoint",
-                highlight=False,
-                soft_wrap=True,
-            )
+        # torch hands on the traceback of a worker's error, which ends with the message.
+        _print_error(errors, str(error).rstrip().rpartition("\n")[2].removeprefix(_DATA_ERROR))
+        if command is None:
+            print_hint = "if training had begun, the same command with ckpt=last continues from "
+            errors.print(f"{print_hint}its last checkpoint", highlight=False, soft_wrap=True)
         return 2
     except KeyboardInterrupt:
-        if given.task in _COMMANDS:
-            errors.print("interrupted")
-        elif given.task in _COMMANDS_ON_TASKS:
-            errors.print("interrupted: the same command goes on from here")
-        else:
-            errors.print("interrupted: the same command with ckpt=last goes on from here")
+        hint = _WITH_CKPT if command is None else command.if_interrupted
+        errors.print(f"interrupted{hint}", highlight=False)
         return 130
+
+
+def _flags(arguments: Sequence[str]) -> tuple[list[str], Path | None, bool]:
+    """The arguments without flags, the folder of ``--config-dir``, and whether help is wanted."""
+    words: list[str] = []
+    config_dir, help_wanted = None, False
+    rest = iter(arguments)
+    for argument in rest:
+        flag, equals, value = argument.partition("=")
+        if argument in ("-h", "--help"):
+            help_wanted = True
+        elif flag == "--config-dir":
+            folder = value if equals else next(rest, "")
+            if not folder or not Path(folder).expanduser().is_dir():
+                raise ConfigError(f"--config-dir needs a folder with tasks, got {folder!r}")
+            config_dir = Path(folder).expanduser()
+        elif flag.startswith("--") and flag.strip("-"):
+            raise ConfigError(f"unknown flag {flag!r}: there are --help and --config-dir FOLDER")
+        else:
+            words.append(argument)
+    return words, config_dir, help_wanted
+
+
+def _call(
+    name: str, command: Command, words: list[str], console: Console, config_dir: Path | None
+) -> int:
+    task = ""
+    if command.task:
+        if not words or "=" in words[0]:
+            raise ConfigError(
+                f"{name} needs a task: mxmclr {name} text2shape; see mxmclr list tasks"
+            )
+        task, *words = words
+    kind, others = command.arguments(), command.others()
+    parsed, overrides = parse_arguments(name, kind, words, others, command.instead)
+    return command.call(parsed, Context(task, overrides, console, config_dir))
+
+
+def _train(task: str, overrides: list[str], context: Context, help_wanted: bool) -> int:
+    from mxmclr_plugin.experiment.compose import load_config, tasks
+
+    known = {**tasks(), **(tasks(context.config_dir) if context.config_dir else {})}
+    if task not in known:
+        commands = [name for name in _COMMANDS if name.startswith(f"{task} ")] or [*_COMMANDS]
+        words = " ".join([task, *overrides[:1]]) if commands != [*_COMMANDS] else task
+        raise ConfigError(
+            f"there is no command or task {words!r}: {did_you_mean(words, [*commands, *known])}"
+            f"commands are {', '.join(commands)}; tasks are {', '.join(known)}"
+        )
+    config = load_config(task, overrides, context.config_dir)
+    if help_wanted:
+        _show_task(config, context.console)
+        return 0
+    from mxmclr_plugin.experiment.train import run_retrieval
+
+    run_retrieval(config, context.console)
     return 0
 
 
-def _show_task(
-    task: str, overrides: Sequence[str], config_dir: Path | None, console: Console
-) -> None:
-    config, plain = load_config(task, overrides, config_dir)
+def _show_commands(console: Console) -> None:
+    console.print(
+        "usage: mxmclr TASK [key=value ...]     train and test\n"
+        "       mxmclr COMMAND [key=value ...]\n"
+        "       mxmclr TASK --help              keys of a task, with defaults and choices\n"
+        "       mxmclr COMMAND --help           keys of a command\n"
+        "python -m mxmclr_plugin.run is the same as mxmclr. --config-dir FOLDER adds tasks.\n",
+        markup=False,
+        highlight=False,
+    )
+    from mxmclr_plugin.experiment.compose import tasks
+
+    console.print(_grid("commands", ((name, of.summary) for name, of in _COMMANDS.items())))
+    console.print(_grid("tasks", tasks().items()))
+    console.print(f"examples\n{_EXAMPLES}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _show_command(name: str, command: Command, console: Console) -> None:
+    kind = command.arguments()
+    line = usage(f"{name} TASK" if command.task else name, kind)
+    console.print(f"{line}\n\n{command.summary}\n", markup=False, highlight=False, soft_wrap=True)
+    console.print(_keys_table(help_rows(kind)))
+    if command.others_help:
+        console.print(command.others_help, markup=False, highlight=False)
+
+
+def _show_task(config: Any, console: Console) -> None:
+    from mxmclr_plugin.experiment.compose import choices, describe, groups
+
     console.print(f"[bold]{config.task}[/]: {escape(config.summary)}\n")
     console.print("[bold]Choices[/] (group=choice):", highlight=False)
     for group in groups():
         console.print(f"  {group}: {', '.join(choices(group))}", highlight=False)
-    console.print("\n[bold]Keys and their values[/] (key=value, nested by dots):")
-    console.print(escape(yaml.safe_dump(plain, sort_keys=False)), highlight=False)
+    console.print("\n[bold]Keys[/] (key=value)", highlight=False)
+    rows = [
+        (f"{key.key}={written(key.default)}", ", ".join(map(str, key.choices)), key.help)
+        for key in describe(config)
+    ]
+    console.print(_keys_table(rows))
 
 
-def _list(what: Sequence[str], console: Console) -> int:
-    console.print(_listing(what))
+def _keys_table(rows: Iterable[tuple[str, str, str]]) -> Table:
+    """Key with default, and help with choices, of every key."""
+    return _grid(
+        "",
+        ((key, f"{text}{f' One of {choices}.' if choices else ''}") for key, choices, text in rows),
+    )
+
+
+def _grid(title: str, rows: Iterable[tuple[str, str]]) -> Table:
+    grid = Table.grid(padding=(0, 2))
+    grid.title, grid.title_justify, grid.title_style = title or None, "left", "none"
+    grid.add_column(overflow="fold")
+    grid.add_column(overflow="fold")
+    for left, right in rows:
+        grid.add_row(f"  {escape(left)}", escape(right))
+    return grid
+
+
+def _list_command(arguments: ListArguments, context: Context) -> int:
+    context.console.print(_listing(arguments.what))
     return 0
 
 
-def _listing(what: Sequence[str]) -> Table:
-    known = ("tasks", "losses", "towers", "data", "studies")
-    if len(what) != 1 or what[0] not in known:
-        asked = " ".join(what)
-        raise ConfigError(
-            f"cannot list {asked!r}: {did_you_mean(asked, known)}there are {', '.join(known)}"
-        )
-    if what[0] == "tasks":
+def _listing(what: str) -> Table:
+    if what == "tasks":
+        from mxmclr_plugin.experiment.compose import tasks
+
         return _table(["task", "what"], [[name, text] for name, text in tasks().items()])
-    if what[0] == "studies":
+    if what == "studies":
+        from mxmclr_plugin.comparison.ablation import studies
+
         return _table(["study", "varies"], [[name, text] for name, text in studies().items()])
-    if what[0] == "data":
+    if what == "data":
+        from mxmclr_plugin.registry import DATASETS
+
         return _table(["data", "what"], [[entry.name, entry.summary] for entry in DATASETS])
-    if what[0] == "towers":
+    if what == "towers":
+        from mxmclr_plugin.registry import TOWERS
+
         return _table(
             ["tower", "takes", "what"],
-            [[entry.name, entry.kind, entry.summary] for entry in list_towers()],
+            [[entry.name, entry.kind, entry.summary] for entry in TOWERS],
         )
+    from mxmclr_plugin.registry import LOSSES
+
     return _table(
         ["loss", "what", "batches", "negatives", "temperature", "source", "paper"],
         [
@@ -167,7 +255,7 @@ def _listing(what: Sequence[str]) -> Table:
                 entry.source,
                 entry.paper,
             ]
-            for entry in list_losses()
+            for entry in LOSSES
         ],
     )
 
@@ -181,18 +269,106 @@ def _table(columns: list[str], rows: list[list[str]]) -> Table:
     return table
 
 
-_COMMANDS: dict[str, Callable[[Sequence[str], Console], int]] = {
-    "data": data_command,
-    "evaluate": evaluate_command,
-    "export": export_command,
-    "list": _list,
-    "report": report_command,
-    "search": search_command,
-}
-"""What is no task; each gets what stands behind its name."""
+def _print_error(errors: Console, message: str) -> None:
+    errors.print(f"[bold red]error:[/] {escape(message)}", highlight=False, soft_wrap=True)
 
-_COMMANDS_ON_TASKS: dict[str, Callable[[Sequence[str], Console, Path | None], int]] = {
-    "ablate": ablate_command,
-    "compare": compare_command,
+
+def _comparison_config() -> type[Any]:
+    from mxmclr_plugin.comparison.config import ComparisonConfig
+
+    return ComparisonConfig
+
+
+def _ablation_config() -> type[Any]:
+    from mxmclr_plugin.comparison.ablation import AblationConfig
+
+    return AblationConfig
+
+
+def _task_keys() -> list[str]:
+    from mxmclr_plugin.experiment.compose import groups
+    from mxmclr_plugin.experiment.config import RunConfig
+
+    of_groups = (group.partition("/")[0] for group in groups())
+    return list(dict.fromkeys([*(entry.name for entry in fields(RunConfig)), *of_groups]))
+
+
+def _changed_keys() -> Sequence[str]:
+    from mxmclr_plugin.inference.changes import CHANGED
+
+    return CHANGED
+
+
+_WITH_CKPT = ": the same command with ckpt=last continues from the last checkpoint"
+_SAME = ": the same command continues"
+_OF_TASK = "\nAll keys of the task (mxmclr TASK --help) are accepted too, and apply to every run."
+_OF_RUN = (
+    "\nOther data, or other metrics, than those of the run: data=NAME, data.KEY=..., eval.KEY=..., "
+    "directions.NAME=..., towers.MODALITY.same_as=MODALITY, trainer.accelerator=..., "
+    "trainer.eval_batch=..., trainer.precision=..."
+)
+_OF_DATA = "\nOptions of the data set are accepted too: mxmclr TASK data=NAME --help shows them."
+
+_COMMANDS: dict[str, Command] = {
+    "list": Command("Lists names.", lambda: ListArguments, _list_command),
+    "compare": Command(
+        "Trains losses with several seeds on a task, and compares them by paired differences.",
+        _comparison_config,
+        compare_command,
+        task=True,
+        others=_task_keys,
+        others_help=_OF_TASK,
+        instead={"seed": "write seeds=", "loss": "write losses=", "ckpt": "it continues by itself"},
+        if_interrupted=_SAME,
+    ),
+    "ablate": Command(
+        "Trains the variants of a study with several seeds each.",
+        _ablation_config,
+        ablate_command,
+        task=True,
+        others=_task_keys,
+        others_help=_OF_TASK,
+        instead={"seed": "write seeds=", "ckpt": "it continues by itself"},
+        if_interrupted=_SAME,
+    ),
+    "evaluate": Command(
+        "Evaluates a finished run, also on other data.",
+        lambda: EvaluateArguments,
+        evaluate_command,
+        others=_changed_keys,
+        others_help=_OF_RUN,
+    ),
+    "search": Command(
+        "Finds the items of a split that are nearest to a query.",
+        lambda: SearchArguments,
+        search_command,
+        others=_changed_keys,
+        others_help=_OF_RUN,
+    ),
+    "export": Command(
+        "Writes embeddings and towers for use without this package.",
+        lambda: ExportArguments,
+        export_command,
+        others=_changed_keys,
+        others_help=_OF_RUN,
+    ),
+    "report": Command(
+        "Writes a comparison, an ablation or a run as one HTML file.",
+        lambda: ReportArguments,
+        report_command,
+    ),
+    "data check": Command(
+        "Checks your own data: contents, problems, and the command that trains on them.",
+        lambda: CheckArguments,
+        check_command,
+        others=lambda: None,
+        others_help=_OF_DATA,
+    ),
+    "data convert": Command(
+        "Writes a data set as a manifest.",
+        lambda: ConvertArguments,
+        convert_command,
+        others=lambda: None,
+        others_help=_OF_DATA,
+    ),
 }
-"""What runs tasks; each gets the folder of further tasks as well."""

@@ -1,50 +1,43 @@
-"""``run compare``: losses side by side."""
+"""``compare`` of the command line: losses side by side."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mxmclr_plugin.comparison.compare import compare
-from mxmclr_plugin.comparison.config import ComparisonConfig, split_arguments
-from mxmclr_plugin.comparison.protocols import PROTOCOLS
-from mxmclr_plugin.comparison.results import Comparison, Summary
-from mxmclr_plugin.comparison.tuning import Trial
-from mxmclr_plugin.errors import ConfigError
+from mxmclr_plugin.run.command import Context, print_line
+
+if TYPE_CHECKING:  # it imports torch
+    from mxmclr_plugin.comparison.config import ComparisonConfig
+    from mxmclr_plugin.comparison.results import Comparison, Summary
+    from mxmclr_plugin.comparison.tuning import Trial
 
 __all__ = ["compare_command"]
 
 
-def compare_command(
-    arguments: Sequence[str], console: Console, config_dir: Path | None = None
-) -> int:
-    """Runs ``compare TASK [key=value ...]``.
-
-    Returns:
-        The exit status: 0, 1 if a run failed.
+def compare_command(arguments: ComparisonConfig, context: Context) -> int:
+    """Trains and compares losses; returns 0, or 1 if a run failed.
 
     Raises:
-        ConfigError: If it cannot be run.
+        ConfigError: If something cannot be configured.
     """
-    if not arguments or "=" in arguments[0]:
-        raise ConfigError(
-            "compare needs a task: python -m mxmclr_plugin.run compare text2shape "
-            "losses=mxmclr,clip seeds=0,1,2"
-        )
-    task, *rest = arguments
-    asked, overrides = split_arguments(ComparisonConfig, rest)
-    comparison = compare(task, asked, overrides, console, config_dir)
+    from mxmclr_plugin.comparison.compare import compare
+
+    task, overrides, console, config_dir = context
+    comparison = compare(task, arguments, overrides, console, config_dir)
     _show(comparison, console)
-    folder = Path(asked.out or Path("runs") / "compare" / task)
-    console.print(f"written to {folder / 'compare.json'} and compare.csv", soft_wrap=True)
+    folder = Path(arguments.out or Path("runs") / "compare" / task)
+    print_line(console, f"written to {folder / 'compare.json'} and compare.csv")
     return 1 if any(run.error for run in comparison.runs) else 0
 
 
 def _show(comparison: Comparison, console: Console) -> None:
+    from mxmclr_plugin.comparison.protocols import PROTOCOLS
+
     asked = comparison.asked
     if asked.tune:
         console.print(_grid_table(comparison))

@@ -4,90 +4,120 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mxmclr_plugin.data.manifest.build import read_manifest, split_instances
-from mxmclr_plugin.data.manifest.instances import Instances
-from mxmclr_plugin.data.manifest.survey import shared_records
-from mxmclr_plugin.data.manifest.write import write_manifest
-from mxmclr_plugin.data.problems import Problem, ProblemLog
-from mxmclr_plugin.data.registry import DATASETS
-from mxmclr_plugin.data.splits import DataSplits
+from mxmclr_plugin.arguments import WORD, written
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.experiment.config import check_data
-from mxmclr_plugin.registry import did_you_mean
+from mxmclr_plugin.run.command import Context, print_data_notes, print_line
 
-__all__ = ["data_command"]
+if TYPE_CHECKING:  # it imports torch
+    from mxmclr_plugin.data.manifest.instances import Instances
+    from mxmclr_plugin.data.problems import Problem
+    from mxmclr_plugin.data.splits import DataSplits
 
-_EXAMPLES = 5  # shown of each sort
-_COMMAND = "python -m mxmclr_plugin.run"
+__all__ = ["CheckArguments", "ConvertArguments", "check_command", "convert_command"]
+
+_EXAMPLES = 5  # shown of each kind
+_TRAIN = "to train: python -m mxmclr_plugin.run manifest"
 
 
-def data_command(arguments: Sequence[str], console: Console) -> int:
-    """Runs ``data check MANIFEST ...`` or ``data convert DATA ... out=FOLDER``.
+@dataclass
+class CheckArguments:
+    """Arguments of ``data check``.
 
-    Args:
-        arguments: What stands behind ``data``.
-        console: Where to write.
+    Attributes:
+        manifest: Manifest, JSONL or Parquet, or a folder that holds one.
+    """
 
-    Returns:
-        The exit status: 0, or 1 if data that were checked have problems.
+    manifest: str = field(metadata=WORD)
+
+
+@dataclass
+class ConvertArguments:
+    """Arguments of ``data convert``.
+
+    Attributes:
+        data: Name of a data set, see ``list data``.
+        out: Folder for the manifest and its files.
+        shards: Number of Parquet files; null writes JSONL and single files.
+    """
+
+    data: str = field(metadata=WORD)
+    out: Path
+    shards: int | None = None
+
+
+def check_command(arguments: CheckArguments, context: Context) -> int:
+    """Prints the contents and problems of a manifest; returns 0, or 1 if there are problems.
 
     Raises:
-        ConfigError: If the command or an option is unknown or missing, or the data cannot be used.
+        ConfigError: If an option is unknown, or the manifest cannot be read.
     """
-    commands = {"check": _check, "convert": _convert}
-    name, *rest = arguments or [""]
-    if name not in commands or not rest or "=" in rest[0]:
-        raise ConfigError(
-            f"cannot do data {name!r}: {did_you_mean(name, commands)}there are "
-            "`data check MANIFEST [key=value ...]` and "
-            "`data convert DATA [key=value ...] out=FOLDER [shards=N]`"
-        )
+    from mxmclr_plugin.data.manifest.build import read_manifest, split_instances
+    from mxmclr_plugin.data.problems import ProblemLog
+    from mxmclr_plugin.experiment.compose import check_data
+
+    console = context.console
+    options = {**check_data("manifest", context.overrides), "path": arguments.manifest}
+    log = ProblemLog()
+    source = Path(arguments.manifest).expanduser()
     try:
-        return commands[name](rest[0], rest[1:], console)
+        found = read_manifest(source, options["root"], log, allow_outside=options["allow_outside"])
+        data = split_instances(found, options, options["seed"], log, source)
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from error
-
-
-def _check(path: str, arguments: Sequence[str], console: Console) -> int:
-    options = check_data("manifest", [*arguments, f"path={path}"])
-    options["path"] = path
-    log = ProblemLog()
-    source = Path(path).expanduser()
-    found = read_manifest(source, options["root"], log, allow_outside=options["allow_outside"])
-    data = split_instances(found, options, options["seed"], log, source)
     console.print(_splits_table(data))
     for modality, kind in data.kinds.items():
         folds: Counter[int] = Counter()
         for dataset in data.values():
             folds.update(dataset.folds(modality).tolist())
-        console.print(
-            f"{modality} ({kind}): instances by number of observations: "
-            + ", ".join(f"{fold}: {count}" for fold, count in sorted(folds.items())),
-            highlight=False,
-        )
-    _say_repeated(found, console)
+        counts = ", ".join(f"{fold}: {count}" for fold, count in sorted(folds.items()))
+        print_line(console, f"{modality} ({kind}): instances by number of observations: {counts}")
+    _print_repeated(found, console)
     for note in data.notes:
-        console.print(escape(note), highlight=False)
+        print_line(console, note)
     if not log.problems:
-        keys = " ".join(shlex.quote(f"data.{key}") for key in [f"path={path}", *arguments])
-        console.print(
-            f"no problems; to train: {_COMMAND} manifest {keys}",
-            highlight=False,
-            soft_wrap=True,
-        )
+        keys = [f"path={arguments.manifest}", *context.overrides]
+        train = " ".join([_TRAIN, *(shlex.quote(f"data.{key}") for key in keys)])
+        print_line(console, f"no problems; {train}")
         return 0
     console.print(f"[bold]{len(log.problems)} problems[/bold], left out in a run:")
     for kind, count in log.counts().items():
         of_kind = [problem for problem in log.problems if problem.kind == kind]
-        _say_examples(f"{kind}: {count}", map(_line, of_kind), count, console)
+        _print_examples(f"{kind}: {count}", map(_line, of_kind), count, console)
     return 1
+
+
+def convert_command(arguments: ConvertArguments, context: Context) -> int:
+    """Writes a data set as a manifest; returns 0.
+
+    Raises:
+        ConfigError: If an option is unknown, or the data set cannot be read or written.
+    """
+    from mxmclr_plugin.data.manifest.write import write_manifest
+    from mxmclr_plugin.experiment.compose import check_data
+    from mxmclr_plugin.registry import DATASETS
+
+    source = check_data(arguments.data, context.overrides)
+    try:
+        data: DataSplits = DATASETS.build(source)
+        options = write_manifest(data, arguments.out, source, arguments.shards)
+    except (ValueError, OSError) as error:
+        raise ConfigError(str(error)) from error
+    print_data_notes(context.console, data)
+    keys = {"path": arguments.out, **options}
+    train = " ".join(
+        [_TRAIN, *(shlex.quote(f"data.{key}={written(value)}") for key, value in keys.items())]
+    )
+    print_line(context.console, f"{sum(map(len, data.values()))} instances; {train}")
+    return 0
 
 
 def _line(problem: Problem) -> str:
@@ -110,18 +140,20 @@ def _splits_table(data: DataSplits) -> Table:
     return table
 
 
-def _say_repeated(found: Instances, console: Console) -> None:
+def _print_repeated(found: Instances, console: Console) -> None:
     merged = [instance for instance in found.instances if instance.lines > 1]
     if merged:
         console.print(
             f"{len(merged)} ids stand in several lines, which were put together", highlight=False
         )
+    from mxmclr_plugin.data.manifest.survey import shared_records
+
     shared = shared_records(found)
     for modality, kind in found.kinds.items():
         of_modality = [record for record in shared if record.modality == modality]
         if of_modality:
             what = "texts" if kind == "text" else "files"
-            _say_examples(
+            _print_examples(
                 f"{len(of_modality)} {what} of {modality} are of several instances, which makes "
                 "these likely false negatives of each other",
                 (f"{record.record!r}: {', '.join(record.names)}" for record in of_modality),
@@ -130,40 +162,9 @@ def _say_repeated(found: Instances, console: Console) -> None:
             )
 
 
-def _say_examples(title: str, lines: Iterable[str], count: int, console: Console) -> None:
+def _print_examples(title: str, lines: Iterable[str], count: int, console: Console) -> None:
     console.print(title, highlight=False)
     for line, _ in zip(lines, range(_EXAMPLES), strict=False):
         console.print(f"  {escape(line)}", highlight=False, soft_wrap=True)
     if count > _EXAMPLES:
         console.print(f"  and {count - _EXAMPLES} more", highlight=False)
-
-
-def _convert(name: str, arguments: Sequence[str], console: Console) -> int:
-    own = {"out": "", "shards": ""}
-    rest = []
-    for argument in arguments:
-        key, _, value = argument.partition("=")
-        if key in own:
-            own[key] = value
-        else:
-            rest.append(argument)
-    if not own["out"]:
-        raise ConfigError("data convert needs out=FOLDER")
-    if own["shards"] and not own["shards"].isdigit():
-        raise ConfigError(f"shards must be a number, got {own['shards']!r}")
-    source = check_data(name, rest)
-    out = Path(own["out"]).expanduser()
-    data: DataSplits = DATASETS.build(source)
-    options = write_manifest(data, out, source, int(own["shards"]) if own["shards"] else None)
-    for note in data.notes:
-        console.print(escape(note), highlight=False)
-    if data.problems:
-        console.print(f"{len(data.problems)} things of the data set were left out")
-    keys = "".join(f" data.{option}={value}" for option, value in options.items())
-    console.print(
-        f"{sum(map(len, data.values()))} instances; to train: "
-        f"{_COMMAND} manifest data.path={shlex.quote(str(out))}{keys}",
-        highlight=False,
-        soft_wrap=True,
-    )
-    return 0

@@ -2,53 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
-from rich.console import Console
-from rich.markup import escape
-
-from mxmclr_plugin.experiment.metrics_table import metrics_tables
 from mxmclr_plugin.files import write_atomically
-from mxmclr_plugin.inference.evaluate import evaluate_run
 from mxmclr_plugin.json_records import json_text
-from mxmclr_plugin.run.arguments import new_path, run_arguments
+from mxmclr_plugin.run.command import Context, new_path, print_data_notes, print_line
 
-__all__ = ["evaluate_command"]
+__all__ = ["EvaluateArguments", "evaluate_command"]
 
 
-def evaluate_command(arguments: Sequence[str], console: Console) -> int:
-    """Runs ``evaluate ckpt=RUN [split=test] [out=FILE] [data=...] [eval.KEY=...]``.
+@dataclass
+class EvaluateArguments:
+    """Arguments of ``evaluate``.
 
-    Args:
-        arguments: What stands behind ``evaluate``.
-        console: Where to write.
+    Attributes:
+        ckpt: Folder of a run, or a checkpoint in it.
+        split: Split that is evaluated.
+        out: New JSON file for the metrics.
+    """
 
-    Returns:
-        The exit status, 0.
+    ckpt: Path
+    split: str = "test"
+    out: Path | None = None
+
+
+def evaluate_command(arguments: EvaluateArguments, context: Context) -> int:
+    """Prints the metrics of a run on a split; returns 0.
 
     Raises:
-        ConfigError: If an argument is unknown or missing, or the run cannot be measured so.
+        ConfigError: If the run cannot be evaluated on these data.
     """
-    given = run_arguments("evaluate", arguments, {"split": "test", "out": ""})
-    out = new_path("out", given.own["out"]) if given.own["out"] else None
-    run = given.load(console)
-    metrics = evaluate_run(run, given.own["split"])
+    from mxmclr_plugin.experiment.metrics_table import metrics_tables
+    from mxmclr_plugin.inference.evaluate import evaluate_run
+    from mxmclr_plugin.inference.run import load_run
+
+    console, out = context.console, arguments.out and new_path("out", arguments.out)
+    run = load_run(arguments.ckpt, context.overrides, console=console)
+    metrics = evaluate_run(run, arguments.split)
     for table in metrics_tables(metrics):
         console.print(table)
     size = run.config.eval.group_size
     if size is not None and all(of.groups is None for of in metrics.splits.values()):
-        console.print(f"the split has fewer instances than a group of {size}", highlight=False)
+        print_line(console, f"the split has fewer instances than a group of {size}")
     if known := metrics.data.trained_on:
-        console.print(
-            f"{known} of the {len(run.split(given.own['split']))} instances measured were "
-            "trained on",
-            highlight=False,
-        )
-    for note in run.data.notes:
-        console.print(escape(note), highlight=False)
-    if run.data.problems:
-        console.print(f"{len(run.data.problems)} things of the data set were left out")
+        total = len(run.split(arguments.split))
+        print_line(console, f"{known} of the {total} instances measured were trained on")
+    print_data_notes(console, run.data)
     if out is not None:
         write_atomically(out, json_text(metrics))
-        console.print(f"written to {escape(str(out))}", highlight=False, soft_wrap=True)
+        print_line(console, f"written to {out}")
     return 0

@@ -2,36 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
 
-from rich.console import Console
+from mxmclr_plugin.run.command import Context, new_path
 
-from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.inference.export import export_run
-from mxmclr_plugin.run.arguments import new_path, run_arguments
-
-__all__ = ["export_command"]
+__all__ = ["ExportArguments", "export_command"]
 
 
-def export_command(arguments: Sequence[str], console: Console) -> int:
-    """Runs ``export ckpt=RUN out=FOLDER [split=test] [format=safetensors] [towers=all]``.
+@dataclass
+class ExportArguments:
+    """Arguments of ``export``.
 
-    Args:
-        arguments: What stands behind ``export``.
-        console: Where to write.
+    Attributes:
+        ckpt: Folder of a run, or a checkpoint in it.
+        out: New folder for embeddings and towers.
+        split: Split whose observations are embedded.
+        format: Format of the embeddings.
+        towers: Modalities whose towers are written; all, or none.
+    """
 
-    Returns:
-        The exit status, 0.
+    ckpt: Path
+    out: Path
+    split: str = "test"
+    format: Literal["safetensors", "parquet"] = "safetensors"
+    towers: list[str] = field(default_factory=lambda: ["all"])
+
+
+def export_command(arguments: ExportArguments, context: Context) -> int:
+    """Writes embeddings and towers of a run; returns 0.
 
     Raises:
-        ConfigError: If an argument is unknown or missing, or a tower cannot be written.
+        ConfigError: If a tower cannot be written.
     """
-    defaults = {"out": "", "split": "test", "format": "safetensors", "towers": "all"}
-    given = run_arguments("export", arguments, defaults)
-    if not given.own["out"]:
-        raise ConfigError("export needs out=FOLDER")
-    out = new_path("out", given.own["out"])
-    named = given.own["towers"]
-    towers = {"all": None, "none": []}.get(named, named.split(","))
-    export_run(given.load(console), out, given.own["split"], given.own["format"], towers, console)
+    from mxmclr_plugin.inference.export import export_run
+    from mxmclr_plugin.inference.run import load_run
+
+    out = new_path("out", arguments.out)
+    named = {"all": None, "none": []}.get(",".join(arguments.towers), arguments.towers)
+    run = load_run(arguments.ckpt, context.overrides, console=context.console)
+    export_run(run, out, arguments.split, arguments.format, named, context.console)
     return 0

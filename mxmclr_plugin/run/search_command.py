@@ -2,54 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
-from rich.console import Console
-from rich.markup import escape
+from mxmclr_plugin.arguments import WORD
+from mxmclr_plugin.errors import ConfigError
+from mxmclr_plugin.files import write_atomically
+from mxmclr_plugin.run.command import Context, new_path, print_line
 
-from mxmclr_plugin.inference.search import search
-from mxmclr_plugin.run.arguments import new_path, run_arguments
-from mxmclr_plugin.run.hits_page import hits_page
-from mxmclr_plugin.run.hits_terminal import hits_table
-
-__all__ = ["search_command"]
+__all__ = ["SearchArguments", "search_command"]
 
 
-def search_command(arguments: Sequence[str], console: Console) -> int:
-    """Runs ``search "WORDS" ckpt=RUN [k=5] [split=test] [modality=...] [by=...] [html=FILE]``.
+@dataclass
+class SearchArguments:
+    """Arguments of ``search``.
 
-    Args:
-        arguments: What stands behind ``search``.
-        console: Where to write.
+    Attributes:
+        query: A text, or the path of an image, grid or other file where the run has a tower for it.
+        ckpt: Folder of a run, or a checkpoint in it.
+        k: Number of results.
+        split: Split whose items are searched.
+        modality: Modality that is searched, or several; by default the gallery of the first
+            direction with such queries.
+        by: Modality of the query; null takes the first one of its kind that has a tower.
+        html: New HTML file for the results, with their images.
+    """
 
-    Returns:
-        The exit status, 0.
+    query: str = field(metadata=WORD)
+    ckpt: Path
+    k: int = 5
+    split: str = "test"
+    modality: list[str] = field(default_factory=list)
+    by: str | None = None
+    html: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise ConfigError(f"k must be 1 or more, got {self.k}")
+
+
+def search_command(arguments: SearchArguments, context: Context) -> int:
+    """Prints the items of a split that are nearest to a query; returns 0.
 
     Raises:
-        ConfigError: If an argument is unknown or missing, or the query cannot be encoded.
+        ConfigError: If the query cannot be encoded.
     """
-    defaults = {"k": "5", "split": "test", "modality": "", "by": "", "html": ""}
-    given = run_arguments("search", arguments, defaults, words=1)
-    k = given.count("k")
-    page = new_path("html", given.own["html"]) if given.own["html"] else None
-    run = given.load(console)
+    from mxmclr_plugin.inference.run import load_run
+    from mxmclr_plugin.inference.search import search
+    from mxmclr_plugin.run.hits_page import hits_page
+    from mxmclr_plugin.run.hits_terminal import hits_table
+
+    console, page = context.console, arguments.html and new_path("html", arguments.html)
+    run = load_run(arguments.ckpt, context.overrides, console=console)
     found = search(
         run,
-        given.words[0],
-        k,
-        given.own["split"],
-        given.own["modality"].split(",") if given.own["modality"] else None,
-        given.own["by"] or None,
+        arguments.query,
+        arguments.k,
+        arguments.split,
+        arguments.modality or None,
+        arguments.by,
     )
     console.print(hits_table(found, console))
     if found.unknown:
-        console.print(
-            f"not known to the text tower: {escape(', '.join(found.unknown))}", highlight=False
-        )
+        print_line(console, f"not known to the text tower: {', '.join(found.unknown)}")
     for note in run.data.notes:
-        console.print(escape(note), highlight=False)
+        print_line(console, note)
     if page is not None:
-        page.parent.mkdir(parents=True, exist_ok=True)
-        page.write_text(hits_page(found, run.data.notes), encoding="utf-8")
-        console.print(f"written to {escape(str(page))}", highlight=False, soft_wrap=True)
+        write_atomically(page, hits_page(found, run.data.notes))
+        print_line(console, f"written to {page}")
     return 0

@@ -3,15 +3,15 @@ import torch
 from data.captioned_images.sets import karpathy, shade
 
 from mxmclr_plugin.data.captioned_images import captioned_images
-from mxmclr_plugin.data.captioned_images.augmentations import AUGMENTATIONS
+from mxmclr_plugin.data.captioned_images.augmentations import AUGMENTATIONS, build_augmentation
 from mxmclr_plugin.data.sampler import MultifoldSampler
 
 
-@pytest.mark.parametrize("entry", list(AUGMENTATIONS), ids=lambda entry: entry.name)
-def test_each_turns_bytes_to_bytes_of_the_size_asked_for(entry):
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_each_turns_bytes_to_bytes_of_the_size_asked_for(name):
     generator = torch.Generator().manual_seed(0)
     photo = torch.randint(0, 256, (3, 37, 37), generator=generator, dtype=torch.uint8)
-    transform = entry.build(32)
+    transform = build_augmentation(name, 32)
     torch.manual_seed(0)
     views = [transform(photo) for _ in range(4)]
     for view in views:
@@ -19,7 +19,6 @@ def test_each_turns_bytes_to_bytes_of_the_size_asked_for(entry):
         assert view.shape == (3, 32, 32)
         assert view.max() > 1  # not 0..1 taken as bytes
     assert not all(torch.equal(view, views[0]) for view in views)
-    assert entry.summary
 
 
 def test_a_fold_of_pictures_by_transformation(tmp_path):

@@ -11,9 +11,9 @@ from datasets import Image, load_dataset
 from mxmclr_plugin.data.dataset import MultifoldDataset
 from mxmclr_plugin.data.manifest import manifest
 from mxmclr_plugin.data.manifest.write import write_manifest
-from mxmclr_plugin.data.registry import DATASETS
 from mxmclr_plugin.data.splits import DataSplits
 from mxmclr_plugin.errors import DataError
+from mxmclr_plugin.registry import DATASETS
 
 SAMPLE = {"size": 16, "resolution": 8, "points": 20}
 

@@ -15,7 +15,7 @@ from filelock import FileLock
 from mxmclr_plugin.data.primitives import primitives
 from mxmclr_plugin.data.primitives.build import VoxelStore
 from mxmclr_plugin.data.primitives.classes import COLOURS, all_classes
-from mxmclr_plugin.data.registry import DATASETS
+from mxmclr_plugin.registry import DATASETS
 
 SMALL = {"seed": 4, "samples": 2, "captions": 3, "classes": 40}
 

@@ -15,20 +15,20 @@ from torch.nn.parallel import DistributedDataParallel
 PROCESSES = 3
 CASES = [
     # Processes, rows of each in both modalities.
-    {"world": 2, "rows_a": [5, 5], "rows_b": [4, 4]},
-    {"world": 2, "rows_a": [2, 7], "rows_b": [6, 1]},
-    {"world": 3, "rows_a": [1, 5, 3], "rows_b": [4, 2, 4]},
+    {"world": 2, "rows0": [5, 5], "rows1": [4, 4]},
+    {"world": 2, "rows0": [2, 7], "rows1": [6, 1]},
+    {"world": 3, "rows0": [1, 5, 3], "rows1": [4, 2, 4]},
 ]
 CALLS = ["uni_modal", "cross_modal", "memory"]
 
 
 def inputs(case):
     """The whole batch: inputs and labels of both modalities, from which each process has a part."""
-    generator = torch.Generator().manual_seed(case["world"] + case["rows_a"][0])
-    n_a, n_b = sum(case["rows_a"]), sum(case["rows_b"])
+    generator = torch.Generator().manual_seed(case["world"] + case["rows0"][0])
+    n_0, n_1 = sum(case["rows0"]), sum(case["rows1"])
     draw = {"generator": generator, "dtype": torch.float64}
-    labels = [torch.randint(0, 4, (n,), generator=generator) for n in (n_a, n_b)]
-    return torch.randn(n_a, 4, **draw), torch.randn(n_b, 4, **draw), *labels
+    labels = [torch.randint(0, 4, (n,), generator=generator) for n in (n_0, n_1)]
+    return torch.randn(n_0, 4, **draw), torch.randn(n_1, 4, **draw), *labels
 
 
 def tower():
@@ -40,10 +40,10 @@ def tower():
 
 def process(rank, folder):
     """What one process of each case computes: loss and gradient of every call."""
-    from mxmclr_plugin.integrations.pytorch_metric_learning.loss import MultifoldHybridLoss
-    from mxmclr_plugin.integrations.pytorch_metric_learning.wrappers import (
-        MultifoldCrossBatchMemory,
-        MultifoldDistributedLossWrapper,
+    from mxmclr_plugin.integrations.pytorch_metric_learning import (
+        CrossBatchMemory,
+        DistributedLossWrapper,
+        MultifoldHybridLoss,
     )
 
     torch.set_num_threads(1)
@@ -53,24 +53,23 @@ def process(rank, folder):
         distributed.init_process_group(
             "gloo", init_method=f"file://{folder}/{number}", rank=rank, world_size=case["world"]
         )
-        x_a, x_b, labels_a, labels_b = (
-            part.split(case[rows])[rank]
-            for part, rows in zip(inputs(case), ["rows_a", "rows_b"] * 2)
+        x0, x1, labels0, labels1 = (
+            part.split(case[rows])[rank] for part, rows in zip(inputs(case), ["rows0", "rows1"] * 2)
         )
         for call in CALLS:
             loss_func = MultifoldHybridLoss()
             if call == "memory":
-                loss_func = MultifoldCrossBatchMemory(
-                    loss_func, embedding_size=3, memory_size=sum(case["rows_a"])
+                loss_func = CrossBatchMemory(
+                    loss_func, embedding_size=3, memory_size=sum(case["rows0"])
                 )
-            loss_func = MultifoldDistributedLossWrapper(loss_func)
+            loss_func = DistributedLossWrapper(loss_func)
             model = DistributedDataParallel(tower())
             # One pass through DDP for both modalities.
-            z_a, z_b = model(torch.cat((x_a, x_b))).split((len(x_a), len(x_b)))
+            z0, z1 = model(torch.cat((x0, x1))).split((len(x0), len(x1)))
             if call == "cross_modal":
-                loss = loss_func(z_a, labels_a, ref_emb=z_b, ref_labels=labels_b)
+                loss = loss_func(z0, labels0, ref_emb=z1, ref_labels=labels1)
             else:
-                loss = loss_func(z_a, labels_a)
+                loss = loss_func(z0, labels0)
             loss.backward()
             result = {"loss": loss.item(), "gradient": model.module.weight.grad.tolist()}
             Path(folder, f"{number}-{call}-{rank}.json").write_text(json.dumps(result))
@@ -103,15 +102,15 @@ def results(tmp_path_factory):
 @pytest.mark.parametrize("number", range(len(CASES)))
 def test_every_process_has_the_loss_and_gradient_of_all_rows_in_one(results, number, call):
     model = tower()
-    x_a, x_b, labels_a, labels_b = inputs(CASES[number])
-    z_a, z_b = model(x_a), model(x_b)
+    x0, x1, labels0, labels1 = inputs(CASES[number])
+    z0, z1 = model(x0), model(x1)
     if call == "cross_modal":
-        expected = loop_loss(z_a, z_b, labels_a, labels_b)[0]
+        expected = loop_loss(z0, z1, labels0, labels1)[0]
     elif call == "uni_modal":
-        expected = loop_uni_modal_loss(z_a, labels_a)[0]
+        expected = loop_uni_modal_loss(z0, labels0)[0]
     else:
         # The memory holds the batch itself, without gradient.
-        expected = memory_oracle(z_a, labels_a)
+        expected = memory_oracle(z0, labels0)
     (gradient,) = torch.autograd.grad(expected, model.weight)
     assert gradient.abs().max() > 0.01
     for rank in range(CASES[number]["world"]):

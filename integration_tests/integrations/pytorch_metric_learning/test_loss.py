@@ -12,7 +12,7 @@ from pytorch_metric_learning.losses import MultipleLosses, NTXentLoss, SupConLos
 from pytorch_metric_learning.utils import loss_and_miner_utils as lmu
 
 from mxmclr_plugin import multifold_hybrid_loss
-from mxmclr_plugin.integrations.pytorch_metric_learning.loss import MultifoldHybridLoss
+from mxmclr_plugin.integrations.pytorch_metric_learning import MultifoldHybridLoss
 
 SEEDS = st.integers(0, 2**31)
 OPTIONS = st.fixed_dictionaries(
@@ -20,7 +20,6 @@ OPTIONS = st.fixed_dictionaries(
         "temperature": st.sampled_from([0.07, 0.5]),
         "soft_temperature": st.sampled_from([0.05, 0.5]),
         "hard_weight": st.sampled_from([0.0, 0.3, 1.0]),
-        "soft_level": st.sampled_from(["observation", "instance"]),
     }
 )
 
@@ -34,10 +33,10 @@ def rows(n, seed, width=5, instances=4, first=0):
 
 def two_sides(seed):
     """Two modalities with one instance in common at least, and two instances."""
-    a, labels_a = rows(7, seed)
-    b, labels_b = rows(9, seed + 1, first=1)
-    labels_a[:2], labels_b[:2] = torch.tensor([1, 4]), torch.tensor([1, 4])
-    return a, labels_a, b, labels_b
+    z0, labels0 = rows(7, seed)
+    z1, labels1 = rows(9, seed + 1, first=1)
+    labels0[:2], labels1[:2] = torch.tensor([1, 4]), torch.tensor([1, 4])
+    return z0, labels0, z1, labels1
 
 
 def assert_same(ours, oracle, *embeddings, rtol=1e-9):
@@ -54,10 +53,10 @@ def assert_same(ours, oracle, *embeddings, rtol=1e-9):
 @settings(max_examples=25, deadline=None)
 @given(SEEDS, OPTIONS)
 def test_cross_modal_equals_the_loop_over_the_formula(seed, options):
-    a, labels_a, b, labels_b = two_sides(seed)
-    ours = MultifoldHybridLoss(**options)(a, labels_a, ref_emb=b, ref_labels=labels_b)
-    assert_same(ours, loop_loss(a, b, labels_a, labels_b, **options)[0], a, b)
-    functional = multifold_hybrid_loss(a, b, labels_a, labels_b, **options)
+    z0, labels0, z1, labels1 = two_sides(seed)
+    ours = MultifoldHybridLoss(**options)(z0, labels0, ref_emb=z1, ref_labels=labels1)
+    assert_same(ours, loop_loss(z0, z1, labels0, labels1, **options)[0], z0, z1)
+    functional = multifold_hybrid_loss(z0, z1, labels0, labels1, **options)
     torch.testing.assert_close(ours, functional, rtol=1e-10, atol=1e-10)
 
 
@@ -74,11 +73,11 @@ def test_uni_modal_equals_the_loop_over_the_formula(seed, options):
 
 
 def test_one_direction_and_its_reverse_make_the_symmetric_loss():
-    a, labels_a, b, labels_b = two_sides(0)
+    z0, labels0, z1, labels1 = two_sides(0)
     one_way = MultifoldHybridLoss(symmetric=False)
-    forward = one_way(a, labels_a, ref_emb=b, ref_labels=labels_b)
-    backward = one_way(b, labels_b, ref_emb=a, ref_labels=labels_a)
-    both = MultifoldHybridLoss()(a, labels_a, ref_emb=b, ref_labels=labels_b)
+    forward = one_way(z0, labels0, ref_emb=z1, ref_labels=labels1)
+    backward = one_way(z1, labels1, ref_emb=z0, ref_labels=labels0)
+    both = MultifoldHybridLoss()(z0, labels0, ref_emb=z1, ref_labels=labels1)
     torch.testing.assert_close(both, (forward + backward) / 2)
     assert not torch.isclose(forward, backward)
 
@@ -86,13 +85,13 @@ def test_one_direction_and_its_reverse_make_the_symmetric_loss():
 @pytest.mark.parametrize("distance", [distances.CosineSimilarity(), distances.LpDistance()])
 @pytest.mark.parametrize("cross_modal", [False, True])
 def test_hard_only_is_supcon(distance, cross_modal):
-    a, labels_a, b, labels_b = two_sides(3)
-    reference = {"ref_emb": b, "ref_labels": labels_b} if cross_modal else {}
+    z0, labels0, z1, labels1 = two_sides(3)
+    reference = {"ref_emb": z1, "ref_labels": labels1} if cross_modal else {}
     options = {"temperature": 0.1, "distance": distance}
     ours = MultifoldHybridLoss(hard_weight=1.0, symmetric=False, **options)
     theirs = SupConLoss(**options)
-    leaves = (a, b) if cross_modal else (a,)
-    assert_same(ours(a, labels_a, **reference), theirs(a, labels_a, **reference), *leaves)
+    leaves = (z0, z1) if cross_modal else (z0,)
+    assert_same(ours(z0, labels0, **reference), theirs(z0, labels0, **reference), *leaves)
 
 
 @pytest.mark.parametrize("cross_modal", [False, True])
@@ -106,43 +105,43 @@ def test_hard_only_is_supcon(distance, cross_modal):
     ],
 )
 def test_hard_only_with_a_miner_is_supcon(miner, cross_modal):
-    a, labels_a = rows(14, 5)
-    b, labels_b = rows(12, 6)
-    reference = {"ref_emb": b, "ref_labels": labels_b} if cross_modal else {}
-    mined = miner(a.detach(), labels_a, *(x.detach() for x in reference.values()))
+    z0, labels0 = rows(14, 5)
+    z1, labels1 = rows(12, 6)
+    reference = {"ref_emb": z1, "ref_labels": labels1} if cross_modal else {}
+    mined = miner(z0.detach(), labels0, *(x.detach() for x in reference.values()))
     ours = MultifoldHybridLoss(0.1, hard_weight=1.0, reducer=reducers.DoNothingReducer())(
-        a, labels_a, mined, **reference
+        z0, labels0, mined, **reference
     )["hard"]
     theirs = SupConLoss(temperature=0.1, reducer=reducers.DoNothingReducer())(
-        a, labels_a, mined, **reference
+        z0, labels0, mined, **reference
     )["loss"]["losses"]
-    anchors = lmu.convert_to_pairs(mined, labels_a)[0].unique()
+    anchors = lmu.convert_to_pairs(mined, labels0)[0].unique()
     assert torch.equal(ours["indices"], anchors)
     torch.testing.assert_close(ours["losses"], theirs[anchors])
 
 
 def test_hard_only_with_one_observation_each_is_ntxent():
-    a, _ = rows(10, 0)
-    b, _ = rows(10, 1)
+    z0, _ = rows(10, 0)
+    z1, _ = rows(10, 1)
     labels = torch.arange(10)
     ours = MultifoldHybridLoss(0.1, hard_weight=1.0, symmetric=False)
     # The labels are one tensor here; theirs needs a copy or loses all positives.
     assert_same(
-        ours(a, labels, ref_emb=b, ref_labels=labels),
-        NTXentLoss(temperature=0.1)(a, labels, ref_emb=b, ref_labels=copy.deepcopy(labels)),
-        a,
-        b,
+        ours(z0, labels, ref_emb=z1, ref_labels=labels),
+        NTXentLoss(temperature=0.1)(z0, labels, ref_emb=z1, ref_labels=copy.deepcopy(labels)),
+        z0,
+        z1,
     )
 
 
 def test_one_and_the_same_labels_on_both_sides():
-    a, _ = rows(10, 0)
-    b, _ = rows(10, 1)
+    z0, _ = rows(10, 0)
+    z1, _ = rows(10, 1)
     labels = torch.arange(10)
     ours = MultifoldHybridLoss()
-    loss = ours(a, labels, ref_emb=b, ref_labels=labels)
-    assert torch.equal(loss, ours(a, labels, ref_emb=b, ref_labels=labels.clone()))
-    assert_same(loss, loop_loss(a, b, labels, labels)[0], a, b)
+    loss = ours(z0, labels, ref_emb=z1, ref_labels=labels)
+    assert torch.equal(loss, ours(z0, labels, ref_emb=z1, ref_labels=labels.clone()))
+    assert_same(loss, loop_loss(z0, z1, labels, labels)[0], z0, z1)
 
 
 DISTANCES = {
@@ -168,16 +167,16 @@ DISTANCES = {
 @pytest.mark.parametrize("name", DISTANCES)
 def test_distances(name):
     distance, logit = DISTANCES[name]
-    a, labels_a, b, labels_b = two_sides(1)
-    ours = MultifoldHybridLoss(0.5, distance=distance)(a, labels_a, ref_emb=b, ref_labels=labels_b)
+    z0, labels0, z1, labels1 = two_sides(1)
+    ours = MultifoldHybridLoss(0.5, distance=distance)(z0, labels0, ref_emb=z1, ref_labels=labels1)
     expected = 0
-    for x, y_x, y, y_y in ((a, labels_a, b, labels_b), (b, labels_b, a, labels_a)):
+    for x, y_x, y, y_y in ((z0, labels0, z1, labels1), (z1, labels1, z0, labels0)):
         y_x, y_y = y_x.tolist(), y_y.tolist()
         kept = {(u, v) for u in range(len(x)) for v in range(len(y))}
         positive = {(u, v) for u, v in kept if y_x[u] == y_y[v]}
         hard, soft = loop_rows(x, y, y_x, y_y, kept, positive, temperature=0.5, logit=logit)
         expected += 0.4 * mean(hard) + 0.1 * mean(soft)
-    assert_same(ours, expected, a, b)
+    assert_same(ours, expected, z0, z1)
 
 
 def mean(losses):
@@ -187,9 +186,9 @@ def mean(losses):
 # --- pairs and triplets -----------------------------------------------------------------------
 
 
-def random_pairs(labels_a, labels_b, seed, share=0.6, self_pairs=True):
+def random_pairs(labels0, labels1, seed, share=0.6, self_pairs=True):
     generator = torch.Generator().manual_seed(seed)
-    same = labels_a[:, None] == labels_b[None, :]
+    same = labels0[:, None] == labels1[None, :]
     picked = torch.rand(same.shape, generator=generator) < share
     if not self_pairs:
         picked.fill_diagonal_(False)
@@ -221,50 +220,49 @@ def hybrid(parts, hard_weight=0.8):
     SEEDS,
     st.booleans(),
     st.sampled_from(["pairs", "labels"]),
-    st.sampled_from(["observation", "instance"]),
 )
-def test_picked_pairs(seed, cross_modal, instances_from, soft_level):
-    a, labels_a, b, labels_b = two_sides(seed)
+def test_picked_pairs(seed, cross_modal, instances_from):
+    z0, labels0, z1, labels1 = two_sides(seed)
     if not cross_modal:
-        b, labels_b = a, labels_a
-    pairs = random_pairs(labels_a, labels_b, seed, self_pairs=cross_modal)
+        z1, labels1 = z0, labels0
+    pairs = random_pairs(labels0, labels1, seed, self_pairs=cross_modal)
     kept, positive = sets(pairs)
     if not positive or positive == kept:
         return
     if instances_from == "labels":
-        y_a, y_b = labels_a.tolist(), labels_b.tolist()
+        y0, y1 = labels0.tolist(), labels1.tolist()
     else:
-        start_b = len(a) if cross_modal else 0
-        y = joined({(u, start_b + v) for u, v in positive}, start_b + len(b))
-        y_a, y_b = y[: len(a)], y[start_b:]
-    expected = hybrid(loop_rows(a, b, y_a, y_b, kept, positive, soft_level=soft_level))
-    reference = {"ref_emb": b, "ref_labels": labels_b} if cross_modal else {}
-    loss = MultifoldHybridLoss(soft_level=soft_level, instances_from=instances_from)
-    ours = loss(a, labels_a, pairs, **reference)
-    assert_same(ours, expected, *((a, b) if cross_modal else (a,)))
+        start1 = len(z0) if cross_modal else 0
+        y = joined({(u, start1 + v) for u, v in positive}, start1 + len(z1))
+        y0, y1 = y[: len(z0)], y[start1:]
+    expected = hybrid(loop_rows(z0, z1, y0, y1, kept, positive))
+    reference = {"ref_emb": z1, "ref_labels": labels1} if cross_modal else {}
+    loss = MultifoldHybridLoss(instances_from=instances_from)
+    ours = loss(z0, labels0, pairs, **reference)
+    assert_same(ours, expected, *((z0, z1) if cross_modal else (z0,)))
     if instances_from == "pairs":
         # Labels make no difference.
-        assert torch.equal(loss(a, indices_tuple=pairs, ref_emb=b), ours)
-        assert torch.equal(loss(a, labels_a, pairs, ref_emb=b), ours)
+        assert torch.equal(loss(z0, indices_tuple=pairs, ref_emb=z1), ours)
+        assert torch.equal(loss(z0, labels0, pairs, ref_emb=z1), ours)
 
 
 @pytest.mark.parametrize(
     ("cross_modal", "instances_from"), [(False, "pairs"), (False, "labels"), (True, "labels")]
 )
 def test_all_pairs_given_are_no_pairs_given(cross_modal, instances_from):
-    a, labels_a, b, labels_b = two_sides(2)
-    reference = {"ref_emb": b, "ref_labels": labels_b} if cross_modal else {}
-    pairs = lmu.get_all_pairs_indices(labels_a, labels_b if cross_modal else labels_a)
+    z0, labels0, z1, labels1 = two_sides(2)
+    reference = {"ref_emb": z1, "ref_labels": labels1} if cross_modal else {}
+    pairs = lmu.get_all_pairs_indices(labels0, labels1 if cross_modal else labels0)
     loss = MultifoldHybridLoss(symmetric=False, instances_from=instances_from)
     torch.testing.assert_close(
-        loss(a, labels_a, pairs, **reference), loss(a, labels_a, **reference)
+        loss(z0, labels0, pairs, **reference), loss(z0, labels0, **reference)
     )
 
 
 def test_pairs_across_modalities_name_their_anchors():
-    a, labels_a, b, labels_b = two_sides(2)
-    pairs = lmu.get_all_pairs_indices(labels_a, labels_b)
-    arguments = (a, labels_a, pairs, b, labels_b)
+    z0, labels0, z1, labels1 = two_sides(2)
+    pairs = lmu.get_all_pairs_indices(labels0, labels1)
+    arguments = (z0, labels0, pairs, z1, labels1)
     assert torch.equal(
         MultifoldHybridLoss(symmetric=True)(*arguments),
         MultifoldHybridLoss(symmetric=False)(*arguments),
@@ -296,17 +294,17 @@ def test_in_multiple_losses_with_a_miner():
 
 def row_losses(seed=4):
     """A cross-modal batch, and for both directions the rows' losses and labels by the oracle."""
-    a, labels_a, b, labels_b = two_sides(seed)
-    labels_a, labels_b = labels_a + 5, labels_b + 5  # not negative: they index weights
+    z0, labels0, z1, labels1 = two_sides(seed)
+    labels0, labels1 = labels0 + 5, labels1 + 5  # not negative: they index weights
     directions = []
-    for x, y_x, y, y_y in ((a, labels_a, b, labels_b), (b, labels_b, a, labels_a)):
+    for x, y_x, y, y_y in ((z0, labels0, z1, labels1), (z1, labels1, z0, labels0)):
         kept = {(u, v) for u in range(len(x)) for v in range(len(y))}
         positive = {(u, v) for u, v in kept if y_x[u] == y_y[v]}
         parts = loop_rows(x, y, y_x.tolist(), y_y.tolist(), kept, positive)
         for weight, losses in zip((0.8, 0.2), parts):
             values = weight * torch.stack([losses[u] for u in sorted(losses)])
             directions.append((values, y_x[sorted(losses)]))
-    return (a, labels_a, b, labels_b), directions
+    return (z0, labels0, z1, labels1), directions
 
 
 REDUCERS = {
@@ -322,18 +320,18 @@ REDUCERS = {
 @pytest.mark.parametrize("name", REDUCERS)
 def test_reducers_see_rows(name):
     reducer, reduce = REDUCERS[name]
-    (a, labels_a, b, labels_b), directions = row_losses()
+    (z0, labels0, z1, labels1), directions = row_losses()
     ours = MultifoldHybridLoss(reducer=reducer)
     expected = sum(reduce(losses) for losses, _ in directions) / 2
-    assert_same(ours(a, labels_a, ref_emb=b, ref_labels=labels_b), expected, a, b)
+    assert_same(ours(z0, labels0, ref_emb=z1, ref_labels=labels1), expected, z0, z1)
 
 
 def test_reducers_see_the_labels_of_the_anchors_of_each_direction():
     weights = torch.rand(30, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    (a, labels_a, b, labels_b), directions = row_losses()
+    (z0, labels0, z1, labels1), directions = row_losses()
     ours = MultifoldHybridLoss(reducer=reducers.ClassWeightedReducer(weights))
     expected = sum((losses * weights[labels]).mean() for losses, labels in directions) / 2
-    assert_same(ours(a, labels_a, ref_emb=b, ref_labels=labels_b), expected, a, b)
+    assert_same(ours(z0, labels0, ref_emb=z1, ref_labels=labels1), expected, z0, z1)
 
 
 @pytest.mark.parametrize(
@@ -348,7 +346,7 @@ def test_each_sub_loss_has_a_reducer_of_its_own(reducer):
 
 
 def test_multiple_reducers():
-    (a, labels_a, b, labels_b), directions = row_losses()
+    (z0, labels0, z1, labels1), directions = row_losses()
     ours = MultifoldHybridLoss(
         reducer=reducers.MultipleReducers(
             {"hard": reducers.MeanReducer(), "soft": reducers.SumReducer()}
@@ -356,22 +354,22 @@ def test_multiple_reducers():
     )
     hard, soft, reverse_hard, reverse_soft = (values for values, _ in directions)
     expected = (hard.mean() + soft.sum() + reverse_hard.mean() + reverse_soft.sum()) / 2
-    torch.testing.assert_close(ours(a, labels_a, ref_emb=b, ref_labels=labels_b), expected)
+    torch.testing.assert_close(ours(z0, labels0, ref_emb=z1, ref_labels=labels1), expected)
 
 
 def test_without_reduction_the_means_add_up_to_the_loss():
-    (a, labels_a, b, labels_b), directions = row_losses()
+    (z0, labels0, z1, labels1), directions = row_losses()
     parts = MultifoldHybridLoss(reducer=reducers.DoNothingReducer())(
-        a, labels_a, ref_emb=b, ref_labels=labels_b
+        z0, labels0, ref_emb=z1, ref_labels=labels1
     )
     assert list(parts) == ["hard", "soft", "reverse_hard", "reverse_soft"]
     for part, (values, _) in zip(parts.values(), directions):
         assert part["reduction_type"] == "element"
         torch.testing.assert_close(part["losses"], values / 2)
-    has_positive = torch.isin(labels_a, labels_b).nonzero()[:, 0]
+    has_positive = torch.isin(labels0, labels1).nonzero()[:, 0]
     assert torch.equal(parts["hard"]["indices"], has_positive)
-    assert 0 < len(has_positive) < len(a)
-    loss = MultifoldHybridLoss()(a, labels_a, ref_emb=b, ref_labels=labels_b)
+    assert 0 < len(has_positive) < len(z0)
+    loss = MultifoldHybridLoss()(z0, labels0, ref_emb=z1, ref_labels=labels1)
     torch.testing.assert_close(sum(part["losses"].mean() for part in parts.values()), loss)
 
 
@@ -387,12 +385,12 @@ def test_without_reduction_the_means_add_up_to_the_loss():
 def test_nothing_to_learn_is_a_zero_that_reaches_both_sides(
     labels, ref_labels, hard_weight, symmetric
 ):
-    a, b = rows(3, 0)[0], rows(3, 1)[0]
+    z0, z1 = rows(3, 0)[0], rows(3, 1)[0]
     loss = MultifoldHybridLoss(hard_weight=hard_weight, symmetric=symmetric)(
-        a, torch.tensor(labels), ref_emb=b, ref_labels=torch.tensor(ref_labels)
+        z0, torch.tensor(labels), ref_emb=z1, ref_labels=torch.tensor(ref_labels)
     )
     assert loss == 0
-    for gradient in torch.autograd.grad(loss, (a, b)):
+    for gradient in torch.autograd.grad(loss, (z0, z1)):
         assert not gradient.any()
 
 
@@ -413,12 +411,12 @@ def test_a_batch_without_positives_still_has_a_soft_part():
 
 
 def test_filtered_away_by_the_reducer_still_reaches_both_sides():
-    a, labels_a, b, labels_b = two_sides(0)
+    z0, labels0, z1, labels1 = two_sides(0)
     loss = MultifoldHybridLoss(reducer=reducers.ThresholdReducer(low=1e6), symmetric=False)(
-        a, labels_a, ref_emb=b, ref_labels=labels_b
+        z0, labels0, ref_emb=z1, ref_labels=labels1
     )
     assert loss == 0
-    assert not any(gradient.any() for gradient in torch.autograd.grad(loss, (a, b)))
+    assert not any(gradient.any() for gradient in torch.autograd.grad(loss, (z0, z1)))
 
 
 # --- precision --------------------------------------------------------------------------------
@@ -427,18 +425,18 @@ def test_filtered_away_by_the_reducer_still_reaches_both_sides():
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_low_precision_rows_are_computed_in_float32(dtype):
     generator = torch.Generator().manual_seed(0)
-    a = torch.randn(64, 32, generator=generator).to(dtype).requires_grad_()
-    b = torch.randn(64, 32, generator=generator).to(dtype)
+    z0 = torch.randn(64, 32, generator=generator).to(dtype).requires_grad_()
+    z1 = torch.randn(64, 32, generator=generator).to(dtype)
     labels = torch.arange(64) // 2
     ours = MultifoldHybridLoss(temperature=0.01)
-    loss = ours(a, labels, ref_emb=b, ref_labels=labels)
-    exact_a = a.detach().double().requires_grad_()
-    exact = ours(exact_a, labels, ref_emb=b.double(), ref_labels=labels)
+    loss = ours(z0, labels, ref_emb=z1, ref_labels=labels)
+    exact0 = z0.detach().double().requires_grad_()
+    exact = ours(exact0, labels, ref_emb=z1.double(), ref_labels=labels)
     assert loss.dtype == dtype
     # No more is lost than by rounding the result once.
     assert (loss - exact).abs() <= torch.finfo(dtype).eps / 2 * exact * 1.001
     (gradient,), (exact_gradient,) = (
-        torch.autograd.grad(x, y) for x, y in ((loss, a), (exact, exact_a))
+        torch.autograd.grad(x, y) for x, y in ((loss, z0), (exact, exact0))
     )
     torch.testing.assert_close(
         gradient.double(), exact_gradient, rtol=torch.finfo(dtype).eps, atol=1e-6
@@ -446,43 +444,43 @@ def test_low_precision_rows_are_computed_in_float32(dtype):
 
 
 def test_sides_of_different_precision():
-    a, labels_a, b, labels_b = two_sides(0)
+    z0, labels0, z1, labels1 = two_sides(0)
     loss = MultifoldHybridLoss()
-    expected = loss(a.float().double(), labels_a, ref_emb=b, ref_labels=labels_b)
-    mixed = loss(b, labels_b, ref_emb=a.float(), ref_labels=labels_a)
+    expected = loss(z0.float().double(), labels0, ref_emb=z1, ref_labels=labels1)
+    mixed = loss(z1, labels1, ref_emb=z0.float(), ref_labels=labels0)
     assert mixed.dtype == torch.float64
     torch.testing.assert_close(mixed, expected)
 
 
 def test_autocast_does_not_lower_the_precision():
-    a, labels_a, b, labels_b = two_sides(0)
-    a, b = a.detach().float(), b.detach().float()
+    z0, labels0, z1, labels1 = two_sides(0)
+    z0, z1 = z0.detach().float(), z1.detach().float()
     ours = MultifoldHybridLoss()
-    expected = ours(a, labels_a, ref_emb=b, ref_labels=labels_b)
+    expected = ours(z0, labels0, ref_emb=z1, ref_labels=labels1)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(ours(a, labels_a, ref_emb=b, ref_labels=labels_b), expected)
-        low = ours(a.bfloat16(), labels_a, ref_emb=b.bfloat16(), ref_labels=labels_b)
+        assert torch.equal(ours(z0, labels0, ref_emb=z1, ref_labels=labels1), expected)
+        low = ours(z0.bfloat16(), labels0, ref_emb=z1.bfloat16(), ref_labels=labels1)
     assert low.dtype == torch.float32
 
 
 def test_nan_is_not_left_out():
-    a, labels_a, b, labels_b = two_sides(0)
+    z0, labels0, z1, labels1 = two_sides(0)
     with torch.no_grad():
-        b[3] = math.nan
+        z1[3] = math.nan
     for hard_weight in (0.0, 1.0):
         loss = MultifoldHybridLoss(hard_weight=hard_weight)
-        assert loss(a, labels_a, ref_emb=b, ref_labels=labels_b).isnan()
-        assert loss(b, labels_b).isnan()
+        assert loss(z0, labels0, ref_emb=z1, ref_labels=labels1).isnan()
+        assert loss(z1, labels1).isnan()
 
 
 # --- the rest of the host's conventions -------------------------------------------------------
 
 
 def test_recordable_attributes():
-    a, labels_a, b, labels_b = two_sides(0)
+    z0, labels0, z1, labels1 = two_sides(0)
     ours = MultifoldHybridLoss(temperature=0.1, collect_stats=True)
-    ours(a, labels_a, ref_emb=b, ref_labels=labels_b)
-    _, hard, soft = loop_loss(a, b, labels_a, labels_b, temperature=0.1)
+    ours(z0, labels0, ref_emb=z1, ref_labels=labels1)
+    _, hard, soft = loop_loss(z0, z1, labels0, labels1, temperature=0.1)
     assert ours.hard_loss == pytest.approx(hard.item())
     assert ours.soft_loss == pytest.approx(soft.item())
     assert {"temperature", "soft_temperature", "hard_weight"} <= set(ours._record_these)
@@ -492,17 +490,17 @@ def test_recordable_attributes():
 
 
 def test_embedding_regularizer():
-    a, labels_a, b, labels_b = two_sides(0)
+    z0, labels0, z1, labels1 = two_sides(0)
     plain = MultifoldHybridLoss()
     regularized = MultifoldHybridLoss(
         embedding_regularizer=regularizers.LpRegularizer(), embedding_reg_weight=0.3
     )
-    penalty = (a.norm(dim=1).mean() + b.norm(dim=1).mean()) / 2
+    penalty = (z0.norm(dim=1).mean() + z1.norm(dim=1).mean()) / 2
     assert_same(
-        regularized(a, labels_a, ref_emb=b, ref_labels=labels_b),
-        plain(a, labels_a, ref_emb=b, ref_labels=labels_b) + 0.3 * penalty,
-        a,
-        b,
+        regularized(z0, labels0, ref_emb=z1, ref_labels=labels1),
+        plain(z0, labels0, ref_emb=z1, ref_labels=labels1) + 0.3 * penalty,
+        z0,
+        z1,
     )
 
 
@@ -551,7 +549,6 @@ def test_labels_that_are_to_tell_instances_must_be_there():
         ("temperature", 0.0),
         ("soft_temperature", -1),
         ("hard_weight", 2),
-        ("soft_level", "row"),
         ("instances_from", "rows"),
     ],
 )

@@ -8,27 +8,26 @@ from oracles.hybrid_loss import loop_loss
 from oracles.uni_modal_hybrid_loss import loop_uni_modal_loss
 from pytorch_metric_learning import distances, miners, reducers, regularizers
 
-from mxmclr_plugin.integrations.pytorch_metric_learning.loss import MultifoldHybridLoss
+from mxmclr_plugin.integrations.pytorch_metric_learning import MultifoldHybridLoss
 
 OPTIONS = st.fixed_dictionaries(
     {
         "temperature": st.sampled_from([0.07, 0.5]),
         "hard_weight": st.sampled_from([0.0, 0.3, 1.0]),
-        "soft_level": st.sampled_from(["observation", "instance"]),
     }
 )
 
 
 def two_sides(seed):
     generator = torch.Generator().manual_seed(seed)
-    a, b = (
+    z0, z1 = (
         torch.randn(n, 5, generator=generator, dtype=torch.float64, requires_grad=True)
         for n in (7, 9)
     )
-    labels_a = torch.randint(-3, 2, (7,), generator=generator)
-    labels_b = torch.randint(-2, 3, (9,), generator=generator)
-    labels_a[:3], labels_b[:2] = torch.tensor([1, 4, 4]), torch.tensor([1, 4])
-    return a, labels_a, b, labels_b
+    labels0 = torch.randint(-3, 2, (7,), generator=generator)
+    labels1 = torch.randint(-2, 3, (9,), generator=generator)
+    labels0[:3], labels1[:2] = torch.tensor([1, 4, 4]), torch.tensor([1, 4])
+    return z0, labels0, z1, labels1
 
 
 def assert_same(ours, oracle, *embeddings):
@@ -40,10 +39,10 @@ def assert_same(ours, oracle, *embeddings):
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**31), OPTIONS)
 def test_cross_modal_equals_the_loop_over_the_formula(seed, options):
-    a, labels_a, b, labels_b = two_sides(seed)
+    z0, labels0, z1, labels1 = two_sides(seed)
     streamed = MultifoldHybridLoss(impl="streaming", **options)
-    oracle = loop_loss(a, b, labels_a, labels_b, soft_temperature=0.05, **options)[0]
-    assert_same(streamed(a, labels_a, ref_emb=b, ref_labels=labels_b), oracle, a, b)
+    oracle = loop_loss(z0, z1, labels0, labels1, soft_temperature=0.05, **options)[0]
+    assert_same(streamed(z0, labels0, ref_emb=z1, ref_labels=labels1), oracle, z0, z1)
 
 
 @settings(max_examples=25, deadline=None)
@@ -57,14 +56,14 @@ def test_uni_modal_equals_the_loop_over_the_formula(seed, options):
 
 @pytest.mark.parametrize("hard_weight", [0.0, 0.5, 1.0])
 def test_one_direction(hard_weight):
-    a, labels_a, b, labels_b = two_sides(3)
-    arguments = {"ref_emb": b, "ref_labels": labels_b}
+    z0, labels0, z1, labels1 = two_sides(3)
+    arguments = {"ref_emb": z1, "ref_labels": labels1}
     options = {"hard_weight": hard_weight, "symmetric": False}
     streamed, dense = (
-        MultifoldHybridLoss(impl=impl, **options)(a, labels_a, **arguments)
+        MultifoldHybridLoss(impl=impl, **options)(z0, labels0, **arguments)
         for impl in ("streaming", "dense")
     )
-    assert_same(streamed, dense, a, b)
+    assert_same(streamed, dense, z0, z1)
 
 
 @pytest.mark.parametrize("rows", [40, 200])

@@ -3,14 +3,14 @@ import torch
 from oracles.uni_modal_hybrid_loss import loop_rows, loop_uni_modal_loss
 from pytorch_metric_learning import losses, miners
 from pytorch_metric_learning.losses import TripletMarginLoss
+from pytorch_metric_learning.utils import distributed as host_distributed
 from pytorch_metric_learning.utils import loss_and_miner_utils as lmu
-from pytorch_metric_learning.utils.distributed import DistributedLossWrapper
 
-from mxmclr_plugin.integrations.pytorch_metric_learning.loss import MultifoldHybridLoss
-from mxmclr_plugin.integrations.pytorch_metric_learning.wrappers import (
-    MultifoldCrossBatchMemory,
-    MultifoldDistributedLossWrapper,
-    MultifoldSelfSupervisedLoss,
+from mxmclr_plugin.integrations.pytorch_metric_learning import (
+    CrossBatchMemory,
+    DistributedLossWrapper,
+    MultifoldHybridLoss,
+    SelfSupervisedLoss,
 )
 
 
@@ -27,8 +27,8 @@ def mean(losses):
 @pytest.mark.parametrize(
     ("ours", "theirs", "options"),
     [
-        (MultifoldCrossBatchMemory, losses.CrossBatchMemory, {"embedding_size": 6}),
-        (MultifoldSelfSupervisedLoss, losses.SelfSupervisedLoss, {}),
+        (CrossBatchMemory, losses.CrossBatchMemory, {"embedding_size": 6}),
+        (SelfSupervisedLoss, losses.SelfSupervisedLoss, {}),
     ],
 )
 def test_allowlists_are_extended_by_our_loss_alone(ours, theirs, options):
@@ -43,7 +43,7 @@ def test_allowlists_are_extended_by_our_loss_alone(ours, theirs, options):
 @pytest.mark.parametrize("miner", [None, miners.TripletMarginMiner(margin=0.5)])
 def test_a_memory_of_the_size_of_the_batch_is_the_loss_itself(miner):
     loss = MultifoldHybridLoss()
-    memory = MultifoldCrossBatchMemory(loss, embedding_size=6, memory_size=16, miner=miner)
+    memory = CrossBatchMemory(loss, embedding_size=6, memory_size=16, miner=miner)
     for seed in range(3):
         z, labels = batch(16, seed)
         pairs = None if miner is None else miner(z, labels)
@@ -51,7 +51,7 @@ def test_a_memory_of_the_size_of_the_batch_is_the_loss_itself(miner):
 
 
 def test_rows_in_memory_are_references_of_their_instances():
-    memory = MultifoldCrossBatchMemory(MultifoldHybridLoss(), embedding_size=6, memory_size=12)
+    memory = CrossBatchMemory(MultifoldHybridLoss(), embedding_size=6, memory_size=12)
     batches = [batch(5, seed) for seed in range(3)]
     for z, labels in batches[:2]:
         memory(z, labels)
@@ -80,7 +80,7 @@ class FindsNothing(torch.nn.Module):
 @pytest.mark.parametrize("as_triplets", [False, True])
 def test_pairs_given_to_the_memory_are_pairs_of_the_batch(as_triplets):
     # An inner miner that finds nothing leaves what is given alone.
-    memory = MultifoldCrossBatchMemory(
+    memory = CrossBatchMemory(
         MultifoldHybridLoss(hard_weight=1.0),
         embedding_size=6,
         memory_size=13,
@@ -100,7 +100,7 @@ def test_pairs_given_to_the_memory_are_pairs_of_the_batch(as_triplets):
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_self_supervised(symmetric):
     z0, z1 = batch(7, 0)[0], batch(7, 1)[0]
-    loss = MultifoldSelfSupervisedLoss(MultifoldHybridLoss(), symmetric=symmetric)(z0, z1)
+    loss = SelfSupervisedLoss(MultifoldHybridLoss(), symmetric=symmetric)(z0, z1)
     labels = torch.arange(7)
     if symmetric:
         expected = loop_uni_modal_loss(torch.cat((z0, z1)), torch.cat((labels, labels)))[0]
@@ -112,22 +112,16 @@ def test_self_supervised(symmetric):
 
 def test_the_distributed_wrapper_refuses_what_would_be_wrong():
     with pytest.raises(ValueError, match="efficient=True gives the rows of other processes no"):
-        MultifoldDistributedLossWrapper(MultifoldHybridLoss(), efficient=True)
+        DistributedLossWrapper(MultifoldHybridLoss(), efficient=True)
     with pytest.raises(TypeError):
-        MultifoldDistributedLossWrapper(torch.nn.MSELoss())
+        DistributedLossWrapper(torch.nn.MSELoss())
 
 
-@pytest.mark.parametrize("wrapper", [DistributedLossWrapper, MultifoldDistributedLossWrapper])
+@pytest.mark.parametrize(
+    "wrapper", [host_distributed.DistributedLossWrapper, DistributedLossWrapper]
+)
 def test_the_distributed_wrappers_do_nothing_in_one_process(wrapper):
     z, labels = batch(8, 0)
     with pytest.warns(UserWarning, match="non-distributed"):
         loss = wrapper(MultifoldHybridLoss())(z, labels)
     assert torch.equal(loss, MultifoldHybridLoss()(z, labels))
-
-
-def test_memory_refuses_the_instance_level():
-    with pytest.raises(ValueError, match="soft_level='instance' does not fit a memory"):
-        MultifoldCrossBatchMemory(MultifoldHybridLoss(soft_level="instance"), embedding_size=4)
-    MultifoldCrossBatchMemory(
-        MultifoldHybridLoss(soft_level="instance", hard_weight=1.0), embedding_size=4
-    )

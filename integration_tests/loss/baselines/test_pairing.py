@@ -4,22 +4,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightly.loss import NTXentLoss
 
-from mxmclr_plugin.loss.baselines.pairing import PairedCriterion, pair_observations
+from mxmclr_plugin.loss.baselines.pairing import PairedLoss, pair_observations
 
 IDS = st.lists(st.integers(-3, 3), min_size=1, max_size=12)
 
 
 @settings(max_examples=100, deadline=None)
 @given(IDS, IDS)
-def test_the_kth_of_an_instance_meets_the_kth(ids_a, ids_b):
-    rows_a, rows_b = pair_observations(torch.tensor(ids_a), torch.tensor(ids_b))
+def test_the_kth_of_an_instance_meets_the_kth(ids0, ids1):
+    rows0, rows1 = pair_observations(torch.tensor(ids0), torch.tensor(ids1))
     expected = []
-    for u, i in enumerate(ids_a):
-        k = ids_a[:u].count(i)
-        partners = [v for v, j in enumerate(ids_b) if j == i]
+    for u, i in enumerate(ids0):
+        k = ids0[:u].count(i)
+        partners = [v for v, j in enumerate(ids1) if j == i]
         if k < len(partners):
             expected.append((u, partners[k]))
-    assert list(zip(rows_a.tolist(), rows_b.tolist())) == expected
+    assert list(zip(rows0.tolist(), rows1.tolist())) == expected
 
 
 def test_lightlys_ntxent_on_a_shuffled_batch():
@@ -27,7 +27,7 @@ def test_lightlys_ntxent_on_a_shuffled_batch():
     z0, z1 = torch.randn(6, 4, generator=generator), torch.randn(6, 4, generator=generator)
     ids = torch.tensor([4, 0, 2, 9, 7, 1])
     order = torch.tensor([3, 5, 0, 1, 4, 2])
-    criterion = PairedCriterion(NTXentLoss(0.2))
+    criterion = PairedLoss(NTXentLoss(0.2))
     expected = NTXentLoss(0.2)(z0, z1)
     torch.testing.assert_close(criterion(z0, z1[order], ids, ids[order]), expected)
     torch.testing.assert_close(criterion(z0, z1), expected)
@@ -35,6 +35,6 @@ def test_lightlys_ntxent_on_a_shuffled_batch():
 
 def test_no_pair_is_an_error():
     with pytest.raises(ValueError, match="has a positive"):
-        PairedCriterion(NTXentLoss())(
+        PairedLoss(NTXentLoss())(
             torch.randn(2, 3), torch.randn(2, 3), torch.tensor([0, 1]), torch.tensor([2, 3])
         )

@@ -5,7 +5,7 @@ from lightly.loss import NTXentLoss
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mxmclr_plugin import MultifoldHybridCriterion
+from mxmclr_plugin import MultifoldHybridLoss
 from mxmclr_plugin.loss.distributed.gather import gather_rows
 
 
@@ -16,22 +16,22 @@ class Towers(nn.Module):
         super().__init__()
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            self.a = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3)).double()
-            self.b = nn.Sequential(nn.Linear(2, 6), nn.Tanh(), nn.Linear(6, 3)).double()
+            self.z0 = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3)).double()
+            self.z1 = nn.Sequential(nn.Linear(2, 6), nn.Tanh(), nn.Linear(6, 3)).double()
 
-    def forward(self, x_a, x_b=None):
-        return self.a(x_a), None if x_b is None else self.b(x_b)
+    def forward(self, x0, x1=None):
+        return self.z0(x0), None if x1 is None else self.z1(x1)
 
 
 def step(job):
     """Loss and gradients of a step under DistributedDataParallel; only used towers have one."""
     towers = Towers()
-    if job.get("x_b") is None:
-        towers.b.requires_grad_(False)
-    criterion = MultifoldHybridCriterion(**job["options"], gather_distributed=True).double()
+    if job.get("x1") is None:
+        towers.z1.requires_grad_(False)
+    criterion = MultifoldHybridLoss(**job["options"], gather_distributed=True).double()
     ddp = DistributedDataParallel(towers)  # held until the backward pass, or nothing is averaged
-    z_a, z_b = ddp(job["x_a"], job.get("x_b"))
-    loss = criterion(z_a, z_b, job.get("ids_a"), job.get("ids_b"), **job.get("soft", {}))
+    z0, z1 = ddp(job["x0"], job.get("x1"))
+    loss = criterion(z0, z1, job.get("ids0"), job.get("ids1"), **job.get("soft", {}))
     loss.backward()
     gradients = [p.grad for p in towers.parameters() if p.requires_grad]
     if job["options"].get("learnable_temperature"):
@@ -42,7 +42,7 @@ def step(job):
 def ntxent_step(views):
     """lightly's own loss on two views of shape (N, 2, 4), gathered as lightly does."""
     towers = Towers()
-    towers.b.requires_grad_(False)
+    towers.z1.requires_grad_(False)
     ddp = DistributedDataParallel(towers)
     z, _ = ddp(views)
     loss = NTXentLoss(temperature=0.5, gather_distributed=True)(z[:, 0], z[:, 1])
@@ -72,8 +72,6 @@ def gather_only(job):
 
 def steps_with_queue(job):
     """Losses step by step, and the bank at the end."""
-    criterion = MultifoldHybridCriterion(
-        memory_bank_size=job["size"], gather_distributed=True
-    ).double()
+    criterion = MultifoldHybridLoss(memory_bank_size=job["size"], gather_distributed=True).double()
     losses = [criterion(z0.requires_grad_(), z1, *ids).detach() for z0, z1, *ids in job["batches"]]
     return losses, criterion.memory_bank.entries()

@@ -4,27 +4,35 @@ import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils.flop_counter import FlopCounterMode
 
-from mxmclr_plugin import MultifoldHybridCriterion
+from mxmclr_plugin import MultifoldHybridLoss
+from mxmclr_plugin.loss.arguments import Batch, Options
 from mxmclr_plugin.loss.distributed.exchange import ColumnBlocks, count_sent
-from mxmclr_plugin.loss.distributed.loss import sharded_hybrid_loss
+from mxmclr_plugin.loss.distributed.loss import sharded_hybrid_parts
+
+
+def sharded(job, differentiable=False):
+    """The loss of this rank's arguments and its parts."""
+    job = dict(job)
+    exchange = job.pop("exchange", "all_gather")
+    fields = Batch.__dataclass_fields__
+    batch = Batch(**{"ids1": None} | {name: job.pop(name) for name in fields if name in job})
+    return sharded_hybrid_parts(batch, Options(**job), exchange, differentiable=differentiable)
 
 
 def step(job):
     """Value or parts, gradients of this rank's rows and of the temperature."""
     job = dict(job)
-    a, b = job.pop("a"), job.pop("b")
+    z0, z1 = job.pop("z0"), job.pop("z1")
     temperature = torch.tensor(job.pop("temperature"), dtype=torch.float64, requires_grad=True)
     weights = job.pop("weights", None)
-    rows = [x.clone().requires_grad_() if len(x) else x for x in (a, b) if x is not None]
-    a, b = rows[0], rows[1] if b is not None else None
-    loss = sharded_hybrid_loss(
-        a, b, temperature=temperature, return_parts=weights is not None, **job
-    )
-    if weights is None:
-        value = loss.detach()
-    else:
-        value = torch.stack([loss[name].detach() for name in ("loss", "hard", "soft")])
-        loss = sum(weight * loss[name] for name, weight in weights.items())
+    rows = [x.clone().requires_grad_() if len(x) else x for x in (z0, z1) if x is not None]
+    z0, z1 = rows[0], rows[1] if z1 is not None else None
+    job |= {"z0": z0, "z1": z1, "temperature": temperature}
+    loss, hard, soft = sharded(job, differentiable=weights is not None)
+    value = loss.detach()
+    if weights is not None:
+        value = torch.stack((loss, hard, soft)).detach()
+        loss = weights["hard"] * hard + weights["soft"] * soft
     loss.backward()
     return value, [x.grad for x in rows], temperature.grad
 
@@ -62,7 +70,7 @@ def _flops_of_addmm(_, x, y, *__, **___):
 def bad_step(job):
     """The message of the error that this rank raises."""
     try:
-        sharded_hybrid_loss(**job)
+        sharded(job)
     except ValueError as error:
         return str(error)
     return None
@@ -70,27 +78,32 @@ def bad_step(job):
 
 def twice_over(job):
     """Gradients of two backward passes through one graph, and the error of a third of gradients."""
-    a, b = (job[side].clone().requires_grad_() for side in "ab")
-    loss = sharded_hybrid_loss(a, b, job["ids"], job["ids"], exchange=job["exchange"])
-    first, second = (torch.autograd.grad(loss, (a, b), retain_graph=True) for _ in range(2))
+    z0, z1 = (job[side].clone().requires_grad_() for side in ("z0", "z1"))
+    loss = sharded(_of_rows(job, z0, z1))[0]
+    first, second = (torch.autograd.grad(loss, (z0, z1), retain_graph=True) for _ in range(2))
     try:
-        torch.autograd.grad(loss, (a, b), create_graph=True)
+        torch.autograd.grad(loss, (z0, z1), create_graph=True)
     except RuntimeError as error:
         return first, second, str(error)
     return None
 
 
+def _of_rows(job, z0, z1):
+    ids = job["ids"]
+    return {"z0": z0, "z1": z1, "ids0": ids, "ids1": ids, "exchange": job["exchange"]}
+
+
 def low_precision_step(job):
     """Loss and gradients of the rows as they are."""
-    a, b = (job[side].clone().requires_grad_() for side in "ab")
-    loss = sharded_hybrid_loss(a, b, job["ids"], job["ids"], exchange=job["exchange"])
+    z0, z1 = (job[side].clone().requires_grad_() for side in ("z0", "z1"))
+    loss = sharded(_of_rows(job, z0, z1))[0]
     loss.backward()
-    return loss.detach(), a.grad, b.grad
+    return loss.detach(), z0.grad, z1.grad
 
 
 def purposes_of_criterion(job):
     """What a criterion's step on so many rows of this rank sends."""
-    criterion = MultifoldHybridCriterion(gather_distributed=True, **job["options"])
+    criterion = MultifoldHybridLoss(gather_distributed=True, **job["options"])
     z = torch.randn(job["rows"], 4).requires_grad_()
     with count_sent() as sent:
         criterion(z, z.flip(0)).backward()

@@ -7,7 +7,7 @@ from loss.distributed.gloo_ranks import GlooRanks
 from oracles.hybrid_loss import loop_loss
 from oracles.uni_modal_loop import uni_modal_loop_loss
 
-from mxmclr_plugin import MultifoldHybridCriterion
+from mxmclr_plugin import MultifoldHybridLoss
 from mxmclr_plugin.loss.distributed.gather import gather_rows
 
 
@@ -36,7 +36,7 @@ def scattered_batches(draw):
         ids = torch.tensor([name for name, fold in zip(names, folds) for _ in range(fold[side])])
         rank = torch.randint(world_size, ids.shape, generator=generator)
         x = torch.randn(len(ids), width, generator=generator, dtype=torch.float64)
-        batch["ab"[side]] = x, ids, rank
+        batch[side] = x, ids, rank
     return batch
 
 
@@ -44,7 +44,6 @@ OPTIONS = st.fixed_dictionaries(
     {
         "temperature": st.sampled_from([0.05, 0.3]),
         "hard_weight": st.sampled_from([0.0, 0.3, 1.0]),
-        "soft_level": st.sampled_from(["observation", "instance"]),
     }
 )
 
@@ -53,8 +52,8 @@ def shares(batch, options):
     """What each rank is given."""
     return [
         {"options": options}
-        | {f"x_{side}": batch[side][0][batch[side][2] == rank] for side in "ab"}
-        | {f"ids_{side}": batch[side][1][batch[side][2] == rank] for side in "ab"}
+        | {f"x{side}": batch[side][0][batch[side][2] == rank] for side in (0, 1)}
+        | {f"ids{side}": batch[side][1][batch[side][2] == rank] for side in (0, 1)}
         for rank in range(batch["world_size"])
     ]
 
@@ -71,8 +70,8 @@ GATHER = st.sampled_from(["rows", "all_gather", "ring"])
 def test_value_and_gradients_are_those_of_one_process(ranks, batch, options, gather):
     answers = ranks(gather_jobs.step, shares(batch, options | {"gather": gather}))
     towers = gather_jobs.Towers()
-    (x_a, ids_a, _), (x_b, ids_b, _) = batch["a"], batch["b"]
-    loss = loop_loss(*towers(x_a, x_b), ids_a, ids_b, **options)[0]
+    (x0, ids0, _), (x1, ids1, _) = batch[0], batch[1]
+    loss = loop_loss(*towers(x0, x1), ids0, ids1, **options)[0]
     expected = torch.autograd.grad(loss, list(towers.parameters()))
     for value, gradients in answers:
         close(value, loss.detach())
@@ -81,33 +80,29 @@ def test_value_and_gradients_are_those_of_one_process(ranks, batch, options, gat
 
 
 @pytest.mark.parametrize("gather", ["rows", "all_gather", "ring"])
-@pytest.mark.parametrize("sides", ["a", "b", "ab"])
+@pytest.mark.parametrize("sides", [(0,), (1,), (0, 1)])
 def test_relation_is_of_the_features_of_all_ranks(ranks, gather, sides):
     generator = torch.Generator().manual_seed(len(sides))
     options = {"temperature": 0.2, "hard_weight": 0.3}
-    ids = {"a": torch.tensor([4, 1, 1, 7, 9, 4, 2]), "b": torch.tensor([1, 9, 4, 7, 7, 2])}
-    rank = {"a": torch.tensor([0, 1, 0, 0, 1, 1, 0]), "b": torch.tensor([1, 0, 1, 1, 0, 1])}
+    ids = {0: torch.tensor([4, 1, 1, 7, 9, 4, 2]), 1: torch.tensor([1, 9, 4, 7, 7, 2])}
+    rank = {0: torch.tensor([0, 1, 0, 0, 1, 1, 0]), 1: torch.tensor([1, 0, 1, 1, 0, 1])}
     x, soft = (
         {
             side: torch.randn(len(ids[side]), width, generator=generator, dtype=torch.float64)
             for side, width in widths.items()
         }
-        for widths in ({"a": 4, "b": 2}, {"a": 7, "b": 6})
+        for widths in ({0: 4, 1: 2}, {0: 7, 1: 6})
     )
     jobs = [
         {"options": options | {"gather": gather}}
-        | {f"x_{side}": x[side][rank[side] == k] for side in "ab"}
-        | {f"ids_{side}": ids[side][rank[side] == k] for side in "ab"}
-        | {
-            "soft": {
-                f"soft_features{'ab'.index(side)}": soft[side][rank[side] == k] for side in sides
-            }
-        }
+        | {f"x{side}": x[side][rank[side] == k] for side in (0, 1)}
+        | {f"ids{side}": ids[side][rank[side] == k] for side in (0, 1)}
+        | {"soft": {f"soft_features{side}": soft[side][rank[side] == k] for side in sides}}
         for k in range(3)  # the last has no row
     ]
     towers = gather_jobs.Towers()
-    relation = {f"soft_features_{side}": soft[side] for side in sides}
-    loss = loop_loss(*towers(x["a"], x["b"]), ids["a"], ids["b"], **options, **relation)[0]
+    relation = {f"soft_features{side}": soft[side] for side in sides}
+    loss = loop_loss(*towers(x[0], x[1]), ids[0], ids[1], **options, **relation)[0]
     expected = torch.autograd.grad(loss, list(towers.parameters()))
     for value, gradients in ranks(gather_jobs.step, jobs):
         close(value, loss.detach())
@@ -118,16 +113,16 @@ def test_relation_is_of_the_features_of_all_ranks(ranks, gather, sides):
 @settings(max_examples=10, deadline=None)
 @given(batch=scattered_batches(), options=OPTIONS, gather=GATHER)
 def test_one_modality(ranks, batch, options, gather):
-    x, ids, rank = batch["a"]
+    x, ids, rank = batch[0]
     # Two rows of the first instance, at least.
     x, ids, rank = torch.cat((x, x[:1] + 1)), torch.cat((ids, ids[:1])), torch.cat((rank, rank[:1]))
     jobs = [
-        {"x_a": x[rank == r], "ids_a": ids[rank == r], "options": options | {"gather": gather}}
+        {"x0": x[rank == r], "ids0": ids[rank == r], "options": options | {"gather": gather}}
         for r in range(batch["world_size"])
     ]
     towers = gather_jobs.Towers()
-    loss = uni_modal_loop_loss(towers.a(x), ids, **options)[0]
-    expected = torch.autograd.grad(loss, list(towers.a.parameters()))
+    loss = uni_modal_loop_loss(towers.z0(x), ids, **options)[0]
+    expected = torch.autograd.grad(loss, list(towers.z0.parameters()))
     for value, gradients in ranks(gather_jobs.step, jobs):
         close(value, loss.detach())
         for ours, oracle in zip(gradients, expected, strict=True):
@@ -137,18 +132,18 @@ def test_one_modality(ranks, batch, options, gather):
 @pytest.mark.parametrize("gather", ["rows", "all_gather", "ring"])
 @pytest.mark.parametrize("sizes", [(3,), (3, 2), (1, 4, 2)])
 def test_without_ids_instances_of_different_ranks_differ(ranks, sizes, gather):
-    jobs, all_a, all_b = [], [], []
+    jobs, all0, all1 = [], [], []
     options = {"temperature": 0.2, "learnable_temperature": True}
     for rank, size in enumerate(sizes):
         generator = torch.Generator().manual_seed(rank)
-        x_a = torch.randn(size, 2, 4, generator=generator, dtype=torch.float64)
-        x_b = torch.randn(size, 3, 2, generator=generator, dtype=torch.float64)
-        jobs.append({"x_a": x_a, "x_b": x_b, "options": options | {"gather": gather}})
-        all_a.append(x_a)
-        all_b.append(x_b)
+        x0 = torch.randn(size, 2, 4, generator=generator, dtype=torch.float64)
+        x1 = torch.randn(size, 3, 2, generator=generator, dtype=torch.float64)
+        jobs.append({"x0": x0, "x1": x1, "options": options | {"gather": gather}})
+        all0.append(x0)
+        all1.append(x1)
     towers = gather_jobs.Towers()
-    criterion = MultifoldHybridCriterion(**options).double()
-    loss = criterion(*towers(torch.cat(all_a), torch.cat(all_b)))
+    criterion = MultifoldHybridLoss(**options).double()
+    loss = criterion(*towers(torch.cat(all0), torch.cat(all1)))
     expected = torch.autograd.grad(loss, [*towers.parameters(), criterion.log_scale])
     for value, gradients in ranks(gather_jobs.step, jobs):
         close(value, loss.detach())
@@ -159,7 +154,7 @@ def test_without_ids_instances_of_different_ranks_differ(ranks, sizes, gather):
 def test_two_views_are_lightlys_ntxent_gathered_by_lightly(ranks):
     views = torch.randn(2, 5, 2, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     options = {"temperature": 0.5, "hard_weight": 1.0}
-    ours = ranks(gather_jobs.step, [{"x_a": x, "options": options} for x in views])
+    ours = ranks(gather_jobs.step, [{"x0": x, "options": options} for x in views])
     theirs = ranks(gather_jobs.ntxent_step, list(views))
     # lightly's ranks have their own shares, the mean of which is the loss.
     close(ours[0][0], (theirs[0][0] + theirs[1][0]) / 2)
@@ -222,7 +217,7 @@ def test_the_queue_is_that_of_all_ranks(ranks, with_ids):
         gather_jobs.steps_with_queue,
         [{"size": (7, 3), "batches": [batch[rank] for batch in batches]} for rank in range(2)],
     )
-    criterion = MultifoldHybridCriterion(memory_bank_size=(7, 3)).double()
+    criterion = MultifoldHybridLoss(memory_bank_size=(7, 3)).double()
     expected = []
     for step, rows in enumerate(batches):
         z0, z1 = (torch.cat([row[k] for row in rows]) for k in (0, 1))
@@ -236,7 +231,7 @@ def test_the_queue_is_that_of_all_ranks(ranks, with_ids):
 
 
 def test_ids_of_one_side_alone_are_refused():
-    criterion = MultifoldHybridCriterion(gather_distributed=True)
+    criterion = MultifoldHybridLoss(gather_distributed=True)
     z = torch.randn(3, 4)
     with pytest.raises(ValueError, match="both ids0 and ids1 or neither"):
         criterion(z, z, torch.arange(3))
@@ -246,4 +241,4 @@ def test_ids_of_one_side_alone_are_refused():
 def test_gathering_without_torch_distributed_is_refused(monkeypatch):
     monkeypatch.setattr(torch.distributed, "is_available", lambda: False)
     with pytest.raises(ValueError, match="distributed is not available"):
-        MultifoldHybridCriterion(gather_distributed=True)
+        MultifoldHybridLoss(gather_distributed=True)

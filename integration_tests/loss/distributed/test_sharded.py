@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from loss.distributed import sharded_jobs
 from loss.distributed.gloo_ranks import GlooRanks
 
-from mxmclr_plugin import MultifoldHybridCriterion, multifold_hybrid_loss
-from mxmclr_plugin.loss.distributed.loss import sharded_hybrid_loss
+from mxmclr_plugin import MultifoldHybridLoss, multifold_hybrid_loss, multifold_hybrid_parts
+from mxmclr_plugin.loss.arguments import Batch, Options
+from mxmclr_plugin.loss.distributed.loss import sharded_hybrid_parts
 from mxmclr_plugin.loss.implementation import STREAMS_FROM
 
 
@@ -41,7 +42,7 @@ def scattered_batches(draw):
         features = None
         if draw(st.booleans()):
             features = torch.randn(len(ids), 3 + side, generator=generator, dtype=torch.float64)
-        batch["ab"[side]] = rows, ids, rank, features
+        batch[side] = rows, ids, rank, features
     return batch
 
 
@@ -50,7 +51,6 @@ OPTIONS = st.fixed_dictionaries(
         "temperature": st.sampled_from([0.001, 0.07, 1.0]),
         "soft_temperature": st.sampled_from([0.001, 0.05, 0.5]),
         "hard_weight": st.sampled_from([0.0, 0.3, 1.0]),
-        "soft_level": st.sampled_from(["observation", "instance"]),
         "normalize": st.sampled_from([True, True, False]),
     }
 )
@@ -67,12 +67,12 @@ def shares(batch, sides, options):
     """What each rank is given."""
     jobs = []
     for mine in range(batch["world_size"]):
-        job = dict(options, b=None)
+        job = dict(options, z1=None)
         for side in sides:
             rows, ids, rank, features = batch[side]
-            job[side], job[f"ids_{side}"] = rows[rank == mine], ids[rank == mine]
+            job[f"z{side}"], job[f"ids{side}"] = rows[rank == mine], ids[rank == mine]
             if features is not None:
-                job[f"soft_features_{side}"] = features[rank == mine]
+                job[f"soft_features{side}"] = features[rank == mine]
         jobs.append(job)
     return jobs
 
@@ -83,22 +83,16 @@ def one_process(batch, sides, options):
     weights = options.pop("weights", None)
     temperature = torch.tensor(options.pop("temperature"), dtype=torch.float64, requires_grad=True)
     rows = [batch[side][0].clone().requires_grad_() for side in sides]
-    arguments = {"b": None}
+    arguments = {"z1": None}
     for side, x in zip(sides, rows):
-        arguments |= {side: x, f"ids_{side}": batch[side][1]}
+        arguments |= {f"z{side}": x, f"ids{side}": batch[side][1]}
         if batch[side][3] is not None:
-            arguments[f"soft_features_{side}"] = batch[side][3]
-    loss = multifold_hybrid_loss(
-        **arguments,
-        temperature=temperature,
-        impl="dense",
-        return_parts=weights is not None,
-        **options,
-    )
-    value = loss
+            arguments[f"soft_features{side}"] = batch[side][3]
+    function = multifold_hybrid_loss if weights is None else multifold_hybrid_parts
+    value = loss = function(**arguments, temperature=temperature, impl="dense", **options)
     if weights is not None:
-        value = torch.stack([loss[name] for name in ("loss", "hard", "soft")])
-        loss = sum(weight * loss[name] for name, weight in weights.items())
+        value = torch.stack(loss)
+        loss = sum(weight * getattr(loss, name) for name, weight in weights.items())
     return value.detach(), *torch.autograd.grad(loss, [*rows, temperature])
 
 
@@ -123,26 +117,24 @@ def assert_equal_to_one_process(ranks, batch, sides, options, how):
 @settings(max_examples=60, deadline=None)
 @given(scattered_batches(), OPTIONS, HOW)
 def test_value_and_gradients_are_those_of_one_process(ranks, batch, options, how):
-    assert_equal_to_one_process(ranks, batch, "ab", options, how)
+    assert_equal_to_one_process(ranks, batch, (0, 1), options, how)
 
 
 @settings(max_examples=30, deadline=None)
 @given(scattered_batches(), OPTIONS, HOW)
 def test_one_modality(ranks, batch, options, how):
-    assert_equal_to_one_process(ranks, batch, "a", options, how)
+    assert_equal_to_one_process(ranks, batch, (0,), options, how)
 
 
 @pytest.mark.parametrize("exchange", ["all_gather", "ring"])
-@pytest.mark.parametrize("soft_level", ["observation", "instance"])
-def test_parts_can_be_weighed_by_their_reader(ranks, exchange, soft_level):
+def test_parts_can_be_weighed_by_their_reader(ranks, exchange):
     batch = even_batch(n=24, width=5, world_size=3)
     options = {
         "temperature": 0.1,
-        "soft_level": soft_level,
         "normalize": True,
         "weights": {"hard": 0.2, "soft": 3.0},
     }
-    assert_equal_to_one_process(ranks, batch, "ab", options, {"exchange": exchange})
+    assert_equal_to_one_process(ranks, batch, (0, 1), options, {"exchange": exchange})
 
 
 def even_batch(n, width, world_size, dtype=torch.float64):
@@ -151,7 +143,7 @@ def even_batch(n, width, world_size, dtype=torch.float64):
     ids = torch.arange(n) // 4
     rank = torch.arange(n) * world_size // n
     batch = {"world_size": world_size}
-    for side in "ab":
+    for side in (0, 1):
         rows = torch.randn(n, width, generator=generator, dtype=torch.float64).to(dtype)
         batch[side] = rows, ids, rank, None
     return batch
@@ -174,7 +166,7 @@ def elements_sent(world_size, n, width, exchange, hard_weight):
         # In the backward pass two blocks of others are there already.
         sent["columns"] += max(world_size - 3, 0) * block * width
     if soft:
-        # Sums of the instances of A; those of B are made of the columns.
+        # Sums of the instances of side 0; those of side 1 are made of the columns.
         sent["instances"] = others * instances // world_size * width
     return sent
 
@@ -187,7 +179,7 @@ def test_what_a_rank_sends_does_and_holds(ranks, world_size, exchange, hard_weig
     batch = even_batch(n, width, world_size)
     options = {"temperature": 0.07, "hard_weight": hard_weight, "cache_bytes": 0, "tile": 32}
     answers = ranks(
-        sharded_jobs.measured_step, shares(batch, "ab", options | {"exchange": exchange})
+        sharded_jobs.measured_step, shares(batch, (0, 1), options | {"exchange": exchange})
     )
     expected = elements_sent(world_size, n, width, exchange, hard_weight)
     for elements, sizes, operations, most_blocks in answers:
@@ -206,11 +198,11 @@ def test_split_instances_share_out_their_work(ranks, exchange):
     """Rows dealt out like cards: every instance lies on all ranks."""
     n, width, world_size = 128, 512, 4
     batch = even_batch(n, width, world_size)
-    for side in "ab":
+    for side in (0, 1):
         batch[side] = (*batch[side][:2], torch.arange(n) % world_size, None)
     options = {"temperature": 0.07, "cache_bytes": 0, "tile": 32, "exchange": exchange}
     for elements, _, operations, _ in ranks(
-        sharded_jobs.measured_step, shares(batch, "ab", options)
+        sharded_jobs.measured_step, shares(batch, (0, 1), options)
     ):
         assert operations <= 4.5 / world_size * 2 * n * n * width
         # Each instance's sums go to its owner from three ranks, and its pull to them.
@@ -224,8 +216,8 @@ def test_split_instances_share_out_their_work(ranks, exchange):
 def test_the_gradient_can_be_taken_twice_over_but_not_of_itself(ranks, exchange):
     batch = even_batch(n=32, width=4, world_size=4)
     jobs = [
-        {"a": job["a"], "b": job["b"], "ids": job["ids_a"], "exchange": exchange}
-        for job in shares(batch, "ab", {})
+        {"z0": job["z0"], "z1": job["z1"], "ids": job["ids0"], "exchange": exchange}
+        for job in shares(batch, (0, 1), {})
     ]
     for first, second, message in ranks(sharded_jobs.twice_over, jobs):
         for x, y in zip(first, second):
@@ -238,11 +230,11 @@ def test_the_gradient_can_be_taken_twice_over_but_not_of_itself(ranks, exchange)
 def test_low_precision_is_summed_in_float32(ranks, exchange, dtype):
     batch = even_batch(n=48, width=16, world_size=3, dtype=dtype)
     jobs = [
-        {"a": job["a"], "b": job["b"], "ids": job["ids_a"], "exchange": exchange}
-        for job in shares(batch, "ab", {})
+        {"z0": job["z0"], "z1": job["z1"], "ids": job["ids0"], "exchange": exchange}
+        for job in shares(batch, (0, 1), {})
     ]
-    rows = [batch[side][0].double().requires_grad_() for side in "ab"]
-    loss = multifold_hybrid_loss(*rows, batch["a"][1], batch["a"][1], impl="dense")
+    rows = [batch[side][0].double().requires_grad_() for side in (0, 1)]
+    loss = multifold_hybrid_loss(*rows, batch[0][1], batch[0][1], impl="dense")
     expected = torch.autograd.grad(loss, rows)
     # A rounded gradient of a row of bfloat16 is off by up to one part in 2^8.
     close = {"rtol": 1e-4, "atol": 1e-6} if dtype == torch.float32 else {"rtol": 5e-3, "atol": 1e-4}
@@ -251,27 +243,27 @@ def test_low_precision_is_summed_in_float32(ranks, exchange, dtype):
         torch.testing.assert_close(value.double(), loss.detach(), rtol=1e-5, atol=1e-5)
         for x, y in zip(of_rows, expected):
             assert x.dtype == dtype
-            torch.testing.assert_close(x.double() / 3, y[batch["a"][2] == rank], **close)
+            torch.testing.assert_close(x.double() / 3, y[batch[0][2] == rank], **close)
 
 
 def zeros(rows=2, width=3, dtype=torch.float32, **others):
     ids = torch.arange(rows)
     ones = torch.ones(rows, width, dtype=dtype)
-    return {"a": ones, "b": ones, "ids_a": ids, "ids_b": ids} | others
+    return {"z0": ones, "z1": ones, "ids0": ids, "ids1": ids} | others
 
 
 @pytest.mark.parametrize(
     ("jobs", "message"),
     [
-        ([zeros(), zeros(width=4)], "a is of different widths .* order: 3, 4; on a rank without"),
+        ([zeros(), zeros(width=4)], "z0 is of different widths .* order: 3, 4; on a rank without"),
         ([zeros(), zeros(dtype=torch.float64)], "different dtypes .* torch.float32, torch.float64"),
-        ([zeros(), zeros(b=None, ids_b=None)], "b is of different widths .*: 3, None;"),
-        ([zeros(0), zeros(0)], "a has no row on any rank"),
-        ([zeros(), zeros(a=torch.zeros(2, 3))], "rank 1: a .* row 0 is all zero"),
-        ([zeros(), zeros(ids_a=torch.arange(3))], "rank 1: ids_a must hold one id for each"),
-        ([zeros(ids_b=torch.tensor([7, 8]))] * 2, "rank 0: no row of a .* has a positive"),
+        ([zeros(), zeros(z1=None, ids1=None)], "z1 is of different widths .*: 3, None;"),
+        ([zeros(0), zeros(0)], "z0 has no row on any rank"),
+        ([zeros(), zeros(z0=torch.zeros(2, 3))], "rank 1: z0 .* row 0 is all zero"),
+        ([zeros(), zeros(ids0=torch.arange(3))], "rank 1: ids0 must hold one id for each"),
+        ([zeros(ids1=torch.tensor([7, 8]))] * 2, "rank 0: no row of z0 .* has a positive"),
         ([zeros(exchange="bus")] * 2, "exchange must be one of 'all_gather', 'ring', got 'bus'"),
-        ([zeros(), zeros(soft_features_a=torch.ones(2, 3))], "soft_features_a is of different"),
+        ([zeros(), zeros(soft_features0=torch.ones(2, 3))], "soft_features0 is of different"),
     ],
 )
 def test_what_one_rank_refuses_all_refuse(ranks, jobs, message):
@@ -313,10 +305,11 @@ def test_a_criterion_chooses_by_the_rows_of_all_ranks(ranks):
 )
 def test_ways_of_gathering_that_cannot_be_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        MultifoldHybridCriterion(**options)
+        MultifoldHybridLoss(**options)
 
 
 def test_one_process_needs_no_process_group():
-    a, ids = torch.randn(6, 3), torch.arange(6) // 2
-    loss = sharded_hybrid_loss(a, None, ids, exchange="ring")
-    torch.testing.assert_close(loss, multifold_hybrid_loss(a, None, ids, impl="dense"))
+    z0, ids = torch.randn(6, 3), torch.arange(6) // 2
+    batch = Batch(z0, None, ids, None)
+    loss, _, _ = sharded_hybrid_parts(batch, Options(), "ring", differentiable=False)
+    torch.testing.assert_close(loss, multifold_hybrid_loss(z0, None, ids, impl="dense"))

@@ -9,9 +9,10 @@ from oracles.uni_modal_loop import uni_modal_loop_loss
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
-from mxmclr_plugin import MultifoldHybridCriterion, multifold_hybrid_loss
+from mxmclr_plugin import MultifoldHybridLoss, multifold_hybrid_loss, multifold_hybrid_parts
 from mxmclr_plugin.loss import implementation
-from mxmclr_plugin.loss.implementation import taken_implementation
+from mxmclr_plugin.loss.functional import hybrid_parts
+from mxmclr_plugin.loss.implementation import choose_implementation
 from mxmclr_plugin.loss.kernels.rows import Rows, TileOptions
 from mxmclr_plugin.loss.kernels.tiles import Logits, tile_gradients, tile_logsumexp
 from mxmclr_plugin.loss.kernels.triton import tiles as triton_tiles
@@ -30,12 +31,12 @@ def batches(draw):
         ids = ids[torch.randperm(len(ids), generator=generator)]
         rows = torch.randn(len(ids), 6, generator=generator, dtype=torch.float64)
         batch += [rows * draw(st.sampled_from([1.0, 9.0])), ids]
-    a, ids_a, b, ids_b = batch
+    z0, ids0, z1, ids1 = batch
     features = {}
-    for name, rows in (("soft_features_a", a), ("soft_features_b", b)):
+    for name, rows in (("soft_features0", z0), ("soft_features1", z1)):
         if draw(st.booleans()):
             features[name] = torch.randn(len(rows), 3, generator=generator).double()
-    return a, b, ids_a, ids_b, features
+    return z0, z1, ids0, ids1, features
 
 
 OPTIONS = st.fixed_dictionaries(
@@ -43,7 +44,6 @@ OPTIONS = st.fixed_dictionaries(
         "temperature": st.sampled_from([0.001, 0.01, 0.07, 1.0]),
         "soft_temperature": st.sampled_from([0.001, 0.05, 0.5]),
         "hard_weight": st.sampled_from([0.0, 0.3, 1.0]),
-        "soft_level": st.sampled_from(["observation", "instance"]),
     }
 )
 TILES = st.fixed_dictionaries(
@@ -78,16 +78,16 @@ def assert_close(ours, theirs, temperature, tolerance):
 @settings(max_examples=120, deadline=None)
 @given(batches(), OPTIONS, TILES, st.booleans())
 def test_equals_dense_in_value_and_all_gradients(batch, options, tiles, normalize):
-    a, b, ids_a, ids_b, features = batch
+    z0, z1, ids0, ids1, features = batch
     temperature = options.pop("temperature")
 
     def loss(impl):
-        def of(a, b, temperature):
+        def of(z0, z1, temperature):
             return multifold_hybrid_loss(
-                a,
-                b,
-                ids_a,
-                ids_b,
+                z0,
+                z1,
+                ids0,
+                ids1,
                 temperature=temperature,
                 normalize=normalize,
                 impl=impl,
@@ -96,25 +96,25 @@ def test_equals_dense_in_value_and_all_gradients(batch, options, tiles, normaliz
                 **tiles,
             )
 
-        return value_and_gradients(of, temperature, a, b)
+        return value_and_gradients(of, temperature, z0, z1)
 
     # Rows that are not scaled make logits as much longer as they are: up to 9^2 * 20.
-    longest = 1 if normalize else float(a.norm(dim=1).max() * b.norm(dim=1).max())
+    longest = 1 if normalize else float(z0.norm(dim=1).max() * z1.norm(dim=1).max())
     assert_close(loss("streaming"), loss("dense"), temperature / max(longest, 1), 1e-12)
 
 
 @settings(max_examples=25, deadline=None)
 @given(batches(), OPTIONS, TILES)
 def test_equals_the_loop_over_the_formula(batch, options, tiles):
-    a, b, ids_a, ids_b, features = batch
+    z0, z1, ids0, ids1, features = batch
     temperature = options.pop("temperature")
 
-    def ours(a, b, temperature):
+    def ours(z0, z1, temperature):
         return multifold_hybrid_loss(
-            a,
-            b,
-            ids_a,
-            ids_b,
+            z0,
+            z1,
+            ids0,
+            ids1,
             temperature=temperature,
             impl="streaming",
             **options,
@@ -122,14 +122,14 @@ def test_equals_the_loop_over_the_formula(batch, options, tiles):
             **tiles,
         )
 
-    def oracle(a, b, temperature):
-        return loop_loss(a, b, ids_a, ids_b, temperature=temperature, **options, **features)[0]
+    def oracle(z0, z1, temperature):
+        return loop_loss(z0, z1, ids0, ids1, temperature=temperature, **options, **features)[0]
 
     # The loop sums its softmax without a shift: exp(1 / 0.001) is more than it can hold.
     if options["soft_temperature"] >= 0.05:
         assert_close(
-            value_and_gradients(ours, temperature, a, b),
-            value_and_gradients(oracle, temperature, a, b),
+            value_and_gradients(ours, temperature, z0, z1),
+            value_and_gradients(oracle, temperature, z0, z1),
             temperature,
             1e-12,
         )
@@ -138,19 +138,19 @@ def test_equals_the_loop_over_the_formula(batch, options, tiles):
 @settings(max_examples=25, deadline=None)
 @given(batches(), OPTIONS, TILES, st.booleans())
 def test_one_modality_and_a_queue(batch, options, tiles, with_queue):
-    a, queue, ids, queue_ids, _ = batch
+    z0, queue, ids, queue_ids, _ = batch
     temperature = options.pop("temperature")
     past = {"queue": queue, "queue_ids": queue_ids} if with_queue else {}
 
     def loss(of):
-        def at(a, temperature):
-            return of(a, temperature)
+        def at(z0, temperature):
+            return of(z0, temperature)
 
-        return value_and_gradients(at, temperature, a)
+        return value_and_gradients(at, temperature, z0)
 
     streamed = loss(
-        lambda a, t: multifold_hybrid_loss(
-            a,
+        lambda z0, t: multifold_hybrid_loss(
+            z0,
             None,
             ids,
             temperature=t,
@@ -162,33 +162,30 @@ def test_one_modality_and_a_queue(batch, options, tiles, with_queue):
         )
     )
     dense = loss(
-        lambda a, t: multifold_hybrid_loss(
-            a, None, ids, temperature=t, impl="dense", validate=False, **options, **past
+        lambda z0, t: multifold_hybrid_loss(
+            z0, None, ids, temperature=t, impl="dense", validate=False, **options, **past
         )
     )
     assert_close(streamed, dense, temperature, 1e-12)
     two = loss(
-        lambda a, t: multifold_hybrid_loss(
-            a, a * 2, ids, ids, temperature=t, impl="streaming", **options, **past, **tiles
+        lambda z0, t: multifold_hybrid_loss(
+            z0, z0 * 2, ids, ids, temperature=t, impl="streaming", **options, **past, **tiles
         )
     )
     two_dense = loss(
-        lambda a, t: multifold_hybrid_loss(
-            a, a * 2, ids, ids, temperature=t, impl="dense", **options, **past
+        lambda z0, t: multifold_hybrid_loss(
+            z0, z0 * 2, ids, ids, temperature=t, impl="dense", **options, **past
         )
     )
     assert_close(two, two_dense, temperature, 1e-12)
 
 
 def test_one_modality_equals_the_loop():
-    a = random_rows(9, 4, seed=3)
+    z0 = random_rows(9, 4, seed=3)
     ids = torch.tensor([3, 1, 3, 3, 7, 1, 8, 7, 5])
-    for level in ("observation", "instance"):
-        ours = multifold_hybrid_loss(
-            a, None, ids, soft_level=level, impl="streaming", tile=4, return_parts=True
-        )
-        for x, y in zip(ours.values(), uni_modal_loop_loss(a, ids, soft_level=level)):
-            torch.testing.assert_close(x, y, rtol=1e-12, atol=1e-12)
+    ours = multifold_hybrid_parts(z0, None, ids, impl="streaming", tile=4)
+    for x, y in zip(ours, uni_modal_loop_loss(z0, ids)):
+        torch.testing.assert_close(x, y, rtol=1e-12, atol=1e-12)
 
 
 def random_rows(n, width, seed=0, dtype=torch.float64):
@@ -201,11 +198,11 @@ def random_rows(n, width, seed=0, dtype=torch.float64):
 def test_float32_and_low_precision(temperature, dtype):
     """Errors against float64: 1e-5 in float32, no worse than dense where inputs are coarser."""
     ids = torch.arange(96) // 3
-    a, b = (random_rows(96, 32, seed, dtype) for seed in (1, 2))
+    z0, z1 = (random_rows(96, 32, seed, dtype) for seed in (1, 2))
 
     def error(impl):
-        rows = [x.clone().requires_grad_() for x in (a, b)]
-        exact = [x.double().requires_grad_() for x in (a, b)]
+        rows = [x.clone().requires_grad_() for x in (z0, z1)]
+        exact = [x.double().requires_grad_() for x in (z0, z1)]
         found = []
         for inputs, options in ((rows, {"impl": impl, "tile": 40}), (exact, {"impl": "dense"})):
             loss = multifold_hybrid_loss(*inputs, ids, ids, temperature=temperature, **options)
@@ -222,89 +219,89 @@ def test_float32_and_low_precision(temperature, dtype):
 )
 def test_tiles_of_short_long_and_hopelessly_long_rows(dtype, length):
     """No shift, a constant shift, and running maxima: against torch's logsumexp."""
-    a = Rows.of(random_rows(13, 5, 1, dtype) * length, dtype, normalize=False)
-    b = Rows.of(random_rows(11, 5, 2, dtype), dtype, normalize=False)
-    logits = Logits(a, b, torch.tensor(3.0, dtype=dtype), leave_out_self=False)
+    z0 = Rows.of(random_rows(13, 5, 1, dtype) * length, dtype, normalize=False)
+    z1 = Rows.of(random_rows(11, 5, 2, dtype), dtype, normalize=False)
+    logits = Logits(z0, z1, torch.tensor(3.0, dtype=dtype), skip_self=False)
     options = TileOptions(tile=4, cache_bytes=200)
     tiled = tile_logsumexp(logits, options, keep=True)
-    rows, columns = (x.raw.double().clone().requires_grad_() for x in (a, b))
+    rows, columns = (x.raw.double().clone().requires_grad_() for x in (z0, z1))
     expected = 3 * rows @ columns.T
     close = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 1e-12, "atol": 0}
     torch.testing.assert_close(tiled.rows.double(), expected.logsumexp(1), **close)
     torch.testing.assert_close(tiled.columns.double(), expected.logsumexp(0), **close)
     loss = expected.logsumexp(1) @ torch.arange(13.0).double() + expected.logsumexp(0).sum()
     by_rows, by_columns = torch.autograd.grad(loss, (rows, columns))
-    grad_b = torch.zeros_like(b.raw)
+    grad1 = torch.zeros_like(z1.raw)
     strips = tile_gradients(
-        logits, tiled, torch.arange(13, dtype=dtype), torch.ones(11, dtype=dtype), grad_b, options
+        logits, tiled, torch.arange(13, dtype=dtype), torch.ones(11, dtype=dtype), grad1, options
     )
-    grad_a = torch.cat([gradient.clone() for _, _, gradient in strips])
+    grad0 = torch.cat([gradient.clone() for _, _, gradient in strips])
     close["atol"] = close["rtol"] * float(by_columns.abs().max())
-    torch.testing.assert_close(grad_a.double(), by_rows, **close)
-    torch.testing.assert_close(grad_b.double(), by_columns, **close)
+    torch.testing.assert_close(grad0.double(), by_rows, **close)
+    torch.testing.assert_close(grad1.double(), by_columns, **close)
 
 
 def test_a_constant_shift_that_loses_a_row_is_noticed():
     """A row opposite to all columns: exp(S - shift) is 0 there, its logsumexp is not."""
-    b = F.normalize(random_rows(6, 3, 1, torch.float32)).abs()
-    a = torch.cat((b, -b[:1]))
+    z1 = F.normalize(random_rows(6, 3, 1, torch.float32)).abs()
+    z0 = torch.cat((z1, -z1[:1]))
     tiled = tile_logsumexp(
         Logits(
-            Rows(a, a.dtype, None),
-            Rows(b, b.dtype, None),
+            Rows(z0, z0.dtype, None),
+            Rows(z1, z1.dtype, None),
             torch.tensor(140.0),
-            leave_out_self=False,
+            skip_self=False,
         ),
         TileOptions(4, 0),
         keep=False,
     )
     assert tiled.shift is None
-    torch.testing.assert_close(tiled.rows, (140 * a @ b.T).logsumexp(1))
+    torch.testing.assert_close(tiled.rows, (140 * z0 @ z1.T).logsumexp(1))
 
 
 def test_parts_can_be_weighed_by_their_reader():
-    a, b = (random_rows(12, 4, seed).requires_grad_() for seed in (1, 2))
+    z0, z1 = (random_rows(12, 4, seed).requires_grad_() for seed in (1, 2))
     ids = torch.arange(12) // 3
 
     def gradients(impl):
-        parts = multifold_hybrid_loss(a, b, ids, ids, impl=impl, tile=5, return_parts=True)
-        return torch.autograd.grad(parts["hard"].exp() + 3 * parts["soft"], (a, b))
+        parts = multifold_hybrid_parts(z0, z1, ids, ids, impl=impl, tile=5)
+        return torch.autograd.grad(parts.hard.exp() + 3 * parts.soft, (z0, z1))
 
     for x, y in zip(gradients("streaming"), gradients("dense")):
         torch.testing.assert_close(x, y, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("wanted", ["a", "b", "temperature"])
+@pytest.mark.parametrize("wanted", ["z0", "z1", "temperature"])
 def test_what_needs_no_gradient_gets_none(wanted):
     inputs = {
-        "a": random_rows(7, 4, 1),
-        "b": random_rows(9, 4, 2),
+        "z0": random_rows(7, 4, 1),
+        "z1": random_rows(9, 4, 2),
         "temperature": torch.tensor(0.1).double(),
     }
-    ids_a, ids_b = torch.arange(7) // 2, torch.arange(9) // 3
+    ids0, ids1 = torch.arange(7) // 2, torch.arange(9) // 3
     inputs[wanted].requires_grad_()
     found = []
     for impl in ("streaming", "dense"):
-        loss = multifold_hybrid_loss(**inputs, ids_a=ids_a, ids_b=ids_b, impl=impl, tile=4)
+        loss = multifold_hybrid_loss(**inputs, ids0=ids0, ids1=ids1, impl=impl, tile=4)
         found.append(torch.autograd.grad(loss, inputs[wanted])[0])
     torch.testing.assert_close(*found, rtol=1e-12, atol=1e-12)
 
 
 def test_the_gradient_can_be_taken_twice_over_but_not_of_itself():
-    a, b = (random_rows(8, 4, seed).requires_grad_() for seed in (1, 2))
+    z0, z1 = (random_rows(8, 4, seed).requires_grad_() for seed in (1, 2))
     ids = torch.arange(8) // 2
-    loss = multifold_hybrid_loss(a, b, ids, ids, impl="streaming", tile=3)
-    first = torch.autograd.grad(loss, a, retain_graph=True)[0]
-    assert torch.equal(first, torch.autograd.grad(loss, a, retain_graph=True)[0])
+    loss = multifold_hybrid_loss(z0, z1, ids, ids, impl="streaming", tile=3)
+    first = torch.autograd.grad(loss, z0, retain_graph=True)[0]
+    assert torch.equal(first, torch.autograd.grad(loss, z0, retain_graph=True)[0])
     with pytest.raises(RuntimeError, match=r'can be differentiated once.*impl="dense"'):
-        torch.autograd.grad(loss, a, create_graph=True)
+        torch.autograd.grad(loss, z0, create_graph=True)
 
 
 def test_without_any_positive_it_is_a_zero_that_reaches_both_sides():
-    a, b = (random_rows(4, 3, seed).requires_grad_() for seed in (1, 2))
+    z0, z1 = (random_rows(4, 3, seed).requires_grad_() for seed in (1, 2))
     loss = multifold_hybrid_loss(
-        a,
-        b,
+        z0,
+        z1,
         torch.arange(4),
         torch.arange(4) + 9,
         hard_weight=1.0,
@@ -312,7 +309,7 @@ def test_without_any_positive_it_is_a_zero_that_reaches_both_sides():
         impl="streaming",
     )
     assert loss == 0
-    assert not any(gradient.any() for gradient in torch.autograd.grad(loss, (a, b)))
+    assert not any(gradient.any() for gradient in torch.autograd.grad(loss, (z0, z1)))
 
 
 def test_auto_streams_from_a_size_on(monkeypatch):
@@ -331,10 +328,10 @@ def test_auto_streams_from_a_size_on(monkeypatch):
 @pytest.mark.parametrize("impl", ["dense", "streaming"])
 @pytest.mark.parametrize("num_instances", [4, 5, 50])
 def test_a_known_number_of_instances_changes_nothing(impl, num_instances):
-    a, b = random_rows(10, 4, 1), random_rows(8, 4, 2)
-    ids_a, ids_b = torch.arange(10) % 3 * 7, torch.arange(8) // 2 * 7
+    z0, z1 = random_rows(10, 4, 1), random_rows(8, 4, 2)
+    ids0, ids1 = torch.arange(10) % 3 * 7, torch.arange(8) // 2 * 7
     losses = [
-        multifold_hybrid_loss(a, b, ids_a, ids_b, impl=impl, num_instances=number)
+        multifold_hybrid_loss(z0, z1, ids0, ids1, impl=impl, num_instances=number)
         for number in (num_instances, None)
     ]
     torch.testing.assert_close(*losses, rtol=1e-12, atol=1e-12)
@@ -355,42 +352,64 @@ def test_a_known_number_of_instances_changes_nothing(impl, num_instances):
 def test_criterion_knows_the_number_of_instances_from_shapes(z0, z1, ids, most, monkeypatch):
     given = []
 
-    def loss(*args, num_instances, **options):
-        given.append(num_instances)
-        return multifold_hybrid_loss(*args, num_instances=num_instances, **options)
+    def parts(batch, options, **how):
+        given.append(options.num_instances)
+        return hybrid_parts(batch, options, **how)
 
-    monkeypatch.setattr("mxmclr_plugin.loss.multifold_hybrid.multifold_hybrid_loss", loss)
+    monkeypatch.setattr("mxmclr_plugin.loss.multifold_hybrid.hybrid_parts", parts)
     views = [None if shape is None else random_rows(*shape[:1], 4 * 9) for shape in (z0, z1)]
     views = [
         x if x is None or len(shape) == 1 else x[:, : 4 * shape[1]].view(*shape, 4)
         for x, shape in zip(views, (z0, z1))
     ]
     ids = [torch.zeros(shape, dtype=torch.long) for shape in ids or ()]
-    MultifoldHybridCriterion()(*views, *ids)
+    MultifoldHybridLoss()(*views, *ids)
     assert given == [most]
 
 
-def test_auto_takes_triton_on_a_cuda_device_and_says_once_if_it_cannot(monkeypatch):
+def test_auto_takes_triton_only_where_it_was_measured_to_be_faster(monkeypatch):
     monkeypatch.setattr(triton_tiles, "_HAS_TRITON", True)
-    implementation._say_once.cache_clear()
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Fast 1000")
+    table = {}
+    monkeypatch.setattr(implementation, "SPEEDUPS", table)
+
+    def chosen(z0, z1, queue=None):
+        return choose_implementation("auto", z0, z1, queue)
+
     with FakeTensorMode():
         rows = torch.empty(200, 8, device="cuda")
-        for allowed, taken in ((False, "streaming"), (True, "triton")):
+        assert chosen(rows.bfloat16(), None) == "streaming"
+        table["Fast 100"] = {"bfloat16": 9.0}
+        assert chosen(rows.bfloat16(), None) == "streaming"
+        table["Fast 1000"] = {"bfloat16": 1.7, "float16": 0.9, "float32": 1.2}
+        assert chosen(rows.bfloat16(), None) == "triton"
+        assert chosen(rows.half(), rows.half()) == "streaming"
+        assert chosen(rows.double(), rows) == "streaming"
+        assert chosen(rows[:50].bfloat16(), None) == "dense"
+        for allowed, impl in ((False, "streaming"), (True, "triton")):
             monkeypatch.setattr(implementation, "allows_tf32", lambda allowed=allowed: allowed)
-            assert taken_implementation("auto", rows, rows, None) == taken
-        assert taken_implementation("auto", rows.bfloat16(), None, rows) == "triton"
-        assert taken_implementation("auto", rows[:50], rows, None) == "dense"
-        with pytest.warns(UserWarning, match=r"'auto' takes the slower.*and not torch.float64"):
-            assert taken_implementation("auto", rows, rows.double(), None) == "streaming"
+            assert chosen(rows, rows) == impl
+        assert chosen(rows.bfloat16(), None, rows) == "triton"  # as float32
+
+
+def test_auto_warns_once_if_triton_is_faster_but_missing(monkeypatch):
+    monkeypatch.setattr(triton_tiles, "_HAS_TRITON", False)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Fast 1000")
+    monkeypatch.setattr(implementation, "SPEEDUPS", {"Fast 1000": {"bfloat16": 1.7}})
+    implementation._warn_once.cache_clear()
+    with FakeTensorMode():
+        rows = torch.empty(200, 8, device="cuda", dtype=torch.bfloat16)
+        with pytest.warns(UserWarning, match="takes the slower impl='streaming'.*not installed"):
+            assert choose_implementation("auto", rows, rows, None) == "streaming"
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            assert taken_implementation("auto", rows, rows.double(), None) == "streaming"
+            assert choose_implementation("auto", rows, rows, None) == "streaming"
 
 
 def test_criterion_streams():
     z0, z1 = random_rows(12, 4, 1).view(4, 3, 4), random_rows(8, 4, 2).view(4, 2, 4)
     losses = [
-        MultifoldHybridCriterion(impl=impl, learnable_temperature=True)(z0, z1)
+        MultifoldHybridLoss(impl=impl, learnable_temperature=True)(z0, z1)
         for impl in ("streaming", "dense")
     ]
     torch.testing.assert_close(*losses, rtol=1e-12, atol=1e-12)

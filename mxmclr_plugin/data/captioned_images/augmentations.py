@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from mxmclr_plugin.registry import Registry
+from mxmclr_plugin.registry import did_you_mean
 
-__all__ = ["AUGMENTATIONS", "Augmentation", "PhotoTransform"]
+__all__ = ["AUGMENTATIONS", "PhotoTransform", "build_augmentation"]
 
 # Edge of a picture before an edge of it is cropped away, as 256 for 224 is.
 MARGIN = 8 / 7
@@ -38,24 +37,6 @@ class PhotoTransform:
         return as_bytes
 
 
-@dataclass(frozen=True)
-class Augmentation:
-    """What is known of an augmentation.
-
-    Attributes:
-        name: What a configuration calls it.
-        build: Makes it for pictures of an edge, in pixels.
-        summary: One line.
-    """
-
-    name: str
-    build: Callable[[int], PhotoTransform]
-    summary: str
-
-
-AUGMENTATIONS: Registry[Augmentation] = Registry("augmentation")
-
-
 def _v2(*steps: str) -> Callable[[int], PhotoTransform]:
     def build(size: int) -> PhotoTransform:
         from torchvision.transforms import v2
@@ -78,31 +59,31 @@ def _lightly(module: str, view: str, key: str) -> Callable[[int], PhotoTransform
     return build
 
 
-for _augmentation in (
-    Augmentation("crop", _v2(), "torchvision v2: crop of half the area or more, mirrored or not"),
-    Augmentation("randaugment", _v2("RandAugment"), "crop, then torchvision v2's RandAugment"),
-    Augmentation(
-        "trivialaugment",
-        _v2("TrivialAugmentWide"),
-        "crop, then torchvision v2's TrivialAugmentWide",
-    ),
-    Augmentation(
-        "autoaugment", _v2("AutoAugment"), "crop, then torchvision v2's AutoAugment (ImageNet's)"
-    ),
-    Augmentation(
-        "lightly_simclr",
-        _lightly("simclr_transform", "SimCLRViewTransform", "input_size"),
-        "lightly's view of SimCLR: small crops, colours changed or taken away, blur",
-    ),
-    Augmentation(
-        "lightly_byol",
-        _lightly("byol_transform", "BYOLView1Transform", "input_size"),
-        "lightly's view of BYOL",
-    ),
-    Augmentation(
-        "lightly_dino",
-        _lightly("dino_transform", "DINOViewTransform", "crop_size"),
-        "lightly's view of DINO",
-    ),
-):
-    AUGMENTATIONS.register(_augmentation)
+AUGMENTATIONS: dict[str, Callable[[int], PhotoTransform]] = {
+    "crop": _v2(),  # of half the area or more, mirrored or not; first in the next three
+    "randaugment": _v2("RandAugment"),
+    "trivialaugment": _v2("TrivialAugmentWide"),
+    "autoaugment": _v2("AutoAugment"),
+    "lightly_simclr": _lightly("simclr_transform", "SimCLRViewTransform", "input_size"),
+    "lightly_byol": _lightly("byol_transform", "BYOLView1Transform", "input_size"),
+    "lightly_dino": _lightly("dino_transform", "DINOViewTransform", "crop_size"),
+}
+"""By name, from the edge of the images in pixels to the transformation."""
+
+
+def build_augmentation(name: str, size: int) -> PhotoTransform:
+    """A random transformation of photos.
+
+    Args:
+        name: Of :data:`AUGMENTATIONS`.
+        size: Edge of the images that it makes, in pixels.
+
+    Raises:
+        ValueError: If there is none of that name.
+    """
+    if name not in AUGMENTATIONS:
+        raise ValueError(
+            f"unknown augmentation {name!r}: {did_you_mean(name, AUGMENTATIONS)}known are "
+            f"{', '.join(AUGMENTATIONS)}"
+        )
+    return AUGMENTATIONS[name](size)

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from mxmclr_plugin.data.augmented_store import augmented
-from mxmclr_plugin.data.captioned_images.augmentations import AUGMENTATIONS, MARGIN
+from mxmclr_plugin.data.captioned_images.augmentations import MARGIN, build_augmentation
 from mxmclr_plugin.data.captioned_images.caption_table import read_caption_table
 from mxmclr_plugin.data.captioned_images.coco import read_coco
 from mxmclr_plugin.data.captioned_images.find import (
@@ -26,6 +26,7 @@ from mxmclr_plugin.data.problems import ProblemLog
 from mxmclr_plugin.data.readers.image import read_image
 from mxmclr_plugin.data.splits import DataSplits
 from mxmclr_plugin.errors import DataError
+from mxmclr_plugin.registry import register_dataset
 
 __all__ = ["captioned_images", "read_photos"]
 
@@ -35,6 +36,7 @@ _COCO_NOTE = (
 )
 
 
+@register_dataset("captioned_images")
 def captioned_images(
     root: str | None = None,
     *,
@@ -89,7 +91,7 @@ def captioned_images(
         raise ValueError(
             f"{copies} copies of a picture would be the same: choose how they differ with augment="
         )
-    transform = AUGMENTATIONS[augment].build(size) if augment is not None else None
+    transform = build_augmentation(augment, size) if augment is not None else None
     log = ProblemLog(on_error)
     named, notes = read_photos(Path(annotations or root or "").expanduser(), log)
     photos = [photo for photo in named if stays_inside(photo.file)]

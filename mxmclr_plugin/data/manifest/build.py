@@ -27,6 +27,7 @@ from mxmclr_plugin.data.manifest.splits import split_places
 from mxmclr_plugin.data.problems import ProblemLog
 from mxmclr_plugin.data.splits import DataSplits
 from mxmclr_plugin.errors import DataError
+from mxmclr_plugin.registry import register_dataset
 
 __all__ = ["SOURCE", "manifest", "read_manifest", "split_instances"]
 
@@ -34,6 +35,7 @@ SOURCE = "source.json"
 """Beside a converted manifest: what it was made of, and what must be said of that."""
 
 
+@register_dataset("manifest")
 def manifest(
     path: str | None = None,
     *,

@@ -16,6 +16,7 @@ from mxmclr_plugin.data.problems import ProblemLog
 from mxmclr_plugin.data.seeded_split import seeded_order
 from mxmclr_plugin.data.splits import DataSplits
 from mxmclr_plugin.errors import DataError
+from mxmclr_plugin.registry import register_dataset
 
 __all__ = ["omniglot"]
 
@@ -23,6 +24,7 @@ _SPLITS = ("character", "alphabet", "official")
 _VAL, _TEST = 0.1, 0.2  # of what is split
 
 
+@register_dataset("omniglot")
 def omniglot(
     root: str | None = None,
     *,

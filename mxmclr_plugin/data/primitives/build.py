@@ -28,6 +28,7 @@ from mxmclr_plugin.data.splits import DataSplits
 from mxmclr_plugin.data.views import SeparateViews, rendered_views
 from mxmclr_plugin.files import kept
 from mxmclr_plugin.progress import progress_bar
+from mxmclr_plugin.registry import register_dataset
 
 __all__ = ["VoxelStore", "primitives"]
 
@@ -69,6 +70,7 @@ class VoxelStore:
         return torch.from_numpy(inside[None] * self.rgba[index][:, None, None, None])
 
 
+@register_dataset("primitives")
 def primitives(
     root: str | Path | None = None,
     *,

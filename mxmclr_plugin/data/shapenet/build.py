@@ -34,6 +34,7 @@ from mxmclr_plugin.data.shapenet.observations import (
 from mxmclr_plugin.data.shapenet.splits import official_splits, seeded_splits
 from mxmclr_plugin.data.splits import DataSplits
 from mxmclr_plugin.errors import DataError
+from mxmclr_plugin.registry import register_dataset
 
 __all__ = ["shapenet"]
 
@@ -47,6 +48,7 @@ _PICKLES = (
 )
 
 
+@register_dataset("shapenet")
 def shapenet(
     root: str | None = None,
     *,

@@ -1,1 +1,15 @@
-"""Losses and wrappers for pytorch-metric-learning."""
+"""The multifold hybrid loss and the loss wrappers that take it, for pytorch-metric-learning."""
+
+from mxmclr_plugin.integrations.pytorch_metric_learning.loss import MultifoldHybridLoss
+from mxmclr_plugin.integrations.pytorch_metric_learning.wrappers import (
+    CrossBatchMemory,
+    DistributedLossWrapper,
+    SelfSupervisedLoss,
+)
+
+__all__ = [
+    "CrossBatchMemory",
+    "DistributedLossWrapper",
+    "MultifoldHybridLoss",
+    "SelfSupervisedLoss",
+]

@@ -8,25 +8,16 @@ from typing import Any, Literal
 import torch
 from pytorch_metric_learning.distances import CosineSimilarity
 from pytorch_metric_learning.losses import BaseMetricLossFunction
-from pytorch_metric_learning.reducers import DoNothingReducer
+from pytorch_metric_learning.reducers import DoNothingReducer, MeanReducer, MultipleReducers
 from pytorch_metric_learning.utils import common_functions as c_f
 from torch import Tensor
 
-from mxmclr_plugin.integrations.pytorch_metric_learning.pairs import Pairs, all_pairs, given_pairs
-from mxmclr_plugin.integrations.pytorch_metric_learning.rows import (
-    RowLosses,
-    hard_losses,
-    instance_relation,
-    soft_losses,
-    soft_losses_between_instances,
-)
-from mxmclr_plugin.integrations.pytorch_metric_learning.streaming import (
-    needs_rows,
-    one_instance,
-    streamed_sub_losses,
-)
-from mxmclr_plugin.loss.functional import SoftLevel
-from mxmclr_plugin.loss.implementation import Implementation, taken_implementation
+from mxmclr_plugin.integrations.pytorch_metric_learning.pairs import Pairs, all_pairs, picked_pairs
+from mxmclr_plugin.loss.arguments import Implementation, Options
+from mxmclr_plugin.loss.implementation import choose_implementation
+from mxmclr_plugin.loss.instances import Comparison, Instances
+from mxmclr_plugin.loss.kernels.parts import streaming_parts
+from mxmclr_plugin.loss.reference import RowLosses, hard_losses, relation_of_rows, soft_losses
 from mxmclr_plugin.loss.validation import check_options
 
 __all__ = ["MultifoldHybridLoss"]
@@ -93,10 +84,6 @@ class MultifoldHybridLoss(BaseMetricLossFunction):  # type: ignore[misc]
         soft_temperature: tau_soft, the temperature of the relation between instances.
         hard_weight: Weight of the hard part, 0 to 1; the soft part has the rest. A part of weight 0
             is not computed.
-        soft_level: ``"observation"`` holds the soft target to the logits between rows,
-            ``"instance"`` to those between fused features: then there is one soft loss an
-            instance, under the number of its first row, two instances are compared if any of their
-            rows are, and in uni-modal calls none is compared with itself.
         instances_from: What tells which rows are one instance in calls with ``indices_tuple``:
             ``"pairs"`` or ``"labels"``. The hard part does not depend on it.
         symmetric: Whether a cross-modal loss without ``indices_tuple`` is the mean of both
@@ -137,20 +124,18 @@ class MultifoldHybridLoss(BaseMetricLossFunction):  # type: ignore[misc]
         temperature: float = 0.07,
         soft_temperature: float = 0.05,
         hard_weight: float = 0.8,
-        soft_level: SoftLevel = "observation",
         symmetric: bool = True,
         instances_from: InstancesFrom = "pairs",
         impl: Implementation = "auto",
         **kwargs: Any,
     ) -> None:
-        check_options(temperature, soft_temperature, hard_weight, soft_level, impl)
+        check_options(Options(temperature, soft_temperature, hard_weight, impl=impl))
         if instances_from not in ("pairs", "labels"):
             raise ValueError(f"instances_from must be 'pairs' or 'labels', got {instances_from!r}")
         super().__init__(**kwargs)
         self.temperature = temperature
         self.soft_temperature = soft_temperature
         self.hard_weight = hard_weight
-        self.soft_level: SoftLevel = soft_level
         self.symmetric = symmetric
         self.instances_from: InstancesFrom = instances_from
         self.impl: Implementation = impl
@@ -170,14 +155,14 @@ class MultifoldHybridLoss(BaseMetricLossFunction):  # type: ignore[misc]
         """Loss of a batch.
 
         Args:
-            embeddings: Anchors. Shape: (n_a, D).
+            embeddings: Anchors. Shape: (n_0, D).
             labels: Instance of each row. May be left out if ``indices_tuple`` is given.
-                Shape: (n_a,).
+                Shape: (n_0,).
             indices_tuple: Triplets (anchors, positives, negatives) or pairs (anchors, positives,
                 anchors, negatives) of row numbers, from a miner for example.
             ref_emb: References, the observations in another modality for example. None, or
-                ``embeddings`` itself, is a uni-modal loss. Shape: (n_b, D).
-            ref_labels: Instance of each reference. Shape: (n_b,).
+                ``embeddings`` itself, is a uni-modal loss. Shape: (n_1, D).
+            ref_labels: Instance of each reference. Shape: (n_1,).
 
         Returns:
             What the reducer makes of it: a loss of shape (), or with ``DoNothingReducer`` a dict.
@@ -213,16 +198,12 @@ class MultifoldHybridLoss(BaseMetricLossFunction):  # type: ignore[misc]
             directions = [(*anchors, indices_tuple, *references)]
             if self.symmetric and not uni_modal and indices_tuple is None:
                 directions.append((*references, None, *anchors))
-            taken = self._taken(*directions[0])
-            if taken == "dense":
+            impl = self._implementation(*directions[0])
+            if impl == "dense":
                 results = [self._direction(*direction, len(directions)) for direction in directions]
             else:
-                sub_losses = streamed_sub_losses(
-                    self,
-                    *anchors,
-                    *references,
-                    both_directions=len(directions) == 2,
-                    triton=taken == "triton",
+                sub_losses = self._streamed(
+                    anchors, references, both_directions=len(directions) == 2, impl=impl
                 )
                 results = [self.reducer(sub_losses, *anchors)]
         if isinstance(self.reducer, DoNothingReducer):
@@ -247,21 +228,27 @@ class MultifoldHybridLoss(BaseMetricLossFunction):  # type: ignore[misc]
             return loss_dict
         logits = self._logits(embeddings, ref_emb)
         if self.hard_weight > 0:
-            loss_dict["hard"] = _element(hard_losses(logits, pairs), self.hard_weight)
+            hard = hard_losses(logits, pairs.positive, pairs.kept)
+            loss_dict["hard"] = _element(hard, self.hard_weight)
         if self.hard_weight < 1:
-            relation = instance_relation(embeddings, ref_emb, pairs)
-            if self.soft_level == "observation":
-                soft = soft_losses(logits, pairs, relation, self.soft_temperature)
-            else:
-                anchors = self.distance.maybe_normalize(embeddings)
-                soft = soft_losses_between_instances(
-                    anchors,
-                    anchors if ref_emb is embeddings else self.distance.maybe_normalize(ref_emb),
-                    self._logits,
-                    pairs,
-                    relation,
-                    self.soft_temperature,
+            with torch.no_grad():
+                instances = pairs.instances
+                relation, related = relation_of_rows(
+                    instances,
+                    None if ref_emb is embeddings else embeddings,
+                    ref_emb,
+                    logits.dtype,
                 )
+                # Rows of each instance that each anchor is compared with: (n_0, instances).
+                counts = logits.new_zeros(len(logits), instances.groups)
+                counts.index_add_(1, instances.index1, pairs.kept.to(logits.dtype))
+            soft = soft_losses(
+                logits,
+                relation / self.soft_temperature,
+                related,
+                counts[:, instances.index1].clamp(min=1),
+                pairs.kept,
+            )
             loss_dict["soft"] = _element(soft, 1 - self.hard_weight)
         return loss_dict
 
@@ -272,16 +259,16 @@ class MultifoldHybridLoss(BaseMetricLossFunction):  # type: ignore[misc]
     def _sub_loss_names(self) -> list[str]:
         return ["hard", "soft"]
 
-    def _taken(
+    def _implementation(
         self,
         embeddings: Tensor,
         labels: Tensor | None,
         indices_tuple: Sequence[Tensor] | None,
         ref_emb: Tensor,
         ref_labels: Tensor | None,
-    ) -> str:
+    ) -> Implementation:
         """The implementation of a call."""
-        needs = "indices_tuple" if indices_tuple is not None else needs_rows(self)
+        needs = "indices_tuple" if indices_tuple is not None else self._needs_rows()
         if needs is not None:
             if self.impl not in ("auto", "dense"):
                 raise ValueError(
@@ -292,8 +279,55 @@ class MultifoldHybridLoss(BaseMetricLossFunction):  # type: ignore[misc]
         # Without labels, and without a negative pair, it is for the dense one to say what is wrong.
         if labels is None or ref_labels is None or self.impl == "dense":
             return "dense"
-        taken = taken_implementation(self.impl, embeddings, ref_emb, None)
-        return "dense" if taken != "dense" and one_instance(labels, ref_labels) else taken
+        impl = choose_implementation(self.impl, embeddings, ref_emb, None)
+        return "dense" if impl != "dense" and _one_instance(labels, ref_labels) else impl
+
+    def _needs_rows(self) -> str | None:
+        """The setting that asks for the losses of single rows; None if means of cosines will do."""
+        distance, reducer = self.distance, self.reducer
+        reducers = reducer.reducers.values() if isinstance(reducer, MultipleReducers) else [reducer]
+        other = [type(one).__name__ for one in reducers if type(one) is not MeanReducer]
+        if type(distance) is not CosineSimilarity or (distance.p, distance.power) != (2, 1):
+            return f"the distance {type(distance).__name__}"
+        if other:
+            return f"the reducer {other[0]}"
+        if self.embedding_regularizer is not None:
+            return "an embedding_regularizer"
+        return "collect_stats" if self.collect_stats else None
+
+    def _streamed(
+        self,
+        anchors: tuple[Tensor, Tensor | None],
+        references: tuple[Tensor, Tensor | None],
+        *,
+        both_directions: bool,
+        impl: Implementation,
+    ) -> dict[str, dict[str, Any]]:
+        """Sub losses that are reduced to their means already, tile by tile."""
+        (embeddings, labels), (ref_emb, ref_labels) = anchors, references
+        assert labels is not None
+        assert ref_labels is not None
+        uni_modal = ref_emb is embeddings
+        weights = {"hard": self.hard_weight, "soft": 1 - self.hard_weight}
+        parts = streaming_parts(
+            Comparison(
+                embeddings,
+                ref_emb,
+                Instances.from_ids(labels, ref_labels),
+                features1=ref_emb if uni_modal else None,
+                both_directions=both_directions,
+                skip_self=uni_modal,
+            ),
+            Options(self.temperature, self.soft_temperature, self.hard_weight),
+            hard=weights["hard"] > 0,
+            soft=weights["soft"] > 0,
+            triton=impl == "triton",
+        )
+        sub_losses: dict[str, dict[str, Any]] = self.zero_losses()
+        for (name, weight), part in zip(weights.items(), parts, strict=True):
+            if part is not None:
+                sub_losses[name]["losses"] = weight * part
+        return sub_losses
 
     def _pairs(
         self,
@@ -304,20 +338,20 @@ class MultifoldHybridLoss(BaseMetricLossFunction):  # type: ignore[misc]
         ref_labels: Tensor | None,
     ) -> Pairs:
         uni_modal = ref_emb is embeddings
-        told = None if labels is None or ref_labels is None else (labels, ref_labels)
+        both = None if labels is None or ref_labels is None else (labels, ref_labels)
         missing = "labels" if uni_modal else "labels and ref_labels"
         if indices_tuple is None:
-            if told is None:
+            if both is None:
                 raise ValueError(f"{missing} and indices_tuple cannot both be None")
-            return all_pairs(*told, uni_modal=uni_modal)
-        if told is None and self.instances_from == "labels":
+            return all_pairs(*both, uni_modal=uni_modal)
+        if both is None and self.instances_from == "labels":
             raise ValueError(f"instances_from='labels' needs {missing} beside indices_tuple")
-        return given_pairs(
+        return picked_pairs(
             indices_tuple,
             (len(embeddings), len(ref_emb)),
             embeddings.device,
             uni_modal=uni_modal,
-            labels=told if self.instances_from == "labels" else None,
+            labels=both if self.instances_from == "labels" else None,
         )
 
     def _logits(self, embeddings: Tensor, ref_emb: Tensor) -> Tensor:
@@ -346,7 +380,8 @@ class MultifoldHybridLoss(BaseMetricLossFunction):  # type: ignore[misc]
 
 
 def _element(row_losses: RowLosses, weight: float) -> dict[str, Any]:
-    losses, rows = row_losses
+    rows = row_losses.counted.nonzero()[:, 0]
+    losses = row_losses.losses[rows]
     if len(losses) == 0:
         return {"losses": 0, "indices": None, "reduction_type": "already_reduced"}
     return {
@@ -364,6 +399,12 @@ def _merged(results: list[dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any
         for prefix, result in zip(("", "reverse_"), results, strict=False)
         for name, loss in result.items()
     }
+
+
+def _one_instance(labels: Tensor, ref_labels: Tensor) -> bool:
+    """Whether all rows are of one instance, so that there is no negative pair."""
+    both = torch.cat((labels, ref_labels))
+    return bool((both == both[0]).all())
 
 
 def _on_device(labels: Tensor | None, embeddings: Tensor) -> Tensor | None:

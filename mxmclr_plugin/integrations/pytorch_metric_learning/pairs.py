@@ -15,7 +15,9 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-__all__ = ["Pairs", "all_pairs", "given_pairs"]
+from mxmclr_plugin.loss.instances import Instances
+
+__all__ = ["Pairs", "all_pairs", "picked_pairs"]
 
 
 @dataclass(frozen=True)
@@ -23,22 +25,18 @@ class Pairs:
     """Pairs of anchor rows and reference rows.
 
     Attributes:
-        positive: Pairs of the same instance that are pulled together. Shape: (n_a, n_b), bool.
-        kept: Pairs that take part, positive or negative. Shape: (n_a, n_b), bool.
-        slot_a: Instance of each anchor row, 0 to ``instances`` - 1. Shape: (n_a,).
-        slot_b: Instance of each reference row. Shape: (n_b,).
-        instances: Number of instances on both sides together.
+        positive: Pairs of the same instance that are pulled together. Shape: (n_0, n_1), bool.
+        kept: Pairs that take part, positive or negative. Shape: (n_0, n_1), bool.
+        instances: Which rows are of the same instance.
     """
 
     positive: Tensor
     kept: Tensor
-    slot_a: Tensor
-    slot_b: Tensor
-    instances: int
+    instances: Instances
 
     @property
     def contrast(self) -> bool:
-        """Whether any negative pair takes part. Waits for the device."""
+        """Whether any negative pair takes part. Synchronizes with the device."""
         return bool((self.kept & ~self.positive).any())
 
 
@@ -46,8 +44,8 @@ def all_pairs(labels: Tensor, ref_labels: Tensor, *, uni_modal: bool) -> Pairs:
     """Every pair, positive where the labels agree.
 
     Args:
-        labels: Instance of each anchor row. Shape: (n_a,).
-        ref_labels: Instance of each reference row. Shape: (n_b,).
+        labels: Instance of each anchor row. Shape: (n_0,).
+        ref_labels: Instance of each reference row. Shape: (n_1,).
         uni_modal: Whether the references are the anchors themselves; then no row is its own pair.
 
     Returns:
@@ -57,10 +55,10 @@ def all_pairs(labels: Tensor, ref_labels: Tensor, *, uni_modal: bool) -> Pairs:
     kept = torch.ones_like(positive)
     if uni_modal:
         kept.fill_diagonal_(False)
-    return Pairs(positive & kept, kept, *_slots(labels, ref_labels))
+    return Pairs(positive & kept, kept, Instances.from_ids(labels, ref_labels))
 
 
-def given_pairs(
+def picked_pairs(
     indices_tuple: Sequence[Tensor],
     shape: tuple[int, int],
     device: torch.device,
@@ -73,10 +71,10 @@ def given_pairs(
     Args:
         indices_tuple: Pairs (anchors, positives, anchors, negatives) or triplets (anchors,
             positives, negatives), each a tensor of row numbers.
-        shape: n_a and n_b.
+        shape: n_0 and n_1.
         device: Where the embeddings are.
         uni_modal: Whether the references are the anchors themselves.
-        labels: Instance of each anchor and of each reference row, of shapes (n_a,) and (n_b,).
+        labels: Instance of each anchor and of each reference row, of shapes (n_0,) and (n_1,).
             Without them rows that positive pairs join, directly or through other rows, are one
             instance.
 
@@ -105,8 +103,11 @@ def given_pairs(
             f"indices_tuple holds anchor {anchor} with reference {reference} both as a positive "
             f"and as a negative pair ({int(both.sum())} such pairs)"
         )
-    slots = _slots(*labels) if labels else _joined_slots(a1, p, shape, uni_modal=uni_modal)
-    return Pairs(positive, positive | negative, *slots)
+    if labels:
+        instances = Instances.from_ids(*labels)
+    else:
+        instances = _joined_instances(a1, p, shape, uni_modal=uni_modal)
+    return Pairs(positive, positive | negative, instances)
 
 
 def _mask(anchors: Tensor, others: Tensor, shape: tuple[int, int], name: str) -> Tensor:
@@ -127,19 +128,14 @@ def _mask(anchors: Tensor, others: Tensor, shape: tuple[int, int], name: str) ->
     return mask
 
 
-def _slots(labels: Tensor, ref_labels: Tensor) -> tuple[Tensor, Tensor, int]:
-    values, slot = torch.unique(torch.cat((labels, ref_labels)), return_inverse=True)
-    return slot[: len(labels)], slot[len(labels) :], len(values)
-
-
-def _joined_slots(
+def _joined_instances(
     anchors: Tensor, positives: Tensor, shape: tuple[int, int], *, uni_modal: bool
-) -> tuple[Tensor, Tensor, int]:
+) -> Instances:
     """Connected components of the rows, joined by positive pairs."""
-    start_b = 0 if uni_modal else shape[0]
-    rows = start_b + shape[1]
-    edges = anchors.cpu().numpy(), (positives + start_b).cpu().numpy()
+    start1 = 0 if uni_modal else shape[0]
+    rows = start1 + shape[1]
+    edges = anchors.cpu().numpy(), (positives + start1).cpu().numpy()
     graph = coo_array((np.ones(len(anchors), dtype=bool), edges), shape=(rows, rows))
-    instances, component = connected_components(graph, directed=False)
-    slot = torch.as_tensor(component, dtype=torch.long, device=anchors.device)
-    return slot[: shape[0]], slot[start_b:], int(instances)
+    _, component = connected_components(graph, directed=False)
+    group = torch.as_tensor(component, dtype=torch.long, device=anchors.device)
+    return Instances.from_ids(group[: shape[0]], group[start1:])

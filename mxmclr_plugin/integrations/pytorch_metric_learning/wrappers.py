@@ -6,20 +6,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from pytorch_metric_learning.losses import CrossBatchMemory, SelfSupervisedLoss
-from pytorch_metric_learning.utils.distributed import DistributedLossWrapper
+from pytorch_metric_learning import losses
+from pytorch_metric_learning.utils import distributed as host_distributed
 from torch import Tensor, distributed, nn
 
 from mxmclr_plugin.integrations.pytorch_metric_learning.loss import MultifoldHybridLoss
 
-__all__ = [
-    "MultifoldCrossBatchMemory",
-    "MultifoldDistributedLossWrapper",
-    "MultifoldSelfSupervisedLoss",
-]
+__all__ = ["CrossBatchMemory", "DistributedLossWrapper", "SelfSupervisedLoss"]
 
 
-class MultifoldCrossBatchMemory(CrossBatchMemory):  # type: ignore[misc]
+class CrossBatchMemory(losses.CrossBatchMemory):  # type: ignore[misc]
     """``CrossBatchMemory`` that also takes :class:`MultifoldHybridLoss`; used in the same way.
 
     The rows of the batch are the anchors, those in memory the references, as in the paper
@@ -29,20 +25,11 @@ class MultifoldCrossBatchMemory(CrossBatchMemory):  # type: ignore[misc]
 
     Pairs given as ``indices_tuple`` are pairs of rows of the batch; they are looked up where these
     rows lie in memory. (That library's own class takes them for rows of the memory.)
-
-    Raises:
-        ValueError: If the loss has ``soft_level="instance"``: an instance of the batch is in the
-            memory too, and would be compared with itself.
     """
 
     def __init__(self, loss: nn.Module, *args: Any, **kwargs: Any) -> None:
         super().__init__(loss, *args, **kwargs)
         if isinstance(loss, MultifoldHybridLoss):
-            if loss.soft_level == "instance" and loss.hard_weight < 1:
-                raise ValueError(
-                    "soft_level='instance' does not fit a memory that holds the batch: an instance "
-                    "would be compared with itself there; use soft_level='observation'"
-                )
             loss.instances_from = "labels"
 
     def forward(
@@ -78,10 +65,10 @@ class MultifoldCrossBatchMemory(CrossBatchMemory):  # type: ignore[misc]
     @staticmethod
     def supported_losses() -> list[str]:
         """Names of the classes of losses that can be wrapped."""
-        return [*CrossBatchMemory.supported_losses(), MultifoldHybridLoss.__name__]
+        return [*losses.CrossBatchMemory.supported_losses(), MultifoldHybridLoss.__name__]
 
 
-class MultifoldSelfSupervisedLoss(SelfSupervisedLoss):  # type: ignore[misc]
+class SelfSupervisedLoss(losses.SelfSupervisedLoss):  # type: ignore[misc]
     """``SelfSupervisedLoss`` that also takes :class:`MultifoldHybridLoss`; used in the same way.
 
     With ``symmetric`` both sets of views make one uni-modal batch of fold 2, otherwise they are
@@ -91,10 +78,10 @@ class MultifoldSelfSupervisedLoss(SelfSupervisedLoss):  # type: ignore[misc]
     @staticmethod
     def supported_losses() -> list[str]:
         """Names of the classes of losses that can be wrapped."""
-        return [*SelfSupervisedLoss.supported_losses(), MultifoldHybridLoss.__name__]
+        return [*losses.SelfSupervisedLoss.supported_losses(), MultifoldHybridLoss.__name__]
 
 
-class MultifoldDistributedLossWrapper(DistributedLossWrapper):  # type: ignore[misc]
+class DistributedLossWrapper(host_distributed.DistributedLossWrapper):  # type: ignore[misc]
     """``DistributedLossWrapper`` whose value is that of one process.
 
     That library's own wrapper works with :class:`MultifoldHybridLoss` too, but returns the loss

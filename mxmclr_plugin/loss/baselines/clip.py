@@ -1,4 +1,4 @@
-"""CLIP's loss: one positive a row, every other row of the batch a negative."""
+"""CLIP's loss: one positive per row, every other row of the batch is a negative."""
 
 from __future__ import annotations
 
@@ -9,16 +9,25 @@ from torch.nn import functional as F
 from mxmclr_plugin.loss.baselines.pairing import pair_observations
 from mxmclr_plugin.loss.folds import flatten_modalities
 from mxmclr_plugin.loss.validation import check_positive, check_share
+from mxmclr_plugin.registry import register_loss
 
-__all__ = ["ClipCriterion"]
+__all__ = ["ClipLoss", "tricolo_ntxent"]
 
 
-class ClipCriterion(nn.Module):
-    """Symmetric cross-entropy over the similarities of all rows, one positive each, as CLIP[0].
+@register_loss(
+    "clip",
+    positives="one",
+    source="mxmclr_plugin",
+    paper="CLIP, https://arxiv.org/abs/2103.00020",
+)
+class ClipLoss(nn.Module):
+    """Symmetric cross-entropy between modalities.
 
-    On a batch with one observation of each instance this is CLIP's loss. On a multifold batch it
-    is what a one-positive loss makes of it: the k-th observations of an instance are a pair, and
-    every other row is a negative, further observations of the same instance among them.
+    The logits are the similarities of all rows, one positive each, as in CLIP[0].
+
+    On a batch with one observation of each instance this is CLIP's loss. On a multifold batch
+    the k-th observations of an instance are a pair, and every other row is a negative, including
+    further observations of the same instance.
 
     - [0] CLIP, 2021, https://arxiv.org/abs/2103.00020
 
@@ -26,15 +35,15 @@ class ClipCriterion(nn.Module):
         temperature:
             Logits are divided by it.
         forward_weight:
-            Weight, 0 to 1, of finding z1 from z0; the other direction has the rest. CLIP has 0.5,
-            TriCoLo (https://arxiv.org/abs/2201.07366) 0.25.
+            Weight, 0 to 1, of finding z1 from z0; the other direction has the rest.
+            CLIP takes 0.5, TriCoLo (https://arxiv.org/abs/2201.07366) 0.25.
 
     Raises:
         ValueError: If ``temperature`` is not positive or the weight not from 0 to 1.
 
     Examples:
-        >>> criterion = ClipCriterion(temperature=0.07)
-        >>> loss = criterion(torch.randn(8, 64), torch.randn(8, 64))
+        >>> loss = ClipLoss(temperature=0.07)
+        >>> value = loss(torch.randn(8, 64), torch.randn(8, 64))
     """
 
     def __init__(self, temperature: float = 0.07, forward_weight: float = 0.5) -> None:
@@ -51,17 +60,33 @@ class ClipCriterion(nn.Module):
         ids0: Tensor | None = None,
         ids1: Tensor | None = None,
     ) -> Tensor:
-        """CLIP's loss; arguments as in ``MultifoldHybridCriterion``.
+        """CLIP's loss; arguments as in ``MultifoldHybridLoss``.
 
         Raises:
             ValueError: If the batch does not fit together or holds no pair.
         """
-        a, ids_a, b, ids_b = flatten_modalities(z0, z1, ids0, ids1)
-        rows_a, rows_b = pair_observations(ids_a, ids_b)
-        with torch.autocast(device_type=a.device.type, enabled=False):
-            dtype = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
-            a, b = F.normalize(a.to(dtype), dim=1), F.normalize(b.to(dtype), dim=1)
-            logits = a @ b.T / self.temperature  # (n_a, n_b)
-            forward = F.cross_entropy(logits[rows_a], rows_b)
-            backward = F.cross_entropy(logits.T[rows_b], rows_a)
+        z0, ids0, z1, ids1 = flatten_modalities(z0, z1, ids0, ids1)
+        rows0, rows1 = pair_observations(ids0, ids1)
+        with torch.autocast(device_type=z0.device.type, enabled=False):
+            dtype = torch.promote_types(torch.promote_types(z0.dtype, z1.dtype), torch.float32)
+            z0, z1 = F.normalize(z0.to(dtype), dim=1), F.normalize(z1.to(dtype), dim=1)
+            logits = z0 @ z1.T / self.temperature  # (n0, n1)
+            forward = F.cross_entropy(logits[rows0], rows1)
+            backward = F.cross_entropy(logits.T[rows1], rows0)
         return self.forward_weight * forward + (1 - self.forward_weight) * backward
+
+
+@register_loss(
+    "tricolo_ntxent",
+    positives="one",
+    source="mxmclr_plugin",
+    paper="TriCoLo, https://arxiv.org/abs/2201.07366",
+)
+def tricolo_ntxent(temperature: float = 0.1, forward_weight: float = 0.25) -> ClipLoss:
+    """CLIP's loss with weights 0.25 and 0.75 of its directions.
+
+    Args:
+        temperature: Logits are divided by it.
+        forward_weight: Weight of finding z1 from z0; the other direction has the rest.
+    """
+    return ClipLoss(temperature, forward_weight)

@@ -1,4 +1,4 @@
-"""Lets losses that know one positive a row take multifold batches."""
+"""Pairs of observations, for losses with one positive per row."""
 
 from __future__ import annotations
 
@@ -7,29 +7,30 @@ from torch import Tensor, nn
 
 from mxmclr_plugin.loss.folds import flatten_modalities
 
-__all__ = ["PairedCriterion", "pair_observations"]
+__all__ = ["PairedLoss", "pair_observations"]
 
 
-def pair_observations(ids_a: Tensor, ids_b: Tensor) -> tuple[Tensor, Tensor]:
-    """Pairs the k-th observation of each instance in A with its k-th in B.
+def pair_observations(ids0: Tensor, ids1: Tensor) -> tuple[Tensor, Tensor]:
+    """Pairs the k-th observation of each instance in one modality with its k-th in the other.
 
     Args:
-        ids_a: Instance ids. Shape: (n_a,).
-        ids_b: Instance ids. Shape: (n_b,).
+        ids0: Instance ids. Shape: (n0,).
+        ids1: Instance ids. Shape: (n1,).
 
     Returns:
-        Rows of A and the rows of B they are paired with, in the order of A. What has no partner
-        (the instance is not in the other modality, or has fewer observations there) is left out.
-        Shape: (pairs,) each.
+        Rows of the first modality and the rows of the second they are paired with, in the order of
+        the first. Rows without a partner (the instance is not in the other modality, or has fewer
+        observations there) are left out. Shape: (pairs,) each.
     """
-    order_b = torch.argsort(ids_b, stable=True)
-    ordered_b = ids_b[order_b]
-    # The block of an instance's rows in B starts where its id does; go on by the occurrence in A.
-    start = torch.searchsorted(ordered_b, ids_a)
-    end = torch.searchsorted(ordered_b, ids_a, right=True)
-    position = start + _occurrence(ids_a)
-    rows_a = (position < end).nonzero()[:, 0]
-    return rows_a, order_b[position[rows_a]]
+    order1 = torch.argsort(ids1, stable=True)
+    ordered1 = ids1[order1]
+    # An instance's rows in the second modality start where its id does; add the occurrence in the
+    # first.
+    start = torch.searchsorted(ordered1, ids0)
+    end = torch.searchsorted(ordered1, ids0, right=True)
+    position = start + _occurrence(ids0)
+    rows0 = (position < end).nonzero()[:, 0]
+    return rows0, order1[position[rows0]]
 
 
 def _occurrence(ids: Tensor) -> Tensor:
@@ -40,21 +41,21 @@ def _occurrence(ids: Tensor) -> Tensor:
     return torch.empty_like(rank).scatter(0, order, rank)
 
 
-class PairedCriterion(nn.Module):
-    """Gives a criterion of aligned pairs the call of a multifold criterion.
+class PairedLoss(nn.Module):
+    """Calls a loss of aligned pairs with the pairs of a multifold batch.
 
     The k-th observation of an instance in one modality is paired with its k-th in the other. Rows
-    without a partner are left out; several pairs of one instance are negatives of one another, as
-    the wrapped criterion knows no better.
+    without a partner are left out; several pairs of one instance are negatives of each other,
+    because the wrapped loss takes no ids.
 
     Attributes:
-        criterion:
+        loss:
             Called with two tensors of shape (pairs, D); row k of both is a pair.
     """
 
-    def __init__(self, criterion: nn.Module) -> None:
+    def __init__(self, loss: nn.Module) -> None:
         super().__init__()
-        self.criterion = criterion
+        self.loss = loss
 
     def forward(
         self,
@@ -63,12 +64,12 @@ class PairedCriterion(nn.Module):
         ids0: Tensor | None = None,
         ids1: Tensor | None = None,
     ) -> Tensor:
-        """Loss of the pairs in a multifold batch; arguments as in ``MultifoldHybridCriterion``.
+        """Loss of the pairs in a multifold batch; arguments as in ``MultifoldHybridLoss``.
 
         Raises:
             ValueError: If the batch does not fit together or holds no pair.
         """
-        a, ids_a, b, ids_b = flatten_modalities(z0, z1, ids0, ids1)
-        rows_a, rows_b = pair_observations(ids_a, ids_b)
-        loss: Tensor = self.criterion(a[rows_a], b[rows_b])
-        return loss
+        z0, ids0, z1, ids1 = flatten_modalities(z0, z1, ids0, ids1)
+        rows0, rows1 = pair_observations(ids0, ids1)
+        value: Tensor = self.loss(z0[rows0], z1[rows1])
+        return value

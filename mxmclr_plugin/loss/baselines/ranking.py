@@ -1,17 +1,17 @@
-"""sentence-transformers' ranking loss as a criterion of aligned pairs."""
+"""sentence-transformers' ranking loss on the pairs of a multifold batch."""
 
 from __future__ import annotations
 
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 from torch import Tensor, nn
 
+from mxmclr_plugin.loss.baselines.pairing import PairedLoss
 from mxmclr_plugin.loss.validation import check_positive
+from mxmclr_plugin.registry import register_loss
 
-__all__ = ["RankingCriterion"]
+__all__ = ["RankingLoss", "mnrl"]
 
 
-class RankingCriterion(nn.Module):
+class RankingLoss(nn.Module):
     """Multiple negatives ranking loss[0], computed by sentence-transformers from embeddings.
 
     - [0] Henderson et al., 2017, https://arxiv.org/abs/1705.00652
@@ -25,6 +25,9 @@ class RankingCriterion(nn.Module):
     """
 
     def __init__(self, temperature: float = 0.05, symmetric: bool = False) -> None:
+        from sentence_transformers import SentenceTransformer
+        from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+
         super().__init__()
         check_positive("temperature", temperature)
         self.loss = MultipleNegativesRankingLoss(
@@ -39,6 +42,22 @@ class RankingCriterion(nn.Module):
         dtype = z0.float().dtype if z0.element_size() < 4 else z0.dtype
         loss: Tensor = self.loss.compute_loss_from_embeddings(
             [z0.to(dtype), z1.to(dtype)],
-            labels=z0.new_zeros(0),  # not looked at
+            labels=z0.new_zeros(0),  # unused
         )
         return loss
+
+
+@register_loss(
+    "mnrl",
+    positives="one",
+    source="sentence-transformers",
+    paper="https://arxiv.org/abs/1705.00652",
+)
+def mnrl(temperature: float = 0.05, symmetric: bool = False) -> PairedLoss:
+    """Multiple negatives ranking loss, first to second modality unless symmetric.
+
+    Args:
+        temperature: Logits are divided by it.
+        symmetric: Whether both directions are taken.
+    """
+    return PairedLoss(RankingLoss(temperature, symmetric))

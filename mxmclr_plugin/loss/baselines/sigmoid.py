@@ -1,4 +1,4 @@
-"""SigLIP's loss: a yes or no for every pair of rows, which may hold many positives."""
+"""SigLIP's loss: binary classification of every pair of rows, with one or many positives."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from torch.nn import functional as F
 from mxmclr_plugin.loss.baselines.pairing import pair_observations
 from mxmclr_plugin.loss.folds import flatten_modalities
 from mxmclr_plugin.loss.validation import check_positive
+from mxmclr_plugin.registry import register_loss
 
-__all__ = ["SigmoidCriterion"]
+__all__ = ["SigmoidLoss", "siglip", "siglip_multi"]
 
 
-class SigmoidCriterion(nn.Module):
+class SigmoidLoss(nn.Module):
     """Pairwise sigmoid loss with a learned scale and bias, as SigLIP[0], algorithm 1.
 
     The sum over all pairs of log(1 + exp(-y (s a.b + bias))), y = 1 for positives and -1 for
@@ -30,14 +31,14 @@ class SigmoidCriterion(nn.Module):
             Bias at the start, learned too.
         multi_positive:
             If True all observations of the same instance are positives. If False only the k-th
-            observations of an instance in both modalities are, as for a loss that knows no better.
+            observations of an instance in both modalities are.
 
     Raises:
         ValueError: If ``temperature`` is not positive.
 
     Examples:
-        >>> criterion = SigmoidCriterion(multi_positive=True)
-        >>> loss = criterion(torch.randn(8, 2, 64), torch.randn(8, 5, 64))
+        >>> loss = SigmoidLoss(multi_positive=True)
+        >>> value = loss(torch.randn(8, 2, 64), torch.randn(8, 5, 64))
     """
 
     def __init__(
@@ -56,20 +57,52 @@ class SigmoidCriterion(nn.Module):
         ids0: Tensor | None = None,
         ids1: Tensor | None = None,
     ) -> Tensor:
-        """SigLIP's loss; arguments as in ``MultifoldHybridCriterion``.
+        """SigLIP's loss; arguments as in ``MultifoldHybridLoss``.
 
         Raises:
             ValueError: If the batch does not fit together or holds no positive pair.
         """
-        a, ids_a, b, ids_b = flatten_modalities(z0, z1, ids0, ids1)
-        with torch.autocast(device_type=a.device.type, enabled=False):
-            dtype = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
-            a, b = F.normalize(a.to(dtype), dim=1), F.normalize(b.to(dtype), dim=1)
-            logits = self.log_scale.exp() * (a @ b.T) + self.bias  # (n_a, n_b)
+        z0, ids0, z1, ids1 = flatten_modalities(z0, z1, ids0, ids1)
+        with torch.autocast(device_type=z0.device.type, enabled=False):
+            dtype = torch.promote_types(torch.promote_types(z0.dtype, z1.dtype), torch.float32)
+            z0, z1 = F.normalize(z0.to(dtype), dim=1), F.normalize(z1.to(dtype), dim=1)
+            logits = self.log_scale.exp() * (z0 @ z1.T) + self.bias  # (n0, n1)
             if self.multi_positive:
-                positive = ids_a[:, None] == ids_b[None, :]
+                positive = ids0[:, None] == ids1[None, :]
             else:
                 positive = torch.zeros_like(logits, dtype=torch.bool)
-                positive[pair_observations(ids_a, ids_b)] = True
+                positive[pair_observations(ids0, ids1)] = True
             signs = positive.to(dtype) * 2 - 1
-            return -F.logsigmoid(signs * logits).sum() / ((len(a) + len(b)) / 2)
+            return -F.logsigmoid(signs * logits).sum() / ((len(z0) + len(z1)) / 2)
+
+
+@register_loss(
+    "siglip",
+    positives="one",
+    source="mxmclr_plugin",
+    paper="SigLIP, https://arxiv.org/abs/2303.15343",
+)
+def siglip(temperature: float = 0.1, bias: float = -10.0) -> SigmoidLoss:
+    """Sigmoid loss of every pair, scale and bias learned.
+
+    Args:
+        temperature: 1 / scale at the start.
+        bias: Bias at the start.
+    """
+    return SigmoidLoss(temperature, bias)
+
+
+@register_loss(
+    "siglip_multi",
+    positives="many",
+    source="mxmclr_plugin",
+    paper="SigLIP, https://arxiv.org/abs/2303.15343",
+)
+def siglip_multi(temperature: float = 0.1, bias: float = -10.0) -> SigmoidLoss:
+    """As siglip, with every observation of the same instance a positive.
+
+    Args:
+        temperature: 1 / scale at the start.
+        bias: Bias at the start.
+    """
+    return SigmoidLoss(temperature, bias, multi_positive=True)

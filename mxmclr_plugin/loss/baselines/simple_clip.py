@@ -1,4 +1,4 @@
-"""Soft targets from the similarities within each modality, as Simple-CLIP has them."""
+"""Simple-CLIP's loss: soft targets from the similarities within each modality."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mxmclr_plugin.loss.baselines.pairing import PairedLoss
 from mxmclr_plugin.loss.validation import check_positive
+from mxmclr_plugin.registry import register_loss
 
-__all__ = ["SoftTargetCriterion"]
+__all__ = ["SoftTargetLoss", "simple_clip"]
 
 
-class SoftTargetCriterion(nn.Module):
+class SoftTargetLoss(nn.Module):
     """Cross-entropy of pairs with soft targets, after Simple-CLIP[0].
 
     The target of row u is the softmax of the mean similarity of u to the others within both
@@ -50,8 +52,24 @@ class SoftTargetCriterion(nn.Module):
         """
         with torch.autocast(device_type=z0.device.type, enabled=False):
             dtype = torch.promote_types(torch.promote_types(z0.dtype, z1.dtype), torch.float32)
-            a, b = F.normalize(z0.to(dtype), dim=1), F.normalize(z1.to(dtype), dim=1)
-            logits = a @ b.T / self.temperature
+            z0, z1 = F.normalize(z0.to(dtype), dim=1), F.normalize(z1.to(dtype), dim=1)
+            logits = z0 @ z1.T / self.temperature
             with torch.no_grad():
-                target = ((a @ a.T + b @ b.T) / 2 / self.soft_temperature).softmax(dim=1)
+                target = ((z0 @ z0.T + z1 @ z1.T) / 2 / self.soft_temperature).softmax(dim=1)
             return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+@register_loss(
+    "simple_clip",
+    positives="one",
+    source="mxmclr_plugin",
+    paper="https://github.com/moein-shariatnia/OpenAI-CLIP",
+)
+def simple_clip(temperature: float = 0.07, soft_temperature: float = 0.07) -> PairedLoss:
+    """Soft targets from the similarities within both modalities.
+
+    Args:
+        temperature: Logits are divided by it.
+        soft_temperature: Similarities within modalities are divided by it.
+    """
+    return PairedLoss(SoftTargetLoss(temperature, soft_temperature))

@@ -30,12 +30,13 @@ class Sharding:
 
     Attributes:
         blocks: The ranks and how they exchange columns.
-        slot_a: Slot of each row of A of this rank. Shape: (n_a,).
-        slots_b: Slot of each row of B of each rank. Shape: (n_b of the rank,) each.
-        fold_a: Observations in A on all ranks. Shape: (N,).
-        fold_b: Observations in B on all ranks. Shape: (N,).
-        owners: Who holds and who owns the instances of A.
-        totals_a: Sums over all ranks of rows of A, of the instances that this rank owns, if they
+        index0: Group index of each row of side 0 of this rank. Shape: (n_0,).
+        indices1: Group index of each row of side 1 of each rank. Shape: (n_1 of the rank,) each.
+        fold0: Observations on side 0 on all ranks. Shape: (N,).
+        fold1: Observations on side 1 on all ranks. Shape: (N,).
+        owners: Who holds and who owns the instances of side 0.
+        totals0: Sums over all ranks of rows of side 0, of the instances that this rank owns, if
+        they
             are known. Shape: (owned, D).
         features: Sums over all ranks of unit features by instance, which give the relation; None
             stands for those of the columns. Shape: (N, width) each.
@@ -43,54 +44,55 @@ class Sharding:
         soft_temperature: Temperature of the relation.
         hard: Whether there is a hard part.
         soft: Whether there is a soft part.
-        both_directions: Whether rows of B have a loss too.
-        leave_out_self: Whether the rows of B are those of A, which must not meet themselves.
+        both_directions: Whether rows of side 1 have a loss too.
+        skip_self: Whether the rows of side 1 are those of side 0, which must not meet themselves.
         normalize: Whether rows are to be scaled to unit length.
         options: How the matrix is cut.
         bound: Bound of the absolute value of a logit, where it follows from the options.
     """
 
     blocks: ColumnBlocks
-    slot_a: Tensor
-    slots_b: Sequence[Tensor]
-    fold_a: Tensor
-    fold_b: Tensor
+    index0: Tensor
+    indices1: Sequence[Tensor]
+    fold0: Tensor
+    fold1: Tensor
     owners: Owners
-    totals_a: Tensor | None
+    totals0: Tensor | None
     features: Sequence[Tensor | None]
     feature_folds: Sequence[Tensor]
     soft_temperature: float
     hard: bool
     soft: bool
     both_directions: bool
-    leave_out_self: bool
+    skip_self: bool
     normalize: bool
     options: TileOptions
     bound: float | None
 
     def places(self) -> tuple[Tensor, int]:
-        """Place of each instance in a table of those of which B's sums and pulls are needed.
+        """Place of each instance in a table of those of which side 1's sums and pulls are needed.
 
-        For the soft part all are. For the hard part it is the instances of this rank's rows of A;
+        For the soft part all are. For the hard part it is the instances of this rank's rows of
+        side 0;
         all others share the last place.
 
         Returns:
-            Place by slot, of shape (N,), and the number of places.
+            Place by group index, of shape (N,), and the number of places.
         """
-        slots, held = len(self.fold_a), self.owners.held
+        groups, held = len(self.fold0), self.owners.held
         if self.soft:
-            return torch.arange(slots, device=held.device), slots
-        place = held.new_full((slots,), len(held))
+            return torch.arange(groups, device=held.device), groups
+        place = held.new_full((groups,), len(held))
         return place.index_copy_(0, held, torch.arange(len(held), device=held.device)), (
             len(held) + 1
         )
 
-    def logits(self, a: Rows, columns: Rows, scale: Tensor, rank: int) -> Logits | None:
+    def logits(self, z0: Rows, columns: Rows, scale: Tensor, rank: int) -> Logits | None:
         """This rank's rows against a rank's columns, or None where no logit is left."""
-        own = self.leave_out_self and rank == self.blocks.ranks.rank
-        if len(a) == 0 or len(columns) == 0 or (own and len(a) == 1):
+        own = self.skip_self and rank == self.blocks.ranks.rank
+        if len(z0) == 0 or len(columns) == 0 or (own and len(z0) == 1):
             return None
-        return Logits(a, columns, scale, own, self.bound)
+        return Logits(z0, columns, scale, own, self.bound)
 
 
 class ShardedParts(torch.autograd.Function):
@@ -98,49 +100,49 @@ class ShardedParts(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, a: Tensor, b: Tensor, scale: Tensor, sharding: Sharding, gradient: bool
+        ctx: Any, z0: Tensor, z1: Tensor, scale: Tensor, sharding: Sharding, gradient: bool
     ) -> tuple[Tensor, Tensor]:
         ranks, dtype = sharding.blocks.ranks, scale.dtype
-        rows_a = Rows.of(a, dtype, sharding.normalize)
-        rows = scale.new_full((len(a),), -torch.inf)
-        columns = [scale.new_full(slot.shape, -torch.inf) for slot in sharding.slots_b]
+        rows0 = Rows.of(z0, dtype, sharding.normalize)
+        rows = scale.new_full((len(z0),), -torch.inf)
+        columns = [scale.new_full(index.shape, -torch.inf) for index in sharding.indices1]
         place, places = sharding.places()
-        sums_b = scale.new_zeros(places, b.shape[1])
+        sums1 = scale.new_zeros(places, z1.shape[1])
         held_blocks: dict[int, Tensor] = {}
         tiles: dict[int, tuple[float | None, list[Tensor]]] = {}
         cache = sharding.options.cache_bytes
-        for q, block in sharding.blocks.forward(b, held_blocks):
-            rows_b = Rows.of(block, dtype, sharding.normalize)
+        for q, block in sharding.blocks.forward(z1, held_blocks):
+            rows1 = Rows.of(block, dtype, sharding.normalize)
             for j in sharding.options.spans(len(block)):
-                sums_b.index_add_(0, place[sharding.slots_b[q][j]], rows_b.strip(j))
-            logits = sharding.logits(rows_a, rows_b, scale, q)
+                sums1.index_add_(0, place[sharding.indices1[q][j]], rows1.strip(j))
+            logits = sharding.logits(rows0, rows1, scale, q)
             if logits is not None:
                 options = replace(sharding.options, cache_bytes=cache)
                 tiled = tile_logsumexp(logits, options, keep=gradient)
                 cache -= sum(tile.numel() * tile.element_size() for tile in tiled.kept)
                 rows, columns[q] = torch.logaddexp(rows, tiled.rows), tiled.columns
                 tiles[q] = tiled.shift, tiled.kept
-            del block, rows_b, logits  # before there is another
+            del block, rows1, logits  # before there is another
         all_columns = ranks.logsumexp(torch.cat(columns), "statistics")
         # Of a row of which nothing is left: it has no weight, but must not bring NaN.
         for logsumexp in (rows, all_columns):
             logsumexp.masked_fill_(logsumexp == -torch.inf, 0.0)
 
-        parts = _parts(sharding, rows_a, sums_b, place, gradient)
+        parts = _parts(sharding, rows0, sums1, place, gradient)
         own_columns = all_columns.split(sharding.blocks.counts)[ranks.rank]
         losses = scale.new_zeros(2)
         for k, part in enumerate(parts):
             if part is not None:
-                losses[k] = part.weight_a[sharding.slot_a] @ rows - scale * part.target
-                losses[k] += part.weight_b[sharding.slots_b[ranks.rank]] @ own_columns
+                losses[k] = part.weight0[sharding.index0] @ rows - scale * part.target
+                losses[k] += part.weight1[sharding.indices1[ranks.rank]] @ own_columns
         ranks.all_reduce(losses, "statistics")
 
         ctx.set_materialize_grads(False)
-        ctx.sharding = replace(sharding, totals_a=None, features=())  # large, and done with
+        ctx.sharding = replace(sharding, totals0=None, features=())  # large, and done with
         ctx.held_blocks = held_blocks
         ctx.tiles = {q: (shift, len(kept)) for q, (shift, kept) in tiles.items()}
         ctx.save_for_backward(
-            *(a, b, scale, rows, all_columns),
+            *(z0, z1, scale, rows, all_columns),
             *(field for part in parts for field in (part or _NO_PART)),
             *(tile for _, kept in tiles.values() for tile in kept),
         )
@@ -154,7 +156,7 @@ class ShardedParts(torch.autograd.Function):
                 "the sharded loss can be differentiated once, but was asked for a gradient with "
                 'create_graph=True; use gather="rows" and impl="dense" for gradients of gradients'
             )
-        a, b, scale, rows, all_columns, *rest = ctx.saved_tensors
+        z0, z1, scale, rows, all_columns, *rest = ctx.saved_tensors
         sharding: Sharding = ctx.sharding
         ranks = sharding.blocks.ranks
         # All ranks give the same loss, so each row has the sum of what they want of it.
@@ -173,92 +175,93 @@ class ShardedParts(torch.autograd.Function):
         for q, (shift, count) in ctx.tiles.items():
             tiles[q], rest = (shift, rest[:count]), rest[count:]
 
-        wants_a, wants_b, wants_scale = ctx.needs_input_grad[:3]
-        rows_a = Rows.of(a, scale.dtype, sharding.normalize)
+        wants0, wants1, wants_scale = ctx.needs_input_grad[:3]
+        rows0 = Rows.of(z0, scale.dtype, sharding.normalize)
         columns = all_columns.split(sharding.blocks.counts)
-        weight_a, weight_b = _total(parts, "weight_a"), _total(parts, "weight_b")
-        at = sharding.owners.place(sharding.slot_a)
-        grad_a = _total(parts, "pull_a")[at].mul_(-scale)
-        place, pull_b = _pull_on_columns(sharding, parts, scale)
-        grad_b, arriving = None, None
-        for q, block in sharding.blocks.backward(b, ctx.held_blocks):
-            rows_b = Rows.of(block, scale.dtype, sharding.normalize)
-            slot_b = sharding.slots_b[q]
-            partial = scale.new_zeros(block.shape) if wants_b else None
-            logits = sharding.logits(rows_a, rows_b, scale, q)
+        weight0, weight1 = _total(parts, "weight0"), _total(parts, "weight1")
+        at = sharding.owners.place(sharding.index0)
+        grad0 = _total(parts, "pull0")[at].mul_(-scale)
+        place, pull1 = _pull_on_columns(sharding, parts, scale)
+        grad1, arriving = None, None
+        for q, block in sharding.blocks.backward(z1, ctx.held_blocks):
+            rows1 = Rows.of(block, scale.dtype, sharding.normalize)
+            index1 = sharding.indices1[q]
+            partial = scale.new_zeros(block.shape) if wants1 else None
+            logits = sharding.logits(rows0, rows1, scale, q)
             if logits is not None:
                 for i, _, gradient in tile_gradients(
                     logits,
                     Tiled(rows, columns[q], *tiles[q]),
-                    weight_a[sharding.slot_a],
-                    weight_b[slot_b],
+                    weight0[sharding.index0],
+                    weight1[index1],
                     partial,
                     sharding.options,
                 ):
-                    grad_a[i] += gradient
+                    grad0[i] += gradient
             if partial is not None:
                 for j in sharding.options.spans(len(block)):
-                    partial[j] -= pull_b[place[slot_b[j]]]
-            if sharding.leave_out_self and q == ranks.rank:
+                    partial[j] -= pull1[place[index1[j]]]
+            if sharding.skip_self and q == ranks.rank:
                 alone = _total(parts, "alone")[at, None] * scale
-                for i in sharding.options.spans(len(a)):
-                    own = rows_a.strip(i)
-                    grad_a[i].addcmul_(alone[i], own)
+                for i in sharding.options.spans(len(z0)):
+                    own = rows0.strip(i)
+                    grad0[i].addcmul_(alone[i], own)
                     if partial is not None:
                         partial[i].addcmul_(alone[i], own)
-            del block, rows_b, logits  # before there is another
+            del block, rows1, logits  # before there is another
             if partial is not None:
-                grad_b, arriving = _pass_on(sharding.blocks, q, partial, arriving)
+                grad1, arriving = _pass_on(sharding.blocks, q, partial, arriving)
 
         along = torch.zeros_like(scale)
-        for i in sharding.options.spans(len(a)):
-            own = rows_a.strip(i)
-            along += torch.linalg.vecdot(own, grad_a[i]).sum()
-            rows_a.back_to_raw(i, own, grad_a[i])
-        if grad_b is not None:
-            rows_b = Rows.of(b, scale.dtype, sharding.normalize)
-            for j in sharding.options.spans(len(b)):
-                rows_b.back_to_raw(j, rows_b.strip(j), grad_b[j])
-            grad_b = grad_b.to(b.dtype)
-        # The loss knows the scale only as a factor of the rows of A. Every rank has the same scale,
+        for i in sharding.options.spans(len(z0)):
+            own = rows0.strip(i)
+            along += torch.linalg.vecdot(own, grad0[i]).sum()
+            rows0.back_to_raw(i, own, grad0[i])
+        if grad1 is not None:
+            rows1 = Rows.of(z1, scale.dtype, sharding.normalize)
+            for j in sharding.options.spans(len(z1)):
+                rows1.back_to_raw(j, rows1.strip(j), grad1[j])
+            grad1 = grad1.to(z1.dtype)
+        # The loss knows the scale only as a factor of the rows of side 0. Every rank has the same
+        # scale,
         # and DistributedDataParallel takes the mean of what they have.
         grad_scale = None
         if wants_scale:
             grad_scale = ranks.all_reduce(along, "statistics") / (scale * ranks.size)
-        return grad_a.to(a.dtype) if wants_a else None, grad_b, grad_scale, None, None
+        return grad0.to(z0.dtype) if wants0 else None, grad1, grad_scale, None, None
 
 
 _NO_PART = (None,) * len(ShardedPart._fields)
 
 
 def _parts(
-    sharding: Sharding, rows_a: Rows, sums_b: Tensor, place: Tensor, gradient: bool
+    sharding: Sharding, rows0: Rows, sums1: Tensor, place: Tensor, gradient: bool
 ) -> tuple[ShardedPart | None, ShardedPart | None]:
     """The hard and the soft part, those that are asked for."""
-    owners, slot = sharding.owners, sharding.owners.place(sharding.slot_a)
+    owners, index = sharding.owners, sharding.owners.place(sharding.index0)
     batch = ShardSums(
         owners,
-        sharding.fold_a,
-        sharding.fold_b,
-        rows_a.sums(slot, len(owners.held)),
-        sums_b[place[owners.held]],
-        rows_a.products(rows_a, slot, len(owners.held)) if sharding.leave_out_self else None,
+        sharding.fold0,
+        sharding.fold1,
+        rows0.sums(index, len(owners.held)),
+        sums1[place[owners.held]],
+        rows0.products(rows0, index, len(owners.held)) if sharding.skip_self else None,
         share=(0.5, 0.5) if sharding.both_directions else (1.0, 0.0),
     )
     hard = hard_share(batch) if sharding.hard else None
     if not sharding.soft:
         return hard, None
     relation = Relation.of(
-        [sums_b if sums is None else sums for sums in sharding.features],
+        [sums1 if sums is None else sums for sums in sharding.features],
         sharding.feature_folds,
         sharding.soft_temperature,
     )
-    batch = ShardSums(**{**vars(batch), "sums_b": sums_b})
-    totals_a = sharding.totals_a
-    if totals_a is None:
-        totals_a = owners.total(batch.sums_a)
+    batch = ShardSums(**{**vars(batch), "sums1": sums1})
+    totals0 = sharding.totals0
+    if totals0 is None:
+        totals0 = owners.total(batch.sums0)
     ranks, options = sharding.blocks.ranks, sharding.options
-    return hard, soft_share(batch, totals_a, relation, ranks, options, gradient)
+    return hard, soft_share(batch, totals0, relation, ranks, options, gradient)
 
 
 def _total(parts: Sequence[tuple[ShardedPart, Tensor]], field: str) -> Tensor:
@@ -280,12 +283,12 @@ def _pull_on_columns(
     """
     place, places = sharding.places()
     held = place[sharding.owners.held]
-    pull = scale.new_zeros(places, parts[0][0].pull_a.shape[1])
+    pull = scale.new_zeros(places, parts[0][0].pull0.shape[1])
     for part, gradient in parts:
-        if part.pull_b is not None:
+        if part.pull1 is not None:
             # The soft part's is that of all instances.
-            where = held if len(part.pull_b) == len(held) else place
-            pull.index_add_(0, where, part.pull_b * (gradient * scale))
+            where = held if len(part.pull1) == len(held) else place
+            pull.index_add_(0, where, part.pull1 * (gradient * scale))
     return place, pull
 
 

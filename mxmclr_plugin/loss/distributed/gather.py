@@ -9,10 +9,11 @@ from lightly.utils import dist
 from torch import Tensor
 from torch.nn import functional as F
 
+from mxmclr_plugin.loss.arguments import Batch, Implementation
 from mxmclr_plugin.loss.distributed.exchange import Exchange, Ranks
-from mxmclr_plugin.loss.implementation import taken_implementation
+from mxmclr_plugin.loss.implementation import choose_implementation
 
-__all__ = ["Gather", "check_gather", "choose_exchange", "gather_rows"]
+__all__ = ["Gather", "check_gather", "choose_exchange", "gather_batch", "gather_rows"]
 
 Gather = Literal["auto", "rows", "all_gather", "ring"]
 
@@ -43,7 +44,7 @@ def check_gather(gather: str, gather_distributed: bool, impl: str, has_queue: bo
 
 
 def choose_exchange(
-    gather: Gather, impl: str, has_queue: bool, a: Tensor, b: Tensor | None
+    gather: Gather, impl: Implementation, has_queue: bool, z0: Tensor, z1: Tensor | None
 ) -> Exchange | None:
     """The exchange of columns of the sharded loss, or None where each process is to have all rows.
 
@@ -55,8 +56,8 @@ def choose_exchange(
         gather: The option.
         impl: The implementation asked for.
         has_queue: Whether there is a memory bank.
-        a: Rows of this rank. Shape: (n_a, D).
-        b: Those of the other modality, None if there is one modality. Shape: (n_b, D).
+        z0: Rows of this rank. Shape: (n_0, D).
+        z1: Those of the other modality, None if there is one modality. Shape: (n_1, D).
     """
     if dist.world_size() == 1 or has_queue or gather == "rows":
         return None
@@ -64,13 +65,26 @@ def choose_exchange(
         return gather
     if torch.compiler.is_compiling():
         return None
-    counts = torch.tensor([len(a), len(a if b is None else b)], device=a.device)
+    counts = torch.tensor([len(z0), len(z0 if z1 is None else z1)], device=z0.device)
     # As many rows as all ranks have, without memory.
-    all_a, all_b = (
-        a.new_empty(1, 1).expand(rows, 1)
+    all0, all1 = (
+        z0.new_empty(1, 1).expand(rows, 1)
         for rows in Ranks().all_reduce(counts, "agreement").tolist()
     )
-    return "all_gather" if taken_implementation(impl, all_a, all_b, None) != "dense" else None
+    return "all_gather" if choose_implementation(impl, all0, all1, None) != "dense" else None
+
+
+def gather_batch(batch: Batch) -> Batch:
+    """The batch of the rows of all processes; see :func:`gather_rows`."""
+    z0, ids0 = gather_rows(batch.z0, batch.ids0)
+    z1, ids1, features0, features1 = batch.z1, batch.ids1, None, None
+    if batch.soft_features0 is not None:
+        features0, _ = gather_rows(batch.soft_features0, batch.ids0)
+    if z1 is not None and ids1 is not None:
+        if batch.soft_features1 is not None:
+            features1, _ = gather_rows(batch.soft_features1, ids1)
+        z1, ids1 = gather_rows(z1, ids1)
+    return Batch(z0, z1, ids0, ids1, features0, features1)
 
 
 def gather_rows(z: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -86,7 +100,7 @@ def gather_rows(z: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
     their losses. So each of W ranks must end with
 
     - either the loss L of all rows, the same on every rank, not divided by anything, as in
-      :class:`MultifoldHybridCriterion`: parameters get the gradient of L in one process;
+      :class:`MultifoldHybridLoss`: parameters get the gradient of L in one process;
     - or W times its own share of L, where the shares of all ranks add up to L.
 
     Args:

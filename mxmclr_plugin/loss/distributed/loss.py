@@ -3,103 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
 from torch import distributed as torch_dist
 
+from mxmclr_plugin.loss.arguments import Batch, Options
 from mxmclr_plugin.loss.distributed.exchange import Exchange, Ranks
 from mxmclr_plugin.loss.distributed.parts import Side, sharded_parts
-from mxmclr_plugin.loss.functional import SoftLevel, mix_parts, multifold_hybrid_loss
-from mxmclr_plugin.loss.implementation import Implementation, taken_implementation
+from mxmclr_plugin.loss.functional import Parts, hybrid_parts, weighted_sum
+from mxmclr_plugin.loss.implementation import choose_implementation, triton_is_faster
 from mxmclr_plugin.loss.instances import Instances
-from mxmclr_plugin.loss.kernels.parts import CACHE_BYTES
 from mxmclr_plugin.loss.kernels.rows import TileOptions
-from mxmclr_plugin.loss.kernels.triton.tiles import unsuitable
-from mxmclr_plugin.loss.validation import check_options, check_shapes, check_tiles, check_values
+from mxmclr_plugin.loss.validation import check_options, check_shapes, check_values
 
-__all__ = ["sharded_hybrid_loss"]
+__all__ = ["sharded_hybrid_parts"]
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-@overload
-def sharded_hybrid_loss(
-    a: Tensor,
-    b: Tensor | None,
-    ids_a: Tensor,
-    ids_b: Tensor | None = None,
-    *,
-    exchange: Exchange = ...,
-    temperature: float | Tensor = ...,
-    soft_temperature: float = ...,
-    hard_weight: float = ...,
-    soft_level: SoftLevel = ...,
-    soft_features_a: Tensor | None = ...,
-    soft_features_b: Tensor | None = ...,
-    normalize: bool = ...,
-    return_parts: Literal[False] = ...,
-    impl: Implementation = ...,
-    tile: int | None = ...,
-    cache_bytes: int = ...,
-    validate: bool = ...,
-) -> Tensor: ...
-@overload
-def sharded_hybrid_loss(
-    a: Tensor,
-    b: Tensor | None,
-    ids_a: Tensor,
-    ids_b: Tensor | None = None,
-    *,
-    exchange: Exchange = ...,
-    temperature: float | Tensor = ...,
-    soft_temperature: float = ...,
-    hard_weight: float = ...,
-    soft_level: SoftLevel = ...,
-    soft_features_a: Tensor | None = ...,
-    soft_features_b: Tensor | None = ...,
-    normalize: bool = ...,
-    return_parts: Literal[True],
-    impl: Implementation = ...,
-    tile: int | None = ...,
-    cache_bytes: int = ...,
-    validate: bool = ...,
-) -> dict[str, Tensor]: ...
-@torch.compiler.disable  # type: ignore[untyped-decorator]  # what is sent follows from values
-def sharded_hybrid_loss(
-    a: Tensor,
-    b: Tensor | None,
-    ids_a: Tensor,
-    ids_b: Tensor | None = None,
-    *,
-    exchange: Exchange = "all_gather",
-    temperature: float | Tensor = 0.07,
-    soft_temperature: float = 0.05,
-    hard_weight: float = 0.8,
-    soft_level: SoftLevel = "observation",
-    soft_features_a: Tensor | None = None,
-    soft_features_b: Tensor | None = None,
-    normalize: bool = True,
-    return_parts: bool = False,
-    impl: Implementation = "auto",
-    tile: int | None = None,
-    cache_bytes: int = CACHE_BYTES,
-    validate: bool = True,
-) -> Tensor | dict[str, Tensor]:
+def sharded_hybrid_parts(
+    batch: Batch, options: Options, exchange: Exchange = "all_gather", *, differentiable: bool
+) -> Parts:
     """The loss L of :func:`multifold_hybrid_loss` over the rows of all processes.
 
-    Each of W ranks meets its own rows of A with the columns (rows of B) of all ranks, so that work
-    and memory fall with W, instead of computing all of L as it would from gathered rows. Ranks may
+    Each of W ranks compares its own rows with the columns (rows of side 1) of all ranks, so that
+    work and memory fall with W, instead of computing all of L as it would from gathered rows.
+    Ranks may
     hold different numbers of rows, or none, and the observations of an instance may lie on several
     ranks: folds, fused features and means are those of all rows. Every rank of the default process
     group must call this together, with the same options.
 
-    What a rank does, in units of one n_a x n_b x D matmul: (4 + 6 N^2 / (n_a n_b)) / W, with N
+    What a rank does, in units of one n_0 x n_1 x D matmul: (4 + 6 N^2 / (n_0 n_1)) / W, with N
     instances, or less where tiles are kept.
 
-    *Exchange*. ``"all_gather"`` gathers the columns once and holds them, n_b x D, until the
+    *Exchange*. ``"all_gather"`` gathers the columns once and holds them, n_1 x D, until the
     backward pass is over. With ``"ring"`` blocks of columns go from rank to rank while the one
     before is computed with; a rank holds no more than two blocks of others. In both, the gradients
     of columns go round the ranks and are summed on the way, while the next block is computed with.
@@ -113,144 +53,113 @@ def sharded_hybrid_loss(
     rank. It can be differentiated once.
 
     Args:
-        a: Embeddings of modality A on this rank, of the width and dtype of all ranks; on a rank
-            without rows of shape (0, D). Shape: (n_a of this rank, D).
-        b: Embeddings of modality B on this rank, or None on all ranks for one modality.
-            Shape: (n_b of this rank, D).
-        ids_a: Instance id of each row of ``a``, integers; the same instance has the same id on
-            every rank. Shape: (n_a of this rank,).
-        ids_b: The same of ``b``. Shape: (n_b of this rank,).
+        batch: This rank's rows; the same instance has the same id on every rank. Width and dtype
+            are those of all ranks; on a rank without rows they are of shape (0, D). ``z1`` is None
+            on all ranks or on none. There is no queue.
+        options: The options of the loss, the same on every rank; ``impl`` is not ``"dense"``, and
+            ``cache_bytes`` holds on each rank. With ``validate`` a rank with bad rows makes all
+            ranks raise. Triton's kernels take float32 rows only; others are computed by
+            ``"streaming"``.
         exchange: ``"all_gather"`` or ``"ring"``.
-        temperature: As there; the same on every rank.
-        soft_temperature: As there.
-        hard_weight: As there.
-        soft_level: As there.
-        soft_features_a: As there, of this rank's rows. Shape: (n_a of this rank, any width).
-        soft_features_b: The same of ``b``. Shape: (n_b of this rank, any width).
-        normalize: As there.
-        return_parts: As there.
-        impl: As there, but never ``"dense"``. Triton's kernels take float32 rows only; others are
-            computed with by ``"streaming"``.
-        tile: As there.
-        cache_bytes: As there, on each rank.
-        validate: As there. A rank with bad rows makes all ranks raise.
+        differentiable: As in :func:`~mxmclr_plugin.loss.functional.hybrid_parts`.
 
     Returns:
-        The loss of all rows, the same on every rank, of shape (), or with ``return_parts`` a dict
-        of the loss and its two parts.
+        The loss of all rows and its parts, the same on every rank.
 
     Raises:
         ValueError: On all ranks, if an argument of any has a wrong shape, dtype or range, if ranks
             do not fit together, and with ``validate`` if a row is zero, NaN or infinite or no row
-            of ``a`` has a positive.
+            of ``z0`` has a positive.
     """
-    ranks = Ranks()
-    options: dict[str, Any] = {
-        "soft_temperature": soft_temperature,
-        "soft_level": soft_level,
-        "normalize": normalize,
-    }
-    if ranks.size == 1:
+    if Ranks().size == 1:
         _check_exchange(exchange)
-        loss_of: Callable[..., Any] = partial(multifold_hybrid_loss, impl=impl, **options)
-        result: Tensor | dict[str, Tensor] = loss_of(
-            a,
-            b,
-            ids_a,
-            ids_b,
-            temperature=temperature,
-            hard_weight=hard_weight,
-            soft_features_a=soft_features_a,
-            soft_features_b=soft_features_b,
-            return_parts=return_parts,
-            tile=tile,
-            cache_bytes=cache_bytes,
-            validate=validate,
-        )
-        return result
+        return hybrid_parts(batch, options, differentiable=differentiable)
+    weight = options.hard_weight
+    hard, soft = _parts(
+        batch,
+        options,
+        exchange,
+        hard=differentiable or weight > 0,
+        soft=differentiable or weight < 1,
+    )
+    return weighted_sum(hard, soft, weight), hard, soft
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # what is sent follows from values
+def _parts(
+    batch: Batch, options: Options, exchange: Exchange, *, hard: bool, soft: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    """Hard and soft part of the rows of several processes; None where not asked for."""
+    ranks = Ranks()
 
     def check() -> None:
         _check_exchange(exchange)
-        check_options(temperature, soft_temperature, hard_weight, soft_level, impl)
-        if impl == "dense":
+        check_options(options)
+        if options.impl == "dense":
             raise ValueError("impl='dense' needs all rows on each process: gather them first")
-        if impl == "triton":
-            taken_implementation(impl, a, b, None)  # says so where it cannot be used
-        check_tiles(tile, cache_bytes)
-        check_shapes(a, b, ids_a, ids_b, soft_features_a, soft_features_b, may_be_empty=True)
-        for x in (a, b, soft_features_a, soft_features_b):
+        if options.impl == "triton":
+            choose_implementation("triton", batch.z0, batch.z1, None)  # raises where it cannot run
+        check_shapes(batch, may_be_empty=True)
+        for x in matrices:
             if x is not None and x.dtype not in _DTYPES:
                 raise ValueError(f"no rows of {x.dtype} can be exchanged; give {_DTYPES}")
 
-    device = a.device if isinstance(a, Tensor) else torch.device("cpu")
+    matrices = (batch.z0, batch.z1, batch.soft_features0, batch.soft_features1)
+    device = batch.z0.device if isinstance(batch.z0, Tensor) else torch.device("cpu")
     _raise_together(ranks, check, device)
-    counts_a, counts_b, needed = _exchange_shapes(ranks, (a, b, soft_features_a, soft_features_b))
-    all_ids_a = ranks.all_gather(ids_a.long(), counts_a, "ids").wait()
-    all_ids_b = all_ids_a
-    if ids_b is not None:
-        all_ids_b = ranks.all_gather(ids_b.long(), counts_b, "ids").wait()
-    if validate:
-        _raise_together(
-            ranks,
-            partial(
-                check_values,
-                a,
-                b,
-                torch.cat(list(all_ids_a)),
-                None if b is None else torch.cat(list(all_ids_b)),
-                soft_features_a,
-                soft_features_b,
-                temperature=temperature,
-                normalize=normalize,
-            ),
-            device,
-        )
+    counts0, counts1, needed = _exchange_shapes(ranks, matrices)
+    all_ids0 = torch.cat(list(ranks.all_gather(batch.ids0.long(), counts0, "ids").wait()))
+    all_ids1 = all_ids0
+    if batch.ids1 is not None:
+        all_ids1 = torch.cat(list(ranks.all_gather(batch.ids1.long(), counts1, "ids").wait()))
+    if options.validate:
+        of_all = replace(batch, ids0=all_ids0, ids1=None if batch.ids1 is None else all_ids1)
+        _raise_together(ranks, partial(check_values, of_all, options), device)
 
     with torch.autocast(device_type=device.type, enabled=False):
-        dtype = torch.promote_types(a.dtype, torch.float32)
-        if b is not None:
-            dtype = torch.promote_types(dtype, b.dtype)
+        dtype = torch.promote_types(batch.dtype, torch.float32)
+        temperature = options.temperature
+        bound = None
         if isinstance(temperature, Tensor):
             temperature = temperature.to(device, dtype).reshape(())
-        of_rows = a.dtype if b is None else torch.promote_types(a.dtype, b.dtype)
+        elif options.normalize:
+            bound = 1 / temperature
         # In lower precision the kernels round the gradient by a logit, less its own target; here
         # that is taken off later, and rounding would come first.
-        triton = (
-            impl != "streaming" and of_rows == torch.float32 and not unsuitable(device, of_rows)
+        triton = batch.dtype == torch.float32 and (
+            options.impl == "triton"
+            or (options.impl == "auto" and triton_is_faster(device, batch.dtype))
         )
-        a = _joined(a, needed[0])
-        b = None if b is None else _joined(b, needed[1])
-        all_ids = torch.cat(list(all_ids_a)), torch.cat(list(all_ids_b))
-        instances = Instances.from_ids(*all_ids).without_unused_slots()
-        side_a = Side(
+        instances = Instances.from_ids(all_ids0, all_ids1).without_unused_groups()
+        side0 = Side(
             ranks,
-            a,
-            instances.slot_a.split(counts_a),
-            instances.fold_a.to(dtype),
-            soft_features_a,
+            _joined(batch.z0, needed[0]),
+            instances.index0.split(counts0),
+            instances.fold0.to(dtype),
+            batch.soft_features0,
         )
-        side_b = side_a
-        if b is not None:
-            side_b = Side(
+        side1 = side0
+        if batch.z1 is not None:
+            side1 = Side(
                 ranks,
-                b,
-                instances.slot_b.split(counts_b),
-                instances.fold_b.to(dtype),
-                soft_features_b,
+                _joined(batch.z1, needed[1]),
+                instances.index1.split(counts1),
+                instances.fold1.to(dtype),
+                batch.soft_features1,
             )
-        hard, soft = sharded_parts(
-            side_a,
-            side_b,
+        return sharded_parts(
+            side0,
+            side1,
             torch.as_tensor(1 / temperature, dtype=dtype, device=device),
-            hard=return_parts or hard_weight > 0,
-            soft=return_parts or hard_weight < 1,
-            one_modality=b is None,
+            hard=hard,
+            soft=soft,
+            soft_temperature=options.soft_temperature,
+            normalize=options.normalize,
+            one_modality=batch.z1 is None,
             exchange=exchange,
-            options=TileOptions.on(device, tile, cache_bytes, triton),
-            bound=None if isinstance(temperature, Tensor) or not normalize else 1 / temperature,
-            **options,
+            options=TileOptions.on(device, options.tile, options.cache_bytes, triton),
+            bound=bound,
         )
-        return mix_parts(hard, soft, hard_weight, return_parts)
 
 
 def _check_exchange(exchange: str) -> None:
@@ -281,10 +190,10 @@ def _exchange_shapes(
 
     Args:
         ranks: The processes.
-        matrices: ``a``, ``b`` and the soft features of both.
+        matrices: ``z0``, ``z1`` and the soft features of both.
 
     Returns:
-        Rows of A and of B by rank, and whether the rows of any rank need a gradient.
+        Rows of A and of side 1 by rank, and whether the rows of any rank need a gradient.
     """
     mine = [
         (-1, -1, -1, 0)
@@ -298,7 +207,7 @@ def _exchange_shapes(
         torch.tensor([mine], device=first.device), [1] * ranks.size, "agreement"
     ).wait()
     counts, widths, dtypes, needed = torch.cat(list(table)).permute(2, 1, 0).tolist()
-    for k, name in enumerate(("a", "b", "soft_features_a", "soft_features_b")):
+    for k, name in enumerate(("z0", "z1", "soft_features0", "soft_features1")):
         for what, values in (
             ("widths", [w if w >= 0 else None for w in widths[k]]),
             ("dtypes", [_DTYPES[dtype] if dtype >= 0 else None for dtype in dtypes[k]]),

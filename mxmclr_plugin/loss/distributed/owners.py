@@ -20,35 +20,35 @@ class Owners:
     that are split everywhere are shared out evenly. Where no instance is split nothing is sent.
 
     Attributes:
-        held: Slots of the instances of which this rank has rows, ascending. Shape: (held,).
-        owned: Slots of those that are given to it, ascending. Shape: (owned,).
-        owned_by: Slots that are given to each rank. Shape: (owned by it,) each.
+        held: Groups of the instances of which this rank has rows, ascending. Shape: (held,).
+        owned: Groups of those that are given to it, ascending. Shape: (owned,).
+        owned_by: Groups that are given to each rank. Shape: (owned by it,) each.
     """
 
-    def __init__(self, ranks: Ranks, slots_of: Sequence[Tensor], slots: int) -> None:
-        """From the slot of each row of each rank, and the number of slots."""
-        self._ranks, self._slots = ranks, slots
+    def __init__(self, ranks: Ranks, indices_of: Sequence[Tensor], groups: int) -> None:
+        """From the group index of each row of each rank, and the number of groups."""
+        self._ranks, self._groups = ranks, groups
         size, mine = ranks.size, ranks.rank
-        pairs = torch.cat([slot * size + rank for rank, slot in enumerate(slots_of)])
+        pairs = torch.cat([index * size + rank for rank, index in enumerate(indices_of)])
         pairs, counts = torch.unique(pairs, return_counts=True)
-        slot, rank = pairs // size, pairs % size
-        # Different for each rank that holds a slot.
-        claim = counts * size + (rank + slot) % size
-        best = claim.new_zeros(slots).scatter_reduce(0, slot, claim, "amax")
-        won = claim == best[slot]
-        owner = slot.new_zeros(slots).scatter(0, slot[won], rank[won])[slot]
-        self.held = slot[rank == mine]
-        self.owned_by = _by_rank(slot[won], rank[won], size)
+        index, rank = pairs // size, pairs % size
+        # Different for each rank that holds a group index.
+        claim = counts * size + (rank + index) % size
+        best = claim.new_zeros(groups).scatter_reduce(0, index, claim, "amax")
+        won = claim == best[index]
+        owner = index.new_zeros(groups).scatter(0, index[won], rank[won])[index]
+        self.held = index[rank == mine]
+        self.owned_by = _by_rank(index[won], rank[won], size)
         self.owned = self.owned_by[mine]
         # Places among those held, by the rank that owns them, and among those owned, by the ranks
-        # that hold them: slots come in the same order on both sides.
+        # that hold them: groups come in the same order on both sides.
         out, into = rank == mine, owner == mine
-        self._out = _by_rank(torch.searchsorted(self.held, slot[out]), owner[out], size)
-        self._into = _by_rank(torch.searchsorted(self.owned, slot[into]), rank[into], size)
+        self._out = _by_rank(torch.searchsorted(self.held, index[out]), owner[out], size)
+        self._into = _by_rank(torch.searchsorted(self.owned, index[into]), rank[into], size)
 
-    def place(self, slot: Tensor) -> Tensor:
-        """Place among those held of each slot of a row of this rank."""
-        return torch.searchsorted(self.held, slot)
+    def place(self, index: Tensor) -> Tensor:
+        """Place among those held of each group index of a row of this rank."""
+        return torch.searchsorted(self.held, index)
 
     def total(self, sums: Tensor) -> Tensor:
         """Sums over all ranks of what each has of an instance; can be differentiated.
@@ -67,11 +67,12 @@ class Owners:
         return self._move(rows, self._into, self._out, len(self.held))
 
     def known_to_all(self, rows: Tensor) -> Tensor:
-        """Rows (owned, width) of all owners, by slot, without gradient. Shape: (slots, width)."""
+        """Rows (owned, width) of all owners, by group index, without gradient. Shape: (groups,
+        width)."""
         with torch.no_grad():
-            counts = [len(slot) for slot in self.owned_by]
+            counts = [len(index) for index in self.owned_by]
             blocks = self._ranks.all_gather(rows, counts, "instances").wait()
-            everyones = rows.new_zeros(self._slots, rows.shape[1])
+            everyones = rows.new_zeros(self._groups, rows.shape[1])
             return everyones.index_copy_(0, torch.cat(self.owned_by), torch.cat(list(blocks)))
 
     def _move(

@@ -24,14 +24,15 @@ class Setting:
 
     Attributes:
         options: How the matrix is cut.
-        both_directions: Whether rows of B have a loss too.
-        leave_out_self: Whether the first rows of B are those of A, which must not meet themselves.
+        both_directions: Whether rows of side 1 have a loss too.
+        skip_self: Whether the first rows of side 1 are those of side 0, which must not meet
+        themselves.
         bound: Bound of the absolute value of a logit, where it follows from the options.
     """
 
     options: TileOptions
     both_directions: bool
-    leave_out_self: bool
+    skip_self: bool
     bound: float | None = None
 
 
@@ -45,32 +46,32 @@ class StreamingParts(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        a: Tensor,
-        b: Tensor,
+        z0: Tensor,
+        z1: Tensor,
         scale: Tensor,
-        slot_a: Tensor,
-        slot_b: Tensor,
-        inverse_a: Tensor | None,
-        inverse_b: Tensor | None,
+        index0: Tensor,
+        index1: Tensor,
+        inverse0: Tensor | None,
+        inverse1: Tensor | None,
         hard: Part | None,
         soft: Part | None,
         setting: Setting,
         gradient: bool,
-        present_a: Tensor | None = None,
-        present_b: Tensor | None = None,
+        present0: Tensor | None = None,
+        present1: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        sides = (inverse_a, inverse_b, present_a, present_b)
-        logits = logits_of(a, b, scale, *sides, setting)
+        sides = (inverse0, inverse1, present0, present1)
+        logits = logits_of(z0, z1, scale, *sides, setting)
         tiled = tile_logsumexp(logits, setting.options, keep=gradient)
         ctx.set_materialize_grads(False)
         ctx.setting, ctx.shift = setting, tiled.shift
         ctx.save_for_backward(
-            *(a, b, scale, slot_a, slot_b, *sides, tiled.rows, tiled.columns),
+            *(z0, z1, scale, index0, index1, *sides, tiled.rows, tiled.columns),
             *(hard or _NO_PART),
             *(soft or _NO_PART),
             *tiled.kept,
         )
-        return part_losses(tiled, scale, slot_a, slot_b, hard, soft)
+        return part_losses(tiled, scale, index0, index1, hard, soft)
 
     @staticmethod
     def backward(ctx: Any, grad_hard: Tensor | None, grad_soft: Tensor | None) -> tuple[Any, ...]:
@@ -80,8 +81,8 @@ class StreamingParts(torch.autograd.Function):
                 "the streaming loss can be differentiated once, but was asked for a gradient with "
                 'create_graph=True; use impl="dense" for gradients of gradients'
             )
-        a, b, scale, slot_a, slot_b, *rest = ctx.saved_tensors
-        inverse_a, inverse_b, present_a, present_b, rows, columns, *rest = rest
+        z0, z1, scale, index0, index1, *rest = ctx.saved_tensors
+        inverse0, inverse1, present0, present1, rows, columns, *rest = rest
         setting: Setting = ctx.setting
         size = len(Part._fields)
         parts = [
@@ -90,10 +91,10 @@ class StreamingParts(torch.autograd.Function):
             if gradient is not None and fields[0] is not None
         ]
         gradients = part_gradients(
-            logits_of(a, b, scale, inverse_a, inverse_b, present_a, present_b, setting),
+            logits_of(z0, z1, scale, inverse0, inverse1, present0, present1, setting),
             Tiled(rows, columns, ctx.shift, rest[2 * size :]),
-            slot_a,
-            slot_b,
+            index0,
+            index1,
             parts,
             setting,
             ctx.needs_input_grad[:3],
@@ -104,8 +105,8 @@ class StreamingParts(torch.autograd.Function):
 def part_losses(
     tiled: Tiled,
     scale: Tensor,
-    slot_a: Tensor,
-    slot_b: Tensor,
+    index0: Tensor,
+    index1: Tensor,
     hard: Part | None,
     soft: Part | None,
 ) -> tuple[Tensor, Tensor]:
@@ -116,8 +117,8 @@ def part_losses(
             losses.append(scale.new_zeros(()))
             continue
         normaliser = (
-            part.weight_a.index_select(0, slot_a) @ tiled.rows
-            + part.weight_b.index_select(0, slot_b) @ tiled.columns
+            part.weight0.index_select(0, index0) @ tiled.rows
+            + part.weight1.index_select(0, index1) @ tiled.columns
         )
         losses.append(normaliser - scale * part.target)
     return losses[0], losses[1]
@@ -126,8 +127,8 @@ def part_losses(
 def part_gradients(
     logits: Logits,
     tiled: Tiled,
-    slot_a: Tensor,
-    slot_b: Tensor,
+    index0: Tensor,
+    index1: Tensor,
     parts: Sequence[tuple[Part, Tensor]],
     setting: Setting,
     wanted: Sequence[bool],
@@ -137,74 +138,74 @@ def part_gradients(
     Args:
         logits: The matrix.
         tiled: What the forward pass left of it.
-        slot_a: Slot of each row of A. Shape: (n_a,).
-        slot_b: Slot of each row of B. Shape: (n_b,).
+        index0: Group index of each row of side 0. Shape: (n_0,).
+        index1: Group index of each row of B. Shape: (n_1,).
         parts: Parts, and the weight of each of shape ().
         setting: What both parts share.
-        wanted: Whether the gradients by A, B and scale are wanted.
+        wanted: Whether the gradients by side 0, side 1 and scale are wanted.
     """
     if not parts:
         return None, None, None
-    a, b, scale = logits.a.raw, logits.b.raw, logits.scale
-    wants_a, wants_b, wants_scale = wanted
-    grad_a = torch.empty_like(a) if wants_a else None
-    grad_b = torch.zeros(b.shape, dtype=scale.dtype, device=b.device) if wants_b else None
+    z0, z1, scale = logits.z0.raw, logits.z1.raw, logits.scale
+    wants0, wants1, wants_scale = wanted
+    grad0 = torch.empty_like(z0) if wants0 else None
+    grad1 = torch.zeros(z1.shape, dtype=scale.dtype, device=z1.device) if wants1 else None
     own = _total(g * part.own for part, g in parts)
     # Kernels that round the gradient by S take the target from it first, as far as it is of the
     # same instance: in a batch that is learned well, the two differ by less than is rounded.
-    taken = Own(own[slot_a], slot_a, slot_b) if setting.options.triton else None
-    pull = _pull(parts, "a", logits.b, slot_b, scale, taken is not None)
-    alone = own[slot_a] * scale if setting.leave_out_self and taken is None else None
+    taken = Own(own[index0], index0, index1) if setting.options.triton else None
+    pull = _pull(parts, "a", logits.z1, index1, scale, taken is not None)
+    alone = own[index0] * scale if setting.skip_self and taken is None else None
     along = torch.zeros_like(scale)
-    for i, rows_a, gradient in tile_gradients(
+    for i, rows0, gradient in tile_gradients(
         logits,
         tiled,
-        _total(g * part.weight_a for part, g in parts).index_select(0, slot_a),
-        _total(g * part.weight_b for part, g in parts).index_select(0, slot_b),
-        grad_b,
+        _total(g * part.weight0 for part, g in parts).index_select(0, index0),
+        _total(g * part.weight1 for part, g in parts).index_select(0, index1),
+        grad1,
         setting.options,
         taken,
     ):
         if pull is not None:
-            gradient -= pull.index_select(0, slot_a[i])
+            gradient -= pull.index_select(0, index0[i])
         if alone is not None:
-            gradient.addcmul_(alone[i, None], logits.b.strip(i))
-            if grad_b is not None:
-                grad_b[i].addcmul_(alone[i, None], rows_a)
+            gradient.addcmul_(alone[i, None], logits.z1.strip(i))
+            if grad1 is not None:
+                grad1[i].addcmul_(alone[i, None], rows0)
         if wants_scale:
-            along += torch.linalg.vecdot(rows_a, gradient).sum()
-        if grad_a is not None:
-            grad_a[i] = logits.a.back_to_raw(i, rows_a, gradient)
+            along += torch.linalg.vecdot(rows0, gradient).sum()
+        if grad0 is not None:
+            grad0[i] = logits.z0.back_to_raw(i, rows0, gradient)
     del pull
-    if grad_b is not None:
-        pull = _pull(parts, "b", logits.a, slot_a, scale, taken is not None)
-        for j in setting.options.spans(len(b)):
-            gradient = grad_b[j]
+    if grad1 is not None:
+        pull = _pull(parts, "b", logits.z0, index0, scale, taken is not None)
+        for j in setting.options.spans(len(z1)):
+            gradient = grad1[j]
             if pull is not None:
-                gradient -= pull.index_select(0, slot_b[j])
-            logits.b.back_to_raw(j, logits.b.strip(j), gradient)
-        grad_b = grad_b.to(b.dtype)
-    # The loss knows the scale only as a factor of the rows of A.
-    return grad_a, grad_b, along / scale if wants_scale else None
+                gradient -= pull.index_select(0, index1[j])
+            logits.z1.back_to_raw(j, logits.z1.strip(j), gradient)
+        grad1 = grad1.to(z1.dtype)
+    # The loss knows the scale only as a factor of the rows of side 0.
+    return grad0, grad1, along / scale if wants_scale else None
 
 
 def logits_of(
-    a: Tensor,
-    b: Tensor,
+    z0: Tensor,
+    z1: Tensor,
     scale: Tensor,
-    inverse_a: Tensor | None,
-    inverse_b: Tensor | None,
-    present_a: Tensor | None,
-    present_b: Tensor | None,
+    inverse0: Tensor | None,
+    inverse1: Tensor | None,
+    present0: Tensor | None,
+    present1: Tensor | None,
     setting: Setting,
 ) -> Logits:
     """The matrix that the arguments of :class:`StreamingParts` describe."""
     dtype = scale.dtype
     return Logits(
-        Rows(a, dtype, inverse_a, present_a),
-        Rows(b, dtype, inverse_b, present_b),
+        Rows(z0, dtype, inverse0, present0),
+        Rows(z1, dtype, inverse1, present1),
         scale,
-        setting.leave_out_self,
+        setting.skip_self,
         setting.bound,
     )
 
@@ -216,7 +217,7 @@ def _pull(
     parts: Sequence[tuple[Part, Tensor]],
     side: str,
     others: Rows,
-    slot_others: Tensor,
+    index_others: Tensor,
     scale: Tensor,
     without_own: bool,
 ) -> Tensor | None:
@@ -227,7 +228,7 @@ def _pull(
     """
     total = None
     for part, gradient in parts:
-        pull = part.pull_a if side == "a" else part.pull_b
+        pull = part.pull0 if side == "a" else part.pull1
         factor = None
         if pull is None:
             factor = None if without_own else part.own
@@ -235,7 +236,7 @@ def _pull(
             factor = -part.own
         if factor is not None:
             # The sums are cheaper to make again than to keep.
-            sums = others.sums(slot_others, len(factor)).mul_((gradient * factor)[:, None])
+            sums = others.sums(index_others, len(factor)).mul_((gradient * factor)[:, None])
             total = sums if total is None else total.add_(sums)
         if pull is not None:
             total = pull * gradient if total is None else total.addcmul_(pull, gradient)

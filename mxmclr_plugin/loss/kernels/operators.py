@@ -28,24 +28,24 @@ __all__ = ["compiled_parts", "compiled_products", "compiled_soft_part", "compile
 
 _FIELDS = len(Part._fields)
 _ROWS = (
-    "Tensor a, Tensor b, Tensor scale, Tensor slot_a, Tensor slot_b, "
-    "Tensor? inverse_a, Tensor? inverse_b, Tensor? present_a, Tensor? present_b"
+    "Tensor a, Tensor b, Tensor scale, Tensor index0, Tensor index1, "
+    "Tensor? inverse0, Tensor? inverse1, Tensor? present0, Tensor? present1"
 )
 _N_ROWS = 9
 _PARTS = ", ".join(f"Tensor? {part}_{field}" for part in ("hard", "soft") for field in Part._fields)
-_SETTING = "bool leave_out_self, SymInt tile, bool triton, float? bound"
+_SETTING = "bool skip_self, SymInt tile, bool triton, float? bound"
 
 
-def compiled_sums(rows: Rows, slot: Tensor, slots: int) -> Tensor:
+def compiled_sums(rows: Rows, index: Tensor, groups: int) -> Tensor:
     """:meth:`Rows.sums` as an operator."""
-    total: Tensor = _sums(rows.raw, rows.inverse, rows.dtype, slot, slots)
+    total: Tensor = _sums(rows.raw, rows.inverse, rows.dtype, index, groups)
     return total
 
 
-def compiled_products(rows: Rows, others: Rows, slot: Tensor, slots: int) -> Tensor:
+def compiled_products(rows: Rows, others: Rows, index: Tensor, groups: int) -> Tensor:
     """:meth:`Rows.products` as an operator."""
     total: Tensor = _products(
-        rows.raw, others.raw, rows.inverse, others.inverse, rows.dtype, slot, slots
+        rows.raw, others.raw, rows.inverse, others.inverse, rows.dtype, index, groups
     )
     return total
 
@@ -54,11 +54,11 @@ def compiled_soft_part(
     batch: InstanceSums, relation: Relation, options: TileOptions, gradient: bool
 ) -> Part:
     """:func:`soft_part` as an operator."""
-    weight_a, weight_b, target, own, pull_a, *pull_b = _soft_part(
-        batch.fold_a,
-        batch.fold_b,
-        batch.sums_a,
-        batch.sums_b,
+    weight0, weight1, target, own, pull0, *pull1 = _soft_part(
+        batch.fold0,
+        batch.fold1,
+        batch.sums0,
+        batch.sums1,
         batch.self_products,
         list(batch.share),
         relation.features,
@@ -69,31 +69,31 @@ def compiled_soft_part(
         options.cache_bytes,
         gradient,
     )
-    return Part(weight_a, weight_b, target, own, pull_a, *pull_b)
+    return Part(weight0, weight1, target, own, pull0, *pull1)
 
 
 def compiled_parts(
-    a: Tensor,
-    b: Tensor,
+    z0: Tensor,
+    z1: Tensor,
     scale: Tensor,
-    slot_a: Tensor,
-    slot_b: Tensor,
-    inverse_a: Tensor | None,
-    inverse_b: Tensor | None,
+    index0: Tensor,
+    index1: Tensor,
+    inverse0: Tensor | None,
+    inverse1: Tensor | None,
     hard: Part | None,
     soft: Part | None,
     setting: Setting,
     gradient: bool,
-    present_a: Tensor | None = None,
-    present_b: Tensor | None = None,
+    present0: Tensor | None = None,
+    present1: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """:class:`StreamingParts` as an operator; it keeps no tiles."""
     none = (None,) * _FIELDS
     hard_loss, soft_loss, _, _ = _parts(
-        *(a, b, scale, slot_a, slot_b, inverse_a, inverse_b, present_a, present_b),
+        *(z0, z1, scale, index0, index1, inverse0, inverse1, present0, present1),
         *(none if hard is None else hard),
         *(none if soft is None else soft),
-        setting.leave_out_self,
+        setting.skip_self,
         setting.options.tile,
         setting.options.triton,
         setting.bound,
@@ -103,14 +103,16 @@ def compiled_parts(
 
 @torch.library.custom_op("mxmclr::sums_by_slot", mutates_args=())
 def _sums(
-    raw: Tensor, inverse: Tensor | None, dtype: torch.dtype, slot: Tensor, slots: int
+    raw: Tensor, inverse: Tensor | None, dtype: torch.dtype, index: Tensor, groups: int
 ) -> Tensor:
-    return Rows(raw, dtype, inverse).sums(slot, slots)
+    return Rows(raw, dtype, inverse).sums(index, groups)
 
 
 @_sums.register_fake
-def _(raw: Tensor, inverse: Tensor | None, dtype: torch.dtype, slot: Tensor, slots: int) -> Tensor:
-    return raw.new_empty(slots, raw.shape[1], dtype=dtype)
+def _(
+    raw: Tensor, inverse: Tensor | None, dtype: torch.dtype, index: Tensor, groups: int
+) -> Tensor:
+    return raw.new_empty(groups, raw.shape[1], dtype=dtype)
 
 
 @torch.library.custom_op("mxmclr::products_by_slot", mutates_args=())
@@ -120,11 +122,11 @@ def _products(
     inverse: Tensor | None,
     inverse_others: Tensor | None,
     dtype: torch.dtype,
-    slot: Tensor,
-    slots: int,
+    index: Tensor,
+    groups: int,
 ) -> Tensor:
     rows = Rows(raw, dtype, inverse)
-    return rows.products(Rows(others, dtype, inverse_others), slot, slots)
+    return rows.products(Rows(others, dtype, inverse_others), index, groups)
 
 
 @_products.register_fake
@@ -134,25 +136,25 @@ def _(
     inverse: Tensor | None,
     inverse_others: Tensor | None,
     dtype: torch.dtype,
-    slot: Tensor,
-    slots: int,
+    index: Tensor,
+    groups: int,
 ) -> Tensor:
-    return raw.new_empty(slots, dtype=dtype)
+    return raw.new_empty(groups, dtype=dtype)
 
 
 @torch.library.custom_op(
     "mxmclr::soft_part",
     mutates_args=(),
     # Written out, as torch 2.6 reads no list[float] from the annotations.
-    schema="(Tensor fold_a, Tensor fold_b, Tensor sums_a, Tensor sums_b, Tensor? self_products, "
+    schema="(Tensor fold0, Tensor fold1, Tensor sums0, Tensor sums1, Tensor? self_products, "
     "float[] share, Tensor features, Tensor observed, bool complete, float bound, SymInt tile, "
     "SymInt cache_bytes, bool gradient) -> Tensor[]",
 )
 def _soft_part(
-    fold_a: Tensor,
-    fold_b: Tensor,
-    sums_a: Tensor,
-    sums_b: Tensor,
+    fold0: Tensor,
+    fold1: Tensor,
+    sums0: Tensor,
+    sums1: Tensor,
     self_products: Tensor | None,
     share: list[float],
     features: Tensor,
@@ -163,20 +165,20 @@ def _soft_part(
     cache_bytes: int,
     gradient: bool,
 ) -> list[Tensor]:
-    batch = InstanceSums(fold_a, fold_b, sums_a, sums_b, self_products, (share[0], share[1]))
+    batch = InstanceSums(fold0, fold1, sums0, sums1, self_products, (share[0], share[1]))
     relation = Relation(features, observed, complete, bound)
     part = soft_part(batch, relation, TileOptions(tile, cache_bytes), gradient)
     # Weights of both sides lie in one matrix, which outputs of an operator must not.
-    part = part._replace(weight_a=part.weight_a.clone(), weight_b=part.weight_b.clone())
+    part = part._replace(weight0=part.weight0.clone(), weight1=part.weight1.clone())
     return [field for field in part if field is not None]
 
 
 @_soft_part.register_fake
 def _(
-    fold_a: Tensor,
-    fold_b: Tensor,
-    sums_a: Tensor,
-    sums_b: Tensor,
+    fold0: Tensor,
+    fold1: Tensor,
+    sums0: Tensor,
+    sums1: Tensor,
     self_products: Tensor | None,
     share: list[float],
     features: Tensor,
@@ -187,7 +189,7 @@ def _(
     cache_bytes: int,
     gradient: bool,
 ) -> list[Tensor]:
-    like = (fold_a, fold_b, fold_a.new_empty(()), fold_a, sums_a, *([sums_b] if gradient else []))
+    like = (fold0, fold1, fold0.new_empty(()), fold0, sums0, *([sums1] if gradient else []))
     return [torch.empty_like(x) for x in like]
 
 
@@ -197,20 +199,20 @@ def _(
     schema=f"({_ROWS}, {_PARTS}, {_SETTING}) -> (Tensor, Tensor, Tensor, Tensor)",
 )
 def _parts(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    logits, slot_a, slot_b, hard, soft, setting = _taken_apart(arguments)
+    logits, index0, index1, hard, soft, setting = _taken_apart(arguments)
     tiled = tile_logsumexp(logits, setting.options, keep=False)
-    hard_loss, soft_loss = part_losses(tiled, logits.scale, slot_a, slot_b, hard, soft)
+    hard_loss, soft_loss = part_losses(tiled, logits.scale, index0, index1, hard, soft)
     return hard_loss, soft_loss, tiled.rows, tiled.columns
 
 
 @_parts.register_fake
 def _(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    a, b, scale = arguments[:3]
+    z0, z1, scale = arguments[:3]
     return (
         scale.new_empty(()),
         scale.new_empty(()),
-        scale.new_empty(a.shape[0]),
-        scale.new_empty(b.shape[0]),
+        scale.new_empty(z0.shape[0]),
+        scale.new_empty(z1.shape[0]),
     )
 
 
@@ -218,34 +220,34 @@ def _(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     "mxmclr::streaming_parts_backward",
     mutates_args=(),
     schema=f"({_ROWS}, {_PARTS}, {_SETTING}, Tensor rows, Tensor columns, Tensor? grad_hard, "
-    "Tensor? grad_soft, bool wants_a, bool wants_b, bool wants_scale) -> (Tensor, Tensor, Tensor)",
+    "Tensor? grad_soft, bool wants0, bool wants1, bool wants_scale) -> (Tensor, Tensor, Tensor)",
 )
 def _backward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-    *first, lse_rows, lse_columns, grad_hard, grad_soft, wants_a, wants_b, wants_scale = arguments
-    logits, slot_a, slot_b, hard, soft, setting = _taken_apart(first)
+    *first, lse_rows, lse_columns, grad_hard, grad_soft, wants0, wants1, wants_scale = arguments
+    logits, index0, index1, hard, soft, setting = _taken_apart(first)
     parts = [
         (part, gradient)
         for part, gradient in ((hard, grad_hard), (soft, grad_soft))
         if part is not None and gradient is not None
     ]
-    wanted = (wants_a, wants_b, wants_scale)
+    wanted = (wants0, wants1, wants_scale)
     tiled = Tiled(lse_rows, lse_columns, None, [])
-    gradients = part_gradients(logits, tiled, slot_a, slot_b, parts, setting, wanted)
+    gradients = part_gradients(logits, tiled, index0, index1, parts, setting, wanted)
     # An operator cannot return None.
-    a, b, scale = (
+    z0, z1, scale = (
         x.new_empty(0) if gradient is None else gradient
         for x, gradient in zip(arguments[:3], gradients, strict=True)
     )
-    return a, b, scale
+    return z0, z1, scale
 
 
 @_backward.register_fake
 def _(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-    a, b, scale = (
+    z0, z1, scale = (
         torch.empty_like(x) if wanted else x.new_empty(0)
         for x, wanted in zip(arguments[:3], arguments[-3:], strict=True)
     )
-    return a, b, scale
+    return z0, z1, scale
 
 
 def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -268,16 +270,16 @@ _parts.register_autograd(_gradients, setup_context=_keep_for_backward)
 def _taken_apart(
     arguments: Sequence[Any],
 ) -> tuple[Logits, Tensor, Tensor, Part | None, Part | None, Setting]:
-    """Matrix, slots, hard and soft part, and setting from the flat arguments of an operator."""
-    a, b, scale, slot_a, slot_b = arguments[:5]
-    inverse_a, inverse_b, present_a, present_b = arguments[5:_N_ROWS]
+    """Matrix, groups, hard and soft part, and setting from the flat arguments of an operator."""
+    z0, z1, scale, index0, index1 = arguments[:5]
+    inverse0, inverse1, present0, present1 = arguments[5:_N_ROWS]
     fields = arguments[_N_ROWS : _N_ROWS + 2 * _FIELDS]
     hard, soft = (
         None if half[0] is None else Part(*half) for half in (fields[:_FIELDS], fields[_FIELDS:])
     )
-    leave_out_self, tile, triton, bound = arguments[_N_ROWS + 2 * _FIELDS :]
+    skip_self, tile, triton, bound = arguments[_N_ROWS + 2 * _FIELDS :]
     options = TileOptions(tile, cache_bytes=0, triton=triton)
     # The targets hold already which directions count.
-    setting = Setting(options, False, leave_out_self, bound)
-    logits = logits_of(a, b, scale, inverse_a, inverse_b, present_a, present_b, setting)
-    return logits, slot_a, slot_b, hard, soft, setting
+    setting = Setting(options, False, skip_self, bound)
+    logits = logits_of(z0, z1, scale, inverse0, inverse1, present0, present1, setting)
+    return logits, index0, index1, hard, soft, setting

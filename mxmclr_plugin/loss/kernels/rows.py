@@ -94,30 +94,31 @@ class Rows:
         norms: Tensor = torch.linalg.vector_norm(self.raw, dim=1, dtype=self.dtype)
         return norms.max()
 
-    def sums(self, slot: Tensor, slots: int) -> Tensor:
-        """Sum of the rows of each slot. Shape: (slots, D)."""
+    def sums(self, index: Tensor, groups: int) -> Tensor:
+        """Sum of the rows of each group index. Shape: (groups, D)."""
         if torch.compiler.is_compiling():
             from mxmclr_plugin.loss.kernels.operators import compiled_sums
 
-            return compiled_sums(self, slot, slots)
+            return compiled_sums(self, index, groups)
         width = self.raw.shape[1]
-        total = torch.zeros(slots, width, dtype=self.dtype, device=self.raw.device)
+        total = torch.zeros(groups, width, dtype=self.dtype, device=self.raw.device)
         options = self._chunks()
         buffer = total.new_empty(min(options.tile, len(self)), width)
         for span in options.spans(len(self)):
-            total.index_add_(0, slot[span], self.strip(span, buffer))
+            total.index_add_(0, index[span], self.strip(span, buffer))
         return total
 
-    def products(self, others: Rows, slot: Tensor, slots: int) -> Tensor:
-        """Sums by slot of the product of each row with the same row of others. Shape: (slots,)."""
+    def products(self, others: Rows, index: Tensor, groups: int) -> Tensor:
+        """Sums by group index of the product of each row with the same row of others. Shape:
+        (groups,)."""
         if torch.compiler.is_compiling():
             from mxmclr_plugin.loss.kernels.operators import compiled_products
 
-            return compiled_products(self, others, slot, slots)
-        total = torch.zeros(slots, dtype=self.dtype, device=self.raw.device)
+            return compiled_products(self, others, index, groups)
+        total = torch.zeros(groups, dtype=self.dtype, device=self.raw.device)
         for span in self._chunks().spans(len(self)):
             products = torch.linalg.vecdot(self.strip(span), others.strip(span))
-            total.index_add_(0, slot[span], products)
+            total.index_add_(0, index[span], products)
         return total
 
     def _chunks(self) -> TileOptions:

@@ -37,20 +37,21 @@ class InstanceSums:
     """The batch by instance.
 
     Attributes:
-        fold_a: Observations in A. Shape: (N,).
-        fold_b: Observations in B. Shape: (N,).
-        sums_a: Sums of the rows of A. Shape: (N, D).
-        sums_b: Sums of the rows of B. Shape: (N, D).
-        self_products: Sums over the rows of A of their product with the same row of B, if rows must
+        fold0: Observations on side 0. Shape: (N,).
+        fold1: Observations on side 1. Shape: (N,).
+        sums0: Sums of the rows of side 0. Shape: (N, D).
+        sums1: Sums of the rows of B. Shape: (N, D).
+        self_products: Sums over the rows of side 0 of their product with the same row of side 1,
+        if rows must
             not meet themselves, else None. Shape: (N,).
-        share: What each direction counts for: from A to B, and from B to A.
-        complete: Whether it is known that each instance was observed in A and in B.
+        share: What each direction counts for: from 0 to 1, and from 1 to 0.
+        complete: Whether it is known that each instance was observed on side 0 and on side 1.
     """
 
-    fold_a: Tensor
-    fold_b: Tensor
-    sums_a: Tensor
-    sums_b: Tensor
+    fold0: Tensor
+    fold1: Tensor
+    sums0: Tensor
+    sums1: Tensor
     self_products: Tensor | None
     share: tuple[float, float]
     complete: bool = False
@@ -58,12 +59,12 @@ class InstanceSums:
     @property
     def own_columns(self) -> Tensor:
         """Columns a row of A has of its own instance. Shape: (N,)."""
-        return self.fold_b if self.self_products is None else (self.fold_b - 1).clamp_(min=0)
+        return self.fold1 if self.self_products is None else (self.fold1 - 1).clamp_(min=0)
 
     @property
     def folds(self) -> Tensor:
-        """Observations in A and in B. Shape: (N, 2)."""
-        return torch.stack((self.fold_a, self.fold_b), dim=1)
+        """Observations on side 0 and on side 1. Shape: (N, 2)."""
+        return torch.stack((self.fold0, self.fold1), dim=1)
 
 
 class Part(NamedTuple):
@@ -74,20 +75,20 @@ class Part(NamedTuple):
     same row of the other modality.
 
     Attributes:
-        weight_a: Weight of the logsumexp of each row of A, by instance. Shape: (N,).
-        weight_b: The same of B. Shape: (N,).
+        weight0: Weight of the logsumexp of each row of side 0, by instance. Shape: (N,).
+        weight1: The same of B. Shape: (N,).
         target: sum_ij M_ij A_i . B_j. Shape: ().
         own: The diagonal of M. Shape: (N,).
-        pull_a: M B, None where M is diagonal. Shape: (N, D).
-        pull_b: M^T A, None if no gradient is wanted. Shape: (N, D).
+        pull0: M side 1, None where M is diagonal. Shape: (N, D).
+        pull1: M^T A, None if no gradient is wanted. Shape: (N, D).
     """
 
-    weight_a: Tensor
-    weight_b: Tensor
+    weight0: Tensor
+    weight1: Tensor
     target: Tensor
     own: Tensor
-    pull_a: Tensor | None = None
-    pull_b: Tensor | None = None
+    pull0: Tensor | None = None
+    pull1: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -141,10 +142,11 @@ def row_weights(folds: Tensor, counts: Tensor | None, share: Sequence[float]) ->
     """Weights of means over the rows of the instances that count; all 0 where none does.
 
     Args:
-        folds: Rows of each instance in A and in B. Shape: (N, 2).
-        counts: Whether an instance counts as one of A and as one of B; None if all do, with rows
+        folds: Rows of each instance on side 0 and on side 1. Shape: (N, 2).
+        counts: Whether an instance counts as one of side 0 and as one of side 1; None if all do,
+        with rows
             in both. Shape: (N, 2).
-        share: What the mean over A and that over B count for.
+        share: What the mean over A and that over side 1 count for.
 
     Returns:
         Weight of each row, by its instance. Shape: (N, 2).
@@ -160,7 +162,7 @@ def row_weights(folds: Tensor, counts: Tensor | None, share: Sequence[float]) ->
 def hard_part(batch: InstanceSums) -> Part:
     """Every observation of the same instance is a positive, in equal shares."""
     folds = batch.folds
-    positives = folds.flip(1)  # of a row of A, of a row of B
+    positives = folds.flip(1)  # of a row of side 0, of a row of side 1
     counts = None
     if batch.self_products is not None:
         positives[:, 0] = batch.own_columns
@@ -168,7 +170,7 @@ def hard_part(batch: InstanceSums) -> Part:
         counts = positives > 0
     weights = row_weights(folds, counts, batch.share)
     diagonal = weights.div(positives.clamp(min=1)).sum(dim=1)
-    products = torch.linalg.vecdot(batch.sums_a, batch.sums_b)
+    products = torch.linalg.vecdot(batch.sums0, batch.sums1)
     if batch.self_products is not None:
         products = products - batch.self_products
     return Part(weights[:, 0], weights[:, 1], diagonal @ products, diagonal)
@@ -187,7 +189,7 @@ def soft_part(
     exp(W) is taken as it is where its sums cannot overflow or vanish; where the bound of W is too
     large, logarithms are summed instead.
     """
-    plain = relation.bound <= headroom(batch.sums_a.dtype)
+    plain = relation.bound <= headroom(batch.sums0.dtype)
     kept: list[Tensor] = []
     sums = _normalisers(batch, relation, options, plain, kept)
     none = 0.0 if plain else -torch.inf
@@ -205,45 +207,45 @@ def soft_part(
     left = torch.stack((over_rows[:, 0], inverse[:, 0]), dim=1)
     right = torch.stack((inverse[:, 1], over_rows[:, 1]), dim=1)
 
-    pull_a = torch.zeros_like(batch.sums_a)
-    pull_b = torch.zeros_like(batch.sums_b) if gradient else None
-    own = torch.empty_like(batch.fold_a)
+    pull0 = torch.zeros_like(batch.sums0)
+    pull1 = torch.zeros_like(batch.sums1) if gradient else None
+    own = torch.empty_like(batch.fold0)
     for i, j, tile in _tiles(batch, relation, options, plain, kept):
         above = _weighed(tile, left[i], right[j], plain)
         if i == j:
             if batch.self_products is not None:
                 # Of its own instance a row has one column less.
-                above.diagonal().mul_(batch.fold_b[i] / batch.own_columns[i].clamp(min=1))
+                above.diagonal().mul_(batch.fold1[i] / batch.own_columns[i].clamp(min=1))
             own[i] = above.diagonal()
-        pull_a[i].addmm_(above, batch.sums_b[j])
-        if pull_b is not None:
-            pull_b[j].addmm_(above.T, batch.sums_a[i])
+        pull0[i].addmm_(above, batch.sums1[j])
+        if pull1 is not None:
+            pull1[j].addmm_(above.T, batch.sums0[i])
         if i == j:
             continue
         below = _weighed(tile, right[i], left[j], plain)  # M_ji, transposed
-        pull_a[j].addmm_(below.T, batch.sums_b[i])
-        if pull_b is not None:
-            pull_b[i].addmm_(below, batch.sums_a[j])
-    target = torch.linalg.vecdot(batch.sums_a, pull_a).sum()
+        pull0[j].addmm_(below.T, batch.sums1[i])
+        if pull1 is not None:
+            pull1[i].addmm_(below, batch.sums0[j])
+    target = torch.linalg.vecdot(batch.sums0, pull0).sum()
     if batch.self_products is not None:
         target = target - own @ batch.self_products
-    return Part(weights[:, 0], weights[:, 1], target, own, pull_a, pull_b)
+    return Part(weights[:, 0], weights[:, 1], target, own, pull0, pull1)
 
 
 def mixed_part(batch: InstanceSums, hard: Part, soft: Part, hard_weight: float) -> Part:
     """The weighted sum of both parts as one part; overwrites the pulls of the soft one."""
     own = hard_weight * hard.own
-    pull_a, pull_b = soft.pull_a, soft.pull_b
-    for pull, others in ((pull_a, batch.sums_b), (pull_b, batch.sums_a)):
+    pull0, pull1 = soft.pull0, soft.pull1
+    for pull, others in ((pull0, batch.sums1), (pull1, batch.sums0)):
         if pull is not None:
             pull.mul_(1 - hard_weight).addcmul_(own[:, None], others)
     return Part(
-        torch.lerp(soft.weight_a, hard.weight_a, hard_weight),
-        torch.lerp(soft.weight_b, hard.weight_b, hard_weight),
+        torch.lerp(soft.weight0, hard.weight0, hard_weight),
+        torch.lerp(soft.weight1, hard.weight1, hard_weight),
         torch.lerp(soft.target, hard.target, hard_weight),
         torch.lerp(soft.own, hard.own, hard_weight),
-        pull_a,
-        pull_b,
+        pull0,
+        pull1,
     )
 
 
@@ -258,7 +260,7 @@ def _tiles(
 
     Tiles go to ``kept`` while they fit the cache; a second round takes them from there.
     """
-    instances = len(batch.fold_a)
+    instances = len(batch.fold0)
     again = iter(list(kept))
     left, keeping = options.cache_bytes, not kept
     for i in options.spans(instances):
@@ -284,9 +286,10 @@ def _normalisers(
     plain: bool,
     kept: list[Tensor],
 ) -> Tensor:
-    """Z of each instance as a row of A and as a row of B, or their logarithms. Shape: (N, 2)."""
-    # A row of A sums over the instances that are observed in B, and the other way round.
-    present = (batch.folds.flip(1) > 0).to(batch.sums_a.dtype)
+    """Z of each instance as a row of side 0 and as a row of side 1, or their logarithms. Shape:
+    (N, 2)."""
+    # A row of side 0 sums over the instances that are observed on side 1, and the other way round.
+    present = (batch.folds.flip(1) > 0).to(batch.sums0.dtype)
     if plain:
         sums = torch.zeros_like(present)
         for i, j, tile in _tiles(batch, relation, options, plain, kept):

@@ -26,17 +26,17 @@ class Logits:
     """The matrix S = scale * a b^T, of which no more than a tile is made.
 
     Attributes:
-        a: Rows. Shape: (n_a, D).
-        b: Columns. Shape: (n_b, D).
+        z0: Rows. Shape: (n_0, D).
+        z1: Columns. Shape: (n_1, D).
         scale: Shape: ().
-        leave_out_self: Whether S_uu is -inf: the first n_a rows of ``b`` are those of ``a``.
+        skip_self: Whether S_uu is -inf: the first n_0 rows of ``z1`` are those of ``z0``.
         known_bound: Bound of the absolute value of a logit, where it follows from the options.
     """
 
-    a: Rows
-    b: Rows
+    z0: Rows
+    z1: Rows
     scale: Tensor
-    leave_out_self: bool
+    skip_self: bool
     known_bound: float | None = None
 
     def bound(self) -> float | None:
@@ -44,7 +44,7 @@ class Logits:
         if self.known_bound is not None or self.scale.device.type != "cpu":
             return self.known_bound
         bound = self.scale
-        for rows in (self.a, self.b):
+        for rows in (self.z0, self.z1):
             if rows.inverse is None:
                 bound = bound * rows.longest()
         return float(bound)
@@ -52,12 +52,12 @@ class Logits:
     def tile(self, scaled: Tensor, columns: Tensor, i: slice, j: slice, out: Tensor) -> Tensor:
         """Logits of the rows ``i``, given times scale, and the columns ``j``."""
         tile = torch.mm(scaled, columns.T, out=out)
-        if self.leave_out_self and i.start == j.start:
+        if self.skip_self and i.start == j.start:
             tile.diagonal().fill_(-torch.inf)
-        if self.a.present is not None:
-            tile.masked_fill_(~self.a.present[i, None], -torch.inf)
-        if self.b.present is not None:
-            tile.masked_fill_(~self.b.present[None, j], -torch.inf)
+        if self.z0.present is not None:
+            tile.masked_fill_(~self.z0.present[i, None], -torch.inf)
+        if self.z1.present is not None:
+            tile.masked_fill_(~self.z1.present[None, j], -torch.inf)
         return tile
 
 
@@ -66,8 +66,8 @@ class Tiled:
     """What the forward pass leaves.
 
     Attributes:
-        rows: Logsumexp of each row. Shape: (n_a,).
-        columns: Logsumexp of each column. Shape: (n_b,).
+        rows: Logsumexp of each row. Shape: (n_0,).
+        columns: Logsumexp of each column. Shape: (n_1,).
         shift: Constant that was taken from all logits before exp, or None if each row and column
             had to have its own maximum.
         kept: Leading tiles, row by row: exp(S - shift), or S where there is no shift.
@@ -83,14 +83,14 @@ class Own(NamedTuple):
     """What the gradient by the logits loses where row and column are of one instance.
 
     Attributes:
-        rows: How much, by row. Shape: (n_a,).
-        slot_a: Instance of each row. Shape: (n_a,).
-        slot_b: Instance of each column. Shape: (n_b,).
+        rows: How much, by row. Shape: (n_0,).
+        index0: Instance of each row. Shape: (n_0,).
+        index1: Instance of each column. Shape: (n_1,).
     """
 
     rows: Tensor
-    slot_a: Tensor
-    slot_b: Tensor
+    index0: Tensor
+    index1: Tensor
 
 
 def headroom(dtype: torch.dtype) -> float:
@@ -140,7 +140,7 @@ def tile_gradients(
     tiled: Tiled,
     weight_rows: Tensor,
     weight_columns: Tensor,
-    grad_b: Tensor | None,
+    grad1: Tensor | None,
     options: TileOptions,
     own: Own | None = None,
 ) -> Iterator[tuple[slice, Tensor, Tensor]]:
@@ -149,24 +149,24 @@ def tile_gradients(
     Args:
         logits: The matrix.
         tiled: What the forward pass left.
-        weight_rows: Shape: (n_a,).
-        weight_columns: Shape: (n_b,).
-        grad_b: The gradient of the columns is added to it; None if unwanted. Shape: (n_b, D).
+        weight_rows: Shape: (n_0,).
+        weight_columns: Shape: (n_1,).
+        grad1: The gradient of the columns is added to it; None if unwanted. Shape: (n_1, D).
         options: How the forward pass cut.
         own: To be taken from the gradient by the logits; for Triton kernels only.
 
     Yields:
-        Span, rows and gradient of each strip of ``a``, good until the next; the gradient may be
+        Span, rows and gradient of each strip of ``z0``, good until the next; the gradient may be
         overwritten.
     """
     if options.triton:
         from mxmclr_plugin.loss.kernels.triton import tiles as triton_tiles
 
         yield from triton_tiles.gradients(
-            logits, tiled.rows, tiled.columns, weight_rows, weight_columns, grad_b, own
+            logits, tiled.rows, tiled.columns, weight_rows, weight_columns, grad1, own
         )
         return
-    a, b, shift = logits.a, logits.b, tiled.shift
+    z0, z1, shift = logits.z0, logits.z1, tiled.shift
     # Rows of both sides meet the gradient times scale: cheapest where it is one number a row.
     weight_rows, weight_columns = weight_rows * logits.scale, weight_columns * logits.scale
     if shift is not None:
@@ -176,12 +176,12 @@ def tile_gradients(
     buffer = _Buffers(logits, options)
     gradient_tile = torch.empty_like(buffer.tile)
     kept = iter(tiled.kept)
-    for i in options.spans(len(a)):
-        rows = a.strip(i, buffer.rows)
+    for i in options.spans(len(z0)):
+        rows = z0.strip(i, buffer.rows)
         scaled = None
         grad_rows = buffer.gradient[: len(rows)].zero_()
-        for j in options.spans(len(b)):
-            columns = b.strip(j, buffer.columns)
+        for j in options.spans(len(z1)):
+            columns = z1.strip(j, buffer.columns)
             tile = next(kept, None)
             if tile is None:
                 if scaled is None:
@@ -196,8 +196,8 @@ def tile_gradients(
                 torch.sub(tile, tiled.rows[i, None], out=gradient).exp_().mul_(weight_rows[i, None])
                 gradient.addcmul_((tile - tiled.columns[None, j]).exp_(), weight_columns[None, j])
             grad_rows.addmm_(gradient, columns)
-            if grad_b is not None:
-                grad_b[j].addmm_(gradient.T, rows)
+            if grad1 is not None:
+                grad1[j].addmm_(gradient.T, rows)
         yield i, rows, grad_rows
 
 
@@ -205,8 +205,8 @@ class _Buffers:
     """Memory for one tile and what it is made of, used again and again."""
 
     def __init__(self, logits: Logits, options: TileOptions) -> None:
-        rows, columns = (min(options.tile, len(side)) for side in (logits.a, logits.b))
-        width, new = logits.a.raw.shape[1], logits.scale.new_empty
+        rows, columns = (min(options.tile, len(side)) for side in (logits.z0, logits.z1))
+        width, new = logits.z0.raw.shape[1], logits.scale.new_empty
         self.tile = new(rows * columns)
         self.columns = new(columns, width)
         self.rows, self.scaled, self.gradient = (new(rows, width) for _ in range(3))
@@ -224,10 +224,10 @@ def _logit_tiles(
     """Every tile of the logits, row by row; leading ones in memory of their own, in ``kept``."""
     buffer = _Buffers(logits, options)
     left, keeping = options.cache_bytes, keep
-    for i in options.spans(len(logits.a)):
-        rows = logits.a.strip(i, buffer.rows)
+    for i in options.spans(len(logits.z0)):
+        rows = logits.z0.strip(i, buffer.rows)
         scaled = torch.mul(rows, logits.scale, out=buffer.scaled[: len(rows)])
-        for j in options.spans(len(logits.b)):
+        for j in options.spans(len(logits.z1)):
             tile = _cut(buffer.tile, i, j)
             # Only leading tiles are kept: the backward pass takes them in order.
             left -= tile.numel() * tile.element_size()
@@ -235,14 +235,14 @@ def _logit_tiles(
             if keeping:
                 tile = torch.empty_like(tile)
                 kept.append(tile)
-            yield i, j, logits.tile(scaled, logits.b.strip(j, buffer.columns), i, j, out=tile)
+            yield i, j, logits.tile(scaled, logits.z1.strip(j, buffer.columns), i, j, out=tile)
 
 
 def _sums(
     logits: Logits, shift: float, options: TileOptions, keep: bool
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     """Row and column sums of exp(S - shift)."""
-    rows, columns = (logits.scale.new_zeros(len(side)) for side in (logits.a, logits.b))
+    rows, columns = (logits.scale.new_zeros(len(side)) for side in (logits.z0, logits.z1))
     kept: list[Tensor] = []
     for i, j, tile in _logit_tiles(logits, options, keep, kept):
         _exp_(tile, shift)
@@ -256,7 +256,7 @@ def _running(
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     """Row and column logsumexp of S, each about its own maximum."""
     rows, columns = (
-        logits.scale.new_full((len(side),), -torch.inf) for side in (logits.a, logits.b)
+        logits.scale.new_full((len(side),), -torch.inf) for side in (logits.z0, logits.z1)
     )
     kept: list[Tensor] = []
     for i, j, tile in _logit_tiles(logits, options, keep, kept):
@@ -277,7 +277,7 @@ def _is_ample(sums: Tensor) -> bool:
 def _tiled(
     logits: Logits, rows: Tensor, columns: Tensor, shift: float | None, kept: list[Tensor]
 ) -> Tiled:
-    if logits.leave_out_self or logits.a.present is not None or logits.b.present is not None:
+    if logits.skip_self or logits.z0.present is not None or logits.z1.present is not None:
         # A row of which nothing is left has no weight, but must not bring NaN.
         for logsumexp in (rows, columns):
             logsumexp.masked_fill_(logsumexp == -torch.inf, 0.0)

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from mxmclr_plugin import MultifoldHybridCriterion, multifold_hybrid_loss
+from mxmclr_plugin import MultifoldHybridLoss, multifold_hybrid_loss
 from mxmclr_plugin.loss.kernels.rows import Rows, TileOptions
 from mxmclr_plugin.loss.kernels.tiles import Logits, tile_gradients, tile_logsumexp
 from mxmclr_plugin.loss.kernels.triton import tiles as triton_tiles
@@ -69,7 +69,7 @@ def random_ids(n, most, seed):
 
 def value_and_gradients(inputs, temperature, dtype, **options):
     inputs = {
-        name: x.to(dtype).requires_grad_(name in ("a", "b"))
+        name: x.to(dtype).requires_grad_(name in ("z0", "z1"))
         if x is not None and x.is_floating_point()
         else x
         for name, x in inputs.items()
@@ -77,7 +77,7 @@ def value_and_gradients(inputs, temperature, dtype, **options):
     at_least = torch.promote_types(dtype, torch.float32)
     temperature = torch.tensor(temperature, dtype=at_least, device=DEVICE, requires_grad=True)
     loss = multifold_hybrid_loss(**inputs, temperature=temperature, **options)
-    wanted = [x for x in (inputs["a"], inputs["b"], temperature) if x is not None]
+    wanted = [x for x in (inputs["z0"], inputs["z1"], temperature) if x is not None]
     return [loss.detach(), *torch.autograd.grad(loss, wanted)]
 
 
@@ -86,28 +86,26 @@ def errors(found, exact):
     return [float((x.double() - y).abs().max() / y.abs().max()) for x, y in zip(found, exact)]
 
 
-def batch(n_a, n_b, width, dtype=torch.float32):
+def batch(n_0, n_1, width, dtype=torch.float32):
     return {
-        "a": random_rows(n_a, width, 1, dtype) * 3,
-        "b": random_rows(n_b, width, 2, dtype),
-        "ids_a": random_ids(n_a, 20, 3),
-        "ids_b": random_ids(n_b, 30, 4),
+        "z0": random_rows(n_0, width, 1, dtype) * 3,
+        "z1": random_rows(n_1, width, 2, dtype),
+        "ids0": random_ids(n_0, 20, 3),
+        "ids1": random_ids(n_1, 30, 4),
     }
 
 
-SOFT = {"soft_features_a": lambda: random_rows(70, 7, 5)}
+SOFT = {"soft_features0": lambda: random_rows(70, 7, 5)}
 QUEUE = {"queue": lambda: random_rows(45, 33, 6), "queue_ids": lambda: random_ids(45, 40, 7)}
-ALONE = {"b": None, "ids_b": None}
+ALONE = {"z1": None, "ids1": None}
 CASES = {
     "both parts": ({}, {}),
     "hard": ({}, {"hard_weight": 1.0}),
     "soft": ({}, {"hard_weight": 0.0, "soft_temperature": 0.002}),
-    "instance level": ({}, {"soft_level": "instance"}),
     "not scaled": ({}, {"normalize": False}),
     "soft features": (SOFT, {}),
     "queue": (QUEUE, {}),
     "one modality": (ALONE, {}),
-    "one modality, instance level": (ALONE, {"soft_level": "instance"}),
     "one modality, queue": (ALONE | QUEUE, {"hard_weight": 0.5}),
 }
 
@@ -119,7 +117,7 @@ def test_float32_equals_dense_in_float64(case, temperature):
     changed, options = CASES[case]
     inputs = batch(70, 97, 33) | {name: value and value() for name, value in changed.items()}
     if case == "not scaled":
-        for name in ("a", "b"):
+        for name in ("z0", "z1"):
             inputs[name] /= 10  # still longer than 1
     found = value_and_gradients(inputs, temperature, torch.float32, impl="triton", **options)
     exact = value_and_gradients(inputs, temperature, torch.float64, impl="dense", **options)
@@ -139,10 +137,10 @@ def test_low_precision_loses_little_more_than_its_gradient_is_rounded(dtype, tem
     assert of_temperature <= 1e-3
 
 
-def native_hard_loss(a, b, ids_a, ids_b, temperature):
+def native_hard_loss(z0, z1, ids0, ids1, temperature):
     """The hard loss written plainly, every operation in the dtype of the rows."""
-    logits = F.normalize(a, dim=1) @ F.normalize(b, dim=1).T / temperature
-    same = (ids_a[:, None] == ids_b).to(a.dtype)
+    logits = F.normalize(z0, dim=1) @ F.normalize(z1, dim=1).T / temperature
+    same = (ids0[:, None] == ids1).to(z0.dtype)
 
     def direction(logits, same):
         target = same / same.sum(1, keepdim=True).clamp(min=1)
@@ -160,10 +158,10 @@ def test_low_precision_is_no_worse_than_naive_dense(dtype, temperature, noise, f
     """From a batch that is learned well, where gradients are small differences, to mere noise."""
     ids = torch.arange(63, device=DEVICE) // fold
     centre = random_rows(len(ids.unique()), 32, 7)[ids]
-    a, b = ((centre + noise * random_rows(63, 32, seed)).to(dtype) for seed in (8, 9))
+    z0, z1 = ((centre + noise * random_rows(63, 32, seed)).to(dtype) for seed in (8, 9))
 
     def gradients(loss_of, dtype):
-        rows = [x.to(dtype).requires_grad_() for x in (a, b)]
+        rows = [x.to(dtype).requires_grad_() for x in (z0, z1)]
         return torch.autograd.grad(loss_of(*rows, ids, ids, temperature=temperature), rows)
 
     hard = partial(multifold_hybrid_loss, hard_weight=1.0)
@@ -179,7 +177,7 @@ def test_low_precision_is_no_worse_than_naive_dense(dtype, temperature, noise, f
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_low_precision_of_rows_of_very_different_length(dtype):
     inputs = batch(64, 90, 32, dtype)
-    for name in ("a", "b"):
+    for name in ("z0", "z1"):
         inputs[name] *= torch.logspace(-2, 2, len(inputs[name]), device=DEVICE)[:, None].to(dtype)
     found = value_and_gradients(inputs, 0.07, dtype, impl="triton", hard_weight=1.0)
     exact = value_and_gradients(inputs, 0.07, torch.float64, impl="dense", hard_weight=1.0)
@@ -192,39 +190,39 @@ def test_low_precision_of_rows_of_very_different_length(dtype):
 @on_device
 def test_rows_of_two_dtypes_and_of_any_layout():
     inputs = batch(40, 53, 24)
-    wide = torch.stack((inputs["a"], inputs["a"]), dim=2)
-    inputs["a"] = wide[:, :, 1]
+    wide = torch.stack((inputs["z0"], inputs["z0"]), dim=2)
+    inputs["z0"] = wide[:, :, 1]
     exact = value_and_gradients(inputs, 0.07, torch.float64, impl="dense")
     loss = multifold_hybrid_loss(
-        inputs["a"], inputs["b"][:, :], inputs["ids_a"], inputs["ids_b"], impl="triton"
+        inputs["z0"], inputs["z1"][:, :], inputs["ids0"], inputs["ids1"], impl="triton"
     )
     torch.testing.assert_close(loss.double(), exact[0], rtol=1e-6, atol=0)
-    inputs["b"] = inputs["b"].bfloat16()
+    inputs["z1"] = inputs["z1"].bfloat16()
     mixed = [
         multifold_hybrid_loss(*inputs.values(), impl=impl).double() for impl in ("triton", "dense")
     ]
     torch.testing.assert_close(*mixed, rtol=1e-6, atol=0)
 
 
-def logits(n_a, n_b, width, length=1.0, leave_out_self=False, present=False):
-    a, b = (
+def logits(n_0, n_1, width, length=1.0, skip_self=False, present=False):
+    z0, z1 = (
         Rows.of(random_rows(n, width, seed) * length, torch.float32, normalize=False)
-        for n, seed in ((n_a, 1), (n_b, 2))
+        for n, seed in ((n_0, 1), (n_1, 2))
     )
     if present:
-        a, b = (Rows(x.raw, x.dtype, None, random_ids(len(x), 2, 3) > 0) for x in (a, b))
+        z0, z1 = (Rows(x.raw, x.dtype, None, random_ids(len(x), 2, 3) > 0) for x in (z0, z1))
     scale = torch.tensor(1.7, device=DEVICE)
-    return Logits(a, b, scale, leave_out_self)
+    return Logits(z0, z1, scale, skip_self)
 
 
 def by_torch(of, weight_rows, weight_columns):
     """Row and column logsumexp, and the gradient of their weighted sum, in float64."""
-    a, b = (x.raw.double().requires_grad_() for x in (of.a, of.b))
-    matrix = of.scale.double() * a @ b.T
-    for rows, view in ((of.a, (slice(None), None)), (of.b, (None, slice(None)))):
+    z0, z1 = (x.raw.double().requires_grad_() for x in (of.z0, of.z1))
+    matrix = of.scale.double() * z0 @ z1.T
+    for rows, view in ((of.z0, (slice(None), None)), (of.z1, (None, slice(None)))):
         if rows.present is not None:
             matrix = matrix.masked_fill(~rows.present[view], -torch.inf)
-    if of.leave_out_self:
+    if of.skip_self:
         matrix = matrix.masked_fill(
             torch.eye(*matrix.shape, dtype=torch.bool, device=DEVICE), -torch.inf
         )
@@ -234,16 +232,16 @@ def by_torch(of, weight_rows, weight_columns):
         for dim in (1, 0)
     ]
     loss = weight_rows.double() @ sums[0] + weight_columns.double() @ sums[1]
-    return [x.detach() for x in sums] + list(torch.autograd.grad(loss, (a, b)))
+    return [x.detach() for x in sums] + list(torch.autograd.grad(loss, (z0, z1)))
 
 
 def by_kernels(of, weight_rows, weight_columns):
     options = TileOptions(8, 0, triton=True)
     tiled = tile_logsumexp(of, options, keep=True)
-    grad_b = torch.zeros_like(of.b.raw)
-    strips = tile_gradients(of, tiled, weight_rows, weight_columns, grad_b, options)
-    grad_a = torch.cat([gradient.clone() for _, _, gradient in strips])
-    return [tiled.rows, tiled.columns, grad_a, grad_b]
+    grad1 = torch.zeros_like(of.z1.raw)
+    strips = tile_gradients(of, tiled, weight_rows, weight_columns, grad1, options)
+    grad0 = torch.cat([gradient.clone() for _, _, gradient in strips])
+    return [tiled.rows, tiled.columns, grad0, grad1]
 
 
 SHAPES = [(1, 1, 1), (1, 70, 3), (70, 1, 17), (113, 131, 40)]
@@ -255,7 +253,7 @@ if not INTERPRETED:
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize(
     "options",
-    [{}, {"length": 9.0}, {"leave_out_self": True}, {"present": True, "length": 3.0}],
+    [{}, {"length": 9.0}, {"skip_self": True}, {"present": True, "length": 3.0}],
     ids=str,
 )
 @pytest.mark.parametrize("small", [False, True])
@@ -267,19 +265,19 @@ def test_logsumexp_and_gradient_against_torch(shape, options, small, monkeypatch
         monkeypatch.setattr(triton_tiles, "PARTIAL_BYTES", 1)
         monkeypatch.setattr(triton_tiles, "BLOCK_ROWS", 48)
         monkeypatch.setattr(triton_tiles, "BLOCK_BYTES", 48 * 4 * 64)
-    if options.get("leave_out_self"):
+    if options.get("skip_self"):
         shape = (min(shape[:2]), *shape[1:])
     of = logits(*shape, **options)
     weights = [
         torch.arange(1.0, n + 1, device=DEVICE) * (rows.present if rows.present is not None else 1)
-        for n, rows in zip(shape, (of.a, of.b))
+        for n, rows in zip(shape, (of.z0, of.z1))
     ]
     if options:
         # What has no logsumexp has no weight, as in the loss.
         sums = by_torch(of, *weights)[:2]
         weights = [weight * (x != 0) for weight, x in zip(weights, sums)]
     # A logit is rounded in proportion to its size, and its exp in proportion to that.
-    longest = float(of.scale * of.a.longest() * of.b.longest())
+    longest = float(of.scale * of.z0.longest() * of.z1.longest())
     for found, exact in zip(by_kernels(of, *weights), by_torch(of, *weights)):
         close = 1e-6 * max(1.0, longest) * max(1.0, float(exact.abs().max()))
         torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=close)
@@ -296,7 +294,7 @@ def test_equal_input_gives_equal_bits():
 @on_device
 def test_a_row_that_is_nan_gives_nan():
     inputs = batch(40, 50, 16)
-    inputs["a"][3, 2] = torch.nan
+    inputs["z0"][3, 2] = torch.nan
     for temperature in (0.01, 1.0):
         loss = multifold_hybrid_loss(
             **inputs, impl="triton", temperature=temperature, validate=False
@@ -305,10 +303,10 @@ def test_a_row_that_is_nan_gives_nan():
 
 
 @on_device
-@pytest.mark.parametrize("options", [{"soft_level": "instance"}], ids=str)
+@pytest.mark.parametrize("options", [{}], ids=str)
 def test_criterion_compiles_as_one_graph(options):
     torch._dynamo.reset()
-    criterion = MultifoldHybridCriterion(impl="triton", learnable_temperature=True, **options)
+    criterion = MultifoldHybridLoss(impl="triton", learnable_temperature=True, **options)
     criterion.to(DEVICE)
     backend = "aot_eager" if INTERPRETED else "inductor"
     compiled = torch.compile(criterion, fullgraph=True, backend=backend)
@@ -334,27 +332,25 @@ def test_bad_use_is_named():
 @pytest.mark.skipif(INTERPRETED, reason="the interpreter takes tensors of the CPU")
 def test_without_a_cuda_device_or_triton_it_says_what_to_do(monkeypatch):
     rows, ids = torch.randn(4, 3), torch.arange(4)
-    message = r"impl='triton' cannot be used: .*CUDA device, and a is on cpu; use impl='auto'"
+    message = r"impl='triton' cannot be used: .*CUDA device, and z0 is on cpu; use impl='auto'"
     with pytest.raises(ValueError, match=message):
         multifold_hybrid_loss(rows, rows, ids, ids, impl="triton")
     monkeypatch.setattr(triton_tiles, "_HAS_TRITON", False)
     with pytest.raises(ValueError, match=r"impl='triton'.*package triton is not installed; use"):
-        MultifoldHybridCriterion(impl="triton")(rows[:, None], rows[:, None])
+        MultifoldHybridLoss(impl="triton")(rows[:, None], rows[:, None])
 
 
 @on_gpu
 @pytest.mark.parametrize("impl", ["triton", "streaming", "auto"])
-@pytest.mark.parametrize(
-    "options", [{}, {"soft_level": "instance"}, {"learnable_temperature": True}], ids=str
-)
+@pytest.mark.parametrize("options", [{}, {"learnable_temperature": True}], ids=str)
 def test_nothing_waits_for_the_gpu(impl, options):
-    criterion = MultifoldHybridCriterion(impl=impl, validate=False, **options).cuda()
-    a, b = random_rows(400, 64, 1).requires_grad_(), random_rows(500, 64, 2).requires_grad_()
+    criterion = MultifoldHybridLoss(impl=impl, validate=False, **options).cuda()
+    z0, z1 = random_rows(400, 64, 1).requires_grad_(), random_rows(500, 64, 2).requires_grad_()
     ids = random_ids(400, 60, 3), random_ids(500, 60, 4)
-    criterion(a, b, *ids).backward()  # kernels are compiled and tuned
+    criterion(z0, z1, *ids).backward()  # kernels are compiled and tuned
     torch.cuda.set_sync_debug_mode("error")
     try:
-        criterion(a, b, *ids).backward()
+        criterion(z0, z1, *ids).backward()
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
@@ -364,15 +360,15 @@ def test_more_numbers_than_32_bits_can_count():
     """The last of 2^22 + 100 columns of 512 numbers lies beyond 2^31."""
     if torch.cuda.mem_get_info()[0] < 24 * 2**30:
         pytest.skip("needs 24 GB of GPU memory")
-    n_b = 2**22 + 100
-    b = torch.randn(n_b, 512, device="cuda", dtype=torch.bfloat16)
-    a = torch.randn(70, 512, device="cuda", dtype=torch.bfloat16)
+    n_1 = 2**22 + 100
+    z1 = torch.randn(n_1, 512, device="cuda", dtype=torch.bfloat16)
+    z0 = torch.randn(70, 512, device="cuda", dtype=torch.bfloat16)
     of = Logits(
-        *(Rows.of(x, torch.float32, normalize=True) for x in (a, b)),
+        *(Rows.of(x, torch.float32, normalize=True) for x in (z0, z1)),
         torch.tensor(10.0, device="cuda"),
-        leave_out_self=False,
+        skip_self=False,
     )
     tiled = tile_logsumexp(of, TileOptions(8, 0, triton=True), keep=False)
-    last = slice(n_b - 300, n_b)
-    matrix = 10 * of.a.strip(slice(0, 70)) @ of.b.strip(last).T
+    last = slice(n_1 - 300, n_1)
+    matrix = 10 * of.z0.strip(slice(0, 70)) @ of.z1.strip(last).T
     torch.testing.assert_close(tiled.columns[last], matrix.logsumexp(0), rtol=1e-5, atol=1e-5)

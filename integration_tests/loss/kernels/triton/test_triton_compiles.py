@@ -17,8 +17,8 @@ from triton.compiler import ASTSource  # noqa: E402
 from mxmclr_plugin.loss.kernels.triton.tuning import KERNELS, configs  # noqa: E402
 
 SHARED_BYTES = {90: 227 * 1024, 80: 99 * 1024}  # what is tried off Hopper must fit smaller cards
-OF_DTYPE = {"a", "b", "left", "right"}
-WHOLE_NUMBERS = "n_a n_b m n k width span diagonal size_class"
+OF_DTYPE = {"z0", "z1", "left", "right"}
+WHOLE_NUMBERS = "n_0 n_1 m n k width span diagonal size_class"
 
 
 def source(name, dtype, config, variant):
@@ -26,9 +26,9 @@ def source(name, dtype, config, variant):
     kernel = KERNELS[name]
     constants = dict(config.kwargs) | {"EVEN_K": variant["even"]}
     if name != "product":
-        constants |= {"LEAVE_OUT_SELF": variant["alone"], "PRECISION": variant["precision"]}
+        constants |= {"SKIP_SELF": variant["alone"], "PRECISION": variant["precision"]}
     if not variant["alone"]:
-        constants |= {"present_a": None, "present_b": None}
+        constants |= {"present0": None, "present1": None}
     if name == "product":
         constants["stride_left_m" if variant["alone"] else "stride_left_k"] = 1
     constants = {key: value for key, value in constants.items() if key in kernel.arg_names}
@@ -40,7 +40,7 @@ def source(name, dtype, config, variant):
             signature[argument] = f"*{dtype}"
         elif argument.startswith("present"):
             signature[argument] = "*u8"
-        elif argument.startswith("slot"):
+        elif argument.startswith("index"):
             signature[argument] = "*i64"
         elif argument in WHOLE_NUMBERS.split() or argument.startswith("stride"):
             signature[argument] = "i32"

@@ -1,6 +1,6 @@
 """Triton kernels of the streaming loss: logsumexp, gradient weights, and their product.
 
-The matrix is S = factor_a * factor_b * a b^T, in units of log2: the rows are read as they were
+The matrix is S = factor0 * factor1 * a b^T, in units of log2: the rows are read as they were
 given, and scale, unit length and log2(e) are factors in float32 of what the tensor cores return.
 No kernel uses atomics, so equal input gives equal output.
 
@@ -30,21 +30,21 @@ _LN2 = tl.constexpr(0.6931471805599453)
 
 @triton.jit
 def _logits(
-    a: tl.tensor,
-    b: tl.tensor,
-    factor_a: tl.tensor,
-    factor_b: tl.tensor,
-    present_a: tl.tensor,
-    present_b: tl.tensor,
+    z0: tl.tensor,
+    z1: tl.tensor,
+    factor0: tl.tensor,
+    factor1: tl.tensor,
+    present0: tl.tensor,
+    present1: tl.tensor,
     first_row: tl.tensor,
     first_column: tl.tensor,
-    n_a: tl.tensor,
-    n_b: tl.tensor,
+    n_0: tl.tensor,
+    n_1: tl.tensor,
     width: tl.tensor,
-    stride_a: tl.tensor,
-    stride_b: tl.tensor,
+    stride0: tl.tensor,
+    stride1: tl.tensor,
     diagonal: tl.tensor,
-    LEAVE_OUT_SELF: tl.constexpr,
+    SKIP_SELF: tl.constexpr,
     PRECISION: tl.constexpr,
     EVEN_K: tl.constexpr,
     INTERPRETED: tl.constexpr,
@@ -58,60 +58,60 @@ def _logits(
     k = tl.arange(0, BLOCK_K)
     m = tl.arange(0, BLOCK_M)
     n = tl.arange(0, BLOCK_N)
-    at_a = a + first_row.to(tl.int64) * stride_a
-    at_b = b + first_column.to(tl.int64) * stride_b
-    at_a = at_a + tl.minimum(m, n_a - 1 - first_row)[:, None] * stride_a + k[None, :]
-    at_b = at_b + tl.minimum(n, n_b - 1 - first_column)[None, :] * stride_b + k[:, None]
+    at0 = z0 + first_row.to(tl.int64) * stride0
+    at1 = z1 + first_column.to(tl.int64) * stride1
+    at0 = at0 + tl.minimum(m, n_0 - 1 - first_row)[:, None] * stride0 + k[None, :]
+    at1 = at1 + tl.minimum(n, n_1 - 1 - first_column)[None, :] * stride1 + k[:, None]
     products = tl.zeros([BLOCK_M, BLOCK_N], dtype=tl.float32)
     for first in range(0, width, BLOCK_K):
         if EVEN_K:
-            left = tl.load(at_a)
-            right = tl.load(at_b)
+            left = tl.load(at0)
+            right = tl.load(at1)
         else:
-            left = tl.load(at_a, mask=(k < width - first)[None, :], other=0.0)
-            right = tl.load(at_b, mask=(k < width - first)[:, None], other=0.0)
+            left = tl.load(at0, mask=(k < width - first)[None, :], other=0.0)
+            right = tl.load(at1, mask=(k < width - first)[:, None], other=0.0)
         if INTERPRETED:
             left = left.to(tl.float32)
             right = right.to(tl.float32)
         products = tl.dot(left, right, products, input_precision=PRECISION)
-        at_a += BLOCK_K
-        at_b += BLOCK_K
+        at0 += BLOCK_K
+        at1 += BLOCK_K
     rows = first_row + m
     columns = first_column + n
-    row_is = rows < n_a
-    column_is = columns < n_b
-    along_a = tl.load(factor_a + rows, mask=row_is, other=0.0)
-    along_b = tl.load(factor_b + columns, mask=column_is, other=0.0)
-    if present_a is not None:
-        row_is = row_is & (tl.load(present_a + rows, mask=row_is, other=0) != 0)
-    if present_b is not None:
-        column_is = column_is & (tl.load(present_b + columns, mask=column_is, other=0) != 0)
+    row_is = rows < n_0
+    column_is = columns < n_1
+    along0 = tl.load(factor0 + rows, mask=row_is, other=0.0)
+    along1 = tl.load(factor1 + columns, mask=column_is, other=0.0)
+    if present0 is not None:
+        row_is = row_is & (tl.load(present0 + rows, mask=row_is, other=0) != 0)
+    if present1 is not None:
+        column_is = column_is & (tl.load(present1 + columns, mask=column_is, other=0) != 0)
     entry_is = row_is[:, None] & column_is[None, :]
-    if LEAVE_OUT_SELF:
+    if SKIP_SELF:
         entry_is = entry_is & (columns[None, :] - rows[:, None] != diagonal)
-    return tl.where(entry_is, products * along_a[:, None] * along_b[None, :], float("-inf"))
+    return tl.where(entry_is, products * along0[:, None] * along1[None, :], float("-inf"))
 
 
-@triton.jit(do_not_specialize=["n_a", "span", "diagonal", "size_class"])
+@triton.jit(do_not_specialize=["n_0", "span", "diagonal", "size_class"])
 def logsumexp_kernel(
-    a: tl.tensor,
-    b: tl.tensor,
-    factor_a: tl.tensor,
-    factor_b: tl.tensor,
-    present_a: tl.tensor,
-    present_b: tl.tensor,
+    z0: tl.tensor,
+    z1: tl.tensor,
+    factor0: tl.tensor,
+    factor1: tl.tensor,
+    present0: tl.tensor,
+    present1: tl.tensor,
     bound: tl.tensor,
     by_row: tl.tensor,
     by_column: tl.tensor,
-    n_a: tl.tensor,
-    n_b: tl.tensor,
+    n_0: tl.tensor,
+    n_1: tl.tensor,
     width: tl.tensor,
-    stride_a: tl.tensor,
-    stride_b: tl.tensor,
+    stride0: tl.tensor,
+    stride1: tl.tensor,
     span: tl.tensor,
     diagonal: tl.tensor,
     size_class: tl.tensor,
-    LEAVE_OUT_SELF: tl.constexpr,
+    SKIP_SELF: tl.constexpr,
     PRECISION: tl.constexpr,
     EVEN_K: tl.constexpr,
     INTERPRETED: tl.constexpr,
@@ -122,7 +122,7 @@ def logsumexp_kernel(
     """Logsumexp of BLOCK_M rows over ``span`` columns, and of these columns over the rows.
 
     Program (i, j) walks the columns from ``j * span`` on with the strip i of rows. Natural
-    logarithms go to ``by_row`` (spans, n_a) and ``by_column`` (strips, n_b).
+    logarithms go to ``by_row`` (spans, n_0) and ``by_column`` (strips, n_1).
     """
     strip = tl.program_id(0)
     part = tl.program_id(1)
@@ -132,25 +132,25 @@ def logsumexp_kernel(
     greatest = tl.where(plain, zero, float("-inf"))
     total = zero
     start = part * span
-    for step in range(0, tl.cdiv(tl.minimum(span, n_b - start), BLOCK_N)):
+    for step in range(0, tl.cdiv(tl.minimum(span, n_1 - start), BLOCK_N)):
         first = start + step * BLOCK_N
         columns = first + tl.arange(0, BLOCK_N)
         tile = _logits(
-            a,
-            b,
-            factor_a,
-            factor_b,
-            present_a,
-            present_b,
+            z0,
+            z1,
+            factor0,
+            factor1,
+            present0,
+            present1,
             strip * BLOCK_M,
             first,
-            n_a,
-            n_b,
+            n_0,
+            n_1,
             width,
-            stride_a,
-            stride_b,
+            stride0,
+            stride1,
             diagonal,
-            LEAVE_OUT_SELF,
+            SKIP_SELF,
             PRECISION,
             EVEN_K,
             INTERPRETED,
@@ -173,40 +173,40 @@ def logsumexp_kernel(
             highest = tl.max(tile, axis=0)
             highest = tl.where(highest == float("-inf"), 0.0, highest)
             column = highest + tl.log2(tl.sum(tl.exp2(tile - highest[None, :]), axis=0))
-        at = by_column + strip.to(tl.int64) * n_b + columns
-        tl.store(at, column * _LN2, mask=columns < n_b)
-    at_row = by_row + part.to(tl.int64) * n_a + rows
-    tl.store(at_row, (greatest + tl.log2(total)) * _LN2, mask=rows < n_a)
+        at = by_column + strip.to(tl.int64) * n_1 + columns
+        tl.store(at, column * _LN2, mask=columns < n_1)
+    at_row = by_row + part.to(tl.int64) * n_0 + rows
+    tl.store(at_row, (greatest + tl.log2(total)) * _LN2, mask=rows < n_0)
 
 
-@triton.jit(do_not_specialize=["n_a", "diagonal", "size_class"])
+@triton.jit(do_not_specialize=["n_0", "diagonal", "size_class"])
 def weights_kernel(
-    a: tl.tensor,
-    b: tl.tensor,
-    factor_a: tl.tensor,
-    factor_b: tl.tensor,
-    present_a: tl.tensor,
-    present_b: tl.tensor,
+    z0: tl.tensor,
+    z1: tl.tensor,
+    factor0: tl.tensor,
+    factor1: tl.tensor,
+    present0: tl.tensor,
+    present1: tl.tensor,
     bound: tl.tensor,
-    logsumexp_a: tl.tensor,
-    logsumexp_b: tl.tensor,
-    weight_a: tl.tensor,
-    weight_b: tl.tensor,
-    inverse_a: tl.tensor,
-    inverse_b: tl.tensor,
+    logsumexp0: tl.tensor,
+    logsumexp1: tl.tensor,
+    weight0: tl.tensor,
+    weight1: tl.tensor,
+    inverse0: tl.tensor,
+    inverse1: tl.tensor,
     own: tl.tensor,
-    slot_a: tl.tensor,
-    slot_b: tl.tensor,
+    index0: tl.tensor,
+    index1: tl.tensor,
     out: tl.tensor,
-    n_a: tl.tensor,
-    n_b: tl.tensor,
+    n_0: tl.tensor,
+    n_1: tl.tensor,
     width: tl.tensor,
-    stride_a: tl.tensor,
-    stride_b: tl.tensor,
+    stride0: tl.tensor,
+    stride1: tl.tensor,
     stride_out: tl.tensor,
     diagonal: tl.tensor,
     size_class: tl.tensor,
-    LEAVE_OUT_SELF: tl.constexpr,
+    SKIP_SELF: tl.constexpr,
     PRECISION: tl.constexpr,
     EVEN_K: tl.constexpr,
     INTERPRETED: tl.constexpr,
@@ -215,35 +215,35 @@ def weights_kernel(
     BLOCK_K: tl.constexpr,
     GROUP: tl.constexpr,
 ) -> None:
-    """Gradient of the weighted logsumexp by S, times both ``inverse``. Shape: (n_a, n_b).
+    """Gradient of the weighted logsumexp by S, times both ``inverse``. Shape: (n_0, n_1).
 
-    It is less ``own`` where the slots of row and column are the same, unless ``own`` is None.
+    It is less ``own`` where the groups of row and column are the same, unless ``own`` is None.
     """
     # Programs that run at the same time share rows and columns: GROUP strips side by side.
     program = tl.program_id(0)
-    strips = tl.cdiv(n_a, BLOCK_M)
-    in_group = GROUP * tl.cdiv(n_b, BLOCK_N)
+    strips = tl.cdiv(n_0, BLOCK_M)
+    in_group = GROUP * tl.cdiv(n_1, BLOCK_N)
     first_strip = program // in_group * GROUP
     height = tl.minimum(strips - first_strip, GROUP)
     strip = first_strip + program % in_group % height
     first_row = strip * BLOCK_M
     first_column = program % in_group // height * BLOCK_N
     tile = _logits(
-        a,
-        b,
-        factor_a,
-        factor_b,
-        present_a,
-        present_b,
+        z0,
+        z1,
+        factor0,
+        factor1,
+        present0,
+        present1,
         first_row,
         first_column,
-        n_a,
-        n_b,
+        n_0,
+        n_1,
         width,
-        stride_a,
-        stride_b,
+        stride0,
+        stride1,
         diagonal,
-        LEAVE_OUT_SELF,
+        SKIP_SELF,
         PRECISION,
         EVEN_K,
         INTERPRETED,
@@ -255,29 +255,29 @@ def weights_kernel(
     n = tl.arange(0, BLOCK_N)
     rows = first_row + m
     columns = first_column + n
-    row_is = rows < n_a
-    column_is = columns < n_b
-    less_a = tl.load(logsumexp_a + rows, mask=row_is, other=0.0) * _LOG2E
-    less_b = tl.load(logsumexp_b + columns, mask=column_is, other=0.0) * _LOG2E
-    for_a = tl.load(weight_a + rows, mask=row_is, other=0.0)
-    for_b = tl.load(weight_b + columns, mask=column_is, other=0.0)
-    along_a = tl.load(inverse_a + rows, mask=row_is, other=0.0)
-    along_b = tl.load(inverse_b + columns, mask=column_is, other=0.0)
+    row_is = rows < n_0
+    column_is = columns < n_1
+    less0 = tl.load(logsumexp0 + rows, mask=row_is, other=0.0) * _LOG2E
+    less1 = tl.load(logsumexp1 + columns, mask=column_is, other=0.0) * _LOG2E
+    for0 = tl.load(weight0 + rows, mask=row_is, other=0.0)
+    for1 = tl.load(weight1 + columns, mask=column_is, other=0.0)
+    along0 = tl.load(inverse0 + rows, mask=row_is, other=0.0)
+    along1 = tl.load(inverse1 + columns, mask=column_is, other=0.0)
     if tl.load(bound) <= _ROOM:
-        both = (for_a * tl.exp2(-less_a))[:, None] + (for_b * tl.exp2(-less_b))[None, :]
+        both = (for0 * tl.exp2(-less0))[:, None] + (for1 * tl.exp2(-less1))[None, :]
         gradient = tl.exp2(tile) * both
     else:
-        gradient = for_a[:, None] * tl.exp2(tile - less_a[:, None])
-        gradient += for_b[None, :] * tl.exp2(tile - less_b[None, :])
+        gradient = for0[:, None] * tl.exp2(tile - less0[:, None])
+        gradient += for1[None, :] * tl.exp2(tile - less1[None, :])
     if own is not None:
-        of_a = tl.load(slot_a + rows, mask=row_is, other=-1)
-        of_b = tl.load(slot_b + columns, mask=column_is, other=-1)
-        same = of_a[:, None] == of_b[None, :]
-        if LEAVE_OUT_SELF:
+        of0 = tl.load(index0 + rows, mask=row_is, other=-1)
+        of1 = tl.load(index1 + columns, mask=column_is, other=-1)
+        same = of0[:, None] == of1[None, :]
+        if SKIP_SELF:
             same = same & (columns[None, :] - rows[:, None] != diagonal)
         less = tl.load(own + rows, mask=row_is, other=0.0)
         gradient -= tl.where(same, less[:, None], 0.0)
-    gradient = gradient * along_a[:, None] * along_b[None, :]
+    gradient = gradient * along0[:, None] * along1[None, :]
     at = out + first_row.to(tl.int64) * stride_out + first_column
     at = at + m[:, None] * stride_out + n[None, :]
     if INTERPRETED and out.dtype.element_ty == tl.bfloat16:

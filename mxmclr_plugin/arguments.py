@@ -1,0 +1,238 @@
+"""Command line arguments, ``key=value``, read into a dataclass.
+
+The fields of the dataclass give keys, types and defaults, and its docstring the help.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import types
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import MISSING, Field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from mxmclr_plugin.errors import ConfigError
+from mxmclr_plugin.registry import did_you_mean, documented
+
+__all__ = ["WORD", "convert", "help_rows", "is_text", "parse_arguments", "usage", "written"]
+
+ArgumentsT = TypeVar("ArgumentsT")
+
+
+WORD: Mapping[str, bool] = {"word": True}
+"""Metadata of a field that is given by its place, without ``key=``."""
+
+_KEY = re.compile(r"(?P<prefix>\+{0,2})(?P<first>[A-Za-z_]\w*)[\w./@:-]*=")
+_DELETED = re.compile(r"(?P<prefix>~)(?P<first>[A-Za-z_]\w*)[\w./@:-]*(=|$)")
+_WORDS: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false"}
+
+
+def parse_arguments(
+    command: str,
+    kind: type[ArgumentsT],
+    arguments: Sequence[str],
+    others: Collection[str] | None = (),
+    instead: Mapping[str, str] | None = None,
+) -> tuple[ArgumentsT, list[str]]:
+    """Reads the arguments of a command.
+
+    Values of text and path keys are taken as typed. Lists are written with commas, with or
+    without brackets: ``seeds=0,1,2``. Nested keys are written with dots: ``grid.lr=1,2``.
+
+    Args:
+        command: Name of the command, for messages.
+        kind: Dataclass of the command's arguments.
+        arguments: What follows the name of the command.
+        others: First parts of further keys, which are returned as they are; None for all keys.
+        instead: Keys that are refused, with what to write instead.
+
+    Returns:
+        The dataclass, and the arguments with further keys.
+
+    Raises:
+        ConfigError: If a key is unknown or missing, or a value has the wrong type.
+    """
+    entries = {entry.name: entry for entry in fields(kind)}  # type: ignore[arg-type]
+    words = [name for name, entry in entries.items() if entry.metadata.get("word")]
+    keys = [name for name in entries if name not in words]
+    hints = get_type_hints(kind)
+    values: dict[str, Any] = {}
+    placed: list[str] = []
+    further: list[str] = []
+    for argument in arguments:
+        match = _KEY.match(argument) or _DELETED.match(argument)
+        if match is None:
+            placed.append(argument)
+            continue
+        key, _, text = argument.partition("=")
+        first = match["first"]
+        if instead and key in instead:
+            raise ConfigError(f"{command} sets {key} itself: {instead[key]}")
+        if first in keys and not match["prefix"]:
+            _assign(values, key.split("."), hints[first], key, text)
+        elif others is None or first in others:
+            further.append(argument)
+        else:
+            known = [*keys, *sorted(others)]
+            listed = f"its keys are {', '.join(keys)}" if keys else "it has no keys"
+            if others:
+                listed += f", and {', '.join(sorted(others))} of the run's configuration"
+            raise ConfigError(f"{command} has no key {key!r}: {did_you_mean(first, known)}{listed}")
+    if len(placed) > len(words):
+        more = " ".join(map(repr, placed[len(words) :]))
+        takes = "".join(f"{name.upper()} and " for name in words) + "key=value alone"
+        raise ConfigError(f"{command} takes {takes}, got {more}")
+    for name, text in zip(words, placed, strict=False):
+        values[name] = convert(hints[name], f"{command}: {name.upper()}", text)
+    help_words = documented(inspect.getdoc(kind) or "")
+    for name, entry in entries.items():
+        if _is_required(entry) and name not in values:
+            shown = name.upper() if name in words else f"{name}={name.upper()}"
+            raise ConfigError(f"{command} needs {shown}: {help_words.get(name, '')}")
+    return _made(kind, values), further
+
+
+def convert(hint: Any, key: str, text: str) -> Any:
+    """The value that a text stands for.
+
+    Args:
+        hint: Type of the value.
+        key: Key, for messages.
+        text: Text as typed; ``null`` is None where the type allows it.
+
+    Raises:
+        ConfigError: If the text is no value of the type.
+    """
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType) and type(None) in parts:
+        rest = [part for part in parts if part is not type(None)]
+        if text == "null":
+            return None
+        return convert(rest[0], key, text) if len(rest) == 1 else _read(key, text)
+    if hint is str:
+        return text
+    if hint is Path:
+        return Path(text).expanduser() if text.startswith("~") else Path(text)
+    if origin is Literal:
+        by_text = {str(choice): choice for choice in parts}
+        if text not in by_text:
+            raise ConfigError(
+                f"{key} cannot be {text!r}: {did_you_mean(text, by_text)}"
+                f"it can be {', '.join(by_text)}"
+            )
+        return by_text[text]
+    if origin is list:
+        inner = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+        return [convert(parts[0], key, part.strip()) for part in inner.split(",") if part.strip()]
+    if hint in _WORDS:
+        try:
+            return {"true": True, "false": False}[text.lower()] if hint is bool else hint(text)
+        except (KeyError, ValueError):
+            raise ConfigError(f"{key} must be {_WORDS[hint]}, got {text!r}") from None
+    return _read(key, text)
+
+
+def is_text(hint: Any) -> bool:
+    """Whether values of a type are taken as typed."""
+    return (
+        hint is str
+        or hint is Path
+        or set(get_args(hint)) in ({str, type(None)}, {Path, type(None)})
+    )
+
+
+def usage(command: str, kind: type[Any]) -> str:
+    """One line that shows how a command is called."""
+    parts = ["mxmclr", command]
+    for entry in fields(kind):
+        if entry.metadata.get("word"):
+            parts.append(entry.name.upper())
+        elif _is_required(entry):
+            parts.append(f"{entry.name}={entry.name.upper()}")
+    return " ".join([*parts, "[key=value ...]"])
+
+
+def help_rows(kind: type[Any], prefix: str = "") -> list[tuple[str, str, str]]:
+    """Key with its default, choices, and help of every argument of a dataclass."""
+    hints, words = get_type_hints(kind), documented(inspect.getdoc(kind) or "")
+    rows: list[tuple[str, str, str]] = []
+    for entry in fields(kind):
+        name, hint = f"{prefix}{entry.name}", hints[entry.name]
+        if is_dataclass(hint):
+            rows += help_rows(hint, f"{name}.")  # type: ignore[arg-type]
+            continue
+        if entry.metadata.get("word"):
+            shown = entry.name.upper()
+        else:
+            shown = f"{name}={'' if _is_required(entry) else written(_default(entry))}"
+        choices = next(
+            (get_args(h) for h in (hint, *get_args(hint)) if get_origin(h) is Literal), ()
+        )
+        rows.append((shown, ", ".join(map(str, choices)), words.get(entry.name, "")))
+    return rows
+
+
+def written(value: Any) -> str:
+    """A value as it is written behind ``key=``."""
+    if isinstance(value, (list, tuple)):
+        return ",".join(map(written, value))
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(value)
+
+
+def _assign(values: dict[str, Any], path: Sequence[str], hint: Any, key: str, text: str) -> None:
+    """Sets a value that may be nested in dataclasses and mappings."""
+    name, *rest = path
+    if not rest:
+        if is_dataclass(hint):
+            inner = ", ".join(f"{key}.{entry.name}" for entry in fields(hint))
+            raise ConfigError(f"{key} has keys of its own: {inner}")
+        values[name] = convert(hint, key, text)
+        return
+    if is_dataclass(hint):
+        hints = get_type_hints(hint)
+        if rest[0] not in hints:
+            raise ConfigError(
+                f"unknown key {key!r}: {did_you_mean(rest[0], hints)}there are {', '.join(hints)}"
+            )
+        inner_hint = hints[rest[0]]
+    elif get_origin(hint) is dict:
+        inner_hint = get_args(hint)[1]
+    elif hint is Any:
+        inner_hint = Any
+    else:
+        raise ConfigError(f"unknown key {key!r}: {name} has no keys of its own")
+    _assign(values.setdefault(name, {}), rest, inner_hint, key, text)
+
+
+def _made(kind: type[ArgumentsT], values: Mapping[str, Any]) -> ArgumentsT:
+    hints = get_type_hints(kind)
+    return kind(
+        **{
+            name: _made(hints[name], value) if is_dataclass(hints[name]) else value  # type: ignore[type-var]
+            for name, value in values.items()
+        }
+    )
+
+
+def _read(key: str, text: str) -> Any:
+    """A value of any type, as YAML."""
+    try:
+        node = OmegaConf.from_dotlist([f"value={text}"])
+        return OmegaConf.to_container(node)["value"]  # type: ignore[index, call-overload]
+    except (OmegaConfBaseException, ValueError) as error:
+        raise ConfigError(f"{key}: cannot read {text!r}: {str(error).splitlines()[0]}") from error
+
+
+def _is_required(entry: Field[Any]) -> bool:
+    return entry.default is MISSING and entry.default_factory is MISSING
+
+
+def _default(entry: Field[Any]) -> Any:
+    return entry.default if entry.default_factory is MISSING else entry.default_factory()

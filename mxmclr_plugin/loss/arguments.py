@@ -1,0 +1,52 @@
+"""The arguments of the multifold hybrid loss as two records."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+__all__ = ["CACHE_BYTES", "Batch", "Implementation", "Options"]
+
+Implementation = Literal["auto", "dense", "streaming", "triton"]
+
+CACHE_BYTES = 64 * 2**20
+"""Bytes of tiles kept for the backward pass: in float32 all of 4096 rows against 4096 columns."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Embeddings, instance ids and relation features; see :func:`multifold_hybrid_loss`."""
+
+    z0: Tensor
+    z1: Tensor | None
+    ids0: Tensor
+    ids1: Tensor | None
+    soft_features0: Tensor | None = None
+    soft_features1: Tensor | None = None
+    queue: Tensor | None = None
+    queue_ids: Tensor | None = None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the products of rows of both sides."""
+        return (
+            self.z0.dtype if self.z1 is None else torch.promote_types(self.z0.dtype, self.z1.dtype)
+        )
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of the loss; see :func:`multifold_hybrid_loss`."""
+
+    temperature: float | Tensor = 0.07
+    soft_temperature: float = 0.05
+    hard_weight: float = 0.8
+    normalize: bool = True
+    impl: Implementation = "auto"
+    tile: int | None = None
+    cache_bytes: int = CACHE_BYTES
+    num_instances: int | None = None
+    validate: bool = True

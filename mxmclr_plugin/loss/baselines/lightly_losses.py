@@ -1,0 +1,46 @@
+"""lightly's contrastive losses on the pairs of a multifold batch."""
+
+from __future__ import annotations
+
+from mxmclr_plugin.loss.baselines.pairing import PairedLoss
+from mxmclr_plugin.registry import register_loss
+
+__all__ = ["dcl", "ntxent"]
+
+
+@register_loss(
+    "ntxent",
+    positives="one",
+    negatives="both",
+    source="lightly",
+    paper="SimCLR, https://arxiv.org/abs/2002.05709",
+)
+def ntxent(temperature: float = 0.5, gather_distributed: bool = False) -> PairedLoss:
+    """lightly's NT-Xent.
+
+    Args:
+        temperature: Logits are divided by it.
+        gather_distributed: Whether the rows of all processes are negatives.
+    """
+    from lightly.loss import NTXentLoss
+
+    return PairedLoss(NTXentLoss(temperature, gather_distributed=gather_distributed))
+
+
+@register_loss(
+    "dcl",
+    positives="one",
+    negatives="both",
+    source="lightly",
+    paper="DCL, https://arxiv.org/abs/2110.06848",
+)
+def dcl(temperature: float = 0.1, gather_distributed: bool = False) -> PairedLoss:
+    """lightly's decoupled loss: the positive is not in the denominator.
+
+    Args:
+        temperature: Logits are divided by it.
+        gather_distributed: Whether the rows of all processes are negatives.
+    """
+    from lightly.loss import DCLLoss
+
+    return PairedLoss(DCLLoss(temperature, gather_distributed=gather_distributed))
