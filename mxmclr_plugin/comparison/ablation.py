@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
 
-from omegaconf import OmegaConf
 from rich.console import Console
 
-import plugin_configs
-from mxmclr_plugin.comparison.config import as_arguments, check_distinct, flat, written
+from mxmclr_plugin.comparison.config import AblationConfig, as_arguments
 from mxmclr_plugin.comparison.launcher import Outcome, PlannedRun, launch, plan_run
 from mxmclr_plugin.comparison.records import (
     Ablation,
@@ -26,120 +21,19 @@ from mxmclr_plugin.comparison.records import (
     variant_name,
     write_results,
 )
+from mxmclr_plugin.comparison.study import load_study
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.experiment.compose import load_config
-from mxmclr_plugin.experiment.config import RunConfig
 from mxmclr_plugin.experiment.metrics import RunMetrics
 from mxmclr_plugin.files import write_atomically
 from mxmclr_plugin.inference.evaluate import evaluate_run
 from mxmclr_plugin.inference.run import load_run
 from mxmclr_plugin.json_records import json_text, read_record
-from mxmclr_plugin.registry import did_you_mean
 
-__all__ = ["AblationConfig", "Study", "ablate", "ablation_folder", "load_study", "studies"]
+__all__ = ["ablate", "ablation_folder"]
 
 MEASURED_ON = "measured on"
 """Axis of the data, where runs are measured on several."""
-
-STUDIES = Path(plugin_configs.__file__).parent / "study"
-
-
-@dataclass
-class AblationConfig:
-    """Keys of ``run ablate``.
-
-    Attributes:
-        study: Name of a study, see ``list studies``.
-        axes: Values in place of the study's, by axis: ``axes.loss.hard_weight=0,1``.
-        seeds: One run of each variant for each.
-        split: Measured split; val leaves the test set unseen while options are chosen.
-        metric: Metric of the table: ``mean_recall``, ``rsum``, or a direction with a metric.
-        evaluate: Other data whose test set is measured as well, with a name for each:
-            ``evaluate.tables=[data.category=table]``, with the keys of ``run evaluate``.
-        jobs: Runs at a time; null for one per GPU, or per core.
-        out: Folder; null for ``runs/ablate/<task>-<study>``. Finished runs in it are not repeated.
-    """
-
-    study: str
-    axes: dict[str, Any] = field(default_factory=dict)
-    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
-    split: str = "val"
-    metric: str = "mean_recall"
-    evaluate: dict[str, list[str]] = field(default_factory=dict)
-    jobs: int | None = None
-    out: str | None = None
-
-    def __post_init__(self) -> None:
-        check_distinct("seeds", self.seeds)
-        if self.split not in ("val", "test"):
-            raise ConfigError(f"split is val or test, got {self.split!r}")
-        if self.jobs is not None and self.jobs < 1:
-            raise ConfigError(f"jobs is 1 or more, got {self.jobs}")
-
-
-@dataclass(frozen=True)
-class Study:
-    """Options that an ablation varies.
-
-    Attributes:
-        name: Name of its file.
-        title: One line about it.
-        overrides: Overrides of every run.
-        axes: One or two: the overrides of each value, by name of axis and value.
-    """
-
-    name: str
-    title: str
-    overrides: tuple[str, ...]
-    axes: Mapping[str, Mapping[str, tuple[str, ...]]]
-
-
-def studies() -> dict[str, str]:
-    """Title of every study, by name."""
-    return {file.stem: str(_read(file)["title"]) for file in sorted(STUDIES.glob("*.yaml"))}
-
-
-def load_study(name: str, base: RunConfig, axes: Mapping[str, Any]) -> Study:
-    """Read a study.
-
-    An axis is a key of the configuration with a list of values, or any name with the overrides of
-    each named value. ``{0}`` and ``{1}`` in keys and overrides stand for the task's modalities.
-
-    Args:
-        name: Name of its file.
-        base: The task's configuration.
-        axes: Values in place of the study's, by axis.
-
-    Raises:
-        ConfigError: If there is no such study or axis.
-    """
-    known = studies()
-    if name not in known:
-        raise ConfigError(
-            f"study: there is no {name!r}: {did_you_mean(name, known)}there are {', '.join(known)}"
-        )
-    raw = _read(STUDIES / f"{name}.yaml")
-    tasks = tuple(raw.get("tasks") or ())
-    if tasks and base.task not in tasks:
-        raise ConfigError(f"study: {name!r} is for {', '.join(tasks)}, not for {base.task}")
-    modalities = list(base.batch.folds)
-    varied = {}
-    chosen = dict(flat("", axes))
-    for axis, values in raw["axes"].items():
-        axis = str(axis).format(*modalities)
-        values = chosen.pop(axis, values)
-        if isinstance(values, Mapping):
-            varied[axis] = {
-                str(value).format(*modalities): tuple(line.format(*modalities) for line in lines)
-                for value, lines in values.items()
-            }
-        else:
-            listed = values if isinstance(values, list) else str(values).split(",")
-            varied[axis] = {written(value): (f"{axis}={written(value)}",) for value in listed}
-    if chosen:
-        raise ConfigError(f"axes.{next(iter(chosen))}: the study {name!r} varies {', '.join(varied)}")
-    overrides = tuple(line.format(*modalities) for line in raw.get("overrides") or [])
-    return Study(name, str(raw["title"]), overrides, varied)
 
 
 def ablation_folder(task: str, config: AblationConfig) -> Path:
@@ -174,8 +68,8 @@ def ablate(
     own_data = base.data["name"]
     if config.evaluate and len(study.axes) > 1:
         raise ConfigError(
-            f"evaluate: the study {config.study!r} has two axes already, the data would be a third; "
-            "take a study of one"
+            f"evaluate: the study {config.study!r} has two axes already, and the data would be a "
+            "third; take a study of one"
         )
     if own_data in config.evaluate:
         raise ConfigError(f"evaluate.{own_data}: this is the training data; choose another name")
@@ -284,9 +178,3 @@ def _below(values: Mapping[int, float], best: Mapping[int, float]) -> bool:
     """Whether a variant is lower than the best one with every seed that both have."""
     common = values.keys() & best.keys()
     return bool(common) and all(values[seed] < best[seed] for seed in common)
-
-
-def _read(file: Path) -> dict[Any, Any]:
-    raw = OmegaConf.to_container(OmegaConf.load(file))
-    assert isinstance(raw, dict)
-    return raw

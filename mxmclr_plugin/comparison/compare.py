@@ -135,7 +135,9 @@ class _Plan:
         self.shared = overrides
         self.config_dir = config_dir
         self.folder = comparison_folder(task, config)
-        self.variants = [(loss, protocol) for protocol in config.protocol for loss in config.compared]
+        self.variants = [
+            (loss, protocol) for protocol in config.protocol for loss in config.compared
+        ]
         self.base: RunConfig = load_config(task, overrides, config_dir)
         batch = self.base.batch
         unknown = not batch.folds or batch.instances is None
@@ -205,9 +207,7 @@ def _tune(plan: _Plan, console: Console) -> dict[_Variant, list[Trial]]:
         for variant, trials in grids.items()
         for k, trial in enumerate(trials)
     }
-    outcomes = launch(
-        list(planned.values()), plan.config.jobs, console, f"tuning on {plan.task}"
-    )
+    outcomes = launch(list(planned.values()), plan.config.jobs, console, f"tuning on {plan.task}")
     for variant, trials in grids.items():
         for k, trial in enumerate(trials):
             metrics = outcomes[planned[variant, k]].metrics

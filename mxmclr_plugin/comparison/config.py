@@ -1,4 +1,4 @@
-"""Keys of ``compare``."""
+"""Keys of ``compare`` and ``ablate``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,16 @@ from mxmclr_plugin.comparison.protocols import PROTOCOLS
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.registry import did_you_mean
 
-__all__ = ["ComparedLoss", "ComparisonConfig", "GridConfig", "as_arguments", "as_overrides", "check_distinct", "flat", "written"]
+__all__ = [
+    "AblationConfig",
+    "ComparedLoss",
+    "ComparisonConfig",
+    "GridConfig",
+    "as_arguments",
+    "as_overrides",
+    "flat",
+    "written",
+]
 
 
 @dataclass
@@ -71,9 +80,9 @@ class ComparisonConfig:
 
     def __post_init__(self) -> None:
         labels = [loss.label for loss in self.compared]
-        check_distinct("losses", labels)
-        check_distinct("seeds", self.seeds)
-        check_distinct("protocol", self.protocol)
+        _distinct("losses", labels)
+        _distinct("seeds", self.seeds)
+        _distinct("protocol", self.protocol)
         for name in self.protocol:
             if name not in PROTOCOLS:
                 raise ConfigError(
@@ -106,6 +115,39 @@ class ComparisonConfig:
     def baseline_label(self) -> str:
         """Label of the loss that the others are compared with."""
         return self.baseline or self.compared[-1].label
+
+
+@dataclass
+class AblationConfig:
+    """Keys of ``run ablate``.
+
+    Attributes:
+        study: Name of a study, see ``list studies``.
+        axes: Values in place of the study's, by axis: ``axes.loss.hard_weight=0,1``.
+        seeds: One run of each variant for each.
+        split: Measured split; val leaves the test set unseen while options are chosen.
+        metric: Metric of the table: ``mean_recall``, ``rsum``, or a direction with a metric.
+        evaluate: Other data whose test set is measured as well, with a name for each:
+            ``evaluate.tables=[data.category=table]``, with the keys of ``run evaluate``.
+        jobs: Runs at a time; null for one per GPU, or per core.
+        out: Folder; null for ``runs/ablate/<task>-<study>``. Finished runs in it are not repeated.
+    """
+
+    study: str
+    axes: dict[str, Any] = field(default_factory=dict)
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    split: str = "val"
+    metric: str = "mean_recall"
+    evaluate: dict[str, list[str]] = field(default_factory=dict)
+    jobs: int | None = None
+    out: str | None = None
+
+    def __post_init__(self) -> None:
+        _distinct("seeds", self.seeds)
+        if self.split not in ("val", "test"):
+            raise ConfigError(f"split is val or test, got {self.split!r}")
+        if self.jobs is not None and self.jobs < 1:
+            raise ConfigError(f"jobs is 1 or more, got {self.jobs}")
 
 
 @dataclass(frozen=True)
@@ -182,7 +224,7 @@ def written(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def check_distinct(key: str, values: Sequence[Any]) -> None:
+def _distinct(key: str, values: Sequence[Any]) -> None:
     """Check that a list has values, each once.
 
     Raises:

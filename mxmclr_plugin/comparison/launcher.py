@@ -168,7 +168,7 @@ def _start(run: PlannedRun, threads: int, gpu: int | None) -> subprocess.Popen[b
         **os.environ,
         PARENT: str(os.getpid()),
         "OMP_NUM_THREADS": str(threads),
-        "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
+        "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path),
         "COLUMNS": "120",
     }
     if gpu is not None:

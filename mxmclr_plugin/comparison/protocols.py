@@ -35,8 +35,8 @@ PROTOCOLS = {
     for protocol in (
         Protocol(
             "same_batches",
-            "identical multifold batches; a loss of one positive per row uses one pairing and takes "
-            "the rest as negatives, or leaves it out",
+            "identical multifold batches; a loss of one positive per row uses one pairing and "
+            "takes the rest as negatives, or leaves it out",
         ),
         Protocol(
             "same_encoder_cost",

@@ -78,6 +78,11 @@ class Summary:
     values: dict[int, float]
     difference: Difference | None = None
 
+    def __str__(self) -> str:
+        if self.mean is None:
+            return "failed"
+        return f"{self.mean:.2f}" if self.std is None else f"{self.mean:.2f} ± {self.std:.2f}"
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -193,9 +198,9 @@ def run_record(
         split: Measured split.
         options: Tuned options.
     """
-    metrics = outcome.metrics
+    metrics, options = outcome.metrics, dict(options or {})
     if metrics is None:
-        return RunRecord(variant, seed, folder, 0.0, error=outcome.error, options=dict(options or {}))
+        return RunRecord(variant, seed, folder, 0.0, error=outcome.error, options=options)
     return RunRecord(
         variant,
         seed,
@@ -203,7 +208,7 @@ def run_record(
         0.0 if metrics.train is None else metrics.train.seconds,
         metrics.splits[split],
         batch=metrics.batch,
-        options=dict(options or {}),
+        options=options,
     )
 
 
@@ -221,9 +226,8 @@ def metric_names(runs: Sequence[RunRecord], first: str) -> list[str]:
     Raises:
         ConfigError: If there is no such metric.
     """
-    names = list(
-        dict.fromkeys(name for run in runs if run.metrics is not None for name in run.metrics.flat())
-    )
+    measured = [run.metrics.flat() for run in runs if run.metrics is not None]
+    names = list(dict.fromkeys(name for of in measured for name in of))
     if names and first not in names:
         raise ConfigError(f"metric: {first!r} is none of {', '.join(names)}")
     return sorted(names, key=lambda name: name != first)

@@ -45,6 +45,10 @@ class Difference:
             return None
         return self.low > 0 or self.high < 0
 
+    def __str__(self) -> str:
+        mean = f"{self.mean:+.2f}"
+        return mean if self.low is None else f"{mean} ({self.low:+.2f} to {self.high:+.2f})"
+
 
 def paired_difference(
     values: Mapping[int, float],

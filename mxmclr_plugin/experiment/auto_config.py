@@ -17,7 +17,7 @@ from mxmclr_plugin.experiment.compose import check_config
 from mxmclr_plugin.experiment.config import RunConfig
 from mxmclr_plugin.experiment.splits import check_trainable
 from mxmclr_plugin.registry import TOWERS
-from mxmclr_plugin.retrieval import Direction
+from mxmclr_plugin.retrieval.direction import Direction
 
 __all__ = ["completed"]
 

@@ -31,7 +31,7 @@ from mxmclr_plugin.registry import (
     did_you_mean,
     documented,
 )
-from mxmclr_plugin.retrieval import modalities_of
+from mxmclr_plugin.retrieval.direction import modalities_of
 
 __all__ = [
     "CONFIGS",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from mxmclr_plugin.retrieval import Direction
+from mxmclr_plugin.retrieval.direction import Direction
 
 __all__ = [
     "BatchConfig",

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from rich.table import Table
 
 from mxmclr_plugin.experiment.metrics import DirectionMetrics, RunMetrics
-from mxmclr_plugin.retrieval import Direction
+from mxmclr_plugin.retrieval.direction import Direction
 
 __all__ = ["metrics_tables"]
 

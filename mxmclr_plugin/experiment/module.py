@@ -17,7 +17,7 @@ from mxmclr_plugin.experiment.config import EvalConfig, OptimizerConfig
 from mxmclr_plugin.experiment.metrics import SplitMetrics, measure
 from mxmclr_plugin.loss.multimodal import MultimodalLoss
 from mxmclr_plugin.models.tower import Tower
-from mxmclr_plugin.retrieval import Direction
+from mxmclr_plugin.retrieval.direction import Direction
 
 __all__ = ["RetrievalModule"]
 

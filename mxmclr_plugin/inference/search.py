@@ -17,7 +17,8 @@ from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.inference.items import ranked_items, visible_item
 from mxmclr_plugin.inference.run import Run
 from mxmclr_plugin.models.text import SentenceBackbone, unknown_words
-from mxmclr_plugin.retrieval import Side, modalities_of, side_name, top_k
+from mxmclr_plugin.retrieval.direction import Side, modalities_of, side_name
+from mxmclr_plugin.retrieval.search import top_k
 
 __all__ = ["Found", "Hit", "search"]
 
