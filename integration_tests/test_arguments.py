@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mxmclr_plugin.arguments import WORD, help_rows, parse_arguments, usage
+from mxmclr_plugin.arguments import WORD, help_rows, is_text, parse_arguments, usage
 from mxmclr_plugin.errors import ConfigError
 
 
@@ -68,6 +68,28 @@ def test_values_of_every_type():
         {"tables": ["data.category=table", "data.x=1"]},
     )
     assert further == []
+
+
+@pytest.mark.parametrize(
+    ("hint", "expected"),
+    [
+        *((hint, True) for hint in (str, Path, str | None, str | Path | None)),
+        *(
+            (hint, False)
+            for hint in (int, int | None, list[str], dict[str, str], Any, Literal["a"])
+        ),
+    ],
+)
+def test_which_types_are_text(hint, expected):
+    assert is_text(hint) == expected
+
+
+def test_commas_inside_brackets_do_not_separate_items():
+    parsed, _ = parse(
+        "evaluate.x=[data.root=a,directions={a2b: {query: a, gallery: [b, c]}},seed=1]"
+    )
+    directions = "directions={a2b: {query: a, gallery: [b, c]}}"
+    assert parsed.evaluate == {"x": ["data.root=a", directions, "seed=1"]}
 
 
 def test_null_is_none_only_where_none_is_allowed():

@@ -9,7 +9,7 @@ import inspect
 import re
 import types
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import MISSING, Field, fields, is_dataclass
+from dataclasses import MISSING, Field, asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -29,6 +29,7 @@ WORD: Mapping[str, bool] = {"word": True}
 
 _KEY = re.compile(r"(?P<prefix>\+{0,2})(?P<first>[A-Za-z_]\w*)[\w./@:-]*=")
 _DELETED = re.compile(r"(?P<prefix>~)(?P<first>[A-Za-z_]\w*)[\w./@:-]*(=|$)")
+_UNIONS = (Union, types.UnionType)
 _WORDS: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false"}
 
 
@@ -109,11 +110,13 @@ def convert(hint: Any, key: str, text: str) -> Any:
         ConfigError: If the text is no value of the type.
     """
     origin, parts = get_origin(hint), get_args(hint)
-    if origin in (Union, types.UnionType) and type(None) in parts:
+    if origin in _UNIONS and type(None) in parts:
         rest = [part for part in parts if part is not type(None)]
         if text == "null":
             return None
-        return convert(rest[0], key, text) if len(rest) == 1 else _read(key, text)
+        if len(rest) > 1:
+            return text if is_text(hint) else _read(key, text)
+        return convert(rest[0], key, text)
     if hint is str:
         return text
     if hint is Path:
@@ -128,7 +131,7 @@ def convert(hint: Any, key: str, text: str) -> Any:
         return by_text[text]
     if origin is list:
         inner = text[1:-1] if text.startswith("[") and text.endswith("]") else text
-        return [convert(parts[0], key, part.strip()) for part in inner.split(",") if part.strip()]
+        return [convert(parts[0], key, part) for part in _items(inner)]
     if hint in _WORDS:
         try:
             return {"true": True, "false": False}[text.lower()] if hint is bool else hint(text)
@@ -137,13 +140,22 @@ def convert(hint: Any, key: str, text: str) -> Any:
     return _read(key, text)
 
 
+def _items(text: str) -> list[str]:
+    """The items of a list: what commas outside brackets separate."""
+    items, depth = [""], 0
+    for character in text:
+        depth += (character in "[{(") - (character in ")}]")
+        if character == "," and depth == 0:
+            items.append("")
+        else:
+            items[-1] += character
+    return [item.strip() for item in items if item.strip()]
+
+
 def is_text(hint: Any) -> bool:
     """Whether values of a type are taken as typed."""
-    return (
-        hint is str
-        or hint is Path
-        or set(get_args(hint)) in ({str, type(None)}, {Path, type(None)})
-    )
+    parts = get_args(hint) if get_origin(hint) in _UNIONS else (hint,)
+    return set(parts) - {type(None)} <= {str, Path}
 
 
 def usage(command: str, kind: type[Any]) -> str:
@@ -177,10 +189,21 @@ def help_rows(kind: type[Any], prefix: str = "") -> list[tuple[str, str, str]]:
     return rows
 
 
-def written(value: Any) -> str:
-    """A value as it is written behind ``key=``."""
+def written(value: Any, brackets: bool = False) -> str:
+    """A value as it is written after ``key=``.
+
+    Args:
+        value: Value.
+        brackets: Whether a list has brackets, as Hydra needs them.
+    """
+    if is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
     if isinstance(value, (list, tuple)):
-        return ",".join(map(written, value))
+        parts = ",".join(written(part, True) for part in value)
+        return f"[{parts}]" if brackets else parts
+    if isinstance(value, Mapping):
+        parts = ",".join(f"{key}:{written(part, True)}" for key, part in value.items())
+        return f"{{{parts}}}"
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return str(value)

@@ -164,7 +164,7 @@ def _say_once(folder: Path, error: OSError) -> None:
         remedy = "; set MXMCLR_CACHE to another folder" if inside else ""
         warnings.warn(
             f"{folder} cannot be written, so nothing is kept there for the next run: "
-            f"{error}{remedy}",
+            f"{error.strerror or error}{remedy}",
             stacklevel=4,
         )
 

@@ -1,4 +1,4 @@
-"""The progress bar of work that takes long."""
+"""Progress bar of long work."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Registries of losses, towers and data sets, whose options come from signatures and docstrings.
 
-Names, options and help are read from source text, because importing what is registered takes
+Names, options and help are read from source text, because importing the modules takes
 seconds (torch, lightly, sentence-transformers). The import happens when an entry is built.
 """
 

@@ -18,14 +18,8 @@ from torch import Tensor, distributed, multiprocessing, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-from mxmclr_plugin import build_loss
-from mxmclr_plugin.data import (
-    MultifoldBatch,
-    MultifoldDataset,
-    MultifoldSampler,
-    collate_multifold,
-)
-from mxmclr_plugin.retrieval import retrieval_metrics
+from mxmclr_plugin import MultifoldDataset, MultifoldSampler, build_loss, collate, retrieval_metrics
+from mxmclr_plugin.data.batch import MultifoldBatch
 
 PROCESSES = 2
 
@@ -58,7 +52,7 @@ def made_up_things() -> MultifoldDataset:
 @torch.no_grad()
 def retrieval(towers: nn.Module, test: MultifoldDataset) -> dict[str, float]:
     """Captions look for views among those of the things not trained on."""
-    batch = collate_multifold([test[k] for k in range(len(test))])
+    batch = collate([test[k] for k in range(len(test))])
     views, captions = towers(batch)
     return retrieval_metrics(captions, views, batch.ids["caption"], batch.ids["view"])
 
@@ -73,7 +67,7 @@ def train(rank: int, meeting_place: str) -> None:
     dataset = made_up_things()
     train, test = dataset.subset(range(64)), dataset.subset(range(64, 96))
     sampler = MultifoldSampler(train, instances=8, folds={"view": 2, "caption": 3}, repeats=25)
-    loader = DataLoader(train, batch_size=8, sampler=sampler, collate_fn=collate_multifold)
+    loader = DataLoader(train, batch_size=8, sampler=sampler, collate_fn=collate)
 
     towers = TwoTowers()
     before = retrieval(towers, test)

@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from mxmclr_plugin.retrieval import retrieval_metrics
+from mxmclr_plugin import retrieval_metrics
 
 
 @torch.no_grad()

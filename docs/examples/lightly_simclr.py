@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.functional import to_pil_image
 
 import mxmclr_plugin
-from mxmclr_plugin.retrieval import retrieval_metrics
+from mxmclr_plugin import retrieval_metrics
 
 mxmclr_plugin.register()
 criterion = loss.MultifoldHybridLoss(temperature=0.1)

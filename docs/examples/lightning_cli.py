@@ -18,7 +18,7 @@ from pytorch_lightning.cli import LightningCLI
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from mxmclr_plugin.retrieval import retrieval_metrics
+from mxmclr_plugin import retrieval_metrics
 
 
 class TwoTowers(pl.LightningModule):

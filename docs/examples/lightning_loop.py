@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from mxmclr_plugin import build_loss
-from mxmclr_plugin.retrieval import retrieval_metrics
+from mxmclr_plugin import build_loss, retrieval_metrics
 
 
 class TwoTowers(pl.LightningModule):

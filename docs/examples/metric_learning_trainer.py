@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 import mxmclr_plugin
-from mxmclr_plugin.retrieval import retrieval_metrics
+from mxmclr_plugin import retrieval_metrics
 
 mxmclr_plugin.register()
 loss_name, loss_options = "MultifoldHybridLoss", {"temperature": 0.07}

@@ -14,9 +14,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from mxmclr_plugin import build_loss
-from mxmclr_plugin.data import MultifoldDataset, MultifoldSampler, collate_multifold
-from mxmclr_plugin.retrieval import retrieval_metrics
+from mxmclr_plugin import MultifoldDataset, MultifoldSampler, build_loss, collate, retrieval_metrics
 
 THINGS, TRAINED_ON = 96, 64
 
@@ -35,7 +33,7 @@ train, test = dataset.subset(range(TRAINED_ON)), dataset.subset(range(TRAINED_ON
 
 # Batches of 16 things, 2 views and 3 captions of each; 25 times through all things.
 sampler = MultifoldSampler(train, instances=16, folds={"view": 2, "caption": 3}, repeats=25)
-loader = DataLoader(train, batch_size=16, sampler=sampler, collate_fn=collate_multifold)
+loader = DataLoader(train, batch_size=16, sampler=sampler, collate_fn=collate)
 
 towers = nn.ModuleDict(
     {
@@ -50,7 +48,7 @@ optimizer = torch.optim.Adam(towers.parameters(), lr=3e-3)
 @torch.no_grad()
 def retrieval() -> dict[str, float]:
     """Captions look for views among those of the things not trained on."""
-    batch = collate_multifold([test[k] for k in range(len(test))])
+    batch = collate([test[k] for k in range(len(test))])
     z = {modality: towers[modality](batch.observations[modality]) for modality in towers}
     return retrieval_metrics(z["caption"], z["view"], batch.ids["caption"], batch.ids["view"])
 

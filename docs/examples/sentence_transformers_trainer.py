@@ -27,8 +27,8 @@ import torch
 from datasets import Dataset
 
 import mxmclr_plugin.integrations.sentence_transformers as multifold
+from mxmclr_plugin import retrieval_metrics
 from mxmclr_plugin.models.text import bag_of_words
-from mxmclr_plugin.retrieval import retrieval_metrics
 
 WORDS = (  # English and German
     "red rot, blue blau, green grün, yellow gelb, black schwarz, white weiß",

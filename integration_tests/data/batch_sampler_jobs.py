@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from mxmclr_plugin.data import MultifoldBatchSampler
+from mxmclr_plugin.data.batch_sampler import MultifoldBatchSampler
 
 IDS = [5, 3, 5, 8, 3, 5, 1, 0, 8, 8, 2, 2, 0, 9, 9, 7, 5, 1, 4, 4, 7]  # 9 instances
 OPTIONS = {"instances": 2, "observations": 2, "repeats": 2, "seed": 3}

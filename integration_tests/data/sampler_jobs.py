@@ -3,7 +3,7 @@
 from data.multifold_sets import ragged, rows_of
 from torch.utils.data import DataLoader
 
-from mxmclr_plugin.data.batch import collate_multifold
+from mxmclr_plugin.data.batch import collate
 from mxmclr_plugin.data.sampler import MultifoldSampler
 
 FOLDS = {"text": [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5], "vector": [2] * 11}
@@ -16,7 +16,7 @@ def epochs(sampler):
         sampler.dataset,
         batch_size=sampler.instances,
         sampler=sampler,
-        collate_fn=collate_multifold,
+        collate_fn=collate,
         drop_last=True,
     )
     found = []

@@ -9,7 +9,7 @@ from data.multifold_sets import ragged
 from torch.utils.data import DataLoader
 
 from mxmclr_plugin.data.augmented_store import AugmentedStore, augmented
-from mxmclr_plugin.data.batch import collate_multifold
+from mxmclr_plugin.data.batch import collate
 from mxmclr_plugin.data.loader import ResumableLoader
 from mxmclr_plugin.data.sampler import MultifoldSampler
 
@@ -86,7 +86,7 @@ def test_a_run_that_goes_on_sees_what_it_would_have_seen():
             data,
             batch_size=2,
             sampler=sampler,
-            collate_fn=collate_multifold,
+            collate_fn=collate,
             num_workers=workers,
         )
 

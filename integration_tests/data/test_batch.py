@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 from torch.utils.data._utils.pin_memory import pin_memory
 
-from mxmclr_plugin.data.batch import MultifoldBatch, collate_multifold
+from mxmclr_plugin.data.batch import MultifoldBatch, collate
 from mxmclr_plugin.data.dataset import MultifoldDataset, MultifoldInstance
 from mxmclr_plugin.data.sampler import MultifoldSampler
 
@@ -29,7 +29,7 @@ def instances(draw):
 
 @given(instances())
 def test_collate_keeps_every_observation_with_its_id(items):
-    batch = collate_multifold(items)
+    batch = collate(items)
     expected = {}
     for item in items:
         for modality, records in item.observations.items():
@@ -101,7 +101,7 @@ def test_hugging_faces_trainer_takes_it(tmp_path):
         dataloader_pin_memory=False,
     )
     transformers.Trainer(
-        model=Model(), args=arguments, train_dataset=data, data_collator=collate_multifold
+        model=Model(), args=arguments, train_dataset=data, data_collator=collate
     ).train()
     assert len(seen) == 2
     for texts, ids in seen:
@@ -127,7 +127,7 @@ def test_lightning_takes_it(precision):
             return torch.optim.SGD(self.parameters(), 0.1)
 
     data = MultifoldDataset.from_lists({"text": [["a"]] * 2, "vector": [[[1.0, 2.0]]] * 2})
-    loader = DataLoader(data, batch_size=2, collate_fn=collate_multifold)
+    loader = DataLoader(data, batch_size=2, collate_fn=collate)
     lightning.Trainer(
         accelerator="cpu",
         max_steps=1,
@@ -148,10 +148,10 @@ def test_a_loader_of_another_batch_size_than_its_sampler():
     data = MultifoldDataset.from_lists({"text": [["a"], ["b"], ["c"], ["d"]]})
     sampler = MultifoldSampler(data, instances=2, folds={"text": 1})
     for size in (1, 4):
-        loader = DataLoader(data, batch_size=size, sampler=sampler, collate_fn=collate_multifold)
+        loader = DataLoader(data, batch_size=size, sampler=sampler, collate_fn=collate)
         with pytest.raises(ValueError, match=f"batches of {size} instances but its sampler draws "):
             list(loader)
-    loader = DataLoader(data, batch_size=2, sampler=sampler, collate_fn=collate_multifold)
+    loader = DataLoader(data, batch_size=2, sampler=sampler, collate_fn=collate)
     assert len(list(loader)) == 2
 
 
@@ -212,9 +212,9 @@ def test_a_batch_that_does_not_fit(observations, ids, message):
 def test_records_that_cannot_be_stacked(first, second, message):
     items = [MultifoldInstance(5, {"a": [first]}), MultifoldInstance(8, {"a": [second]})]
     with pytest.raises(ValueError, match=message):
-        collate_multifold(items)
+        collate(items)
 
 
 def test_no_instance():
     with pytest.raises(ValueError, match="at least one instance"):
-        collate_multifold([])
+        collate([])

@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 from loss.distributed.gloo_ranks import GlooRanks
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from mxmclr_plugin.data import MultifoldBatchSampler, MultifoldSampler, ResumableLoader
+from mxmclr_plugin.data.batch_sampler import MultifoldBatchSampler
+from mxmclr_plugin.data.loader import ResumableLoader
+from mxmclr_plugin.data.sampler import MultifoldSampler
 
 OPTIONS = batch_sampler_jobs.OPTIONS
 IDS = batch_sampler_jobs.IDS

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from mxmclr_plugin.data.file_store import FileStore, UnreadableFile, readable_files
 from mxmclr_plugin.data.problems import ProblemLog
-from mxmclr_plugin.data.readers.array import read_array
+from mxmclr_plugin.data.readers.arrays import read_array
 from mxmclr_plugin.errors import DataError
 
 
@@ -125,7 +125,7 @@ import os, sys
 from pathlib import Path
 from mxmclr_plugin.data.file_store import readable_files
 from mxmclr_plugin.data.problems import ProblemLog
-from mxmclr_plugin.data.readers.array import read_array
+from mxmclr_plugin.data.readers.arrays import read_array
 
 def read(path):
     if path.name == "600.npy":

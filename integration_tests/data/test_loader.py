@@ -9,7 +9,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader, RandomSampler
 
-from mxmclr_plugin.data.batch import collate_multifold
+from mxmclr_plugin.data.batch import collate
 from mxmclr_plugin.data.loader import ResumableLoader
 from mxmclr_plugin.data.sampler import MultifoldSampler
 
@@ -38,7 +38,7 @@ def loader_of(dataset=None, workers=0):
         dataset,
         batch_size=2,
         sampler=MultifoldSampler(dataset, instances=2, folds={"text": 2, "vector": 1}, seed=5),
-        collate_fn=collate_multifold,
+        collate_fn=collate,
         drop_last=True,
         num_workers=workers,
         persistent_workers=workers > 0,
@@ -61,7 +61,7 @@ def test_without_a_state_it_is_a_loader():
         sampler=MultifoldSampler(
             loader.dataset, instances=2, folds={"text": 2, "vector": 1}, seed=5
         ),
-        collate_fn=collate_multifold,
+        collate_fn=collate,
         drop_last=True,
     )
     for epochs in ([0, 1], [3, 3], [1]):

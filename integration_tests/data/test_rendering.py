@@ -18,11 +18,11 @@ def grid_of(*blocks, edge=16):
     return grid
 
 
-def is_shown(picture, colour):
+def is_shown(image, colour):
     """Pixels in that colour, in whatever light. Shape: (S, S)."""
     channel = int(np.argmax(colour))
     others = [k for k in range(3) if k != channel]
-    return (picture[channel] > 0) & (picture[others] == 0).all(dim=0)
+    return (image[channel] > 0) & (image[others] == 0).all(dim=0)
 
 
 def random_grids(rows=2, edge=8, seed=0):
@@ -59,13 +59,13 @@ def first_voxel(grid, azimuth, row, column, size):
 def test_a_pixel_shows_the_first_voxel_of_its_ray():
     size, views = 12, 6
     (grid,) = random_grids(1)
-    pictures = render_views(grid[None], views, size)[0].float()
+    images = render_views(grid[None], views, size)[0].float()
     agreed = seen = 0
     for view in (0, 1, 5):
         for row in range(size):
             for column in range(size):
                 voxel = first_voxel(grid, 2 * math.pi * view / views, row, column, size)
-                shown = pictures[view, :, row, column]
+                shown = images[view, :, row, column]
                 if voxel is None:
                     agreed += bool((shown == 255).all())
                 else:
@@ -82,31 +82,31 @@ def test_a_pixel_shows_the_first_voxel_of_its_ray():
 def test_what_is_above_is_above_and_what_is_near_hides_what_is_far():
     tower = grid_of((RED, (6, 10), (6, 10), (8, 16)), (BLUE, (6, 10), (6, 10), (0, 8)))
     rows = torch.arange(48)[:, None].expand(48, 48)
-    for picture in render_views(tower[None], 6, 48)[0]:
-        assert rows[is_shown(picture, RED)].float().mean() < rows[is_shown(picture, BLUE)].min() + 8
-        assert rows[is_shown(picture, RED)].max() < rows[is_shown(picture, BLUE)].max()
+    for image in render_views(tower[None], 6, 48)[0]:
+        assert rows[is_shown(image, RED)].float().mean() < rows[is_shown(image, BLUE)].min() + 8
+        assert rows[is_shown(image, RED)].max() < rows[is_shown(image, BLUE)].max()
     # Two walls; the camera of view 0 stands at +x, that of view 3 at -x.
     walls = grid_of((RED, (15, 16), (0, 16), (0, 16)), (BLUE, (0, 1), (0, 16), (0, 16)))
-    pictures = render_views(walls[None], 6, 48)[0]
+    images = render_views(walls[None], 6, 48)[0]
     # The far wall looks over the near one, by as much as it is looked down at: its lower part,
     # 1 - tan(elevation) of its height, is hidden.
     for view, near, far in ((0, RED, BLUE), (3, BLUE, RED)):
-        areas = [int(is_shown(pictures[view], colour).sum()) for colour in (near, far)]
+        areas = [int(is_shown(images[view], colour).sum()) for colour in (near, far)]
         assert areas[1] / areas[0] == pytest.approx(math.tan(ELEVATION), rel=0.1)
     left = grid_of((RED, (4, 12), (0, 8), (4, 12)), (GREEN, (4, 12), (8, 16), (4, 12)))
     columns = torch.arange(48)[None].expand(48, 48)
-    picture = render_views(left[None], 6, 48)[0, 0]
+    image = render_views(left[None], 6, 48)[0, 0]
     # Seen from +x with z up, +y is on the right.
-    assert columns[is_shown(picture, RED)].max() < columns[is_shown(picture, GREEN)].min()
+    assert columns[is_shown(image, RED)].max() < columns[is_shown(image, GREEN)].min()
 
 
 def test_turning_the_shape_is_turning_the_camera():
     grids = random_grids(2, edge=8)
     turned = torch.rot90(grids, 1, dims=(2, 3))  # a quarter turn about the last axis, x to y
-    pictures, of_turned = render_views(grids, 12, 32), render_views(turned, 12, 32)
-    same = (of_turned == pictures.roll(3, dims=1)).float().mean()
+    images, of_turned = render_views(grids, 12, 32), render_views(turned, 12, 32)
+    same = (of_turned == images.roll(3, dims=1)).float().mean()
     assert same > 0.99  # rays that run along an edge go this way or that
-    assert (of_turned == pictures).float().mean() < 0.95
+    assert (of_turned == images).float().mean() < 0.95
 
 
 def test_six_views_are_every_second_one_of_twelve():

@@ -48,7 +48,7 @@ def test_rendered_once_and_read_after(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut"])
-def test_damaged_pictures_are_rendered_anew(tmp_path, damage):
+def test_damaged_images_are_rendered_anew(tmp_path, damage):
     grids = Grids(2)
     rendered_views(grids, 6, 16, tmp_path, "key")
     (file,) = tmp_path.glob("*.npy")
@@ -71,15 +71,13 @@ def test_a_stopped_rendering_goes_on(tmp_path, monkeypatch):
         rendered_views(stopped, 6, 8, tmp_path, "key")
     assert not list(tmp_path.glob("views-*.npy"))
     stopped.fails_at, stopped.reads = None, 0
-    pictures = rendered_views(stopped, 6, 8, tmp_path, "key")
+    images = rendered_views(stopped, 6, 8, tmp_path, "key")
     assert stopped.reads == 40 - 32 + 1  # noted after every 16; one is read for its size
-    assert torch.equal(
-        torch.stack([pictures[k] for k in range(40)]), render_views(whole.grids, 6, 8)
-    )
+    assert torch.equal(torch.stack([images[k] for k in range(40)]), render_views(whole.grids, 6, 8))
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".lock", ".npy", ".sha256"]
 
 
-def test_stacks_and_single_pictures():
+def test_stacks_and_single_images():
     stacks = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 6, 3, 4, 4)))
     single = SeparateViews(stacks, 6)
     assert len(single) == 18

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from data.multifold_sets import ragged, rows_of
 from data.sampler_jobs import FOLDS, OPTIONS
 
-from mxmclr_plugin.data.batch import collate_multifold
+from mxmclr_plugin.data.batch import collate
 from mxmclr_plugin.data.loader import ResumableLoader
 from mxmclr_plugin.data.sampler import MultifoldSampler
 
@@ -34,7 +34,7 @@ class Model(LightningModule):
             dataset,
             batch_size=OPTIONS["instances"],
             sampler=MultifoldSampler(dataset, **OPTIONS),
-            collate_fn=collate_multifold,
+            collate_fn=collate,
             drop_last=True,
         )
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mxmclr_plugin.models import list_towers
+from mxmclr_plugin.models.registry import list_towers
 
 PAGE = (Path(__file__).parents[2] / "docs" / "towers.md").read_text(encoding="utf-8")
 

@@ -15,8 +15,8 @@ from mxmclr_plugin.experiment.module import RetrievalModule
 from mxmclr_plugin.experiment.trainer import build_trainer
 from mxmclr_plugin.loss.multifold_hybrid import MultifoldHybridLoss
 from mxmclr_plugin.loss.multimodal import MultimodalLoss
-from mxmclr_plugin.models import Tower
-from mxmclr_plugin.retrieval import Direction
+from mxmclr_plugin.models.tower import Tower
+from mxmclr_plugin.retrieval.direction import Direction
 
 
 class Batchy(nn.Module):

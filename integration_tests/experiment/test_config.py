@@ -15,11 +15,15 @@ from mxmclr_plugin.experiment.compose import (
 )
 from mxmclr_plugin.registry import DATASETS, LOSSES, TOWERS
 
-ENTRIES = (
-    [("loss", entry) for entry in LOSSES]
-    + [("data", entry) for entry in DATASETS]
-    + [(f"towers/{entry.kind}", entry) for entry in TOWERS]
-)
+ENTRIES = [
+    (group, entry)
+    for group, entry in (
+        [("loss", entry) for entry in LOSSES]
+        + [("data", entry) for entry in DATASETS]
+        + [(f"towers/{entry.kind}", entry) for entry in TOWERS]
+    )
+    if entry.target.startswith("mxmclr_plugin.")  # other tests register their own
+]
 
 
 def default_of(parameter):

@@ -8,14 +8,15 @@ from mxmclr_plugin.experiment.config import EvalConfig, OptimizerConfig
 from mxmclr_plugin.experiment.module import RetrievalModule
 from mxmclr_plugin.loss.multifold_hybrid import MultifoldHybridLoss
 from mxmclr_plugin.loss.multimodal import MultimodalLoss
-from mxmclr_plugin.models import Tower
+from mxmclr_plugin.models.tower import Tower
+from mxmclr_plugin.retrieval.direction import Direction
 
 
 def module_of(towers):
     return RetrievalModule(
         towers,
         MultimodalLoss(MultifoldHybridLoss(learnable_temperature=True), list(towers)),
-        {"a2b": ("a", "b")},
+        {"a2b": Direction("a", "b")},
         OptimizerConfig(lr=0.1, weight_decay=0.2),
         EvalConfig(),
     )

@@ -1,15 +1,15 @@
-"""Shapes seen as grids and as pictures, of Primitives and of ShapeNet, through the runner."""
+"""Shapes seen as grids and as images, of Primitives and of ShapeNet, through the runner."""
 
 import json
 
 import pytest
-from data.shapenet.roots import original, tricolo_2023, write_pictures
+from data.shapenet.roots import original, tricolo_2023, write_images
 from rich.console import Console
 
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.experiment.compose import load_config
 from mxmclr_plugin.experiment.train import run_retrieval
-from mxmclr_plugin.retrieval import Direction
+from mxmclr_plugin.retrieval.direction import Direction
 
 SMALL = [
     "trainer.max_steps=3",
@@ -50,16 +50,16 @@ def assert_metrics(metrics, queries, gallery):
 def test_a_shape_group_brings_all_that_it_needs(shape):
     config = load_config("text2shape", [f"shape={shape}"])
     assert config.directions == DIRECTIONS[shape]
-    pictured = shape != "voxel"
-    assert config.data["views"] == (6 if pictured else None)
+    imaged = shape != "voxel"
+    assert config.data["views"] == (6 if imaged else None)
     assert config.data["separate_views"] == (shape == "image")
     modalities = {m for of in config.directions.values() for m in of.modalities}
     assert set(config.towers) == set(config.batch.folds) == modalities
     assert load_config("text2shape", [f"shape={shape}", "data=shapenet"]).data["views"] == (
-        6 if pictured else None
+        6 if imaged else None
     )
     # What the command line says has the last word.
-    if pictured:
+    if imaged:
         longer = load_config(
             "text2shape", [f"shape={shape}", "data.views=12", "trainer.max_steps=7"]
         )
@@ -68,7 +68,7 @@ def test_a_shape_group_brings_all_that_it_needs(shape):
 
 # 1 class of 12 is tested: 2 samples, 4 sentences.
 @pytest.mark.parametrize(("shape", "gallery"), [("views", 2), ("views_voxel", 2), ("image", 1)])
-def test_primitives_in_pictures(tmp_path, shape, gallery):
+def test_primitives_in_images(tmp_path, shape, gallery):
     metrics, _ = run(tmp_path, f"shape={shape}", *PRIMITIVES)
     assert_metrics(metrics, queries=4, gallery=gallery)
 
@@ -109,13 +109,13 @@ def test_shapenet_in_tricolos_layout_views_and_voxels(tmp_path):
     assert metrics["data"] == {"notes": [], "left_out": 0}
 
 
-def test_shapenet_with_each_picture_an_observation(tmp_path):
+def test_shapenet_with_each_image_an_observation(tmp_path):
     made = original(tmp_path, 40)
-    write_pictures(tmp_path / "images", made, 6)
+    write_images(tmp_path / "images", made, 6)
     metrics, _ = run(
         tmp_path, "data=shapenet", f"data.root={tmp_path}", "shape=image", "data.view_size=32"
     )
-    assert_metrics(metrics, queries=8, gallery=4)  # six pictures fused to one item
+    assert_metrics(metrics, queries=8, gallery=4)  # six images fused to one item
 
 
 def test_genuine_shapes(tmp_path, test_data):

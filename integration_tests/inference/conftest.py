@@ -25,11 +25,11 @@ def small_run(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def pictures_run(tmp_path_factory):
-    """Texts and pictures, which are fused by instance."""
+def images_run(tmp_path_factory):
+    """Texts and images, which are fused by instance."""
     return train(
         tmp_path_factory,
-        "pictures",
+        "images",
         "shape=image",
         "data.view_size=16",
         "towers.image.widths=[4,8]",

@@ -5,8 +5,8 @@ import torch
 
 from mxmclr_plugin.data.observations import ObservationDataset
 from mxmclr_plugin.experiment.metrics import RunMetrics
-from mxmclr_plugin.inference import load_run
 from mxmclr_plugin.inference.evaluate import evaluate_run
+from mxmclr_plugin.inference.run import load_run
 from mxmclr_plugin.json_records import read_record
 from mxmclr_plugin.run.command_line import main
 
@@ -15,7 +15,7 @@ def metrics_of(run):
     return read_record(RunMetrics, run / "metrics.json")
 
 
-@pytest.mark.parametrize("name", ["small_run", "pictures_run", "joined_run"])
+@pytest.mark.parametrize("name", ["small_run", "images_run", "joined_run"])
 def test_the_metrics_of_the_run_come_out_again(name, request):
     run = request.getfixturevalue(name)
     metrics = evaluate_run(load_run(run))

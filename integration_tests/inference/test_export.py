@@ -8,9 +8,10 @@ from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.inference import export, load_run
+from mxmclr_plugin.inference import export
 from mxmclr_plugin.inference.export import export_run
 from mxmclr_plugin.inference.graph import why_no_onnx
+from mxmclr_plugin.inference.run import load_run
 from mxmclr_plugin.run.command_line import main
 
 
@@ -125,7 +126,7 @@ def test_a_tower_for_two_kinds_is_written_once(tmp_path):
     for k in range(12):
         grid = torch.randint(0, 256, (3, 32, 32)).to(torch.uint8).numpy()
         np.save(tmp_path / f"{k}.npy", grid)
-        lines.append(json.dumps({"id": k, "image": [f"{k}.npy"], "text": f"picture {k}"}))
+        lines.append(json.dumps({"id": k, "image": [f"{k}.npy"], "text": f"image {k}"}))
     (tmp_path / "my.jsonl").write_text("\n".join(lines))
     towers = ["towers/image=sentence_transformer_image", f"towers.image.model={clip}"]
     towers += ["towers/text=same_as", "towers.text.same_as=image"]
@@ -137,7 +138,7 @@ def test_a_tower_for_two_kinds_is_written_once(tmp_path):
     part = index["towers"]["image"]["sentence_transformer"]
     assert part["largest_difference"] <= 1e-5
     model = SentenceTransformer(str(tmp_path / "x" / part["file"]), device="cpu")
-    texts = ["picture 1", "something else"]
+    texts = ["image 1", "something else"]
     torch.testing.assert_close(
         model.encode(texts, convert_to_tensor=True),
         trained.encode("text", texts),

@@ -13,7 +13,8 @@ from mxmclr_plugin.inference.graph import (
     save_graph,
     why_no_onnx,
 )
-from mxmclr_plugin.models import Tower, build_tower
+from mxmclr_plugin.models.registry import build_tower
+from mxmclr_plugin.models.tower import Tower
 
 BYTES = {"image": (3, 16, 16), "views": (3, 3, 16, 16), "voxel": (4, 8, 8, 8)}
 FLOATS = {"points": (20, 3), "strokes": (16, 4), "features": (6,), **BYTES}

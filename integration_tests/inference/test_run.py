@@ -7,7 +7,7 @@ import yaml
 
 from mxmclr_plugin.data.observations import ObservationDataset
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.inference import load_run
+from mxmclr_plugin.inference.run import load_run
 from mxmclr_plugin.run.command_line import main
 
 

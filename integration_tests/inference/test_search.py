@@ -5,9 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from mxmclr_plugin.data.pictures import picture_of
+from mxmclr_plugin.data.images import image_of
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.inference import Run, load_run
+from mxmclr_plugin.inference.run import Run, load_run
 from mxmclr_plugin.inference.search import search
 
 QUERY = "a tall red cone"
@@ -58,8 +58,8 @@ def test_single_observations(shapes):
         place = data.names.index(hit.name)
         assert hit.id == data.ids[place]
         assert hit.caption == data[place].observations["text"][0]
-        drawn = [picture_of(grid, "voxel") for grid in data[place].observations["voxel"]]
-        assert any(hit.picture.tobytes() == picture.tobytes() for picture in drawn)
+        drawn = [image_of(grid, "voxel") for grid in data[place].observations["voxel"]]
+        assert any(hit.image.tobytes() == image.tobytes() for image in drawn)
 
 
 def test_texts_are_hits_themselves(shapes):
@@ -67,11 +67,11 @@ def test_texts_are_hits_themselves(shapes):
     hit = search(shapes, own, k=1, modality="text").hits[0]
     assert hit.caption == own
     assert hit.score == pytest.approx(1)
-    assert hit.picture is not None
+    assert hit.image is not None
 
 
-def test_fused_observations(pictures_run):
-    trained = load_run(pictures_run, device="cpu")
+def test_fused_observations(images_run):
+    trained = load_run(images_run, device="cpu")
     data = trained.data["train"]
     items = [(data.names[k], sum(vectors(trained, "image", data[k]))) for k in range(len(data))]
     found = search(trained, QUERY, k=5, split="train")
@@ -79,7 +79,7 @@ def test_fused_observations(pictures_run):
     assert_found(found, ranked(trained, items)[:5])
     for hit in found.hits:
         first = data[data.names.index(hit.name)].observations["image"][0]
-        assert hit.picture.tobytes() == picture_of(first, "image").tobytes()
+        assert hit.image.tobytes() == image_of(first, "image").tobytes()
 
 
 def test_joined_modalities(joined_run):
@@ -91,24 +91,24 @@ def test_joined_modalities(joined_run):
         for number, (views, voxel) in enumerate(pairs):
             items.append((f"{data.names[k]} {number}", views + voxel))
             record = data[k].observations["views"][number]
-            drawn[f"{data.names[k]} {number}"] = picture_of(record, "views").tobytes()
+            drawn[f"{data.names[k]} {number}"] = image_of(record, "views").tobytes()
     found = search(trained, QUERY, k=6, split="train")
     assert found.among == "views and voxel"
     wanted = ranked(trained, items)[:6]
     assert_found(found, [(score, name.rpartition(" ")[0]) for score, name in wanted])
-    assert [hit.picture.tobytes() for hit in found.hits] == [drawn[name] for _, name in wanted]
+    assert [hit.image.tobytes() for hit in found.hits] == [drawn[name] for _, name in wanted]
 
 
-def test_a_picture_finds_itself(pictures_run, tmp_path):
-    trained = load_run(pictures_run, ["eval.fuse=[]"], device="cpu")
+def test_an_image_finds_itself(images_run, tmp_path):
+    trained = load_run(images_run, ["eval.fuse=[]"], device="cpu")
     data = trained.data["test"]
     own = data[1].observations["image"][4]
-    picture_of(own, "image").save(tmp_path / "query.png")
+    image_of(own, "image").save(tmp_path / "query.png")
     found = search(trained, str(tmp_path / "query.png"), modality="image")
     assert found.by == "image"
     assert found.hits[0].name == data.names[1]
     assert found.hits[0].score == pytest.approx(1)
-    assert found.hits[0].picture.tobytes() == picture_of(own, "image").tobytes()
+    assert found.hits[0].image.tobytes() == image_of(own, "image").tobytes()
     assert search(trained, str(tmp_path / "query.png")).among == "text"
 
 

@@ -3,8 +3,9 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from mxmclr_plugin.inference.sentence_transformer import as_sentence_transformer
-from mxmclr_plugin.models import Tower, build_tower
+from mxmclr_plugin.models.registry import build_tower
 from mxmclr_plugin.models.text import SentenceBackbone, bag_of_words
+from mxmclr_plugin.models.tower import Tower
 
 SENTENCES = ["a red cone", "a small blue box with nothing on it", "", "cone cone cone", "unheard"]
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from mxmclr_plugin.models import Tower, cached_features, fingerprint_module
+from mxmclr_plugin.models.feature_cache import cached_features, fingerprint_module
 from mxmclr_plugin.models.text import bag_of_words
+from mxmclr_plugin.models.tower import Tower
 from mxmclr_plugin.models.voxel import LightCNN3d
 
 
@@ -194,7 +195,7 @@ def test_the_fingerprint_of_a_text_model_has_its_tokenizer_and_options():
 def test_the_fingerprint_is_the_same_in_another_process():
     code = (
         "import torch\n"
-        "from mxmclr_plugin.models import fingerprint_module\n"
+        "from mxmclr_plugin.models.feature_cache import fingerprint_module\n"
         "from mxmclr_plugin.models.text import bag_of_words\n"
         "torch.manual_seed(0)\n"
         "print(fingerprint_module(bag_of_words(['red cone', 'blue box'])))\n"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mxmclr_plugin.models import cached_features
+from mxmclr_plugin.models.feature_cache import cached_features
 
 
 def anonymous_memory() -> int:

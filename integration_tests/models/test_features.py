@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mxmclr_plugin.models import build_tower
+from mxmclr_plugin.models.registry import build_tower
 
 
 def test_vectors_go_straight_to_the_head():

@@ -23,15 +23,15 @@ CLASSIFIERS = {
 }
 
 
-def pictures(rows: int, size: int, seed: int = 0) -> torch.Tensor:
+def images(rows: int, size: int, seed: int = 0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, 256, (rows, 3, size, size), generator=generator, dtype=torch.uint8)
 
 
 @pytest.mark.parametrize("size", [1, 28, 32, 105, 128])
-def test_light_cnn_takes_pictures_of_any_size(size):
+def test_light_cnn_takes_images_of_any_size(size):
     backbone = LightCNN2d()
-    features = backbone(pictures(2, size))
+    features = backbone(images(2, size))
     assert features.shape == (2, backbone.out_features) == (2, 512)
     features.sum().backward()
     for name, parameter in backbone.named_parameters():
@@ -40,9 +40,9 @@ def test_light_cnn_takes_pictures_of_any_size(size):
 
 
 @pytest.mark.parametrize("build", [LightCNN2d, TorchvisionBackbone])
-def test_bytes_floats_and_one_channel_are_the_same_picture(build):
+def test_bytes_floats_and_one_channel_are_the_same_image(build):
     backbone = build().eval()
-    gray = pictures(2, 32)[:, :1]
+    gray = images(2, 32)[:, :1]
     three = gray.repeat(1, 3, 1, 1)
     before = three.clone()
     with torch.no_grad():
@@ -77,15 +77,15 @@ def test_torchvision_models_give_features_in_training_and_evaluation(arch, width
     backbone = TorchvisionBackbone(arch)
     assert backbone.out_features == width
     for training in (True, False):
-        assert backbone.train(training)(pictures(2, 64)).shape == (2, width)
-    backbone(pictures(2, 64)).sum().backward()
+        assert backbone.train(training)(images(2, 64)).shape == (2, width)
+    backbone(images(2, 64)).sum().backward()
     without = [name for name, p in backbone.named_parameters() if p.grad is None]
     assert not without  # DDP waits for a gradient of every parameter
 
 
-def test_a_model_bound_to_one_size_has_pictures_resized():
+def test_a_model_bound_to_one_size_has_images_resized():
     backbone = TorchvisionBackbone("vit_b_32").eval()
-    x = pictures(1, 64)
+    x = images(1, 64)
     resized = v2.functional.resize(x.float() / 255, [224, 224], antialias=True)
     with torch.no_grad():
         torch.testing.assert_close(backbone(x), backbone(resized), rtol=1e-3, atol=1e-4)
@@ -102,7 +102,7 @@ def test_weights_come_from_a_state_dict_of_torchvision(tmp_path, arch, suffix):
     if arch == "googlenet":
         original.transform_input = True  # as get_model("googlenet", weights="DEFAULT") has it
     preset = ResNet18_Weights.DEFAULT.transforms()
-    x = pictures(3, 64)
+    x = images(3, 64)
     normalised = v2.functional.normalize(x.float() / 255, preset.mean, preset.std)
     with torch.no_grad():
         torch.testing.assert_close(backbone(x), original(normalised), rtol=1e-4, atol=1e-5)
@@ -117,14 +117,14 @@ def test_errors_say_what_was_expected(tmp_path):
     backbone = LightCNN2d()
     with pytest.raises(ValueError, match=r"\(rows, 3, H, W\).*got \(2, 4, 32, 32\)"):
         backbone(torch.zeros(2, 4, 32, 32))
-    with pytest.raises(ValueError, match="tensor of pictures, got list"):
+    with pytest.raises(ValueError, match="tensor of images, got list"):
         backbone(["a photo"])
     with pytest.raises(ValueError, match=r"float in 0..1; got torch.float32 from 0.0 to 255.0"):
         backbone(torch.tensor([0.0, 255.0]).expand(1, 3, 2, 2))
     with pytest.raises(ValueError, match=r"from nan to nan"):
         backbone(torch.full((1, 3, 2, 2), torch.nan))
     with pytest.raises(ValueError, match=r"got torch.int64"):
-        backbone(pictures(1, 8).long())
+        backbone(images(1, 8).long())
     with pytest.raises(ValueError, match="widths are one positive integer a stage"):
         LightCNN2d([])
     with pytest.raises(ValueError, match="unknown image model 'resnet19': did you mean 'resnet1"):

@@ -7,8 +7,8 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
-from mxmclr_plugin.models import build_tower
 from mxmclr_plugin.models.lora import merged
+from mxmclr_plugin.models.registry import build_tower
 from mxmclr_plugin.models.text import sentence_transformer
 
 pytestmark = [

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from mxmclr_plugin.models import build_tower
 from mxmclr_plugin.models.points import PointNet, point_net
+from mxmclr_plugin.models.registry import build_tower
 
 
 def clouds(rows: int = 3, points: int = 50, channels: int = 3, seed: int = 0) -> torch.Tensor:

@@ -10,7 +10,7 @@ import torch
 
 from mxmclr_plugin.data.file_store import FileStore
 from mxmclr_plugin.data.readers.image import read_image
-from mxmclr_plugin.models import cached_features
+from mxmclr_plugin.models.feature_cache import cached_features
 from mxmclr_plugin.models.record_digests import reader_identity, record_digests
 
 READ: list[Path] = []
@@ -98,8 +98,8 @@ def test_real_photos_are_decoded_once_for_the_cache(test_data, monkeypatch):
     files = sorted((test_data / "coco_mini" / "images").iterdir())[:12]
     store = FileStore(files, partial(read_image, size=16))
 
-    def encode(pictures):
-        return pictures.flatten(1)[:, :4].float()
+    def encode(images):
+        return images.flatten(1)[:, :4].float()
 
     def features():
         cached = cached_features(encode, store, model_fingerprint="")

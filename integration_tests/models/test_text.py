@@ -13,8 +13,9 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, WordEmbeddings
 from sentence_transformers.sentence_transformer.modules.tokenizer import WhitespaceTokenizer
 
-from mxmclr_plugin.models import Tower, fingerprint_module
+from mxmclr_plugin.models.feature_cache import fingerprint_module
 from mxmclr_plugin.models.text import SentenceBackbone, bag_of_words, sentence_transformer
+from mxmclr_plugin.models.tower import Tower
 
 SENTENCES = ["a tall red cone", "A short, wide BLUE box.", "there is no such thing as a torus"]
 

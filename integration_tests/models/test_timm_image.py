@@ -19,7 +19,7 @@ WIDTHS = {
 }
 
 
-def pictures(rows: int, size: int) -> torch.Tensor:
+def images(rows: int, size: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
     return torch.randint(0, 256, (rows, 3, size, size), generator=generator, dtype=torch.uint8)
 
@@ -27,14 +27,14 @@ def pictures(rows: int, size: int) -> torch.Tensor:
 @pytest.mark.parametrize(("arch", "width"), WIDTHS.items())
 def test_models_are_named_and_give_features(arch, width):
     backbone = TimmBackbone(arch)
-    features = backbone(pictures(2, 64))
+    features = backbone(images(2, 64))
     assert features.shape == (2, backbone.out_features) == (2, width)
     features.sum().backward()
     assert not [name for name, p in backbone.named_parameters() if p.grad is None]
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
-def test_weights_come_from_a_state_dict_and_pictures_are_normalised_as_timm_does(tmp_path, suffix):
+def test_weights_come_from_a_state_dict_and_images_are_normalised_as_timm_does(tmp_path, suffix):
     arch = "vit_tiny_patch16_224.augreg_in21k"  # mean and deviation of 0.5, not ImageNet's
     original = timm.create_model(arch, num_classes=7).eval()
     path = tmp_path / f"weights{suffix}"
@@ -43,7 +43,7 @@ def test_weights_come_from_a_state_dict_and_pictures_are_normalised_as_timm_does
     backbone = TimmBackbone(arch, str(path)).eval()
     assert backbone.pretrained
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(original))
-    x = pictures(2, 224)
+    x = images(2, 224)
     normalised = transform.transforms[-1](x.float() / 255)
     with torch.no_grad():
         expected = original.forward_head(original.forward_features(normalised), pre_logits=True)
@@ -51,7 +51,7 @@ def test_weights_come_from_a_state_dict_and_pictures_are_normalised_as_timm_does
 
 
 def test_checkpointing_changes_no_gradient():
-    x = pictures(2, 64)
+    x = images(2, 64)
     gradients = []
     for checkpointing in (False, True):
         torch.manual_seed(0)
@@ -63,7 +63,7 @@ def test_checkpointing_changes_no_gradient():
 
 def test_timm_models_look_at_views():
     backbone = multi_view("timm/mobilenetv3_small_050", pooling="attention")
-    assert backbone(pictures(6, 32).unflatten(0, (2, 3))).shape == (2, 1024)
+    assert backbone(images(6, 32).unflatten(0, (2, 3))).shape == (2, 1024)
 
 
 def test_errors_say_what_to_do(tmp_path, monkeypatch):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from mxmclr_plugin.models import Tower
+from mxmclr_plugin.models.tower import Tower
 
 
 class Batchy(nn.Module):

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torchvision.models import get_model
 
-from mxmclr_plugin.models import build_tower, list_towers
+from mxmclr_plugin.models.registry import build_tower, list_towers
 from mxmclr_plugin.registry import TOWERS, register_tower
 
 CORPUS = {

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mxmclr_plugin.models import build_tower
 from mxmclr_plugin.models.image import LightCNN2d
+from mxmclr_plugin.models.registry import build_tower
 from mxmclr_plugin.models.views import MultiView, multi_view
 
 
@@ -50,7 +50,7 @@ def test_attention_starts_as_the_mean_and_its_query_learns():
     assert attention.query.grad.abs().sum() > 0
 
 
-def test_one_view_is_the_picture():
+def test_one_view_is_the_image():
     backbone = learned("attention")
     x = views(number=1)
     torch.testing.assert_close(backbone(x), backbone.backbone(x[:, 0]))

@@ -32,8 +32,8 @@ def write_tiny_clip(folder, size=32):
     )
     torch.manual_seed(0)
     CLIPModel(config).save_pretrained(folder)
-    pictures = CLIPImageProcessor(
+    images = CLIPImageProcessor(
         size={"shortest_edge": size}, crop_size={"height": size, "width": size}
     )
-    CLIPProcessor(pictures, tokenizer).save_pretrained(folder)
+    CLIPProcessor(images, tokenizer).save_pretrained(folder)
     return folder

@@ -78,8 +78,8 @@ def test_opens_from_disk_without_network_errors_or_overflow(browser, compared, s
     assert browser.execute_script(
         "return document.documentElement.scrollWidth <= document.documentElement.clientWidth"
     )
-    pictures = "return [...document.images].map((i) => i.naturalWidth)"
-    assert min(browser.execute_script(pictures)) > 0
+    images = "return [...document.images].map((i) => i.naturalWidth)"
+    assert min(browser.execute_script(images)) > 0
     shown = "return [...document.querySelectorAll('.plot')].map((p) => p.clientWidth > 0)"
     visible = browser.execute_script(shown)
     assert sum(visible) * 2 == len(visible)

@@ -42,7 +42,7 @@ def test_nothing_in_styles_is_fetched(compared):
     assert len(text) < 8e6
 
 
-def test_every_picture_and_plot_says_what_it_shows(page):
+def test_every_image_and_plot_says_what_it_shows(page):
     assert page.of("img")
     assert all(image["alt"] for image in page.of("img"))
     plots = [svg for svg in page.of("svg") if svg.get("class") == "plot"]
@@ -85,8 +85,8 @@ def test_plots_are_written_as_files(compared):
     files = sorted(path.name for path in (compared / "plots").iterdir())
     assert {"differences.png", "differences.svg", "similarity.png", "map-t-sne.svg"} <= {*files}
     for path in (compared / "plots").glob("*.png"):
-        with Image.open(path) as picture:
-            assert picture.width > 800
+        with Image.open(path) as image:
+            assert image.width > 800
 
 
 def test_without_weights_the_page_says_so(tmp_path, compared):

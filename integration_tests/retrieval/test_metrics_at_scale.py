@@ -15,7 +15,7 @@ from sklearn.metrics.pairwise import cosine_similarity
 from torchmetrics.retrieval import RetrievalHitRate, RetrievalMRR, RetrievalNormalizedDCG
 
 from mxmclr_plugin.benchmark.peak_memory import peak_extra_bytes
-from mxmclr_plugin.retrieval import retrieval_metrics
+from mxmclr_plugin.retrieval.metrics import retrieval_metrics
 
 
 def expected_metrics(queries, gallery, query_ids, gallery_ids, ks=(1, 5), depth=5):

@@ -7,7 +7,7 @@ from sklearn.metrics.pairwise import cosine_similarity
 from sklearn.neighbors import NearestNeighbors
 
 from mxmclr_plugin.benchmark.peak_memory import peak_extra_bytes
-from mxmclr_plugin.retrieval import top_k
+from mxmclr_plugin.retrieval.top_k import top_k
 
 
 def brute_force(queries, gallery, k):

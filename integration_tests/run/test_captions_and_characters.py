@@ -108,7 +108,7 @@ def test_augmented_runs_follow_from_the_seed_with_any_number_of_workers(
             *("batch.instances=16", "data.size=32", "eval.split=train", f"out={out}", *changes),
         )
         assert status == 0, shown
-        # What is measured of the training photos is one plain picture each.
+        # What is measured of the training photos is one plain image each.
         assert metrics_of(out)["splits"]["train"]["directions"]["i2t"]["queries"] == 104
         return state(out)
 
@@ -164,7 +164,7 @@ def test_without_a_folder(task, capsys, monkeypatch):
     assert "root=FOLDER" in shown
 
 
-def test_broken_pictures_are_counted_and_listed(test_data, tmp_path, capsys, monkeypatch):
+def test_broken_images_are_counted_and_listed(test_data, tmp_path, capsys, monkeypatch):
     root = tmp_path / "photos"
     shutil.copytree(test_data / "coco_mini", root)
     first, second, *_ = sorted((root / "images").iterdir())
@@ -176,8 +176,8 @@ def test_broken_pictures_are_counted_and_listed(test_data, tmp_path, capsys, mon
         f"out={out}",
     )
     assert status == 0, shown
-    assert "picture unreadable: 1" in shown
-    assert "picture missing: 1" in shown
+    assert "image unreadable: 1" in shown
+    assert "image missing: 1" in shown
     problems = json.loads((out / "problems.json").read_text())
     assert sorted(problem["where"] for problem in problems) == sorted(map(str, (first, second)))
     assert metrics_of(out)["data"]["left_out"] == 2

@@ -6,7 +6,7 @@ import os
 import numpy as np
 import pytest
 import yaml
-from data.manifest.sample_files import array, picture, write_lines
+from data.manifest.sample_files import array, image, write_lines
 from run.test_runner import metrics_of
 
 from mxmclr_plugin.experiment.compose import load_config
@@ -29,11 +29,11 @@ def run(capsys, monkeypatch):
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory):
-    """Twelve things with a picture, two texts and a vector each."""
+    """Twelve things with an image, two texts and a vector each."""
     folder = tmp_path_factory.mktemp("shop")
     lines = []
     for k in range(12):
-        (folder / f"{k}.png").write_bytes(picture("png", seed=k))
+        (folder / f"{k}.png").write_bytes(image("png", seed=k))
         (folder / f"{k}.npy").write_bytes(array(np.random.default_rng(k).normal(size=5)))
         split = "test" if k > 9 else "val" if k > 7 else "train"
         texts = [f"thing {k}", f"the number {k} of my things"]
@@ -83,7 +83,7 @@ def test_what_is_given_stays(run, shop, tmp_path):
     )
     assert status == 0, err
     written = yaml.safe_load((tmp_path / "x" / "config.yaml").read_text())
-    # The picture is not in use, so it has no tower.
+    # The image is not in use, so it has no tower.
     assert {m: tower["name"] for m, tower in written["towers"].items()} == {
         **{"text": "bag_of_words", "scent": "features"}
     }
@@ -170,7 +170,7 @@ def test_a_file_that_breaks_after_it_was_looked_at(run, shop, tmp_path, workers)
     status, _, err = run("manifest", *arguments, *QUICK, f"out={tmp_path / 'x'}")
     assert status == 2
     error, advice = err.splitlines()[-2:]
-    assert error.startswith(f"error: {broken} is none of the pictures")
+    assert error.startswith(f"error: {broken} is none of the image formats")
     assert "ckpt=last" in advice
     assert "Traceback" not in err
 

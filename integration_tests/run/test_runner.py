@@ -155,7 +155,7 @@ def test_a_run_that_was_stopped_in_an_epoch_goes_on_as_if_it_had_not(finished, t
     stopped_at = weights(out)[1]
     done = run(*arguments, "ckpt=last")
     assert done.returncode == 0, done.stderr
-    assert "going on from" in done.stdout
+    assert "continuing from" in done.stdout
     assert 0 < stopped_at <= 11
     assert metrics_of(out)["train"]["steps"] == 11
     assert_same(weights(whole), weights(out))

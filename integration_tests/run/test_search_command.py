@@ -34,7 +34,7 @@ def noise(width, height):
 def found(**changes):
     hits = (
         Hit("a <b>", 3, 0.75, "red & [bold]tall[/]", noise(8, 8)),
-        Hit("no picture", 4, -0.5, None, None),
+        Hit("no image", 4, -0.5, None, None),
     )
     given = {"query": "red <script>", "by": "text", "among": "voxel", "items": 9, "unknown": ()}
     return Found(**{**given, "hits": hits, **changes})
@@ -46,7 +46,7 @@ def test_the_command(small_run, tmp_path, capsys):
     status, out, _ = run(capsys, *asked)
     assert status == 0
     assert "'a red cone' among 2 of voxel" in out
-    assert "▀" not in out  # no terminal, no pictures
+    assert "▀" not in out  # no terminal, no images
     assert page.read_text().count("<li>") == 2
     status, _, err = run(capsys, *asked)
     assert status == 2
@@ -82,18 +82,18 @@ def test_a_query_with_an_equals_sign_is_a_query(small_run, capsys):
 
 
 def test_half_blocks_show_two_pixels_each():
-    picture = noise(6, 8)
-    lines = half_blocks(picture, 6).split("\n")
+    image = noise(6, 8)
+    lines = half_blocks(image, 6).split("\n")
     assert [len(line) for line in lines] == [6] * 4
     for row, line in enumerate(lines):
         for column, span in enumerate(line.spans):
             assert (span.start, span.end) == (column, column + 1)
             colours = (span.style.color, span.style.bgcolor)
             shown = [tuple(colour.triplet) for colour in colours]
-            assert shown == [picture.getpixel((column, 2 * row + half)) for half in (0, 1)]
+            assert shown == [image.getpixel((column, 2 * row + half)) for half in (0, 1)]
 
 
-def test_pictures_on_a_terminal_with_colours():
+def test_images_on_a_terminal_with_colours():
     for options, shown in (
         ({"force_terminal": True, "color_system": "truecolor"}, True),
         ({"force_terminal": True, "no_color": True, "color_system": None}, False),
@@ -129,5 +129,5 @@ def test_the_page():
     assert "regenerated & more" in page.text
     assert all(address.startswith("data:") for address in page.addresses)
     (png,) = [address for address in page.addresses if address.startswith("data:image/png")]
-    picture = Image.open(io.BytesIO(base64.b64decode(png.partition("base64,")[2])))
-    assert picture.tobytes() == what.hits[0].picture.tobytes()
+    image = Image.open(io.BytesIO(base64.b64decode(png.partition("base64,")[2])))
+    assert image.tobytes() == what.hits[0].image.tobytes()

@@ -65,6 +65,10 @@ class LossBenchmark:
     seed: int = 0
     json: str = ""
 
+    def __post_init__(self) -> None:
+        if len(self.folds) == 1:
+            self.folds = self.folds * 2
+
 
 @dataclass(frozen=True)
 class Measured:

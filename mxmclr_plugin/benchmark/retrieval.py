@@ -15,7 +15,7 @@ from mxmclr_plugin.benchmark.machine import device_of, free_bytes, synchronize
 from mxmclr_plugin.benchmark.peak_memory import peak_extra_bytes
 from mxmclr_plugin.registry import did_you_mean
 from mxmclr_plugin.retrieval.metrics import retrieval_metrics
-from mxmclr_plugin.retrieval.search import top_k
+from mxmclr_plugin.retrieval.top_k import top_k
 
 __all__ = ["MeasuredRetrieval", "RetrievalBenchmark", "measure_retrieval"]
 

@@ -17,13 +17,12 @@ __all__ = ["AugmentedStore", "augmented"]
 
 
 class AugmentedStore:
-    """Each record of a store several times, each time transformed by chance.
+    """Each record of a store several times, each time with another random transformation.
 
-    Record ``k * copies + c`` is the c-th copy of record k. Its chance follows from the seed and
-    this number alone: a copy is the same whenever, in whatever process and in whatever order it is
-    read, so a run that is resumed, or reads with more workers, sees what it would have seen. Copies
-    are made when they are read: many cost no more than few, and a sampler shows each before it
-    shows one again.
+    Record ``k * copies + c`` is the c-th copy of record k. Its randomness follows from the seed
+    and this number alone: a copy is the same in every process, in any order of reading and after a
+    resumption. Copies are made when they are read: many cost no more than few, and a sampler draws
+    each before it draws one again.
 
     Args:
         store: The records: tensors.
@@ -65,7 +64,7 @@ def augmented(
     """The data set with ``copies`` transformed observations in place of each of a modality.
 
     Args:
-        dataset: What is trained on: evaluation is for the records as they are.
+        dataset: The training data.
         modality: Its name.
         transform: See :class:`AugmentedStore`.
         copies: Of each record.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mxmclr_plugin.data.dataset import MultifoldInstance
 
-__all__ = ["MultifoldBatch", "Observations", "collate_multifold", "stack"]
+__all__ = ["MultifoldBatch", "Observations", "collate", "stack"]
 
 Observations: TypeAlias = "Tensor | list[str]"
 """Records of one modality: a tensor of shape (rows, ...), or as many strings."""
@@ -86,7 +86,7 @@ class MultifoldBatch(Mapping[str, Any]):
         )
 
 
-def collate_multifold(items: Sequence[MultifoldInstance]) -> MultifoldBatch:
+def collate(items: Sequence[MultifoldInstance]) -> MultifoldBatch:
     """Stack instances to a batch; folds may be ragged, and a modality may be missing.
 
     Raises:

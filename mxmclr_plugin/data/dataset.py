@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +12,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-__all__ = ["Draw", "MultifoldDataset", "MultifoldInstance", "Store"]
+__all__ = ["Draw", "MultifoldDataset", "MultifoldInstance", "Store", "flattened"]
+
+T = TypeVar("T")
 
 
 class Store(Protocol):
@@ -130,8 +131,7 @@ class MultifoldDataset(Dataset[MultifoldInstance]):
                 _records_of(f"{modality!r}[{k}]", records) for k, records in enumerate(of_instances)
             ]
             stores[modality] = _stacked(modality, lists)
-            ends = np.cumsum([0, *map(len, lists)])
-            members[modality] = [np.arange(*pair) for pair in pairwise(ends)]
+            _, members[modality] = flattened(lists)
         return cls(stores, members, np.arange(count) if ids is None else ids, names)
 
     def _check(self) -> None:
@@ -244,6 +244,16 @@ class MultifoldDataset(Dataset[MultifoldInstance]):
         )
 
 
+def flattened(lists: Iterable[Sequence[T]]) -> tuple[list[T], list[npt.NDArray[np.int64]]]:
+    """All records of lists, one after the other, and the indexes of each list's records."""
+    records: list[T] = []
+    members = []
+    for of_list in lists:
+        members.append(np.arange(len(records), len(records) + len(of_list)))
+        records += of_list
+    return records, members
+
+
 def _records_of(where: str, records: Any) -> list[Tensor | str]:
     """The records of one instance: strings as they are, all else as tensors."""
     if records is None:
@@ -264,7 +274,7 @@ def _records_of(where: str, records: Any) -> list[Tensor | str]:
 
 def _stacked(modality: str, lists: Sequence[Sequence[Tensor | str]]) -> Store:
     """All records of a modality, one after the other."""
-    flat = [record for records in lists for record in records]
+    flat, _ = flattened(lists)
     owners = [k for k, records in enumerate(lists) for _ in records]
     texts = [record for record in flat if isinstance(record, str)]
     if len(texts) == len(flat):

@@ -1,4 +1,4 @@
-"""Records that lie in files: read when they are asked for, looked at once before that."""
+"""Lazily loaded file records, validated once up front."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class FileStore:
 def readable_files(
     paths: Sequence[Path | EmbeddedFile], read: Reader, log: ProblemLog, *, kind: str, key: str
 ) -> list[bool]:
-    """Reads every file once, so that a bad one is found before training and not in the midst of it.
+    """Read every file once, so that a bad one is found before training.
 
     What could be read is remembered in :func:`~mxmclr_plugin.files.cache_folder`, by path, size and
     time of change, as it goes: a second run, or one that was stopped, reads only what is new.
@@ -103,8 +103,8 @@ def readable_files(
         read: Reads one.
         log: Gets a problem for each file that cannot be read, ``"<kind> missing"`` or
             ``"<kind> unreadable"``.
-        kind: What a file is, in the singular: "picture".
-        key: Name of the reader and its options; another key has a memory of its own.
+        kind: What a file is, in the singular: "image".
+        key: Name of the reader and its options; another key is validated anew.
 
     Returns:
         Whether each file can be read.

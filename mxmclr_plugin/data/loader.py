@@ -50,7 +50,7 @@ class ResumableLoader(DataLoader[Any]):
         self.generator = torch.Generator()
         self._epoch = self.draws.epoch
         self._used = 0
-        self._shift = 0  # from the epoch that the sampler is told to the one that is drawn
+        self._shift = 0  # from the epoch that is set to the one that is drawn
         self._resuming = False
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
@@ -58,7 +58,7 @@ class ResumableLoader(DataLoader[Any]):
         # the iterator first and tells the sampler the epoch of a resumed run only then, and workers
         # would have begun with the batches of another epoch.
         if self._resuming:
-            # What epoch a resumed run is told depends on the hook that saved it. Lightning (2.6)
+            # The epoch set in a resumed run depends on the hook that saved it. Lightning 2.6
             # counts an epoch that max_steps cut as a whole one, skips a number after a checkpoint
             # of on_train_epoch_end, or, without validation, ends the first epoch after one batch.
             # So go on behind the last batch used, and count on from there.

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from mxmclr_plugin.data.dataset import MultifoldDataset
 from mxmclr_plugin.data.problems import ProblemLog
+from mxmclr_plugin.data.rows import read_rows
 from mxmclr_plugin.data.splits import DataSplits
 from mxmclr_plugin.errors import DataError
 from mxmclr_plugin.registry import register_dataset
@@ -62,16 +61,8 @@ def multi30k(
         photos = list(_photos(folder / file, languages, seen, log))
         if not photos:
             raise DataError(f"{folder / file} has no photo with captions in {languages}")
-        stores: dict[str, list[str]] = {language: [] for language in languages}
-        members: dict[str, list[range]] = {language: [] for language in languages}
-        for _, captions in photos:
-            for language, texts in captions.items():
-                store = stores[language]
-                members[language].append(range(len(store), len(store) + len(texts)))
-                store += texts
-        by_name[split] = MultifoldDataset(
-            stores,
-            members,
+        by_name[split] = MultifoldDataset.from_lists(
+            {language: [captions[language] for _, captions in photos] for language in languages},
             ids=range(first_id, first_id + len(photos)),
             names=[name for name, _ in photos],
         )
@@ -83,8 +74,8 @@ def _photos(
     path: Path, languages: list[str], seen: set[str], log: ProblemLog
 ) -> Iterator[tuple[str, dict[str, list[str]]]]:
     """Names and captions, by language, of a file's photos."""
-    for where, row in _rows(path, log):
-        name = row.get("id")
+    for row in read_rows(path, log):
+        where, name = row.where, row.values.get("id")
         if not name or not isinstance(name, str):
             log.add("line unreadable", where, "it has no id, or one that is no text")
             continue
@@ -94,7 +85,7 @@ def _photos(
         seen.add(name)
         captions = {}
         for language in languages:
-            texts = row.get(language)
+            texts = row.values.get(language)
             texts = texts if isinstance(texts, list) else []
             captions[language] = [t.strip() for t in texts if isinstance(t, str) and t.strip()]
             for _ in range(len(texts) - len(captions[language])):
@@ -104,23 +95,3 @@ def _photos(
             log.add("photo without captions", where, f"{name} has none in {', '.join(missing)}")
         else:
             yield name, captions
-
-
-def _rows(path: Path, log: ProblemLog) -> Iterator[tuple[str, dict[str, Any]]]:
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read as text in UTF-8: {error}") from error
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        where = f"{path}:{number}"
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            log.add("line unreadable", where, f"it is no JSON: {error}")
-            continue
-        if isinstance(row, dict):
-            yield where, row
-        else:
-            log.add("line unreadable", where, "it is no JSON object")

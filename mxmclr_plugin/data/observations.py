@@ -1,4 +1,4 @@
-"""The observations of one modality, one after another: what evaluation encodes."""
+"""Observations of one modality, one after another, for evaluation."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Observation:
     position: int
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class ObservationBatch:
     """Records of one modality.
 

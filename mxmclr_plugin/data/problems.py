@@ -1,4 +1,4 @@
-"""What is wrong with a user's files: counted, listed, and skipped or an error, never silent."""
+"""Problems of a user's files: counted, listed, and skipped or an error, never silent."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ OnError = Literal["skip", "raise"]
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that was left out.
+    """One record, line or file that was left out.
 
     Attributes:
         kind: What sort of problem, in few words that count together: "grid missing".
         where: File, line, key or id.
-        what: What was wrong there.
+        what: The reason.
     """
 
     kind: str
@@ -29,11 +29,11 @@ class Problem:
 
 
 class ProblemLog:
-    """Takes note of what is left out, or refuses to leave it out.
+    """Collects problems, or raises the first.
 
     Attributes:
         on_error: ``"skip"`` notes a problem, ``"raise"`` makes it an error.
-        problems: What was noted.
+        problems: The problems so far.
 
     Raises:
         ValueError: If ``on_error`` is neither.
@@ -46,7 +46,7 @@ class ProblemLog:
         self.problems: list[Problem] = []
 
     def add(self, kind: str, where: object, what: object) -> None:
-        """Notes a problem.
+        """Note a problem.
 
         Raises:
             DataError: If problems are errors.
@@ -63,3 +63,13 @@ class ProblemLog:
     def counts(self) -> dict[str, int]:
         """How many of each kind, the most frequent first."""
         return dict(Counter(problem.kind for problem in self.problems).most_common())
+
+    def summary(self, examples: int = 2) -> str:
+        """How many of each kind, with the place and reason of the first ones."""
+        kinds = []
+        for kind, count in self.counts().items():
+            first = [problem for problem in self.problems if problem.kind == kind][:examples]
+            listed = "; ".join(f"{problem.where}: {problem.what}" for problem in first)
+            more = "; ..." if count > len(first) else ""
+            kinds.append(f"{kind}: {count} ({listed}{more})")
+        return " ".join(", ".join(kinds).split())  # a file's name may hold a line break

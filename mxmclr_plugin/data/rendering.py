@@ -1,4 +1,4 @@
-"""Pictures of voxel grids from all round: seen slightly from above, shaded by their surface."""
+"""Images of voxel grids from all sides, slightly from above, shaded by their surface."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ Integers = npt.NDArray[np.int32]
 
 
 def render_views(grids: Tensor, views: int, size: int) -> Tensor:
-    """Pictures of grids from cameras all round.
+    """Images of grids from cameras all round.
 
     The shape is moved to the middle of its grid, by whole voxels, and not scaled: small stays
     small. Rays are parallel; camera k stands at the angle 2 pi k / views about the vertical axis
     and looks down at :data:`ELEVATION`, so that of 12 views every second one is one of 6. A ray
     shows the first voxel with alpha, in its colour, brighter where its surface (the gradient of
     the blurred occupancy) faces a light that stands left above the camera, and darker far away. The
-    background is white. The same grids give the same pictures.
+    background is white. The same grids give the same images.
 
     Args:
         grids: RGBA, uint8, the last axis vertical. Shape: (rows, 4, R, R, R).
         views: V.
-        size: S, edge of a picture in pixels.
+        size: S, edge of an image in pixels.
 
     Returns:
         uint8. Shape: (rows, V, 3, S, S).
@@ -62,7 +62,7 @@ def render_views(grids: Tensor, views: int, size: int) -> Tensor:
     solid = np.zeros((edge**3 + 1, rows), bool)
     solid[:-1] = occupied.reshape(rows, -1).T
     colours = np.moveaxis(centred[:, :3], 1, 4).reshape(rows, -1, 3)
-    pictures = np.empty((rows, views, size, size, 3), np.uint8)
+    images = np.empty((rows, views, size, size, 3), np.uint8)
     for view in range(views):
         camera = _camera(2 * math.pi * view / views)
         met, depth = _first_hits(solid, _rays(edge, size, view, views), size)
@@ -71,10 +71,10 @@ def render_views(grids: Tensor, views: int, size: int) -> Tensor:
             voxels = met[hit, row]
             facing = (normals[row, voxels] @ (camera.T @ _LIGHT).astype(np.float32)).clip(0)
             light = (_AMBIENT + _DIFFUSE * facing) * (1 - _FAR * depth[hit, row]) / (1 - _FAR / 2)
-            picture = np.full((size * size, 3), 255, np.uint8)
-            picture[hit] = np.rint(colours[row, voxels] * light[:, None].clip(0, 1))
-            pictures[row, view] = picture.reshape(size, size, 3)
-    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(pictures, 4, 2)))
+            image = np.full((size * size, 3), 255, np.uint8)
+            image[hit] = np.rint(colours[row, voxels] * light[:, None].clip(0, 1))
+            images[row, view] = image.reshape(size, size, 3)
+    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(images, 4, 2)))
 
 
 def _centred(grids: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
@@ -132,7 +132,7 @@ def _camera(azimuth: float) -> npt.NDArray[np.float64]:
 
 @lru_cache(maxsize=12)
 def _rays(edge: int, size: int, view: int, views: int) -> list[tuple[Integers, Integers, float]]:
-    """What the rays of a picture meet in the grid, sample by sample, the farthest first.
+    """Voxels that the rays of an image meet, sample by sample, the farthest first.
 
     Returns:
         Pixels, the voxels that they meet (indexes in the flat grid), and the depth, from 0 (near)
@@ -140,7 +140,7 @@ def _rays(edge: int, size: int, view: int, views: int) -> list[tuple[Integers, I
     """
     camera = _camera(2 * math.pi * view / views)
     axis = ((2 * np.arange(size) + 1) / size - 1) * _FRAME
-    # Row 0 of a picture is its upper one. (size^2, 3)
+    # Row 0 of an image is its upper one. (size^2, 3)
     up, right = (x.ravel() for x in np.meshgrid(-axis, axis, indexing="ij"))
     starts = right[:, None] * camera[0] + up[:, None] * camera[1]
     reach = math.sqrt(3)  # half the diagonal of the cube

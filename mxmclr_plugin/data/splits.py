@@ -1,14 +1,23 @@
-"""A data set as a run takes it: its splits, and what is to be said about them."""
+"""Data sets by split, and the draw of splits that the data do not name."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
+
+import numpy as np
 
 from mxmclr_plugin.data.dataset import MultifoldDataset
 from mxmclr_plugin.data.problems import Problem
+from mxmclr_plugin.errors import DataError
 
-__all__ = ["DataSplits"]
+__all__ = ["SPLITS", "DataSplits", "hold_out"]
+
+SPLITS = ("train", "val", "test")
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -17,12 +26,12 @@ class DataSplits(Mapping[str, MultifoldDataset]):
 
     Attributes:
         by_name: The data set of each split.
-        kinds: What each modality's records are, which is what towers are chosen by: ``"text"``,
+        kinds: Kind of each modality's records, by which towers are chosen: ``"text"``,
             ``"image"``, ``"voxel"``, ... (see :class:`~mxmclr_plugin.models.registry.TowerInfo`).
-        notes: What must be said beside every figure of these data, one sentence each: that a split
+        notes: Caveats that belong with every result on these data, one sentence each: that a split
             is not the official one, that data are regenerated.
         problems: What was left out, and why.
-        plain: What is measured in place of a split whose own records are transformed by chance.
+        plain: Data to evaluate on in place of a split whose own records are augmented.
     """
 
     by_name: dict[str, MultifoldDataset]
@@ -39,3 +48,55 @@ class DataSplits(Mapping[str, MultifoldDataset]):
 
     def __len__(self) -> int:
         return len(self.by_name)
+
+
+def hold_out(
+    names: Sequence[T],
+    shares: Mapping[str, int | float],
+    seed: int,
+    *,
+    what: str = "names",
+    by_name: bool = False,
+) -> dict[str, list[T]]:
+    """Draw splits from names at random; the rest is ``train``.
+
+    Args:
+        names: What is split: names, or indexes.
+        shares: Size of each split that is drawn: a number of names, or a share of them, which is
+            one name at least.
+        seed: Seed of the draw, 0 or more. The draw is the same with every version of numpy.
+        what: Plural noun for messages: "photos".
+        by_name: Whether the order of the draw follows from each name and the seed, so that it does
+            not depend on the order of the names.
+
+    Returns:
+        The names of ``train`` and of each share, in the order given.
+
+    Raises:
+        DataError: If no name is left to train on.
+        ValueError: If the seed is negative.
+    """
+    if seed < 0:
+        raise ValueError(f"seed must be 0 or more, got {seed}")
+    sizes = {
+        split: share if isinstance(share, int) else max(1, round(share * len(names)))
+        for split, share in shares.items()
+    }
+    if len(names) <= sum(sizes.values()):
+        raise DataError(
+            f"{len(names)} {what} are too few to hold out "
+            + " and ".join(f"{size} for {split}" for split, size in sizes.items())
+        )
+    if by_name:
+        keys = [hashlib.sha256(f"{seed} {name}".encode()).hexdigest() for name in names]
+        order = sorted(range(len(names)), key=keys.__getitem__)
+    else:
+        # Philox and RandomState are what numpy promises to draw the same numbers in all versions.
+        generator = np.random.RandomState(np.random.Philox(np.random.SeedSequence(seed)))
+        order = generator.permutation(len(names)).tolist()
+    splits: dict[str, list[T]] = {}
+    start = 0
+    for split, size in (*sizes.items(), ("train", len(names))):
+        splits[split] = [names[k] for k in sorted(order[start : start + size])]
+        start += size
+    return {"train": splits.pop("train"), **splits}

@@ -1,4 +1,4 @@
-"""Several pictures of one thing: one record of all, or a record each; rendered ones on disk."""
+"""Several images of one thing, as one record or one each; rendered images on disk."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _MARK_EVERY = 16  # batches, from one note of how far it is to the next
 
 
 class ArrayFile:
-    """Records along the first axis of a ``.npy`` file, read when asked for.
+    """Records along the first axis of a ``.npy`` file, read on access.
 
     Args:
         path: The file.
@@ -47,28 +47,28 @@ class ArrayFile:
 
 
 class StackedViews:
-    """One record of each ``views`` pictures that follow each other.
+    """One record of each ``views`` images that follow each other.
 
     Args:
-        pictures: Pictures of the first thing, then of the second, ... Shape of each: (3, H, W).
-        views: V, pictures of a thing.
+        images: Images of the first thing, then of the second, ... Shape of each: (3, H, W).
+        views: V, images of a thing.
     """
 
-    def __init__(self, pictures: Store, views: int) -> None:
-        self.pictures = pictures
+    def __init__(self, images: Store, views: int) -> None:
+        self.images = images
         self.views = views
 
     def __len__(self) -> int:
-        return len(self.pictures) // self.views
+        return len(self.images) // self.views
 
     def __getitem__(self, index: int) -> Tensor:
-        """The pictures of a thing. Shape: (V, 3, H, W)."""
-        first = range(0, len(self.pictures), self.views)[index]
-        return torch.stack([self.pictures[first + k] for k in range(self.views)])
+        """The images of a thing. Shape: (V, 3, H, W)."""
+        first = range(0, len(self.images), self.views)[index]
+        return torch.stack([self.images[first + k] for k in range(self.views)])
 
 
 class SeparateViews:
-    """A record for each of the ``views`` pictures of which a record is a stack.
+    """A record for each of the ``views`` images of which a record is a stack.
 
     Args:
         stacks: Stacks. Shape of each: (V, 3, H, W).
@@ -83,18 +83,18 @@ class SeparateViews:
         return len(self.stacks) * self.views
 
     def __getitem__(self, index: int) -> Tensor:
-        """One picture. Shape: (3, H, W)."""
+        """One image. Shape: (3, H, W)."""
         thing, view = divmod(range(len(self))[index], self.views)
-        picture: Tensor = self.stacks[thing][view]
-        return picture
+        image: Tensor = self.stacks[thing][view]
+        return image
 
 
 def rendered_views(grids: Store, views: int, size: int, folder: Path, key: str) -> ArrayFile:
-    """Pictures of all grids of a store, rendered once and kept in a folder.
+    """Images of all grids of a store, rendered once and kept in a folder.
 
     Args:
         grids: RGBA grids, uint8. Shape of each: (4, R, R, R).
-        views: V, pictures of a grid.
+        views: V, images of a grid.
         size: S, their edge in pixels.
         folder: Folder that they are kept in; relative to the cache folder.
         key: What tells these grids from others.
@@ -125,16 +125,16 @@ def _render(grids: Store, views: int, size: int, path: Path) -> None:
         done, mode = int(mark.read_text(encoding="ascii")), "r+"
     else:
         done, mode = 0, "w+"
-    pictures = np.lib.format.open_memmap(path, mode, np.uint8, shape)
+    images = np.lib.format.open_memmap(path, mode, np.uint8, shape)
     step = max(1, _VOXELS_AT_ONCE // grids[0][0].numel())
     with progress_bar() as progress:
         task = progress.add_task(f"rendering {views} views", total=len(grids), completed=done)
         for number, start in enumerate(range(done, len(grids), step), start=1):
             batch = torch.stack([grids[k] for k in range(start, min(start + step, len(grids)))])
-            pictures[start : start + len(batch)] = render_views(batch, views, size).numpy()
+            images[start : start + len(batch)] = render_views(batch, views, size).numpy()
             progress.advance(task, len(batch))
             if number % _MARK_EVERY == 0:
-                pictures.flush()
+                images.flush()
                 mark.write_text(str(start + len(batch)), encoding="ascii")
-    pictures.flush()
+    images.flush()
     mark.unlink(missing_ok=True)

@@ -37,7 +37,7 @@ def completed(config: RunConfig, data: DataSplits, console: Console) -> RunConfi
 
     - towers: for each modality in use without a tower, one that trains from scratch in minutes.
       Texts, where there are up to 10,000 to train on and the package of offline-minilm is
-      installed, get that one, frozen: so few texts leave many words unseen (on 104 COCO photos its
+      installed, get that one, frozen: with few texts many words are unknown (on 104 COCO photos its
       recall is higher, seed by seed);
     - directions: the first text, or else the first modality, against each of the others, both ways;
     - batch.folds: the median of the training instances' folds, at most 5 texts and 2 of others;

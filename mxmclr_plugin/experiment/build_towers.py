@@ -17,8 +17,11 @@ from mxmclr_plugin.experiment.compose import build_part
 from mxmclr_plugin.experiment.config import RunConfig
 from mxmclr_plugin.experiment.folder import RunFolder
 from mxmclr_plugin.loss.multimodal import takes_soft_features
-from mxmclr_plugin.models.feature_cache import cached_features, fingerprint_module
-from mxmclr_plugin.models.feature_store import FeatureStore
+from mxmclr_plugin.models.feature_cache import (
+    FeatureStore,
+    cached_features,
+    fingerprint_module,
+)
 from mxmclr_plugin.models.registry import build_tower
 from mxmclr_plugin.models.text import SentenceBackbone
 from mxmclr_plugin.models.tower import Tower
@@ -62,7 +65,8 @@ def check_processes(towers: Mapping[str, Tower], config: RunConfig, processes: i
     """Checks that DDP does not wait for gradients of a backbone that is unfrozen later.
 
     Raises:
-        ConfigError: If there are several processes and DDP is not told of unused parameters.
+        ConfigError: If there are several processes and the strategy does not find unused
+            parameters.
     """
     late = [name for name, tower in towers.items() if tower.unfreeze_at is not None]
     if processes > 1 and late and "find_unused_parameters" not in config.trainer.strategy:
@@ -73,11 +77,11 @@ def check_processes(towers: Mapping[str, Tower], config: RunConfig, processes: i
         )
 
 
-def check_teacher(config: RunConfig, towers: Mapping[str, Tower], criterion: nn.Module) -> None:
+def check_teacher(config: RunConfig, towers: Mapping[str, Tower], loss: nn.Module) -> None:
     """Checks that the teacher's backbones are frozen and that the loss has a soft part.
 
     Raises:
-        ConfigError: If a modality has no tower or one that is not frozen for good, or the loss has
+        ConfigError: If a modality has no tower or one that does not stay frozen, or the loss has
             no soft part or a memory bank.
     """
     for modality in config.teacher:
@@ -92,11 +96,9 @@ def check_teacher(config: RunConfig, towers: Mapping[str, Tower], criterion: nn.
                 f"take a pretrained tower (towers/{modality}=...) with "
                 f"towers.{modality}.frozen=true"
             )
-    if config.teacher and (
-        not takes_soft_features(criterion) or getattr(criterion, "hard_weight", 0.0) == 1
-    ):
+    if config.teacher and (not takes_soft_features(loss) or getattr(loss, "hard_weight", 0.0) == 1):
         raise ConfigError(f"teacher: the loss {config.loss_name} has no soft part")
-    if config.teacher and len(getattr(criterion, "memory_bank", ())):
+    if config.teacher and len(getattr(loss, "memory_bank", ())):
         raise ConfigError(
             "teacher: a memory bank keeps no features of frozen backbones: set "
             "loss.memory_bank_size=0, or leave teacher out"

@@ -1,4 +1,4 @@
-"""Time spent training, without validation, and waiting for data, carried on across resumed runs."""
+"""Callback that measures the time of training and of waiting for data, also across resumed runs."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from mxmclr_plugin.data.batch import MultifoldBatch
 __all__ = ["MUCH_WAITING", "TrainingClock", "advice_on_waiting"]
 
 MUCH_WAITING = 0.2
-"""Share of the training time from which on waiting for data is worth a word."""
+"""Share of the training time above which :func:`advice_on_waiting` suggests a change."""
 
 
 class TrainingClock(Callback):
     """Counts the seconds and the encoded observations of training steps.
 
-    On a GPU, work goes on while the next batch is awaited; what counts is the time for which the
-    GPU had nothing to do, between two marks in its queue.
+    A GPU works on while the next batch is fetched; only the time in which it was idle counts,
+    between two events in its queue.
 
     Attributes:
         seconds: Wall time of training, waiting for data included, validation left out.
@@ -40,13 +40,13 @@ class TrainingClock(Callback):
 
     @property
     def waiting(self) -> float:
-        """Seconds of training in which there was nothing to do for want of data."""
+        """Seconds of training spent waiting for data."""
         self._read_marks()
         return self._waited
 
     @contextmanager
     def awaiting(self) -> Iterator[None]:
-        """Stands around asking for the next training batch."""
+        """Times the wait for the next training batch."""
         if self._device is not None and self._device.type == "cuda":
             stream = torch.cuda.current_stream(self._device)
             before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -104,7 +104,7 @@ class TrainingClock(Callback):
 
 
 def advice_on_waiting(share: float, workers: int) -> str | None:
-    """What to do about the time spent waiting for data; None if it is not much.
+    """Suggestion for less waiting for data; None if the wait is short.
 
     Args:
         share: Share of the training time, 0 to 1.
@@ -115,11 +115,11 @@ def advice_on_waiting(share: float, workers: int) -> str | None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     found = f"{share:.0%} of the training time was spent waiting for data: "
     others = (
-        "smaller pictures or grids, files that are quicker to decode, a faster disk, or a frozen "
+        "smaller images or grids, files that are quicker to decode, a faster disk, or a frozen "
         "tower, whose features are computed once"
     )
     if workers == 0:
-        return f"{found}read it in processes of their own by batch.workers={cores}"
+        return f"{found}read it in separate processes with batch.workers={cores}"
     if workers < (cores or 1):
-        return f"{found}batch.workers is {workers}, and there are {cores} cores. Else {others}"
-    return f"{found}batch.workers={workers} takes all {cores} cores already. What helps is {others}"
+        return f"{found}batch.workers is {workers}, and there are {cores} cores. Else try {others}"
+    return f"{found}batch.workers={workers} uses all {cores} cores already. Try {others}"

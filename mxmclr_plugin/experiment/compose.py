@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import copy
 import inspect
+import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, field, fields, is_dataclass, make_dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar, get_origin
+from typing import Any, Literal, NamedTuple, TypeVar, get_origin, get_type_hints
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, OverrideType
+from hydra.core.override_parser.types import Override, OverrideType, Quote, QuotedString
 from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import plugin_configs
+from mxmclr_plugin.arguments import convert, is_text
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.experiment.config import RunConfig
 from mxmclr_plugin.registry import (
@@ -43,6 +46,7 @@ __all__ = [
     "compose_choice",
     "describe",
     "groups",
+    "literal_texts",
     "load_config",
     "tasks",
 ]
@@ -76,14 +80,15 @@ class Key(NamedTuple):
 
 def tasks(folder: Path = CONFIGS) -> dict[str, str]:
     """Summary of every task, by name."""
-    summaries = {}
-    for file in sorted(folder.glob("*.yaml")):
-        node = OmegaConf.load(file)
-        if not isinstance(node, DictConfig):
-            raise ConfigError(f"{file} must hold keys and values")
-        if file.stem != "base":
-            summaries[file.stem] = str(node.get("summary", ""))
-    return summaries
+    return {
+        file.stem: _summary(file) for file in sorted(folder.glob("*.yaml")) if file.stem != "base"
+    }
+
+
+def _summary(file: Path) -> str:
+    lines = file.read_text(encoding="utf-8").splitlines()
+    line = next((line for line in lines if line.startswith("summary:")), "summary: ''")
+    return str(yaml.safe_load(line)["summary"])
 
 
 def groups(folder: Path = CONFIGS) -> list[str]:
@@ -176,11 +181,13 @@ def check_data(name: str, arguments: Sequence[str]) -> dict[str, Any]:
     Raises:
         ConfigError: If the name or an option is unknown, or a value has the wrong type.
     """
+    node: dict[str, Any] = {"name": name}
+    options = DATASETS[name].options if name in DATASETS else {}
     for argument in arguments:
-        if "=" not in argument:
+        key, equals, text = argument.partition("=")
+        if not equals:
             raise ConfigError(f"{argument!r} is no option: they are written key=value")
-    node = OmegaConf.merge({"name": name}, OmegaConf.from_dotlist(list(arguments)))
-    assert isinstance(node, DictConfig)
+        node[key] = convert(options[key].hint if key in options else Any, f"data.{key}", text)
     return _checked_options("data", DATASETS, node)
 
 
@@ -194,6 +201,36 @@ def build_part(key: str, build: Callable[..., PartT], *args: Any) -> PartT:
         return build(*args)
     except (ValueError, TypeError, OSError, ImportError) as error:
         raise ConfigError(f"{key}: {error}") from error
+
+
+def literal_texts(overrides: Sequence[str]) -> list[str]:
+    """Quotes the values of text and path keys, which are taken as typed, for Hydra's grammar.
+
+    ``null`` stays null.
+    """
+    return [_literal_text(override) for override in overrides]
+
+
+def _literal_text(override: str) -> str:
+    match = re.match(r"(\+{0,2}[A-Za-z_][\w.]*)=(.+)", override, re.DOTALL)
+    if match is None or match[2] == "null" or not _is_text(match[1].lstrip("+").split(".")):
+        return override
+    text = match[2].replace("${", "\\${")
+    return f"{match[1]}={QuotedString(text, Quote.single).with_quotes()}"
+
+
+def _is_text(path: Sequence[str]) -> bool:
+    """Whether the values of a key are texts or paths, whatever is chosen in its group."""
+    first, *rest = path
+    entries: Iterable[Info]
+    if first in ("loss", "data", "towers"):
+        entries = {"loss": LOSSES, "data": DATASETS, "towers": TOWERS}[first]  # type: ignore[assignment]
+        hints = [entry.options[path[-1]].hint for entry in entries if path[-1] in entry.options]
+        return len(rest) == 1 + (first == "towers") and bool(hints) and all(map(is_text, hints))
+    kind: Any = RunConfig
+    for name in path:
+        kind = get_type_hints(kind).get(name) if is_dataclass(kind) else None
+    return is_text(kind)
 
 
 def describe(config: RunConfig) -> list[Key]:
@@ -264,8 +301,9 @@ def _store_choice(group: str, name: str) -> None:
 
 
 def _compose(task: str, overrides: Sequence[str], config_dir: Path | None) -> DictConfig:
+    overrides = literal_texts(overrides)
     try:
-        parsed = OverridesParser.create().parse_overrides(list(overrides))
+        parsed = OverridesParser.create().parse_overrides(overrides)
     except HydraException as error:
         raise ConfigError(f"cannot read {' '.join(overrides)}: {error}") from error
     _store_defaults()

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
-from mxmclr_plugin.data.batch import collate_multifold
+from mxmclr_plugin.data.batch import collate
 from mxmclr_plugin.data.dataset import MultifoldDataset
 from mxmclr_plugin.data.loader import ResumableLoader
 from mxmclr_plugin.data.observations import Observation, observation_loader
@@ -24,15 +24,15 @@ class RetrievalData(LightningDataModule):
     Args:
         splits: Data sets by split: ``train``, ``val`` and ``test``.
         modalities: The modalities in use.
-        batch: What a training batch holds.
-        seed: Of the training draws.
+        batch: Contents of a training batch.
+        seed: Seed of the training draws.
         eval_batch: Observations a batch in evaluation.
         pin_memory: Whether batches are copied to page-locked memory.
-        awaiting: Stands around each waiting for a training batch, see
+        awaiting: Context of each wait for a training batch, see
             :class:`~mxmclr_plugin.data.loader.ResumableLoader`.
 
     Attributes:
-        tested: The split that the trainer's test is of.
+        tested: Split of the trainer's test.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class RetrievalData(LightningDataModule):
             dataset,
             batch_size=self.batch.instances,
             sampler=sampler,
-            collate_fn=collate_multifold,
+            collate_fn=collate,
             awaiting=self.awaiting,
             drop_last=True,
             num_workers=self.batch.workers,

@@ -1,4 +1,4 @@
-"""The folder of a run: where it is, what it holds, and that no run overwrites another."""
+"""The folder of a run, which no other run overwrites."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mxmclr_plugin.json_records import json_text
 __all__ = ["RunFolder"]
 
 _DECIDED = "MXMCLR_RUN_FOLDER"
-"""Variable in which the first process tells those that it starts where the run is."""
+"""Environment variable with the folder, from the first process to those that it starts."""
 
 
 class RunFolder:
@@ -28,7 +28,7 @@ class RunFolder:
 
     Attributes:
         path: The folder.
-        resume_from: Checkpoint to go on from, None for a new run.
+        resume_from: Checkpoint to continue from, None for a new run.
     """
 
     def __init__(self, path: Path, resume_from: Path | None) -> None:
@@ -37,18 +37,16 @@ class RunFolder:
 
     @classmethod
     def of(cls, config: RunConfig) -> RunFolder:
-        """The folder that a configuration asks for.
+        """The folder of a configuration.
 
-        Of several processes the first decides: those that Lightning starts find in their
-        environment what it decided.
+        The first process chooses it; processes that Lightning starts read it from the environment.
 
-        Without ``out`` it is runs/<task>/<loss>-seed<seed>: the newest such folder where the run is
-        to go on, and a fresh one, with a number behind its name, where it starts anew.
+        Without ``out`` it is runs/<task>/<loss>-seed<seed>: the newest such folder if the run
+        continues, and a new one, with a number behind its name, if it starts.
 
         Raises:
-            ConfigError: If the run should go on but there is no checkpoint, or should start anew in
-                a folder that holds a run, or if processes that were all started from outside, as by
-                torchrun, are not told the same folder.
+            ConfigError: If the run should continue but there is no checkpoint, or should start in a
+                folder that holds a run, or if processes that torchrun started have no ``out``.
         """
         from pytorch_lightning.utilities import rank_zero_only  # takes seconds to import
 
@@ -75,8 +73,8 @@ class RunFolder:
         if config.ckpt is None:
             if _holds_run(path) and not may_hold_run:
                 raise ConfigError(
-                    f"out: {path} holds a run already; go on with it by ckpt=last, or give "
-                    "another folder"
+                    f"out: {path} holds a run already; continue it with ckpt=last, or "
+                    "choose another folder"
                 )
             return cls(path, None)
         checkpoint = path / "checkpoints" / "last.ckpt"
@@ -84,17 +82,17 @@ class RunFolder:
             checkpoint = Path(config.ckpt)
         if not checkpoint.is_file():
             raise ConfigError(
-                f"ckpt: there is no checkpoint {checkpoint}; leave ckpt out to start anew"
+                f"ckpt: there is no checkpoint {checkpoint}; leave ckpt out to start a new run"
             )
         return cls(path, checkpoint)
 
     @property
     def checkpoints(self) -> Path:
-        """Where checkpoints go."""
+        """Folder of the checkpoints."""
         return self.path / "checkpoints"
 
     def tower(self, modality: str) -> Path:
-        """Where the trained SentenceTransformer of a modality goes."""
+        """Folder of the trained SentenceTransformer of a modality."""
         return self.path / f"{modality}_tower"
 
     def write_config(self, config: RunConfig) -> None:
@@ -102,7 +100,7 @@ class RunFolder:
         self._write("config.yaml", yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
 
     def write_problems(self, problems: Sequence[Problem]) -> Path:
-        """Writes ``problems.json``, what was left out of the data, and returns its path."""
+        """Writes ``problems.json``, the list of data that were left out, and returns its path."""
         records = [dataclasses.asdict(problem) for problem in problems]
         return self._write("problems.json", json.dumps(records, indent=1, ensure_ascii=False))
 

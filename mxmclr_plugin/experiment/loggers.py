@@ -1,4 +1,4 @@
-"""Where curves are written: Lightning's own loggers, by name."""
+"""Lightning's loggers by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Trains towers towards each other and measures retrieval between them."""
+"""Lightning module that trains towers with a loss between them and measures retrieval."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ __all__ = ["RetrievalModule"]
 
 
 class RetrievalModule(LightningModule):
-    """One tower a modality, one criterion between them.
+    """One tower per modality, one loss between them.
 
     Args:
         towers: Tower of each modality; several modalities may share one.
-        criterion: Called with embeddings and ids by modality.
+        loss: Called with embeddings and ids by modality.
         directions: Directions of retrieval by name: ``{"t2s": Direction("text", "voxel")}``.
         optimizer: Options of the optimizer.
         evaluation: The metrics.
@@ -41,7 +41,7 @@ class RetrievalModule(LightningModule):
     def __init__(
         self,
         towers: Mapping[str, Tower],
-        criterion: MultimodalLoss,
+        loss: MultimodalLoss,
         directions: Mapping[str, Direction],
         optimizer: OptimizerConfig,
         evaluation: EvalConfig,
@@ -49,7 +49,7 @@ class RetrievalModule(LightningModule):
     ) -> None:
         super().__init__()
         self.towers = nn.ModuleDict(towers)
-        self.criterion = criterion
+        self.loss = loss
         self.directions = dict(directions)
         self.optimizer_config = optimizer
         self.evaluation = evaluation
@@ -67,9 +67,9 @@ class RetrievalModule(LightningModule):
                 assert isinstance(tower, Tower)
                 observations = features[name] = tower.features(observations)
             z[name] = tower(observations)
-        loss: Tensor = self.criterion(z, batch.ids, features)
+        loss: Tensor = self.loss(z, batch.ids, features)
         metrics = {"train/loss": loss.detach()}
-        metrics |= {f"train/{name}": value for name, value in self.criterion.last.items()}
+        metrics |= {f"train/{name}": value for name, value in self.loss.last.items()}
         self.log_dict(metrics, prog_bar=False)
         self.log("loss", loss.detach(), prog_bar=True, logger=False)
         return loss
@@ -91,7 +91,7 @@ class RetrievalModule(LightningModule):
         }
 
     def _parameter_groups(self, lr: float) -> list[dict[str, Any]]:
-        """What is decayed and what is not, for each scale of the learning rate."""
+        """Parameters with and without weight decay, for each scale of the learning rate."""
         scale_of = {
             id(parameter): tower.lr_scale
             for tower in self._each_tower()
@@ -143,7 +143,7 @@ class RetrievalModule(LightningModule):
         self.tested = measure(*self._embeddings(), self.directions, self.evaluation, groups=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        # A tower with dropout goes on with the numbers it would have drawn.
+        # So that dropout draws the same numbers after a resumption.
         checkpoint["torch_rng_state"] = torch.get_rng_state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

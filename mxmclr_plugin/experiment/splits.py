@@ -1,4 +1,4 @@
-"""The instances of a data set that towers can see."""
+"""The instances of a data set that a run can train on or measure."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def usable_splits(
 ) -> dict[str, MultifoldDataset]:
     """The splits that a run trains on and measures, see the two functions below.
 
-    ``train_split`` is the split ``train`` as it is measured, where that is asked for.
+    ``train_split`` is the split ``train`` as it is measured, if ``eval.split`` names it.
 
     Raises:
         ConfigError: If the data lack a modality or a split, or nothing is left of one.
@@ -36,14 +36,14 @@ def usable_splits(
             f"eval.split: there is no split {config.eval.split!r}, there are {', '.join(data)}"
         )
     for split in dict.fromkeys(["val", "test", config.eval.split]):
-        # "train" is what is trained on.
+        # "train" is the training set.
         name = "train_split" if split == "train" else split
         splits[name] = measured_split(data, split, config, console)
     return splits
 
 
 def trained_split(data: DataSplits, config: RunConfig, console: Console) -> MultifoldDataset:
-    """What is trained on: the instances with an observation for any tower.
+    """The training set: the instances with an observation for any tower.
 
     Raises:
         ConfigError: If the data lack the modality of a tower, or no instance is left.
@@ -55,7 +55,7 @@ def trained_split(data: DataSplits, config: RunConfig, console: Console) -> Mult
 
 
 def check_trainable(data: DataSplits) -> None:
-    """Refuses data that are for measuring alone.
+    """Checks that there is a training set.
 
     Raises:
         ConfigError: If they have no split ``train``.
@@ -63,16 +63,16 @@ def check_trainable(data: DataSplits) -> None:
     if "train" not in data:
         raise ConfigError(
             f"data: there is nothing to train on, all instances are in {' or '.join(data)}; "
-            "`evaluate` measures a trained run on them"
+            "`evaluate` measures a finished run on them"
         )
 
 
 def measured_split(
     data: DataSplits, split: str, config: RunConfig, console: Console
 ) -> MultifoldDataset:
-    """What is measured: the instances with an observation in every modality that is measured.
+    """A split for evaluation: the instances with an observation in every measured modality.
 
-    A query without a right item in the gallery has no rank.
+    A query without a correct item in the gallery has no rank.
 
     Raises:
         ConfigError: If there is no such split, it lacks a modality, or no instance is left.
@@ -108,7 +108,7 @@ def _observed(
     enough: Callable[[Iterable[bool]], bool],
     console: Console,
 ) -> MultifoldDataset:
-    """The instances with observations in any, or all, modalities; says how many are left out."""
+    """The instances with observations in any, or all, modalities; prints how many are left out."""
     observed = zip(*(dataset.folds(modality) > 0 for modality in modalities), strict=True)
     kept = [k for k, of_instance in enumerate(observed) if enough(of_instance)]
     named = (" and " if enough is all else " or ").join(modalities)

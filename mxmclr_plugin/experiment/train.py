@@ -1,4 +1,4 @@
-"""One run: data, towers, training, test, and what is written down about it."""
+"""A run from data to ``metrics.json``: builds the towers, trains and tests them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping
 from importlib.metadata import version
+from pathlib import Path
 
 import pytorch_lightning as pl
 from rich.console import Console
@@ -53,7 +54,7 @@ def run_retrieval(config: RunConfig, console: Console | None = None) -> RunMetri
 
     Args:
         config: The configuration.
-        console: Where to show what happens.
+        console: Where progress and results are printed.
 
     Returns:
         The record of ``metrics.json``.
@@ -62,28 +63,21 @@ def run_retrieval(config: RunConfig, console: Console | None = None) -> RunMetri
         ConfigError: If the configuration cannot be run.
     """
     console = console or Console()
-    # What Lightning announces (devices, tips, files) stands in our own lines.
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    if not console.is_terminal:
-        transformers_logging.disable_progress_bar()
-    # Frozen backbones are in evaluation mode on purpose.
-    warnings.filterwarnings("ignore", ".*eval mode at the start", module="pytorch_lightning")
-    warnings.filterwarnings("ignore", ".*LeafSpec.*", module="pytorch_lightning")
+    _quieten_libraries(console)
     folder = RunFolder.of(config)
-    criterion = build_part("loss", build_loss, config.loss)
+    loss = build_part("loss", build_loss, config.loss)
     data: DataSplits = build_part("data", DATASETS.build, config.data)
     if config.automatic:
         config = completed(config, data, console)
     splits = usable_splits(data, config, console)
     batch = _batch_for(config, splits["train"], console)
-    assert batch.instances is not None
 
     pl.seed_everything(config.seed, workers=True, verbose=False)
     towers = build_towers(config, splits["train"])
-    check_teacher(config, towers, criterion)
+    check_teacher(config, towers, loss)
     module = RetrievalModule(
         towers,
-        MultimodalLoss(criterion, list(towers)),
+        MultimodalLoss(loss, list(towers)),
         config.directions,
         config.optimizer,
         config.eval,
@@ -94,79 +88,48 @@ def run_retrieval(config: RunConfig, console: Console | None = None) -> RunMetri
         "trainer", build_trainer, config.trainer, config.optimizer, folder.path, [clock]
     )
     check_processes(towers, config, trainer.world_size)
-    on_gpu = trainer.strategy.root_device.type == "cuda"
-    splits = with_cached_features(splits, towers, config, trainer.strategy.root_device)
+    device = trainer.strategy.root_device
+    splits = with_cached_features(splits, towers, config, device)
     loaders = RetrievalData(
         splits,
         list(towers),
         batch,
         seed=config.seed,
         eval_batch=config.trainer.eval_batch,
-        pin_memory=on_gpu,
+        pin_memory=device.type == "cuda",
         awaiting=clock.awaiting,
     )
-    _say_setup(console, config, splits, batch, trainer, folder)
     if trainer.is_global_zero:
+        _print_setup(console, config, splits, batch, trainer, folder)
         folder.write_config(config)
-        _say_about_data(console, data, folder)
+        _print_data(console, data, folder)
 
     trainer.fit(module, loaders, ckpt_path=folder.resume_from)
     if trainer.interrupted:
         raise KeyboardInterrupt
-    # Before the test: loading the best weights sets callbacks back to when they were saved.
-    train = TrainingRecord(
-        steps=trainer.global_step,
-        seconds=clock.seconds,
-        observations_per_second=clock.observations * trainer.world_size / clock.seconds,
-        waiting_for_data=clock.waiting / clock.seconds,
-    )
-    best_validation = _best_validation(trainer)
-    measured: dict[str, SplitMetrics] = {}
-    # "train" is what is trained on, see usable_splits.
-    wanted = {"train_split" if config.eval.split == "train" else config.eval.split, "test"}
-    if not config.eval.test:
-        wanted.remove("test")
-    for split in [name for name in splits if name in wanted]:
-        loaders.tested = split
-        trainer.test(
-            module,
-            loaders,
-            ckpt_path=folder.checkpoints / f"{config.trainer.test_with}.ckpt",
-            verbose=False,
-        )
-        assert module.tested is not None
-        measured[split.removesuffix("_split")] = module.tested
-        if (
-            module.tested.groups is None
-            and config.eval.group_size is not None
-            and trainer.is_global_zero
-        ):
-            console.print(
-                f"{split}: its {len(splits[split])} instances fill no group of "
-                f"{config.eval.group_size}",
-                highlight=False,
-            )
+    assert batch.instances is not None
     metrics = RunMetrics(
         task=config.task,
         loss=config.loss_name,
         seed=config.seed,
-        splits=measured,
+        splits={},
         data=DataRecord(list(data.notes), len(data.problems)),
         config=dataclasses.asdict(config),
         batch=BatchRecord(batch.instances, dict(batch.folds)),
-        best_validation=best_validation,
-        train=train,
+        # Before the test: loading the best weights resets callbacks to when they were saved.
+        best_validation=_best_validation(trainer),
+        train=TrainingRecord(
+            steps=trainer.global_step,
+            seconds=clock.seconds,
+            observations_per_second=clock.observations * trainer.world_size / clock.seconds,
+            waiting_for_data=clock.waiting / clock.seconds,
+        ),
         versions=_versions(),
     )
+    metrics.splits.update(_test(trainer, module, loaders, config, folder, console))
     if trainer.is_global_zero:
         path = folder.write_metrics(metrics)
-        for table in metrics_tables(metrics):
-            console.print(table)
-        if advice := advice_on_waiting(train.waiting_for_data, batch.workers):
-            console.print(advice, highlight=False)
-        for note in data.notes:
-            console.print(note, highlight=False)
-        console.print(f"written to {path}", soft_wrap=True)
+        _print_results(console, metrics, batch, path)
         for modality, saved in save_sentence_transformers(towers, folder).items():
             console.print(
                 f"trained {modality} model written to {saved}: SentenceTransformer({str(saved)!r}) "
@@ -175,6 +138,45 @@ def run_retrieval(config: RunConfig, console: Console | None = None) -> RunMetri
                 soft_wrap=True,
             )
     return metrics
+
+
+def _quieten_libraries(console: Console) -> None:
+    # Lightning's devices, tips and files are in our own lines.
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    if not console.is_terminal:
+        transformers_logging.disable_progress_bar()
+    # Frozen backbones are in evaluation mode on purpose.
+    warnings.filterwarnings("ignore", ".*eval mode at the start", module="pytorch_lightning")
+    warnings.filterwarnings("ignore", ".*LeafSpec.*", module="pytorch_lightning")
+
+
+def _test(
+    trainer: pl.Trainer,
+    module: RetrievalModule,
+    loaders: RetrievalData,
+    config: RunConfig,
+    folder: RunFolder,
+    console: Console,
+) -> dict[str, SplitMetrics]:
+    """Metrics of ``eval.split`` and, unless ``eval.test`` is false, of the test set."""
+    # "train" is the training set, see usable_splits.
+    wanted = {"train_split" if config.eval.split == "train" else config.eval.split, "test"}
+    if not config.eval.test:
+        wanted.remove("test")
+    tested: dict[str, SplitMetrics] = {}
+    for split in [name for name in loaders.splits if name in wanted]:
+        loaders.tested = split
+        checkpoint = folder.checkpoints / f"{config.trainer.test_with}.ckpt"
+        trainer.test(module, loaders, ckpt_path=checkpoint, verbose=False)
+        assert module.tested is not None
+        tested[split.removesuffix("_split")] = module.tested
+        size = config.eval.group_size
+        if module.tested.groups is None and size is not None and trainer.is_global_zero:
+            console.print(
+                f"{split}: its {len(loaders.splits[split])} instances fill no group of {size}",
+                highlight=False,
+            )
+    return tested
 
 
 def _batch_for(config: RunConfig, train: MultifoldDataset, console: Console) -> BatchConfig:
@@ -204,11 +206,11 @@ def _describe(folds: Mapping[str, int]) -> str:
 def _best_validation(trainer: pl.Trainer) -> float | None:
     """Highest mean over the directions of the first r@k on the validation set, in percent."""
     monitored = [c for c in trainer.checkpoint_callbacks if getattr(c, "monitor", None)]
-    score = getattr(monitored[0], "best_model_score", None) if monitored else None
-    return None if score is None else float(score)
+    best = getattr(monitored[0], "best_model_score", None) if monitored else None
+    return None if best is None else float(best)
 
 
-def _say_setup(
+def _print_setup(
     console: Console,
     config: RunConfig,
     splits: Mapping[str, MultifoldDataset],
@@ -216,28 +218,26 @@ def _say_setup(
     trainer: pl.Trainer,
     folder: RunFolder,
 ) -> None:
-    if not trainer.is_global_zero:
-        return
     sizes = ", ".join(f"{name} {len(dataset)}" for name, dataset in splits.items())
+    towers = ", ".join(
+        f"{modality}: {spec.get('name') or 'that of ' + spec['same_as']}"
+        for modality, spec in config.towers.items()
+    )
     lines = [
         f"[bold]{config.task}[/bold] with loss [bold]{config.loss_name}[/bold], "
         f"seed {config.seed}, in {folder.path}",
         f"data {config.data['name']}: instances {sizes}",
-        "towers "
-        + ", ".join(
-            f"{modality}: {spec.get('name') or 'that of ' + spec['same_as']}"
-            for modality, spec in config.towers.items()
-        ),
+        f"towers {towers}",
         f"{config.trainer.max_steps} steps of {batch.instances} instances with "
         f"{_describe(batch.folds)} each, on {trainer.strategy.root_device} in precision "
         f"{trainer.precision}",
     ]
     if folder.resume_from:
-        lines.append(f"going on from {folder.resume_from}")
+        lines.append(f"continuing from {folder.resume_from}")
     console.print("\n".join(lines), highlight=False, soft_wrap=True)
 
 
-def _say_about_data(console: Console, data: DataSplits, folder: RunFolder) -> None:
+def _print_data(console: Console, data: DataSplits, folder: RunFolder) -> None:
     for note in data.notes:
         console.print(note, highlight=False)
     if data.problems:
@@ -249,6 +249,17 @@ def _say_about_data(console: Console, data: DataSplits, folder: RunFolder) -> No
             highlight=False,
             soft_wrap=True,
         )
+
+
+def _print_results(console: Console, metrics: RunMetrics, batch: BatchConfig, path: Path) -> None:
+    for table in metrics_tables(metrics):
+        console.print(table)
+    assert metrics.train is not None
+    if advice := advice_on_waiting(metrics.train.waiting_for_data, batch.workers):
+        console.print(advice, highlight=False)
+    for note in metrics.data.notes:
+        console.print(note, highlight=False)
+    console.print(f"written to {path}", soft_wrap=True)
 
 
 def _versions() -> dict[str, str]:

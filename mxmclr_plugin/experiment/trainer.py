@@ -1,4 +1,4 @@
-"""Lightning's trainer, set up from the configuration."""
+"""Lightning's trainer from the configuration."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ __all__ = ["build_trainer"]
 
 
 class _ValidateAtTheEnd(Callback):
-    """Has Lightning validate, and so save, after the last step whatever the epoch."""
+    """Validates, and so saves, after the last step, also in the middle of an epoch."""
 
     def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
         if trainer.global_step >= trainer.max_steps:
             trainer.should_stop = True
-            # Also where this epoch's turn would not be yet.
+            # Also in an epoch without validation.
             trainer.check_val_every_n_epoch = 1
 
 
@@ -36,7 +36,7 @@ def build_trainer(
 
     Args:
         config: Options.
-        optimizer: Of which the bound of the gradient is the trainer's business.
+        optimizer: Of its options the trainer needs the bound of the gradient.
         out: Folder of the run.
         callbacks: Further callbacks.
 
@@ -55,7 +55,7 @@ def build_trainer(
             mode="max",
             enable_version_counter=False,
         ),
-        # Of its own: with a monitor `save_last` saves only what was better.
+        # A second one: with a monitor, `save_last` saves only improvements.
         ModelCheckpoint(dirpath=out / "checkpoints", filename="last", enable_version_counter=False),
         LearningRateMonitor(),
         _ValidateAtTheEnd(),

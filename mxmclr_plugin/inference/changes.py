@@ -11,7 +11,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.experiment.compose import check_config, compose_choice
+from mxmclr_plugin.experiment.compose import check_config, compose_choice, literal_texts
 from mxmclr_plugin.experiment.config import RunConfig
 from mxmclr_plugin.registry import did_you_mean
 
@@ -62,7 +62,7 @@ def changed_config(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
 
 def _parsed(overrides: Sequence[str]) -> list[Override]:
     try:
-        parsed: list[Override] = OverridesParser.create().parse_overrides(list(overrides))
+        parsed: list[Override] = OverridesParser.create().parse_overrides(literal_texts(overrides))
     except HydraException as error:
         raise ConfigError(f"cannot read {' '.join(overrides)}: {error}") from error
     for override in parsed:

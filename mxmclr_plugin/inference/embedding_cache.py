@@ -54,7 +54,7 @@ def cached_embeddings(run: Run, split: str, modalities: Sequence[str]) -> dict[s
 def _key(run: Run, dataset: MultifoldDataset, modality: str) -> str:
     rows, ids = dataset.observations_of(modality)
     digest = hashlib.sha256(f"{_VERSION}\n{run.digest}\n{modality}\n".encode())
-    digest.update(f"{run.fabric.device.type}\n{run.config.trainer.precision}\n".encode())
+    digest.update(f"{run.device.place.type}\n{run.config.trainer.precision}\n".encode())
     digest.update(ids.tobytes())
     records = _records(dataset.stores[modality], rows.tolist())
     for of_record in record_digests(records):

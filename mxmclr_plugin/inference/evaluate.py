@@ -30,7 +30,7 @@ def evaluate_run(run: Run, split: str = "test", progress: bool = True) -> RunMet
             be measured on it.
     """
     encoded = run.embeddings(split, progress=progress)
-    config, device = run.config, run.fabric.device
+    config, device = run.config, run.device.place
     try:
         measured = measure(
             {modality: embedded.z.to(device) for modality, embedded in encoded.items()},

@@ -197,9 +197,9 @@ def _encoder(model: SentenceTransformer) -> Callable[[Any], Tensor]:
     def encode(observations: list[str] | Tensor) -> Tensor:
         if not isinstance(observations, Tensor):
             return model.encode(observations, convert_to_tensor=True, show_progress_bar=False)
-        # Pictures: `encode` takes them one by one.
-        pictures = list(observations)
-        z: Tensor = model.encode(pictures, convert_to_tensor=True, show_progress_bar=False)  # type: ignore[call-overload]
+        # Images: `encode` takes them one by one.
+        images = list(observations)
+        z: Tensor = model.encode(images, convert_to_tensor=True, show_progress_bar=False)  # type: ignore[call-overload]
         return z
 
     return encode

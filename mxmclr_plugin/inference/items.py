@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mxmclr_plugin.data.pictures import DRAWABLE, picture_of
+from mxmclr_plugin.data.images import DRAWABLE, image_of
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.inference.embedding_cache import cached_embeddings
 from mxmclr_plugin.inference.run import Run
@@ -42,13 +42,13 @@ class VisibleItem:
         name: Name of its instance.
         caption: The item itself if it is a text, else the first text of its instance; None where
             there is none.
-        picture: Of the item, or else of the first observation of its instance that has one; None
+        image: Of the item, or else of the first observation of its instance that has one; None
             where there is none.
     """
 
     name: str
     caption: str | None
-    picture: Image.Image | None
+    image: Image.Image | None
 
 
 def ranked_items(run: Run, split: str, side: Side) -> RankedItems:
@@ -121,5 +121,5 @@ def visible_item(
     return VisibleItem(
         dataset.names[place],
         captions[0] if captions else None,
-        picture_of(*drawn[0], size) if drawn else None,
+        image_of(*drawn[0], size) if drawn else None,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import pickle
 from collections.abc import Sequence
@@ -14,8 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from lightning_fabric import Fabric
-from lightning_fabric.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 from torch import Tensor, nn
 
@@ -25,9 +22,10 @@ from mxmclr_plugin.data.splits import DataSplits
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.experiment.build_towers import build_towers, with_cached_features
 from mxmclr_plugin.experiment.compose import build_part, check_config
-from mxmclr_plugin.experiment.config import RunConfig, TrainerConfig, precision_of
+from mxmclr_plugin.experiment.config import RunConfig
 from mxmclr_plugin.experiment.splits import measured_modalities, measured_split, trained_split
 from mxmclr_plugin.inference.changes import changed_config
+from mxmclr_plugin.inference.device import Device
 from mxmclr_plugin.models.tower import Tower
 from mxmclr_plugin.progress import progress_bar
 from mxmclr_plugin.registry import DATASETS
@@ -72,7 +70,7 @@ class Run:
         data: The measured data.
         trained_names: Names of the training instances; None where the measured data are another
             data set, whose names cannot be compared.
-        fabric: Lightning's Fabric, with the device and the precision of the test.
+        device: Device and precision of the test.
         console: Where data that are left out are reported.
     """
 
@@ -82,10 +80,9 @@ class Run:
     towers: dict[str, Tower]
     data: DataSplits
     trained_names: frozenset[str] | None
-    fabric: Fabric
+    device: Device
     console: Console
     _splits: dict[str, MultifoldDataset] = field(default_factory=dict, repr=False)
-    _encoders: dict[str, nn.Module] = field(default_factory=dict, repr=False)
 
     @cached_property
     def digest(self) -> str:
@@ -169,7 +166,7 @@ class Run:
         for modality in wanted:
             self.check_modality(split, modality)
         towers = {modality: self.towers[modality] for modality in wanted}
-        device = self.fabric.device
+        device = self.device.place
         seen = with_cached_features({split: dataset}, towers, self.config, device)[split]
         return {modality: self._encoded(seen, modality, progress) for modality in wanted}
 
@@ -187,15 +184,15 @@ class Run:
             ConfigError: If the modality has no tower.
             ValueError: If the tower cannot take the observations.
         """
-        if modality not in self._encoders:
-            self._encoders[modality] = self.fabric.setup_module(self.tower(modality))
+        tower = self.tower(modality)
         if isinstance(observations, Tensor):
-            observations = observations.to(self.fabric.device)
+            dtype = self.device.dtype if observations.is_floating_point() else None
+            observations = observations.to(self.device.place, dtype)
         else:
             observations = list(observations)
-        with torch.no_grad():
-            z: Tensor = self._encoders[modality](observations)
-        return z.cpu()
+        with torch.no_grad(), self.device.autocast():
+            z: Tensor = tower(observations)
+        return z.float().cpu()
 
     def _encoded(self, dataset: MultifoldDataset, modality: str, progress: bool) -> Embedded:
         loader = observation_loader(
@@ -241,7 +238,7 @@ def load_run(
     file = file or folder / "checkpoints" / f"{checkpoint or original.trainer.test_with}.ckpt"
     config = changed_config(original, overrides)
     weights, step = _weights_of(file)
-    fabric = _fabric(config.trainer, device)
+    place = Device(config.trainer, device)
 
     data = _training_data(original.data, config.data)
     with torch.random.fork_rng(devices=[]):  # random weights, which are replaced
@@ -255,12 +252,12 @@ def load_run(
         file,
         config,
         {
-            modality: towers[spec.get("same_as", modality)].eval().to(fabric.device)
+            modality: towers[spec.get("same_as", modality)].eval().to(place.place, place.dtype)
             for modality, spec in config.towers.items()
         },
         data,
         frozenset(train.names) if config.data["name"] == original.data["name"] else None,
-        fabric,
+        place,
         console,
     )
 
@@ -348,23 +345,3 @@ def _load_weights(
     for tower in set(towers.values()):
         if tower.unfreeze_at is not None and step > tower.unfreeze_at:
             tower.unfreeze()
-
-
-def _fabric(config: TrainerConfig, device: str) -> Fabric:
-    """The device and the precision that Lightning's trainer would have."""
-    devices: Any = 1
-    if device != "auto":
-        place = torch.device(device)
-        config = dataclasses.replace(config, accelerator=place.type)
-        devices = 1 if place.index is None else [place.index]
-    try:
-        return Fabric(
-            accelerator=config.accelerator,
-            devices=devices,
-            precision=precision_of(config),  # type: ignore[arg-type]
-        )
-    except (MisconfigurationException, ValueError, RuntimeError) as error:
-        raise ConfigError(
-            f"trainer.accelerator, trainer.precision: {error}; trainer.accelerator=cpu runs "
-            "everywhere"
-        ) from error

@@ -18,7 +18,7 @@ from mxmclr_plugin.inference.items import ranked_items, visible_item
 from mxmclr_plugin.inference.run import Run
 from mxmclr_plugin.models.text import SentenceBackbone, unknown_words
 from mxmclr_plugin.retrieval.direction import Side, modalities_of, side_name
-from mxmclr_plugin.retrieval.search import top_k
+from mxmclr_plugin.retrieval.top_k import top_k
 
 __all__ = ["Found", "Hit", "search"]
 
@@ -42,7 +42,7 @@ class Hit:
         score: Cosine similarity to the query, -1 to 1.
         caption: The item itself if it is a text, else the first text of its instance; None where
             there is none.
-        picture: Of the item, or else of the first observation of its instance that has one; None
+        image: Of the item, or else of the first observation of its instance that has one; None
             where there is none.
     """
 
@@ -50,7 +50,7 @@ class Hit:
     id: int
     score: float
     caption: str | None
-    picture: Image.Image | None
+    image: Image.Image | None
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def search(
 
     Args:
         run: The run.
-        query: A text, or the path of a picture, grid or other file, where the run has a tower for
+        query: A text, or the path of an image, grid or other file, where the run has a tower for
             such.
         k: How many; all if there are fewer.
         split: The split.
@@ -120,7 +120,7 @@ def search(
     for item, score in zip(best.indices[0].tolist(), best.scores[0].tolist(), strict=True):
         instance, position = int(items.ids[item]), int(items.positions[item])
         seen = visible_item(run, split, modalities_of(among)[0], instance, position)
-        hits.append(Hit(seen.name, instance, score, seen.caption, seen.picture))
+        hits.append(Hit(seen.name, instance, score, seen.caption, seen.image))
     return Found(query, by, side_name(among), len(items.z), tuple(unknown), tuple(hits))
 
 

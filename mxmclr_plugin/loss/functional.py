@@ -12,20 +12,18 @@ from torch.nn import functional as F
 from mxmclr_plugin.loss.arguments import CACHE_BYTES, Batch, Implementation, Options
 from mxmclr_plugin.loss.implementation import choose_implementation
 from mxmclr_plugin.loss.instances import Comparison, Instances
-from mxmclr_plugin.loss.kernels.parts import streaming_parts
+from mxmclr_plugin.loss.kernels.parts import Parts, streaming_parts
+from mxmclr_plugin.loss.kernels.tiles import TILED
+from mxmclr_plugin.loss.kernels.triton.tiles import TRITON
 from mxmclr_plugin.loss.reference import dense_parts
 from mxmclr_plugin.loss.validation import check_options, check_shapes, check_values
 
 __all__ = [
     "HybridLossParts",
-    "Parts",
     "hybrid_parts",
     "multifold_hybrid_loss",
     "multifold_hybrid_parts",
 ]
-
-
-Parts = tuple[Tensor, Tensor | None, Tensor | None]
 
 
 class HybridLossParts(NamedTuple):
@@ -214,33 +212,13 @@ def hybrid_parts(batch: Batch, options: Options, *, differentiable: bool) -> Par
     With ``differentiable`` there are both parts, and each has a gradient. Otherwise only the loss
     needs to have one, and a part of weight 0 is None.
     """
-    weight = options.hard_weight
-    hard, soft = _parts(
-        batch, options, hard=differentiable or weight > 0, soft=differentiable or weight < 1
-    )
-    return weighted_sum(hard, soft, weight), hard, soft
-
-
-def weighted_sum(hard: Tensor | None, soft: Tensor | None, hard_weight: float) -> Tensor:
-    """The loss of its parts; a part of weight 0 stays out of the graph. Shape: ()."""
-    weighted = [
-        weight * part
-        for weight, part in ((hard_weight, hard), (1 - hard_weight, soft))
-        if weight > 0 and part is not None
-    ]
-    return weighted[0] if len(weighted) == 1 else weighted[0] + weighted[1]
-
-
-def _parts(
-    batch: Batch, options: Options, *, hard: bool, soft: bool
-) -> tuple[Tensor | None, Tensor | None]:
-    """Hard and soft part, None where not asked for."""
     check_options(options)
     check_shapes(batch)
     if torch.compiler.is_compiling():
         options = replace(options, validate=False)
     if options.validate:
         check_values(batch, options)
+    weight = options.hard_weight
     with torch.autocast(device_type=batch.z0.device.type, enabled=False):
         dtype = torch.promote_types(batch.dtype, torch.float32)
         if isinstance(options.temperature, Tensor):
@@ -249,24 +227,38 @@ def _parts(
         impl = choose_implementation(options.impl, batch.z0, batch.z1, batch.queue)
         if impl == "dense":
             batch = _computed_rows(batch, dtype, options.normalize)
-        parts = []
-        for comparison in _comparisons(batch, options, count=impl != "dense"):
-            if impl == "dense":
-                parts.append(dense_parts(comparison, options, hard=hard, soft=soft))
-            else:
-                parts.append(
-                    streaming_parts(
-                        comparison,
-                        options,
-                        hard=hard,
-                        soft=soft,
-                        triton=impl == "triton",
-                    )
-                )
-        if len(parts) == 1:
-            return parts[0]
-        (hard0, soft0), (hard1, soft1) = parts
-        return _mean(hard0, hard1), _mean(soft0, soft1)
+
+        def parts_of(comparison: Comparison) -> Parts:
+            if impl != "dense":
+                engine = TRITON if impl == "triton" else TILED
+                return streaming_parts(comparison, options, engine, differentiable=differentiable)
+            hard, soft = dense_parts(
+                comparison,
+                options,
+                hard=differentiable or weight > 0,
+                soft=differentiable or weight < 1,
+            )
+            return _weighted_sum(hard, soft, weight), hard, soft
+
+        forward, *backward = map(parts_of, _comparisons(batch, options, count=impl != "dense"))
+        if not backward:
+            return forward
+        loss, hard, soft = (
+            None if x is None or y is None else (x + y) / 2
+            for x, y in zip(forward, backward[0], strict=True)
+        )
+        assert loss is not None
+        return loss, hard, soft
+
+
+def _weighted_sum(hard: Tensor | None, soft: Tensor | None, hard_weight: float) -> Tensor:
+    """The loss of its parts; a part of weight 0 stays out of the graph. Shape: ()."""
+    weighted = [
+        weight * part
+        for weight, part in ((hard_weight, hard), (1 - hard_weight, soft))
+        if weight > 0 and part is not None
+    ]
+    return weighted[0] if len(weighted) == 1 else weighted[0] + weighted[1]
 
 
 def _comparisons(batch: Batch, options: Options, count: bool) -> list[Comparison]:
@@ -312,7 +304,3 @@ def _computed_rows(batch: Batch, dtype: torch.dtype, normalize: bool) -> Batch:
         z1=None if batch.z1 is None else computed(batch.z1),
         queue=None if batch.queue is None else computed(batch.queue),
     )
-
-
-def _mean(first: Tensor | None, second: Tensor | None) -> Tensor | None:
-    return None if first is None or second is None else (first + second) / 2

@@ -57,7 +57,7 @@ def choose_implementation(
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def triton_is_faster(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether the Triton kernels can be used, and were measured to be faster on such a device."""
-    if dtype == torch.float32 and not allows_tf32():
+    if device.type != "cuda" or (dtype == torch.float32 and not allows_tf32()):
         return False  # libraries are ahead in products of exact float32
     speedups = SPEEDUPS.get(torch.cuda.get_device_name(device), {})
     if speedups.get(str(dtype).removeprefix("torch."), 0.0) <= 1.0:

@@ -1,4 +1,4 @@
-"""Gradient checkpointing for models that do not bring it: less memory for one more forward pass."""
+"""Gradient checkpointing for models without it: less memory for a second forward pass."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ __all__ = ["checkpoint_blocks"]
 
 
 def checkpoint_blocks(model: nn.Module) -> int:
-    """Has a model recompute its blocks in the backward pass instead of keeping what is in them.
+    """Makes a model recompute its blocks in the backward pass instead of storing activations.
 
     Blocks are the members of the outermost ``nn.Sequential`` and ``nn.ModuleList`` that are made of
     several layers (ResNet's blocks, a transformer's layers). Chen et al. 2016, arXiv 1604.06174.
-    Values, gradients and BatchNorm's running statistics stay what they are without it.
+    Values, gradients and BatchNorm's running statistics do not change.
 
     Args:
         model: Changed in place; its state dict is not.
@@ -53,7 +53,7 @@ def _recomputed(block: nn.Module, forward: Callable[..., Any], *args: Any, **kwa
 
 @contextmanager
 def _statistics_left_alone(block: nn.Module) -> Iterator[None]:
-    """BatchNorm in training does not count a batch that it has counted already."""
+    """BatchNorm in training does not count the same batch twice."""
     counting = [
         part
         for part in block.modules()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -20,15 +21,45 @@ from mxmclr_plugin.data.batch import Observations
 from mxmclr_plugin.data.dataset import Store
 from mxmclr_plugin.data.file_store import FileStore
 from mxmclr_plugin.files import kept
-from mxmclr_plugin.models.feature_store import FeatureStore
 from mxmclr_plugin.models.record_digests import record_digests, tensor_bytes
 from mxmclr_plugin.models.text import tokenizer_digest
 from mxmclr_plugin.progress import progress_bar
 
-__all__ = ["cached_features", "fingerprint_module"]
+__all__ = ["FeatureStore", "cached_features", "fingerprint_module"]
 
-# Part of every key: raise it when what is written changes meaning.
+# Part of every key: increase it when the content of the files changes meaning.
 _VERSION = "1"
+
+
+class FeatureStore:
+    """Rows of safetensors files, mapped into memory and read when they are used.
+
+    Args:
+        paths: The files; each holds ``features`` of shape (rows, F), as many rows in each but the
+            last.
+        shard_size: Rows of each but the last.
+        rows: Row of each record, counted through all files. Shape: (records,).
+    """
+
+    def __init__(self, paths: Sequence[Path], shard_size: int, rows: npt.NDArray[np.int64]) -> None:
+        self.paths = list(paths)
+        self.shard_size = shard_size
+        self.rows = rows
+        self._shards: dict[int, Tensor] = {}
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Tensor:
+        """Features of a record. Shape: (F,)."""
+        shard, row = divmod(int(self.rows[index]), self.shard_size)
+        if shard not in self._shards:
+            with safe_open(self.paths[shard], framework="pt") as file:
+                self._shards[shard] = file.get_tensor("features")  # a view of the mapped file
+        return self._shards[shard][row]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_shards": {}}  # another process maps the files itself
 
 
 @torch.no_grad()
@@ -45,18 +76,18 @@ def cached_features(
 
     They lie in a folder of the cache that is named by the SHA-256 of the records and the model, as
     safetensors files of ``shard_size`` records, each :func:`~mxmclr_plugin.files.kept` as soon as
-    it is done: a run that was killed goes on behind its last file. A record that occurs several
-    times is encoded once.
+    it is done: after an interruption, a run continues behind its last file. A record that occurs
+    several times is encoded once.
 
     Args:
         encode: From records to features of shape (rows, F): tensors come stacked, strings as a list
             (long ones first and together, so that little is padding). It should be in evaluation
             mode: :meth:`Tower.encode <mxmclr_plugin.models.tower.Tower.encode>` of a frozen tower.
         store: The records: tensors of one shape, or strings.
-        model_fingerprint: What tells the encoder from others, see :func:`fingerprint_module`.
-        batch_size: Records given to ``encode`` at a time.
+        model_fingerprint: Identifies the encoder, see :func:`fingerprint_module`.
+        batch_size: Records encoded at a time.
         shard_size: Records in a file.
-        description: What the progress bar says.
+        description: Text of the progress bar.
 
     Returns:
         As many records, each float32, on the CPU, of shape (F,). They stay in their files, which
@@ -115,7 +146,7 @@ def cached_features(
 
 
 def fingerprint_module(module: nn.Module) -> str:
-    """SHA-256, in hexadecimal, of what decides a module's output in evaluation mode.
+    """SHA-256, in hexadecimal, of everything that determines a module's output in evaluation mode.
 
     Taken over the classes and printed options of all its parts, its parameters and buffers, and of
     a SentenceTransformer the tokenizer, maximal length, prompts, width and image processor as well.

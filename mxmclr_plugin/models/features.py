@@ -8,8 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from mxmclr_plugin.data.batch import Observations
-from mxmclr_plugin.models.exporting import is_exporting
-from mxmclr_plugin.models.tower import Backbone
+from mxmclr_plugin.models.tower import Backbone, is_exporting
 from mxmclr_plugin.registry import register_tower
 
 __all__ = ["PrecomputedFeatures", "features"]

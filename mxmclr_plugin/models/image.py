@@ -1,6 +1,8 @@
-"""Backbones for pictures: a light CNN, and torchvision's classification models."""
+"""Backbones for images: a light CNN, and torchvision's classification models."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +10,6 @@ from torch.nn import functional as F
 
 from mxmclr_plugin.data.batch import Observations
 from mxmclr_plugin.models.checkpointing import checkpoint_blocks
-from mxmclr_plugin.models.exporting import is_exporting
 from mxmclr_plugin.models.pretrained import (
     load_weights,
     named_weights,
@@ -16,10 +17,10 @@ from mxmclr_plugin.models.pretrained import (
     torchvision_model,
     weights_of,
 )
-from mxmclr_plugin.models.tower import Backbone
+from mxmclr_plugin.models.tower import Backbone, is_exporting
 from mxmclr_plugin.registry import did_you_mean, register_tower
 
-__all__ = ["LightCNN2d", "TorchvisionBackbone", "image_models", "scaled_images"]
+__all__ = ["ImageModel", "LightCNN2d", "TorchvisionBackbone", "image_models", "scaled_images"]
 
 _AUXILIARY = ("aux1", "aux2", "AuxLogits")  # further classifiers of GoogLeNet and Inception
 
@@ -28,7 +29,7 @@ _AUXILIARY = ("aux1", "aux2", "AuxLogits")  # further classifiers of GoogLeNet a
 class LightCNN2d(Backbone):
     """Light CNN for images of 32 to 128 pixels; takes any size.
 
-    Stages of convolution, BatchNorm and ReLU, each of which halves the picture. Then each channel's
+    Stages of convolution, BatchNorm and ReLU, each of which halves the image. Then each channel's
     mean, which keeps how much there is of something, beside its maximum, which keeps whether there
     is any. It works in the memory format channels_last.
 
@@ -58,7 +59,7 @@ class LightCNN2d(Backbone):
         self.out_features = 2 * inputs
 
     def forward(self, observations: Observations) -> Tensor:
-        """Features of pictures.
+        """Features of images.
 
         Args:
             observations: uint8, or float in 0..1. Shape: (rows, 3 or 1, H, W).
@@ -67,32 +68,23 @@ class LightCNN2d(Backbone):
             Features. Shape: (rows, out_features).
 
         Raises:
-            ValueError: If these are no such pictures.
+            ValueError: If these are no such images.
         """
         images = scaled_images(observations, next(self.parameters()).dtype)
         cells = self.stages(2 * images - 1)  # (rows, widths[-1], h, w)
         return torch.cat([cells.mean(dim=(2, 3)), cells.amax(dim=(2, 3))], dim=1)
 
 
-@register_tower("torchvision_model", kind="image")
-class TorchvisionBackbone(Backbone):
-    """Torchvision classification model (resnet18, vit_b_16, ...) without its last layer.
-
-    Pictures are normalised by the mean and deviation that the weights were trained with (those of
-    the model's default weights where weights come from a file or are random). A model that is bound
-    to one size of picture (ViT, MaxViT) has others resized to it.
+class ImageModel(Backbone):
+    """A model of another library behind the normalization that its weights were trained with.
 
     Args:
-        arch: One of :func:`image_models`.
-        weights: None for random ones; a name of torchvision's, such as ``"IMAGENET1K_V1"`` or
-            ``"DEFAULT"`` (downloaded); or a state dict's file, ``.pt``, ``.pth`` or
-            ``.safetensors``, of the torchvision model (for any number of classes).
-        gradient_checkpointing: Less memory for one more forward pass.
-
-    Raises:
-        ValueError: If the model is unknown or has no blocks to checkpoint, or the weights are not
-            for it.
-        FileNotFoundError: If the weights are neither a name nor a file, or cannot be downloaded.
+        model: From normalized images of shape (rows, 3, H, W) to features.
+        out_features: Width of the features.
+        mean: Mean of each colour.
+        std: Standard deviation of each colour.
+        size: Edge in pixels to which images are resized; None takes any size.
+        pretrained: Whether the weights were trained.
     """
 
     mean: Tensor
@@ -100,11 +92,72 @@ class TorchvisionBackbone(Backbone):
 
     def __init__(
         self,
+        model: nn.Module,
+        out_features: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        size: int | None,
+        pretrained: bool,
+    ) -> None:
+        super().__init__()
+        # Not part of the state dict: they follow from the options.
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
+        self.out_features = out_features
+        self.size = size
+        self.pretrained = pretrained
+        self.model = model
+
+    def forward(self, observations: Observations) -> Tensor:
+        """Features of images.
+
+        Args:
+            observations: uint8, or float in 0..1. Shape: (rows, 3 or 1, H, W).
+
+        Returns:
+            Features. Shape: (rows, out_features).
+
+        Raises:
+            ValueError: If these are no such images.
+        """
+        images = scaled_images(observations, next(self.parameters()).dtype)
+        if self.size is not None and images.shape[2:] != (self.size, self.size):
+            edges = (self.size, self.size)
+            images = F.interpolate(images, edges, mode="bilinear", antialias=True).clamp(0, 1)
+        features: Tensor = self.model((images - self.mean) / self.std)
+        return features.flatten(start_dim=1)
+
+    def extra_repr(self) -> str:
+        return f"mean={self.mean.flatten().tolist()}, std={self.std.flatten().tolist()}"
+
+
+@register_tower("torchvision_model", kind="image")
+class TorchvisionBackbone(ImageModel):
+    """Torchvision classification model (resnet18, vit_b_16, ...) without its last layer.
+
+    Images are normalised by the mean and deviation that the weights were trained with (those of
+    the model's default weights where weights come from a file or are random). A model that is bound
+    to one size of image (ViT, MaxViT) has others resized to it.
+
+    Args:
+        arch: One of :func:`image_models`.
+        weights: None for random ones; a name of torchvision's, such as ``"IMAGENET1K_V1"`` or
+            ``"DEFAULT"`` (downloaded); or a state dict's file, ``.pt``, ``.pth`` or
+            ``.safetensors``, of the torchvision model (for any number of classes).
+        gradient_checkpointing: Saves memory by a second forward pass.
+
+    Raises:
+        ValueError: If the model is unknown or has no blocks to checkpoint, or the weights are not
+            for it.
+        FileNotFoundError: If the weights are neither a name nor a file, or cannot be downloaded.
+    """
+
+    def __init__(
+        self,
         arch: str = "resnet18",
         weights: str | None = None,
         gradient_checkpointing: bool = False,
     ) -> None:
-        super().__init__()
         if arch not in image_models():
             raise ValueError(
                 f"unknown image model {arch!r}: {did_you_mean(arch, image_models())}known are "
@@ -119,7 +172,7 @@ class TorchvisionBackbone(Backbone):
             model.aux_logits = False  # type: ignore[assignment]
             # As torchvision sets it for its own weights of these models.
             model.transform_input = weights is not None  # type: ignore[assignment]
-        last, self.out_features = _last_layer(model)
+        last, out_features = _last_layer(model)
         parent, _, child = last.rpartition(".")
         setattr(model.get_submodule(parent), child, nn.Identity())
         if weights is not None and named is None:
@@ -130,31 +183,9 @@ class TorchvisionBackbone(Backbone):
         if gradient_checkpointing and not checkpoint_blocks(model):
             raise ValueError(f"{arch} has no blocks of several layers to checkpoint")
         preset = weights_of(arch)[named or "DEFAULT"].transforms()
-        # Not part of the state dict: they follow from the options.
-        self.register_buffer("mean", torch.tensor(preset.mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(preset.std).view(3, 1, 1), persistent=False)
-        self.bound_to = _bound_to(model, arch, preset.crop_size[0])
-        self.pretrained = weights is not None
-        self.model = model
-
-    def forward(self, observations: Observations) -> Tensor:
-        """Features of pictures.
-
-        Args:
-            observations: uint8, or float in 0..1. Shape: (rows, 3 or 1, H, W).
-
-        Returns:
-            Features. Shape: (rows, out_features).
-
-        Raises:
-            ValueError: If these are no such pictures.
-        """
-        images = scaled_images(observations, next(self.parameters()).dtype)
-        features: Tensor = self.model((resized(images, self.bound_to) - self.mean) / self.std)
-        return features.flatten(start_dim=1)
-
-    def extra_repr(self) -> str:
-        return f"mean={self.mean.flatten().tolist()}, std={self.std.flatten().tolist()}"
+        size = _only_size(model, arch, preset.crop_size[0])
+        trained = weights is not None
+        super().__init__(model, out_features, preset.mean, preset.std, size, trained)
 
 
 def image_models() -> list[str]:
@@ -165,7 +196,7 @@ def image_models() -> list[str]:
 
 
 def scaled_images(observations: Observations, dtype: torch.dtype) -> Tensor:
-    """Pictures as floats in 0..1 with three channels, channels last in memory.
+    """Images as floats in 0..1 with three channels, channels last in memory.
 
     Args:
         observations: uint8, or float in 0..1. Shape: (rows, 3 or 1, H, W); one channel counts as
@@ -176,16 +207,16 @@ def scaled_images(observations: Observations, dtype: torch.dtype) -> Tensor:
         Shape: (rows, 3, H, W).
 
     Raises:
-        ValueError: If these are no such pictures.
+        ValueError: If these are no such images.
     """
     if not isinstance(observations, Tensor):
         raise ValueError(
-            f"an image tower takes a tensor of pictures, got {type(observations).__name__}"
+            f"an image tower takes a tensor of images, got {type(observations).__name__}"
         )
     shape = tuple(observations.shape)
     if len(shape) != 4 or shape[1] not in (1, 3) or 0 in shape:
         raise ValueError(
-            "an image tower takes pictures of the shape (rows, 3, H, W), or of one channel, got "
+            "an image tower takes images of the shape (rows, 3, H, W), or of one channel, got "
             f"{shape}"
         )
     images = observations.expand(-1, 3, -1, -1)
@@ -193,22 +224,14 @@ def scaled_images(observations: Observations, dtype: torch.dtype) -> Tensor:
         scaled = images.to(dtype, memory_format=torch.channels_last)
         return scaled / 255 if is_exporting() else scaled.div_(255)
     if not observations.is_floating_point():
-        raise ValueError(f"pictures are uint8, or float in 0..1; got {observations.dtype}")
+        raise ValueError(f"images are uint8, or float in 0..1; got {observations.dtype}")
     if not is_exporting():
         low, high = (float(x) for x in observations.aminmax())
         if not (low >= 0 and high <= 1):  # NaN as well
             raise ValueError(
-                f"pictures are uint8, or float in 0..1; got {observations.dtype} from {low} to "
-                f"{high}"
+                f"images are uint8, or float in 0..1; got {observations.dtype} from {low} to {high}"
             )
     return images.to(dtype, memory_format=torch.channels_last)
-
-
-def resized(images: Tensor, size: int | None) -> Tensor:
-    """Pictures with edges of that many pixels; as they are for None. Shape: (rows, 3, H, W)."""
-    if size is None or images.shape[2:] == (size, size):
-        return images
-    return F.interpolate(images, (size, size), mode="bilinear", antialias=True).clamp(0, 1)
 
 
 def _last_layer(model: nn.Module) -> tuple[str, int]:
@@ -222,8 +245,9 @@ def _last_layer(model: nn.Module) -> tuple[str, int]:
     return name, layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
 
 
-def _bound_to(model: nn.Module, arch: str, trained: int) -> int | None:
+def _only_size(model: nn.Module, arch: str, trained: int) -> int | None:
+    """Edge of the images that a model takes; None if it takes any."""
     if arch.startswith("maxvit"):  # its windows are laid out when it is made
         return trained
-    bound = getattr(model, "image_size", None)  # of a VisionTransformer
-    return None if bound is None else int(bound)
+    size = getattr(model, "image_size", None)  # of a VisionTransformer
+    return None if size is None else int(size)

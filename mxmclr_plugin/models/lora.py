@@ -1,4 +1,4 @@
-"""Low-rank adapters in a transformer, by peft, and their merging for good."""
+"""Low-rank adapters (LoRA) of a transformer, by peft: adding and merging them."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 def add_lora(model: nn.Module, rank: int, alpha: float | None, dropout: float) -> None:
-    """Adds adapters to every linear layer of a transformer, in place; they alone are trained then.
+    """Adds adapters to every linear layer of a transformer, in place; only they are trained.
 
-    Hu et al. 2021, arXiv 2106.09685, section 4.1. They start as nothing: the output stays as it is.
+    Hu et al. 2021, arXiv 2106.09685, section 4.1. They start at zero, so the output
+    does not change.
 
     Args:
         model: A model of the package transformers.
-        rank: Of the adapters.
+        rank: Rank of the adapters.
         alpha: They are scaled by alpha / rank; None is twice the rank.
-        dropout: Of what goes into them.
+        dropout: Dropout of their input.
 
     Raises:
         ImportError: If peft is not installed.
@@ -45,7 +46,7 @@ def add_lora(model: nn.Module, rank: int, alpha: float | None, dropout: float) -
 
 
 def merged(model: ModuleT) -> ModuleT:
-    """The model with its adapters added to the weights that they adapt.
+    """The model with its adapters merged into the weights.
 
     Args:
         model: Any module, left as it is.

@@ -1,4 +1,4 @@
-"""A backbone for two kinds of records: CLIP and its like as a SentenceTransformer."""
+"""Backbone for images and sentences: CLIP and similar models as a SentenceTransformer."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ _UNUSED = ("logit_scale", "logit_bias")  # of the loss that the model was traine
 
 
 class MultimodalBackbone(SentenceBackbone):
-    """A SentenceTransformer that takes pictures beside sentences.
+    """A SentenceTransformer that takes images beside sentences.
 
-    Pictures are resized, cut and normalised by the model's own processor.
+    Images are resized, cut and normalised by the model's own processor.
 
     Args:
         model: A SentenceTransformer.
 
     Raises:
-        ValueError: If it takes no pictures.
+        ValueError: If it takes no images.
     """
 
     def __init__(self, model: SentenceTransformer) -> None:
@@ -44,10 +44,10 @@ class MultimodalBackbone(SentenceBackbone):
                 parameter.requires_grad_(False)
 
     def forward(self, observations: Observations) -> Tensor:
-        """Embeddings of pictures or of sentences, as ``model.encode`` makes them.
+        """Embeddings of images or of sentences, as ``model.encode`` makes them.
 
         Args:
-            observations: A list of strings, or pictures, uint8 or float in 0..1, of shape
+            observations: A list of strings, or images, uint8 or float in 0..1, of shape
                 (rows, 3 or 1, H, W).
 
         Returns:
@@ -58,8 +58,8 @@ class MultimodalBackbone(SentenceBackbone):
         """
         if not isinstance(observations, Tensor):
             return super().forward(observations)
-        pictures = scaled_images(observations, torch.float32).mul_(255).round_().byte()
-        return self.embed(list(pictures))
+        images = scaled_images(observations, torch.float32).mul_(255).round_().byte()
+        return self.embed(list(images))
 
 
 @register_tower("sentence_transformer_image", kind="image", frozen=True)
@@ -76,17 +76,17 @@ def multimodal(
 
     Args:
         model: Name on the Hugging Face hub, or a local folder.
-        max_length: As in :func:`~mxmclr_plugin.models.text.sentence_transformer`, as all others.
-        prompt: Put before each sentence.
+        max_length: Tokens read of a sentence; by default the model's own maximum.
+        prompt: Text before each sentence: the name of one of the model's prompts, or the words.
         lora_rank: Train low-rank adapters of this rank in place of the model's own weights.
-        lora_alpha: They are scaled by alpha / rank; null is twice the rank.
-        lora_dropout: Of what goes into them.
-        gradient_checkpointing: Less memory for one more forward pass.
+        lora_alpha: Adapters are scaled by alpha / rank; null is twice the rank.
+        lora_dropout: Dropout of the adapters' input.
+        gradient_checkpointing: Saves memory by a second forward pass.
 
     Raises:
         FileNotFoundError: If the folder or hub model is not there.
-        ImportError: If peft is asked for and not installed.
-        ValueError: If the model takes no pictures, or cannot have an option.
+        ImportError: If peft is needed and not installed.
+        ValueError: If the model takes no images, or cannot have an option.
     """
     text = sentence_transformer(
         model,

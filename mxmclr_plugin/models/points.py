@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mxmclr_plugin.data.batch import Observations
-from mxmclr_plugin.models.exporting import is_exporting
-from mxmclr_plugin.models.tower import Backbone
+from mxmclr_plugin.models.tower import Backbone, is_exporting
 from mxmclr_plugin.registry import register_tower
 
 __all__ = ["PointNet", "point_net"]
@@ -26,7 +25,7 @@ class PointNet(Backbone):
         channels: Numbers a point: x, y, z, then whatever else there is, such as a colour in 0..1.
         widths: Width of each layer.
         centred: Whether a cloud is moved to its centre and scaled to radius 1 first, so that its
-            place and unit of length do not matter. If they do, say false.
+            position and unit of length do not matter; false keeps them.
 
     Raises:
         ValueError: If there are less than 3 channels, a width is below 1 or there is none.
@@ -112,7 +111,8 @@ def point_net(
     Args:
         corpus: Clouds, of which the first is looked at; x, y, z if there is none.
         widths: Width of each layer.
-        centred: Whether clouds are moved to their centre and scaled to radius 1.
+        centred: Whether clouds are moved to their centre and scaled to radius 1, so that position
+            and unit of length do not matter.
 
     Raises:
         ValueError: If the first is no cloud of points, or an option cannot be.

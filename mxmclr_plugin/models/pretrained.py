@@ -1,4 +1,4 @@
-"""Weights of torchvision's models: by their name, from a state dict, or none."""
+"""Weights of torchvision and timm models, by name or from a state dict."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What tells records from each other: the SHA-256 of each."""
+"""SHA-256 of records, remembered for files."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def record_digests(store: Store) -> Iterator[bytes]:
     """The SHA-256 of each record's type, shape and content, in their order.
 
     Of a :class:`~mxmclr_plugin.data.file_store.FileStore` this is the content of the decoded
-    record, not of the file. What a file gave is remembered by its path, size and time of change,
+    record, not of the file. Digests of files are remembered by its path, size and time of change,
     and by the reader, its options and its source, so that only new files are read. A reader that
-    cannot be told from others (see :func:`reader_identity`) reads all files each time.
+    has no identity (see :func:`reader_identity`) reads all files each time.
 
     Args:
         store: The records.
@@ -64,16 +64,16 @@ def record_digests(store: Store) -> Iterator[bytes]:
 
 
 def reader_identity(read: Callable[..., Any]) -> str | None:
-    """What tells a reader from others: its name, its options and the source of its module.
+    """Identity of a reader: its name, its options and the source of its module.
 
-    None for what has no name of its own (a lambda, a function inside another) or options that are
+    None for a function without a name (a lambda, a function inside another) or options that are
     not plain values: say ``functools.partial(read_image, size=64)`` in place of a lambda.
     """
     if isinstance(read, partial):
         inner = reader_identity(read.func)
         plain = (str, int, float, bool, type(None))
-        given = [*read.args, *read.keywords.values()]
-        if inner is None or not all(isinstance(value, plain) for value in given):
+        arguments = [*read.args, *read.keywords.values()]
+        if inner is None or not all(isinstance(value, plain) for value in arguments):
             return None
         return f"{inner}\n{read.args!r}\n{sorted(read.keywords.items())!r}"
     name = getattr(read, "__qualname__", "<")
@@ -87,7 +87,7 @@ def reader_identity(read: Callable[..., Any]) -> str | None:
 
 
 def tensor_bytes(tensor: Tensor) -> bytes:
-    """What a tensor holds, as bytes, since numpy has no bfloat16."""
+    """Content of a tensor as bytes; numpy has no bfloat16."""
     flat = tensor.detach().cpu().contiguous().flatten()
     return flat.view(torch.uint8).numpy().tobytes()
 

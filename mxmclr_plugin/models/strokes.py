@@ -18,7 +18,7 @@ _COLUMNS = 4  # x, y, time, whether a stroke begins
 class StrokeCNN(Backbone):
     """Light 1D CNN along pen strokes of a fixed number of points.
 
-    Beside each point the step to it is given, which a shift of the drawing leaves as it is. Then
+    Each point comes with the step to it, which does not change when the drawing is shifted. Then
     stages of convolution, BatchNorm and ReLU; all but the first halve the length. Then each
     channel's mean and maximum, as in :class:`~mxmclr_plugin.models.voxel.LightCNN3d`.
 

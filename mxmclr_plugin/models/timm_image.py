@@ -1,17 +1,12 @@
-"""Backbones for pictures from the package timm."""
+"""Backbones for images from the package timm."""
 
 from __future__ import annotations
 
 import importlib
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from mxmclr_plugin.data.batch import Observations
-from mxmclr_plugin.models.image import resized, scaled_images
+from mxmclr_plugin.models.image import ImageModel
 from mxmclr_plugin.models.pretrained import load_weights, read_weights
-from mxmclr_plugin.models.tower import Backbone
 from mxmclr_plugin.registry import did_you_mean, register_tower
 
 __all__ = ["PRETRAINED", "TimmBackbone"]
@@ -21,18 +16,18 @@ PRETRAINED = "pretrained"
 
 
 @register_tower("timm_model", kind="image")
-class TimmBackbone(Backbone):
+class TimmBackbone(ImageModel):
     """Any model of timm without its classifier (needs mxmclr-plugin[timm]).
 
-    Pictures are normalised by the mean and deviation that timm names for the model. A model that is
-    bound to one size of picture has others resized to it.
+    Images are normalised by the mean and deviation that timm names for the model. A model that is
+    bound to one size of image has others resized to it.
 
     Args:
         arch: A name of ``timm.list_models()``, with or without the tag of its weights.
         weights: None for random ones; ``"pretrained"`` for timm's own (downloaded); or a state
             dict's file, ``.pt``, ``.pth`` or ``.safetensors``, of the timm model (for any number of
             classes).
-        gradient_checkpointing: Less memory for one more forward pass.
+        gradient_checkpointing: Saves memory by a second forward pass.
 
     Raises:
         ImportError: If timm is not installed.
@@ -40,16 +35,12 @@ class TimmBackbone(Backbone):
         FileNotFoundError: If the weights are not there.
     """
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(
         self,
         arch: str = "resnet18",
         weights: str | None = None,
         gradient_checkpointing: bool = False,
     ) -> None:
-        super().__init__()
         timm = _timm()
         if not timm.is_model(arch):
             raise ValueError(
@@ -75,33 +66,15 @@ class TimmBackbone(Backbone):
             except (AssertionError, AttributeError) as error:
                 raise ValueError(f"timm's {arch} has no gradient checkpointing") from error
         data = timm.data.resolve_model_data_config(model)
-        # Not part of the state dict: they follow from the options.
-        self.register_buffer("mean", torch.tensor(data["mean"]).view(-1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(data["std"]).view(-1, 1, 1), persistent=False)
         bound = model.pretrained_cfg.get("fixed_input_size", False)
-        self.bound_to = int(data["input_size"][-1]) if bound else None
-        self.out_features = int(getattr(model, "head_hidden_size", None) or model.num_features)
-        self.pretrained = weights is not None
-        self.model = model
-
-    def forward(self, observations: Observations) -> Tensor:
-        """Features of pictures.
-
-        Args:
-            observations: uint8, or float in 0..1. Shape: (rows, 3 or 1, H, W).
-
-        Returns:
-            Features. Shape: (rows, out_features).
-
-        Raises:
-            ValueError: If these are no such pictures.
-        """
-        images = scaled_images(observations, next(self.parameters()).dtype)
-        features: Tensor = self.model((resized(images, self.bound_to) - self.mean) / self.std)
-        return features
-
-    def extra_repr(self) -> str:
-        return f"mean={self.mean.flatten().tolist()}, std={self.std.flatten().tolist()}"
+        super().__init__(
+            model,
+            int(getattr(model, "head_hidden_size", None) or model.num_features),
+            data["mean"],
+            data["std"],
+            int(data["input_size"][-1]) if bound else None,
+            weights is not None,
+        )
 
 
 def _timm() -> Any:

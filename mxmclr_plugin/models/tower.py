@@ -1,4 +1,4 @@
-"""A tower: a backbone and a projection head, from a modality's observations to unit vectors."""
+"""A tower: a backbone and a projection head, from observations to unit vectors."""
 
 from __future__ import annotations
 
@@ -10,11 +10,18 @@ from torch.nn import functional as F
 
 from mxmclr_plugin.data.batch import Observations
 
-__all__ = ["Backbone", "Tower"]
+__all__ = ["Backbone", "Tower", "is_exporting"]
+
+
+def is_exporting() -> bool:
+    """Whether torch.export traces a tower, so that tensors have no values to check."""
+    # torch 2.6 does not tell torch.export from torch.compile.
+    traced = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
+    return bool(traced())
 
 
 class Backbone(nn.Module):
-    """What a tower is built on: any module with ``out_features`` and this ``forward``.
+    """Interface of a backbone: any module with ``out_features`` and this ``forward``.
 
     Deriving from this class is not needed: ``nn.Linear`` is a backbone for precomputed vectors.
 
@@ -49,22 +56,22 @@ class Tower(nn.Module):
             returns features of shape (rows, out_features).
         dim: Width of the vectors.
         hidden: Width of the head's hidden layer; by default that of the features.
-        frozen: Leaves the backbone as it is: no gradient, and evaluation mode also while the head
-            trains. Its features can then be computed once, see
+        frozen: Whether the backbone is not trained: it gets no gradient and stays in evaluation
+            mode. Its features can then be computed once, see
             :func:`~mxmclr_plugin.models.feature_cache.cached_features`, and given to ``forward`` in
             place of the observations.
-        unfreeze_at: Step of training from which on a frozen backbone is trained after all; whoever
-            trains calls :meth:`unfreeze` then. Until then its parameters ask for gradients but get
-            none, so that optimizers and DDP know them from the start.
-        lr_scale: The backbone is trained with the learning rate times this; whoever makes the
-            optimizer sees to it.
+        unfreeze_at: Training step from which a frozen backbone is trained; the training loop calls
+            :meth:`unfreeze` then. Its parameters require gradients from the start, so that
+            optimizers and DDP know them.
+        lr_scale: Factor of the backbone's learning rate, applied by the training loop. A
+            pretrained backbone often needs 0.01.
 
     Attributes:
         in_features: Width of the features.
 
     Raises:
         ValueError: If a width is not a positive integer, lr_scale is not above 0 or for a backbone
-            that is frozen for good, or unfreeze_at for one that is not frozen or has nothing to
+            that stays frozen, or unfreeze_at for one that is not frozen or has nothing to
             train.
     """
 
@@ -119,7 +126,7 @@ class Tower(nn.Module):
                 backbone.requires_grad_(False)
 
     def unfreeze(self) -> None:
-        """Has the backbone trained from now on."""
+        """Unfreezes the backbone."""
         self.frozen = False
         self.backbone.train(self.training)
 
@@ -154,7 +161,7 @@ class Tower(nn.Module):
         return features
 
     def features(self, observations: Observations) -> Tensor:
-        """Features of observations; those that are features already, as they are.
+        """Features of observations; features are returned unchanged.
 
         Args:
             observations: What :meth:`forward` takes.

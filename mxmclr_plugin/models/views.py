@@ -22,14 +22,14 @@ _TIMM = "timm/"
 
 
 class MultiView(Backbone):
-    """An image backbone over every view; what it makes of them is pooled.
+    """An image backbone over every view, with its features pooled.
 
     The order of the views does not matter. Max pooling is that of MVCNN (Su et al. 2015,
     arXiv 1505.00880, section 3.2). Attention weighs each view by the softmax of the inner product
     of its features, normalised, with a learned query, which starts at zero: as the mean.
 
     Args:
-        backbone: Takes pictures of shape (rows, 3, H, W).
+        backbone: Takes images of shape (rows, 3, H, W).
         pooling: ``"mean"``, ``"max"`` or ``"attention"``.
 
     Raises:
@@ -97,7 +97,7 @@ def multi_view(
         weights: See :class:`~mxmclr_plugin.models.image.TorchvisionBackbone` and
             :class:`~mxmclr_plugin.models.timm_image.TimmBackbone`.
         pooling: ``"mean"``, ``"max"`` or ``"attention"``.
-        gradient_checkpointing: Less memory for one more forward pass.
+        gradient_checkpointing: Saves memory by a second forward pass.
 
     Raises:
         ImportError: If the model is timm's, which is not installed.

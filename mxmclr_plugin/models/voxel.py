@@ -6,14 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from mxmclr_plugin.data.batch import Observations
-from mxmclr_plugin.models.exporting import is_exporting
 from mxmclr_plugin.models.pretrained import (
     load_weights,
     named_weights,
     read_weights,
     torchvision_model,
 )
-from mxmclr_plugin.models.tower import Backbone
+from mxmclr_plugin.models.tower import Backbone, is_exporting
 from mxmclr_plugin.registry import did_you_mean, register_tower
 
 __all__ = ["LightCNN3d", "VideoBackbone", "video_models"]
@@ -37,8 +36,8 @@ class LightCNN3d(Backbone):
     Args:
         widths: Channels of each stage.
         turn: Whether a batch in training is turned about the vertical axis, the last of the grid,
-            by a random number of quarter turns, and mirrored or not: a sentence about a shape says
-            the same of it then. Drawn from torch's generator.
+            by a random number of quarter turns, and mirrored or not, which does not change
+            what a sentence about the shape means. Drawn from torch's generator.
 
     Raises:
         ValueError: If a width is below 1 or there is none.
@@ -99,11 +98,11 @@ class VideoBackbone(Backbone):
     """Torchvision video model (r3d_18, swin3d_t, ...) that reads a grid's first axis as time.
 
     Its first convolution is replaced by one for four channels, its classifier by nothing, and a
-    pooling made for one size of picture by one for all.
+    pooling made for one size of image by one for all.
 
     Weights for RGB are carried to RGBA so that a white, opaque voxel gives what a white pixel gave:
     the kernel of alpha is the mean of the three colours' kernels, and all four are scaled by 3/4.
-    The mean and deviation by which Kinetics' pictures were normalised are not applied: empty space
+    The mean and deviation by which Kinetics' images were normalised are not applied: empty space
     is zero.
 
     Args:

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mxmclr_plugin.data.pictures import DRAWABLE, picture_of
+from mxmclr_plugin.data.images import DRAWABLE, image_of
 from mxmclr_plugin.data.rendering import render_views
 from mxmclr_plugin.inference.items import visible_item
 from mxmclr_plugin.report.blocks import Block, Found, Query, QueryList, RunFound
@@ -20,7 +20,7 @@ from mxmclr_plugin.report.palette import SeriesStyle
 from mxmclr_plugin.report.shown_runs import LoadedRun, Modalities
 from mxmclr_plugin.retrieval.direction import modalities_of, side_name
 from mxmclr_plugin.retrieval.metrics import QueryRanks, rank_queries
-from mxmclr_plugin.retrieval.search import TopK, top_k
+from mxmclr_plugin.retrieval.top_k import TopK, top_k
 
 __all__ = ["QueryGroups", "choose_queries", "query_lists"]
 
@@ -127,10 +127,10 @@ def _query(
     items, kind = loaded[0].items[sides[0]], loaded[0].run.data.kinds[modality]
     instance, position = int(items.ids[row]), int(items.positions[row])
     item = visible_item(run, split, modality, instance, position, _QUERY_EDGE)
-    image, image_of = "", ""
-    if item.picture is not None:
-        image = _data_uri(item.picture, _QUERY_EDGE)
-        image_of = f"about {item.name}" if kind == "text" else item.name
+    image, caption = "", ""
+    if item.image is not None:
+        image = _data_uri(item.image, _QUERY_EDGE)
+        caption = f"about {item.name}" if kind == "text" else item.name
     if kind in DRAWABLE:
         dataset = run.split(split)
         record = dataset.stores[modality][int(dataset.observations_of(modality)[0][position])]
@@ -139,7 +139,7 @@ def _query(
         item.name,
         _cut(item.caption) if kind == "text" else "",
         image,
-        image_of,
+        caption,
         [
             RunFound(
                 of.label,
@@ -166,8 +166,8 @@ def _found(
                 owner == instance,
                 score,
                 item.name,
-                _cut(item.caption) if is_text or item.picture is None else "",
-                "" if item.picture is None else _data_uri(item.picture, _ITEM_EDGE),
+                _cut(item.caption) if is_text or item.image is None else "",
+                "" if item.image is None else _data_uri(item.image, _ITEM_EDGE),
             )
         )
     return shown
@@ -194,8 +194,8 @@ def _sheet(record: Tensor, kind: str, size: int) -> Image.Image:
         views = render_views(record[None].contiguous(), _VIEWS, size)[0]
         return Image.fromarray(np.concatenate(list(views.permute(0, 2, 3, 1).numpy()), axis=1))
     if kind != "views":
-        return picture_of(record, kind, size)
-    images = [picture_of(record[k : k + 1], kind, size) for k in range(min(_VIEWS, len(record)))]
+        return image_of(record, kind, size)
+    images = [image_of(record[k : k + 1], kind, size) for k in range(min(_VIEWS, len(record)))]
     sheet = Image.new("RGB", (sum(image.width for image in images), images[0].height), "white")
     for k, image in enumerate(images):
         sheet.paste(image, (k * image.width, 0))

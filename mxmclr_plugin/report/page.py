@@ -1,4 +1,4 @@
-"""The page: one HTML file with its style, script, plots and pictures inside."""
+"""The page: one HTML file with its style, script, plots and images inside."""
 
 from __future__ import annotations
 

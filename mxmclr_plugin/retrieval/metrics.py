@@ -7,6 +7,8 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -19,16 +21,17 @@ from mxmclr_plugin.retrieval.cosines import (
     default_memory,
     slices,
 )
+from mxmclr_plugin.retrieval.inputs import Ids, Rows, as_ids, as_rows
 
 __all__ = ["QueryRanks", "rank_queries", "retrieval_metrics"]
 
 
 @torch.no_grad()
 def retrieval_metrics(
-    queries: Tensor,
-    gallery: Tensor,
-    query_ids: Tensor,
-    gallery_ids: Tensor,
+    queries: Rows,
+    gallery: Rows,
+    query_ids: Ids,
+    gallery_ids: Ids,
     *,
     ks: Sequence[int] = (1, 5),
     ndcg_at: int = 5,
@@ -60,10 +63,11 @@ def retrieval_metrics(
     alone.
 
     Args:
-        queries: Embeddings of any length. Shape: (n, D).
-        gallery: Embeddings to be ranked. Shape: (m, D).
-        query_ids: Instance of each query, integers. Shape: (n,).
-        gallery_ids: Instance of each item, integers. Shape: (m,).
+        queries: Embeddings of any length, as a tensor, an array or a list of rows. Shape: (n, D).
+        gallery: Embeddings to be ranked, in one of the same forms. Shape: (m, D).
+        query_ids: Instance of each query: integers or strings, as a tensor, an array or a list.
+            Shape: (n,).
+        gallery_ids: Instance of each item, likewise. Shape: (m,).
         ks: Depths of ``r@k``.
         ndcg_at: Depth of ``ndcg@k``.
         chunk: Queries scored at a time; changes memory, not the metrics. By default a block takes
@@ -76,9 +80,9 @@ def retrieval_metrics(
         rates in percent, then the counts n and m.
 
     Raises:
-        ValueError: If shapes do not fit, a row has NaN or infinity, ids are not integers, a depth
-            is below 1, or a query has no right item in the gallery: leaving it out would change
-            the metrics, so leave it out yourself.
+        ValueError: If shapes do not fit, a row has NaN or infinity, ids are neither integers nor
+            strings, a depth is below 1, or a query has no right item in the gallery: leaving it out
+            would change the metrics, so leave it out yourself.
     """
     depths = list(dict.fromkeys(ks))
     if min([*depths, ndcg_at, *(size for size in (chunk, gallery_chunk) if size is not None)]) < 1:
@@ -87,7 +91,7 @@ def retrieval_metrics(
             f"chunk={chunk}, gallery_chunk={gallery_chunk}"
         )
     ranked = _RankedQueries(queries, gallery, query_ids, gallery_ids, chunk, gallery_chunk)
-    n, m = len(queries), len(gallery)
+    n, m = len(ranked.queries), len(ranked.items)
     sums: dict[str, Tensor] = {}
     with progress_bar() if progress else nullcontext() as bar:
         task = None if bar is None else bar.add_task("retrieval", total=n)
@@ -117,23 +121,21 @@ class QueryRanks:
 
 
 @torch.no_grad()
-def rank_queries(
-    queries: Tensor, gallery: Tensor, query_ids: Tensor, gallery_ids: Tensor
-) -> QueryRanks:
+def rank_queries(queries: Rows, gallery: Rows, query_ids: Ids, gallery_ids: Ids) -> QueryRanks:
     """Rank the first right item of every query, by the rule of :func:`retrieval_metrics`.
 
     Args:
         queries: Embeddings of any length. Shape: (n, D).
         gallery: Embeddings to be ranked. Shape: (m, D).
-        query_ids: Instance of each query, integers. Shape: (n,).
-        gallery_ids: Instance of each item, integers. Shape: (m,).
+        query_ids: Instance of each query. Shape: (n,).
+        gallery_ids: Instance of each item. Shape: (m,).
 
     Raises:
         ValueError: As :func:`retrieval_metrics` does.
     """
     ranked = _RankedQueries(queries, gallery, query_ids, gallery_ids)
-    ranks = torch.empty(len(queries), dtype=torch.float64)
-    margins = torch.empty(len(queries), dtype=torch.float64)
+    ranks = torch.empty(len(ranked.queries), dtype=torch.float64)
+    margins = torch.empty(len(ranked.queries), dtype=torch.float64)
     for rows, right, wrong, _ in ranked.blocks(depth=1):
         tied_right = right.count(right.values[:, :1])[1].squeeze(1)
         # Of w wrong and r right items in a random order w / (r + 1) come before all right ones.
@@ -162,15 +164,17 @@ class _RankedQueries:
 
     def __init__(
         self,
-        queries: Tensor,
-        gallery: Tensor,
-        query_ids: Tensor,
-        gallery_ids: Tensor,
+        queries: Rows,
+        gallery: Rows,
+        query_ids: Ids,
+        gallery_ids: Ids,
         chunk: int | None = None,
         gallery_chunk: int | None = None,
     ) -> None:
+        queries, gallery = as_rows(queries), as_rows(gallery)
         check_rows(queries, gallery)
-        _check_ids(queries, gallery, query_ids, gallery_ids)
+        query_ids, gallery_ids, names = as_ids(query_ids, gallery_ids)
+        _check_ids(queries, gallery, query_ids, gallery_ids, names)
         device = queries.device
         rows, columns = block_shape(
             default_memory(device), len(queries), len(gallery), queries.shape[1]
@@ -377,7 +381,13 @@ def _expected_ndcg(right: _Best, wrong: _Best, number: Tensor, depth: int) -> Te
     return gain / until[number.clamp(max=depth)]
 
 
-def _check_ids(queries: Tensor, gallery: Tensor, query_ids: Tensor, gallery_ids: Tensor) -> None:
+def _check_ids(
+    queries: Tensor,
+    gallery: Tensor,
+    query_ids: Tensor,
+    gallery_ids: Tensor,
+    names: npt.NDArray[np.str_] | None,
+) -> None:
     for name, z, ids in (("queries", queries, query_ids), ("gallery", gallery, gallery_ids)):
         singular = "query" if name == "queries" else "gallery"
         if ids.shape != z.shape[:1]:
@@ -389,8 +399,10 @@ def _check_ids(queries: Tensor, gallery: Tensor, query_ids: Tensor, gallery_ids:
             raise ValueError(f"{singular}_ids are integers, got {ids.dtype}")
     lost = (~torch.isin(query_ids, gallery_ids.to(query_ids.device))).nonzero().flatten()
     if len(lost):
+        number = int(query_ids[lost[0]])
+        first = number if names is None else str(names[number])
         raise ValueError(
             f"{len(lost)} of the {len(query_ids)} queries have no right item in the gallery, the "
-            f"first is row {int(lost[0])} with id {int(query_ids[lost[0]])}; leave them out, or "
-            "add their items to the gallery"
+            f"first is row {int(lost[0])} with id {first!r}; leave them out, or add their "
+            "items to the gallery"
         )

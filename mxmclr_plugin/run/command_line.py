@@ -192,7 +192,11 @@ def _show_task(config: Any, console: Console) -> None:
         console.print(f"  {group}: {', '.join(choices(group))}", highlight=False)
     console.print("\n[bold]Keys[/] (key=value)", highlight=False)
     rows = [
-        (f"{key.key}={written(key.default)}", ", ".join(map(str, key.choices)), key.help)
+        (
+            f"{key.key}={written(key.default, brackets=True)}",
+            ", ".join(map(str, key.choices)),
+            key.help,
+        )
         for key in describe(config)
     ]
     console.print(_keys_table(rows))
@@ -209,7 +213,7 @@ def _keys_table(rows: Iterable[tuple[str, str, str]]) -> Table:
 def _grid(title: str, rows: Iterable[tuple[str, str]]) -> Table:
     grid = Table.grid(padding=(0, 2))
     grid.title, grid.title_justify, grid.title_style = title or None, "left", "none"
-    grid.add_column(overflow="fold")
+    grid.add_column(overflow="fold", max_width=48)
     grid.add_column(overflow="fold")
     for left, right in rows:
         grid.add_row(f"  {escape(left)}", escape(right))

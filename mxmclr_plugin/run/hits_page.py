@@ -35,7 +35,7 @@ def hits_page(found: Found, notes: Sequence[str] = ()) -> str:
         notes: Sentences that belong to the data.
 
     Returns:
-        HTML with its style and pictures (PNG) inside.
+        HTML with its style and images (PNG) inside.
     """
     hits = "\n".join(_item(rank, hit) for rank, hit in enumerate(found.hits, start=1))
     said = "".join(f"<p>{escape(note)}</p>\n" for note in notes)
@@ -63,17 +63,17 @@ def hits_page(found: Found, notes: Sequence[str] = ()) -> str:
 
 
 def _item(rank: int, hit: Hit) -> str:
-    picture = ""
-    if hit.picture is not None:
-        picture = f'<img alt="{escape(hit.name)}" src="{_png(hit.picture)}">\n'
+    image = ""
+    if hit.image is not None:
+        image = f'<img alt="{escape(hit.name)}" src="{_png(hit.image)}">\n'
     caption = f"<p>{escape(hit.caption)}</p>\n" if hit.caption else ""
     return (
-        f'<li>\n{picture}<p><span class="score">{hit.score:.3f}</span>{rank}. '
+        f'<li>\n{image}<p><span class="score">{hit.score:.3f}</span>{rank}. '
         f'<span class="name">{escape(hit.name)}</span></p>\n{caption}</li>'
     )
 
 
-def _png(picture: Image.Image) -> str:
+def _png(image: Image.Image) -> str:
     buffer = io.BytesIO()
-    picture.save(buffer, "png")
+    image.save(buffer, "png")
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -13,46 +13,46 @@ from mxmclr_plugin.inference.search import Found
 
 __all__ = ["half_blocks", "hits_table"]
 
-_COLUMNS = 28  # of a picture; a column is about half as wide as a line is high
+_COLUMNS = 28  # of an image; a column is about half as wide as a line is high
 
 
 def hits_table(found: Found, console: Console) -> Table:
-    """Hits, a row each, with pictures where the terminal has colours."""
-    pictures = console.is_terminal and console.color_system is not None
+    """Hits, a row each, with images where the terminal has colours."""
+    images = console.is_terminal and console.color_system is not None
     table = Table(
         title=f"{found.query!r} among {found.items} of {found.among}",
-        show_lines=pictures,
+        show_lines=images,
     )
     for column in ("rank", "cosine"):
         table.add_column(column, justify="right")
-    if pictures:
-        table.add_column("picture", no_wrap=True, min_width=_COLUMNS)
+    if images:
+        table.add_column("image", no_wrap=True, min_width=_COLUMNS)
     for column in ("name", "caption"):
         table.add_column(column, overflow="fold")
     for rank, hit in enumerate(found.hits, start=1):
-        picture = half_blocks(hit.picture, _COLUMNS) if hit.picture else Text()
+        image = half_blocks(hit.image, _COLUMNS) if hit.image else Text()
         table.add_row(
             str(rank),
             f"{hit.score:.3f}",
-            *([picture] if pictures else []),
+            *([image] if images else []),
             Text(hit.name),
             Text(hit.caption or ""),
         )
     return table
 
 
-def half_blocks(picture: Image.Image, columns: int) -> Text:
-    """A picture in coloured upper half blocks, two pixels each, one above the other.
+def half_blocks(image: Image.Image, columns: int) -> Text:
+    """An image in coloured upper half blocks, two pixels each, one above the other.
 
     Args:
-        picture: The picture.
+        image: The image.
         columns: Its width in characters.
 
     Returns:
         Lines of as many characters, half as many as would make it as high as it is.
     """
-    lines = max(1, round(columns * picture.height / picture.width / 2))
-    small = picture.convert("RGB").resize((columns, 2 * lines), Image.Resampling.LANCZOS)
+    lines = max(1, round(columns * image.height / image.width / 2))
+    small = image.convert("RGB").resize((columns, 2 * lines), Image.Resampling.LANCZOS)
     text = Text(no_wrap=True)
     for line in range(lines):
         if line:

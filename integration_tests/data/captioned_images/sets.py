@@ -7,8 +7,8 @@ from PIL import Image
 CAPTIONS = ["A man, a dog", 'She says "hi"', "three", "four", "five #2"]
 
 
-def picture(path, shade):
-    """A picture of one shade of gray, by which it can be known."""
+def image(path, shade):
+    """An image of one shade of gray, by which it can be known."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (20, 12), (shade,) * 3).save(path, quality=100)
 
@@ -30,7 +30,7 @@ def karpathy(root, splits, folder="images", filepath=None):
     entries = []
     for k, (name, split) in enumerate(zip(names(len(splits)), splits)):
         place = filepath[k % len(filepath)] if filepath else None
-        picture(root / folder / (place or "") / name, k)
+        image(root / folder / (place or "") / name, k)
         entries.append(
             {
                 "filename": name,
@@ -48,7 +48,7 @@ def tokens(root, count, name="results_20130124.token", folder="flickr30k-images"
     """name#k TAB caption."""
     lines = []
     for k, photo in enumerate(names(count)):
-        picture(root / folder / photo, k)
+        image(root / folder / photo, k)
         lines += [f"{photo}#{c}\t{text}" for c, text in enumerate(captions_of(k))]
     (root / name).write_text("\n".join(lines) + "\n")
     return root / name
@@ -58,7 +58,7 @@ def kaggle(root, count, folder="Images", quoted=True):
     """captions.txt: image,caption, with commas in captions."""
     lines = ["image,caption"]
     for k, photo in enumerate(names(count)):
-        picture(root / folder / photo, k)
+        image(root / folder / photo, k)
         for text in captions_of(k):
             inner = text.replace('"', '""')
             lines.append(
@@ -74,7 +74,7 @@ def coco(root, train, val, year="2017"):
     for split, count in (("train", train), ("val", val)):
         images, annotations = [], []
         for k in range(start, start + count):
-            picture(root / f"{split}{year}" / f"{k:012d}.jpg", k)
+            image(root / f"{split}{year}" / f"{k:012d}.jpg", k)
             images.append({"id": 7 * k, "file_name": f"{k:012d}.jpg", "license": 1})
             annotations += [
                 {"image_id": 7 * k, "id": 10 * k + c, "caption": text}

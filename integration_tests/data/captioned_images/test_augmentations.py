@@ -2,8 +2,8 @@ import pytest
 import torch
 from data.captioned_images.sets import karpathy, shade
 
-from mxmclr_plugin.data.captioned_images import captioned_images
 from mxmclr_plugin.data.captioned_images.augmentations import AUGMENTATIONS, build_augmentation
+from mxmclr_plugin.data.captioned_images.build import captioned_images
 from mxmclr_plugin.data.sampler import MultifoldSampler
 
 
@@ -21,20 +21,20 @@ def test_each_turns_bytes_to_bytes_of_the_size_asked_for(name):
     assert not all(torch.equal(view, views[0]) for view in views)
 
 
-def test_a_fold_of_pictures_by_transformation(tmp_path):
+def test_a_fold_of_images_by_transformation(tmp_path):
     karpathy(tmp_path, ["train", "train", "train", "val", "test"])
     data = captioned_images(str(tmp_path), size=16, augment="crop", copies=7)
     assert data["train"].folds("image").tolist() == [7, 7, 7]
     assert data["train"].folds("text").tolist() == [5, 5, 5]
     assert data["val"].folds("image").tolist() == data["test"].folds("image").tolist() == [1]
-    # A picture of one shade stays that under crops: copies are of the right photo.
+    # An image of one shade stays that under crops: copies are of the right photo.
     for k in range(3):
         assert {shade(record) for record in data["train"][k].observations["image"]} == {k}
         assert data["train"][k].observations["image"][0].shape == (3, 16, 16)
     # What is measured of the training photos are these as they are.
     assert data.plain["train"].folds("image").tolist() == [1, 1, 1]
     assert data.plain["train"].names == data["train"].names
-    # A batch of P x 5, each picture another copy.
+    # A batch of P x 5, each image another copy.
     sampler = MultifoldSampler(data["train"], instances=3, folds={"image": 5, "text": 5})
     for draw in sampler:
         assert len(set(draw.rows["image"])) == 5

@@ -5,7 +5,7 @@ import json
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from data.manifest.sample_files import picture
+from data.manifest.sample_files import image
 
 
 def a_wrong_type(ground, chance, folder, lines):
@@ -112,7 +112,7 @@ def a_broken_shard(ground, chance, folder, lines):
             "id": k,
             "split": line["split"],
             "text": line["text"],
-            "image": [{"bytes": picture("png", seed=k), "path": f"{k}.png"}],
+            "image": [{"bytes": image("png", seed=k), "path": f"{k}.png"}],
         }
         for k, line in enumerate(lines)
     ]

@@ -24,7 +24,7 @@ def archive(**arrays):
     return buffer.getvalue()
 
 
-def picture(form, edge=24, seed=0):
+def image(form, edge=24, seed=0):
     pixels = np.random.default_rng(seed).integers(0, 256, (edge, edge + 6, 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, form)
@@ -70,12 +70,12 @@ def files(folder):
     vector = np.linspace(-1, 1, 6, dtype=np.float32)
     return {
         "image": {
-            "a.jpg": picture("jpeg"),
-            "b.png": picture("png", seed=1),
-            "c.webp": picture("webp"),
-            "d.bmp": picture("bmp"),
-            "e.ppm": picture("ppm"),
-            "f.gif": picture("gif"),
+            "a.jpg": image("jpeg"),
+            "b.png": image("png", seed=1),
+            "c.webp": image("webp"),
+            "d.bmp": image("bmp"),
+            "e.ppm": image("ppm"),
+            "f.gif": image("gif"),
         },
         "voxel": {
             "a.nrrd": nrrd_file(folder / "scratch.nrrd"),

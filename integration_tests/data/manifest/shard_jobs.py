@@ -2,8 +2,8 @@
 
 from torch.utils.data import DataLoader, DistributedSampler
 
-from mxmclr_plugin.data.batch import collate_multifold
-from mxmclr_plugin.data.manifest import manifest
+from mxmclr_plugin.data.batch import collate
+from mxmclr_plugin.data.manifest.build import manifest
 from mxmclr_plugin.data.observations import ObservationDataset, collate_observations
 from mxmclr_plugin.data.sampler import MultifoldSampler
 
@@ -20,7 +20,7 @@ def trained_on(arguments):
         train,
         batch_size=instances,
         sampler=sampler,
-        collate_fn=collate_multifold,
+        collate_fn=collate,
         drop_last=True,
         num_workers=workers,
         persistent_workers=workers > 0,

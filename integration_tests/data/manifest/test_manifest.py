@@ -9,7 +9,7 @@ import pytest
 import torch
 from data.manifest.sample_files import KINDS, write_lines, write_sample
 
-from mxmclr_plugin.data.manifest import manifest
+from mxmclr_plugin.data.manifest.build import manifest
 from mxmclr_plugin.data.readers.image import read_image
 from mxmclr_plugin.data.readers.voxel import read_voxel
 from mxmclr_plugin.errors import DataError
@@ -99,7 +99,7 @@ def test_a_split_that_is_not_said_is_drawn(tmp_path):
     names = [name for dataset in data.values() for name in dataset.names]
     assert sorted(names, key=int) == [str(k) for k in range(40)]
     assert data["test"].names == again["test"].names != other["test"].names
-    assert "does not say what is test and val" in data.notes[0]
+    assert "names no test and no val split" in data.notes[0]
     assert "seed 3" in data.notes[0]
 
 

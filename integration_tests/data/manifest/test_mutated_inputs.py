@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from data.manifest.mutations import MUTATIONS, Ground
 
-from mxmclr_plugin.data.manifest import manifest
+from mxmclr_plugin.data.manifest.build import manifest
 from mxmclr_plugin.errors import DataError
 
 OPTIONS = {"size": 16, "resolution": 8, "points": 20}

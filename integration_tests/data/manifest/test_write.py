@@ -9,7 +9,7 @@ from data.manifest.sample_files import write_lines, write_sample
 from datasets import Image, load_dataset
 
 from mxmclr_plugin.data.dataset import MultifoldDataset
-from mxmclr_plugin.data.manifest import manifest
+from mxmclr_plugin.data.manifest.build import manifest
 from mxmclr_plugin.data.manifest.write import write_manifest
 from mxmclr_plugin.data.splits import DataSplits
 from mxmclr_plugin.errors import DataError
@@ -123,8 +123,8 @@ def test_shards_are_what_datasets_reads(tmp_path):
     assert sorted(read["id"]) == sorted(n for dataset in data.values() for n in dataset.names)
     row = read.sort("id")[0]
     assert row["text"] == list(data["train"][0].observations["text"])
-    picture = Image().decode_example(row["image"][0])
-    assert picture.size == (30, 24)
+    image = Image().decode_example(row["image"][0])
+    assert image.size == (30, 24)
 
 
 def test_it_goes_on_where_it_was_stopped(tmp_path):

@@ -1,18 +1,18 @@
-"""Pictures x strokes, from the archive and from the folders of the original."""
+"""Images x strokes, from the archive and from the folders of the original."""
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from mxmclr_plugin.data.omniglot import omniglot
+from mxmclr_plugin.data.omniglot.build import omniglot
 from mxmclr_plugin.errors import DataError
 
 CHARACTERS = 24
 
 
 def archive(characters=CHARACTERS, seed=0):
-    """Arrays of an archive of small drawings: each picture is known by its ink."""
+    """Arrays of an archive of small drawings: each image is known by its ink."""
     generator = np.random.default_rng(seed)
     drawings = characters * 20
     ink = generator.random((characters, 20, 105 * 105)) < 0.1
@@ -124,7 +124,7 @@ def test_alphabets_can_be_held_out(tmp_path):
     assert all(alphabet in data.notes[0] for alphabet in alphabets[2])
 
 
-def test_training_pictures_are_copied_by_chance_and_measured_as_they_are(tmp_path):
+def test_training_images_are_copied_by_chance_and_measured_as_they_are(tmp_path):
     root = save(tmp_path, archive())
     data = omniglot(root, copies=3)
     assert set(data["train"].folds("image")) == {30}
@@ -156,8 +156,8 @@ def test_files_that_are_missing_or_broken_are_listed(tmp_path):
     assert "Alphabet0/character02" not in by_name(data)
     kinds = [problem.kind for problem in data.problems]
     assert {kind: kinds.count(kind) for kind in kinds} == {
-        "picture missing": 1,
-        "picture unreadable": 1,
+        "image missing": 1,
+        "image unreadable": 1,
         "stroke file missing": 10,
         "stroke file unreadable": 1,
         "character incomplete": 1,

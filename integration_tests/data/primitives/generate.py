@@ -2,7 +2,7 @@
 
 import warnings
 
-from mxmclr_plugin.data.primitives import primitives
+from mxmclr_plugin.data.primitives.build import primitives
 
 
 def generate(root, options):

@@ -12,8 +12,7 @@ import pytest
 from data.primitives.generate import generate
 from filelock import FileLock
 
-from mxmclr_plugin.data.primitives import primitives
-from mxmclr_plugin.data.primitives.build import VoxelStore
+from mxmclr_plugin.data.primitives.build import VoxelStore, primitives
 from mxmclr_plugin.data.primitives.classes import COLOURS, all_classes
 from mxmclr_plugin.registry import DATASETS
 

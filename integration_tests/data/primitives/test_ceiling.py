@@ -8,10 +8,10 @@ import pytest
 import torch
 from data.primitives.test_captions import read
 
-from mxmclr_plugin.data.primitives import primitives
-from mxmclr_plugin.data.primitives.ceiling import retrieval_ceiling
+from mxmclr_plugin.data.primitives.build import primitives
+from mxmclr_plugin.data.primitives.captions import retrieval_ceiling
 from mxmclr_plugin.data.primitives.classes import COLOURS, SHAPES, PrimitiveClass, all_classes
-from mxmclr_plugin.retrieval import retrieval_metrics
+from mxmclr_plugin.retrieval.metrics import retrieval_metrics
 
 FIELDS = {"shape": SHAPES, "colour": tuple(COLOURS), "height": range(3), "radius": range(3)}
 

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from data.primitives.test_captions import read
 
-from mxmclr_plugin.data.primitives.classes import all_classes
-from mxmclr_plugin.data.primitives.partial_captions import (
+from mxmclr_plugin.data.primitives.captions import (
     draw_partial_sentences,
     fewest_partial,
     partial_sentences,
 )
+from mxmclr_plugin.data.primitives.classes import all_classes
 
 ATTRIBUTES = ("shape", "colour", "height", "radius")
 SETS = [named for k in (1, 2, 3) for named in combinations(ATTRIBUTES, k)]

@@ -1,12 +1,12 @@
 import torch
 
-from mxmclr_plugin.data.primitives import primitives
+from mxmclr_plugin.data.primitives.build import primitives
 from mxmclr_plugin.data.rendering import render_views
 
 SMALL = {"seed": 2, "samples": 2, "captions": 2, "classes": 12, "view_size": 24}
 
 
-def test_a_sample_has_its_pictures(tmp_path):
+def test_a_sample_has_its_images(tmp_path):
     splits = primitives(tmp_path, views=6, **SMALL)
     assert splits.kinds == {"text": "text", "voxel": "voxel", "views": "views"}
     for dataset in splits.values():
@@ -17,7 +17,7 @@ def test_a_sample_has_its_pictures(tmp_path):
             assert torch.equal(torch.stack(list(seen["views"])), expected)
 
 
-def test_pictures_as_observations_of_their_own(tmp_path):
+def test_images_as_observations_of_their_own(tmp_path):
     stacked = primitives(tmp_path, views=12, **SMALL)["test"]
     splits = primitives(tmp_path, views=12, separate_views=True, **SMALL)
     assert splits.kinds == {"text": "text", "voxel": "voxel", "image": "image"}

@@ -5,8 +5,7 @@ from data.manifest.sample_files import archive, array
 from safetensors.torch import save, save_file
 
 from mxmclr_plugin.data.file_store import UnreadableFile
-from mxmclr_plugin.data.readers.array import read_array
-from mxmclr_plugin.data.readers.features import read_features
+from mxmclr_plugin.data.readers.arrays import read_array, read_features
 
 
 @pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f8", "<f2", "<i4", "u1"])

@@ -122,10 +122,10 @@ def tricolo_2022(root, count=24):
     return made
 
 
-def write_pictures(folder, made, count, name="{}.png"):
-    """Numbered pictures of each shape, number k in grey k."""
+def write_images(folder, made, count, name="{}.png"):
+    """Numbered images of each shape, number k in grey k."""
     for model, category, _, _ in made:
         (folder / SYNSETS[category] / model).mkdir(parents=True)
         for k in range(count):
-            picture = Image.new("RGB", (40, 40), (k, k, k))
-            picture.save(folder / SYNSETS[category] / model / name.format(k))
+            image = Image.new("RGB", (40, 40), (k, k, k))
+            image.save(folder / SYNSETS[category] / model / name.format(k))

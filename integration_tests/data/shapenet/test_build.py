@@ -15,11 +15,11 @@ from data.shapenet.roots import (
     tricolo_2022,
     tricolo_2023,
     write_csv,
-    write_pictures,
+    write_images,
 )
 
 from mxmclr_plugin.data.rendering import render_views
-from mxmclr_plugin.data.shapenet import shapenet
+from mxmclr_plugin.data.shapenet.build import shapenet
 from mxmclr_plugin.errors import DataError
 
 
@@ -73,7 +73,7 @@ def test_tricolos_layouts(tmp_path, form):
         assert splits[split].names == sorted(model for model, *_ in part)
 
 
-def test_tricolos_pictures(tmp_path):
+def test_tricolos_images(tmp_path):
     (tmp_path / "new").mkdir()
     (tmp_path / "old").mkdir()
     made = tricolo_2023(tmp_path / "new")
@@ -88,9 +88,9 @@ def test_tricolos_pictures(tmp_path):
     tricolo_2022(tmp_path / "old")
     splits = shapenet(str(tmp_path / "old"), views=12, separate_views=True, view_size=16)
     assert splits.kinds["image"] == "image"
-    pictures = splits["val"][0].observations["image"]
-    assert len(pictures) == 12
-    assert pictures[7][:, 3, 3].tolist() == [255, 0, 0]  # RGB now
+    images = splits["val"][0].observations["image"]
+    assert len(images) == 12
+    assert images[7][:, 3, 3].tolist() == [255, 0, 0]  # RGB now
 
 
 @pytest.mark.parametrize(
@@ -102,9 +102,9 @@ def test_tricolos_pictures(tmp_path):
         ("given", "{}.png"),
     ],
 )
-def test_pictures_that_lie_there(tmp_path, folder, name):
+def test_images_that_lie_there(tmp_path, folder, name):
     made = original(tmp_path)
-    write_pictures(tmp_path / folder, made, 12, name)
+    write_images(tmp_path / folder, made, 12, name)
     for model, category, *_ in made:  # what renderers leave beside them
         beside = tmp_path / folder / SYNSETS[category] / model
         (beside / "0_depth0001.png").write_bytes(b"")
@@ -116,7 +116,7 @@ def test_pictures_that_lie_there(tmp_path, folder, name):
     assert stack[:, 0, 8, 8].tolist() == [0, 2, 4, 6, 8, 10]
     assert splits.problems == ()
     single = shapenet(str(tmp_path), views=12, view_size=16, images=images, separate_views=True)
-    shown = [int(picture[0, 8, 8]) for picture in single["test"][0].observations["image"]]
+    shown = [int(image[0, 8, 8]) for image in single["test"][0].observations["image"]]
     assert shown == list(range(12))
     assert "rendered" in str(
         shapenet(str(tmp_path), views=6, view_size=16, views_from="grids").notes
@@ -181,16 +181,16 @@ def test_what_is_left_out_is_listed(tmp_path):
         shapenet(str(tmp_path), on_error="raise")
 
 
-def test_pictures_without_a_grid_and_grids_without_pictures(tmp_path):
+def test_images_without_a_grid_and_grids_without_images(tmp_path):
     made = original(tmp_path)
-    write_pictures(tmp_path / "images", made[1:], 6)
+    write_images(tmp_path / "images", made[1:], 6)
     shutil.rmtree(tmp_path / "nrrd_256_filter_div_32_solid" / made[2][0])
     one = tmp_path / "images" / SYNSETS[made[3][1]] / made[3][0] / "4.png"
     one.write_bytes(one.read_bytes()[:50])
     splits = shapenet(str(tmp_path), views=6, view_size=16)
     assert Counter(problem.kind for problem in splits.problems) == {
-        "pictures missing": 1,
-        "picture unreadable": 1,
+        "images missing": 1,
+        "image unreadable": 1,
         "grid missing": 1,
     }
     folds = {
@@ -263,7 +263,7 @@ def test_genuine_files(test_data):
         assert dataset[0].observations["views"][0].shape == (6, 3, 32, 32)
     with pytest.raises(DataError, match="captions without a shape"):
         shapenet(str(root), on_error="raise")
-    with pytest.raises(DataError, match="1 shapes cannot be split"):
+    with pytest.raises(DataError, match="1 shapes are too few to hold out"):
         shapenet(str(root), captions="captions_test.json")
 
 
@@ -278,8 +278,8 @@ def test_genuine_files(test_data):
         ({"on_error": "ignore"}, "skip or raise"),
         ({"captions": "none.csv"}, "there is no .*none.csv"),
         ({"grids": "none"}, "data.grids: there is no"),
-        ({"views": 6, "views_from": "images"}, "there are no pictures"),
-        ({"views": 6, "images": "nrrd_256_filter_div_32_solid"}, "there are no pictures"),
+        ({"views": 6, "views_from": "images"}, "there are no images"),
+        ({"views": 6, "images": "nrrd_256_filter_div_32_solid"}, "there are no images"),
     ],
 )
 def test_options_that_cannot_be(tmp_path, options, message):

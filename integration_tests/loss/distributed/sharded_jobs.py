@@ -6,8 +6,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mxmclr_plugin import MultifoldHybridLoss
 from mxmclr_plugin.loss.arguments import Batch, Options
-from mxmclr_plugin.loss.distributed.exchange import ColumnBlocks, count_sent
+from mxmclr_plugin.loss.distributed.exchange import count_sent
 from mxmclr_plugin.loss.distributed.loss import sharded_hybrid_parts
+from mxmclr_plugin.loss.distributed.peers import RankPeers
 
 
 def sharded(job, differentiable=False):
@@ -44,7 +45,7 @@ def measured_step(job):
     where they were sent one by one.
     """
     blocks, most = [], 0
-    start = ColumnBlocks._start
+    start = RankPeers._start
 
     def watched(self, *arguments):
         nonlocal most
@@ -53,13 +54,13 @@ def measured_step(job):
         most = max(most, sum(not block.expired() for block in blocks))
         return transfer
 
-    ColumnBlocks._start = watched
+    RankPeers._start = watched
     try:
         in_place = {torch.ops.aten.addmm_: _flops_of_addmm}
         with count_sent() as sent, FlopCounterMode(display=False, custom_mapping=in_place) as flops:
             step(job)
     finally:
-        ColumnBlocks._start = start
+        RankPeers._start = start
     return dict(sent.elements), dict(sent.bytes), flops.get_total_flops(), most
 
 

@@ -159,8 +159,8 @@ def elements_sent(world_size, n, width, exchange, hard_weight):
         "columns": others * block * width,
         "gradients": others * block * width,
         "ids": others * 2 * block,
-        # Greatest value and sum, of each column, and of each instance as a row of either side.
-        "statistics": reduced * (2 * n + (4 * instances if soft else 0)),
+        # Greatest value and sum of each column; the sum of each instance as a row of either side.
+        "statistics": reduced * (2 * n + (2 * instances if soft else 0)),
     }
     if exchange == "ring":
         # In the backward pass two blocks of others are there already.

@@ -7,7 +7,6 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from mxmclr_plugin import multifold_hybrid_loss
 from mxmclr_plugin.loss.instances import Instances
 from mxmclr_plugin.loss.kernels import operators
-from mxmclr_plugin.loss.kernels.targets import Part
 
 
 def random_rows(n, width, seed):
@@ -58,23 +57,17 @@ def test_one_graph_for_any_number_of_rows(options, modalities):
     assert counter.frame_count == compiled_once > 0
 
 
-def test_operators_keep_what_they_promise():
+@pytest.mark.parametrize("options", [(True, True, 0.5), (True, True, None), (True, False, None)])
+def test_operators_keep_what_they_promise(options):
     """Schema, fakes and gradients, checked by torch."""
     z0, z1 = random_rows(9, 4, 1).requires_grad_(), random_rows(7, 4, 2).requires_grad_()
     scale = torch.tensor(2.0, requires_grad=True)
     instances = Instances.from_ids(random_ids(9, 3), random_ids(7, 4)).without_unused_groups()
-    fold0, fold1 = instances.fold0.float(), instances.fold1.float()
-    groups = len(fold0)
-    sums = (z0.detach(), None, torch.float32, instances.index0, groups)
-    torch.library.opcheck(operators._sums, sums)
-    products = (z0.detach()[:7], z1.detach(), None, None, torch.float32, instances.index1, groups)
-    torch.library.opcheck(operators._products, products)
-    sums0, sums1 = random_rows(groups, 4, 5), random_rows(groups, 4, 6)
-    observed = torch.ones(groups, 1)
-    soft = (fold0, fold1, sums0, sums1, None, [0.5, 0.5], sums0, observed, True, 9.0, 4, 0)
-    for gradient in (False, True):
-        torch.library.opcheck(operators._soft_part, (*soft, gradient))
-    hard = Part(fold0 / 9, fold1 / 7, torch.tensor(3.0), fold0 / 2)
-    parts = (z0, z1, scale, instances.index0, instances.index1, None, None, None, None)
-    none = (None,) * len(Part._fields)
-    torch.library.opcheck(operators._parts, (*parts, *hard, *none, False, 4, False, None))
+    torch.library.opcheck(
+        operators._forward,
+        (
+            *(z0, z1, scale, instances.index0, instances.index1),
+            *(instances.fold0.float(), instances.fold1.float(), None, random_rows(7, 3, 5)),
+            *(0.05, *options, True, False, True, 4, 0, None, False),
+        ),
+    )

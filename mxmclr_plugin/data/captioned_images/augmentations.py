@@ -12,7 +12,7 @@ from mxmclr_plugin.registry import did_you_mean
 
 __all__ = ["AUGMENTATIONS", "PhotoTransform", "build_augmentation"]
 
-# Edge of a picture before an edge of it is cropped away, as 256 for 224 is.
+# Edge of an image before an edge of it is cropped away, as 256 for 224 is.
 MARGIN = 8 / 7
 
 
@@ -20,19 +20,19 @@ class PhotoTransform:
     """A random transformation from bytes to bytes.
 
     Args:
-        transform: From a picture, uint8 (3, H, W) or one of Pillow's, to uint8 or float in 0..1 of
+        transform: From an image, uint8 (3, H, W) or one of Pillow's, to uint8 or float in 0..1 of
             the shape (3, size, size).
-        pillow: Whether it takes Pillow's pictures, as lightly's do.
+        pillow: Whether it takes Pillow's images, as lightly's do.
     """
 
     def __init__(self, transform: Callable[..., Tensor], pillow: bool) -> None:
         self.transform = transform
         self.pillow = pillow
 
-    def __call__(self, picture: Tensor) -> Tensor:
+    def __call__(self, image: Tensor) -> Tensor:
         from torchvision.transforms.v2 import functional as TF  # takes seconds to import
 
-        changed = self.transform(TF.to_pil_image(picture) if self.pillow else picture)
+        changed = self.transform(TF.to_pil_image(image) if self.pillow else image)
         as_bytes: Tensor = TF.to_dtype(changed, torch.uint8, scale=True)
         return as_bytes
 
@@ -41,7 +41,7 @@ def _v2(*steps: str) -> Callable[[int], PhotoTransform]:
     def build(size: int) -> PhotoTransform:
         from torchvision.transforms import v2
 
-        # As CLIP-like training crops: a caption tells of the whole picture.
+        # As CLIP-like training crops: a caption tells of the whole image.
         crop = v2.RandomResizedCrop(size, scale=(0.5, 1.0), antialias=True)
         further = [getattr(v2, step)() for step in steps]
         transform = v2.Compose([crop, v2.RandomHorizontalFlip(), *further])

@@ -1,38 +1,71 @@
-"""Makes data sets of a manifest."""
+"""Data sets of a manifest."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
-from itertools import accumulate, pairwise
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+import torch
 from torch import Tensor
 
-from mxmclr_plugin.data.dataset import MultifoldDataset, Store
+from mxmclr_plugin.data.dataset import MultifoldDataset, Store, flattened
 from mxmclr_plugin.data.file_store import (
     EmbeddedFile,
     FileStore,
+    Reader,
+    UnreadableFile,
     readable_files,
 )
 from mxmclr_plugin.data.manifest.instances import (
     IN_TWO_SPLITS,
     Instances,
+    ManifestInstance,
     collect_instances,
 )
 from mxmclr_plugin.data.manifest.kinds import FILE_KINDS
-from mxmclr_plugin.data.manifest.one_shape import OneShape
-from mxmclr_plugin.data.manifest.rows import read_rows
-from mxmclr_plugin.data.manifest.splits import split_places
 from mxmclr_plugin.data.problems import ProblemLog
-from mxmclr_plugin.data.splits import DataSplits
+from mxmclr_plugin.data.rows import read_rows
+from mxmclr_plugin.data.splits import SPLITS, DataSplits, hold_out
 from mxmclr_plugin.errors import DataError
 from mxmclr_plugin.registry import register_dataset
 
-__all__ = ["SOURCE", "manifest", "read_manifest", "split_instances"]
+__all__ = ["SOURCE", "OneShape", "manifest", "read_manifest", "split_instances"]
 
 SOURCE = "source.json"
-"""Beside a converted manifest: what it was made of, and what must be said of that."""
+"""Beside a converted manifest: its source, and the caveats of that."""
+
+_SHARD = re.compile(r"(.*)-(\d+)-of-(\d+)\.\w+")
+
+
+@dataclass(frozen=True)
+class OneShape:
+    """A reader that refuses records of another shape or type.
+
+    Attributes:
+        read: The reader of one file.
+        shape: The shape that a record must have.
+        dtype: Its type.
+    """
+
+    read: Reader
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    def __call__(self, path: Path) -> Tensor:
+        record = self.read(path)
+        shape = tuple(record.shape)
+        if (shape, record.dtype) != (self.shape, self.dtype):
+            raise UnreadableFile(
+                path,
+                f"is {record.dtype} of shape {shape}, but the first one is {self.dtype} of "
+                f"{self.shape}",
+            )
+        return record
 
 
 @register_dataset("manifest")
@@ -47,7 +80,7 @@ def manifest(
     seed: int = 0,
     on_error: str = "skip",
 ) -> DataSplits:
-    """Anybody's own data, as a JSONL file lists them, an instance a line.
+    """Your own data: a JSONL file with an instance a line, or CSV, TSV, Parquet.
 
     ``{"id": "chair 1", "split": "train", "text": ["a red chair"], "voxel": ["chairs/1.nrrd"]}``; or
     a Parquet file, or a folder of Parquet shards that hold the files themselves. docs/data.md
@@ -60,7 +93,7 @@ def manifest(
         path: The JSONL or Parquet file, or a folder of such.
         root: What paths in it are relative to; by default the manifest's folder.
         allow_outside: Whether files may lie outside that folder.
-        size: Edge in pixels to which pictures are scaled and cut.
+        size: Edge in pixels to which images are scaled and cut.
         resolution: Edge in voxels of grids.
         points: Points of a cloud that are taken.
         seed: Of a split that is drawn.
@@ -109,9 +142,10 @@ def read_manifest(
     """
     beside = path if path.is_dir() else path.parent
     folder = beside if root is None else Path(root).expanduser()
-    found = collect_instances(read_rows(path, log), folder, log, allow_outside=allow_outside)
+    rows = (row for file in _files(path) for row in read_rows(file, log))
+    found = collect_instances(rows, folder, log, allow_outside=allow_outside)
     if not found.instances:
-        raise DataError(f"{path} holds no instance that can be used: {_listed(log)}")
+        raise _nothing_in(path, log)
     return found
 
 
@@ -131,14 +165,12 @@ def split_instances(
         DataError: If no instance is left, or none to train on.
     """
     stores: dict[str, Store] = {}
-    members: dict[str, list[list[int]]] = {}
+    members: dict[str, Sequence[Sequence[int] | npt.NDArray[np.int64]]] = {}
     for modality, kind in found.kinds.items():
         of_instances = [instance.records.get(modality, []) for instance in found.instances]
         if kind == "text":
-            texts = [str(text) for records in of_instances for text in records]
-            ends = [0, *accumulate(len(records) for records in of_instances)]
-            stores[modality] = texts
-            members[modality] = [list(range(*pair)) for pair in pairwise(ends)]
+            texts = [[str(text) for text in records] for records in of_instances]
+            stores[modality], members[modality] = flattened(texts)
         else:
             # A file that several instances name is one record.
             wanted = list(dict.fromkeys(r for records in of_instances for r in records))
@@ -155,10 +187,10 @@ def split_instances(
     kept = [
         k
         for k, instance in enumerate(found.instances)
-        if any(of_instances[k] for of_instances in members.values())
+        if any(len(of_instances[k]) for of_instances in members.values())
     ]
     if not kept:
-        raise DataError(f"{source} holds no instance that can be used: {_listed(log)}")
+        raise _nothing_in(source, log)
     instances = [found.instances[k] for k in kept]
     whole = MultifoldDataset(
         stores,
@@ -166,7 +198,7 @@ def split_instances(
         ids=range(len(kept)),
         names=[instance.name for instance in instances],
     )
-    places, notes = split_places(instances, seed, source)
+    places, notes = _split(instances, seed, source)
     return DataSplits(
         {split: whole.subset(rows) for split, rows in places.items()},
         kinds={modality: found.kinds[modality] for modality in stores},
@@ -200,7 +232,7 @@ def _first_record(store: FileStore) -> Tensor | None:
 
 
 def _source_notes(source: Path) -> list[str]:
-    """What must be said of the data that a manifest was converted from."""
+    """Caveats of the data that a manifest was converted from."""
     file = (source if source.is_dir() else source.parent) / SOURCE
     try:
         notes = json.loads(file.read_text(encoding="utf-8"))["notes"]
@@ -211,6 +243,58 @@ def _source_notes(source: Path) -> list[str]:
     return [str(note) for note in notes]
 
 
-def _listed(log: ProblemLog) -> str:
-    counts = [f"{kind}: {count}" for kind, count in log.counts().items()]
-    return ", ".join(counts) or "it is empty"
+def _nothing_in(source: Path, log: ProblemLog) -> DataError:
+    reasons = log.summary() or "it is empty"
+    return DataError(f"{source} holds no instance that can be used: {reasons}")
+
+
+def _files(path: Path) -> list[Path]:
+    """The files of a manifest: one, or the Parquet (else JSONL) files of a folder."""
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise DataError(f"{path}: there is no such manifest")
+    files = sorted(path.glob("*.parquet")) or sorted(path.glob("*.jsonl"))
+    if not files:
+        raise DataError(f"{path}: the folder holds neither *.parquet nor *.jsonl")
+    shards = [match for file in files if (match := _SHARD.fullmatch(file.name))]
+    for stem, count in {(match[1], int(match[3])) for match in shards}:
+        there = {int(match[2]) for match in shards if (match[1], int(match[3])) == (stem, count)}
+        if there != set(range(count)):
+            raise DataError(f"{path}: of {count} shards {stem}-* there are only {len(there)}")
+    return files
+
+
+def _split(
+    instances: Sequence[ManifestInstance], seed: int, source: Path
+) -> tuple[dict[str, list[int]], list[str]]:
+    """Indexes of the instances of each split, and caveats that belong with results.
+
+    An instance that names no split is trained on. ``val`` and ``test``, where no instance names
+    them, are drawn from the training instances: a tenth each. Where all name a split and it is
+    never ``train``, there are the splits that they name: such data are for evaluation.
+    """
+    places: dict[str, list[int]] = {split: [] for split in SPLITS}
+    for k, instance in enumerate(instances):
+        places[instance.split or "train"].append(k)
+    notes = []
+    undecided = sum(instance.split is None for instance in instances)
+    if 0 < undecided < len(instances):
+        notes.append(f"{undecided} instances of {source.name} name no split and count as train")
+    if not places["train"]:
+        return {split: of for split, of in places.items() if of}, notes
+    drawn = [split for split in ("test", "val") if not places[split]]
+    share = max(1, len(places["train"]) // 10)
+    if len(places["train"]) < 1 + len(drawn):
+        raise DataError(
+            f"{source} has {len(places['train'])} instances to train on: too few to draw {drawn} "
+            "from them"
+        )
+    if drawn:
+        places |= hold_out(places["train"], dict.fromkeys(drawn, share), seed)
+        notes.append(
+            f"{source.name} names no {' and no '.join(drawn)} split: {share} instances "
+            f"{'each ' if len(drawn) > 1 else ''}were drawn with seed {seed}, results are those "
+            "of that draw"
+        )
+    return places, notes

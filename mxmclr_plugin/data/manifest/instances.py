@@ -1,4 +1,4 @@
-"""From rows to instances: every key, type, path and id is looked at, no file is opened."""
+"""Instances from the rows of a manifest: keys, types, paths and ids are checked."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Any, TypeAlias
 
 from mxmclr_plugin.data.file_store import EmbeddedFile
 from mxmclr_plugin.data.manifest.kinds import RESERVED, modality_of
-from mxmclr_plugin.data.manifest.parquet import ParquetRecord
-from mxmclr_plugin.data.manifest.rows import Row
+from mxmclr_plugin.data.parquet import ParquetRecord
 from mxmclr_plugin.data.problems import ProblemLog
+from mxmclr_plugin.data.rows import Row
+from mxmclr_plugin.data.splits import SPLITS
 from mxmclr_plugin.errors import DataError
 from mxmclr_plugin.registry import did_you_mean
 
-__all__ = ["IN_TWO_SPLITS", "SPLITS", "Instances", "ManifestInstance", "collect_instances"]
+__all__ = ["IN_TWO_SPLITS", "Instances", "ManifestInstance", "collect_instances"]
 
-SPLITS = ("train", "val", "test")
 IN_TWO_SPLITS = "id in two splits"
 """The kind of problem that is one for the set as a whole: what is tested would be trained on."""
 
@@ -47,10 +47,10 @@ class ManifestInstance:
 
 @dataclass(frozen=True)
 class Instances:
-    """What a manifest holds.
+    """The content of a manifest.
 
     Attributes:
-        kinds: Kind of each modality, in the order in which they are seen.
+        kinds: Kind of each modality, in the order in which they occur.
         instances: The instances, in their order.
     """
 
@@ -106,7 +106,7 @@ def _merge(first: ManifestInstance, other: ManifestInstance, log: ProblemLog) ->
     first.split = first.split or other.split
     for modality, records in other.records.items():
         present = first.records.setdefault(modality, [])
-        # A picture with five captions may stand in five lines.
+        # An image with five captions may stand in five lines.
         first.records[modality] = list(dict.fromkeys([*present, *records]))
 
 

@@ -1,4 +1,4 @@
-"""What a manifest may hold: kinds of records, and the keys that name them."""
+"""Kinds of records in a manifest, and the keys that name them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from mxmclr_plugin.data.file_store import Reader
-from mxmclr_plugin.data.readers.array import read_array
-from mxmclr_plugin.data.readers.features import read_features
+from mxmclr_plugin.data.readers.arrays import read_array, read_features
 from mxmclr_plugin.data.readers.image import read_image
 from mxmclr_plugin.data.readers.points import read_points
 from mxmclr_plugin.data.readers.voxel import read_voxel
@@ -26,8 +25,8 @@ RESERVED = ("id", "split", "meta")
 _NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 
 
-def read_picture(path: Path, size: int) -> Tensor:
-    """A picture, or one that is an array already, as it is."""
+def read_image_or_array(path: Path, size: int) -> Tensor:
+    """An image, or one that is an array already, as it is."""
     return read_array(path) if path.suffix.lower() == ".npy" else read_image(path, size)
 
 
@@ -53,7 +52,7 @@ class FileKind:
 
 
 FILE_KINDS = {
-    "image": FileKind(read_picture, "size"),
+    "image": FileKind(read_image_or_array, "size"),
     "views": FileKind(read_array),
     "voxel": FileKind(read_voxel, "resolution"),
     "points": FileKind(read_points, "points", length=0),

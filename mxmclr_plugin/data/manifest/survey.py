@@ -1,4 +1,4 @@
-"""What stands out in a manifest, beside what is plainly wrong."""
+"""Records of a manifest that several instances share."""
 
 from __future__ import annotations
 

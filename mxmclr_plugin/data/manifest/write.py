@@ -16,10 +16,9 @@ from torch import Tensor
 
 from mxmclr_plugin.data.dataset import Store
 from mxmclr_plugin.data.file_store import FileStore, Reader
-from mxmclr_plugin.data.manifest.build import SOURCE
+from mxmclr_plugin.data.manifest.build import SOURCE, OneShape
 from mxmclr_plugin.data.manifest.kinds import FILE_KINDS, KINDS
-from mxmclr_plugin.data.manifest.one_shape import OneShape
-from mxmclr_plugin.data.manifest.parquet import ROW_GROUP_BYTES, pyarrow_parquet
+from mxmclr_plugin.data.parquet import ROW_GROUP_BYTES, pyarrow_parquet
 from mxmclr_plugin.data.readers.image import read_image
 from mxmclr_plugin.data.splits import DataSplits
 from mxmclr_plugin.errors import DataError
@@ -34,13 +33,13 @@ _MOST_ROWS = 1024  # of a row group
 def write_manifest(
     data: DataSplits, out: Path, source: Mapping[str, Any], shards: int | None = None
 ) -> dict[str, int]:
-    """Writes data as a manifest that reads back equal.
+    """Write data as a manifest that reads back equal.
 
-    Files of the data set are copied as they are; what has no file of its own is written as png or
-    npy. What was written stays if this is stopped, and the next call goes on.
+    Files of the data set are copied as they are; other records are written as png or npy.
+    A call that was stopped is continued by the next one.
 
     Args:
-        data: The data. Of a split that is transformed by chance its untransformed records.
+        data: The data. Of an augmented split its original records.
         out: The folder: ``manifest.jsonl`` with a folder for each modality, or the shards.
         source: Name and options of the data set, to be written down.
         shards: Number of Parquet files, which hold the files themselves; None for JSONL.
@@ -93,7 +92,7 @@ def _instances(data: DataSplits) -> Iterator[_Instance]:
 
 
 def _begin(out: Path, source: dict[str, Any]) -> None:
-    """Writes down what the folder is made of, or sees that it is being made of the same."""
+    """Record the source of the folder, or check that it is the one recorded."""
     file = out / SOURCE
     text = json.dumps(source, indent=1, ensure_ascii=False, default=str) + "\n"
     if file.exists():
@@ -105,18 +104,18 @@ def _begin(out: Path, source: dict[str, Any]) -> None:
 
 
 def _options(instances: list[_Instance], kinds: Mapping[str, str]) -> dict[str, int]:
-    """What the readers need to make the same records of the files."""
+    """Reader options under which the files give the same records."""
     options: dict[str, int] = {}
-    seen = set()  # all records of a store are of one shape
+    checked = set()  # all records of a store are of one shape
     for instance in instances:
         for modality, rows in instance.rows.items():
             kind = FILE_KINDS.get(kinds[modality])
             for store, row in rows:
-                if kind is None or kind.option is None or id(store) in seen:
+                if kind is None or kind.option is None or id(store) in checked:
                     continue
-                seen.add(id(store))
+                checked.add(id(store))
                 record = store[row]
-                if kinds[modality] == "image" and not _is_plain_picture(record):
+                if kinds[modality] == "image" and not _is_plain_image(record):
                     continue
                 length = int(record.shape[kind.length])
                 if options.setdefault(kind.option, length) != length:
@@ -143,7 +142,7 @@ def _content(kind: str, store: Store, row: int) -> tuple[str, bytes]:
             return unpacked.suffix.lower(), unpacked.read_bytes()
     record = store[row]
     buffer = io.BytesIO()
-    if kind == "image" and _is_plain_picture(record):
+    if kind == "image" and _is_plain_image(record):
         Image.fromarray(record.permute(1, 2, 0).numpy()).save(buffer, "png")
         return ".png", buffer.getvalue()
     np.save(buffer, record.numpy(), allow_pickle=False)
@@ -154,16 +153,16 @@ def _reads_as(kind: str, read: Reader) -> bool:
     """Whether a store's reader is what a manifest reads files of that kind by."""
     if isinstance(read, OneShape):
         read = read.read
-    given: Callable[..., Tensor] = read
+    function: Callable[..., Tensor] = read
     options: set[str] = set()
     if isinstance(read, partial):
-        given = read.func
+        function = read.func
         options = {name for name, value in read.keywords.items() if value is not None}
     readers = {FILE_KINDS[kind].read, *([read_image] if kind == "image" else [])}
-    return given in readers and options <= {FILE_KINDS[kind].option}
+    return function in readers and options <= {FILE_KINDS[kind].option}
 
 
-def _is_plain_picture(record: Tensor) -> bool:
+def _is_plain_image(record: Tensor) -> bool:
     square = record.ndim == 3 and len(record) == 3 and record.shape[1] == record.shape[2]
     return square and str(record.dtype) == "torch.uint8" and record.shape[1] >= 8
 

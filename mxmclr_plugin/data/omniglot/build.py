@@ -1,4 +1,4 @@
-"""Makes data sets of Omniglot: pictures x strokes."""
+"""Data sets of Omniglot: images x strokes."""
 
 from __future__ import annotations
 
@@ -9,12 +9,9 @@ from torch import Tensor
 
 from mxmclr_plugin.data.augmented_store import augmented
 from mxmclr_plugin.data.dataset import MultifoldDataset
-from mxmclr_plugin.data.omniglot.archive import read_archive
-from mxmclr_plugin.data.omniglot.drawings import Drawings
-from mxmclr_plugin.data.omniglot.folders import read_folders
+from mxmclr_plugin.data.omniglot.drawings import Drawings, read_archive, read_folders
 from mxmclr_plugin.data.problems import ProblemLog
-from mxmclr_plugin.data.seeded_split import seeded_order
-from mxmclr_plugin.data.splits import DataSplits
+from mxmclr_plugin.data.splits import SPLITS, DataSplits, hold_out
 from mxmclr_plugin.errors import DataError
 from mxmclr_plugin.registry import register_dataset
 
@@ -36,10 +33,10 @@ def omniglot(
     seed: int = 0,
     on_error: str = "skip",
 ) -> DataSplits:
-    """Omniglot (Lake et al. 2015, https://doi.org/10.1126/science.aab3050): pictures x strokes.
+    """Omniglot (Lake et al. 2015, https://doi.org/10.1126/science.aab3050): images x strokes.
 
-    A character is an instance. Its pictures are those of drawers 1 to 10 and its strokes those of
-    drawers 11 to 20, so a picture and a stroke sequence are never the same drawing; held out are
+    A character is an instance. Its images are those of drawers 1 to 10 and its strokes those of
+    drawers 11 to 20, so an image and a stroke sequence are never the same drawing; held out are
     characters. There is no official protocol of retrieval between the two.
 
     Args:
@@ -50,9 +47,9 @@ def omniglot(
             shares of alphabets. ``official``: the evaluation set is tested, a tenth of the
             background set's characters is for validation. None: official where both sets are
             there, else character.
-        size: Edge in pixels that pictures are scaled to.
+        size: Edge in pixels that images are scaled to.
         points: Points that strokes are sampled at.
-        copies: Pictures that are made of each training picture by small turns, shifts, changes of
+        copies: Images that are made of each training image by small turns, shifts, changes of
             size and slants; 0 takes it as it is.
         augment_seed: Of these.
         seed: Of the split.
@@ -85,7 +82,7 @@ def omniglot(
         if len(drawings.image_members[k]) and len(drawings.stroke_members[k]):
             kept.append(k)
         else:
-            log.add("character incomplete", name, "it has no picture, or no strokes, left")
+            log.add("character incomplete", name, "it has no image, or no strokes, left")
     whole = MultifoldDataset(
         {"image": drawings.images, "strokes": drawings.strokes},
         {"image": drawings.image_members, "strokes": drawings.stroke_members},
@@ -118,48 +115,29 @@ def _split(
         if not drawings.evaluation:
             raise DataError("an official split needs images_background and images_evaluation")
         background = [name for name in names if name not in drawings.evaluation]
-        held_out = {"val": _drawn(background, {"val": _VAL}, seed)["val"]}
-        held_out["test"] = set(names) & drawings.evaluation
+        drawn = hold_out(background, {"val": _VAL}, seed, what="characters")
+        drawn["test"] = [name for name in names if name in drawings.evaluation]
         note = (
             "Omniglot's evaluation set, of other alphabets, is tested; the characters of val were "
             f"drawn from the background set with seed {seed}"
         )
     elif split == "alphabet":
-        drawn = _drawn(
-            list(dict.fromkeys(name.split("/")[0] for name in names)),
-            {"test": _TEST, "val": _VAL},
-            seed,
-        )
-        held_out = {
-            part: {name for name in names if name.split("/")[0] in alphabets}
-            for part, alphabets in drawn.items()
-        }
+        alphabets = list(dict.fromkeys(name.split("/")[0] for name in names))
+        drawn = hold_out(alphabets, {"test": _TEST, "val": _VAL}, seed, what="alphabets")
         note = (
             f"the alphabets tested, {', '.join(sorted(drawn['test']))}, were drawn with seed {seed}"
         )
     else:
-        held_out = _drawn(names, {"test": _TEST, "val": _VAL}, seed)
+        drawn = hold_out(names, {"test": _TEST, "val": _VAL}, seed, what="characters")
         note = (
-            f"the {len(held_out['test'])} characters tested are unseen in training, but were drawn "
+            f"the {len(drawn['test'])} characters tested are unseen in training, but were drawn "
             f"with seed {seed} from alphabets that mostly are not"
         )
-    of_name = {name: part for part, held in held_out.items() for name in held}
-    splits: dict[str, list[int]] = {"train": [], "val": [], "test": []}
+    split_of = {name: part for part, of_part in drawn.items() for name in of_part}
+    splits: dict[str, list[int]] = {part: [] for part in SPLITS}
     for k, name in enumerate(names):
-        splits[of_name.get(name, "train")].append(k)
-    if not all(splits.values()):
-        raise DataError(f"{len(names)} characters are too few to split by {split}")
+        splits[split_of[name.split("/")[0] if split == "alphabet" else name]].append(k)
     return splits, note
-
-
-def _drawn(things: list[str], shares: dict[str, float], seed: int) -> dict[str, set[str]]:
-    """Shares of some things, at least one each, by chance."""
-    order = [things[k] for k in seeded_order(len(things), seed)]
-    drawn = {}
-    for part, share in shares.items():
-        size = max(1, round(share * len(things)))
-        drawn[part], order = set(order[:size]), order[size:]
-    return drawn
 
 
 def _turned() -> Callable[[Tensor], Tensor]:

@@ -1,4 +1,4 @@
-"""Generates Text2Shape Primitives, keeps it on disk, and makes data sets of it."""
+"""Generates Text2Shape Primitives and keeps it in the cache."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mxmclr_plugin.data.dataset import MultifoldDataset, Store
-from mxmclr_plugin.data.primitives.captions import FEWEST, draw_sentences
-from mxmclr_plugin.data.primitives.ceiling import retrieval_ceiling
+from mxmclr_plugin.data.dataset import MultifoldDataset, Store, flattened
+from mxmclr_plugin.data.primitives.captions import (
+    ATTRIBUTES,
+    FEWEST,
+    draw_partial_sentences,
+    draw_sentences,
+    fewest_partial,
+    retrieval_ceiling,
+)
 from mxmclr_plugin.data.primitives.class_split import split_classes
 from mxmclr_plugin.data.primitives.classes import all_classes
-from mxmclr_plugin.data.primitives.partial_captions import (
-    ATTRIBUTES,
-    draw_partial_sentences,
-    fewest_partial,
-)
 from mxmclr_plugin.data.primitives.voxels import draw_sample, occupancy
 from mxmclr_plugin.data.splits import DataSplits
 from mxmclr_plugin.data.views import SeparateViews, rendered_views
@@ -36,8 +37,8 @@ __all__ = ["VoxelStore", "primitives"]
 _VERSION = 4
 _ALL_CAPTIONS = 191_850
 _NOTE = (
-    "Text2Shape Primitives is regenerated with templates and noise of our own: figures published "
-    "on the original files are of another set"
+    "Text2Shape Primitives is regenerated with this project's templates and noise: results "
+    "published on the original files are of another set"
 )
 
 _PERMUTATION, _GRIDS, _CAPTIONS, _HELD_OUT = range(4)  # streams of random numbers
@@ -109,22 +110,22 @@ def primitives(
         noise: Standard deviation of the colour noise, of 1.
         held_out: What no training class has: ``colours`` or ``shapes``, some of them, or
             ``combinations``, pairs of a shape and a colour each of which is trained on in other
-            pairs. None splits classes by chance. See
+            pairs. None splits classes at random. See
             :func:`~mxmclr_plugin.data.primitives.class_split.split_classes`.
         train_classes: Training classes that are kept; None for all. Those of a smaller number are
             among those of a larger one; validation and test do not change.
         described: How many of shape, colour, height and radius a sentence names, 1 to 3, so that it
             fits several classes; None for all. What R@1 can reach is then in the notes.
-        views: 6 or 12 for a further modality ``views``: so many pictures of each grid, rendered
+        views: 6 or 12 for a further modality ``views``: so many images of each grid, rendered
             all round it, as one observation; see
             :func:`~mxmclr_plugin.data.rendering.render_views`.
-        view_size: Edge of those pictures in pixels.
-        separate_views: Whether each picture is an observation of its own, of the modality
+        view_size: Edge of those images in pixels.
+        separate_views: Whether each image is a separate observation, of the modality
             ``image``, instead.
 
     Returns:
         Data sets ``train``, ``val`` and ``test`` with the modalities ``text`` and ``voxel``, and
-        ``views`` or ``image`` if asked for.
+        ``views`` or ``image`` with ``views``.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -143,15 +144,15 @@ def primitives(
         )
     most = FEWEST if described is None else fewest_partial(described)
     if captions is not None and not 1 <= captions <= most:
-        given = "" if described is None else f" with described={described}"
-        raise ValueError(f"captions must be 1 to {most}{given}, got {captions}")
+        condition = "" if described is None else f" with described={described}"
+        raise ValueError(f"captions must be 1 to {most}{condition}, got {captions}")
     if classes is not None and not 3 <= classes <= len(kinds):
         raise ValueError(f"classes must be 3 to {len(kinds)}, got {classes}")
     if not 0 <= noise <= 1:
         raise ValueError(f"noise must be from 0 to 1, got {noise}")
     if held_out is not None and classes is not None:
         raise ValueError(
-            "classes makes a small set by chance, of which held_out may leave nothing: with "
+            "classes makes a small set at random, of which held_out may leave nothing: with "
             "held_out, set train_classes instead"
         )
     order = _generator(seed, _PERMUTATION).permutation(len(kinds))[:classes]
@@ -161,8 +162,8 @@ def primitives(
         to_shape, to_text = retrieval_ceiling([kinds[k] for k in splits["test"]], described)
         notes.append(
             f"a sentence names {described} of {len(ATTRIBUTES)} attributes and fits several "
-            f"classes: on the test set, who knows everything is expected to reach R@1 "
-            f"{to_shape:.2f} from text to shape and {to_text:.2f} from shape to text"
+            f"classes: upper bound for R@1 on the test set: {to_shape:.2f} from text to shape, "
+            f"{to_text:.2f} from shape to text"
         )
 
     options = {
@@ -213,7 +214,7 @@ def _generate(options: dict[str, Any], order: npt.NDArray[np.int64], folder: Pat
     with progress_bar() as progress:
         for place, index in enumerate(progress.track(order, description="generating Primitives")):
             kind = kinds[index]
-            # Of its own for each class, so that a small set is a part of the whole.
+            # A generator for each class, so that a small set is a part of the whole.
             generator = _generator(seed, _GRIDS, index)
             for row in range(place * samples, (place + 1) * samples):
                 sample = draw_sample(kind, options["noise"], generator)
@@ -244,15 +245,15 @@ def _load(folder: Path, stores: dict[str, Store], order: npt.NDArray[np.int64]) 
     """All classes; each of ``stores`` has equally many records of each class, class by class."""
     with (folder / "captions.jsonl").open(encoding="utf-8") as lines:
         sentences = [json.loads(line)["captions"] for line in lines]
-    ends = np.cumsum([len(of_class) for of_class in sentences])
+    texts, text_members = flattened(sentences)
     kinds = all_classes()
     return MultifoldDataset(
         {
-            "text": [sentence for of_class in sentences for sentence in of_class],
+            "text": texts,
             **stores,
         },
         {
-            "text": np.split(np.arange(ends[-1]), ends[:-1]),
+            "text": text_members,
             **{
                 modality: list(np.arange(len(store)).reshape(len(order), -1))
                 for modality, store in stores.items()

@@ -1,4 +1,4 @@
-"""Which classes are trained on, which are for validation, which are tested."""
+"""Training, validation and test classes of Primitives."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def split_classes(
     train_classes: int | None,
     generator: np.random.RandomState,
 ) -> tuple[dict[str, Indexes], str]:
-    """Splits classes by chance, by an attribute, or by pairs of shape and colour.
+    """Split classes at random, by an attribute, or by pairs of shape and colour.
 
-    - None: by chance, 605, 76 and 75 of 756, or in these proportions.
+    - None: at random, 605, 76 and 75 of 756, or in these proportions.
     - ``colours``, ``shapes``: tested are the classes of two colours, or one shape; a tenth of the
-      others, by chance, is for validation.
+      others, at random, is for validation.
     - ``combinations``: each colour is tested with two shapes, validated with a third and trained on
       with the others; so each shape is tested with four or five colours. The first 14 training
       classes have all colours, shapes and sizes.
@@ -59,8 +59,10 @@ def split_classes(
         values = SHAPES if held_out == "shapes" else tuple(COLOURS)
         drawn = generator.permutation(len(values))[: _HELD_OUT_VALUES[held_out]]
         names = [values[k] for k in sorted(drawn)]
-        own = np.array([(kind.shape if held_out == "shapes" else kind.colour) for kind in kinds])
-        tested = np.isin(own[order], names)
+        attribute = np.array(
+            [(kind.shape if held_out == "shapes" else kind.colour) for kind in kinds]
+        )
+        tested = np.isin(attribute[order], names)
         test, others = order[tested], order[~tested]
         train, val = np.split(others, [len(others) - round(len(others) / 10)])
         words = f"held out of training and validation: {' and '.join(names)}"

@@ -1,4 +1,4 @@
-"""Clouds of points."""
+"""Clouds of points: arrays, tables, PLY, PCD, and meshes that are sampled."""
 
 from __future__ import annotations
 
@@ -12,32 +12,50 @@ import torch
 from torch import Tensor
 
 from mxmclr_plugin.data.file_store import UnreadableFile
-from mxmclr_plugin.data.readers.numpy_array import MAX_BYTES, read_npy
+from mxmclr_plugin.data.readers.arrays import file_bytes, read_stored
+from mxmclr_plugin.data.readers.content import explained
+from mxmclr_plugin.data.readers.mesh import MESH_SUFFIXES, read_mesh_points
+from mxmclr_plugin.data.readers.pcd import read_pcd
 from mxmclr_plugin.data.readers.ply import read_ply_vertices
 
-__all__ = ["read_points"]
+__all__ = ["POINTS_SUFFIXES", "read_points"]
+
+_TABLES = (".xyz", ".txt", ".pts", ".csv")
+POINTS_SUFFIXES = (".npy", ".npz", ".ply", ".pcd", *_TABLES, *MESH_SUFFIXES)
+
+_MOST_CHANNELS = 16  # of a point, where it is not plain which axis counts the points
+_USUAL_NAMES = ("points", "point_cloud", "pointcloud", "pc", "xyz", "pos", "vertices")
 
 
-def read_points(path: Path, points: int) -> Tensor:
+@explained
+def read_points(path: Path, points: int, key: str | None = None) -> Tensor:
     """A cloud with a fixed number of points, moved to its centre and scaled to radius 1.
 
     Of n points those at the places floor(k n / points), k = 0 .. points - 1, are taken: spread
     evenly over the file, some of them again where there are too few, and all, in their order, where
-    n is the number asked for.
+    n is the number that is wanted.
+
+    An array is (n, 3 or more). One of shape (3, n) with n > 16 is transposed; where it cannot be
+    told which axis counts the points, it is refused.
 
     Args:
-        path: ``.npy``, an array (n, 3 or more): x, y, z and what else there is; ``.ply``, of which
-            x, y, z and, where there are any, colours (0..1) are taken; ``.xyz`` or ``.txt``, a
-            point a line, numbers with spaces or commas between them, ``#`` before a comment.
+        path: ``.npy``, ``.npz``: x, y, z and further numbers of each point; ``.ply``, ``.pcd``:
+            x, y, z and, where there are any, colours (0..1); ``.xyz``, ``.txt``, ``.pts``,
+            ``.csv``: a point a line, numbers with spaces, commas or semicolons between them, ``#``
+            before a comment; ``.off``, ``.obj``, ``.stl``, ``.glb``: x, y, z of points on the
+            surface, with trimesh.
         points: How many points are taken, 1 or more.
+        key: Which array of a ``.npz`` file; by default the only one with two axes, or the one
+            named points, pc, xyz, pos or vertices.
 
     Returns:
         float32. Shape: (points, 3 or more).
 
     Raises:
         UnreadableFile: If the file holds no such cloud, or numbers that are not finite.
+        DataError: If the file is a mesh and trimesh is not installed.
     """
-    cloud = _read(path)
+    cloud = _read(path, points, key)
     if cloud.dtype.kind not in "uif" or cloud.ndim != 2 or cloud.shape[1] < 3 or not len(cloud):
         raise UnreadableFile(
             path, f"holds {cloud.dtype} of shape {cloud.shape}, not points (n, 3 or more)"
@@ -45,7 +63,7 @@ def read_points(path: Path, points: int) -> Tensor:
     if not np.isfinite(cloud).all():  # also of points that are not taken
         raise UnreadableFile(path, "holds numbers that are not finite")
     taken = cloud[np.arange(points) * len(cloud) // points].astype(np.float64)
-    with np.errstate(over="ignore", invalid="ignore"):  # seen below
+    with np.errstate(over="ignore", invalid="ignore"):  # checked below
         place = taken[:, :3] - taken[:, :3].mean(axis=0)
         radius = np.sqrt((place**2).sum(axis=1).max())
         taken[:, :3] = place / radius if radius > 0 else place
@@ -55,28 +73,50 @@ def read_points(path: Path, points: int) -> Tensor:
     return torch.from_numpy(result)
 
 
-def _read(path: Path) -> npt.NDArray[Any]:
+def _read(path: Path, points: int, key: str | None) -> npt.NDArray[Any]:
     suffix = path.suffix.lower()
-    try:
-        size = path.stat().st_size
-    except OSError as error:
-        raise UnreadableFile(path, f"cannot be read: {error}") from error
-    if size > MAX_BYTES:
-        raise UnreadableFile(path, f"has {size} bytes, more than {MAX_BYTES} are not read")
-    if suffix == ".npy":
-        return read_npy(path)
+    if suffix in (".npy", ".npz"):
+        return _points_first(path, read_stored(path, key, _USUAL_NAMES, lambda s: len(s) == 2))
     if suffix == ".ply":
         return read_ply_vertices(path)
-    if suffix in (".xyz", ".txt"):
+    if suffix == ".pcd":
+        return read_pcd(path)
+    if suffix in MESH_SUFFIXES:
+        return read_mesh_points(path, points)
+    if suffix in _TABLES:
         return _table(path)
-    raise UnreadableFile(path, "is none of the point clouds that are read: npy, ply, xyz, txt")
+    raise UnreadableFile(
+        path, f"is none of the point clouds that are read: {', '.join(POINTS_SUFFIXES)}"
+    )
+
+
+def _points_first(path: Path, cloud: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The array with one point a row."""
+    if cloud.ndim == 3 and len(cloud) == 1:
+        cloud = cloud[0]
+    if cloud.ndim != 2:
+        return cloud
+    rows, columns = cloud.shape
+    if rows == 3 and columns > _MOST_CHANNELS:
+        return np.transpose(cloud)
+    if (rows == 3 and columns > 3) or 3 < rows <= _MOST_CHANNELS < columns:
+        raise UnreadableFile(
+            path,
+            f"has the shape {cloud.shape}, which may be {rows} points of {columns} numbers or "
+            f"{columns} points of {rows}: save it as (points, numbers), with more points",
+        )
+    return cloud
 
 
 def _table(path: Path) -> npt.NDArray[np.float64]:
     try:
-        lines = path.read_text(encoding="utf-8").replace(",", " ").splitlines()
+        text = file_bytes(path).decode("utf-8-sig").replace(",", " ").replace(";", " ")
+        lines = text.splitlines()
+        first = lines[0].split() if lines else []
+        if len(first) == 1 and first[0].isdigit():  # Leica's .pts begins with their number
+            lines = lines[1:]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of an empty file: refused by its shape
             return np.loadtxt(lines, dtype=np.float64, ndmin=2)
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise UnreadableFile(path, f"is no table of numbers: {error}") from error

@@ -1,14 +1,17 @@
 """Voxel grids: NRRD, numpy's npy and npz (TriCoLo's packed ones too), binvox.
 
-All come out as this package's grids do: RGBA, the last axis vertical and growing upwards.
+All become RGBA with the last axis vertical and growing upwards.
 """
 
 from __future__ import annotations
 
 import bz2
+import math
 import re
 import zlib
+from collections import deque
 from io import BytesIO
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,15 @@ import torch
 from torch import Tensor
 
 from mxmclr_plugin.data.file_store import UnreadableFile
-from mxmclr_plugin.data.readers.numpy_array import npz_shapes, read_npy, read_npz
+from mxmclr_plugin.data.readers.arrays import (
+    MAX_BYTES,
+    file_bytes,
+    npz_shapes,
+    read_npy,
+    read_npz,
+    read_stored,
+)
+from mxmclr_plugin.data.readers.content import explained
 
 __all__ = ["GREY", "MAX_EDGE", "VOXEL_SUFFIXES", "read_voxel"]
 
@@ -29,22 +40,45 @@ MAX_EDGE = 256
 GREY = 128
 """Colour of the voxels of a grid that has none, as Text2Shape writes them."""
 
-VOXEL_SUFFIXES = (".nrrd", ".npy", ".npz", ".binvox")
+VOXEL_SUFFIXES = (".nrrd", ".nhdr", ".npy", ".npz", ".binvox")
 
 _MAX_HEADER = 2**16
 _DEFLATE_RATIO = 1032  # zlib's documentation: no stream unpacks to more than this times its size
 
+_NRRD_FIELDS = (
+    "type",
+    "dimension",
+    "sizes",
+    "encoding",
+    "endian",
+    "data file",
+    "line skip",
+    "byte skip",
+)
+_NRRD_BYTES = {
+    **dict.fromkeys(("char", "uchar", "int8", "uint8"), 1),
+    **dict.fromkeys(("short", "ushort", "int16", "uint16"), 2),
+    **dict.fromkeys(("int", "uint", "int32", "uint32", "float"), 4),
+    **dict.fromkeys(("longlong", "ulonglong", "long long", "int64", "uint64", "double"), 8),
+}
+"""Bytes of a value, by its type's name without ``signed``, ``unsigned``, ``int`` and ``_t``."""
+
+_USUAL_NAMES = ("voxel", "voxels", "rgba", "grid")
+
 Grid = npt.NDArray[Any]
 
 
-def read_voxel(path: Path, resolution: int, vertical: int | None = None) -> Tensor:
+@explained
+def read_voxel(
+    path: Path, resolution: int, vertical: int | None = None, key: str | None = None
+) -> Tensor:
     """A voxel grid as RGBA.
 
     A grid without colours, of shape (X, Y, Z), is grey where it is more than 0 (integers) or more
-    than 0.5 (floats). RGBA comes as (4, X, Y, Z) or (X, Y, Z, 4), as integers of 0 to 255 or floats
-    of 0 to 1. A grid of a multiple of the resolution is reduced: a voxel is there where one of its
-    parts is, in the mean colour of those; of a part of it, voxels are repeated. Empty voxels are 0
-    in all channels.
+    than 0.5 (floats). RGBA is (4, X, Y, Z) or (X, Y, Z, 4), of integers of 0 to 255, or floats or
+    integers of 0 to 1. A grid of a multiple of the resolution is reduced: a voxel is there where
+    one of its parts is, in the mean colour of those; of a part of it, voxels are repeated. Empty
+    voxels are 0 in all channels.
 
     The three axes are shifted round until the vertical one is last, which turns the shape and does
     not mirror it. Text2Shape's NRRD files (https://arxiv.org/abs/1803.08495) and the arrays
@@ -53,10 +87,13 @@ def read_voxel(path: Path, resolution: int, vertical: int | None = None) -> Tens
     last, as this package's own.
 
     Args:
-        path: The file: ``.nrrd``, ``.npy``, ``.npz`` or ``.binvox``.
+        path: The file: ``.nrrd`` or ``.nhdr`` of any type and encoding, with its values in it or
+            in a file beside it; ``.npy``; ``.npz``; ``.binvox``.
         resolution: R, voxels along an edge.
         vertical: Which of the file's three axes, 0 to 2, is the vertical one; None for what the
             format has.
+        key: Which array of a ``.npz`` file; by default the only one with 3 or 4 axes, or the one
+            named voxel, voxels, rgba or grid.
 
     Returns:
         uint8. Shape: (4, R, R, R).
@@ -71,12 +108,12 @@ def read_voxel(path: Path, resolution: int, vertical: int | None = None) -> Tens
     if vertical not in (None, 0, 1, 2):
         raise ValueError(f"vertical must be 0, 1, 2 or null, got {vertical!r}")
     suffix = path.suffix.lower()
-    if suffix == ".nrrd":
+    if suffix in (".nrrd", ".nhdr"):
         grid, usual = _read_nrrd(path), 0
     elif suffix == ".npy":
         grid, usual = read_npy(path), 2
     elif suffix == ".npz":
-        grid, usual = _read_npz(path, resolution)
+        grid, usual = _read_npz(path, resolution, key)
     elif suffix == ".binvox":
         grid, usual = _read_binvox(path), 2
     else:
@@ -91,39 +128,41 @@ def read_voxel(path: Path, resolution: int, vertical: int | None = None) -> Tens
 
 
 def _read_nrrd(path: Path) -> Grid:
-    """The array of an NRRD file. pynrrd parses; how much is unpacked is bounded here."""
+    """The array of an NRRD file (https://teem.sourceforge.net/nrrd/format.html).
+
+    pynrrd reads the fields and puts the values in order. The values are unpacked here, to no more
+    than the header claims: pynrrd unpacks all there is, opens whatever data file is named, knows
+    no hex, and refuses a file of raw values that ends in a newline.
+    """
+    content = file_bytes(path)
+    head = re.match(rb"NRRD\d{4}.*?(?:\n\r?\n|\Z)", content[:_MAX_HEADER], re.DOTALL)
+    if head is None:
+        raise UnreadableFile(path, "has no NRRD header")
     try:
-        content = path.read_bytes() if path.stat().st_size <= 4 * MAX_EDGE**3 * 4 else b""
-        head = re.match(rb"NRRD.*?\r?\n\r?\n", content[:_MAX_HEADER], re.DOTALL)
-        if head is None:
-            raise UnreadableFile(path, "has no NRRD header")
-        header = nrrd.read_header(BytesIO(head.group()))
+        header = nrrd.read_header(_nrrd_fields(head.group()))
+        missing = [field for field in ("type", "sizes", "encoding") if field not in header]
+        if missing:
+            raise UnreadableFile(path, f"has a header without {', '.join(missing)}")
         sizes = [int(size) for size in header["sizes"]]
         if len(sizes) not in (3, 4) or min(sizes) < 1 or max(sizes) > MAX_EDGE:
             raise UnreadableFile(path, f"claims the sizes {sizes}, no grid of up to {MAX_EDGE}^3")
-        extras = {"data file", "datafile", "line skip", "lineskip", "byte skip", "byteskip"}
-        if named := sorted(extras & header.keys()):
-            raise UnreadableFile(path, f"has {named[0]!r}: only grids within the file are read")
-        packed = content[head.end() :]
-        # Unpacked first: pynrrd itself would unpack as much as there is.
-        whole = int(np.prod(sizes)) * _item_bytes(path, header)
-        encoding = header.get("encoding")
-        if encoding in ("gzip", "gz"):
-            if whole > _DEFLATE_RATIO * len(packed):
-                raise UnreadableFile(
-                    path, f"claims {whole} bytes, which {len(packed)} packed ones cannot hold"
-                )
-            data = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(packed, whole + 1)
-        elif encoding in ("bzip2", "bz2"):
-            data = bz2.BZ2Decompressor().decompress(packed, whole + 1)
-        elif encoding == "raw":
-            data = packed
-        else:
-            raise UnreadableFile(path, f"has the encoding {encoding!r}, not gzip, bzip2 or raw")
-        if len(data) != whole:
-            more = "more" if len(data) > whole else f"only {len(data)}"
-            raise UnreadableFile(path, f"claims {whole} bytes but holds {more}")
-        return np.asarray(nrrd.read_data({**header, "encoding": "raw"}, BytesIO(data)))
+        kind = re.sub(r"^(un)?signed |_t$| int$", "", header["type"])
+        if kind not in _NRRD_BYTES:
+            raise UnreadableFile(
+                path, f"holds values of the type {header['type']!r}, no numbers of a grid"
+            )
+        name = header.pop("data file", None)
+        packed = content[head.end() :] if name is None else _data_file(path, name)
+        skips = header.pop("line skip", 0), header.pop("byte skip", 0)
+        whole = math.prod(sizes) * _NRRD_BYTES[kind]
+        data = _unpacked_nrrd(path, packed, header["encoding"], skips, whole, math.prod(sizes))
+        if isinstance(data, bytes):
+            return np.asarray(nrrd.read_data({**header, "encoding": "raw"}, BytesIO(data)))
+        if kind in ("float", "double"):
+            return data.reshape(sizes, order="F")
+        if not np.isfinite(data).all() or (data % 1).any() or abs(data).max() >= 2**63:
+            raise UnreadableFile(path, f"holds numbers that are not of the type {header['type']}")
+        return data.astype(np.int64).reshape(sizes, order="F")
     except UnreadableFile:
         raise
     # pynrrd raises whatever a damaged header leads it to.
@@ -131,40 +170,88 @@ def _read_nrrd(path: Path) -> Grid:
         raise UnreadableFile(path, f"is no NRRD file that can be read: {error}") from error
 
 
-def _item_bytes(path: Path, header: Any) -> int:
-    kinds = {
-        **dict.fromkeys(("uchar", "unsigned char", "uint8", "uint8_t"), 1),
-        **dict.fromkeys(("signed char", "int8", "int8_t"), 1),
-        **dict.fromkeys(("short", "int16", "int16_t", "ushort", "uint16", "uint16_t"), 2),
-        **dict.fromkeys(("int", "int32", "int32_t", "uint", "uint32", "uint32_t", "float"), 4),
-        "double": 8,
-    }
-    kind = header.get("type")
-    if kind not in kinds:
-        raise UnreadableFile(path, f"holds values of the type {kind!r}, no numbers of a grid")
-    return kinds[kind]
-
-
-def _read_npz(path: Path, resolution: int) -> tuple[Grid, int]:
-    """The grid of an archive, and its vertical axis."""
-    shapes = npz_shapes(path)
-    tricolo = {int(name[5:]): name for name in shapes if re.fullmatch(r"voxel\d{1,3}", name)}
-    if tricolo:
-        # The nearest that loses nothing.
-        edge = min(tricolo, key=lambda e: (e < resolution, abs(e - resolution)))
-        grid = read_npz(path, tricolo[edge])
-        if grid.ndim == 3 and grid.shape[0] == 2 and grid.shape[2] == 3:
-            grid = _dense(path, grid, edge)
-        return grid, 0
-    grids = [name for name, shape in shapes.items() if len(shape) in (3, 4)]
-    named = [name for name in ("voxel", "voxels", "rgba", "grid") if name in grids] or grids
-    if len(named) != 1:
-        raise UnreadableFile(
-            path,
-            f"holds {', '.join(shapes) or 'no array'}: one array of 3 or 4 axes, or one that is "
-            "named voxel, is the grid",
+def _nrrd_fields(head: bytes) -> list[str]:
+    """The lines of a header that tell how its values are stored, spelled as pynrrd expects."""
+    magic, *lines = head.decode("latin-1").split("\n")
+    fields = [magic.rstrip()]
+    for line in lines:
+        name, colon, value = line.partition(":")
+        name, value = name.strip().lower(), value.strip()
+        name = {"datafile": "data file", "lineskip": "line skip", "byteskip": "byte skip"}.get(
+            name, name
         )
-    return read_npz(path, named[0]), 2
+        if colon and name in _NRRD_FIELDS:
+            fields.append(f"{name}: {value if name == 'data file' else value.lower()}")
+    return fields
+
+
+def _data_file(path: Path, name: str) -> bytes:
+    """The file that a detached header names."""
+    folder = path.parent.resolve()
+    data = (folder / name).resolve()
+    if name.split()[0] == "LIST" or "%" in name:
+        raise UnreadableFile(path, f"has its values in several files ({name!r}); one is read")
+    if not data.is_relative_to(folder):
+        raise UnreadableFile(path, f"names the data file {name!r}, which is outside its folder")
+    if not data.is_file():
+        raise UnreadableFile(path, f"names the data file {name!r}, which is not there")
+    return file_bytes(data)
+
+
+def _unpacked_nrrd(
+    path: Path, packed: bytes, encoding: str, skips: tuple[int, int], whole: int, count: int
+) -> bytes | npt.NDArray[np.float64]:
+    """The values as ``whole`` raw bytes, or of a text as ``count`` numbers."""
+    lines, skip = skips
+    if lines < 0 or skip < -1 or max(skips) > MAX_BYTES:
+        raise UnreadableFile(path, f"skips {lines} lines and {skip} bytes, which cannot be")
+    stream = BytesIO(packed)
+    deque(islice(stream, lines), maxlen=0)
+    packed = stream.read()
+    if encoding in ("ascii", "txt", "text"):
+        packed = packed[max(skip, 0) :]
+        if not re.fullmatch(rb"[\s0-9.eE+naifNAIF-]*", packed):
+            raise UnreadableFile(path, "holds a text that is not numbers only")
+        numbers = np.fromstring(packed, np.float64, sep=" ")
+        if len(numbers) != count:
+            raise UnreadableFile(path, f"claims {count} values but holds {len(numbers)}")
+        return numbers
+    if encoding == "hex":
+        packed = bytes.fromhex(packed.decode("ascii"))
+    most = max(skip, 0) + whole
+    if encoding in ("gzip", "gz"):
+        if whole > _DEFLATE_RATIO * len(packed):
+            raise UnreadableFile(
+                path, f"claims {whole} bytes, which {len(packed)} packed ones cannot hold"
+            )
+        packed = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(packed, most + 1)
+    elif encoding in ("bzip2", "bz2"):
+        packed = bz2.BZ2Decompressor().decompress(packed, most + 1)
+    elif encoding not in ("raw", "hex"):
+        raise UnreadableFile(
+            path, f"has the encoding {encoding!r}, not gzip, bzip2, raw, ascii or hex"
+        )
+    if skip == -1:  # the values are at the end
+        skip = max(len(packed) - whole, 0)
+    data = packed[skip : skip + whole]
+    if len(data) != whole or packed[skip + whole :].strip():
+        more = "more" if len(data) == whole else f"only {len(data)}"
+        raise UnreadableFile(path, f"claims {whole} bytes but holds {more}")
+    return data
+
+
+def _read_npz(path: Path, resolution: int, key: str | None) -> tuple[Grid, int]:
+    """The grid of an archive, and its vertical axis."""
+    names = [key] if key else list(npz_shapes(path))
+    tricolo = {int(name[5:]): name for name in names if re.fullmatch(r"voxel\d{1,3}", name)}
+    if not tricolo:
+        return read_stored(path, key, _USUAL_NAMES, lambda shape: len(shape) in (3, 4)), 2
+    # The nearest that loses nothing.
+    edge = min(tricolo, key=lambda e: (e < resolution, abs(e - resolution)))
+    grid = read_npz(path, tricolo[edge])
+    if grid.ndim == 3 and grid.shape[0] == 2 and grid.shape[2] == 3:
+        grid = _dense(path, grid, edge)
+    return grid, 0
 
 
 def _dense(path: Path, pair: Grid, edge: int) -> Grid:
@@ -185,22 +272,27 @@ def _dense(path: Path, pair: Grid, edge: int) -> Grid:
 def _read_binvox(path: Path) -> Grid:
     """Occupancy of a binvox file (Min, https://www.patrickmin.com/binvox/binvox.html).
 
-    Indexed z, x, y of the model: the file's own order x, z, y would mirror it.
+    Indexed z, x, y of the model: the file's own order x, z, y would mirror it. Not by trimesh,
+    which makes room for whatever the runs claim.
     """
-    try:
-        content = path.read_bytes() if path.stat().st_size <= 2 * MAX_EDGE**3 + 2**10 else b""
-    except OSError as error:
-        raise UnreadableFile(path, f"cannot be read: {error}") from error
-    head = re.match(rb"#binvox 1\r?\n(?:[a-z][^\n]*\n)*?data\r?\n", content[:_MAX_HEADER])
-    dim = head and re.search(rb"\ndim (\d{1,4}) (\d{1,4}) (\d{1,4})\s*\n", head.group())
-    if not head or not dim:
+    stream = BytesIO(file_bytes(path))
+    sizes: list[int] = []
+    found = stream.readline(_MAX_HEADER).split() == [b"#binvox", b"1"]
+    for line in islice(stream, 1000) if found else ():
+        match line.split():
+            case [b"dim", *numbers] if all(number.isdigit() for number in numbers[:3]):
+                sizes = [int(number[:9]) for number in numbers[:3]]
+            case [b"data", *_]:
+                break
+    else:
+        sizes = []
+    if len(sizes) != 3:
         raise UnreadableFile(path, "has no binvox header")
-    sizes = [int(size) for size in dim.groups()]
     if min(sizes) < 1 or max(sizes) > MAX_EDGE:
         raise UnreadableFile(path, f"claims the sizes {sizes}, no grid of up to {MAX_EDGE}^3")
-    runs = np.frombuffer(content, np.uint8, offset=head.end())
+    runs = np.frombuffer(stream.read(), np.uint8)
     values, counts = runs[: len(runs) // 2 * 2].reshape(-1, 2).T
-    held, claimed = int(counts.sum(dtype=np.int64)), int(np.prod(sizes))
+    held, claimed = int(counts.sum(dtype=np.int64)), math.prod(sizes)
     if held != claimed or len(runs) % 2:
         raise UnreadableFile(path, f"claims {claimed} voxels but holds {held}")
     occupied: Grid = np.repeat(values > 0, counts).reshape(sizes)
@@ -212,6 +304,8 @@ def _as_rgba(path: Path, grid: Grid) -> npt.NDArray[np.uint8]:
     shape = grid.shape
     if grid.ndim == 4 and shape[0] == 1:
         grid = grid[0]
+    elif grid.ndim == 4 and shape[3] == 1:
+        grid = grid[..., 0]
     elif grid.ndim == 4 and shape[0] != 4 and shape[3] == 4:
         grid = np.moveaxis(grid, 3, 0)
     if grid.ndim not in (3, 4) or (grid.ndim == 4 and len(grid) != 4):
@@ -227,7 +321,7 @@ def _as_rgba(path: Path, grid: Grid) -> npt.NDArray[np.uint8]:
         filled = grid > (0.5 if floats else 0)
         return np.stack([filled * np.uint8(GREY)] * 3 + [filled * np.uint8(255)])
     low, high = float(grid.min()), float(grid.max())
-    most = 1 if floats or grid.dtype.kind == "b" else 255
+    most = 1 if floats or high <= 1 else 255
     if low < 0 or high > most:
         raise UnreadableFile(
             path, f"holds {grid.dtype} from {low:g} to {high:g}: RGBA is of 0 to {most}"

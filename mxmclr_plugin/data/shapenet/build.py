@@ -1,4 +1,4 @@
-"""Makes data sets of the files of Text2Shape on ShapeNet, or of TriCoLo's of it."""
+"""Data sets of Text2Shape on ShapeNet, from its own or TriCoLo's files."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mxmclr_plugin.data.dataset import MultifoldDataset
+from mxmclr_plugin.data.dataset import MultifoldDataset, flattened
 from mxmclr_plugin.data.problems import ProblemLog
 from mxmclr_plugin.data.shapenet.captions import (
     CATEGORIES,
@@ -15,24 +15,22 @@ from mxmclr_plugin.data.shapenet.captions import (
     read_vocabulary,
 )
 from mxmclr_plugin.data.shapenet.layout import (
-    SPLITS,
     find_captions,
     find_grids,
-    find_pictures,
+    find_images,
     find_splits,
     grids_in,
-    has_pictures,
+    has_images,
     named_path,
 )
 from mxmclr_plugin.data.shapenet.observations import (
     Observed,
-    pictures,
+    images_of_shapes,
     rendered,
     separated,
     voxel_grids,
 )
-from mxmclr_plugin.data.shapenet.splits import official_splits, seeded_splits
-from mxmclr_plugin.data.splits import DataSplits
+from mxmclr_plugin.data.splits import SPLITS, DataSplits, hold_out
 from mxmclr_plugin.errors import DataError
 from mxmclr_plugin.registry import register_dataset
 
@@ -40,7 +38,7 @@ __all__ = ["shapenet"]
 
 _RENDERED = (
     "the views are rendered by this package of the voxel grids: figures published on renderings of "
-    "the meshes are of other pictures"
+    "the meshes are of other images"
 )
 _PICKLES = (
     "Text2Shape's own splits (processed_captions_*.p) are pickles, which are never opened: "
@@ -67,24 +65,24 @@ def shapenet(
 ) -> DataSplits:
     """Text2Shape's chairs and tables (Chen et al. 2018, https://arxiv.org/abs/1803.08495).
 
-    A shape is an instance; its captions, its voxel grid and its pictures are the observations.
+    A shape is an instance; its captions, its voxel grid and its images are the observations.
     Text2Shape's own layout and TriCoLo's (https://arxiv.org/abs/2201.07366) of it are found by
     themselves; docs/data.md lists what is looked for. A shape is left out if it has no caption, or
-    neither grid nor pictures, and each is listed.
+    neither grid nor images, and each is listed.
 
     Args:
         root: Folder of the files.
         captions: File of the captions, if not found: CSV, JSON or JSONL; in ``root`` or anywhere.
         splits: Folder of the split files, if not found.
         grids: Folder of the voxel grids, if not found.
-        images: Folder of the pictures, if not found.
+        images: Folder of the images, if not found.
         resolution: R of the grids: 32, 64 or 128.
         category: ``"chair"``, ``"table"`` or ``"both"``.
-        views: 6 or 12 for pictures of each shape, from all round; null for none.
-        view_size: Edge of a picture in pixels.
+        views: 6 or 12 for images of each shape, from all round; null for none.
+        view_size: Edge of an image in pixels.
         views_from: ``"images"`` that lie there, ``"grids"``, which are rendered, or ``"auto"``:
             images if there are any.
-        separate_views: Whether each picture is an observation of the modality ``image``, so that
+        separate_views: Whether each image is an observation of the modality ``image``, so that
             the fold is ``views``, or all together are one of the modality ``views``.
         seed: Of the split, where there is no official one.
         on_error: ``"skip"`` leaves out what cannot be used and lists it, ``"raise"`` makes it an
@@ -120,36 +118,39 @@ def shapenet(
     log = ProblemLog(on_error)
     notes: list[str] = []
     split_of, entries = _described(base, captions, splits, log, notes)
-    said = _said(entries, category)
+    captions_of = _captions_of(entries, category)
     files = grids_in(named_path(base, grids, "grids")) if grids else find_grids(base, resolution)
-    source = _picture_folder(base, images, views_from) if views else None
+    source = _image_folder(base, images, views_from) if views else None
     if not files and source is None:
         raise DataError(
             f"there are no voxel grids in {base}, where docs/data.md says: set data.grids to their "
             "folder"
         )
-    seen = _seen(said, files, source, resolution, views, view_size, log, notes)
-    if separate_views and views and "views" in seen:
-        seen["image"] = separated(seen.pop("views"), views)
-    unsaid = len(files.keys() - {entry.model for entry in entries})
-    if unsaid:
-        notes.append(f"{unsaid} voxel grids have no caption and are not used")
+    observed_in = _observed(captions_of, files, source, resolution, views, view_size, log, notes)
+    if separate_views and views and "views" in observed_in:
+        observed_in["image"] = separated(observed_in.pop("views"), views)
+    uncaptioned = len(files.keys() - {entry.model for entry in entries})
+    if uncaptioned:
+        notes.append(f"{uncaptioned} voxel grids have no caption and are not used")
 
-    models = sorted(m for m in said if any(m in observed.members for observed in seen.values()))
+    models = sorted(
+        m for m in captions_of if any(m in observed.members for observed in observed_in.values())
+    )
     if not models:
         raise DataError(
-            f"no shape in {base} has a caption and a grid or pictures; left out is {log.counts()}"
+            f"no shape in {base} has a caption and a grid or images; left out is {log.summary()}"
         )
     if split_of is None:
-        split_of = seeded_splits(models, seed)
+        drawn = hold_out(models, {"test": 0.1, "val": 0.1}, seed, what="shapes", by_name=True)
+        split_of = {model: split for split, of_split in drawn.items() for model in of_split}
         sizes = "/".join(str(list(split_of.values()).count(split)) for split in SPLITS)
         notes.append(
             f"the split is not the official one: {len(models)} shapes are split by the seed {seed} "
             f"into {sizes}"
         )
-    elif outside := len(said.keys() - split_of.keys()):
+    elif outside := len(captions_of.keys() - split_of.keys()):
         notes.append(f"{outside} shapes with captions are in no official split and are not used")
-    return _assembled(models, said, seen, split_of, log, notes)
+    return _assembled(models, captions_of, observed_in, split_of, log, notes)
 
 
 def _described(
@@ -164,7 +165,7 @@ def _described(
     by_split: dict[str, list[ShapeEntry]] = {}
     if len(files) == len(SPLITS):
         by_split = {split: read_entries(files[split], log, vocabulary) for split in SPLITS}
-        split_of = official_splits(by_split, log)
+        split_of = _official(by_split, log)
     elif files:
         listed = ", ".join(str(file) for file in files.values())
         notes.append(f"only {listed} of the three split files is there: it is not used")
@@ -177,32 +178,42 @@ def _described(
     return split_of, read_entries(file, log, vocabulary)
 
 
-def _said(entries: list[ShapeEntry], category: str) -> dict[str, list[str]]:
+def _official(entries: dict[str, list[ShapeEntry]], log: ProblemLog) -> dict[str, str]:
+    """The split of each shape; one that is in two is tested, and so not trained on."""
+    split_of: dict[str, str] = {}
+    for split in reversed(SPLITS):
+        for model in dict.fromkeys(entry.model for entry in entries[split]):
+            if split_of.setdefault(model, split) != split:
+                log.add("in two splits", model, f"in {split} as well as in {split_of[model]}")
+    return split_of
+
+
+def _captions_of(entries: list[ShapeEntry], category: str) -> dict[str, list[str]]:
     """Captions of each shape of the category that has any."""
-    said: dict[str, list[str]] = {}
+    captions_of: dict[str, list[str]] = {}
     for entry in entries:
         if entry.captions and category in ("both", entry.category):
-            said.setdefault(entry.model, []).extend(entry.captions)
-    return said
+            captions_of.setdefault(entry.model, []).extend(entry.captions)
+    return captions_of
 
 
-def _picture_folder(base: Path, images: str | None, views_from: str) -> Path | None:
-    """Where the pictures lie; None where they are to be rendered."""
+def _image_folder(base: Path, images: str | None, views_from: str) -> Path | None:
+    """Where the images lie; None where they are to be rendered."""
     if views_from == "grids":
         return None
-    folder = named_path(base, images, "images") if images else find_pictures(base)
-    if folder and has_pictures(folder):
+    folder = named_path(base, images, "images") if images else find_images(base)
+    if folder and has_images(folder):
         return folder
     if images or views_from == "images":
         raise DataError(
-            f"there are no pictures in {folder or base}, where docs/data.md says: set data.images "
+            f"there are no images in {folder or base}, where docs/data.md says: set data.images "
             "to their folder, or data.views_from=grids to have them rendered"
         )
     return None
 
 
-def _seen(
-    said: dict[str, list[str]],
+def _observed(
+    captions_of: dict[str, list[str]],
     files: dict[str, Path],
     source: Path | None,
     resolution: int,
@@ -212,39 +223,38 @@ def _seen(
     notes: list[str],
 ) -> dict[str, Observed]:
     """Voxel grids and views of the shapes; notes those that have neither."""
-    seen = {"voxel": voxel_grids(files, said, resolution, log)} if files else {}
-    if views and source is None and seen["voxel"].members:
+    observed_in = {"voxel": voxel_grids(files, captions_of, resolution, log)} if files else {}
+    if views and source is None and observed_in["voxel"].members:
         notes.append(_RENDERED)
-        seen["views"] = rendered(seen["voxel"], files, views, view_size)
+        observed_in["views"] = rendered(observed_in["voxel"], files, views, view_size)
     elif views and source is not None:
-        seen["views"] = pictures(source, said, views, view_size, log)
-    for model, texts in said.items():
+        observed_in["views"] = images_of_shapes(source, captions_of, views, view_size, log)
+    for model, texts in captions_of.items():
         if model in files:
             continue
-        if source is not None and model in seen["views"].members:
-            log.add("grid missing", model, "it has pictures alone")
+        if source is not None and model in observed_in["views"].members:
+            log.add("grid missing", model, "it has images alone")
         else:
             log.add("captions without a shape", model, f"{len(texts)} captions, but no grid")
-    return seen
+    return observed_in
 
 
 def _assembled(
     models: list[str],
-    said: dict[str, list[str]],
-    seen: dict[str, Observed],
+    captions_of: dict[str, list[str]],
+    observed_in: dict[str, Observed],
     split_of: dict[str, str],
     log: ProblemLog,
     notes: list[str],
 ) -> DataSplits:
-    texts = [text for model in models for text in said[model]]
-    ends = np.cumsum([len(said[model]) for model in models])
+    texts, text_members = flattened(captions_of[model] for model in models)
     whole = MultifoldDataset(
-        {"text": texts, **{modality: observed.store for modality, observed in seen.items()}},
+        {"text": texts, **{modality: observed.store for modality, observed in observed_in.items()}},
         {
-            "text": np.split(np.arange(len(texts)), ends[:-1]),
+            "text": text_members,
             **{
                 modality: [np.array(observed.members.get(model, ()), np.int64) for model in models]
-                for modality, observed in seen.items()
+                for modality, observed in observed_in.items()
             },
         },
         ids=np.arange(len(models)),
@@ -257,8 +267,8 @@ def _assembled(
     for split, dataset in by_split.items():
         if len(dataset) == 0:
             raise DataError(
-                f"no shape of the split {split} is left that has a caption and a grid or pictures; "
-                f"left out is {log.counts() or 'nothing'}"
+                f"no shape of the split {split} is left that has a caption and a grid or images; "
+                f"left out is {log.summary() or 'nothing'}"
             )
     return DataSplits(
         by_split,

@@ -1,7 +1,7 @@
-"""Where things lie: Text2Shape's folders, and those of TriCoLo and of common renderings.
+"""Finds files in the folders of Text2Shape, of TriCoLo and of common renderings.
 
-What a file of captions names is only ever looked up among the files that a folder was found to
-hold, so no id can lead out of it.
+Names in a file of captions are only looked up among the files that a folder was found to hold, so
+no id can lead out of it.
 """
 
 from __future__ import annotations
@@ -10,43 +10,41 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from mxmclr_plugin.data.readers.numpy_array import npz_shapes
+from mxmclr_plugin.data.readers.arrays import npz_shapes
 from mxmclr_plugin.data.readers.voxel import VOXEL_SUFFIXES
+from mxmclr_plugin.data.splits import SPLITS
 from mxmclr_plugin.errors import DataError
 
 __all__ = [
-    "SPLITS",
     "find_captions",
     "find_grids",
-    "find_pictures",
+    "find_images",
     "find_splits",
     "grids_in",
+    "images_in",
     "named_path",
-    "pictures_in",
 ]
-
-SPLITS = ("train", "val", "test")
 
 PACKED = ("preprocessed/exp_data", "exp_data", "all_npz")
 """TriCoLo's packed files, of 2023 and 2022."""
 
-PICTURES = ("preprocessed/multiview_imgs", "multiview_imgs", "224", "images", "ShapeNetRendering")
+IMAGES = ("preprocessed/multiview_imgs", "multiview_imgs", "224", "images", "ShapeNetRendering")
 
-_PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 # 7.png; <model>_r_030.png: but not 7_depth0001.png, which renderers write beside it.
-_PICTURE = re.compile(r"(?:.*r_)?(\d+)")
+_IMAGE = re.compile(r"(?:.*r_)?(\d+)")
 
 
-def named_path(root: Path, given: str, option: str) -> Path:
+def named_path(root: Path, path: str, option: str) -> Path:
     """A file or folder that an option names, in the root or anywhere.
 
     Raises:
         DataError: If it is not there.
     """
-    path = root / Path(given).expanduser()
-    if not path.exists():
-        raise DataError(f"data.{option}: there is no {path}")
-    return path
+    found = root / Path(path).expanduser()
+    if not found.exists():
+        raise DataError(f"data.{option}: there is no {found}")
+    return found
 
 
 def find_grids(root: Path, resolution: int) -> dict[str, Path]:
@@ -60,13 +58,13 @@ def find_grids(root: Path, resolution: int) -> dict[str, Path]:
     return next((found for name in (*names, "nrrd") if (found := grids_in(root / name))), {})
 
 
-def find_pictures(root: Path) -> Path | None:
-    """The folder of pictures, or of archives with some; None where there is none."""
-    return next((root / name for name in (*PICTURES, *PACKED) if has_pictures(root / name)), None)
+def find_images(root: Path) -> Path | None:
+    """The folder of images, or of archives with some; None where there is none."""
+    return next((root / name for name in (*IMAGES, *PACKED) if has_images(root / name)), None)
 
 
-def has_pictures(folder: Path) -> bool:
-    """Whether a folder holds pictures, or archives with some."""
+def has_images(folder: Path) -> bool:
+    """Whether a folder holds images, or archives with some."""
     if next(_numbered(folder), None):
         return True
     archive = next((path for path in grids_in(folder).values() if path.suffix == ".npz"), None)
@@ -93,7 +91,7 @@ def find_captions(root: Path) -> Path:
     """The file of captions.
 
     Raises:
-        DataError: If there is none, or it cannot be told which.
+        DataError: If there is none, or there are several.
     """
     usual = root / "captions.tablechair.csv"
     files = [usual] if usual.is_file() else sorted(root.glob("*captions*.csv"))
@@ -115,8 +113,8 @@ def grids_in(folder: Path) -> dict[str, Path]:
     return files
 
 
-def pictures_in(folder: Path) -> dict[str, list[Path]]:
-    """Numbered pictures, in the order of their numbers, by the id that their folder is named by.
+def images_in(folder: Path) -> dict[str, list[Path]]:
+    """Numbered images, in the order of their numbers, by the id that their folder is named by.
 
     A folder ``rendering`` in between (``<id>/rendering/00.png``) is looked through.
     """
@@ -127,9 +125,9 @@ def pictures_in(folder: Path) -> dict[str, list[Path]]:
 
 
 def _numbered(folder: Path) -> Iterator[tuple[str, int, Path]]:
-    """Id, number and path of each picture."""
+    """Id, number and path of each image."""
     for path in folder.rglob("*"):
-        match = _PICTURE.fullmatch(path.stem)
-        if path.suffix.lower() in _PICTURE_SUFFIXES and match:
+        match = _IMAGE.fullmatch(path.stem)
+        if path.suffix.lower() in _IMAGE_SUFFIXES and match:
             parent = path.parent.parent if path.parent.name == "rendering" else path.parent
             yield parent.name, int(match[1]), path

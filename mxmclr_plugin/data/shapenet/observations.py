@@ -1,4 +1,4 @@
-"""What is seen of shapes: voxel grids, and pictures that lie there or are rendered."""
+"""Observations of shapes: voxel grids, and images from files or rendered."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ from pathlib import Path
 from mxmclr_plugin.data.dataset import Store
 from mxmclr_plugin.data.file_store import FileStore, readable_files
 from mxmclr_plugin.data.problems import ProblemLog
-from mxmclr_plugin.data.readers.image import read_image
-from mxmclr_plugin.data.readers.packed_views import evenly, read_packed_views
+from mxmclr_plugin.data.readers.image import evenly, read_image, read_packed_views
 from mxmclr_plugin.data.readers.voxel import read_voxel
-from mxmclr_plugin.data.shapenet.layout import grids_in, pictures_in
+from mxmclr_plugin.data.shapenet.layout import grids_in, images_in
 from mxmclr_plugin.data.views import SeparateViews, StackedViews, rendered_views
 
-__all__ = ["Observed", "pictures", "rendered", "separated", "voxel_grids"]
+__all__ = ["Observed", "images_of_shapes", "rendered", "separated", "voxel_grids"]
 
 
 @dataclass(frozen=True)
@@ -58,13 +57,13 @@ def voxel_grids(
 
 
 def rendered(voxel: Observed, files: Mapping[str, Path], views: int, size: int) -> Observed:
-    """Pictures rendered of grids, one record a shape; they are kept in the cache.
+    """Images rendered of grids, one record a shape; they are kept in the cache.
 
     Args:
         voxel: The grids.
         files: Where they lie.
         views: V.
-        size: Edge of a picture in pixels.
+        size: Edge of an image in pixels.
 
     Raises:
         ValueError: If a number cannot be.
@@ -77,10 +76,10 @@ def rendered(voxel: Observed, files: Mapping[str, Path], views: int, size: int) 
     return Observed(stacks, voxel.members)
 
 
-def pictures(
+def images_of_shapes(
     folder: Path, models: Iterable[str], views: int, size: int, log: ProblemLog
 ) -> Observed:
-    """Pictures from files or from TriCoLo's archives, one record a shape.
+    """Images from files or from TriCoLo's archives, one record a shape.
 
     Where there are more than are wanted, they are taken evenly.
 
@@ -88,13 +87,13 @@ def pictures(
         folder: Where they lie.
         models: Shapes that are wanted.
         views: V.
-        size: Edge of a picture in pixels.
+        size: Edge of an image in pixels.
         log: Gets a problem for each shape that has too few, and each file that cannot be read.
 
     Raises:
         DataError: If there is a problem, and problems are errors.
     """
-    wanted, of_model = list(models), pictures_in(folder)
+    wanted, of_model = list(models), images_in(folder)
     if not of_model:
         return _packed(grids_in(folder), wanted, views, size, log)
     enough = []
@@ -103,11 +102,11 @@ def pictures(
         if there >= views:
             enough.append(model)
         else:
-            log.add("pictures missing", model, f"{there} of {views} are in {folder}")
+            log.add("images missing", model, f"{there} of {views} are in {folder}")
     chosen = [[of_model[model][k] for k in evenly(len(of_model[model]), views)] for model in enough]
     read = partial(read_image, size=size)
     flat = list(chain.from_iterable(chosen))
-    good = readable_files(flat, read, log, kind="picture", key=f"picture {size}")
+    good = readable_files(flat, read, log, kind="image", key=f"image {size}")
     kept = [k for k in range(len(enough)) if all(good[k * views : (k + 1) * views])]
     store = FileStore(list(chain.from_iterable(chosen[k] for k in kept)), read)
     return Observed(StackedViews(store, views), {enough[k]: (n,) for n, k in enumerate(kept)})
@@ -119,7 +118,7 @@ def _packed(
     read = partial(read_packed_views, views=views, size=size)
     for model in wanted:
         if model not in files:
-            log.add("pictures missing", model, f"there is no archive {model}.npz")
+            log.add("images missing", model, f"there is no archive {model}.npz")
     there = [model for model in wanted if model in files]
     key = f"packed views {views} {size}"
     good = readable_files([files[m] for m in there], read, log, kind="archive", key=key)
@@ -129,7 +128,7 @@ def _packed(
 
 
 def separated(stacks: Observed, views: int) -> Observed:
-    """Each picture as a record of its own."""
+    """Each image as a record of its own."""
     members = {
         model: [row * views + k for row in rows for k in range(views)]
         for model, rows in stacks.members.items()

@@ -17,6 +17,8 @@ from mxmclr_plugin.loss.arguments import Implementation, Options
 from mxmclr_plugin.loss.implementation import choose_implementation
 from mxmclr_plugin.loss.instances import Comparison, Instances
 from mxmclr_plugin.loss.kernels.parts import streaming_parts
+from mxmclr_plugin.loss.kernels.tiles import TILED
+from mxmclr_plugin.loss.kernels.triton.tiles import TRITON
 from mxmclr_plugin.loss.reference import RowLosses, hard_losses, relation_of_rows, soft_losses
 from mxmclr_plugin.loss.validation import check_options
 
@@ -308,8 +310,8 @@ class MultifoldHybridLoss(BaseMetricLossFunction):  # type: ignore[misc]
         assert labels is not None
         assert ref_labels is not None
         uni_modal = ref_emb is embeddings
-        weights = {"hard": self.hard_weight, "soft": 1 - self.hard_weight}
-        parts = streaming_parts(
+        weight = self.hard_weight
+        loss, hard, soft = streaming_parts(
             Comparison(
                 embeddings,
                 ref_emb,
@@ -318,15 +320,15 @@ class MultifoldHybridLoss(BaseMetricLossFunction):  # type: ignore[misc]
                 both_directions=both_directions,
                 skip_self=uni_modal,
             ),
-            Options(self.temperature, self.soft_temperature, self.hard_weight),
-            hard=weights["hard"] > 0,
-            soft=weights["soft"] > 0,
-            triton=impl == "triton",
+            Options(self.temperature, self.soft_temperature, weight),
+            TRITON if impl == "triton" else TILED,
+            differentiable=0 < weight < 1,
         )
         sub_losses: dict[str, dict[str, Any]] = self.zero_losses()
-        for (name, weight), part in zip(weights.items(), parts, strict=True):
-            if part is not None:
-                sub_losses[name]["losses"] = weight * part
+        if hard is not None:
+            sub_losses["hard"]["losses"] = loss if weight == 1 else weight * hard
+        if soft is not None:
+            sub_losses["soft"]["losses"] = loss if weight == 0 else (1 - weight) * soft
         return sub_losses
 
     def _pairs(

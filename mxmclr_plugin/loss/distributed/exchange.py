@@ -9,11 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from lightly.utils import dist
 from torch import Tensor
 from torch import distributed as torch_dist
 
-__all__ = ["ColumnBlocks", "Exchange", "Ranks", "Sent", "Transfer", "count_sent"]
+__all__ = ["Exchange", "Ranks", "Sent", "Transfer", "count_sent"]
 
 Exchange = Literal["all_gather", "ring"]
 
@@ -93,8 +92,9 @@ class Ranks:
     """
 
     def __init__(self) -> None:
-        self.size: int = dist.world_size()
-        self.rank: int = dist.rank()
+        several = torch_dist.is_available() and torch_dist.is_initialized()
+        self.size: int = torch_dist.get_world_size() if several else 1
+        self.rank: int = torch_dist.get_rank() if several else 0
 
     def all_reduce(self, x: Tensor, purpose: str, op: Any = None) -> Tensor:
         """Sum over ranks, or what ``op`` says, in place."""
@@ -157,75 +157,3 @@ class Ranks:
                 operations.append(torch_dist.P2POp(torch_dist.irecv, x, rank))
         works = torch_dist.batch_isend_irecv(operations) if operations else []
         return Transfer([(operations, work) for work in works], list(into.values()))
-
-
-@dataclass(frozen=True)
-class ColumnBlocks:
-    """The columns of all ranks as blocks that a rank meets one after the other.
-
-    With ``"all_gather"`` they are gathered once and held until the end of the backward pass. With
-    ``"ring"`` each block goes from rank to rank while the one before it is computed with, and a
-    rank holds two blocks of other ranks at most; the last two of the forward pass are the first two
-    of the backward pass, which goes the other way round and so need not send them again.
-
-    Attributes:
-        ranks: The processes.
-        counts: Number of columns of each rank.
-        exchange: ``"all_gather"`` or ``"ring"``.
-    """
-
-    ranks: Ranks
-    counts: Sequence[int]
-    exchange: Exchange
-
-    def forward(self, own: Tensor, kept: dict[int, Tensor]) -> Iterator[tuple[int, Tensor]]:
-        """Rank and columns of each block, this rank's first, then those of the ranks after it.
-
-        Args:
-            own: Columns of this rank. Shape: (n, D).
-            kept: Where those are put that the backward pass shall have from the start.
-        """
-        size, rank = self.ranks.size, self.ranks.rank
-        if self.exchange == "all_gather":
-            gathering = self.ranks.all_gather(own, self.counts, "columns")
-            yield rank, own
-            blocks = gathering.wait()
-            kept.update((q, blocks[q]) for q in range(size) if q != rank)
-            for k in range(1, size):
-                q = (rank + k) % size
-                yield q, blocks[q]
-            return
-        block = own.contiguous()
-        for k in range(size):
-            if k >= max(1, size - 2):
-                kept[(rank + k) % size] = block
-            following = self._start(-1, block, (rank + k + 1) % size) if k < size - 1 else None
-            yield (rank + k) % size, block
-            if following is not None:
-                (block,) = following.wait()
-
-    def backward(self, own: Tensor, kept: dict[int, Tensor]) -> Iterator[tuple[int, Tensor]]:
-        """Rank and columns of each block, those of the ranks before this one, then its own.
-
-        Args:
-            own: Columns of this rank. Shape: (n, D).
-            kept: What the forward pass kept; emptied, so that blocks need not lie there until the
-                end. Without them, as in a second backward pass, blocks are sent again.
-        """
-        size, rank = self.ranks.size, self.ranks.rank
-        first = (rank - 1) % size
-        if first not in kept:
-            (kept[first],) = self._start(1, own.contiguous(), first).wait()
-        for k in range(1, size):
-            block, next_rank = kept.pop((rank - k) % size), (rank - k - 1) % size
-            following = None
-            if k < size - 1 and next_rank not in kept:
-                following = self._start(1, block, next_rank)
-            yield (rank - k) % size, block
-            if following is not None:
-                (kept[next_rank],) = following.wait()
-        yield rank, own
-
-    def _start(self, step: int, block: Tensor, next_rank: int) -> Transfer:
-        into = block.new_empty(self.counts[next_rank], block.shape[1])
-        return self.ranks.shift(step, block, into, "columns")

@@ -12,11 +12,15 @@ from torch import distributed as torch_dist
 
 from mxmclr_plugin.loss.arguments import Batch, Options
 from mxmclr_plugin.loss.distributed.exchange import Exchange, Ranks
-from mxmclr_plugin.loss.distributed.parts import Side, sharded_parts
-from mxmclr_plugin.loss.functional import Parts, hybrid_parts, weighted_sum
+from mxmclr_plugin.loss.distributed.peers import RankPeers
+from mxmclr_plugin.loss.functional import hybrid_parts
 from mxmclr_plugin.loss.implementation import choose_implementation, triton_is_faster
 from mxmclr_plugin.loss.instances import Instances
+from mxmclr_plugin.loss.kernels.autograd import Problem
+from mxmclr_plugin.loss.kernels.parts import Parts, apply, scale_of
 from mxmclr_plugin.loss.kernels.rows import TileOptions
+from mxmclr_plugin.loss.kernels.tiles import TILED
+from mxmclr_plugin.loss.kernels.triton.tiles import TRITON
 from mxmclr_plugin.loss.validation import check_options, check_shapes, check_values
 
 __all__ = ["sharded_hybrid_parts"]
@@ -58,8 +62,7 @@ def sharded_hybrid_parts(
             on all ranks or on none. There is no queue.
         options: The options of the loss, the same on every rank; ``impl`` is not ``"dense"``, and
             ``cache_bytes`` holds on each rank. With ``validate`` a rank with bad rows makes all
-            ranks raise. Triton's kernels take float32 rows only; others are computed by
-            ``"streaming"``.
+            ranks raise.
         exchange: ``"all_gather"`` or ``"ring"``.
         differentiable: As in :func:`~mxmclr_plugin.loss.functional.hybrid_parts`.
 
@@ -71,25 +74,16 @@ def sharded_hybrid_parts(
             do not fit together, and with ``validate`` if a row is zero, NaN or infinite or no row
             of ``z0`` has a positive.
     """
+    _check_exchange(exchange)
     if Ranks().size == 1:
-        _check_exchange(exchange)
         return hybrid_parts(batch, options, differentiable=differentiable)
-    weight = options.hard_weight
-    hard, soft = _parts(
-        batch,
-        options,
-        exchange,
-        hard=differentiable or weight > 0,
-        soft=differentiable or weight < 1,
-    )
-    return weighted_sum(hard, soft, weight), hard, soft
+    parts: Parts = _parts(batch, options, exchange, differentiable)
+    return parts
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]  # what is sent follows from values
-def _parts(
-    batch: Batch, options: Options, exchange: Exchange, *, hard: bool, soft: bool
-) -> tuple[Tensor | None, Tensor | None]:
-    """Hard and soft part of the rows of several processes; None where not asked for."""
+def _parts(batch: Batch, options: Options, exchange: Exchange, differentiable: bool) -> Parts:
+    """The loss and its parts of the rows of several processes."""
     ranks = Ranks()
 
     def check() -> None:
@@ -118,48 +112,36 @@ def _parts(
 
     with torch.autocast(device_type=device.type, enabled=False):
         dtype = torch.promote_types(batch.dtype, torch.float32)
-        temperature = options.temperature
-        bound = None
-        if isinstance(temperature, Tensor):
-            temperature = temperature.to(device, dtype).reshape(())
-        elif options.normalize:
-            bound = 1 / temperature
-        # In lower precision the kernels round the gradient by a logit, less its own target; here
-        # that is taken off later, and rounding would come first.
-        triton = batch.dtype == torch.float32 and (
-            options.impl == "triton"
-            or (options.impl == "auto" and triton_is_faster(device, batch.dtype))
+        scale, bound = scale_of(options, device, dtype)
+        triton = options.impl == "triton" or (
+            options.impl == "auto" and triton_is_faster(device, batch.dtype)
         )
         instances = Instances.from_ids(all_ids0, all_ids1).without_unused_groups()
-        side0 = Side(
-            ranks,
-            _joined(batch.z0, needed[0]),
-            instances.index0.split(counts0),
+        one_modality, weight = batch.z1 is None, options.hard_weight
+        indices0 = instances.index0.split(counts0)
+        indices1 = indices0 if one_modality else instances.index1.split(counts1)
+        z0 = _joined(batch.z0, needed[0])
+        z1 = z0 if batch.z1 is None else _joined(batch.z1, needed[1])
+        problem = Problem(
+            indices0[ranks.rank],
+            indices1,
             instances.fold0.to(dtype),
-            batch.soft_features0,
-        )
-        side1 = side0
-        if batch.z1 is not None:
-            side1 = Side(
-                ranks,
-                _joined(batch.z1, needed[1]),
-                instances.index1.split(counts1),
-                instances.fold1.to(dtype),
-                batch.soft_features1,
-            )
-        return sharded_parts(
-            side0,
-            side1,
-            torch.as_tensor(1 / temperature, dtype=dtype, device=device),
-            hard=hard,
-            soft=soft,
-            soft_temperature=options.soft_temperature,
+            instances.fold1.to(dtype),
+            None if one_modality else batch.soft_features0,
+            batch.soft_features0 if one_modality else batch.soft_features1,
+            options.soft_temperature,
+            hard=differentiable or weight > 0,
+            soft=differentiable or weight < 1,
+            hard_weight=None if differentiable or weight in (0, 1) else weight,
+            both_directions=not one_modality,
+            skip_self=one_modality,
             normalize=options.normalize,
-            one_modality=batch.z1 is None,
-            exchange=exchange,
-            options=TileOptions.on(device, options.tile, options.cache_bytes, triton),
+            options=TileOptions.on(device, options.tile, options.cache_bytes),
             bound=bound,
+            engine=TRITON if triton else TILED,
+            exchange=RankPeers(ranks, exchange, indices0, indices1, instances.groups),
         )
+        return apply(z0, z1, scale, problem, weight)
 
 
 def _check_exchange(exchange: str) -> None:

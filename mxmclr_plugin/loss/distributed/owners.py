@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from mxmclr_plugin.loss.distributed.exchange import Ranks
+from mxmclr_plugin.loss.kernels.peers import Holders
 
 __all__ = ["Owners"]
 
 
-class Owners:
-    """Gives every instance of a modality to one of the ranks that hold observations of it.
+class Owners(Holders):
+    """Gives every instance of a side to one of the ranks that hold observations of it.
 
     That is the rank with the most of them; among equals the one whose turn it is, so that instances
     that are split everywhere are shared out evenly. Where no instance is split nothing is sent.
 
     Attributes:
-        held: Groups of the instances of which this rank has rows, ascending. Shape: (held,).
-        owned: Groups of those that are given to it, ascending. Shape: (owned,).
-        owned_by: Groups that are given to each rank. Shape: (owned by it,) each.
+        held: Group indices of the instances of which this rank has rows, ascending. Shape: (held,).
+        owned: Group indices of those that are given to it, ascending. Shape: (owned,).
+        owned_by: Group indices that are given to each rank. Shape: (owned by it,) each.
     """
+
+    held: Tensor
+    owned: Tensor
 
     def __init__(self, ranks: Ranks, indices_of: Sequence[Tensor], groups: int) -> None:
         """From the group index of each row of each rank, and the number of groups."""
@@ -51,29 +54,19 @@ class Owners:
         return torch.searchsorted(self.held, index)
 
     def total(self, sums: Tensor) -> Tensor:
-        """Sums over all ranks of what each has of an instance; can be differentiated.
-
-        Args:
-            sums: Of the rows of this rank. Shape: (held, width).
-
-        Returns:
-            Shape: (owned, width).
-        """
-        total: Tensor = _Total.apply(sums, self)
-        return total
+        """Sums over all ranks. Shape: (held, width) to (owned, width)."""
+        return self._move(sums, self._out, self._into, len(self.owned))
 
     def distribute(self, rows: Tensor) -> Tensor:
         """Rows (owned, width) for all ranks that hold the instances. Shape: (held, width)."""
         return self._move(rows, self._into, self._out, len(self.held))
 
     def known_to_all(self, rows: Tensor) -> Tensor:
-        """Rows (owned, width) of all owners, by group index, without gradient. Shape: (groups,
-        width)."""
-        with torch.no_grad():
-            counts = [len(index) for index in self.owned_by]
-            blocks = self._ranks.all_gather(rows, counts, "instances").wait()
-            everyones = rows.new_zeros(self._groups, rows.shape[1])
-            return everyones.index_copy_(0, torch.cat(self.owned_by), torch.cat(list(blocks)))
+        """Rows of all owners. Shape: (owned, width) to (groups, width)."""
+        counts = [len(index) for index in self.owned_by]
+        blocks = self._ranks.all_gather(rows, counts, "instances").wait()
+        everyones = rows.new_zeros(self._groups, rows.shape[1])
+        return everyones.index_copy_(0, torch.cat(self.owned_by), torch.cat(list(blocks)))
 
     def _move(
         self, rows: Tensor, take: Sequence[Tensor], put: Sequence[Tensor], length: int
@@ -92,16 +85,3 @@ def _by_rank(values: Tensor, rank: Tensor, size: int) -> list[Tensor]:
     order = torch.argsort(rank, stable=True)
     counts: list[int] = torch.bincount(rank, minlength=size).tolist()
     return list(values[order].split(counts))
-
-
-class _Total(torch.autograd.Function):
-    """A sum hands its gradient to all that was summed."""
-
-    @staticmethod
-    def forward(ctx: Any, sums: Tensor, owners: Owners) -> Tensor:
-        ctx.owners = owners
-        return owners._move(sums, owners._out, owners._into, len(owners.owned))
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return ctx.owners.distribute(gradient), None

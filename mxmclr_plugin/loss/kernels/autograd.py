@@ -1,43 +1,118 @@
-"""The gradient of the streaming loss."""
+"""The streaming loss of one process or several, and its gradient, block of columns by block.
+
+A process has its own rows, and sees the columns of every process block by block. One process has
+one block.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from mxmclr_plugin.loss.kernels.peers import ALONE, Peers
 from mxmclr_plugin.loss.kernels.rows import Rows, TileOptions
-from mxmclr_plugin.loss.kernels.targets import Part
-from mxmclr_plugin.loss.kernels.tiles import Logits, Own, Tiled, tile_gradients, tile_logsumexp
+from mxmclr_plugin.loss.kernels.targets import InstanceSums, Part, Relation, hard_part, soft_part
+from mxmclr_plugin.loss.kernels.tiles import TILED, Engine, Logits, Own, Tiled
 
-__all__ = ["Setting", "StreamingParts", "logits_of", "part_gradients", "part_losses"]
+__all__ = ["Problem", "Saved", "StreamingParts", "backward_pass", "forward_pass"]
 
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
 
 
 @dataclass(frozen=True)
-class Setting:
-    """What both parts share.
+class Problem:
+    """Everything about a batch but its rows and the scale.
 
     Attributes:
-        options: How the matrix is cut.
+        index0: Group index of each row of side 0 of this process. Shape: (n_0,).
+        indices1: Group index of each row of side 1, of each process. Shape: (its n_1,) each.
+        fold0: Observations on side 0 of all processes. Shape: (N,).
+        fold1: Observations on side 1. Shape: (N,).
+        features0: Rows that give the relation on side 0, scaled to unit length here. Shape:
+            (n_0, any width). If both are None the embeddings give it, if one is, the other alone.
+        features1: The same of side 1.
+        soft_temperature: Temperature of the relation.
+        hard: Whether there is a hard part.
+        soft: Whether there is a soft part.
+        hard_weight: Weight of the hard part if both parts are differentiated as one sum, else None.
         both_directions: Whether rows of side 1 have a loss too.
-        skip_self: Whether the first rows of side 1 are those of side 0, which must not meet
-        themselves.
+        skip_self: Whether the first rows of side 1 are those of side 0, and none is compared with
+            itself.
+        normalize: Whether rows are scaled to unit length.
+        options: How matrices are cut.
         bound: Bound of the absolute value of a logit, where it follows from the options.
+        engine: Goes through the logits.
+        exchange: The processes; None if there is one.
     """
 
-    options: TileOptions
+    index0: Tensor
+    indices1: Sequence[Tensor]
+    fold0: Tensor
+    fold1: Tensor
+    features0: Tensor | None
+    features1: Tensor | None
+    soft_temperature: float
+    hard: bool
+    soft: bool
+    hard_weight: float | None
     both_directions: bool
     skip_self: bool
-    bound: float | None = None
+    normalize: bool
+    options: TileOptions
+    bound: float | None
+    engine: Engine = TILED
+    exchange: Peers | None = None
+
+    @property
+    def peers(self) -> Peers:
+        """The processes."""
+        return ALONE if self.exchange is None else self.exchange
+
+    @property
+    def index1(self) -> Tensor:
+        """Group index of each row of side 1 of this process. Shape: (n_1,)."""
+        return self.indices1[self.peers.rank]
+
+    def logits(self, rows0: Rows, rows1: Rows, scale: Tensor, rank: int) -> Logits | None:
+        """This process's rows against a process's columns; None if there are none."""
+        if len(rows0) == 0 or len(rows1) == 0:
+            return None
+        skip_self = self.skip_self and rank == self.peers.rank
+        return Logits(rows0, rows1, scale, skip_self, self.bound)
+
+
+@dataclass(frozen=True)
+class Saved:
+    """Results of the forward pass that the backward pass uses; k parts are differentiated.
+
+    Attributes:
+        rows: Logsumexp of each row of this process. Shape: (n_0,).
+        columns: Logsumexp of each column of all processes. Shape: (n_1 of all,).
+        vectors: Weights of rows of side 0 and of side 1, and the diagonal of the targets, by
+            instance. Shape: (k, 3, N).
+        pulls0: Gradient of the targets by a row of side 0, by instance that is held; without the
+            diagonal if the engine subtracts it. Shape: (k, held, D).
+        pulls1: The same of this process's targets by a row of side 1, by place. Shape:
+            (k, places, D).
+        tiles: By process, the shift and the kept tiles.
+        blocks: By process, columns that need not be sent again.
+    """
+
+    rows: Tensor
+    columns: Tensor
+    vectors: Tensor
+    pulls0: Tensor
+    pulls1: Tensor
+    tiles: dict[int, tuple[float | None, list[Tensor]]] = field(default_factory=dict)
+    blocks: dict[int, Tensor] = field(default_factory=dict)
 
 
 class StreamingParts(torch.autograd.Function):
-    """Both parts as functions of rows and scale, given what was worked out on instances.
+    """The parts of the loss as functions of rows and scale.
 
     They share logsumexp and tiles and differ in weights and targets only, so the backward pass
     weighs them by their incoming gradients first and goes through the tiles once.
@@ -45,206 +120,303 @@ class StreamingParts(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        z0: Tensor,
-        z1: Tensor,
-        scale: Tensor,
-        index0: Tensor,
-        index1: Tensor,
-        inverse0: Tensor | None,
-        inverse1: Tensor | None,
-        hard: Part | None,
-        soft: Part | None,
-        setting: Setting,
-        gradient: bool,
-        present0: Tensor | None = None,
-        present1: Tensor | None = None,
+        ctx: Any, z0: Tensor, z1: Tensor, scale: Tensor, problem: Problem, gradient: bool
     ) -> tuple[Tensor, Tensor]:
-        sides = (inverse0, inverse1, present0, present1)
-        logits = logits_of(z0, z1, scale, *sides, setting)
-        tiled = tile_logsumexp(logits, setting.options, keep=gradient)
-        ctx.set_materialize_grads(False)
-        ctx.setting, ctx.shift = setting, tiled.shift
-        ctx.save_for_backward(
-            *(z0, z1, scale, index0, index1, *sides, tiled.rows, tiled.columns),
-            *(hard or _NO_PART),
-            *(soft or _NO_PART),
-            *tiled.kept,
+        losses, values, saved = forward_pass(
+            z0, z1, scale, problem, gradient=gradient, keep=gradient
         )
-        return part_losses(tiled, scale, index0, index1, hard, soft)
+        ctx.mark_non_differentiable(values)
+        ctx.set_materialize_grads(False)
+        ctx.problem = replace(problem, features0=None, features1=None)  # not needed any more
+        ctx.blocks = saved.blocks
+        ctx.tiles = {q: (shift, len(kept)) for q, (shift, kept) in saved.tiles.items()}
+        ctx.save_for_backward(
+            *(z0, z1, scale),
+            *(saved.rows, saved.columns, saved.vectors, saved.pulls0, saved.pulls1),
+            *(tile for _, kept in saved.tiles.values() for tile in kept),
+        )
+        return losses, values
 
     @staticmethod
-    def backward(ctx: Any, grad_hard: Tensor | None, grad_soft: Tensor | None) -> tuple[Any, ...]:
+    def backward(ctx: Any, gradient: Tensor | None, _: Any) -> tuple[Any, ...]:
         if torch.is_grad_enabled():
             # Without this a gradient penalty would silently be a constant.
             raise RuntimeError(
                 "the streaming loss can be differentiated once, but was asked for a gradient with "
-                'create_graph=True; use impl="dense" for gradients of gradients'
+                'create_graph=True; use impl="dense" (and gather="rows") for gradients of gradients'
             )
-        z0, z1, scale, index0, index1, *rest = ctx.saved_tensors
-        inverse0, inverse1, present0, present1, rows, columns, *rest = rest
-        setting: Setting = ctx.setting
-        size = len(Part._fields)
-        parts = [
-            (Part(*fields), gradient)
-            for fields, gradient in ((rest[:size], grad_hard), (rest[size : 2 * size], grad_soft))
-            if gradient is not None and fields[0] is not None
-        ]
-        gradients = part_gradients(
-            logits_of(z0, z1, scale, inverse0, inverse1, present0, present1, setting),
-            Tiled(rows, columns, ctx.shift, rest[2 * size :]),
-            index0,
-            index1,
-            parts,
-            setting,
-            ctx.needs_input_grad[:3],
-        )
-        return *gradients, *(None,) * 10
+        if gradient is None:
+            return (None,) * 5
+        z0, z1, scale, rows, columns, vectors, pulls0, pulls1, *rest = ctx.saved_tensors
+        tiles = {}
+        for q, (shift, count) in ctx.tiles.items():
+            tiles[q], rest = (shift, rest[:count]), rest[count:]
+        saved = Saved(rows, columns, vectors, pulls0, pulls1, tiles, ctx.blocks)
+        wanted = ctx.needs_input_grad[:3]
+        gradients = backward_pass(z0, z1, scale, ctx.problem, saved, gradient, wanted)
+        return *gradients, None, None
 
 
-def part_losses(
-    tiled: Tiled,
-    scale: Tensor,
-    index0: Tensor,
-    index1: Tensor,
-    hard: Part | None,
-    soft: Part | None,
-) -> tuple[Tensor, Tensor]:
-    """Both parts, 0 for one that is None. Shape: (), ()."""
-    losses = []
-    for part in (hard, soft):
-        if part is None:
-            losses.append(scale.new_zeros(()))
-            continue
-        normaliser = (
-            part.weight0.index_select(0, index0) @ tiled.rows
-            + part.weight1.index_select(0, index1) @ tiled.columns
-        )
-        losses.append(normaliser - scale * part.target)
-    return losses[0], losses[1]
-
-
-def part_gradients(
-    logits: Logits,
-    tiled: Tiled,
-    index0: Tensor,
-    index1: Tensor,
-    parts: Sequence[tuple[Part, Tensor]],
-    setting: Setting,
-    wanted: Sequence[bool],
-) -> Gradients:
-    """Gradient of the weighted sum of the parts by raw rows and scale, None where unwanted.
+def forward_pass(
+    z0: Tensor, z1: Tensor, scale: Tensor, problem: Problem, *, gradient: bool, keep: bool
+) -> tuple[Tensor, Tensor, Saved]:
+    """Losses of the k parts that are differentiated, values of hard and soft part, and the rest.
 
     Args:
-        logits: The matrix.
-        tiled: What the forward pass left of it.
-        index0: Group index of each row of side 0. Shape: (n_0,).
-        index1: Group index of each row of B. Shape: (n_1,).
-        parts: Parts, and the weight of each of shape ().
-        setting: What both parts share.
-        wanted: Whether the gradients by side 0, side 1 and scale are wanted.
+        z0: Rows of this process. Shape: (n_0, D).
+        z1: Columns of this process. Shape: (n_1, D).
+        scale: Shape: ().
+        problem: Everything else about the batch.
+        gradient: Whether there will be a backward pass.
+        keep: Whether to keep tiles of the logits for it.
+
+    Returns:
+        Shape: (k,), (2,), and the tensors for :func:`backward_pass`.
     """
-    if not parts:
-        return None, None, None
-    z0, z1, scale = logits.z0.raw, logits.z1.raw, logits.scale
-    wants0, wants1, wants_scale = wanted
-    grad0 = torch.empty_like(z0) if wants0 else None
-    grad1 = torch.zeros(z1.shape, dtype=scale.dtype, device=z1.device) if wants1 else None
-    own = _total(g * part.own for part, g in parts)
-    # Kernels that round the gradient by S take the target from it first, as far as it is of the
-    # same instance: in a batch that is learned well, the two differ by less than is rounded.
-    taken = Own(own[index0], index0, index1) if setting.options.triton else None
-    pull = _pull(parts, "a", logits.z1, index1, scale, taken is not None)
-    alone = own[index0] * scale if setting.skip_self and taken is None else None
-    along = torch.zeros_like(scale)
-    for i, rows0, gradient in tile_gradients(
-        logits,
-        tiled,
-        _total(g * part.weight0 for part, g in parts).index_select(0, index0),
-        _total(g * part.weight1 for part, g in parts).index_select(0, index1),
-        grad1,
-        setting.options,
-        taken,
-    ):
-        if pull is not None:
-            gradient -= pull.index_select(0, index0[i])
-        if alone is not None:
-            gradient.addcmul_(alone[i, None], logits.z1.strip(i))
-            if grad1 is not None:
-                grad1[i].addcmul_(alone[i, None], rows0)
-        if wants_scale:
-            along += torch.linalg.vecdot(rows0, gradient).sum()
-        if grad0 is not None:
-            grad0[i] = logits.z0.back_to_raw(i, rows0, gradient)
-    del pull
-    if grad1 is not None:
-        pull = _pull(parts, "b", logits.z0, index0, scale, taken is not None)
-        for j in setting.options.spans(len(z1)):
-            gradient = grad1[j]
-            if pull is not None:
-                gradient -= pull.index_select(0, index1[j])
-            logits.z1.back_to_raw(j, logits.z1.strip(j), gradient)
-        grad1 = grad1.to(z1.dtype)
-    # The loss knows the scale only as a factor of the rows of side 0.
-    return grad0, grad1, along / scale if wants_scale else None
+    peers = problem.peers
+    rows0, own_rows1 = (Rows.of(z, scale.dtype, problem.normalize) for z in (z0, z1))
+    place, places = peers.places1(len(problem.fold0), all_groups=problem.soft)
+    sums1 = scale.new_zeros(places, z1.shape[1])
 
+    def add_sums(rows1: Rows, index1: Tensor) -> None:
+        rows1.add_sums(sums1, index1 if place is None else place[index1])
 
-def logits_of(
-    z0: Tensor,
-    z1: Tensor,
-    scale: Tensor,
-    inverse0: Tensor | None,
-    inverse1: Tensor | None,
-    present0: Tensor | None,
-    present1: Tensor | None,
-    setting: Setting,
-) -> Logits:
-    """The matrix that the arguments of :class:`StreamingParts` describe."""
-    dtype = scale.dtype
-    return Logits(
-        Rows(z0, dtype, inverse0, present0),
-        Rows(z1, dtype, inverse1, present1),
-        scale,
-        setting.skip_self,
-        setting.bound,
+    targets = None
+    if peers.size == 1:
+        # First where all columns are here, so that its tiles are freed before there are others.
+        add_sums(own_rows1, problem.index1)
+        targets = _targets(problem, rows0, z1, sums1, place, gradient)
+
+    rows = scale.new_full((len(z0),), -torch.inf)
+    columns = [scale.new_full(index.shape, -torch.inf) for index in problem.indices1]
+    blocks: dict[int, Tensor] = {}
+    tiles: dict[int, tuple[float | None, list[Tensor]]] = {}
+    cache = problem.options.cache_bytes
+    for q, block in peers.columns(z1, blocks):
+        rows1 = own_rows1 if block is z1 else Rows.of(block, scale.dtype, problem.normalize)
+        if peers.size > 1:
+            add_sums(rows1, problem.indices1[q])
+        logits = problem.logits(rows0, rows1, scale, q)
+        if logits is not None:
+            options = replace(problem.options, cache_bytes=cache)
+            tiled = problem.engine.logsumexp(logits, options, keep)
+            cache -= sum(tile.numel() * tile.element_size() for tile in tiled.kept)
+            rows, columns[q] = torch.logaddexp(rows, tiled.rows), tiled.columns
+            tiles[q] = tiled.shift, tiled.kept
+        del block, rows1, logits  # before there is another
+    all_columns = peers.logsumexp(torch.cat(columns))
+    # A row of which nothing is left has no weight, but must not bring NaN.
+    for logsumexp in (rows, all_columns):
+        logsumexp.masked_fill_(logsumexp == -torch.inf, 0.0)
+
+    if targets is None:
+        targets = _targets(problem, rows0, z1, sums1, place, gradient)
+    own_columns = all_columns.split(peers.counts(problem.indices1))[peers.rank]
+    values = scale.new_zeros(2)
+    for k, part in enumerate((targets.hard, targets.soft)):
+        if part is not None:
+            values[k] = part.weight0.index_select(0, problem.index0) @ rows - scale * part.target
+            values[k] += part.weight1.index_select(0, problem.index1) @ own_columns
+    peers.sum(values)
+    losses = values[0 if problem.hard else 1 : 2 if problem.soft else 1]
+    if problem.hard_weight is not None:
+        losses = torch.lerp(values[1], values[0], problem.hard_weight)[None]
+    losses = losses.clone()
+    return (
+        losses,
+        values,
+        Saved(rows, all_columns, targets.vectors, targets.pulls0, targets.pulls1, tiles, blocks),
     )
 
 
-_NO_PART = (None,) * len(Part._fields)
-
-
-def _pull(
-    parts: Sequence[tuple[Part, Tensor]],
-    side: str,
-    others: Rows,
-    index_others: Tensor,
+def backward_pass(
+    z0: Tensor,
+    z1: Tensor,
     scale: Tensor,
-    without_own: bool,
-) -> Tensor | None:
-    """Gradient of the weighted targets by a row of one side, by instance.
+    problem: Problem,
+    saved: Saved,
+    gradient: Tensor,
+    wanted: Sequence[bool],
+) -> Gradients:
+    """Gradient by raw rows and scale, None where unwanted.
 
-    ``without_own`` leaves out what the rows of the same instance give. Shape: (N, D), or None if
-    that is all.
+    Args:
+        z0: Rows of this process. Shape: (n_0, D).
+        z1: Columns of this process. Shape: (n_1, D).
+        scale: Shape: ().
+        problem: Everything else about the batch.
+        saved: Results of the forward pass.
+        gradient: Gradient by each of the differentiated parts. Shape: (k,).
+        wanted: Whether the gradients by rows, columns and scale are wanted.
     """
-    total = None
-    for part, gradient in parts:
-        pull = part.pull0 if side == "a" else part.pull1
-        factor = None
-        if pull is None:
-            factor = None if without_own else part.own
-        elif without_own:
-            factor = -part.own
-        if factor is not None:
-            # The sums are cheaper to make again than to keep.
-            sums = others.sums(index_others, len(factor)).mul_((gradient * factor)[:, None])
-            total = sums if total is None else total.add_(sums)
-        if pull is not None:
-            total = pull * gradient if total is None else total.addcmul_(pull, gradient)
-    return None if total is None else total.mul_(scale)
+    peers, options, engine = problem.peers, problem.options, problem.engine
+    index0, place0 = problem.index0, problem.peers.holders0.place(problem.index0)
+    place1, _ = peers.places1(len(problem.fold0), all_groups=problem.soft)
+    wants0, wants1, wants_scale = wanted
+    # All processes have the same loss, so each row gets the sum of their gradients.
+    gradient = peers.sum(gradient.clone())
+    weight0, weight1, own = torch.tensordot(gradient, saved.vectors, dims=1)
+    pull0, pull1 = (
+        torch.tensordot(gradient, pulls, dims=1).mul_(scale) if pulls.numel() else None
+        for pulls in (saved.pulls0, saved.pulls1)
+    )
+    weight0, own = weight0.index_select(0, index0), own.index_select(0, index0)
+    alone = own * scale if problem.skip_self and not engine.subtracts_own else None
+    rows0 = Rows.of(z0, scale.dtype, problem.normalize)
+    grad0 = torch.empty_like(z0) if wants0 else None
+    along = torch.zeros_like(scale)
+    several = scale.new_zeros(z0.shape) if peers.size > 1 else None
+
+    def finish(i: slice, rows: Tensor, gradient: Tensor) -> None:
+        """Takes the targets from the gradient of a strip of unit rows, and stores it."""
+        nonlocal along
+        if pull0 is not None:
+            gradient -= pull0.index_select(0, place0[i])
+        if alone is not None:
+            gradient.addcmul_(alone[i, None], rows)
+        if wants_scale:
+            along += torch.linalg.vecdot(rows, gradient).sum()
+        if grad0 is not None:
+            grad0[i] = rows0.back_to_raw(i, rows, gradient)
+
+    grad1, arriving = None, None
+    all_columns = saved.columns.split(peers.counts(problem.indices1))
+    for q, block in peers.columns_again(z1, saved.blocks):
+        rows1, index1 = Rows.of(block, scale.dtype, problem.normalize), problem.indices1[q]
+        partial = scale.new_zeros(block.shape) if wants1 else None
+        logits = problem.logits(rows0, rows1, scale, q)
+        if logits is not None:
+            tiled = Tiled(saved.rows, all_columns[q], *saved.tiles.get(q, (None, [])))
+            own_target = Own(own, index0, index1) if engine.subtracts_own else None
+            weights1 = weight1.index_select(0, index1)
+            for i, rows, strip in engine.gradients(
+                logits, tiled, weight0, weights1, partial, options, own_target
+            ):
+                if several is not None:
+                    several[i] += strip
+                else:
+                    finish(i, rows, strip)
+        if partial is not None:
+            for j in options.spans(len(block)):
+                if pull1 is not None:
+                    at = index1[j] if place1 is None else place1[index1[j]]
+                    partial[j] -= pull1.index_select(0, at)
+            if alone is not None and q == peers.rank:
+                for i in options.spans(len(z0)):
+                    partial[i].addcmul_(alone[i, None], rows0.strip(i))
+        del block, rows1, logits  # before there is another
+        if partial is not None:
+            grad1, arriving = peers.pass_on(q, partial, arriving)
+    if several is not None:
+        for i in options.spans(len(z0)):
+            finish(i, rows0.strip(i), several[i])
+    if grad1 is not None:
+        rows1 = Rows.of(z1, scale.dtype, problem.normalize)
+        for j in options.spans(len(z1)):
+            rows1.back_to_raw(j, rows1.strip(j), grad1[j])
+        grad1 = grad1.to(z1.dtype)
+    # The loss knows the scale only as a factor of the rows of side 0. Every process has the same
+    # scale, and DistributedDataParallel averages their gradients.
+    return grad0, grad1, peers.sum(along) / (scale * peers.size) if wants_scale else None
 
 
-def _total(terms: Iterable[Tensor]) -> Tensor:
-    first, *others = terms
-    for term in others:
-        first = first + term
-    return first
+@dataclass(frozen=True)
+class _Targets:
+    """The parts, and what the backward pass needs of them; see :class:`Saved`."""
+
+    hard: Part | None
+    soft: Part | None
+    vectors: Tensor
+    pulls0: Tensor
+    pulls1: Tensor
+
+
+def _targets(
+    problem: Problem,
+    rows0: Rows,
+    z1: Tensor,
+    sums1: Tensor,
+    place: Tensor | None,
+    gradient: bool,
+) -> _Targets:
+    """Hard and soft part, from the rows of this process and the sums of all columns by place."""
+    holders = problem.peers.holders0
+    held = _length(holders.held, len(problem.fold0))
+    at = holders.place(problem.index0)
+    sums0 = rows0.sums(at, held)
+    where = holders.held if place is None else place[holders.held]
+    batch = InstanceSums(
+        problem.fold0,
+        problem.fold1,
+        sums0,
+        sums1[where],
+        rows0.squares(at, held) if problem.skip_self else None,
+        share=(0.5, 0.5) if problem.both_directions else (1.0, 0.0),
+        peers=problem.peers,
+    )
+    hard = hard_part(batch) if problem.hard else None
+    soft = None
+    if problem.soft:
+        totals0 = holders.total(sums0)
+        relation = _relation(problem, rows0, z1, totals0, sums1)
+        soft = soft_part(batch, totals0, sums1, relation, problem.options, gradient)
+    parts = [part for part in (hard, soft) if part is not None]
+    vectors = torch.stack([torch.stack(part[:3]) for part in parts])
+    share = 1.0
+    if problem.hard_weight is not None:
+        vectors = torch.lerp(vectors[1], vectors[0], problem.hard_weight)[None]
+        share = 1 - problem.hard_weight
+    own = vectors[:, 2, :, None]
+    pulls = []
+    for pull, table, others, span in (
+        (None if soft is None else soft.pull0, sums0, batch.own1, slice(None)),
+        (None if soft is None else soft.pull1, sums1, sums0, where),
+    ):
+        if pull is None and (problem.engine.subtracts_own or not gradient):
+            pulls.append(table.new_empty(0))
+            continue
+        if pull is not None and len(vectors) == 1:
+            total = pull.mul_(share)[None]
+        else:
+            total = table.new_zeros(len(vectors), *table.shape)
+            if pull is not None:
+                total[-1] = pull
+        if not problem.engine.subtracts_own:
+            own_pull = own[:, holders.held] * others
+            if isinstance(span, slice):
+                total[:, span] += own_pull
+            else:
+                total.index_add_(1, span, own_pull)
+        pulls.append(total)
+    return _Targets(hard, soft, vectors, *pulls)
+
+
+def _relation(
+    problem: Problem, rows0: Rows, z1: Tensor, totals0: Tensor, sums1: Tensor
+) -> Relation:
+    """The relation between instances, of the embeddings or of other features."""
+    peers = problem.peers
+    features: tuple[Tensor | None, Tensor | None] = problem.features0, problem.features1
+    embeddings = features[0] is None and features[1] is None
+    if embeddings:
+        features = (None if problem.skip_self else rows0.raw), z1
+    sums, folds = [], []
+    for rows, holders, index, fold in (
+        (features[0], peers.holders0, problem.index0, problem.fold0),
+        (features[1], peers.holders1, problem.index1, problem.fold1),
+    ):
+        if rows is None:
+            continue
+        folds.append(fold)
+        if embeddings and problem.normalize:
+            # Known already: of side 1 to all processes, as they have all columns.
+            sums.append(holders.known_to_all(totals0) if rows is not z1 else sums1)
+            continue
+        held = _length(holders.held, len(fold))
+        own = Rows.of(rows, rows0.dtype, normalize=True).sums(holders.place(index), held)
+        sums.append(holders.known_to_all(holders.total(own)))
+    return Relation.of(sums, folds, problem.soft_temperature)
+
+
+def _length(held: Tensor | slice, groups: int) -> int:
+    return groups if isinstance(held, slice) else len(held)

@@ -25,22 +25,17 @@ class TileOptions:
         tile: Rows and columns of a tile.
         cache_bytes: How many bytes of tiles the forward pass may keep for the backward pass. A kept
             tile saves one of four matmuls.
-        triton: Whether Triton kernels go through the matrix of logits; they cut it in their own way
-            and keep nothing.
     """
 
     tile: int
     cache_bytes: int
-    triton: bool = False
 
     @classmethod
-    def on(
-        cls, device: torch.device, tile: int | None, cache_bytes: int, triton: bool
-    ) -> TileOptions:
+    def on(cls, device: torch.device, tile: int | None, cache_bytes: int) -> TileOptions:
         """Options with a tile that suits the device where ``tile`` is None."""
         if tile is None:
             tile = TILE if device.type == "cpu" else DEVICE_TILE
-        return cls(tile, cache_bytes, triton)
+        return cls(tile, cache_bytes)
 
     def spans(self, rows: int, start: int = 0) -> Iterator[slice]:
         """Cuts ``rows`` rows from ``start`` on into tiles."""
@@ -50,19 +45,17 @@ class TileOptions:
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows as the matrix sees them, cast and scaled only where they are needed.
+    """Rows of the matrix, cast and scaled only where they are needed.
 
     Attributes:
-        raw: The rows as they were given, of any floating dtype. Shape: (n, D).
+        raw: The rows as the caller has them, of any floating dtype. Shape: (n, D).
         dtype: Dtype to compute in.
-        inverse: 1 / norm of each, if the rows are to be unit rows. Shape: (n, 1).
-        present: Whether the matrix has an entry with the row at all; None if all do. Shape: (n,).
+        inverse: 1 / norm of each, if the rows are scaled to unit length. Shape: (n, 1).
     """
 
     raw: Tensor
     dtype: torch.dtype
     inverse: Tensor | None
-    present: Tensor | None = None
 
     @classmethod
     def of(cls, raw: Tensor, dtype: torch.dtype, normalize: bool) -> Rows:
@@ -78,8 +71,8 @@ class Rows:
     def strip(self, span: slice, buffer: Tensor | None = None) -> Tensor:
         """Rows of a span, cast and scaled; not to be written to. Shape: (span, D).
 
-        They lie in ``buffer`` where it is given and they are not what ``raw`` holds: memory that is
-        fresh for every tile costs more than the scaling.
+        They lie in ``buffer`` if there is one and they are not the memory of ``raw``: memory that
+        is fresh for every tile costs more than the scaling.
         """
         rows = self.raw[span]
         if self.inverse is not None:
@@ -95,30 +88,24 @@ class Rows:
         return norms.max()
 
     def sums(self, index: Tensor, groups: int) -> Tensor:
-        """Sum of the rows of each group index. Shape: (groups, D)."""
-        if torch.compiler.is_compiling():
-            from mxmclr_plugin.loss.kernels.operators import compiled_sums
+        """Sum of the rows of each group. Shape: (groups, D)."""
+        total = torch.zeros(groups, self.raw.shape[1], dtype=self.dtype, device=self.raw.device)
+        return self.add_sums(total, index)
 
-            return compiled_sums(self, index, groups)
-        width = self.raw.shape[1]
-        total = torch.zeros(groups, width, dtype=self.dtype, device=self.raw.device)
+    def add_sums(self, total: Tensor, index: Tensor) -> Tensor:
+        """Adds the sum of the rows of each group to ``total``. Shape: (groups, D)."""
         options = self._chunks()
-        buffer = total.new_empty(min(options.tile, len(self)), width)
+        buffer = total.new_empty(min(options.tile, len(self)), self.raw.shape[1])
         for span in options.spans(len(self)):
             total.index_add_(0, index[span], self.strip(span, buffer))
         return total
 
-    def products(self, others: Rows, index: Tensor, groups: int) -> Tensor:
-        """Sums by group index of the product of each row with the same row of others. Shape:
-        (groups,)."""
-        if torch.compiler.is_compiling():
-            from mxmclr_plugin.loss.kernels.operators import compiled_products
-
-            return compiled_products(self, others, index, groups)
+    def squares(self, index: Tensor, groups: int) -> Tensor:
+        """Sum by group of the product of each row with itself. Shape: (groups,)."""
         total = torch.zeros(groups, dtype=self.dtype, device=self.raw.device)
         for span in self._chunks().spans(len(self)):
-            products = torch.linalg.vecdot(self.strip(span), others.strip(span))
-            total.index_add_(0, index[span], products)
+            rows = self.strip(span)
+            total.index_add_(0, index[span], torch.linalg.vecdot(rows, rows))
         return total
 
     def _chunks(self) -> TileOptions:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,8 +12,11 @@ from torch import Tensor
 from mxmclr_plugin.loss.kernels.rows import Rows, TileOptions
 
 __all__ = [
+    "TILED",
+    "Engine",
     "Logits",
     "Own",
+    "Strips",
     "Tiled",
     "headroom",
     "tile_gradients",
@@ -23,7 +26,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Logits:
-    """The matrix S = scale * a b^T, of which no more than a tile is made.
+    """The matrix S = scale * z0 z1^T, of which no more than a tile is made.
 
     Attributes:
         z0: Rows. Shape: (n_0, D).
@@ -40,7 +43,7 @@ class Logits:
     known_bound: float | None = None
 
     def bound(self) -> float | None:
-        """Bound of the absolute value of a logit, if it is known without a wait for a device."""
+        """Bound of the absolute value of a logit, if known without synchronizing with a device."""
         if self.known_bound is not None or self.scale.device.type != "cpu":
             return self.known_bound
         bound = self.scale
@@ -54,10 +57,6 @@ class Logits:
         tile = torch.mm(scaled, columns.T, out=out)
         if self.skip_self and i.start == j.start:
             tile.diagonal().fill_(-torch.inf)
-        if self.z0.present is not None:
-            tile.masked_fill_(~self.z0.present[i, None], -torch.inf)
-        if self.z1.present is not None:
-            tile.masked_fill_(~self.z1.present[None, j], -torch.inf)
         return tile
 
 
@@ -80,10 +79,10 @@ class Tiled:
 
 
 class Own(NamedTuple):
-    """What the gradient by the logits loses where row and column are of one instance.
+    """Own-instance target to subtract from the gradient by the logits.
 
     Attributes:
-        rows: How much, by row. Shape: (n_0,).
+        rows: The target of each entry of a row's own instance. Shape: (n_0,).
         index0: Instance of each row. Shape: (n_0,).
         index1: Instance of each column. Shape: (n_1,).
     """
@@ -91,6 +90,29 @@ class Own(NamedTuple):
     rows: Tensor
     index0: Tensor
     index1: Tensor
+
+
+Strips = Iterator[tuple[slice, Tensor, Tensor]]
+"""Span, rows and gradient of each strip of rows, good until the next; the gradient may be
+overwritten."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """The functions that go through the matrix.
+
+    Attributes:
+        logsumexp: Row and column logsumexp, called as :func:`tile_logsumexp`.
+        gradients: Their gradient, called as :func:`tile_gradients`.
+        subtracts_own: Whether ``gradients`` subtracts the targets of own instances from the
+            gradient by the logits.
+    """
+
+    logsumexp: Callable[[Logits, TileOptions, bool], Tiled]
+    gradients: Callable[
+        [Logits, Tiled, Tensor, Tensor, Tensor | None, TileOptions, Own | None], Strips
+    ]
+    subtracts_own: bool
 
 
 def headroom(dtype: torch.dtype) -> float:
@@ -112,11 +134,6 @@ def tile_logsumexp(logits: Logits, options: TileOptions, keep: bool) -> Tiled:
         options: How to cut, and what to keep.
         keep: Whether to keep tiles at all.
     """
-    if options.triton:
-        from mxmclr_plugin.loss.kernels.triton import tiles as triton_tiles
-
-        rows, columns = triton_tiles.logsumexp(logits)
-        return _tiled(logits, rows, columns, None, [])
     bound, dtype = logits.bound(), logits.scale.dtype
     room = headroom(dtype)
     # Twice the room and a half: in float32 a temperature of 0.0067.
@@ -129,10 +146,10 @@ def tile_logsumexp(logits: Logits, options: TileOptions, keep: bool) -> Tiled:
                 sums.log_()
                 if shift:
                     sums += shift
-            return _tiled(logits, rows, columns, shift, kept)
+            return Tiled(rows, columns, shift, kept)
         del kept
     rows, columns, kept = _running(logits, options, keep)
-    return _tiled(logits, rows, columns, None, kept)
+    return Tiled(rows, columns, None, kept)
 
 
 def tile_gradients(
@@ -142,8 +159,8 @@ def tile_gradients(
     weight_columns: Tensor,
     grad1: Tensor | None,
     options: TileOptions,
-    own: Own | None = None,
-) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    own: Own | None = None,  # noqa: ARG001
+) -> Strips:
     """Gradient of sum(weight_rows * rows) + sum(weight_columns * columns), tile by tile.
 
     Args:
@@ -153,19 +170,11 @@ def tile_gradients(
         weight_columns: Shape: (n_1,).
         grad1: The gradient of the columns is added to it; None if unwanted. Shape: (n_1, D).
         options: How the forward pass cut.
-        own: To be taken from the gradient by the logits; for Triton kernels only.
+        own: None here: of the engines that subtract it, the target to subtract.
 
     Yields:
-        Span, rows and gradient of each strip of ``z0``, good until the next; the gradient may be
-        overwritten.
+        See :data:`Strips`.
     """
-    if options.triton:
-        from mxmclr_plugin.loss.kernels.triton import tiles as triton_tiles
-
-        yield from triton_tiles.gradients(
-            logits, tiled.rows, tiled.columns, weight_rows, weight_columns, grad1, own
-        )
-        return
     z0, z1, shift = logits.z0, logits.z1, tiled.shift
     # Rows of both sides meet the gradient times scale: cheapest where it is one number a row.
     weight_rows, weight_columns = weight_rows * logits.scale, weight_columns * logits.scale
@@ -199,6 +208,10 @@ def tile_gradients(
             if grad1 is not None:
                 grad1[j].addmm_(gradient.T, rows)
         yield i, rows, grad_rows
+
+
+TILED = Engine(tile_logsumexp, tile_gradients, subtracts_own=False)
+"""The engine of every device and dtype."""
 
 
 class _Buffers:
@@ -272,13 +285,3 @@ def _exp_(tile: Tensor, shift: float) -> Tensor:
 def _is_ample(sums: Tensor) -> bool:
     """Whether none of the sums came close to vanishing."""
     return bool(sums.min() > (1e-290 if sums.dtype == torch.float64 else 1e-30))
-
-
-def _tiled(
-    logits: Logits, rows: Tensor, columns: Tensor, shift: float | None, kept: list[Tensor]
-) -> Tiled:
-    if logits.skip_self or logits.z0.present is not None or logits.z1.present is not None:
-        # A row of which nothing is left has no weight, but must not bring NaN.
-        for logsumexp in (rows, columns):
-            logsumexp.masked_fill_(logsumexp == -torch.inf, 0.0)
-    return Tiled(rows, columns, shift, kept)

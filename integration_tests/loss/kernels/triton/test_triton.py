@@ -16,8 +16,9 @@ from torch.nn import functional as F
 
 from mxmclr_plugin import MultifoldHybridLoss, multifold_hybrid_loss
 from mxmclr_plugin.loss.kernels.rows import Rows, TileOptions
-from mxmclr_plugin.loss.kernels.tiles import Logits, tile_gradients, tile_logsumexp
+from mxmclr_plugin.loss.kernels.tiles import Logits
 from mxmclr_plugin.loss.kernels.triton import tiles as triton_tiles
+from mxmclr_plugin.loss.kernels.triton.tiles import TRITON
 
 pytest.importorskip("triton", reason="the package triton is not installed")
 
@@ -204,13 +205,11 @@ def test_rows_of_two_dtypes_and_of_any_layout():
     torch.testing.assert_close(*mixed, rtol=1e-6, atol=0)
 
 
-def logits(n_0, n_1, width, length=1.0, skip_self=False, present=False):
+def logits(n_0, n_1, width, length=1.0, skip_self=False):
     z0, z1 = (
         Rows.of(random_rows(n, width, seed) * length, torch.float32, normalize=False)
         for n, seed in ((n_0, 1), (n_1, 2))
     )
-    if present:
-        z0, z1 = (Rows(x.raw, x.dtype, None, random_ids(len(x), 2, 3) > 0) for x in (z0, z1))
     scale = torch.tensor(1.7, device=DEVICE)
     return Logits(z0, z1, scale, skip_self)
 
@@ -219,9 +218,6 @@ def by_torch(of, weight_rows, weight_columns):
     """Row and column logsumexp, and the gradient of their weighted sum, in float64."""
     z0, z1 = (x.raw.double().requires_grad_() for x in (of.z0, of.z1))
     matrix = of.scale.double() * z0 @ z1.T
-    for rows, view in ((of.z0, (slice(None), None)), (of.z1, (None, slice(None)))):
-        if rows.present is not None:
-            matrix = matrix.masked_fill(~rows.present[view], -torch.inf)
     if of.skip_self:
         matrix = matrix.masked_fill(
             torch.eye(*matrix.shape, dtype=torch.bool, device=DEVICE), -torch.inf
@@ -236,10 +232,12 @@ def by_torch(of, weight_rows, weight_columns):
 
 
 def by_kernels(of, weight_rows, weight_columns):
-    options = TileOptions(8, 0, triton=True)
-    tiled = tile_logsumexp(of, options, keep=True)
+    options = TileOptions(8, 0)
+    tiled = TRITON.logsumexp(of, options, True)
+    for logsumexp in (tiled.rows, tiled.columns):
+        logsumexp.masked_fill_(logsumexp == -torch.inf, 0.0)
     grad1 = torch.zeros_like(of.z1.raw)
-    strips = tile_gradients(of, tiled, weight_rows, weight_columns, grad1, options)
+    strips = TRITON.gradients(of, tiled, weight_rows, weight_columns, grad1, options, None)
     grad0 = torch.cat([gradient.clone() for _, _, gradient in strips])
     return [tiled.rows, tiled.columns, grad0, grad1]
 
@@ -253,7 +251,7 @@ if not INTERPRETED:
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize(
     "options",
-    [{}, {"length": 9.0}, {"skip_self": True}, {"present": True, "length": 3.0}],
+    [{}, {"length": 9.0}, {"skip_self": True}],
     ids=str,
 )
 @pytest.mark.parametrize("small", [False, True])
@@ -268,10 +266,7 @@ def test_logsumexp_and_gradient_against_torch(shape, options, small, monkeypatch
     if options.get("skip_self"):
         shape = (min(shape[:2]), *shape[1:])
     of = logits(*shape, **options)
-    weights = [
-        torch.arange(1.0, n + 1, device=DEVICE) * (rows.present if rows.present is not None else 1)
-        for n, rows in zip(shape, (of.z0, of.z1))
-    ]
+    weights = [torch.arange(1.0, n + 1, device=DEVICE) for n in shape[:2]]
     if options:
         # What has no logsumexp has no weight, as in the loss.
         sums = by_torch(of, *weights)[:2]
@@ -368,7 +363,7 @@ def test_more_numbers_than_32_bits_can_count():
         torch.tensor(10.0, device="cuda"),
         skip_self=False,
     )
-    tiled = tile_logsumexp(of, TileOptions(8, 0, triton=True), keep=False)
+    tiled = TRITON.logsumexp(of, TileOptions(8, 0), False)
     last = slice(n_1 - 300, n_1)
     matrix = 10 * of.z0.strip(slice(0, 70)) @ of.z1.strip(last).T
     torch.testing.assert_close(tiled.columns[last], matrix.logsumexp(0), rtol=1e-5, atol=1e-5)

@@ -27,8 +27,6 @@ def source(name, dtype, config, variant):
     constants = dict(config.kwargs) | {"EVEN_K": variant["even"]}
     if name != "product":
         constants |= {"SKIP_SELF": variant["alone"], "PRECISION": variant["precision"]}
-    if not variant["alone"]:
-        constants |= {"present0": None, "present1": None}
     if name == "product":
         constants["stride_left_m" if variant["alone"] else "stride_left_k"] = 1
     constants = {key: value for key, value in constants.items() if key in kernel.arg_names}
@@ -38,8 +36,6 @@ def source(name, dtype, config, variant):
             signature[argument] = "constexpr"
         elif argument in OF_DTYPE or (argument == "out" and name == "weights"):
             signature[argument] = f"*{dtype}"
-        elif argument.startswith("present"):
-            signature[argument] = "*u8"
         elif argument.startswith("index"):
             signature[argument] = "*i64"
         elif argument in WHOLE_NUMBERS.split() or argument.startswith("stride"):

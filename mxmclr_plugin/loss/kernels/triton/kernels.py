@@ -34,8 +34,6 @@ def _logits(
     z1: tl.tensor,
     factor0: tl.tensor,
     factor1: tl.tensor,
-    present0: tl.tensor,
-    present1: tl.tensor,
     first_row: tl.tensor,
     first_column: tl.tensor,
     n_0: tl.tensor,
@@ -82,10 +80,6 @@ def _logits(
     column_is = columns < n_1
     along0 = tl.load(factor0 + rows, mask=row_is, other=0.0)
     along1 = tl.load(factor1 + columns, mask=column_is, other=0.0)
-    if present0 is not None:
-        row_is = row_is & (tl.load(present0 + rows, mask=row_is, other=0) != 0)
-    if present1 is not None:
-        column_is = column_is & (tl.load(present1 + columns, mask=column_is, other=0) != 0)
     entry_is = row_is[:, None] & column_is[None, :]
     if SKIP_SELF:
         entry_is = entry_is & (columns[None, :] - rows[:, None] != diagonal)
@@ -98,8 +92,6 @@ def logsumexp_kernel(
     z1: tl.tensor,
     factor0: tl.tensor,
     factor1: tl.tensor,
-    present0: tl.tensor,
-    present1: tl.tensor,
     bound: tl.tensor,
     by_row: tl.tensor,
     by_column: tl.tensor,
@@ -140,8 +132,6 @@ def logsumexp_kernel(
             z1,
             factor0,
             factor1,
-            present0,
-            present1,
             strip * BLOCK_M,
             first,
             n_0,
@@ -185,8 +175,6 @@ def weights_kernel(
     z1: tl.tensor,
     factor0: tl.tensor,
     factor1: tl.tensor,
-    present0: tl.tensor,
-    present1: tl.tensor,
     bound: tl.tensor,
     logsumexp0: tl.tensor,
     logsumexp1: tl.tensor,
@@ -233,8 +221,6 @@ def weights_kernel(
         z1,
         factor0,
         factor1,
-        present0,
-        present1,
         first_row,
         first_column,
         n_0,

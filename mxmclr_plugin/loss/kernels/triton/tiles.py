@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from mxmclr_plugin.loss.kernels.rows import Rows
-    from mxmclr_plugin.loss.kernels.tiles import Logits, Own
+from mxmclr_plugin.loss.kernels.rows import Rows, TileOptions
+from mxmclr_plugin.loss.kernels.tiles import Engine, Logits, Own, Strips, Tiled
 
-__all__ = ["allows_tf32", "gradients", "logsumexp", "unsuitable"]
+__all__ = ["TRITON", "allows_tf32", "unsuitable"]
 
 PARTIAL_BYTES = 32 * 2**20
 """Bytes of partial logsumexp by column; rows are taken in bands as high as they allow."""
@@ -51,7 +49,7 @@ def unsuitable(device: torch.device, dtype: torch.dtype) -> str | None:
     return None
 
 
-def logsumexp(logits: Logits) -> tuple[Tensor, Tensor]:
+def _logsumexp(logits: Logits, options: TileOptions, keep: bool) -> Tiled:  # noqa: ARG001
     """Logsumexp of each row and each column, -inf where nothing is left of it.
 
     Rows are taken in bands. In a band a program walks some columns with one strip of rows; it sums
@@ -89,18 +87,18 @@ def logsumexp(logits: Logits) -> tuple[Tensor, Tensor]:
         )
         by_row[i] = partial_rows.logsumexp(dim=0)
         by_column = torch.logaddexp(by_column, partial_columns.logsumexp(dim=0))
-    return by_row, by_column
+    return Tiled(by_row, by_column, None, [])
 
 
-def gradients(
+def _gradients(
     logits: Logits,
-    rows: Tensor,
-    columns: Tensor,
+    tiled: Tiled,
     weight_rows: Tensor,
     weight_columns: Tensor,
     grad1: Tensor | None,
+    options: TileOptions,  # noqa: ARG001
     own: Own | None,
-) -> Iterator[tuple[slice, Tensor, Tensor]]:
+) -> Strips:
     """Gradient of sum(weight_rows * rows) + sum(weight_columns * columns), strip by strip.
 
     A block of the gradient by S is made again in the dtype of the rows and multiplied into both
@@ -139,7 +137,7 @@ def gradients(
                     -(-shape[0] // cut["BLOCK_M"]) * -(-shape[1] // cut["BLOCK_N"]),
                 ),
                 *launch.sides(i, j),
-                *(x[span] for x, span in ((rows, i), (columns, j))),
+                *(x[span] for x, span in ((tiled.rows, i), (tiled.columns, j))),
                 *(x[span] for x, span in ((weight_rows, i), (weight_columns, j))),
                 *(x[span] for x, span in ((inverse0, i), (inverse1, j))),
                 *(
@@ -160,6 +158,10 @@ def gradients(
         yield i, logits.z0.strip(i), grad_rows
 
 
+TRITON = Engine(_logsumexp, _gradients, subtracts_own=True)
+"""The engine of CUDA devices; it cuts the matrix in its own way and keeps nothing."""
+
+
 class _Launch:
     """The arguments that all launches for one matrix share."""
 
@@ -175,10 +177,6 @@ class _Launch:
             if side.inverse is None
             else factor * side.inverse[:, 0]
             for side, factor in ((logits.z0, factor0), (logits.z1, 1.0))
-        )
-        self.present0, self.present1 = (
-            None if side.present is None else side.present.view(torch.uint8)
-            for side in (logits.z0, logits.z1)
         )
         self.bound = (factor0 * logits.z0.longest() * logits.z1.longest()).abs()
         self.widths = (self.z0.shape[1], self.z0.stride(0), self.z1.stride(0))
@@ -199,8 +197,6 @@ class _Launch:
             self.z1[j],
             self.factor0[i],
             self.factor1[j],
-            None if self.present0 is None else self.present0[i],
-            None if self.present1 is None else self.present1[j],
             self.bound,
         )
 

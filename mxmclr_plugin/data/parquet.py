@@ -1,7 +1,7 @@
 """Parquet manifests, whose rows may hold the files themselves, and random access to those.
 
 A column of files is a list of structures ``{bytes, path}``, as Hugging Face ``datasets`` writes
-pictures; ``path`` then is no more than a name. Row groups are what Parquet reads at once, so they
+images; ``path`` then is no more than a name. Row groups are what Parquet reads at once, so they
 are written small: reading one file costs :data:`ROW_GROUP_BYTES`, or its own size.
 """
 
@@ -40,7 +40,7 @@ class ParquetRecord:
         place: Row in that group.
         column: Column.
         item: Place in the row's list.
-        name: What the file is called.
+        name: Name of the file.
     """
 
     shard: Path

@@ -2,35 +2,35 @@ import numpy as np
 import pytest
 import torch
 
-from mxmclr_plugin.data.pictures import picture_of
+from mxmclr_plugin.data.images import image_of
 from mxmclr_plugin.data.rendering import render_views
 
 
-def pixels(picture):
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+def pixels(image):
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
 def test_images_and_views_are_shown_as_they_are():
     views = torch.randint(0, 256, (3, 3, 7, 9)).to(torch.uint8)
-    assert torch.equal(pixels(picture_of(views[1], "image")), views[1])
-    assert torch.equal(pixels(picture_of(views, "views")), views[0])
+    assert torch.equal(pixels(image_of(views[1], "image")), views[1])
+    assert torch.equal(pixels(image_of(views, "views")), views[0])
     grey = views[0, :1]
-    assert torch.equal(pixels(picture_of(grey, "image")), grey.expand(3, 7, 9))
-    assert torch.equal(pixels(picture_of(views[2] / 255, "image")), views[2])
+    assert torch.equal(pixels(image_of(grey, "image")), grey.expand(3, 7, 9))
+    assert torch.equal(pixels(image_of(views[2] / 255, "image")), views[2])
 
 
 def test_grids_are_rendered():
     grid = torch.zeros(4, 8, 8, 8, dtype=torch.uint8)
     grid[:, 2:6, 2:6, 1:7] = torch.tensor([200, 30, 60, 255], dtype=torch.uint8).view(4, 1, 1, 1)
     wanted = render_views(grid[None], 1, 24)[0, 0]
-    assert torch.equal(pixels(picture_of(grid, "voxel", 24)), wanted)
-    assert torch.equal(pixels(picture_of(grid / 255, "voxel", 24)), wanted)
+    assert torch.equal(pixels(image_of(grid, "voxel", 24)), wanted)
+    assert torch.equal(pixels(image_of(grid / 255, "voxel", 24)), wanted)
 
 
 def test_strokes_are_lines_without_a_line_between_them():
     # y downwards: a line at the top, from left to the middle, and one at the bottom.
     points = [(-1, -1, 0, 1), (0, -1, 0.3, 0), (-1, 1, 0.6, 1), (1, 1, 1, 0)]
-    dark = pixels(picture_of(torch.tensor(points), "strokes", 40))[0] < 128
+    dark = pixels(image_of(torch.tensor(points), "strokes", 40))[0] < 128
     rows = dark.any(dim=1).nonzero().flatten()
     assert set(rows.tolist()) <= {1, 2, 3, 37, 38, 39}
     assert dark[:20, :20].any()
@@ -38,8 +38,8 @@ def test_strokes_are_lines_without_a_line_between_them():
     assert dark[20:, 22:].any()
 
 
-def test_what_has_no_picture():
-    with pytest.raises(ValueError, match="no picture of 'points'"):
-        picture_of(torch.zeros(5, 3), "points")
+def test_what_has_no_image():
+    with pytest.raises(ValueError, match="no image of 'points'"):
+        image_of(torch.zeros(5, 3), "points")
     with pytest.raises(ValueError, match="strokes are of the shape"):
-        picture_of(torch.zeros(5, 3), "strokes")
+        image_of(torch.zeros(5, 3), "strokes")

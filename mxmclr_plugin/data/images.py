@@ -1,4 +1,4 @@
-"""A picture of a record, to be looked at."""
+"""An image of a record, to be looked at."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import Tensor
 
 from mxmclr_plugin.data.rendering import render_views
 
-__all__ = ["DRAWABLE", "picture_of"]
+__all__ = ["DRAWABLE", "image_of"]
 
 DRAWABLE = ("image", "views", "voxel", "strokes")
-"""Kinds of records that there are pictures of."""
+"""Kinds of records that there are images of."""
 
 
-def picture_of(record: Tensor, kind: str, size: int = 96) -> Image.Image:
-    """A picture of a record.
+def image_of(record: Tensor, kind: str, size: int = 96) -> Image.Image:
+    """An image of a record.
 
     An image as it is, the first of several views, a voxel grid as
     :func:`~mxmclr_plugin.data.rendering.render_views` sees it from the front, strokes as lines.
@@ -29,7 +29,7 @@ def picture_of(record: Tensor, kind: str, size: int = 96) -> Image.Image:
         size: Edge in pixels of what is rendered or drawn.
 
     Returns:
-        An RGB picture.
+        An RGB image.
 
     Raises:
         ValueError: If the kind is another, or the record is of another shape.
@@ -37,7 +37,7 @@ def picture_of(record: Tensor, kind: str, size: int = 96) -> Image.Image:
     if kind == "strokes":
         return _drawn(record, size)
     if kind not in DRAWABLE:
-        raise ValueError(f"there is no picture of {kind!r}, but of {', '.join(DRAWABLE)}")
+        raise ValueError(f"there is no image of {kind!r}, but of {', '.join(DRAWABLE)}")
     if record.is_floating_point():
         record = record.clamp(0, 1).mul(255).round().to(torch.uint8)
     if kind == "views":
@@ -51,8 +51,8 @@ def _drawn(strokes: Tensor, size: int) -> Image.Image:
     """x, and y downwards, from -1 to 1, time, whether a stroke begins. (points, 4)."""
     if strokes.ndim != 2 or strokes.shape[1] != 4:
         raise ValueError(f"strokes are of the shape (points, 4), got {tuple(strokes.shape)}")
-    picture = Image.new("RGB", (size, size), "white")
-    pen = ImageDraw.Draw(picture)
+    image = Image.new("RGB", (size, size), "white")
+    pen = ImageDraw.Draw(image)
     places: list[Any] = [
         ((0.9 * x + 1) * size / 2, (0.9 * y + 1) * size / 2) for x, y in strokes[:, :2].tolist()
     ]
@@ -60,4 +60,4 @@ def _drawn(strokes: Tensor, size: int) -> Image.Image:
     for k in range(1, len(places)):
         if not begins[k]:
             pen.line([places[k - 1], places[k]], fill="black", width=max(1, size // 32))
-    return picture
+    return image

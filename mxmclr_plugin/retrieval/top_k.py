@@ -17,6 +17,7 @@ from mxmclr_plugin.retrieval.cosines import (
     default_memory,
     slices,
 )
+from mxmclr_plugin.retrieval.inputs import Rows, as_rows
 
 __all__ = ["TopK", "top_k"]
 
@@ -41,8 +42,8 @@ class TopK(NamedTuple):
 
 @torch.no_grad()
 def top_k(
-    queries: Tensor,
-    gallery: Tensor,
+    queries: Rows,
+    gallery: Rows,
     k: int,
     *,
     memory_bytes: int | None = None,
@@ -58,8 +59,8 @@ def top_k(
     that may be among the best k so far are scored again in float64 and merged.
 
     Args:
-        queries: Embeddings of any length. Shape: (n, D).
-        gallery: Embeddings to be ranked. Shape: (m, D).
+        queries: Embeddings of any length, as a tensor, an array or a list of rows. Shape: (n, D).
+        gallery: Embeddings to be ranked, in one of the same forms. Shape: (m, D).
         k: Number of items, at most m.
         memory_bytes: Memory for a block of scores and what is made of it, in bytes; beyond it there
             are the embeddings on ``device``, the gallery once more in float32, and the
@@ -74,6 +75,7 @@ def top_k(
         ValueError: If shapes do not fit, a row has NaN or infinity, k is not in 1..m, or
             memory_bytes is too little for one query and one item.
     """
+    queries, gallery = as_rows(queries), as_rows(gallery)
     check_rows(queries, gallery)
     if not 1 <= k <= len(gallery):
         raise ValueError(f"k is from 1 to the {len(gallery)} rows of gallery, got {k}")

@@ -1,0 +1,171 @@
+"""Rows of tables and lists, against the csv module, json and pandas."""
+
+import csv
+import io
+import json
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mxmclr_plugin.data.problems import ProblemLog
+from mxmclr_plugin.data.rows import Row, read_rows, read_table
+from mxmclr_plugin.errors import DataError
+
+WORDS = st.text(st.sampled_from("ab ,;|\t\"'\n#é椅"), max_size=8).map(str.strip)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(WORDS.filter(bool), WORDS, WORDS), max_size=6),
+    st.sampled_from(",;|\t"),
+    st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
+    st.sampled_from(["\r\n", "\n"]),
+    st.sampled_from(["utf-8", "utf-8-sig"]),
+)
+def test_tables_are_read_as_the_csv_module_writes_them(
+    tmp_path_factory, rows, delimiter, quoting, end, encoding
+):
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, delimiter=delimiter, quoting=quoting, lineterminator=end)
+    writer.writerows([("image", "caption", "split"), *rows])
+    path = tmp_path_factory.mktemp("t") / "t.csv"
+    path.write_bytes(text.getvalue().encode(encoding))
+    read = [row.values for row in read_rows(path, ProblemLog("raise"))]
+    expected = [{"image": a or None, "caption": b or None, "split": c or None} for a, b, c in rows]
+    assert read == expected
+
+
+def table(tmp_path, content, **options):
+    path = tmp_path / "t.csv"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    log = ProblemLog()
+    columns, rows = read_table(path, log, **options)
+    return columns, [row.values for row in rows], log.problems
+
+
+def test_a_table_of_pandas(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"a": ["x, y", 'say "no"', "two\nlines"], "b": [1, 2, None]})
+    frame.to_csv(tmp_path / "p.csv")  # with an index column that has no name
+    found = [row.values for row in read_rows(tmp_path / "p.csv", ProblemLog("raise"))]
+    assert found == [
+        {"a": "x, y", "b": "1.0"},
+        {"a": 'say "no"', "b": "2.0"},
+        {"a": "two\nlines", "b": None},
+    ]
+
+
+def test_quotation_marks_that_are_no_quotes(tmp_path):
+    content = 'image,caption\na,"big" dog\nb,"never closed\nc,"a dog, running"\nd,5" tall\n'
+    _, rows, problems = table(tmp_path, content)
+    assert [row["caption"] for row in rows] == [
+        *('"big" dog', '"never closed', "a dog, running", '5" tall')
+    ]
+    assert problems == []
+
+
+def test_lines_of_another_length(tmp_path):
+    content = "a,b\n1,2\n3\n4,5,6\n7,8,,\n\n9,10"
+    _, rows, problems = table(tmp_path, content)
+    assert rows == [{"a": "1", "b": "2"}, {"a": "7", "b": "8"}, {"a": "9", "b": "10"}]
+    assert [(problem.where.rpartition(":")[2], problem.what) for problem in problems] == [
+        ("3", "it has 1 fields, the head has 2: a,b"),
+        ("4", "it has 3 fields, the head has 2: a,b"),
+    ]
+    _, rows, problems = table(tmp_path, content, last_takes_rest=True)
+    assert {"a": "4", "b": "5,6"} in rows
+    assert len(problems) == 1
+
+
+def test_the_number_of_a_record_is_that_of_its_first_line(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text('a,b\n1,"x\ny"\n2,z\n')
+    wheres = [row.where for row in read_rows(path, ProblemLog("raise"))]
+    assert wheres == [f"{path}:2", f"{path}:4"]
+
+
+def test_tables_that_are_none(tmp_path):
+    with pytest.raises(DataError, match=r"t\.csv is empty"):
+        table(tmp_path, "")
+    with pytest.raises(DataError, match=r"t\.csv:1: two columns are called 'a'"):
+        table(tmp_path, "a,b,a\n")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "guess"),
+    [("cp1252", "Windows-1252"), ("latin-1", "Latin-1 or Windows-1252")],
+)
+def test_a_line_in_another_encoding(tmp_path, encoding, guess):
+    text = "café “x”" if encoding == "cp1252" else "café"
+    content = b"a,b\n1," + text.encode(encoding) + b"\n2,caf\xc3\xa9\n"
+    _, rows, (problem,) = table(tmp_path, content)
+    assert rows == [{"a": "2", "b": "café"}]
+    assert problem.where.endswith("t.csv:2")
+    assert f"it looks like {guess}: save the file as UTF-8" in problem.what
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_utf16_is_named(tmp_path, encoding):
+    mark = "" if encoding == "utf-16" else "\ufeff"
+    for name in ("t.csv", "t.jsonl"):
+        (tmp_path / name).write_bytes(f'{mark}{{"a": 1}}\n'.encode(encoding))
+        with pytest.raises(DataError, match=rf"{name} is text in UTF-16: save it as UTF-8"):
+            list(read_rows(tmp_path / name, ProblemLog()))
+
+
+def test_lists_and_lines_of_json(tmp_path):
+    entries = [{"id": 1, "text": ["a"]}, {"id": 2}]
+    lines, listed = tmp_path / "a.jsonl", tmp_path / "a.json"
+    lines.write_text("\ufeff" + "\n\n".join(map(json.dumps, entries)))
+    listed.write_text(json.dumps([*entries, "x"], indent=1))
+    log = ProblemLog("raise")
+    assert list(read_rows(lines, log)) == [
+        Row(f"{lines}:1", entries[0]),
+        Row(f"{lines}:3", entries[1]),
+    ]
+    assert list(read_rows(listed, log)) == [
+        *(Row(f"{listed}: entry {k}", entry) for k, entry in enumerate([*entries, {"": "x"}]))
+    ]
+    listed.write_text('{"a": 1}\n{"a": 2}\n')  # lines under another name
+    assert [row.values for row in read_rows(listed, log)] == [{"a": 1}, {"a": 2}]
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("{", "it is no JSON: "),
+        ("3", "it is no JSON object"),
+        ('{"a": 1, "a": 2}', "a key stands there twice"),
+        ('{"a": NaN}', "NaN is no number of JSON's"),
+        ("[" * 100_000, "it is no JSON: .*; the file begins as a list, .* called .json"),
+        ("id,text", "the file begins as a table, which is read from a file called .csv"),
+    ],
+)
+def test_lines_that_are_no_row(tmp_path, line, reason):
+    path = tmp_path / "a.jsonl"
+    path.write_text(f'{line}\n{{"a": 1}}\n')
+    log = ProblemLog()
+    assert [row.values for row in read_rows(path, log)] == [{"a": 1}]
+    (problem,) = log.problems
+    assert (problem.kind, problem.where) == ("line unreadable", f"{path}:1")
+    assert re.search(reason, problem.what)
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    for name in ("a.csv", "a.json", "a.jsonl"):
+        with pytest.raises(DataError, match=rf"{name} cannot be read: No such file or directory$"):
+            list(read_rows(tmp_path / name, ProblemLog()))
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=200), st.sampled_from(["csv", "tsv", "json", "jsonl", "txt"]))
+def test_any_bytes_are_rows_or_problems_or_an_error(tmp_path_factory, content, suffix):
+    path = tmp_path_factory.mktemp("any") / f"a.{suffix}"
+    path.write_bytes(content)
+    try:
+        rows = list(read_rows(path, ProblemLog()))
+    except DataError:
+        return
+    assert all(isinstance(row.values, dict) for row in rows)
