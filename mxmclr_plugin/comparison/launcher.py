@@ -98,7 +98,7 @@ def outcome_of(run: PlannedRun) -> Outcome | None:
 
 def command_line(run: PlannedRun) -> list[str]:
     """Command line of a run; it continues from the run's last checkpoint, if there is one."""
-    arguments = [run.task, *run.overrides, f"out='{run.folder.absolute()}'"]
+    arguments = [run.task, *run.overrides, f"out={run.folder.absolute()}"]
     if (run.folder / "checkpoints" / "last.ckpt").is_file():
         arguments.append("ckpt=last")
     if run.config_dir is not None:
