@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from mxmclr_plugin.benchmark.command_line import main
-from mxmclr_plugin.benchmark.contenders import contenders
 from mxmclr_plugin.benchmark.lean_dense import lean_dense_loss
 from mxmclr_plugin.benchmark.peak_memory import peak_extra_bytes
+from mxmclr_plugin.benchmark.variants import variants
 from mxmclr_plugin.loss.functional import multifold_hybrid_loss
 from mxmclr_plugin.retrieval.metrics import retrieval_metrics
 from mxmclr_plugin.retrieval.top_k import TopK, top_k
@@ -29,7 +29,7 @@ KEYS = {
 # Compiling takes half a minute.
 NAMES = [
     c.name
-    for c in contenders(torch.device("cpu"))
+    for c in variants(torch.device("cpu"))
     if c.unavailable is None and "compiled" not in c.name
 ]
 
