@@ -247,13 +247,13 @@ def test_archives_of_arrays(tmp_path):
         ({"points": other, "b": points, "meta": np.array([{}], object)}, "b"),
     ):
         np.savez_compressed(tmp_path / "a.npz", **arrays)
-        found = read_points(tmp_path / "a.npz", 30, key=key).numpy()
+        found = read_points(tmp_path / "a.npz", 30, npz_key=key).numpy()
         np.testing.assert_allclose(found, expected, atol=1e-6)
     np.savez(tmp_path / "a.npz", a=points, b=other)
     with pytest.raises(UnreadableFile, match=r"holds a \(30, 3\), b \(30, 3\); name the array"):
         read_points(tmp_path / "a.npz", 30)
     with pytest.raises(UnreadableFile, match=r"has no array 'c': it holds a \(30, 3\), b"):
-        read_points(tmp_path / "a.npz", 30, key="c")
+        read_points(tmp_path / "a.npz", 30, npz_key="c")
 
 
 def lzf(data):

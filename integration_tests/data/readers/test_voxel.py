@@ -371,15 +371,15 @@ def test_an_archive_with_several_grids_is_not_guessed(tmp_path):
 def test_archives_and_their_key(tmp_path):
     rgba = coloured()
     np.savez(tmp_path / "a.npz", a=rgba, b=rgba[::-1], meta=np.array({"x": 1}, object))
-    assert (read_voxel(tmp_path / "a.npz", 4, key="a").numpy() == rgba).all()
+    assert (read_voxel(tmp_path / "a.npz", 4, npz_key="a").numpy() == rgba).all()
     with pytest.raises(UnreadableFile, match=r"a \(4, 4, 4, 4\), b .* npz_key="):
         read_voxel(tmp_path / "a.npz", 4)
     with pytest.raises(UnreadableFile, match="no array 'meta'"):
-        read_voxel(tmp_path / "a.npz", 4, key="meta")
+        read_voxel(tmp_path / "a.npz", 4, npz_key="meta")
     np.savez(tmp_path / "a.npz", voxel4=rgba, voxel8=coloured(8))
     small = np.transpose(rgba, (0, 2, 3, 1))  # TriCoLo's
     assert (
-        read_voxel(tmp_path / "a.npz", 8, key="voxel4").numpy()[:, ::2, ::2, ::2] == small
+        read_voxel(tmp_path / "a.npz", 8, npz_key="voxel4").numpy()[:, ::2, ::2, ::2] == small
     ).all()
 
 
