@@ -1,13 +1,14 @@
 import json
 import re
+import time
 
 import pytest
 import torch
 
 from mxmclr_plugin.benchmark.command_line import main
-from mxmclr_plugin.benchmark.contenders import contenders
 from mxmclr_plugin.benchmark.lean_dense import lean_dense_loss
 from mxmclr_plugin.benchmark.peak_memory import peak_extra_bytes
+from mxmclr_plugin.benchmark.variants import variants
 from mxmclr_plugin.loss.functional import multifold_hybrid_loss
 from mxmclr_plugin.retrieval.metrics import retrieval_metrics
 from mxmclr_plugin.retrieval.top_k import TopK, top_k
@@ -28,7 +29,7 @@ KEYS = {
 # Compiling takes half a minute.
 NAMES = [
     c.name
-    for c in contenders(torch.device("cpu"))
+    for c in variants(torch.device("cpu"))
     if c.unavailable is None and "compiled" not in c.name
 ]
 
@@ -98,15 +99,15 @@ def test_memory_that_is_touched_is_counted():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["speed"], "there is no benchmark 'speed', there is: loss"),
-        (["retrieval", "querys=3"], "there is no key 'querys'; did you mean 'queries'"),
+        (["speed"], "there is no benchmark 'speed': there are loss"),
+        (["retrieval", "querys=3"], "retrieval has no key 'querys': did you mean 'queries'"),
         (["retrieval", "k=30", "gallery=20"], "k must be at most gallery = 20, got 30"),
         (["retrieval", "queries=0"], "queries must be 1 or more, got 0"),
         (["retrieval", "backend=metric"], "there is no 'metric'; did you mean 'metrics'"),
         (["retrieval", "device=abacus"], "device=abacus cannot be used"),
-        (["loss", "dimm=3"], "there is no key 'dimm'; did you mean 'dim'"),
-        (["loss", "dim"], "'dim' is not of the form key=value"),
-        (["loss", "dim=many"], "dim: Value 'many'"),
+        (["loss", "dimm=3"], "loss has no key 'dimm': did you mean 'dim'"),
+        (["loss", "dim"], "loss takes key=value alone, got 'dim'"),
+        (["loss", "dim=many"], "dim must be a whole number, got 'many'"),
         (["loss", "n=10"], r"n must be a multiple of folds\[0\] = 4, got 10"),
         (["loss", "dtype=int8"], "dtype must be one of float32"),
         (["loss", "device=abacus"], "device=abacus cannot be used"),
@@ -124,12 +125,12 @@ def test_what_cannot_be_measured_is_said(arguments, message, capsys):
 def test_help_lists_the_keys(capsys):
     assert main(["--help"]) == 0
     out = capsys.readouterr().out
-    assert "soft_temperature: 0.05" in out
-    assert "gallery: 50000" in out
+    assert "soft_temperature=0.05" in out
+    assert "gallery=50000" in out
     assert main(["retrieval", "--help"]) == 0
     out = capsys.readouterr().out
     assert "soft_temperature" not in out
-    assert "gallery: 50000" in out
+    assert "gallery=50000" in out
 
 
 def test_ways_to_search_are_measured_and_agree(tmp_path):
@@ -161,3 +162,18 @@ def test_a_disagreement_would_be_seen(monkeypatch, tmp_path):
     assert main(["retrieval", *sizes]) == 0
     seen = {record["impl"]: record["disagreement"] for record in json.loads(file.read_text())}
     assert seen == pytest.approx({"top_k": 1, "metrics": 1})
+
+
+def test_startup_is_measured_against_torch(tmp_path, monkeypatch):
+    times = {"-c": 0.02, "-m": 0.01}
+
+    def run(command, **_options):
+        time.sleep(times[command[1]])
+
+    monkeypatch.setattr("mxmclr_plugin.benchmark.startup.subprocess.run", run)
+    file = tmp_path / "times.json"
+    assert main(["startup", "repeats=2", f"json={file}"]) == 0
+    records = {record["impl"]: record for record in json.loads(file.read_text())}
+    assert records["import torch"]["ratio"] == 1
+    assert 0.2 < records["mxmclr --help"]["ratio"] < 0.95
+    assert records["mxmclr --help"]["seconds"] >= 0.01

@@ -5,11 +5,13 @@ import statistics
 
 import pytest
 
-from mxmclr_plugin.comparison.ablation import load_study, studies
+from mxmclr_plugin.comparison.study import load_study, studies
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.experiment.compose import load_config
+from mxmclr_plugin.experiment.metrics import RunMetrics
 from mxmclr_plugin.inference.evaluate import evaluate_run
 from mxmclr_plugin.inference.run import load_run
+from mxmclr_plugin.json_records import plain, read_record
 from mxmclr_plugin.run.command_line import main
 
 SLICE = (
@@ -20,7 +22,7 @@ SLICE = (
 
 @pytest.mark.parametrize("task", ["text2shape", "multi30k"])
 @pytest.mark.parametrize("name", studies())
-def test_every_point_of_every_study_can_be_configured(name, task):
+def test_every_value_of_every_study_can_be_configured(name, task):
     base = load_config(task)
     if task != "text2shape" and name in ("encoders", "generalization"):
         with pytest.raises(ConfigError, match="is for text2shape"):
@@ -37,32 +39,33 @@ def test_every_point_of_every_study_can_be_configured(name, task):
                 raise AssertionError(f"{name}, {axis}, {lines}: {error}") from error
 
 
-def test_points_and_figures(tmp_path):
+def test_variants_and_metrics(tmp_path):
     out = tmp_path / "folds"
     arguments = ["ablate", "text2shape", *SLICE, "study=folds", "axes.batch.folds.text=1,3"]
-    arguments += ["axes.batch.folds.voxel=1,2", "seeds=0,1", f"out={out}", "jobs=2"]
+    arguments += ["axes.batch.folds.voxel=1,2", "seeds=0", f"out={out}", "jobs=2"]
     assert main(arguments) == 0
     result = json.loads((out / "ablate.json").read_text())
     assert result["axes"] == {"batch.folds.text": ["1", "3"], "batch.folds.voxel": ["1", "2"]}
-    assert len(result["cells"]) == 8
-    for cell in result["cells"]:
-        metrics = json.loads((out / cell["folder"] / "metrics.json").read_text())
-        assert metrics["seed"] == cell["seed"]
+    assert len(result["runs"]) == 4
+    for run in result["runs"]:
+        metrics = json.loads((out / run["folder"] / "metrics.json").read_text())
+        assert metrics["seed"] == run["seed"]
         assert {f"batch.folds.{m}": str(k) for m, k in metrics["batch"]["folds"].items()} == (
-            cell["at"]
+            run["variant"]
         )
         assert "test" not in metrics["splits"]  # chosen by validation
-        assert cell["figures"]["t2s"] == metrics["splits"]["val"]["directions"]["t2s"]["metrics"]
-    rows = [row for row in result["summary"] if row["measure"] == "mean_recall"]
+        assert run["metrics"] == metrics["splits"]["val"]
+    rows = [row for row in result["summary"] if row["metric"] == "mean_recall"]
     assert len(rows) == 4
     for row in rows:
-        scores = [
-            statistics.mean(of["r@1"] for of in cell["figures"].values())
-            for cell in result["cells"]
-            if cell["at"] == row["at"]
+        recalls = [
+            statistics.mean(of["metrics"]["r@1"] for of in run["metrics"]["directions"].values())
+            for run in result["runs"]
+            if run["variant"] == row["variant"]
         ]
-        assert list(row["values"].values()) == pytest.approx(scores)
-        assert row["mean"] == pytest.approx(statistics.mean(scores))
+        assert list(row["values"].values()) == pytest.approx(recalls)
+        assert row["mean"] == pytest.approx(statistics.mean(recalls))
+        assert "difference" not in row
     highest = max(row["mean"] for row in rows)
     assert f"Highest mean_recall on val: {highest:.2f}" in result["sentences"][0]
 
@@ -74,19 +77,16 @@ def test_runs_are_measured_on_other_data_too(tmp_path):
     assert main(arguments) == 0
     result = json.loads((out / "ablate.json").read_text())
     assert result["axes"] == {"loss": ["mxmclr", "clip"], "measured on": ["primitives", "more"]}
-    assert len(result["cells"]) == 4
-    for cell in result["cells"]:
-        folder = out / cell["folder"]
-        own = json.loads((folder / "metrics.json").read_text())["splits"]["test"]
-        own = {name: of["metrics"] for name, of in own["directions"].items()}
-        if cell["at"]["measured on"] == "more":
-            trained = load_run(folder, ["data.classes=40"])
-            directions = evaluate_run(trained, "test").splits["test"].directions
-            expected = {name: of.metrics for name, of in directions.items()}
-            assert expected["t2s"]["chance@1"] < own["t2s"]["chance@1"]
-        else:
-            expected = own
-        assert cell["figures"]["t2s"]["mrr"] == expected["t2s"]["mrr"]
+    assert len(result["runs"]) == 4
+    for run in result["runs"]:
+        folder = out / run["folder"]
+        own = read_record(RunMetrics, folder / "metrics.json").splits["test"]
+        expected = own
+        if run["variant"]["measured on"] == "more":
+            expected = evaluate_run(load_run(folder, ["data.classes=40"])).splits["test"]
+            chance = [of.directions["t2s"].metrics["chance@1"] for of in (expected, own)]
+            assert chance[0] < chance[1]
+        assert run["metrics"] == plain(expected)
     assert len(result["sentences"]) == 2
 
 

@@ -12,7 +12,13 @@ from contextlib import redirect_stderr, redirect_stdout
 from types import SimpleNamespace
 
 import pytest
+import torch
+from torch import nn
+from torch.nn import functional
 
+from mxmclr_plugin.comparison.records import Comparison
+from mxmclr_plugin.experiment.metrics import RunMetrics
+from mxmclr_plugin.json_records import json_text, read_record
 from mxmclr_plugin.run.command_line import main
 
 SLICE = (
@@ -20,7 +26,7 @@ SLICE = (
     *("batch.repeats=1", "batch.folds.voxel=2", "towers.voxel.widths=[4,8]", "trainer.max_steps=4"),
 )
 ASKED = (
-    *("losses=mxmclr,clip,soft:mxmclr", "options.soft.loss.hard_weight=0.3", "seeds=0,1,2"),
+    *("losses=soft:mxmclr,clip", "options.soft.loss.hard_weight=0.3", "seeds=0,1"),
     *("protocol=same_batches,same_instances", "baseline=clip", "jobs=2"),
 )
 
@@ -46,7 +52,7 @@ def finished(tmp_path_factory):
     )
     try:
         deadline = time.monotonic() + 120
-        while not (done := list(out.glob("cells/*/seconds.json"))):
+        while not (done := list(out.glob("runs/*/metrics.json"))):
             assert process.poll() is None, "the command ended before a run was finished"
             assert time.monotonic() < deadline
             time.sleep(0.05)
@@ -69,62 +75,64 @@ def test_finished_runs_are_kept(finished):
 def test_every_run_is_there_once(finished):
     out, _, _ = finished
     result = json.loads((out / "compare.json").read_text())
-    assert [cell["status"] for cell in result["cells"]] == ["done"] * 18
+    assert len(result["runs"]) == 8
+    assert all("error" not in run for run in result["runs"])
     folders = {}
-    for cell in result["cells"]:
-        folders.setdefault(cell["loss"], set()).add(cell["folder"])
-        metrics = json.loads((out / cell["folder"] / "metrics.json").read_text())
-        assert metrics["seed"] == cell["seed"]
-        assert metrics["splits"]["test"]["directions"]["t2s"]["metrics"] == cell["figures"]["t2s"]
+    for run in result["runs"]:
+        loss, protocol = run["variant"]["loss"], run["variant"]["protocol"]
+        folders.setdefault(loss, set()).add(run["folder"])
+        metrics = json.loads((out / run["folder"] / "metrics.json").read_text())
+        assert metrics["seed"] == run["seed"]
+        assert metrics["splits"]["test"] == run["metrics"]
         one = {"text": 1, "voxel": 1}
-        fewer = cell["loss"] == "clip" and cell["protocol"] == "same_instances"
+        fewer = loss == "clip" and protocol == "same_instances"
         expected = one if fewer else {"text": 4, "voxel": 2}
-        assert metrics["batch"] == cell["batch"] == {"instances": 6, "folds": expected}
-        assert (
-            metrics["config"]["loss"].get("hard_weight")
-            == {
-                "mxmclr": 0.8,
-                "soft": 0.3,
-                "clip": None,
-            }[cell["loss"]]
-        )
+        assert metrics["batch"] == run["batch"] == {"instances": 6, "folds": expected}
+        assert metrics["config"]["loss"].get("hard_weight") == {"soft": 0.3, "clip": None}[loss]
     # Losses of many positives have the same batch, and so the same run, under both protocols.
-    assert {loss: len(of) for loss, of in folders.items()} == {"mxmclr": 3, "clip": 6, "soft": 3}
-    assert len(list((out / "cells").iterdir())) == 12
+    assert {loss: len(of) for loss, of in folders.items()} == {"soft": 2, "clip": 4}
+    assert len(list((out / "runs").iterdir())) == 6
 
 
 def test_summary_is_of_the_runs(finished):
     out, _, _ = finished
     result = json.loads((out / "compare.json").read_text())
-    assert result["measures"][0] == "mean_recall"
+    assert result["metrics"][0] == "mean_recall"
     for row in result["summary"]:
-        runs = [
-            cell["figures"]
-            for cell in result["cells"]
-            if (cell["loss"], cell["protocol"]) == (row["loss"], row["protocol"])
+        directions = [
+            {name: of["metrics"] for name, of in run["metrics"]["directions"].items()}
+            for run in result["runs"]
+            if run["variant"] == row["variant"]
         ]
-        if row["measure"] == "mean_recall":
-            values = [(of["t2s"]["r@1"] + of["s2t"]["r@1"]) / 2 for of in runs]
-        elif row["measure"] == "rsum":
-            values = [sum(of[d][r] for d in of for r in ("r@1", "r@5")) for of in runs]
+        if row["metric"] == "mean_recall":
+            values = [(of["t2s"]["r@1"] + of["s2t"]["r@1"]) / 2 for of in directions]
+        elif row["metric"] == "rsum":
+            values = [sum(of[d][r] for d in of for r in ("r@1", "r@5")) for of in directions]
         else:
-            direction, name = row["measure"].split("/")
-            values = [of[direction][name] for of in runs]
+            direction, name = row["metric"].split("/")
+            values = [of[direction][name] for of in directions]
         assert list(row["values"].values()) == pytest.approx(values)
         assert row["mean"] == pytest.approx(statistics.mean(values))
         assert row["std"] == pytest.approx(statistics.stdev(values))
-        assert (row["difference"] is None) == (row["loss"] == "clip")
+        assert ("difference" in row) == (row["variant"]["loss"] != "clip")
     with (out / "compare.csv").open() as file:
         lines = list(csv.DictReader(file))
-    assert len(lines) == 18 * len(result["measures"])
+    assert len(lines) == 8 * len(result["metrics"])
     values = {
         (line["loss"], line["protocol"], int(line["seed"])): float(line["value"])
         for line in lines
-        if line["measure"] == "t2s/mrr"
+        if line["metric"] == "t2s/mrr"
     }
-    for cell in result["cells"]:
-        key = (cell["loss"], cell["protocol"], cell["seed"])
-        assert values[key] == pytest.approx(cell["figures"]["t2s"]["mrr"])
+    for run in result["runs"]:
+        key = (*run["variant"].values(), run["seed"])
+        expected = run["metrics"]["directions"]["t2s"]["metrics"]["mrr"]
+        assert values[key] == pytest.approx(expected)
+
+
+def test_the_record_is_read_as_it_was_written(finished):
+    out, _, _ = finished
+    file = out / "compare.json"
+    assert json_text(read_record(Comparison, file)) == file.read_text()
 
 
 def test_what_is_shown(finished):
@@ -143,13 +151,13 @@ def test_what_is_shown(finished):
 
 def test_another_baseline_costs_no_run(finished):
     out, _, _ = finished
-    before = {path: path.stat().st_mtime_ns for path in out.glob("cells/*/*")}
-    arguments = ["baseline=mxmclr" if a.startswith("baseline=") else a for a in ASKED]
+    before = {path: path.stat().st_mtime_ns for path in out.glob("runs/*/*")}
+    arguments = ["baseline=soft" if a.startswith("baseline=") else a for a in ASKED]
     again = run("text2shape", *SLICE, *arguments, f"out={out}")
     assert again.returncode == 0, again.stderr
-    assert {path: path.stat().st_mtime_ns for path in out.glob("cells/*/*")} == before
+    assert {path: path.stat().st_mtime_ns for path in out.glob("runs/*/*")} == before
     result = json.loads((out / "compare.json").read_text())
-    assert {r["loss"] for r in result["summary"] if r["difference"] is None} == {"mxmclr"}
+    assert {r["variant"]["loss"] for r in result["summary"] if "difference" not in r} == {"soft"}
 
 
 def test_tuning_chooses_by_validation_and_never_tests(tmp_path):
@@ -161,22 +169,23 @@ def test_tuning_chooses_by_validation_and_never_tests(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     result = json.loads((out / "compare.json").read_text())
-    assert len(result["tuning"]) == 4
+    assert len(result["trials"]) == 4
     trials = [json.loads(p.read_text()) for p in out.glob("trials/*/metrics.json")]
     assert len(trials) == 4
     assert all("test" not in trial["splits"] and trial["train"]["steps"] == 2 for trial in trials)
     for loss in ("triplet", "mxmclr"):
-        of_loss = [trial for trial in result["tuning"] if trial["loss"] == loss]
-        best = max(of_loss, key=lambda trial: trial["score"])
+        of_loss = [trial for trial in result["trials"] if trial["variant"]["loss"] == loss]
+        best = max(of_loss, key=lambda trial: trial["mean_recall"])
         chosen = [trial for trial in of_loss if trial["chosen"]]
         assert len(chosen) == 1
-        assert chosen[0]["score"] == best["score"]
-        (cell,) = [cell for cell in result["cells"] if cell["loss"] == loss]
-        metrics = json.loads((out / cell["folder"] / "metrics.json").read_text())
+        assert chosen[0]["mean_recall"] == best["mean_recall"]
+        (run_of,) = [run for run in result["runs"] if run["variant"]["loss"] == loss]
+        assert run_of["options"] == chosen[0]["options"]
+        metrics = json.loads((out / run_of["folder"] / "metrics.json").read_text())
         for key, value in chosen[0]["options"].items():
             group, name = key.split(".")
             assert metrics["config"][group][name] == value
-    assert "nothing is said of fewer than 3" in " ".join(done.stdout.split())
+    assert "no conclusion from fewer than 3" in " ".join(done.stdout.split())
 
 
 def test_a_loss_that_fails_is_recorded(tmp_path):
@@ -187,11 +196,39 @@ def test_a_loss_that_fails_is_recorded(tmp_path):
     )
     assert done.returncode == 1
     result = json.loads((out / "compare.json").read_text())
-    status = {cell["loss"]: (cell["status"], cell["error"]) for cell in result["cells"]}
-    assert status["mxmclr"] == ("done", None)
-    assert status["bad"][0] == "failed"
-    assert "temperature" in status["bad"][1]
+    errors = {run["variant"]["loss"]: run.get("error") for run in result["runs"]}
+    assert errors["mxmclr"] is None
+    assert "temperature" in errors["bad"]
     assert "runs failed of bad" in " ".join(result["sentences"])
+
+
+class PairLoss(nn.Module):
+    """Somebody else's loss of one positive per row."""
+
+    def __init__(self, temperature=0.5):
+        super().__init__()
+        self.temperature = temperature
+
+    def forward(self, z0, z1):
+        logits = z0 @ z1.T / self.temperature
+        return functional.cross_entropy(logits, torch.arange(len(z0)))
+
+
+def test_a_class_is_compared_and_tuned(tmp_path):
+    out = tmp_path / "class"
+    done = run(
+        *("text2shape", *SLICE, f"losses=warm:{__name__}.PairLoss", "seeds=0", "tune_steps=2"),
+        *("options.warm.loss.temperature=0.9", "protocol=same_instances", "tune=true", "grid.lr=1"),
+        *("grid.temperature=0.07", "jobs=1", f"out={out}"),
+    )
+    assert done.returncode == 0, done.stderr
+    result = read_record(Comparison, out / "compare.json")
+    assert [trial.options["loss.temperature"] for trial in result.trials] == [0.07]
+    (only,) = result.runs
+    assert only.variant == {"loss": "warm", "protocol": "same_instances"}
+    assert only.batch.folds == {"text": 1, "voxel": 1}  # one positive per row
+    config = read_record(RunMetrics, out / only.folder / "metrics.json").config
+    assert config["loss"] == {"_target_": f"{__name__}.PairLoss", "temperature": 0.07}
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from mxmclr_plugin.comparison.statistics import holm, paired_difference, sentence
+from mxmclr_plugin.comparison.statistics import conclusion, holm, paired_difference
 
 numbers = st.floats(0, 100, allow_nan=False)
 
@@ -52,19 +52,21 @@ def test_only_common_seeds_are_paired():
 def test_two_pairs_have_no_interval():
     difference = paired_difference({0: 1.0, 1: 2.0}, {0: 0.0, 1: 0.0}, "clip")
     assert (difference.low, difference.high, difference.p) == (None, None, None)
-    said = sentence("same_batches", "score", {"mxmclr": difference}, [])
-    assert "nothing is said of fewer than 3" in said
+    said = conclusion("same_batches", "mean_recall", {"mxmclr": difference}, [])
+    assert "no conclusion from fewer than 3" in said
 
 
 def test_equal_runs_show_no_difference():
     difference = paired_difference(by_seed([5.0] * 4), by_seed([5.0] * 4), "clip")
     assert (difference.low, difference.high, difference.p) == (0, 0, 1)
-    assert "no difference between a and clip is shown" in sentence("p", "m", {"a": difference}, [])
+    assert "no difference between a and clip is shown" in conclusion(
+        "p", "m", {"a": difference}, []
+    )
 
 
 def test_shift_without_spread_is_shown():
     difference = paired_difference(by_seed([7.0] * 4), by_seed([5.0] * 4), "clip")
-    assert "a is 2.00 points above clip" in sentence("p", "m", {"a": difference}, [])
+    assert "a is 2.00 points above clip" in conclusion("p", "m", {"a": difference}, [])
 
 
 @given(st.dictionaries(st.text("abcdef", min_size=1), st.floats(0, 1), min_size=1, max_size=6))
@@ -93,7 +95,7 @@ def test_claims_without_a_difference_are_rare():
             f"loss{k}": paired_difference(by_seed(run), by_seed(runs[0]), "baseline")
             for k, run in enumerate(runs[1:])
         }
-        said = sentence("p", "score", differences, [])
+        said = conclusion("p", "mean_recall", differences, [])
         wrong += "points above" in said or "points below" in said
     # 5 percent of 200 and three standard deviations of that number.
     assert wrong <= 10 + 3 * (200 * 0.05 * 0.95) ** 0.5
@@ -103,8 +105,8 @@ def test_true_differences_are_found():
     draws = np.random.default_rng(2)
     common = draws.normal(size=5) * 10  # a seed's luck, the same for both
     better = common + 3 + draws.normal(size=5) * 0.3
-    said = sentence(
-        "p", "score", {"a": paired_difference(by_seed(better), by_seed(common), "b")}, ["c"]
+    said = conclusion(
+        "p", "mean_recall", {"a": paired_difference(by_seed(better), by_seed(common), "b")}, ["c"]
     )
     assert "a is 3." in said or "a is 2." in said
     assert "points above b" in said

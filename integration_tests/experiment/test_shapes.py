@@ -78,7 +78,7 @@ def test_primitives_made_hard(tmp_path):
     assert config.data["name"] == "primitives"
     assert config.data["held_out"] == "combinations"
     assert (config.data["train_classes"], config.data["described"]) == (150, 3)
-    for wrong in ("held_out=[shapes]", "train_classes=many", "described=1.5"):
+    for wrong in ("samples=[1]", "train_classes=many", "described=1.5"):
         with pytest.raises(ConfigError, match=rf"data\.{wrong.split('=')[0]}: "):
             load_config("text2shape", ["data=primitives_hard", f"data.{wrong}"])
     metrics, _ = run(tmp_path, "data=primitives_hard", "data.samples=1", "data.captions=4")
@@ -87,7 +87,7 @@ def test_primitives_made_hard(tmp_path):
     # is one of 3 radii, of 3 heights, of the colours of a shape, or of the shapes of a colour.
     colours_of_a_shape = 6 / 28
     to_shape = 100 * (1 / 3 + 1 / 3 + colours_of_a_shape + 1 / 2) / 4
-    assert f"{to_shape:.2f} from text to shape and 50.00 from shape" in metrics["data"]["notes"][-1]
+    assert f"{to_shape:.2f} from text to shape, 50.00 from shape" in metrics["data"]["notes"][-1]
 
 
 def test_shapenet_in_the_original_layout(tmp_path):

@@ -61,6 +61,18 @@ def test_importing_it_imports_no_host_library():
     assert done.stdout.strip() == "[]", done.stderr
 
 
+def test_the_loss_imports_no_other_library_until_it_needs_it():
+    code = (
+        "import sys, torch, mxmclr_plugin.loss.multifold_hybrid as ours, mxmclr_plugin.loss\n"
+        "import mxmclr_plugin.loss.distributed.loss, mxmclr_plugin.benchmark.variants\n"
+        "ours.MultifoldHybridLoss()(torch.randn(4, 8), torch.randn(4, 8)).item()\n"
+        "hosts = 'lightly', 'pytorch_metric_learning', 'sentence_transformers'\n"
+        "print([m for m in hosts if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
 @pytest.mark.parametrize(("module", "loss"), PLACES)
 def test_entry_points_lead_to_the_losses(module, loss):
     points = entry_points(group=module.__name__, name=loss.__name__)

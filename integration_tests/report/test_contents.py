@@ -1,28 +1,38 @@
 import copy
 
 import pytest
-from report.report_folders import ablation, cell, comparison, difference, row, write, write_curves
+from report.report_folders import (
+    ablation,
+    comparison,
+    difference,
+    row,
+    run,
+    write,
+    write_curves,
+)
 
+from mxmclr_plugin.comparison.records import Ablation, Comparison
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.report.contents.ablation import read_ablation
-from mxmclr_plugin.report.contents.comparison import read_comparison
-from mxmclr_plugin.report.contents.curves import read_curve
+from mxmclr_plugin.json_records import plain, read_record
+from mxmclr_plugin.report.curves import read_curve
 
 
 def read(tmp_path, content):
-    return read_comparison(write(tmp_path, "compare.json", content) / "compare.json")
+    return read_record(Comparison, write(tmp_path, "compare.json", content) / "compare.json")
+
+
+VARIANT = {"loss": "clip", "protocol": "same_batches"}
 
 
 def whole():
     return comparison(
-        cells=[cell("mxmclr", 0, "cells/a"), cell("clip", 0, None, "it broke")],
+        runs=[run("mxmclr", 0, "runs/a"), run("clip", 0, None, "it broke")],
         rows=[row("mxmclr", [70.0, 72.0], difference(2.0, 1.0, 3.0)), row("clip", [])],
-        tuning=[
+        trials=[
             {
-                "loss": "clip",
-                "protocol": "same_batches",
+                "variant": VARIANT,
                 "options": {"loss.temperature": 0.1},
-                "score": None,
+                "mean_recall": None,
                 "chosen": False,
             }
         ],
@@ -30,16 +40,19 @@ def whole():
 
 
 def test_values_are_those_of_the_file(tmp_path):
-    read_contents = read(tmp_path, whole())
-    done, failed = read_contents.cells
-    assert done.folder == tmp_path / "cells" / "a"
-    assert (done.error, failed.error, failed.folder) == (None, "it broke", None)
-    assert done.batch == "8 × (4 text × 1 voxel)"
-    first = read_contents.row("same_batches", "mxmclr", "mean_recall")
-    assert (first.mean, first.std, dict(first.values)) == (71.0, 0.5, {"0": 70.0, "1": 72.0})
-    assert read_contents.row("same_batches", "clip", "mean_recall").mean is None
-    assert read_contents.trials[0].score is None
-    assert read_contents.trials[0].options == {"loss.temperature": "0.1"}
+    results = read(tmp_path, whole())
+    done, failed = results.runs
+    assert (done.folder, done.error, failed.error, failed.folder) == (
+        *("runs/a", None, "it broke", None),
+    )
+    assert done.batch.folds == {"text": 4, "voxel": 1}
+    assert done.metrics.mean_recall == 70
+    first = results.row({"loss": "mxmclr", "protocol": "same_batches"}, "mean_recall")
+    assert (first.mean, first.std, first.values) == (71.0, 0.5, {0: 70.0, 1: 72.0})
+    assert results.row(VARIANT, "mean_recall").mean is None
+    assert results.trials[0].mean_recall is None
+    assert results.errors == {"clip, same_batches, seed 0": "it broke"}
+    assert plain(results) == whole()
 
 
 @pytest.mark.parametrize(
@@ -54,15 +67,15 @@ def test_values_are_those_of_the_file(tmp_path):
 )
 def test_an_interval_excludes_zero_or_not(tmp_path, low, high, excludes):
     content = comparison(rows=[row("mxmclr", [70.0], difference(2.0, low, high))])
-    assert read(tmp_path, content).rows[0].difference.excludes_zero is excludes
+    assert read(tmp_path, content).summary[0].difference.excludes_zero is excludes
 
 
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
         (["task"], 3, r"compare.json: task must be a string, got 3"),
-        (["cells", 0, "seconds"], "long", r"cells\[0\].seconds must be a number, got \"long\""),
-        (["cells", 1, "options"], [], r"cells\[1\].options must be an object, got \[\]"),
+        (["runs", 0, "seconds"], "long", r"runs\[0\].seconds must be a number, got \"long\""),
+        (["runs", 1, "variant"], [], r"runs\[1\].variant must be an object, got \[\]"),
         (["summary", 0, "difference", "mean"], None, r"summary\[0\].difference.mean must be a num"),
         (
             ["summary", 0, "values"],
@@ -71,6 +84,7 @@ def test_an_interval_excludes_zero_or_not(tmp_path, low, high, excludes):
         ),
         (["summary", 0, "mean"], float("nan"), r"summary\[0\].mean must be a finite number"),
         (["sentences"], "one", r"sentences must be a list, got \"one\""),
+        (["axes"], {}, r"compare.json: axes must be one or two"),
     ],
 )
 def test_a_wrong_value_is_named_with_file_and_key(tmp_path, path, value, message):
@@ -85,30 +99,21 @@ def test_a_wrong_value_is_named_with_file_and_key(tmp_path, path, value, message
 
 def test_a_missing_key_is_named(tmp_path):
     content = whole()
-    del content["cells"][1]["seed"]
-    with pytest.raises(ConfigError, match=r"compare.json: cells\[1\].seed is missing"):
+    del content["runs"][1]["seed"]
+    with pytest.raises(ConfigError, match=r"compare.json: runs\[1\].seed is missing"):
         read(tmp_path, content)
 
 
 def test_what_is_no_json_is_named_with_its_line(tmp_path):
     (tmp_path / "compare.json").write_text('{"task":\n nothing}')
     with pytest.raises(ConfigError, match=r"compare.json, line 2, is no JSON"):
-        read_comparison(tmp_path / "compare.json")
-
-
-def test_numbers_and_strings_of_an_axis_meet_those_of_its_points(tmp_path):
-    content = ablation({"loss.hard_weight": [0, 0.5]}, {(0,): 50.0, (0.5,): None})
-    read_contents = read_ablation(write(tmp_path, "ablate.json", content) / "ablate.json")
-    assert read_contents.axes == {"loss.hard_weight": ["0", "0.5"]}
-    assert read_contents.row({"loss.hard_weight": "0"}, "mean_recall").mean == 50.0
-    assert read_contents.row({"loss.hard_weight": "0.5"}, "mean_recall").mean is None
-    assert read_contents.cells[1].error == "it broke"
+        read_record(Comparison, tmp_path / "compare.json")
 
 
 def test_three_axes_are_refused(tmp_path):
     content = ablation({"a": [1], "b": [1], "c": [1]}, {(1, 1, 1): 1.0})
     with pytest.raises(ConfigError, match="axes must be one or two"):
-        read_ablation(write(tmp_path, "ablate.json", content) / "ablate.json")
+        read_record(Ablation, write(tmp_path, "ablate.json", content) / "ablate.json")
 
 
 def test_a_curve_is_in_the_order_of_steps_with_the_later_value(tmp_path):

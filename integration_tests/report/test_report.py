@@ -57,7 +57,7 @@ def test_tables_have_captions_and_headers(page):
 
 def test_all_parts_are_there(page):
     for title in (
-        "What the data support",
+        "Conclusions",
         "Comparison",
         "Learning curves",
         "Similarity by instance",
@@ -103,7 +103,7 @@ def test_without_weights_the_page_says_so(tmp_path, compared):
 def test_a_run_that_cannot_be_loaded_costs_only_its_part(tmp_path, compared):
     folder = tmp_path / "c"
     shutil.copytree(compared, folder, ignore=shutil.ignore_patterns("report.html"))
-    (folder / "cells" / "clip" / "checkpoints" / "best.ckpt").write_bytes(b"nothing")
+    (folder / "runs" / "clip" / "checkpoints" / "best.ckpt").write_bytes(b"nothing")
     assert main(["report", str(folder)]) == 0
     text = ReadPage(folder / "report.html").text
     assert "Left out: ckpt:" in text
@@ -124,7 +124,7 @@ def test_an_ablation_of_two_axes(tmp_path):
     axes = {"loss.hard_weight": [0, 0.5], "loss.soft_temperature": ["a<b", "c"]}
     means = {(0, "a<b"): 61.5, (0, "c"): None, (0.5, "a<b"): 70.25, (0.5, "c"): 66.0}
     write(tmp_path, "ablate.json", ablation(axes, means))
-    write_curves(tmp_path / "cells" / "0", [10, 20])
+    write_curves(tmp_path / "runs" / "0", [10, 20])
     assert main(["report", str(tmp_path), f"plots={tmp_path / 'plots'}"]) == 0
     page = ReadPage(tmp_path / "report.html")
     assert "70.25" in page.text
@@ -134,7 +134,7 @@ def test_an_ablation_of_two_axes(tmp_path):
 
 
 def test_a_comparison_in_which_all_failed(tmp_path):
-    content = comparison(measures=[], rows=[], sentences=["Every run failed."])
+    content = comparison(metrics=[], rows=[], sentences=["Every run failed."])
     write(tmp_path, "compare.json", content)
     assert main(["report", str(tmp_path)]) == 0
     assert "Every run failed." in ReadPage(tmp_path / "report.html").text

@@ -3,8 +3,8 @@ import pytest
 import torch
 from oracles.image_text_recall import image_to_text, over_groups, text_to_image
 
+from mxmclr_plugin.retrieval.cross_modal import cross_modal_metrics, grouped_metrics
 from mxmclr_plugin.retrieval.direction import Direction
-from mxmclr_plugin.retrieval.directions import cross_modal_metrics, grouped_metrics
 
 DIRECTIONS = {"i2t": Direction("image", "text"), "t2i": Direction("text", "image")}
 

@@ -12,8 +12,8 @@ from sklearn.metrics import ndcg_score
 from sklearn.metrics.pairwise import cosine_similarity
 from torchmetrics.retrieval import RetrievalHitRate, RetrievalMRR, RetrievalNormalizedDCG
 
+from mxmclr_plugin.retrieval.cross_modal import cross_modal_metrics
 from mxmclr_plugin.retrieval.direction import Direction
-from mxmclr_plugin.retrieval.directions import cross_modal_metrics
 from mxmclr_plugin.retrieval.metrics import rank_queries, retrieval_metrics
 
 RATES = ("r@1", "r@5", "ndcg@5", "mrr", "chance@1")

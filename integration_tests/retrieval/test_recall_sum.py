@@ -3,8 +3,8 @@ import pytest
 import torch
 from oracles.image_text_recall import image_to_text, text_to_image
 
+from mxmclr_plugin.retrieval.cross_modal import cross_modal_metrics, recall_sum
 from mxmclr_plugin.retrieval.direction import Direction
-from mxmclr_plugin.retrieval.directions import cross_modal_metrics, recall_sum
 
 
 def test_rsum_is_the_sum_of_six_recalls():

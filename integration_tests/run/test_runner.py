@@ -185,9 +185,18 @@ def test_errors_are_one_line(arguments, message, tmp_path):
     ("arguments", "words"),
     [
         (["--help"], ["text2shape", "compare", "paired differences", "data check"]),
-        (["text2shape", "--help"], ["max_steps: ", "loss: ", "ntxent", "soft_temperature"]),
+        (
+            ["text2shape", "--help"],
+            [
+                "trainer.max_steps=400",
+                "loss=mxmclr",
+                "ntxent",
+                "loss.soft_temperature=0.05",
+                "Optimizer steps",
+            ],
+        ),
         (["list", "tasks"], ["text2shape"]),
-        (["list", "losses"], ["mxmclr", "0.07", "one pair an instance", "2303.10839"]),
+        (["list", "losses"], ["mxmclr", "0.07", "one pair per instance", "2303.10839"]),
         (["list", "towers"], ["bag_of_words", "light_cnn3d"]),
         (["list", "data"], ["primitives"]),
     ],
@@ -263,6 +272,14 @@ def test_the_wheel_outside_the_repository(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert metrics_of(elsewhere / "here")["train"]["steps"] == 1
+    script = subprocess.run(
+        [sys.executable, str(site / "bin" / "mxmclr"), "list", "tasks"],
+        env={**os.environ, "PYTHONPATH": str(site)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "text2shape" in script.stdout, script.stderr
 
 
 def test_a_frozen_sentence_transformer_is_encoded_once(tmp_path):

@@ -1,1 +1,1 @@
-"""Measurements: ``python -m mxmclr_plugin.benchmark {loss,retrieval} [key=value ...]``."""
+"""Benchmarks: ``python -m mxmclr_plugin.benchmark {loss,retrieval,startup} [key=value ...]``."""

@@ -1,4 +1,4 @@
-"""``python -m mxmclr_plugin.benchmark {loss,retrieval} [key=value ...]``."""
+"""``python -m mxmclr_plugin.benchmark {loss,retrieval,startup} [key=value ...]``."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ import sys
 
 from mxmclr_plugin.benchmark.command_line import main
 
-sys.exit(main(sys.argv[1:]))
+sys.exit(main())

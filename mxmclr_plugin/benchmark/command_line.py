@@ -1,36 +1,31 @@
-"""The command line of the benchmark."""
+"""The command line of the benchmarks."""
 
 from __future__ import annotations
 
-import json
-import textwrap
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBar
 from rich.table import Table
 
+from mxmclr_plugin.arguments import help_rows, parse_arguments
 from mxmclr_plugin.benchmark.loss import LossBenchmark, Measured, Progress, measure_losses
 from mxmclr_plugin.benchmark.retrieval import (
     MeasuredRetrieval,
     RetrievalBenchmark,
     measure_retrieval,
 )
+from mxmclr_plugin.benchmark.startup import MeasuredStartup, StartupBenchmark, measure_startup
 from mxmclr_plugin.files import write_atomically
+from mxmclr_plugin.json_records import json_text
 from mxmclr_plugin.registry import did_you_mean
 
 __all__ = ["main"]
-
-_USAGE = """\
-usage: python -m mxmclr_plugin.benchmark NAME [key=value ...]
-"""
 
 
 class _Measured(Protocol):
@@ -46,35 +41,31 @@ class _Benchmark(NamedTuple):
     config: type[Any]
     measure: Callable[[Any, Progress], Iterator[Any]]
     table: Callable[[Sequence[Any]], Table]
-    lists: tuple[str, ...] = ()  # keys that take one value or several
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line.
 
     Args:
-        arguments: What stands behind ``python -m mxmclr_plugin.benchmark``.
+        arguments: Arguments; None takes those of the process.
 
     Returns:
-        The exit status: 0, 2 if what was asked cannot be done, 130 if interrupted.
+        The exit status: 0, 2 if the arguments cannot be used, 130 if interrupted.
     """
+    arguments = sys.argv[1:] if arguments is None else arguments
     console, errors = Console(), Console(stderr=True)
-    benchmarks = _benchmarks()
     if not arguments or set(arguments) & {"-h", "--help"}:
-        asked = [name for name in benchmarks if name in arguments]
-        console.print(_USAGE, markup=False)
-        for name in asked or benchmarks:
-            console.print(f"{name}: {benchmarks[name].summary}", markup=False)
-            defaults = OmegaConf.to_yaml(OmegaConf.structured(benchmarks[name].config))
-            console.print(textwrap.indent(defaults, "  "), markup=False)
+        _show_help(console, [name for name in _BENCHMARKS if name in arguments])
         return 0 if arguments else 2
+    name, *rest = arguments
     try:
-        if arguments[0] not in benchmarks:
+        if name not in _BENCHMARKS:
             raise ValueError(
-                f"there is no benchmark {arguments[0]!r}, there is: {', '.join(benchmarks)}"
+                f"there is no benchmark {name!r}: {did_you_mean(name, _BENCHMARKS)}"
+                f"there are {', '.join(_BENCHMARKS)}"
             )
-        benchmark = benchmarks[arguments[0]]
-        config = _config(benchmark, arguments[1:])
+        benchmark = _BENCHMARKS[name]
+        config, _ = parse_arguments(name, benchmark.config, rest)
         measured = _measure(benchmark, config, console)
         if config.json:
             _write(Path(config.json), measured)
@@ -92,46 +83,14 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _benchmarks() -> dict[str, _Benchmark]:
-    return {
-        "loss": _Benchmark(
-            "Time, memory and error of loss implementations, interleaved in one run.",
-            LossBenchmark,
-            measure_losses,
-            _loss_table,
-            ("n", "impls"),
-        ),
-        "retrieval": _Benchmark(
-            "Time, memory and agreement of retrieval over a large gallery.",
-            RetrievalBenchmark,
-            measure_retrieval,
-            _retrieval_table,
-        ),
-    }
-
-
-def _config(benchmark: _Benchmark, arguments: Sequence[str]) -> Any:
-    known = [field.name for field in fields(benchmark.config)]
-    for argument in arguments:
-        key, equals, _ = argument.partition("=")
-        if not equals:
-            raise ValueError(f"{argument!r} is not of the form key=value")
-        if key not in known:
-            raise ValueError(
-                f"there is no key {key!r}; {did_you_mean(key, known)}there are {', '.join(known)}"
-            )
-    try:
-        given = OmegaConf.from_dotlist(list(arguments))
-        for key in benchmark.lists:
-            if key in given and not OmegaConf.is_list(given[key]):
-                given[key] = [given[key]]
-        if isinstance(given.get("folds"), int):
-            given.folds = [given.folds, given.folds]
-        merged = OmegaConf.merge(OmegaConf.structured(benchmark.config), given)
-    except OmegaConfBaseException as error:
-        where, message = getattr(error, "full_key", None), str(error).splitlines()[0]
-        raise ValueError(f"{where}: {message}" if where else message) from None
-    return OmegaConf.to_object(merged)
+def _show_help(console: Console, names: Sequence[str]) -> None:
+    console.print("usage: python -m mxmclr_plugin.benchmark NAME [key=value ...]\n", markup=False)
+    for name in names or _BENCHMARKS:
+        console.print(f"{name}: {_BENCHMARKS[name].summary}", markup=False)
+        grid = Table.grid(padding=(0, 2))
+        for key, _, text in help_rows(_BENCHMARKS[name].config):
+            grid.add_row(f"  {escape(key)}", escape(text))
+        console.print(grid)
 
 
 def _measure(benchmark: _Benchmark, config: Any, console: Console) -> list[Any]:
@@ -153,9 +112,7 @@ def _measure(benchmark: _Benchmark, config: Any, console: Console) -> list[Any]:
 
 
 def _write(path: Path, measured: Iterable[_Measured]) -> None:
-    """Writes the figures; the file is there in full or not at all."""
-    records = [figures.record() for figures in measured if figures.skipped is None]
-    write_atomically(path, json.dumps(records, indent=1) + "\n")
+    write_atomically(path, json_text([of.record() for of in measured if of.skipped is None]))
 
 
 def _loss_table(measured: Sequence[Measured]) -> Table:
@@ -201,3 +158,34 @@ def _retrieval_table(measured: Sequence[MeasuredRetrieval]) -> Table:
         ]
         table.add_row(*map(escape, row))
     return table
+
+
+def _startup_table(measured: Sequence[MeasuredStartup]) -> Table:
+    table = Table()
+    for column in ("program", "seconds", "of import torch"):
+        table.add_column(column, justify="left" if column == "program" else "right")
+    for m in measured:
+        table.add_row(escape(m.impl), f"{m.seconds:.2f}", f"{m.ratio:.2f}")
+    return table
+
+
+_BENCHMARKS = {
+    "loss": _Benchmark(
+        "Time, memory and error of loss implementations, interleaved in one run.",
+        LossBenchmark,
+        measure_losses,
+        _loss_table,
+    ),
+    "retrieval": _Benchmark(
+        "Time, memory and agreement of retrieval over a large gallery.",
+        RetrievalBenchmark,
+        measure_retrieval,
+        _retrieval_table,
+    ),
+    "startup": _Benchmark(
+        "Start-up time of imports and commands, relative to import torch.",
+        StartupBenchmark,
+        measure_startup,
+        _startup_table,
+    ),
+}

@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass, field
 import torch
 from torch import Tensor
 
-from mxmclr_plugin.benchmark.contenders import Contender, LossOf, Problem, contenders
 from mxmclr_plugin.benchmark.machine import device_of, free_bytes, synchronize
 from mxmclr_plugin.benchmark.peak_memory import peak_extra_bytes
+from mxmclr_plugin.benchmark.variants import LossOf, Problem, Variant, variants
 from mxmclr_plugin.loss.arguments import CACHE_BYTES
 from mxmclr_plugin.loss.functional import multifold_hybrid_loss
 from mxmclr_plugin.registry import did_you_mean
@@ -31,7 +31,7 @@ _DENSE_REFERENCE_TO = 4096**2
 
 @dataclass
 class LossBenchmark:
-    """What to measure; every key can be given as key=value.
+    """The sizes and variants to measure; every key is set by key=value.
 
     Attributes:
         n: Rows of side 0, one number or several.
@@ -47,7 +47,7 @@ class LossBenchmark:
         hard_weight: Weight of the hard part of the hybrid loss.
         cache_bytes: Bytes of tiles kept where tiles are kept.
         seed: Seed of the rows.
-        json: File for the figures.
+        json: File for the results.
     """
 
     n: list[int] = field(default_factory=lambda: [1024, 4096])
@@ -65,10 +65,14 @@ class LossBenchmark:
     seed: int = 0
     json: str = ""
 
+    def __post_init__(self) -> None:
+        if len(self.folds) == 1:
+            self.folds = self.folds * 2
+
 
 @dataclass(frozen=True)
 class Measured:
-    """Figures of one implementation at one size; times are medians.
+    """Results of one implementation at one size; times are medians.
 
     Attributes:
         impl: Name of the implementation.
@@ -85,7 +89,7 @@ class Measured:
         max_relative_error: Largest error of loss and gradients against float64, each relative to
             the largest absolute value there; None for another loss than ours.
         spread_s: Interquartile range of total_s.
-        skipped: Why there are no figures.
+        skipped: Why there are no results.
     """
 
     impl: str
@@ -103,7 +107,7 @@ class Measured:
     skipped: str | None = None
 
     def record(self) -> dict[str, object]:
-        """The figures for a file."""
+        """The results for a file."""
         return {k: v for k, v in asdict(self).items() if k not in ("spread_s", "skipped")}
 
 
@@ -113,7 +117,7 @@ def measure_losses(
     """Measures every implementation at every size.
 
     Yields:
-        Figures, and for what cannot run the reason.
+        Results, and for what cannot run the reason.
 
     Raises:
         ValueError: If a key has a value that cannot be.
@@ -121,7 +125,7 @@ def measure_losses(
     device = _check(config)
     if config.threads:
         torch.set_num_threads(config.threads)
-    chosen = [c for c in contenders(device) if not config.impls or c.name in config.impls]
+    chosen = [c for c in variants(device) if not config.impls or c.name in config.impls]
     for k, n in enumerate(config.n):
 
         def at_size(what: str, share: float, k: int = k, n: int = n) -> None:
@@ -142,7 +146,7 @@ def _check(config: LossBenchmark) -> torch.device:
     for key in ("dim", "repeats"):
         if getattr(config, key) < 1:
             raise ValueError(f"{key} must be 1 or more, got {getattr(config, key)}")
-    known = [c.name for c in contenders(device)]
+    known = [c.name for c in variants(device)]
     for name in config.impls:
         if name not in known:
             raise ValueError(
@@ -156,7 +160,7 @@ def _measure_size(
     config: LossBenchmark,
     n: int,
     device: torch.device,
-    chosen: list[Contender],
+    chosen: list[Variant],
     progress: Progress,
 ) -> Iterator[Measured]:
     dtype = _DTYPES[config.dtype]
@@ -164,14 +168,14 @@ def _measure_size(
     logits = len(z0) * len(z1)
     runs: dict[str, LossOf] = {}
     skipped: dict[str, str] = {}
-    for contender in chosen:
-        needed = contender.matrices * logits * max(4, dtype.itemsize)
-        if contender.unavailable is not None:
-            skipped[contender.name] = contender.unavailable
+    for variant in chosen:
+        needed = variant.matrices * logits * max(4, dtype.itemsize)
+        if variant.unavailable is not None:
+            skipped[variant.name] = variant.unavailable
         elif needed > 0.6 * free_bytes(device):
-            skipped[contender.name] = f"needs about {needed / 2**30:.0f} GiB"
+            skipped[variant.name] = f"needs about {needed / 2**30:.0f} GiB"
         else:
-            runs[contender.name] = contender.build(problem)
+            runs[variant.name] = variant.build(problem)
 
     steps, done = len(runs) * (config.repeats + 3), 0
 
@@ -213,15 +217,15 @@ def _measure_size(
         z0.grad = z1.grad = None
 
     unit = statistics.median(unit_times)
-    for contender in chosen:
-        name = contender.name
+    for variant in chosen:
+        name = variant.name
         about = (name, n, config.dim, list(config.folds), config.dtype, str(device))
         if name in skipped:
             yield Measured(*about, skipped=skipped[name])
             continue
         totals = [total for _, total in times[name]]
         median = statistics.median(totals)
-        units = None if contender.units is None else contender.units(problem)
+        units = None if variant.units is None else variant.units(problem)
         quartiles = statistics.quantiles(totals, n=4) if len(totals) > 1 else [0.0, 0.0, 0.0]
         yield Measured(
             *about,

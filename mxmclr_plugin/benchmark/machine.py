@@ -1,4 +1,4 @@
-"""The device that is measured."""
+"""The device under test."""
 
 from __future__ import annotations
 
@@ -33,6 +33,6 @@ def free_bytes(device: torch.device) -> float:
 
 
 def synchronize(device: torch.device) -> None:
-    """Waits until the device has done all that it was asked for."""
+    """Waits until the device is idle."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -23,7 +23,7 @@ def peak_extra_bytes(call: Callable[[], object], device: torch.device) -> int | 
     system first. None where neither can be had.
 
     Args:
-        call: What to measure; it should have run before, so that libraries are loaded.
+        call: The code to measure; it should have run before, so that libraries are loaded.
         device: Where it runs.
     """
     gc.collect()

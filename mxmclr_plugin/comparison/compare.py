@@ -1,214 +1,321 @@
-"""Plans, tunes and runs a comparison, and gathers what came out."""
+"""Compare losses: tune them, run them with every seed under every protocol, summarize."""
 
 from __future__ import annotations
 
 import dataclasses
+import inspect
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import hydra.utils
 from rich.console import Console
 
-from mxmclr_plugin.comparison.cells import Cell, CellOutcome, plan_cell
-from mxmclr_plugin.comparison.config import ComparisonConfig, Contender, as_overrides
-from mxmclr_plugin.comparison.protocols import batch_overrides
-from mxmclr_plugin.comparison.results import ComparedRun, Comparison
-from mxmclr_plugin.comparison.tuning import Trial, at_the_edge, best_trial, grid_of
-from mxmclr_plugin.comparison.workers import run_cells
+from mxmclr_plugin.comparison.config import ComparedLoss, ComparisonConfig, as_arguments
+from mxmclr_plugin.comparison.launcher import Outcome, PlannedRun, launch, plan_run
+from mxmclr_plugin.comparison.protocols import PROTOCOLS, batch_overrides
+from mxmclr_plugin.comparison.records import (
+    Comparison,
+    RunRecord,
+    Summary,
+    Trial,
+    metric_names,
+    run_record,
+    summarize,
+    variant_name,
+    write_results,
+)
+from mxmclr_plugin.comparison.statistics import conclusion
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.experiment.compose import load_config
 from mxmclr_plugin.experiment.config import RunConfig
+from mxmclr_plugin.loss.registry import loss_positives
 from mxmclr_plugin.registry import LOSSES
 
-__all__ = ["compare"]
+__all__ = ["compare", "comparison_folder"]
+
+
+def comparison_folder(task: str, config: ComparisonConfig) -> Path:
+    """Folder of a comparison."""
+    return Path(config.out or Path("runs") / "compare" / task)
 
 
 def compare(
     task: str,
-    asked: ComparisonConfig,
+    config: ComparisonConfig,
     overrides: Sequence[str],
     console: Console,
     config_dir: Path | None = None,
 ) -> Comparison:
-    """Runs every loss under every protocol with every seed.
+    """Run every loss under every protocol with every seed.
 
     Args:
         task: Name of the task.
-        asked: What is compared.
-        overrides: Changes to the task's defaults, the same for all.
-        console: Where progress, failures and the grid are shown.
+        config: Keys of the comparison.
+        overrides: Changes to the task's defaults, the same for all losses.
+        console: Where progress and failures are shown.
         config_dir: Folder with further tasks and groups.
 
     Returns:
-        All runs with their figures, those that failed as well; also written to ``compare.json`` and
-        ``compare.csv``.
+        The record, also written to ``compare.json`` and ``compare.csv``.
 
     Raises:
-        ConfigError: If something cannot be configured; nothing has run then.
+        ConfigError: If a configuration is not valid; nothing has run then.
     """
-    planner = _Planner(task, asked, list(overrides), config_dir)
-    tuned: dict[tuple[Contender, str], Trial | None] = dict.fromkeys(planner.arms)
-    trials: dict[tuple[Contender, str], list[Trial]] = {}
-    planner.check()
-    if asked.tune:
-        trials, tuned = _tune(planner, console)
-    cells = {
-        (*arm, seed): planner.cell(*arm, seed, tuned[arm])
-        for arm in planner.arms
-        if not asked.tune or tuned[arm] is not None
-        for seed in asked.seeds
+    plan = _Plan(task, config, list(overrides), config_dir)
+    for variant in plan.variants:  # mistakes are found before hours are spent
+        plan.run(*variant, config.seeds[0])
+    trials = _tune(plan, console) if config.tune else {}
+    chosen = {variant: _best(of_variant) for variant, of_variant in trials.items()}
+    planned = {
+        (variant, seed): plan.run(*variant, seed, chosen.get(variant))
+        for variant, seed in itertools.product(plan.variants, config.seeds)
+        if not config.tune or chosen[variant] is not None
     }
-    outcomes = run_cells(list(cells.values()), asked.jobs, console, f"comparing on {task}")
+    outcomes = launch(list(planned.values()), config.jobs, console, f"comparing on {task}")
     runs = [
-        _compared(arm, seed, cells.get((*arm, seed)), outcomes, tuned[arm], planner.folder)
-        for arm in planner.arms
-        for seed in asked.seeds
+        _record(variant, seed, planned.get((variant, seed)), outcomes, chosen.get(variant), plan)
+        for variant, seed in itertools.product(plan.variants, config.seeds)
     ]
+    names = metric_names(runs, config.metric)
+    baseline = config.baseline_label
+    summary = summarize(runs, names, {"loss": baseline}, config.confidence)
+    done = [outcome.metrics for outcome in outcomes.values() if outcome.metrics is not None]
     comparison = Comparison(
         task=task,
-        asked=asked,
-        overrides=list(overrides),
-        base=planner.base,
-        trials=[
-            (contender.label, protocol, trial, trial == tuned[contender, protocol])
-            for (contender, protocol), of_arm in trials.items()
-            for trial in of_arm
-        ],
-        edges={
-            f"{contender.label}, {protocol}": edge
-            for (contender, protocol), of_arm in trials.items()
-            if (best := tuned[contender, protocol]) is not None
-            and (edge := at_the_edge(best, of_arm))
+        axes={
+            "loss": [loss.label for loss in config.compared],
+            "protocol": list(config.protocol),
         },
+        seeds=list(config.seeds),
+        split="test",
+        metrics=names,
+        settings={
+            "command": " ".join(
+                [
+                    f"python -m mxmclr_plugin.run compare {task}",
+                    *as_arguments(config, ("losses", "seeds", "protocol")),
+                    *overrides,
+                ]
+            ),
+            "data": plan.base.data.get("name"),
+            "notes": done[0].data.notes if done else [],
+            "steps": plan.base.trainer.max_steps,
+            "batch": {
+                "instances": plan.base.batch.instances,
+                "folds": dict(plan.base.batch.folds),
+            },
+            "protocols": {name: PROTOCOLS[name].says for name in config.protocol},
+            "grid": dataclasses.asdict(config.grid) if config.tune else None,
+            "seconds": sum({run.folder: run.seconds for run in runs}.values()),
+        },
+        versions=done[0].versions if done else {},
         runs=runs,
+        summary=summary,
+        sentences=_sentences(config, runs, summary, trials),
+        baseline=baseline,
+        trials=[trial for of_variant in trials.values() for trial in of_variant],
     )
-    comparison.write(planner.folder)
+    write_results(comparison, plan.folder, "compare")
     return comparison
 
 
-class _Planner:
-    """Knows the overrides of every run of a comparison."""
+_Variant = tuple[ComparedLoss, str]  # a loss under a protocol
+
+
+class _Plan:
+    """Overrides of every run of a comparison."""
 
     def __init__(
-        self, task: str, asked: ComparisonConfig, overrides: list[str], config_dir: Path | None
+        self, task: str, config: ComparisonConfig, overrides: list[str], config_dir: Path | None
     ) -> None:
         self.task = task
-        self.asked = asked
-        self.overrides = overrides
+        self.config = config
+        self.shared = overrides
         self.config_dir = config_dir
-        self.folder = Path(asked.out or Path("runs") / "compare" / task)
-        self.arms = [(c, protocol) for protocol in asked.protocol for c in asked.contenders]
+        self.folder = comparison_folder(task, config)
+        self.variants = [
+            (loss, protocol) for protocol in config.protocol for loss in config.compared
+        ]
         self.base: RunConfig = load_config(task, overrides, config_dir)
-        if (
-            self.base.automatic
-            and "same_encoder_cost" in asked.protocol
-            and (not self.base.batch.folds or self.base.batch.instances is None)
-        ):
+        batch = self.base.batch
+        unknown = not batch.folds or batch.instances is None
+        if "same_encoder_cost" in config.protocol and self.base.automatic and unknown:
             raise ConfigError(
                 "same_encoder_cost needs batch.instances and batch.folds: give them, or leave the "
                 "protocol out"
             )
 
-    def check(self) -> None:
-        """Configures a run of every arm, so that a mistake is found before hours are spent."""
-        for arm in self.arms:
-            self.cell(*arm, self.asked.seeds[0], None)
-
-    def of_arm(self, contender: Contender, protocol: str) -> list[str]:
-        """The overrides of a loss under a protocol, apart from seed and tuned options."""
+    def overrides(self, loss: ComparedLoss, protocol: str) -> list[str]:
+        """Overrides of a loss under a protocol, without seed and tuned options."""
+        chosen = loss.overrides(self.config.options.get(loss.label, {}))
+        with_loss = load_config(self.task, [*self.shared, *chosen], self.config_dir)
         try:
             batch = batch_overrides(
                 protocol,
                 self.base.batch,
-                LOSSES[contender.loss].positives,
-                self.asked.encoder_cost,
+                loss_positives(with_loss.loss),
+                self.config.encoder_cost,
             )
         except ValueError as error:
             raise ConfigError(str(error)) from error
-        return [
-            *self.overrides,
-            f"loss={contender.loss}",
-            *batch,
-            *as_overrides("", self.asked.options.get(contender.label, {})),
-        ]
+        # Options of a loss come last.
+        return [*self.shared, *batch, *chosen]
 
-    def lr(self, contender: Contender, protocol: str) -> float:
-        """Learning rate that a loss has untuned."""
-        arm = self.of_arm(contender, protocol)
-        return load_config(self.task, arm, self.config_dir).optimizer.lr
+    def loaded(self, loss: ComparedLoss, protocol: str) -> RunConfig:
+        """Configuration of a loss under a protocol, not tuned."""
+        return load_config(self.task, self.overrides(loss, protocol), self.config_dir)
 
-    def cell(self, contender: Contender, protocol: str, seed: int, tuned: Trial | None) -> Cell:
-        """A run that is compared."""
-        overrides = [
-            *self.of_arm(contender, protocol),
-            *(tuned.overrides if tuned else []),
-            f"seed={seed}",
-        ]
-        name = f"{contender.label}-seed{seed}"
-        return plan_cell(self.task, overrides, self.folder / "cells", name, self.config_dir)
+    def run(
+        self, loss: ComparedLoss, protocol: str, seed: int, tuned: Trial | None = None
+    ) -> PlannedRun:
+        """A compared run."""
+        lines = [*self.overrides(loss, protocol), *_tuned(tuned), f"seed={seed}"]
+        name = f"{loss.label}-seed{seed}"
+        return plan_run(self.task, lines, self.folder / "runs", name, self.config_dir)
 
-    def trial_cell(self, contender: Contender, protocol: str, trial: Trial) -> Cell:
-        """A run from which options are chosen: it never sees the test set."""
-        steps = self.asked.tune_steps
-        overrides = [
-            *self.of_arm(contender, protocol),
-            *trial.overrides,
+    def trial(self, loss: ComparedLoss, protocol: str, trial: Trial) -> PlannedRun:
+        """A tuning run: it does not use the test set."""
+        steps = self.config.tune_steps
+        lines = [
+            *self.overrides(loss, protocol),
+            *_tuned(trial),
             *([] if steps is None else [f"trainer.max_steps={steps}"]),
             "eval.test=false",
-            f"seed={self.asked.tune_seed}",
+            f"seed={self.config.tune_seed}",
         ]
-        name = f"{contender.label}-trial"
-        return plan_cell(self.task, overrides, self.folder / "trials", name, self.config_dir)
+        name = f"{loss.label}-trial"
+        return plan_run(self.task, lines, self.folder / "trials", name, self.config_dir)
 
 
-def _tune(
-    planner: _Planner, console: Console
-) -> tuple[dict[tuple[Contender, str], list[Trial]], dict[tuple[Contender, str], Trial | None]]:
-    grids = {
-        arm: grid_of(LOSSES[arm[0].loss], planner.asked.grid, planner.lr(*arm))
-        for arm in planner.arms
-    }
-    cells = {
-        (arm, k): planner.trial_cell(*arm, trial)
-        for arm, trials in grids.items()
+def _named(variant: _Variant) -> dict[str, str]:
+    return {"loss": variant[0].label, "protocol": variant[1]}
+
+
+def _tuned(trial: Trial | None) -> list[str]:
+    """Overrides of tuned options; those of a class may be new to the configuration."""
+    options = {} if trial is None else trial.options
+    return [f"++{key}={value!r}" for key, value in options.items()]
+
+
+def _tune(plan: _Plan, console: Console) -> dict[_Variant, list[Trial]]:
+    """Trials of every variant, with one chosen."""
+    grids = {variant: _grid(plan, variant) for variant in plan.variants}
+    planned = {
+        (variant, k): plan.trial(*variant, trial)
+        for variant, trials in grids.items()
         for k, trial in enumerate(trials)
     }
-    outcomes = run_cells(
-        list(cells.values()), planner.asked.jobs, console, f"tuning on {planner.task}"
-    )
-    trials = {}
-    for arm, of_arm in grids.items():
-        trials[arm] = [
-            dataclasses.replace(trial, score=_validation(outcomes[cells[arm, k]]))
-            for k, trial in enumerate(of_arm)
-        ]
-    return trials, {arm: best_trial(of_arm) for arm, of_arm in trials.items()}
+    outcomes = launch(list(planned.values()), plan.config.jobs, console, f"tuning on {plan.task}")
+    for variant, trials in grids.items():
+        for k, trial in enumerate(trials):
+            metrics = outcomes[planned[variant, k]].metrics
+            score = None if metrics is None else metrics.best_validation
+            trials[k] = dataclasses.replace(trial, mean_recall=score)
+        finished = [trial for trial in trials if trial.mean_recall is not None]
+        if finished:
+            best = max(finished, key=lambda trial: trial.mean_recall or 0.0)
+            trials[trials.index(best)] = dataclasses.replace(best, chosen=True)
+    return grids
 
 
-def _validation(outcome: CellOutcome) -> float | None:
-    return None if outcome.metrics is None else outcome.metrics["best_validation"]
+def _grid(plan: _Plan, variant: _Variant) -> list[Trial]:
+    """Trials of a variant: equally many for every loss with a temperature or a margin."""
+    config, grid = plan.loaded(*variant), plan.config.grid
+    rates = [config.optimizer.lr * factor for factor in grid.lr]
+    scale, default = _scale(config.loss)
+    values: Sequence[float | None] = [None]
+    if scale == "temperature":
+        values = grid.temperature
+    elif scale is not None:
+        values = [default * factor for factor in grid.scale]
+    return [
+        Trial(
+            _named(variant),
+            {
+                **({} if value is None else {f"loss.{scale}": _short(value)}),
+                "optimizer.lr": _short(rate),
+            },
+            None,
+        )
+        for value, rate in itertools.product(values, rates)
+    ]
 
 
-def _compared(
-    arm: tuple[Contender, str],
+def _scale(loss: Mapping[str, Any]) -> tuple[str | None, float]:
+    """Option to tune, a temperature or a margin, and its default; None if there is none."""
+    if "name" in loss:
+        entry = LOSSES[loss["name"]]
+        return entry.scale, entry.options[entry.scale].default
+    path = loss.get("_target_") or loss["class_path"]
+    parameters = inspect.signature(hydra.utils.get_object(path)).parameters
+    return ("temperature" if "temperature" in parameters else None), 0.0
+
+
+def _short(value: float) -> float:
+    """Without the tail that a product of decimals leaves: 0.1 * 3 is 0.3."""
+    return float(f"{value:.6g}")
+
+
+def _best(trials: Sequence[Trial]) -> Trial | None:
+    return next((trial for trial in trials if trial.chosen), None)
+
+
+def _record(
+    variant: _Variant,
     seed: int,
-    cell: Cell | None,
-    outcomes: Mapping[Cell, CellOutcome],
+    planned: PlannedRun | None,
+    outcomes: Mapping[PlannedRun, Outcome],
     tuned: Trial | None,
-    folder: Path,
-) -> ComparedRun:
-    contender, protocol = arm
-    options = dict(tuned.options) if tuned else {}
-    if cell is None:
-        error = "every run of its grid failed"
-        return ComparedRun(contender.label, protocol, seed, None, None, error, options, 0.0)
-    outcome = outcomes[cell]
-    return ComparedRun(
-        contender.label,
-        protocol,
-        seed,
-        cell.folder.relative_to(folder).as_posix(),
-        outcome.metrics,
-        outcome.error,
-        options,
-        outcome.seconds,
-    )
+    plan: _Plan,
+) -> RunRecord:
+    options = {} if tuned is None else tuned.options
+    if planned is None:
+        return RunRecord(_named(variant), seed, None, 0.0, error="every trial failed")
+    folder = planned.folder.relative_to(plan.folder).as_posix()
+    return run_record(_named(variant), seed, folder, outcomes[planned], "test", options)
+
+
+def _sentences(
+    config: ComparisonConfig,
+    runs: Sequence[RunRecord],
+    summary: Sequence[Summary],
+    trials: Mapping[_Variant, Sequence[Trial]],
+) -> list[str]:
+    """A conclusion for each protocol, and remarks on the tuning."""
+    if all(run.metrics is None for run in runs):
+        return ["Every run failed: there is nothing to compare."]
+    sentences = []
+    for protocol in config.protocol:
+        failed = {
+            run.variant["loss"]
+            for run in runs
+            if run.variant["protocol"] == protocol and run.error is not None
+        }
+        differences = {
+            row.variant["loss"]: row.difference
+            for row in summary
+            if row.metric == config.metric
+            and row.variant["protocol"] == protocol
+            and row.variant["loss"] != config.baseline_label
+        }
+        sentences.append(conclusion(protocol, config.metric, differences, sorted(failed)))
+    for variant, of_variant in trials.items():
+        best = _best(of_variant)
+        if best is not None and (keys := _at_the_edge(best, of_variant)):
+            sentences.append(
+                f"{variant_name(_named(variant))}: the tuned {', '.join(keys)} is the least or "
+                "greatest that was tried."
+            )
+    return sentences
+
+
+def _at_the_edge(best: Trial, trials: Sequence[Trial]) -> list[str]:
+    """Keys whose chosen value is the least or the greatest of three or more."""
+    edges = []
+    for key, value in best.options.items():
+        tried = {trial.options[key] for trial in trials}
+        if len(tried) > 2 and value in (min(tried), max(tried)):
+            edges.append(key)
+    return edges

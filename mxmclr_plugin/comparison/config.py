@@ -1,20 +1,24 @@
-"""What a comparison is asked for: its own keys, and those of the task that it hands on."""
+"""Keys of ``compare`` and ``ablate``."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from mxmclr_plugin.comparison.protocols import PROTOCOLS
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.registry import LOSSES, did_you_mean
+from mxmclr_plugin.registry import did_you_mean
 
 __all__ = [
+    "AblationConfig",
+    "ComparedLoss",
     "ComparisonConfig",
-    "Contender",
     "GridConfig",
+    "as_arguments",
     "as_overrides",
+    "flat",
     "written",
 ]
 
@@ -25,8 +29,8 @@ class GridConfig:
 
     Attributes:
         lr: Multiples of the task's learning rate.
-        temperature: Of losses that have one.
-        scale: Multiples of the margin, or the like, that other losses have in its place.
+        temperature: Temperatures, for losses with one.
+        scale: Multiples of the margin, or similar option, of losses without a temperature.
     """
 
     lr: list[float] = field(default_factory=lambda: [1.0, 2.0])
@@ -39,23 +43,24 @@ class ComparisonConfig:
     """Keys of ``run compare``.
 
     Attributes:
-        losses: What is compared: names of losses, or ``label:name`` for one with options of its
-            own.
-        seeds: One run for each; run k of every loss has the same initial weights and draws.
+        losses: Losses to compare: names, or paths of classes (``package.module.Class``);
+            ``label:name`` gives a label to one with options of its own.
+        seeds: One run for each; with the same seed all losses have the same initial weights and
+            draws.
         protocol: Names of protocols, see :data:`~mxmclr_plugin.comparison.protocols.PROTOCOLS`.
-        baseline: The loss that the others' differences are taken to; null is the last one.
+        baseline: The loss that the others are compared with; null for the last one.
         metric: Metric of the sentences, and the first of the table: ``mean_recall`` (the mean over
             the directions of the first r@k), ``rsum``, or a direction with a metric (``t2s/r@1``).
-        confidence: Of the intervals.
+        confidence: Confidence of the intervals.
         tune: Whether each loss gets the best of ``grid`` by validation, under each protocol.
-        grid: What is tried.
-        tune_steps: Steps of such a run; null is those of the task.
-        tune_seed: Its seed.
+        grid: Values to try.
+        tune_steps: Steps of a trial; null for those of the task.
+        tune_seed: Seed of the trials.
         options: Overrides of one loss, by its label: ``options.mxmclr.loss.hard_weight=0.5``.
-        encoder_cost: What encoding one observation of a modality costs, for ``same_encoder_cost``;
-            1 for those that are not named.
-        jobs: Runs at a time; null is one for each GPU, or each core.
-        out: Folder; null is ``runs/compare/<task>``. What is finished there is not run again.
+        encoder_cost: Cost of encoding one observation by modality, for ``same_encoder_cost``; 1 by
+            default.
+        jobs: Runs at a time; null for one per GPU, or per core.
+        out: Folder; null for ``runs/compare/<task>``. Finished runs in it are not repeated.
     """
 
     losses: list[str] = field(default_factory=lambda: ["mxmclr", "mxmclr_hard", "clip", "ntxent"])
@@ -74,18 +79,10 @@ class ComparisonConfig:
     out: str | None = None
 
     def __post_init__(self) -> None:
-        contenders = self.contenders
-        labels = [contender.label for contender in contenders]
+        labels = [loss.label for loss in self.compared]
         _distinct("losses", labels)
         _distinct("seeds", self.seeds)
         _distinct("protocol", self.protocol)
-        for contender in contenders:
-            if contender.loss not in {entry.name for entry in LOSSES}:
-                known = [entry.name for entry in LOSSES]
-                raise ConfigError(
-                    f"losses: there is no loss {contender.loss!r}: "
-                    f"{did_you_mean(contender.loss, known)}there are {', '.join(known)}"
-                )
         for name in self.protocol:
             if name not in PROTOCOLS:
                 raise ConfigError(
@@ -110,46 +107,129 @@ class ComparisonConfig:
             raise ConfigError(f"encoder_cost is 0 or more, got {dict(self.encoder_cost)}")
 
     @property
-    def contenders(self) -> list[Contender]:
+    def compared(self) -> list[ComparedLoss]:
         """The losses, with their labels."""
-        return [Contender.of(text) for text in self.losses]
+        return [ComparedLoss.of(text) for text in self.losses]
 
     @property
     def baseline_label(self) -> str:
-        """The loss that differences are taken to."""
-        return self.baseline or self.contenders[-1].label
+        """Label of the loss that the others are compared with."""
+        return self.baseline or self.compared[-1].label
+
+
+@dataclass
+class AblationConfig:
+    """Keys of ``run ablate``.
+
+    Attributes:
+        study: Name of a study, see ``list studies``.
+        axes: Values in place of the study's, by axis: ``axes.loss.hard_weight=0,1``.
+        seeds: One run of each variant for each.
+        split: Measured split; val leaves the test set unseen while options are chosen.
+        metric: Metric of the table: ``mean_recall``, ``rsum``, or a direction with a metric.
+        evaluate: Other data whose test set is measured as well, with a name for each:
+            ``evaluate.tables=[data.category=table]``, with the keys of ``run evaluate``.
+        jobs: Runs at a time; null for one per GPU, or per core.
+        out: Folder; null for ``runs/ablate/<task>-<study>``. Finished runs in it are not repeated.
+    """
+
+    study: str
+    axes: dict[str, Any] = field(default_factory=dict)
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    split: str = "val"
+    metric: str = "mean_recall"
+    evaluate: dict[str, list[str]] = field(default_factory=dict)
+    jobs: int | None = None
+    out: str | None = None
+
+    def __post_init__(self) -> None:
+        _distinct("seeds", self.seeds)
+        if self.split not in ("val", "test"):
+            raise ConfigError(f"split is val or test, got {self.split!r}")
+        if self.jobs is not None and self.jobs < 1:
+            raise ConfigError(f"jobs is 1 or more, got {self.jobs}")
 
 
 @dataclass(frozen=True)
-class Contender:
-    """A loss under a name: several may be the same loss with other options."""
+class ComparedLoss:
+    """A loss with a label: several may be the same loss with different options.
+
+    Attributes:
+        label: Its label.
+        name: Its registered name, or the path of a class.
+    """
 
     label: str
-    loss: str
+    name: str
 
     @classmethod
-    def of(cls, text: str) -> Contender:
-        """From ``name`` or ``label:name``."""
-        label, _, loss = text.partition(":")
-        return cls(label, loss or label)
+    def of(cls, text: str) -> ComparedLoss:
+        """From ``name`` or ``label:name``; the label of a class is its name by default."""
+        label, _, name = text.rpartition(":")
+        return cls(label or name.rpartition(".")[2], name)
+
+    def overrides(self, options: Mapping[str, Any]) -> list[str]:
+        """Overrides that choose the loss and set its options."""
+        if "." not in self.name:
+            return [f"loss={self.name}", *as_overrides("", options)]
+        # A class is not a choice of the group, and its options are new to the configuration.
+        chosen = ["~loss", f"+loss._target_={self.name}"]
+        return chosen + [
+            f"++{line}" if line.startswith("loss.") else line for line in as_overrides("", options)
+        ]
+
+
+def flat(key: str, value: Any) -> list[tuple[str, Any]]:
+    """A value with its key, or each value that is nested in it with the keys joined by dots."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = dataclasses.asdict(value)
+    if not isinstance(value, Mapping):
+        return [(key, value)]
+    prefix = f"{key}." if key else ""
+    return [pair for name, of in value.items() for pair in flat(f"{prefix}{name}", of)]
+
+
+def as_overrides(key: str, value: Any) -> list[str]:
+    """``key=value`` of a value, or of each value that is nested in it."""
+    return [f"{name}={written(of)}" for name, of in flat(key, value)]
+
+
+def as_arguments(config: Any, always: Sequence[str] = ()) -> list[str]:
+    """Arguments of the command line that give a dataclass its values.
+
+    Args:
+        config: The dataclass.
+        always: Keys that are written even where they have their defaults; ``jobs`` and ``out`` are
+            never written.
+    """
+    lines: list[str] = []
+    for entry in dataclasses.fields(config):
+        value, default = getattr(config, entry.name), entry.default
+        if entry.default_factory is not dataclasses.MISSING:
+            default = entry.default_factory()
+        if entry.name in always or (entry.name not in ("jobs", "out") and value != default):
+            for name, of in flat(entry.name, value):
+                text = written(of)
+                # A list of its own needs no brackets.
+                lines.append(f"{name}={text[1:-1] if isinstance(value, list) else text}")
+    return lines
 
 
 def written(value: Any) -> str:
     """A value as an override writes it."""
+    if isinstance(value, list):
+        return f"[{','.join(map(written, value))}]"
     if value is None:
         return "null"
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def as_overrides(key: str, value: Any) -> list[str]:
-    """``key=value`` of a value, or of each value that is nested in it."""
-    if isinstance(value, Mapping):
-        prefix = f"{key}." if key else ""
-        return [line for name, of in value.items() for line in as_overrides(f"{prefix}{name}", of)]
-    return [f"{key}={written(value)}"]
-
-
 def _distinct(key: str, values: Sequence[Any]) -> None:
+    """Check that a list has values, each once.
+
+    Raises:
+        ConfigError: If it is empty, or names a value twice.
+    """
     if not values:
         raise ConfigError(f"{key} is empty")
     for value in values:

@@ -1,9 +1,9 @@
-"""What is held equal between losses: the batches, the encoders' work, or the instances.
+"""Protocols of a comparison: equal batches, equal encoder cost, or equal instances.
 
-A loss that knows one positive a row is at odds with a batch of many: it can be given the batch as
-it is, fewer observations, or more instances. None of these is fair in every respect, so each has a
-name that is printed beside the figures. Losses that take many positives have the task's batch in
-all three.
+A loss that accepts one positive per row does not fit a batch of many observations per instance: it
+can get the batch as it is, fewer observations, or more instances. None of these is fair in every
+respect, so each has a name that is printed beside the results. Losses that accept many positives
+have the task's batch in all three.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ class Protocol:
     """A rule for the batches of a comparison.
 
     Attributes:
-        name: What it is called.
-        says: What is equal, and what is not, in one line.
+        name: Its name.
+        says: One line on what is equal and what is not.
     """
 
     name: str
@@ -35,18 +35,18 @@ PROTOCOLS = {
     for protocol in (
         Protocol(
             "same_batches",
-            "identical multifold batches; a loss of one positive a row uses one pairing and takes "
-            "the rest as negatives, or leaves it out",
+            "identical multifold batches; a loss of one positive per row uses one pairing and "
+            "takes the rest as negatives, or leaves it out",
         ),
         Protocol(
             "same_encoder_cost",
-            "the same cost of encoding a step; a loss of one positive a row gets more instances, "
+            "the same encoder cost per step; a loss of one positive per row gets more instances, "
             "with one observation of each modality",
         ),
         Protocol(
             "same_instances",
-            "the same instances a step; a loss of one positive a row gets one observation of each "
-            "modality, and so fewer in all",
+            "the same instances per step; a loss of one positive per row gets one observation of "
+            "each modality, so fewer in all",
         ),
     )
 }
@@ -64,12 +64,11 @@ def batch_overrides(
     Args:
         protocol: Name of the protocol.
         batch: The task's batch.
-        positives: How many positives a row the loss knows.
-        cost: Of encoding one observation, by modality; 1 where there is none.
+        positives: How many positives per row the loss accepts.
+        cost: Cost of encoding one observation, by modality; 1 by default.
 
     Returns:
-        ``key=value``. Validation comes after as many steps as with the task's batch, so that every
-        loss has the best of as many.
+        ``key=value``. All losses are validated after the same numbers of steps.
 
     Raises:
         ValueError: If all modalities cost nothing.

@@ -1,44 +1,53 @@
-"""Paired differences between losses, and what may be said of them."""
+"""Paired differences between losses, and the conclusions that they support."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import stats
 
-__all__ = ["Difference", "holm", "paired_difference", "sentence"]
+__all__ = ["Difference", "conclusion", "holm", "paired_difference"]
 
-RESAMPLES = 10_000
 FEWEST = 3
-"""Pairs below which nothing is said."""
+"""Pairs needed for a conclusion."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A loss less the baseline, over paired runs.
+    """Metric of a variant minus that of the baseline, over paired runs.
 
     Attributes:
-        baseline: What is subtracted.
+        baseline: Name of the baseline.
         mean: Mean of the paired differences.
-        low, high: The wider of two intervals of the mean: a percentile bootstrap over the pairs, as
-            is common, and Student's t, since a bootstrap of so few pairs is too narrow. None for
-            less than three pairs.
+        low, high: The wider of two intervals of the mean: the percentile bootstrap over the pairs,
+            which is too narrow for so few, and Student's t. None for fewer than three pairs.
         bootstrap: Low and high of the bootstrap alone.
-        p: Of the paired t-test that the mean is 0.
-        confidence: Of the intervals.
-        pairs: How many.
+        p: P-value of the paired t-test that the mean is 0.
+        confidence: Confidence of the intervals.
+        pairs: Number of pairs.
     """
 
     baseline: str
     mean: float
     low: float | None
     high: float | None
-    bootstrap: tuple[float, float] | None
+    bootstrap: list[float] | None
     p: float | None
     confidence: float
     pairs: int
+
+    @property
+    def excludes_zero(self) -> bool | None:
+        """Whether the interval excludes 0; None without an interval."""
+        if self.low is None or self.high is None:
+            return None
+        return self.low > 0 or self.high < 0
+
+    def __str__(self) -> str:
+        mean = f"{self.mean:+.2f}"
+        return mean if self.low is None else f"{mean} ({self.low:+.2f} to {self.high:+.2f})"
 
 
 def paired_difference(
@@ -47,13 +56,13 @@ def paired_difference(
     baseline: str,
     confidence: float = 0.95,
 ) -> Difference | None:
-    """Difference of two losses over the seeds that both have.
+    """Difference to a baseline over the seeds that both have.
 
     Args:
-        values: Measure by seed.
-        baseline_values: The same of the baseline.
-        baseline: Its name.
-        confidence: Of the intervals.
+        values: Metric by seed.
+        baseline_values: Metric of the baseline by seed.
+        baseline: Name of the baseline.
+        confidence: Confidence of the intervals.
 
     Returns:
         The difference, None without a common seed.
@@ -61,37 +70,42 @@ def paired_difference(
     seeds = [seed for seed in values if seed in baseline_values]
     if not seeds:
         return None
-    paired = np.array([values[seed] - baseline_values[seed] for seed in seeds])
-    mean = float(paired.mean())
-    if len(paired) < FEWEST:
-        return Difference(baseline, mean, None, None, None, None, confidence, len(paired))
-    # All resamples have the same generator, so that a table can be made again.
-    drawn = np.random.default_rng(0).integers(len(paired), size=(RESAMPLES, len(paired)))
-    tails = [50 * (1 - confidence), 50 * (1 + confidence)]
-    lowest, highest = np.percentile(paired[drawn].mean(axis=1), tails)
-    error = float(paired.std(ddof=1)) / math.sqrt(len(paired))
-    from scipy import stats  # takes a second to import
-
-    reach = float(stats.t.ppf((1 + confidence) / 2, len(paired) - 1)) * error
-    p = 2 * float(stats.t.sf(abs(mean) / error, len(paired) - 1)) if error > 0 else float(mean == 0)
+    ours, theirs = (np.array([of[seed] for seed in seeds]) for of in (values, baseline_values))
+    paired = ours - theirs
+    mean, pairs = float(paired.mean()), len(paired)
+    if pairs < FEWEST:
+        return Difference(baseline, mean, None, None, None, None, confidence, pairs)
+    if np.ptp(paired) == 0:  # scipy's tests divide by the spread
+        same = [mean, mean]
+        return Difference(baseline, mean, mean, mean, same, float(mean == 0), confidence, pairs)
+    test = stats.ttest_rel(ours, theirs)
+    interval = test.confidence_interval(confidence)
+    resampled = stats.bootstrap(
+        (paired,),
+        np.mean,
+        n_resamples=10_000,
+        confidence_level=confidence,
+        method="percentile",
+        random_state=np.random.default_rng(0),  # the same table every time
+    ).confidence_interval
     return Difference(
         baseline,
         mean,
-        min(float(lowest), mean - reach),
-        max(float(highest), mean + reach),
-        (float(lowest), float(highest)),
-        p,
+        float(min(resampled.low, interval.low)),
+        float(max(resampled.high, interval.high)),
+        [float(resampled.low), float(resampled.high)],
+        float(test.pvalue),
         confidence,
-        len(paired),
+        pairs,
     )
 
 
 def holm(p: Mapping[str, float], level: float) -> set[str]:
-    """Which of several hypotheses are rejected by Holm's step-down method (Holm 1979).
+    """Hypotheses that Holm's step-down method rejects (Holm 1979).
 
     Args:
         p: P-values by name.
-        level: Probability allowed for rejecting any true one.
+        level: Allowed probability of rejecting any true hypothesis.
     """
     rejected: set[str] = set()
     for rank, name in enumerate(sorted(p, key=lambda name: p[name])):
@@ -101,29 +115,30 @@ def holm(p: Mapping[str, float], level: float) -> set[str]:
     return rejected
 
 
-def sentence(
-    protocol: str, measure: str, differences: Mapping[str, Difference | None], failed: Sequence[str]
+def conclusion(
+    title: str, metric: str, differences: Mapping[str, Difference | None], failed: Sequence[str]
 ) -> str:
-    """What the data support, in words.
+    """Conclusions that the differences support, in a sentence.
+
+    A loss is called above or below the baseline only if the interval excludes 0 and the t-test is
+    significant after Holm's correction.
 
     Args:
-        protocol: Name of the protocol.
-        measure: What is measured.
-        differences: Of each loss but the baseline.
-        failed: Losses of which a run failed.
+        title: Name of the protocol.
+        metric: Name of the metric.
+        differences: Difference of each loss but the baseline.
+        failed: Losses with a failed run.
     """
     known = {name: d for name, d in differences.items() if d is not None}
-    parts = []
-    tested = {name: d for name, d in known.items() if d.p is not None and d.low is not None}
+    tested = {name: d for name, d in known.items() if d.p is not None}
     level = 1 - next(iter(tested.values())).confidence if tested else 0.0
-    shown = holm({name: d.p for name, d in tested.items() if d.p is not None}, level)
+    significant = holm({name: d.p for name, d in tested.items() if d.p is not None}, level)
+    parts = []
     for name, difference in sorted(tested.items(), key=lambda item: -item[1].mean):
-        assert difference.low is not None
-        assert difference.high is not None
         interval = (
             f"{difference.confidence:.0%} interval {difference.low:+.2f} to {difference.high:+.2f}"
         )
-        if name in shown and (difference.low > 0 or difference.high < 0):
+        if name in significant and difference.excludes_zero:
             side = "above" if difference.mean > 0 else "below"
             parts.append(
                 f"{name} is {abs(difference.mean):.2f} points {side} {difference.baseline} "
@@ -138,7 +153,7 @@ def sentence(
     if few:
         pairs = min(known[name].pairs for name in few)
         parts.append(
-            f"{', '.join(few)}: nothing is said of fewer than {FEWEST} paired runs, there "
+            f"{', '.join(few)}: no conclusion from fewer than {FEWEST} paired runs, there "
             f"{'is' if pairs == 1 else 'are'} {pairs}"
         )
     missing = [name for name, difference in differences.items() if difference is None]
@@ -146,6 +161,6 @@ def sentence(
         parts.append(f"{', '.join(missing)}: no run to pair with the baseline's")
     if failed:
         parts.append(f"runs failed of {', '.join(failed)}")
-    pairs_of = {d.pairs for d in tested.values()}
-    runs = f", {min(pairs_of)} paired runs each" if pairs_of else ""
-    return f"{protocol}, {measure}{runs}: {'; '.join(parts) or 'nothing to compare'}."
+    counts = {d.pairs for d in tested.values()}
+    runs = f", {min(counts)} paired runs each" if counts else ""
+    return f"{title}, {metric}{runs}: {'; '.join(parts) or 'nothing to compare'}."

@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from mxmclr_plugin.experiment.config import EvalConfig
+from mxmclr_plugin.retrieval.cross_modal import cross_modal_metrics, grouped_metrics, recall_sum
 from mxmclr_plugin.retrieval.direction import Direction
-from mxmclr_plugin.retrieval.directions import cross_modal_metrics, grouped_metrics, recall_sum
 
 __all__ = [
     "BatchRecord",

@@ -13,8 +13,8 @@ from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.inference.embedding_cache import cached_embeddings
 from mxmclr_plugin.inference.run import Run
 from mxmclr_plugin.registry import did_you_mean
+from mxmclr_plugin.retrieval.cross_modal import retrieval_items
 from mxmclr_plugin.retrieval.direction import Side, modalities_of
-from mxmclr_plugin.retrieval.directions import retrieval_items
 
 __all__ = ["RankedItems", "VisibleItem", "ranked_items", "visible_item"]
 

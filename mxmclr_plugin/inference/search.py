@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 from torch import Tensor
@@ -11,7 +13,10 @@ from torch import Tensor
 from mxmclr_plugin.data.batch import stack
 from mxmclr_plugin.data.dataset import MultifoldDataset
 from mxmclr_plugin.data.file_store import UnreadableFile
+from mxmclr_plugin.data.manifest.build import OneShape
 from mxmclr_plugin.data.manifest.kinds import FILE_KINDS
+from mxmclr_plugin.data.readers.image import IMAGE_SUFFIXES
+from mxmclr_plugin.data.readers.points import POINTS_SUFFIXES
 from mxmclr_plugin.data.readers.voxel import VOXEL_SUFFIXES
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.inference.items import ranked_items, visible_item
@@ -23,13 +28,13 @@ from mxmclr_plugin.retrieval.top_k import top_k
 __all__ = ["Found", "Hit", "search"]
 
 _SUFFIXES = {
-    "image": (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm"),
-    "voxel": (".nrrd", ".binvox", ".npz"),
-    "points": (".ply",),
+    "image": IMAGE_SUFFIXES,
+    "voxel": tuple(suffix for suffix in VOXEL_SUFFIXES if suffix != ".npy"),
+    "points": tuple(suffix for suffix in POINTS_SUFFIXES if suffix != ".npy"),
 }
-"""Ends of files that are of one kind only; others say by themselves what they are not."""
+"""Suffixes that are of few kinds only; files of others are told apart by the towers of the run."""
 
-_FILES = {suffix for suffixes in _SUFFIXES.values() for suffix in suffixes} | {*VOXEL_SUFFIXES}
+_FILES = {suffix for suffixes in _SUFFIXES.values() for suffix in suffixes} | {".npy"}
 
 
 @dataclass(frozen=True)
@@ -188,7 +193,13 @@ def _encoded_file(run: Run, dataset: MultifoldDataset, modality: str, file: Path
         )
     like = store[0]
     kind = FILE_KINDS[run.data.kinds.get(modality, modality)]
-    options = {} if kind.option is None else {kind.option: int(like.shape[kind.length])}
+    options: dict[str, Any] = {}
+    if kind.option is not None:
+        options[kind.option] = int(like.shape[kind.length])
+    read = getattr(store, "read", None)
+    read = read.read if isinstance(read, OneShape) else read
+    if isinstance(read, partial):
+        options |= {name: read.keywords[name] for name in kind.further if name in read.keywords}
     try:
         record = kind.reader(options)(file)
     except UnreadableFile as error:

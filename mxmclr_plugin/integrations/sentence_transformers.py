@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightly.utils import dist
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.losses.merged_forward import embed_columns
 from torch import Tensor, nn
-from torch import distributed as torch_dist
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from mxmclr_plugin.loss.arguments import Implementation
+from mxmclr_plugin.loss.distributed.exchange import Ranks
 from mxmclr_plugin.loss.distributed.gather import Gather
 from mxmclr_plugin.loss.multifold_hybrid import MAX_SCALE, MultifoldHybridLoss
 
@@ -27,11 +26,11 @@ class MultifoldHybridSentenceLoss(nn.Module):
 
     Text columns are observations: with five English and five German captions of a photo in ten
     columns and ``anchor_columns=5``, each row is an instance with folds 5 and 5. Every caption of
-    the other language is a positive, and photos count as positives in the measure in which their
+    the other language is a positive, and other photos get partial credit in proportion to how their
     captions are alike; see :func:`mxmclr_plugin.multifold_hybrid_loss`.
 
     ============================  ===============================  ==============================
-    text columns                  label column                     what meets what
+    text columns                  label column                     what is compared
     ============================  ===============================  ==============================
     k anchors, then others        none: row k is instance k        anchors and others, both ways
     k anchors, then others        instance ids: rows of the same   anchors and others, both ways
@@ -46,7 +45,7 @@ class MultifoldHybridSentenceLoss(nn.Module):
 
     The trainer logs ``hard`` and ``soft``, both with their weight, beside ``loss``, their sum.
 
-    A learnable temperature is trained with the model. Give it a learning rate of its own, such as
+    A learnable temperature is trained with the model. Give it a separate learning rate, such as
     ``learning_rate_mapping={"log_scale": 1e-2}`` in the training arguments: at that of a language
     model it would not move. As the trainer saves no parameters of losses, add
     ``callbacks=[TemperatureCallback(loss)]``.
@@ -63,14 +62,14 @@ class MultifoldHybridSentenceLoss(nn.Module):
         learnable_temperature: Whether the temperature is learned, as in CLIP.
         anchor_columns: How many text columns, from the first on, are of the first modality. The
             others are of the second; if there are none, all columns are of one modality.
-        gather_across_devices: Whether each process meets the texts of all processes.
+        gather_across_devices: Whether each process compares with the texts of all processes.
         gather: How it does: ``"rows"``, ``"all_gather"``, ``"ring"`` or ``"auto"``; see
             :class:`~mxmclr_plugin.MultifoldHybridLoss`.
         log_parts: If False the loss is returned as one tensor and its parts are not logged. Losses
             that wrap another, such as ``MatryoshkaLoss``, need that.
         impl: Which implementation computes the loss.
-        validate: Whether the values of embeddings are looked at, which waits for the device once a
-            step.
+        validate: Whether the values of embeddings are checked, which synchronizes with the device
+            once a step.
 
     Raises:
         ValueError: If an option is out of range.
@@ -321,8 +320,5 @@ def _instance_ids(labels: Tensor | None, rows: int) -> Tensor | None:
 
 
 def _mean_over_ranks(gradient: Tensor) -> Tensor:
-    if dist.world_size() == 1:
-        return gradient
-    total = gradient.clone()
-    torch_dist.all_reduce(total)
-    return total / float(dist.world_size())
+    ranks = Ranks()
+    return ranks.all_reduce(gradient.clone(), "gradients") / ranks.size

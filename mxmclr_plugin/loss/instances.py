@@ -15,10 +15,9 @@ __all__ = ["Comparison", "Instances", "can_look", "fuse"]
 class Instances:
     """The instances of a multifold batch, numbered by group index.
 
-    There is a group index an instance where ids can be read without a wait. Elsewhere there are as
-    many as
-    rows, n_0 + n_1, or as ``num_instances`` says, so that their number is known without reading a
-    value from the device; groups that no instance uses have fold 0 on both sides.
+    On a CPU there is one group index per instance. Elsewhere there are n_0 + n_1, or
+    ``num_instances``, so that their number is known without reading a value from the device; group
+    indices that no instance uses have fold 0 on both sides.
 
     Attributes:
         index0: Group index of each row of side 0. Shape: (n_0,).
@@ -59,7 +58,7 @@ class Instances:
         )
 
     def without_unused_groups(self) -> Instances:
-        """The same with no more groups than there are instances; waits for the device."""
+        """The same with no more groups than there are instances; synchronizes with the device."""
         # Groups are numbered without a gap, so those in use are the first.
         used = int(torch.maximum(self.index0.max(), self.index1.max())) + 1
         return Instances(self.index0, self.index1, self.fold0[:used], self.fold1[:used])
@@ -103,7 +102,7 @@ class Comparison:
 
 
 def can_look(values: Tensor) -> bool:
-    """Whether values can be read without a wait for a device."""
+    """Whether values can be read without synchronizing with a device."""
     return not (
         values.device.type != "cpu"
         or torch.compiler.is_compiling()

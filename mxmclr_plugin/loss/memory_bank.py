@@ -22,10 +22,10 @@ class ObservationQueue(nn.Module):
 
     Attributes:
         size:
-            (entries, dim), or 0 for none, as in lightly.
+            (entries, dim), as in lightly.
 
     Raises:
-        ValueError: If ``size`` is neither 0 nor of the form (entries, dim).
+        ValueError: If ``size`` is not of the form (entries, dim).
     """
 
     def __init__(self, size: int | Sequence[int]) -> None:
@@ -37,14 +37,9 @@ class ObservationQueue(nn.Module):
         # Two whole numbers an entry: its id, and whether it is empty, or where its id is from.
         self.labels = MemoryBankModule((self.size[0], 2), feature_dim_first=False)
         self.labels.bank = torch.full_like(self.labels.bank, _EMPTY, dtype=torch.int64)
-        if len(self):
-            for bank in (self.rows, self.labels):
-                for name, buffer in list(bank.named_buffers()):
-                    bank.register_buffer(name, buffer, persistent=True)
-
-    def __len__(self) -> int:
-        """Number of entries that it can hold."""
-        return self.size[0]
+        for bank in (self.rows, self.labels):
+            for name, buffer in list(bank.named_buffers()):
+                bank.register_buffer(name, buffer, persistent=True)
 
     def entries(self) -> tuple[Tensor, Tensor]:
         """Rows and ids held now. Shape: (held, D), (held,)."""

@@ -143,8 +143,8 @@ class MultifoldHybridLoss(nn.Module):
         self.learnable_temperature = learnable_temperature
         self.impl: Implementation = impl
         self.validate = validate
-        self.memory_bank = ObservationQueue(memory_bank_size)
-        check_gather(gather, gather_distributed, impl, len(self.memory_bank) > 0)
+        self.memory_bank = None if memory_bank_size == 0 else ObservationQueue(memory_bank_size)
+        check_gather(gather, gather_distributed, impl, self.memory_bank is not None)
         self.gather: Gather = gather
         self.last: dict[str, Tensor] = {}
         if learnable_temperature:
@@ -195,16 +195,8 @@ class MultifoldHybridLoss(nn.Module):
                 are soft features and a memory bank, and with ``validate`` if a row is zero, NaN or
                 infinite or no row of ``z0`` has a positive.
         """
-        loss, _, _ = self._compute(
-            z0,
-            z1,
-            ids0,
-            ids1,
-            soft_features0,
-            soft_features1,
-            differentiable=False,
-            temperature=temperature,
-        )
+        arguments = (z0, z1, ids0, ids1, soft_features0, soft_features1)
+        loss, _, _ = self._compute(*arguments, differentiable=False, temperature=temperature)
         return loss
 
     def parts(
@@ -217,9 +209,8 @@ class MultifoldHybridLoss(nn.Module):
         soft_features1: Tensor | Sequence[Tensor] | None = None,
     ) -> HybridLossParts:
         """The loss and both parts, each differentiable; called as :meth:`forward` is."""
-        loss, hard, soft = self._compute(
-            z0, z1, ids0, ids1, soft_features0, soft_features1, differentiable=True
-        )
+        arguments = (z0, z1, ids0, ids1, soft_features0, soft_features1)
+        loss, hard, soft = self._compute(*arguments, differentiable=True)
         assert hard is not None
         assert soft is not None
         return HybridLossParts(loss, hard, soft)
@@ -239,7 +230,7 @@ class MultifoldHybridLoss(nn.Module):
         """The loss and its parts, which need a gradient only if ``differentiable``."""
         z0 = _stack_views(z0, "z0")
         z1 = None if z1 is None else _stack_views(z1, "z1")
-        has_ids, has_bank = ids0 is not None or ids1 is not None, len(self.memory_bank) > 0
+        has_ids, bank = ids0 is not None or ids1 is not None, self.memory_bank
         most = _most_instances(z0, z1, ids0, ids1)
         ids0, ids1 = self._ids(z0, z1, ids0, ids1)
         z0, ids0 = flatten_folds(z0, ids0, "z0")
@@ -253,7 +244,7 @@ class MultifoldHybridLoss(nn.Module):
             _as_rows(soft_features0, "soft_features0"),
             _as_rows(soft_features1, "soft_features1"),
         )
-        if has_bank and not (batch.soft_features0 is None and batch.soft_features1 is None):
+        if bank is not None and not (batch.soft_features0 is None and batch.soft_features1 is None):
             # Said at the first step: the bank is still empty then, and nothing else would object.
             raise ValueError(
                 "soft features cannot be used with a memory bank, which keeps none of past "
@@ -261,12 +252,12 @@ class MultifoldHybridLoss(nn.Module):
             )
         exchange = None
         if self.gather_distributed:
-            exchange = choose_exchange(self.gather, self.impl, has_bank, z0, z1)
+            exchange = choose_exchange(self.gather, self.impl, bank is not None, z0, z1)
             most = None  # other processes may hold more
             if exchange is None:
                 batch = gather_batch(batch)
-        if has_bank:
-            batch = self._with_queue(batch, has_ids)
+        if bank is not None:
+            batch = self._with_queue(batch, bank, has_ids)
             if most is not None and batch.queue is not None:
                 most += len(batch.queue)
         if temperature is None:
@@ -283,11 +274,11 @@ class MultifoldHybridLoss(nn.Module):
             parts = hybrid_parts(batch, options, differentiable=differentiable)
         else:
             parts = sharded_hybrid_parts(batch, options, exchange, differentiable=differentiable)
-        if has_bank and batch.z0.requires_grad:
+        if bank is not None and batch.z0.requires_grad:
             if batch.z1 is None or batch.ids1 is None:
-                self.memory_bank.add(batch.z0, batch.ids0, has_ids)
+                bank.add(batch.z0, batch.ids0, has_ids)
             else:
-                self.memory_bank.add(batch.z1, batch.ids1, has_ids)
+                bank.add(batch.z1, batch.ids1, has_ids)
         loss = parts[0].detach()
         self.last = {"scale": (loss.new_ones(()) / temperature).reshape(()).detach()}
         for name, part in zip(("loss", "hard", "soft"), parts, strict=True):
@@ -301,7 +292,8 @@ class MultifoldHybridLoss(nn.Module):
         """Instance ids that hold beyond this process and this batch, where that matters."""
         if z1 is None and ids1 is not None:
             raise ValueError("ids1 is given but z1 is None; ids of z0 are ids0")
-        beyond = self.gather_distributed or len(self.memory_bank) > 0
+        bank = self.memory_bank
+        beyond = self.gather_distributed or bank is not None
         if ids0 is None and ids1 is None:
             if z1 is not None and len(z0) != len(z1):
                 raise ValueError(
@@ -313,8 +305,8 @@ class MultifoldHybridLoss(nn.Module):
                 if self.gather_distributed:
                     ranks = Ranks()
                     ids = ids * ranks.size + ranks.rank
-                if len(self.memory_bank):
-                    ids = ids + self.memory_bank.next_id().to(ids.device)
+                if bank is not None:
+                    ids = ids + bank.next_id().to(ids.device)
                 return ids, None if z1 is None else ids
         elif beyond and z1 is not None and (ids0 is None or ids1 is None):
             raise ValueError(
@@ -323,15 +315,15 @@ class MultifoldHybridLoss(nn.Module):
             )
         return ids0, ids1
 
-    def _with_queue(self, batch: Batch, has_ids: bool) -> Batch:
+    def _with_queue(self, batch: Batch, bank: ObservationQueue, has_ids: bool) -> Batch:
         """The batch with the entries of the memory bank as its queue, once there are any."""
-        if batch.z0.shape[1] != self.memory_bank.size[1]:
+        if batch.z0.shape[1] != bank.size[1]:
             raise ValueError(
                 f"memory_bank_size is {self.memory_bank_size}, for embeddings of width "
-                f"{self.memory_bank.size[1]}, but z0 has width {batch.z0.shape[1]}"
+                f"{bank.size[1]}, but z0 has width {batch.z0.shape[1]}"
             )
-        self.memory_bank.check_origin(has_ids)
-        rows, ids = self.memory_bank.entries()
+        bank.check_origin(has_ids)
+        rows, ids = bank.entries()
         if len(rows) == 0:
             return batch
         device = batch.z0.device

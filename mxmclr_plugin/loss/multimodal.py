@@ -17,7 +17,7 @@ __all__ = ["MultimodalLoss", "takes_ids", "takes_soft_features"]
 class MultimodalLoss(nn.Module):
     """Weighted mean of a criterion over pairs of modalities, as TriCoLo[0] pairs its three.
 
-    Every pair has a copy of the criterion of its own, so that learnable temperatures and memory
+    Every pair has its own copy of the criterion, so that learnable temperatures and memory
     banks do not mix.
 
     - [0] TriCoLo, 2022, https://arxiv.org/abs/2201.07366

@@ -1,4 +1,4 @@
-"""What a page is made of."""
+"""Blocks of a page."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class TableCell:
     """A cell of a table.
 
     Attributes:
-        text: What stands in it.
+        text: Its text.
         number: Whether it is a number, set to the right.
         swatch: CSS variable of a colour to show before it.
         tone: ``"good"``, ``"bad"``, ``"quiet"``, ``"best"`` or nothing.
@@ -64,11 +64,11 @@ class Plot:
     """A plot.
 
     Attributes:
-        name: Of its files, and of its ids on the page.
+        name: Name of its files, and of its ids on the page.
         title: Above it, empty for none.
         caption: Below it.
-        description: What is seen, for those who do not see it.
-        draw: The figure of a width in inches.
+        description: Text for readers who do not see it.
+        draw: Draws the figure at a width in inches.
     """
 
     kind: ClassVar[str] = "plot"
@@ -92,17 +92,17 @@ class Found:
 
 @dataclass(frozen=True)
 class RunFound:
-    """What a query found in one run, and the rank of the first right item."""
+    """Results of a query in one run, and the expected rank of the first correct item."""
 
     label: str
     swatch: str
-    rank: int
+    rank: str
     items: Sequence[Found]
 
 
 @dataclass(frozen=True)
 class Query:
-    """A query with what it found in each run; ``image`` shows it, or its instance."""
+    """A query with its results in each run; ``image`` shows it, or its instance."""
 
     name: str
     text: str
@@ -122,7 +122,7 @@ class QueryList:
 
 @dataclass(frozen=True)
 class Details:
-    """What is folded away."""
+    """Blocks that are folded away."""
 
     kind: ClassVar[str] = "details"
     summary: str

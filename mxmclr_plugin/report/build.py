@@ -1,4 +1,4 @@
-"""The report on a folder."""
+"""Build the report on a folder."""
 
 from __future__ import annotations
 
@@ -8,18 +8,25 @@ from pathlib import Path
 
 from rich.console import Console
 
+from mxmclr_plugin.comparison.records import Ablation, Comparison
 from mxmclr_plugin.errors import ConfigError
+from mxmclr_plugin.experiment.metrics import RunMetrics
+from mxmclr_plugin.json_records import read_record
 from mxmclr_plugin.report.blocks import Block, Details, Plot
-from mxmclr_plugin.report.contents.ablation import read_ablation
-from mxmclr_plugin.report.contents.comparison import read_comparison
-from mxmclr_plugin.report.contents.single_run import read_run
 from mxmclr_plugin.report.page import WIDTHS, Page, page_html
 from mxmclr_plugin.report.palette import series_styles
-from mxmclr_plugin.report.sections.ablation import ablation_appendix, ablation_sections
-from mxmclr_plugin.report.sections.comparison import comparison_appendix, comparison_sections
-from mxmclr_plugin.report.sections.qualitative import qualitative_sections
-from mxmclr_plugin.report.sections.single_run import run_appendix, run_sections
-from mxmclr_plugin.report.shown_runs import shown_of_ablation, shown_of_comparison, shown_of_run
+from mxmclr_plugin.report.qualitative import qualitative_sections
+from mxmclr_plugin.report.result_sections import (
+    ablation_sections,
+    appendix,
+    comparison_sections,
+)
+from mxmclr_plugin.report.run_sections import run_appendix, run_sections
+from mxmclr_plugin.report.shown_runs import (
+    choose_from_ablation,
+    choose_from_comparison,
+    choose_run,
+)
 from mxmclr_plugin.report.svg import save_figure
 
 __all__ = ["Report", "build_report"]
@@ -27,16 +34,16 @@ __all__ = ["Report", "build_report"]
 
 @dataclass(frozen=True)
 class Report:
-    """A report."""
+    """A report on a comparison, an ablation or a run."""
 
     page: Page
 
     def html(self) -> str:
-        """Its text, one file that needs nothing beside it."""
+        """The page as one self-contained HTML file."""
         return page_html(self.page)
 
     def save_plots(self, folder: Path) -> list[Path]:
-        """Writes every plot as PNG and SVG; returns the files."""
+        """Write every plot as PNG and SVG; returns the files."""
         blocks = [block for section in self.page.sections for block in section.blocks]
         return [
             path
@@ -52,16 +59,16 @@ def build_report(
     seed: int = 0,
     console: Console | None = None,
 ) -> Report:
-    """Reports on a folder.
+    """Build the report on a folder.
 
     Args:
         folder: Of a comparison (``compare.json``), an ablation (``ablate.json``) or a run
             (``metrics.json``).
-        losses: Of a comparison, those shown in images; by default the best one beside the
+        losses: Losses of a comparison that are shown in detail; by default the best one and the
             baseline.
-        protocol: Of a comparison, that of which they are shown; by default the first.
-        seed: Of what is drawn by chance, and of maps.
-        console: Where to say what is left out of the data.
+        protocol: Protocol under which they are shown; by default the first.
+        seed: Seed of random draws and of the maps.
+        console: Where data that are left out are reported.
 
     Raises:
         ConfigError: If the folder is none of these, a file in it cannot be read, or there is no
@@ -71,40 +78,42 @@ def build_report(
     if not (folder / "compare.json").is_file() and (losses or protocol is not None):
         raise ConfigError("losses and protocol are of a comparison, which has a compare.json")
     if (folder / "compare.json").is_file():
-        comparison = read_comparison(folder / "compare.json")
-        styles = series_styles(comparison.losses)
-        shown = shown_of_comparison(comparison, losses, protocol)
+        comparison = read_record(Comparison, folder / "compare.json")
+        compared, protocols = comparison.axes["loss"], comparison.axes["protocol"]
+        styles = series_styles(compared)
+        shown = choose_from_comparison(comparison, folder, losses, protocol)
         page = Page(
             f"Losses compared on {comparison.task}",
-            f"losses {', '.join(comparison.losses)}; protocols {', '.join(comparison.protocols)}; "
-            f"seeds {', '.join(comparison.seeds)}",
+            f"losses {', '.join(compared)}; protocols {', '.join(protocols)}; "
+            f"seeds {', '.join(map(str, comparison.seeds))}",
             [
-                *comparison_sections(comparison, styles),
+                *comparison_sections(comparison, folder, styles),
                 *qualitative_sections(shown, styles, seed, console),
-                *comparison_appendix(comparison, styles),
+                appendix(comparison, styles),
             ],
         )
     elif (folder / "ablate.json").is_file():
-        ablation = read_ablation(folder / "ablate.json")
+        ablation = read_record(Ablation, folder / "ablate.json")
+        shown = choose_from_ablation(ablation, folder)
         page = Page(
             f"Ablation {ablation.study} on {ablation.task}",
             ablation.title,
             [
-                *ablation_sections(ablation),
-                *qualitative_sections(shown_of_ablation(ablation), {}, seed, console),
-                *ablation_appendix(ablation),
+                *ablation_sections(ablation, folder),
+                *qualitative_sections(shown, {}, seed, console),
+                appendix(ablation, {}),
             ],
         )
     elif (folder / "metrics.json").is_file():
-        run = read_run(folder)
-        styles = series_styles([run.loss])
+        run = read_record(RunMetrics, folder / "metrics.json")
+        shown, styles = choose_run(run, folder), series_styles([run.loss])
         page = Page(
             f"{run.loss} on {run.task}",
             f"one run, seed {run.seed}",
             [
-                *run_sections(run),
-                *qualitative_sections(shown_of_run(run), styles, seed, console),
-                *run_appendix(run),
+                *run_sections(run, folder),
+                *qualitative_sections(shown, styles, seed, console),
+                run_appendix(run),
             ],
         )
     else:

@@ -1,150 +1,184 @@
-"""Which runs are shown in images: two, side by side."""
+"""Choose and load the runs that a report shows in detail: one, or two side by side."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from mxmclr_plugin.comparison.records import Ablation, Comparison, Results, variant_name
 from mxmclr_plugin.errors import ConfigError
+from mxmclr_plugin.experiment.metrics import RunMetrics
+from mxmclr_plugin.inference.items import RankedItems, ranked_items
+from mxmclr_plugin.inference.run import Run, load_run
 from mxmclr_plugin.registry import did_you_mean
-from mxmclr_plugin.report.contents.ablation import AblationContents
-from mxmclr_plugin.report.contents.comparison import Cell, ComparisonContents
-from mxmclr_plugin.report.contents.single_run import RunContents
+from mxmclr_plugin.retrieval.direction import modalities_of
 
-__all__ = ["ShownRun", "ShownRuns", "shown_of_ablation", "shown_of_comparison", "shown_of_run"]
+__all__ = ["LoadedRun", "ShownRuns", "choose_from_ablation", "choose_from_comparison", "choose_run"]
 
-
-@dataclass(frozen=True)
-class ShownRun:
-    """A run and what it is called."""
-
-    label: str
-    folder: Path
+Modalities = tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class ShownRuns:
-    """What is shown.
+    """Chosen runs.
 
     Attributes:
-        runs: None, one, or two.
-        split: Of which.
-        says: Which they are, or why there are none.
+        folders: Folder of each run by its label; none, one or two.
+        split: Shown split.
+        text: Which runs they are, or why there are none.
     """
 
-    runs: Sequence[ShownRun]
+    folders: Mapping[str, Path]
     split: str
-    says: str
+    text: str
+
+    def load(self, console: Console) -> list[LoadedRun]:
+        """Load the runs and encode their data, unless their folders have the embeddings.
+
+        Raises:
+            ConfigError: If one cannot be loaded, or they do not rank the same items.
+            DataError: If the data cannot be read.
+        """
+        loaded: list[LoadedRun] = []
+        for label, folder in self.folders.items():
+            run = load_run(folder, console=console)
+            sides = [s for d in run.config.directions.values() for s in (d.query, d.gallery)]
+            items = {modalities_of(side): ranked_items(run, self.split, side) for side in sides}
+            loaded.append(LoadedRun(label, run, self.split, items))
+        for other in loaded[1:]:
+            for modalities, own in loaded[0].items.items():
+                others = other.items.get(modalities)
+                if others is None or not torch.equal(own.ids, others.ids):
+                    raise ConfigError(
+                        f"{loaded[0].label} and {other.label} do not rank the same items of "
+                        f"{' and '.join(modalities)}"
+                    )
+        return loaded
 
 
-def shown_of_comparison(
-    contents: ComparisonContents, losses: Sequence[str] = (), protocol: str | None = None
+@dataclass(frozen=True, eq=False)
+class LoadedRun:
+    """A run with its items.
+
+    Attributes:
+        label: Its label.
+        run: The run.
+        split: Split of the items.
+        items: Items of each side of a direction, by modalities.
+    """
+
+    label: str
+    run: Run
+    split: str
+    items: Mapping[Modalities, RankedItems]
+
+    def names(self, instances: Tensor) -> list[str]:
+        """Names of instances. Shape: (N,)."""
+        dataset = self.run.split(self.split)
+        by_id = dict(zip(dataset.ids.tolist(), dataset.names, strict=True))
+        return [by_id[instance] for instance in instances.tolist()]
+
+
+def choose_from_comparison(
+    results: Comparison, folder: Path, losses: Sequence[str], protocol: str | None
 ) -> ShownRuns:
-    """Two losses under one protocol, of the first seed that both have with a checkpoint.
+    """Two losses under one protocol, with the first seed for which both have weights.
 
     Args:
-        contents: The comparison.
-        losses: Which; by default the one that is best by the first measure, beside the baseline.
-        protocol: By default the first under which both have runs.
+        results: The comparison.
+        folder: Its folder.
+        losses: Losses; by default the best one by the main metric, and the baseline.
+        protocol: Protocol; by default the first under which both have runs.
 
     Raises:
         ConfigError: If there is no such loss or protocol.
     """
-    for key, asked, known in (
-        ("losses", losses, contents.losses),
-        ("protocol", [] if protocol is None else [protocol], contents.protocols),
-    ):
-        for name in asked:
+    for key, names in (("loss", losses), ("protocol", [] if protocol is None else [protocol])):
+        known = results.axes[key]
+        for name in names:
             if name not in known:
                 raise ConfigError(
-                    f"{key}: {name!r} was not compared, {did_you_mean(name, known)}there are "
-                    f"{', '.join(known)}"
+                    f"{'losses' if key == 'loss' else key}: {name!r} was not compared, "
+                    f"{did_you_mean(name, known)}there are {', '.join(known)}"
                 )
-    protocols = list(contents.protocols) if protocol is None else [protocol]
-    for name in protocols:
-        pair = list(losses) or _best_and_baseline(contents, name)
-        cells = {
-            (cell.loss, cell.seed): cell
-            for cell in contents.cells
-            if cell.protocol == name and _has_weights(cell)
+    for name in results.axes["protocol"] if protocol is None else [protocol]:
+        pair = list(losses) or _best_and_baseline(results, folder, name)
+        for seed in results.seeds:
+            folders = {
+                loss: path
+                for loss in pair
+                if (path := _weights(results, folder, {"loss": loss, "protocol": name}, seed))
+            }
+            if pair and len(folders) == len(pair):
+                return ShownRuns(folders, "test", f"Protocol {name}, seed {seed}.")
+    return ShownRuns({}, "test", _NO_WEIGHTS)
+
+
+def choose_from_ablation(results: Ablation, folder: Path) -> ShownRuns:
+    """The best and the worst variant by the main metric, with the first seed that has weights."""
+    means = _means(results, folder)
+    for seed in results.seeds:
+        with_weights = {
+            k: path
+            for k in means
+            if (path := _weights(results, folder, results.variants[k], seed)) is not None
         }
-        for seed in contents.seeds:
-            if pair and all((loss, seed) in cells for loss in pair):
-                runs = [ShownRun(loss, _folder(cells[loss, seed])) for loss in pair]
-                return ShownRuns(runs, "test", f"Protocol {name}, seed {seed}.")
-    return ShownRuns([], "test", _NO_WEIGHTS)
+        if with_weights:
+            ranked = sorted(with_weights, key=lambda k: -means[k])
+            folders = {
+                variant_name(results.variants[k]): with_weights[k] for k in (ranked[0], ranked[-1])
+            }
+            text = f"The variants with the highest and the lowest mean, seed {seed}."
+            return ShownRuns(folders, results.split, text)
+    return ShownRuns({}, results.split, _NO_WEIGHTS)
 
 
-def shown_of_ablation(contents: AblationContents) -> ShownRuns:
-    """The best and the worst point by the first measure, of one seed."""
-    means = {
-        tuple(row.at.items()): row.mean
-        for row in contents.rows
-        if contents.measures and row.measure == contents.measures[0] and row.mean is not None
-    }
-    folders = {
-        (tuple(cell.at.items()), cell.seed): cell.folder
-        for cell in contents.cells
-        if cell.error is None and cell.folder is not None and _has_checkpoint(cell.folder)
-    }
-    for seed in dict.fromkeys(cell.seed for cell in contents.cells):
-        points = [at for at in means if (at, seed) in folders]
-        if points:
-            ends = [max(points, key=lambda at: means[at]), min(points, key=lambda at: means[at])]
-            runs = [
-                ShownRun(", ".join(f"{_short(axis)} {value}" for axis, value in at), folder)
-                for at in dict.fromkeys(ends)
-                if (folder := folders[at, seed]) is not None
-            ]
-            says = f"The points with the highest and the lowest mean, seed {seed}."
-            return ShownRuns(runs, contents.split, says)
-    return ShownRuns([], contents.split, _NO_WEIGHTS)
-
-
-def shown_of_run(contents: RunContents) -> ShownRuns:
+def choose_run(run: RunMetrics, folder: Path) -> ShownRuns:
     """The run itself."""
-    split = "test" if "test" in contents.figures or not contents.figures else ""
-    split = split or next(iter(contents.figures))
-    if not _has_checkpoint(contents.folder):
-        return ShownRuns([], split, _NO_WEIGHTS)
-    return ShownRuns([ShownRun(contents.loss, contents.folder)], split, f"Seed {contents.seed}.")
+    split = "test" if "test" in run.splits or not run.splits else next(iter(run.splits))
+    if not _has_checkpoint(folder):
+        return ShownRuns({}, split, _NO_WEIGHTS)
+    return ShownRuns({run.loss: folder}, split, f"Seed {run.seed}.")
 
 
 _NO_WEIGHTS = (
-    "Left out: they are made from the weights of runs (checkpoints/best.ckpt), and the folder has "
+    "Left out: these parts need the weights of runs (checkpoints/best.ckpt), and the folder has "
     "none."
 )
 
 
-def _best_and_baseline(contents: ComparisonContents, protocol: str) -> list[str]:
-    done = {c.loss for c in contents.cells if c.protocol == protocol and _has_weights(c)}
-    means = {
-        row.loss: row.mean
-        for row in contents.rows
-        if row.protocol == protocol
-        and contents.measures
-        and row.measure == contents.measures[0]
-        and row.mean is not None
-        and row.loss in done
-    }
-    others = [loss for loss in means if loss != contents.baseline]
-    pair = [max(others, key=lambda loss: means[loss])] if others else []
-    return [*pair, contents.baseline] if contents.baseline in means else pair
+def _best_and_baseline(results: Comparison, folder: Path, protocol: str) -> list[str]:
+    means = _means(results, folder)
+    ranked = [results.variants[k] for k in sorted(means, key=lambda k: -means[k])]
+    losses = [variant["loss"] for variant in ranked if variant["protocol"] == protocol]
+    best = [loss for loss in losses if loss != results.baseline][:1]
+    return [*best, *(loss for loss in losses if loss == results.baseline)]
 
 
-def _has_weights(cell: Cell) -> bool:
-    return cell.error is None and cell.folder is not None and _has_checkpoint(cell.folder)
+def _means(results: Results, folder: Path) -> dict[int, float]:
+    """Mean of the main metric by index of the variant, where a run has weights."""
+    means = {}
+    for k, variant in enumerate(results.variants):
+        row = results.row(variant, results.metrics[0]) if results.metrics else None
+        shown = any(_weights(results, folder, variant, seed) for seed in results.seeds)
+        if shown and row is not None and row.mean is not None:
+            means[k] = row.mean
+    return means
 
 
-def _folder(cell: Cell) -> Path:
-    assert cell.folder is not None
-    return cell.folder
+def _weights(results: Results, folder: Path, variant: Mapping[str, str], seed: int) -> Path | None:
+    """Folder of a finished run with weights, None if there is none."""
+    for run in results.runs:
+        if run.variant == variant and run.seed == seed and run.error is None and run.folder:
+            path = folder / run.folder
+            return path if _has_checkpoint(path) else None
+    return None
 
 
 def _has_checkpoint(folder: Path) -> bool:
     return any((folder / "checkpoints").glob("*.ckpt"))
-
-
-def _short(axis: str) -> str:
-    return axis.rpartition(".")[2]

@@ -1,4 +1,4 @@
-"""Directions of retrieval: the modalities of queries and gallery."""
+"""Direction of retrieval: query and gallery, each a modality or several."""
 
 from __future__ import annotations
 

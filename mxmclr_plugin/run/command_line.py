@@ -231,7 +231,7 @@ def _listing(what: str) -> Table:
 
         return _table(["task", "what"], [[name, text] for name, text in tasks().items()])
     if what == "studies":
-        from mxmclr_plugin.comparison.ablation import studies
+        from mxmclr_plugin.comparison.study import studies
 
         return _table(["study", "varies"], [[name, text] for name, text in studies().items()])
     if what == "data":
@@ -284,7 +284,7 @@ def _comparison_config() -> type[Any]:
 
 
 def _ablation_config() -> type[Any]:
-    from mxmclr_plugin.comparison.ablation import AblationConfig
+    from mxmclr_plugin.comparison.config import AblationConfig
 
     return AblationConfig
 

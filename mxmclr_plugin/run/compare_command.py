@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from mxmclr_plugin.run.command import Context, print_line
 
 if TYPE_CHECKING:  # it imports torch
     from mxmclr_plugin.comparison.config import ComparisonConfig
-    from mxmclr_plugin.comparison.results import Comparison, Summary
-    from mxmclr_plugin.comparison.tuning import Trial
+    from mxmclr_plugin.comparison.records import Comparison, Trial
 
 __all__ = ["compare_command"]
 
@@ -25,92 +22,61 @@ def compare_command(arguments: ComparisonConfig, context: Context) -> int:
     Raises:
         ConfigError: If something cannot be configured.
     """
-    from mxmclr_plugin.comparison.compare import compare
+    from mxmclr_plugin.comparison.compare import compare, comparison_folder
 
     task, overrides, console, config_dir = context
     comparison = compare(task, arguments, overrides, console, config_dir)
-    _show(comparison, console)
-    folder = Path(arguments.out or Path("runs") / "compare" / task)
+    _print(comparison, console)
+    folder = comparison_folder(task, arguments)
     print_line(console, f"written to {folder / 'compare.json'} and compare.csv")
-    return 1 if any(run.error for run in comparison.runs) else 0
+    return 1 if comparison.errors else 0
 
 
-def _show(comparison: Comparison, console: Console) -> None:
-    from mxmclr_plugin.comparison.protocols import PROTOCOLS
-
-    asked = comparison.asked
-    if asked.tune:
-        console.print(_grid_table(comparison))
-    for protocol in asked.protocol if comparison.measures else []:
+def _print(comparison: Comparison, console: Console) -> None:
+    if comparison.trials:
+        console.print(_trials_table(comparison))
+    settings = comparison.settings
+    for protocol in comparison.axes["protocol"] if comparison.metrics else []:
         console.print(_table(comparison, protocol))
-        console.print(f"{protocol}: {PROTOCOLS[protocol].says}\n", highlight=False)
-    settings = comparison.settings()
-    console.print(
-        f"rates in percent; {settings['steps']} steps; {settings['runs']}, "
-        f"{settings['seconds']:.0f} s of runs; versions "
+        print_line(console, f"{protocol}: {settings['protocols'][protocol]}\n")
+    runs = len(comparison.runs)
+    print_line(
+        console,
+        f"rates in percent; {settings['steps']} steps; {runs - len(comparison.errors)} of {runs} "
+        f"runs done, seeds {', '.join(map(str, comparison.seeds))}; "
+        f"{settings['seconds']:.0f} s of training; versions "
         + ", ".join(f"{name} {number}" for name, number in comparison.versions.items()),
-        highlight=False,
     )
-    for line in [*settings["notes"], *comparison.sentences()]:
-        console.print(escape(line), highlight=False)
+    for line in [*settings["notes"], *comparison.sentences]:
+        print_line(console, line)
 
 
 def _table(comparison: Comparison, protocol: str) -> Table:
-    asked = comparison.asked
-    firsts = [name for name in comparison.measures if name.endswith("/r@1")]
-    shown = list(dict.fromkeys([asked.metric, *firsts]))
+    first, *others = comparison.metrics
+    shown = [first, *(metric for metric in others if metric.endswith("/r@1"))]
     table = Table(title=f"{comparison.task}, {protocol}: mean ± standard deviation")
     table.add_column("loss", no_wrap=True)
-    for column in [*shown, f"{asked.metric} - that of {asked.baseline_label}"]:
+    for column in [*shown, f"{first} - that of {comparison.baseline}"]:
         table.add_column(column, justify="right")
-    rows = {
-        measure: {row.loss: row for row in comparison.summary(measure) if row.protocol == protocol}
-        for measure in shown
-    }
-    for contender in asked.contenders:
-        label = contender.label
-        table.add_row(
-            label,
-            *(_mean(rows[measure][label]) for measure in shown),
-            _difference(rows[asked.metric][label]),
-        )
+    for loss in comparison.axes["loss"]:
+        variant = {"loss": loss, "protocol": protocol}
+        rows = [comparison.row(variant, metric) for metric in shown]
+        difference = rows[0].difference if rows[0] is not None else None
+        table.add_row(loss, *map(str, rows), "" if difference is None else str(difference))
     return table
 
 
-def _mean(row: Summary) -> str:
-    if row.mean is None:
-        return "failed"
-    return f"{row.mean:.2f}" + ("" if row.std is None else f" ± {row.std:.2f}")
-
-
-def _difference(row: Summary) -> str:
-    if row.difference is None:
-        return ""
-    text = f"{row.difference.mean:+.2f}"
-    if row.difference.low is None or row.difference.high is None:
-        return text
-    return f"{text} ({row.difference.low:+.2f}, {row.difference.high:+.2f})"
-
-
-def _grid_table(comparison: Comparison) -> Table:
-    """What was chosen for each loss, and the scores of all that was tried."""
-    asked = comparison.asked
-    steps = asked.tune_steps or comparison.base.trainer.max_steps
-    rates = ", ".join(f"x{factor:g}" for factor in asked.grid.lr)
-    temperatures = ", ".join(f"{value:g}" for value in asked.grid.temperature)
-    table = Table(
-        title=f"tuned by validation: temperature {temperatures}; learning rate {rates}",
-        caption=f"one run of {steps} steps for each point, seed {asked.tune_seed}",
-    )
-    for column in ("protocol", "loss", "chosen", "scores of all points"):
+def _trials_table(comparison: Comparison) -> Table:
+    """Chosen options of each loss, and the mean recall of all trials."""
+    table = Table(title="tuned by mean recall on the validation set")
+    for column in ("protocol", "loss", "chosen", "mean recall of each trial"):
         table.add_column(column, no_wrap=column == "loss")
-    arms: dict[tuple[str, str], list[tuple[Trial, bool]]] = {}
-    for label, protocol, trial, chosen in comparison.trials:
-        arms.setdefault((protocol, label), []).append((trial, chosen))
-    for (protocol, label), trials in arms.items():
-        best = next((trial for trial, chosen in trials if chosen), None)
-        scores = ("failed" if t.score is None else f"{t.score:.1f}" for t, _ in trials)
-        options = best.options.items() if best else ()
-        text = ", ".join(f"{key.rpartition('.')[2]} {value:g}" for key, value in options)
-        table.add_row(protocol, label, text or "all failed", " ".join(scores))
+    variants: dict[tuple[str, str], list[Trial]] = {}
+    for trial in comparison.trials:
+        variants.setdefault((trial.variant["protocol"], trial.variant["loss"]), []).append(trial)
+    for (protocol, loss), trials in variants.items():
+        best = next((trial.options for trial in trials if trial.chosen), {})
+        options = ", ".join(f"{key.rpartition('.')[2]} {value:g}" for key, value in best.items())
+        scores = ("failed" if t.mean_recall is None else f"{t.mean_recall:.1f}" for t in trials)
+        table.add_row(protocol, loss, options or "all failed", " ".join(scores))
     return table

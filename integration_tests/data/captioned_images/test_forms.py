@@ -15,6 +15,7 @@ from data.captioned_images.sets import (
     shade,
     tokens,
 )
+from PIL import Image
 
 from mxmclr_plugin.data.captioned_images.build import captioned_images
 from mxmclr_plugin.errors import DataError
@@ -54,6 +55,62 @@ def test_all_images_in_one_folder_though_the_file_names_two(tmp_path):
     for path in (tmp_path / "images").glob("*/*"):
         shutil.move(path, tmp_path / "images" / path.name)
     assert len(whole(captioned_images(str(tmp_path), size=8))) == 6
+
+
+@pytest.mark.parametrize("gone", [(), ("b",), ("a", "c")])
+def test_names_that_repeat_from_folder_to_folder(tmp_path, gone):
+    """An image that is missing is not replaced by one of its name in another folder."""
+    entries = []
+    for k in range(30):
+        folder, name = "abc"[k // 10], f"{k % 10}.png"
+        (tmp_path / "images" / folder).mkdir(parents=True, exist_ok=True)
+        if not (folder in gone and k % 10 == 3):
+            Image.new("RGB", (9, 9), (k, k, k)).save(tmp_path / "images" / folder / name)
+        sentences = [{"raw": f"{folder} {k % 10}"}]
+        split = ("train", "val", "test")[k % 3]
+        entries.append(
+            {"filepath": folder, "filename": name, "split": split, "sentences": sentences}
+        )
+    (tmp_path / "dataset_x.json").write_text(json.dumps({"images": entries}))
+    data = captioned_images(str(tmp_path), size=8)
+    expected = {
+        f"{f}/{k}.png": (10 * n + k, [f"{f} {k}"])
+        for n, f in enumerate("abc")
+        for k in range(10)
+        if not (f in gone and k == 3)
+    }
+    assert whole(data) == expected
+    assert [problem.kind for problem in data.problems] == ["image missing"] * len(gone)
+
+
+def test_bare_names_are_taken_where_they_are_unique(tmp_path):
+    entries = [
+        {"filepath": folder, "filename": name, "split": split, "sentences": [{"raw": "a"}]}
+        for folder, name, split in [
+            *(("a", "0.png", "train"), ("b", "1.png", "val"), ("a", "2.png", "test")),
+            *(("a", "3.png", "train"), ("b", "3.png", "train")),
+        ]
+    ]
+    for k in range(4):
+        Image.new("RGB", (9, 9), (k, k, k)).save(tmp_path / f"{k}.png")
+    (tmp_path / "dataset_x.json").write_text(json.dumps({"images": entries}))
+    data = captioned_images(str(tmp_path), size=8)
+    assert sorted(whole(data)) == ["a/0.png", "a/2.png", "b/1.png"]
+    assert [(p.kind, p.where) for p in data.problems[:2]] == [
+        ("image ambiguous", "a/3.png"),
+        ("image ambiguous", "b/3.png"),
+    ]
+
+
+def test_other_files_beside_the_annotations(tmp_path):
+    kaggle(tmp_path, 4)
+    (tmp_path / "dataset_info.json").write_text('{"features": {"images": 1}}')
+    (tmp_path / "results.csv").write_text("epoch,loss\n1,0.5\n")
+    assert len(whole(captioned_images(str(tmp_path), size=8))) == 4
+    (tmp_path / "captions.txt").unlink()
+    (tmp_path / "dataset_info.json").unlink()
+    with pytest.raises(DataError, match="the head should be image,caption, got epoch,loss"):
+        captioned_images(str(tmp_path), size=8)
 
 
 @pytest.mark.parametrize("folder", ["flickr30k-images", "a/b/c", "."])

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from data.manifest.sample_files import archive, array, cloud, grid, ply
+from data.manifest.sample_files import archive, array, cloud, grid, pcd, ply
 from safetensors.torch import save
 
 
@@ -164,6 +164,8 @@ def a_lying_header(ground, chance, folder, lines):
             "a.npy": npy.getvalue() + bytes(64),
             "a.ply": ply(cloud(5)).replace(b"vertex 5", f"vertex {many}".encode()),
             "b.ply": ply(cloud(5), "ascii").replace(b"vertex 5", f"vertex {many}".encode()),
+            "a.pcd": pcd(cloud(5)).replace(b"POINTS 5", f"POINTS {many}".encode()),
+            "a.off": f"OFF\n{many} {many} 0\n0 0 0\n".encode(),
         },
         "features": {
             "a.npy": npy.getvalue() + bytes(64),
@@ -207,6 +209,8 @@ def of_another_shape(ground, chance, folder, lines):
             ("voxel", "a.npz", archive(a=grid(), b=grid())),
             ("voxel", "a.npz", archive(voxel32=np.full((2, 5, 3), 99))),
             ("points", "a.npy", array(np.zeros((5, 2)))),
+            ("points", "a.npy", array(np.zeros((3, 5)))),
+            ("points", "a.npz", archive(a=cloud(), b=cloud())),
             ("points", "a.npy", array(np.zeros((0, 3)))),
             ("features", "a.npy", array(np.zeros((2, 6)))),
             ("features", "a.npy", array(np.array(["x"]))),

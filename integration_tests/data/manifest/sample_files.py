@@ -6,6 +6,7 @@ import json
 import nrrd
 import numpy as np
 import torch
+import trimesh
 from PIL import Image
 from safetensors.torch import save
 
@@ -42,6 +43,40 @@ def nrrd_file(path, seed=0):
     return path.read_bytes()
 
 
+def deep_image(form, seed=0):
+    """16 bits of grey."""
+    pixels = np.random.default_rng(seed).integers(0, 65536, (24, 30), dtype=np.uint16)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, form)
+    return buffer.getvalue()
+
+
+def clear_image(form, seed=0):
+    """Colours with alpha."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (24, 30, 4), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, form)
+    return buffer.getvalue()
+
+
+def hex_nrrd(seed=0):
+    head = b"NRRD0004\ntype: uchar\ndimension: 4\nsizes: 4 8 8 8\nencoding: hex\n\n"
+    return head + grid(seed=seed).tobytes(order="F").hex().encode()
+
+
+def pcd(points):
+    head = (
+        "VERSION 0.7\nFIELDS x y z\nSIZE 4 4 4\nTYPE F F F\nCOUNT 1 1 1\n"
+        f"WIDTH {len(points)}\nHEIGHT 1\nPOINTS {len(points)}\nDATA binary\n"
+    )
+    return head.encode() + points.astype("<f4").tobytes()
+
+
+def box(form):
+    content = trimesh.creation.box().export(file_type=form)
+    return content if isinstance(content, bytes) else content.encode()
+
+
 def binvox():
     runs = bytes([0, 200, 1, 200, 0, 112])
     return b"#binvox 1\ndim 8 8 8\ntranslate 0 0 0\nscale 1\ndata\n" + runs
@@ -76,6 +111,8 @@ def files(folder):
             "d.bmp": image("bmp"),
             "e.ppm": image("ppm"),
             "f.gif": image("gif"),
+            "g.png": clear_image("png"),
+            "h.tif": deep_image("tiff"),
         },
         "voxel": {
             "a.nrrd": nrrd_file(folder / "scratch.nrrd"),
@@ -83,6 +120,7 @@ def files(folder):
             "c.npz": archive(voxel=grid(seed=2)),
             "d.binvox": binvox(),
             "e.npy": array(grid(seed=3)[3] / np.float32(255)),
+            "f.nrrd": hex_nrrd(),
         },
         "points": {
             "a.npy": array(cloud(seed=1)),
@@ -90,6 +128,10 @@ def files(folder):
             "c.ply": ply(cloud(seed=3), "ascii"),
             "d.xyz": xyz(cloud(seed=4)),
             "e.ply": ply(cloud(seed=5), "binary_big_endian"),
+            "f.pcd": pcd(cloud(seed=6)),
+            "g.npz": archive(points=cloud(seed=7)),
+            "h.glb": box("glb"),
+            "i.stl": box("stl"),
         },
         "features": {
             "a.npy": array(vector),

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from data.manifest.sample_files import KINDS, write_lines, write_sample
+from PIL import Image
 
 from mxmclr_plugin.data.manifest.build import manifest
 from mxmclr_plugin.data.readers.image import read_image
@@ -237,6 +238,7 @@ def test_a_manifest_without_instances(tmp_path, content):
         ({"path": "no.jsonl"}, "no such manifest"),
         ({"size": 0}, "size must be 8"),
         ({"points": 0}, "points must be 1"),
+        ({"background": "nocolour"}, "background must be a colour"),
         ({"resolution": 0}, "resolution must be"),
         ({"on_error": "ask"}, "on_error must be"),
         ({"seed": -1}, "seed must be"),
@@ -310,3 +312,22 @@ def test_unicode(tmp_path):
     assert not data.problems
     assert data["val"].names == ["椅子.npy"]
     assert data["val"][0].observations["text"] == ["🪑 椅子.npy"]
+
+
+def test_options_of_the_readers(tmp_path):
+    clear = np.zeros((16, 16, 4), np.uint8)
+    Image.fromarray(clear).save(tmp_path / "a.png")
+    grids = {"a": np.ones((8, 8, 8)), "b": np.eye(8)[None] * np.ones((8, 1, 1))}
+    np.savez(tmp_path / "a.npz", **grids)
+    lines = three(image="a.png", voxel="a.npz")
+    path = write_lines(tmp_path / "m.jsonl", lines)
+    data = manifest(str(path), **OPTIONS)
+    assert [problem.kind for problem in data.problems] == ["voxel unreadable"]
+    assert "npz_key=" in data.problems[0].what
+    assert (data["train"][0].observations["image"][0] == 255).all()
+    for key, grid in grids.items():
+        data = manifest(str(path), **OPTIONS, npz_key=key, background="#0a1420")
+        assert not data.problems
+        image, voxel = (data["train"][0].observations[kind][0] for kind in ("image", "voxel"))
+        assert image[:, 3, 4].tolist() == [10, 20, 32]
+        assert ((voxel[3] > 0).numpy() == (grid > 0)).all()

@@ -2,11 +2,13 @@
 
 import json
 
+import nrrd
 import numpy as np
 import pytest
 import torch
 from data.manifest.sample_files import write_lines, write_sample
 from datasets import Image, load_dataset
+from PIL import Image as Pillow
 
 from mxmclr_plugin.data.dataset import MultifoldDataset
 from mxmclr_plugin.data.manifest.build import manifest
@@ -205,3 +207,23 @@ def test_row_groups_are_small(tmp_path):
     source = json.loads((tmp_path / "out" / "source.json").read_text())
     assert source["shards"] == 1
     assert np.isclose(len(sizes), 16)
+
+
+def test_what_needs_options_or_other_files_is_written_as_it_is_read(tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    grid = np.random.default_rng(0).integers(0, 2, (8, 8, 8)).astype(np.uint8)
+    nrrd.write(str(folder / "a.nhdr"), grid)
+    np.savez(folder / "b.npz", x=grid, y=1 - grid)
+    Pillow.fromarray(np.zeros((16, 16, 4), np.uint8)).save(folder / "a.png")
+    lines = [
+        {"id": k, "split": split, "voxel": ["a.nhdr", "b.npz"], "image": "a.png"}
+        for k, split in enumerate(("train", "val", "test"))
+    ]
+    path = write_lines(folder / "m.jsonl", lines)
+    data = manifest(str(path), **SAMPLE, npz_key="y", background="black")
+    assert not data.problems
+    for shards in (None, 2):
+        out = tmp_path / f"out{shards}"
+        options = write_manifest(data, out, {}, shards)
+        assert_equal(manifest(str(out), **options), data)

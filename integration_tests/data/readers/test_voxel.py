@@ -7,6 +7,7 @@ import nrrd
 import numpy as np
 import pytest
 import torch
+import trimesh
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -68,6 +69,123 @@ def test_nrrd_as_pynrrd_reads_it(tmp_path, encoding, vertical):
                 assert (grid[(slice(None), *place)] == rgba[:, x, y, z]).all()
 
 
+@pytest.mark.parametrize("encoding", ["raw", "gzip", "bzip2", "ascii"])
+@pytest.mark.parametrize(
+    "dtype", ["i1", "u1", "<i2", ">u2", "<i4", ">u4", "<i8", ">i8", "<u8", "<f4", ">f8"]
+)
+@pytest.mark.parametrize("detached", [False, True])
+def test_types_and_encodings_as_pynrrd_writes_them(tmp_path, encoding, dtype, detached):
+    grid = np.random.default_rng(1).integers(0, 4, (4, 4, 4)).astype(dtype)
+    path = tmp_path / ("a.nhdr" if detached else "a.nrrd")
+    nrrd.write(str(path), grid, {"encoding": encoding, "space directions": np.eye(3)})
+    filled = np.transpose(grid > 0, (1, 2, 0))
+    assert ((read_voxel(path, 4)[3].numpy() > 0) == filled).all()
+
+
+NAMES = {
+    "i1": ("signed char", "int8", "int8_t"),
+    "u1": ("uchar", "unsigned char", "uint8", "uint8_t"),
+    "i2": ("short", "short int", "signed short", "signed short int", "int16", "int16_t"),
+    "u2": ("ushort", "unsigned short", "unsigned short int", "uint16", "uint16_t"),
+    "i4": ("int", "signed int", "int32", "int32_t"),
+    "u4": ("uint", "unsigned int", "uint32", "uint32_t"),
+    "i8": (
+        *("longlong", "long long", "long long int", "signed long long"),
+        *("signed long long int", "int64", "int64_t"),
+    ),
+    "u8": ("ulonglong", "unsigned long long", "unsigned long long int", "uint64", "uint64_t"),
+    "f4": ("float",),
+    "f8": ("double",),
+}
+"""All names of types in NRRD's definition but "block", which is no number."""
+
+
+@pytest.mark.parametrize("encoding", ["raw", "gz", "bz2", "txt", "text", "ASCII", "hex", "GZIP"])
+@pytest.mark.parametrize("endian", ["little", "big"])
+@pytest.mark.parametrize("code", NAMES)
+def test_every_name_of_a_type(tmp_path, code, endian, encoding):
+    values = np.random.default_rng(2).integers(0, 2, (4, 4, 4))  # z, y, x: x runs fastest
+    raw = values.astype((">" if endian == "big" else "<") + code).tobytes()
+    text = " ".join(map(str, values.ravel())).encode()
+    content = {
+        "gz": gzip.compress(raw),
+        "gzip": gzip.compress(raw),
+        "bz2": bz2.compress(raw),
+        "hex": b"\n".join(raw[k : k + 8].hex(" ").encode() for k in range(0, len(raw), 8)),
+        "raw": raw + b"\n",  # as editors, and pynrrd's own test data, leave it
+    }.get(encoding.lower(), text)
+    expected = np.transpose(values.T, (1, 2, 0)) > 0
+    for name in NAMES[code]:
+        fields = [
+            *("NRRD0005", "# as others write it", f"Type: {name}", "dimension: 3"),
+            *("space: left-posterior", "sizes: 4 4 4", f"ENCODING:{encoding}"),
+            *(f"endian: {endian}", "key:=a value: x", 'units: "mm" "', "", ""),
+        ]
+        (tmp_path / "a.nrrd").write_bytes("\r\n".join(fields).encode() + content)
+        assert ((read_voxel(tmp_path / "a.nrrd", 4)[3] > 0).numpy() == expected).all(), name
+
+
+@pytest.mark.parametrize("encoding", ["raw", "gzip", "ascii"])
+def test_lines_and_bytes_that_are_skipped(tmp_path, encoding):
+    grid = np.random.default_rng(1).integers(0, 2, (4, 4, 4)).astype(np.uint8)
+    raw = grid.tobytes(order="F")
+    text = " ".join(map(str, grid.ravel(order="F"))).encode()
+    content = {
+        "raw": b"12345" + raw,
+        "gzip": gzip.compress(b"12345" + raw),
+        "ascii": b"12345" + text,
+    }
+    head = header([4, 4, 4], encoding=encoding, line_skip=2, byte_skip=5, data_file="a b.dat")
+    (tmp_path / "a.nhdr").write_bytes(head.rstrip())  # without an empty line at its end
+    (tmp_path / "a b.dat").write_bytes(b"a line\nanother\n" + content[encoding])
+    expected = np.transpose(grid, (1, 2, 0)) > 0
+    assert ((read_voxel(tmp_path / "a.nhdr", 4)[3] > 0).numpy() == expected).all()
+    if encoding == "raw":
+        head = header([4, 4, 4], encoding=encoding, byteskip=-1, datafile="./a b.dat")
+        (tmp_path / "a.nhdr").write_bytes(head)
+        assert ((read_voxel(tmp_path / "a.nhdr", 4)[3] > 0).numpy() == expected).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("/etc/passwd", "outside its folder"),
+        ("../x.raw", "outside its folder"),
+        ("link.raw", "outside its folder"),
+        ("none.raw", "not there"),
+        ("LIST", "several files"),
+        ("a%02d.raw 1 4 1", "several files"),
+        (".", "not there"),
+    ],
+)
+def test_data_files_that_are_not_read(tmp_path, name, words):
+    folder = tmp_path / "grids"
+    folder.mkdir()
+    (tmp_path / "x.raw").write_bytes(bytes(64))
+    (folder / "link.raw").symlink_to("/etc/passwd")
+    (folder / "a.nhdr").write_bytes(header([4, 4, 4], encoding="raw", data_file=name))
+    with pytest.raises(UnreadableFile, match=words):
+        read_voxel(folder / "a.nhdr", 4)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("1 " * 63, "claims 64 values but holds 63"),
+        ("1 " * 65, "claims 64 values but holds 65"),
+        ("1 " * 63 + "x", "not numbers only"),
+        ("1 " * 63 + "1-1", "."),
+        ("1 " * 63 + "nan", "."),
+    ],
+)
+def test_texts_that_are_no_grid(tmp_path, text, words):
+    for kind in ("uint8", "double"):
+        head = header([4, 4, 4], encoding="ascii", type=kind)
+        (tmp_path / "a.nrrd").write_bytes(head + text.encode())
+        with pytest.raises(UnreadableFile, match=words):
+            read_voxel(tmp_path / "a.nrrd", 4)
+
+
 def test_all_formats_agree(tmp_path):
     rgba = coloured(8)
     ours = np.transpose(rgba, (0, 2, 3, 1))  # vertical last
@@ -111,6 +229,33 @@ def test_binvox_and_nrrd_of_one_model_agree(tmp_path):
     assert torch.equal(grid, read_voxel(tmp_path / "a.nrrd", 8))
     assert torch.equal(grid[3] > 0, torch.from_numpy(np.transpose(model, (2, 0, 1))))
     assert set(grid[0].unique().tolist()) == {0, 128}
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "#binvox 1\n# generated by binvox 1.38\ndim 8 8 8\ntranslate 0 0 0\nscale 1\ndata\n",
+        "#binvox 1\r\n\r\n  dim 8 8 8  # edges\r\n\tscale 1\r\n# data of the model\r\ndata\r\n",
+        "#binvox 1\nscale 2\ntranslate -1 -2 -3\nauthor me\ndim 8 8 8\ndata\n",
+    ],
+)
+def test_headers_of_binvox(tmp_path, head):
+    model = np.random.default_rng(3).random((8, 8, 8)) < 0.3
+    (tmp_path / "a.binvox").write_bytes(binvox(model))
+    (tmp_path / "b.binvox").write_bytes(head.encode() + binvox(model).split(b"data\n", 1)[1])
+    found = read_voxel(tmp_path / "b.binvox", 8)
+    assert torch.equal(found, read_voxel(tmp_path / "a.binvox", 8))
+
+
+def test_binvox_as_trimesh_writes_and_reads_it(tmp_path):
+    model = np.random.default_rng(4).random((8, 8, 8)) < 0.3
+    grid = trimesh.voxel.VoxelGrid(model)
+    (tmp_path / "a.binvox").write_bytes(grid.export(file_type="binvox"))
+    again = trimesh.load(tmp_path / "a.binvox").matrix
+    assert (again == model).all()
+    # Ours are z, x, y of the model.
+    found = (read_voxel(tmp_path / "a.binvox", 8)[3] > 0).numpy()
+    assert (found == np.transpose(again, (2, 0, 1))).all()
 
 
 def test_resolutions(tmp_path):
@@ -161,7 +306,7 @@ BOMB = gzip.compress(bytes(2**26), mtime=0)  # 64 MiB of zeros
         ("a.nrrd", header([4, 4, 4, 4])[:30], "header without sizes, encoding"),
         ("a.nrrd", header([4, 4, 4, 4]) + b"not gzip", "no NRRD file"),
         ("a.nrrd", b"NRRD0004\nsizes: x\n\n", "no NRRD file|without"),
-        ("a.nrrd", b"", "no NRRD header"),
+        ("a.nrrd", b"", "is empty"),
         ("a.nrrd", header([3, 4, 4, 4]) + gzip.compress(bytes(192), mtime=0), r"\(3, 4, 4, 4\)"),
         ("a.nrrd", header([4, 4, 4, 2]) + gzip.compress(bytes(128), mtime=0), "no cube"),
         ("a.npy", b"\x93NUMPY\x01\x00", "no array of numpy's"),
@@ -221,6 +366,31 @@ def test_an_archive_with_several_grids_is_not_guessed(tmp_path):
     np.savez(tmp_path / "a.npz", voxel4=outside)
     with pytest.raises(UnreadableFile, match="within 0 to 3"):
         read_voxel(tmp_path / "a.npz", 4)
+
+
+def test_archives_and_their_key(tmp_path):
+    rgba = coloured()
+    np.savez(tmp_path / "a.npz", a=rgba, b=rgba[::-1], meta=np.array({"x": 1}, object))
+    assert (read_voxel(tmp_path / "a.npz", 4, npz_key="a").numpy() == rgba).all()
+    with pytest.raises(UnreadableFile, match=r"a \(4, 4, 4, 4\), b .* npz_key="):
+        read_voxel(tmp_path / "a.npz", 4)
+    with pytest.raises(UnreadableFile, match="no array 'meta'"):
+        read_voxel(tmp_path / "a.npz", 4, npz_key="meta")
+    np.savez(tmp_path / "a.npz", voxel4=rgba, voxel8=coloured(8))
+    small = np.transpose(rgba, (0, 2, 3, 1))  # TriCoLo's
+    assert (
+        read_voxel(tmp_path / "a.npz", 8, npz_key="voxel4").numpy()[:, ::2, ::2, ::2] == small
+    ).all()
+
+
+def test_colours_of_0_and_1(tmp_path):
+    rgba = (coloured() > 128).astype(np.uint8)
+    rgba[3] = coloured()[3] > 0
+    rgba *= rgba[3]
+    np.save(tmp_path / "a.npy", rgba)
+    assert (read_voxel(tmp_path / "a.npy", 4).numpy() == rgba * 255).all()
+    np.save(tmp_path / "b.npy", rgba[3][..., None])  # one channel, last
+    assert ((read_voxel(tmp_path / "b.npy", 4)[3] > 0).numpy() == rgba[3]).all()
 
 
 @settings(max_examples=150, deadline=None)

@@ -7,16 +7,21 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
-from mxmclr_plugin.report.contents.comparison import Difference, Row
-from mxmclr_plugin.report.contents.curves import Curve
+from mxmclr_plugin.comparison.records import Summary
+from mxmclr_plugin.comparison.statistics import Difference
+from mxmclr_plugin.report.curves import Curve
 from mxmclr_plugin.report.palette import PALETTE, series_styles
-from mxmclr_plugin.report.plots.axis_profile import ProfilePoint, axis_profile
+from mxmclr_plugin.report.plots.axis_profile import axis_profile
 from mxmclr_plugin.report.plots.difference_intervals import difference_intervals
 from mxmclr_plugin.report.plots.embedding_map import PlanePoints, embedding_map
 from mxmclr_plugin.report.plots.heat_map import heat_map
-from mxmclr_plugin.report.plots.learning_curves import CurveSeries, learning_curves, mean_curve
+from mxmclr_plugin.report.plots.learning_curves import (
+    CurveSeries,
+    learning_curves,
+    mean_curve,
+    spread_apart,
+)
 from mxmclr_plugin.report.plots.similarity_matrix import similarity_matrices
-from mxmclr_plugin.report.plots.spread import spread_apart
 
 WIDTHS = [10.4, 3.7]
 
@@ -89,16 +94,22 @@ def test_places_are_apart_and_nearest():
     assert np.diff(crowded) == pytest.approx(np.ones(19))
 
 
-def a_row(loss, mean, low, high):
-    return Row("p", loss, "score", 50, 1, {}, Difference("clip", mean, low, high, 0.95))
+def over(mean, std=None, *values):
+    return Summary({}, "mean_recall", mean, std, dict(enumerate(values)))
+
+
+def between(mean, low, high):
+    return Difference("clip", mean, low, high, None, None, 0.95, 3)
 
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_intervals_are_drawn_from_low_to_high(width):
-    rows = {"same_batches": [a_row("mxmclr", 2, 1, 3), a_row("supcon", -1, -2, 0.5)]}
-    rows["same_instances"] = [a_row("mxmclr", 0.5, None, None)]
+    differences = {
+        "same_batches": {"mxmclr": between(2, 1, 3), "supcon": between(-1, -2, 0.5)},
+        "same_instances": {"mxmclr": between(0.5, None, None)},
+    }
     styles = series_styles(["mxmclr", "supcon"])
-    figure = difference_intervals(rows, "clip", styles, width)
+    figure = difference_intervals(differences, "clip", styles, width)
     assert {"mxmclr", "supcon", "same_batches", "same_instances"} <= written(figure)
     lines = [line.get_xdata() for line in figure.axes[0].lines]
     assert [1, 3] in [list(x) for x in lines]
@@ -111,7 +122,7 @@ def test_intervals_are_drawn_from_low_to_high(width):
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_a_heat_map_writes_its_values_and_failures(width):
-    cells = [[(61.25, 0.5), (None, None)], [(70.0, None), (65.0, 1.0)]]
+    cells = [[over(61.25, 0.5), over(None)], [over(70.0), over(65.0, 1.0)]]
     rows, columns = ("hard_weight", ["0", "1"]), ("soft_temperature", ["0.05", "0.5"])
     figure = heat_map(cells, rows, columns, width)
     assert {"61.2\n± 0.5", "failed", "70.0", "65.0\n± 1.0", "hard_weight"} <= written(figure)
@@ -119,17 +130,14 @@ def test_a_heat_map_writes_its_values_and_failures(width):
 
 
 def test_a_heat_map_of_failures_alone():
-    figure = heat_map([[(None, None)]], ("a", ["0"]), ("b", ["1"]), 3.7)
+    figure = heat_map([[None]], ("a", ["0"]), ("b", ["1"]), 3.7)
     assert "failed" in written(figure)
 
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_a_profile_shows_means_and_failures(width):
-    points = [
-        ProfilePoint("P=1, Q=4", [60.0, 64.0], 62.0, 2.8),
-        ProfilePoint("none", [], None, None),
-    ]
-    figure = axis_profile(points, "folds", "score on val", width)
+    rows = {"P=1, Q=4": over(62.0, 2.8, 60.0, 64.0), "none": None}
+    figure = axis_profile(rows, "folds", "score on val", width)
     assert {"P=1, Q=4", "failed", "score on val"} <= written(figure)
     assert [62.0] in [list(line.get_xdata()) for line in figure.axes[0].lines]
     assert_apart(figure)

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mxmclr_plugin.data.captioned_images.find import find_annotations
 from mxmclr_plugin.data.problems import ProblemLog
 from mxmclr_plugin.data.rows import read_json, read_table, text_lines
 from mxmclr_plugin.errors import DataError
@@ -29,6 +28,16 @@ _SPLIT_LISTS = {
     "val": ("Flickr_8k.devImages.txt", "val.txt"),
     "test": ("Flickr_8k.testImages.txt", "test.txt"),
 }
+_COCO = "captions_*.json"
+_COCO_NAME = re.compile(r"captions_(train|val)(\d*)")
+_PATTERNS = (
+    "dataset_*.json",
+    "*.token",
+    "*.token.txt",
+    "captions.txt",
+    "results.csv",
+    _COCO,
+)
 _IMAGE_COLUMNS = ("image", "image_name", "filename", "file_name", "filepath", "photo")
 _CAPTION_COLUMNS = ("caption", "comment", "text", "title", "description", "sentence")
 
@@ -63,7 +72,7 @@ def read_photos(path: Path, log: ProblemLog) -> tuple[list[CaptionedPhoto], tupl
     """
     if not path.exists():
         raise DataError(f"there is no {path}")
-    found = find_annotations(path) if path.is_dir() else [path]
+    found = _find(path) if path.is_dir() else [path]
     notes: tuple[str, ...] = ()
     if found[0].suffix.lower() == ".json":
         content = read_json(found[0])
@@ -82,6 +91,59 @@ def read_photos(path: Path, log: ProblemLog) -> tuple[list[CaptionedPhoto], tupl
     if not photos:
         raise DataError(f"{', '.join(map(str, found))} holds no photos")
     return photos, notes
+
+
+def _find(folder: Path) -> list[Path]:
+    """The annotation file of a folder or of a folder in it; COCO's may be two.
+
+    Of several forms Karpathy's is taken, which has the splits, then ``.token``, ``captions.txt``,
+    and COCO's own.
+
+    Raises:
+        DataError: If there is none, or several of one form.
+    """
+    by_form: list[list[Path]] = []
+    for pattern in _PATTERNS:
+        # Not what an archive made on a Mac adds ("._x"), nor Flickr8K's captions as lemmas.
+        found = sorted(
+            path
+            for path in [*folder.glob(pattern), *folder.glob(f"*/{pattern}")]
+            if not path.name.startswith(".") and ".lemma." not in path.name
+        )
+        if pattern == _COCO:
+            found = [path for path in found if _COCO_NAME.fullmatch(path.stem)]
+        if found:
+            by_form.append(found)
+    if sum(map(len, by_form)) > 1:  # other files may have such names: only their content tells
+        true = [[path for path in found if _is_annotation(path)] for found in by_form]
+        by_form = [found for found in true if found] or by_form
+    if not by_form:
+        raise DataError(
+            f"{folder} holds no annotations: neither it nor a folder in it has a file "
+            f"{', '.join(_PATTERNS)}; name it with data.annotations="
+        )
+    found = by_form[0]
+    sets = [match.groups() for path in found if (match := _COCO_NAME.fullmatch(path.stem))]
+    of_one_year = len(set(sets)) == len(found) and len({year for _, year in sets}) == 1
+    if len(found) > 1 and not of_one_year:
+        raise DataError(
+            f"{folder} holds several annotation files, {', '.join(map(str, found))}: name the one "
+            "with data.annotations="
+        )
+    return found
+
+
+def _is_annotation(path: Path) -> bool:
+    """Whether the content of a file is one of the forms."""
+    try:
+        if path.suffix.lower() == ".json":
+            content = read_json(path)
+            return isinstance(content, dict) and isinstance(content.get("images"), list)
+        if ".token" in path.name:
+            return True
+        return None not in _columns(read_table(path, ProblemLog())[0])
+    except DataError:
+        return False
 
 
 def _karpathy(path: Path, log: ProblemLog) -> list[CaptionedPhoto]:
@@ -196,11 +258,7 @@ def _table(path: Path, log: ProblemLog) -> Iterator[tuple[str, str]]:
     ``image_name| comment_number| comment``, as one edition of Flickr30K has it, is read too.
     """
     columns, rows = read_table(path, log, last_takes_rest=True)
-    names = {name.lower(): name for name in columns}
-    image, caption = (
-        next((names[name] for name in wanted if name in names), None)
-        for wanted in (_IMAGE_COLUMNS, _CAPTION_COLUMNS)
-    )
+    image, caption = _columns(columns)
     if image is None or caption is None:
         raise DataError(f"{path}:1: the head should be image,caption, got {','.join(columns):.80}")
     for row in rows:
@@ -208,6 +266,16 @@ def _table(path: Path, log: ProblemLog) -> Iterator[tuple[str, str]]:
             log.add("line unreadable", row.where, f"it has no {image}")
         else:
             yield row.values[image], row.values[caption] or ""
+
+
+def _columns(columns: Sequence[str]) -> tuple[str | None, str | None]:
+    """The columns of images and of captions, None where there is none."""
+    names = {name.lower(): name for name in columns}
+    image, caption = (
+        next((names[name] for name in wanted if name in names), None)
+        for wanted in (_IMAGE_COLUMNS, _CAPTION_COLUMNS)
+    )
+    return image, caption
 
 
 def _split_lists(folder: Path, log: ProblemLog) -> dict[str, str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from mxmclr_plugin.data.augmented_store import augmented
 from mxmclr_plugin.data.captioned_images.annotations import CaptionedPhoto, read_photos
 from mxmclr_plugin.data.captioned_images.augmentations import MARGIN, build_augmentation
-from mxmclr_plugin.data.captioned_images.find import find_images, image_path, stays_inside
+from mxmclr_plugin.data.captioned_images.find import find_images, stays_inside
 from mxmclr_plugin.data.dataset import MultifoldDataset, flattened
 from mxmclr_plugin.data.file_store import FileStore, readable_files
 from mxmclr_plugin.data.problems import ProblemLog
@@ -87,8 +87,11 @@ def captioned_images(
             log.add("image outside its folder", photo.file, "no such image is read")
     if not photos:
         raise DataError(f"no image that is named lies in a folder of images: {log.summary()}")
-    folder = find_images(Path(images or root or "").expanduser(), [p.file for p in photos])
-    photos, paths = _with_images(photos, folder, size, log)
+    folder = Path(images or root or "").expanduser()
+    found = find_images(folder, [photo.file for photo in photos])
+    photos, paths = _with_images(photos, found, size, log)
+    if not paths:
+        raise DataError(f"no image in {folder} can be used: {log.summary()}")
     splits, split_notes = _split([photo.split for photo in photos], seed)
 
     captions, text_members = flattened(photo.captions for photo in photos)
@@ -144,13 +147,14 @@ def _split(
 
 
 def _with_images(
-    photos: Sequence[CaptionedPhoto], folder: Path, size: int, log: ProblemLog
+    photos: Sequence[CaptionedPhoto], files: Sequence[Path | None], size: int, log: ProblemLog
 ) -> tuple[list[CaptionedPhoto], list[Path]]:
     """The photos that have captions and an image that can be read, and where the images are."""
     paths: dict[Path, CaptionedPhoto] = {}
-    for photo in photos:
-        path = image_path(folder, photo.file)
-        if path in paths:
+    for photo, path in zip(photos, files, strict=True):
+        if path is None:
+            log.add("image ambiguous", photo.file, "several photos have this name, without folder")
+        elif path in paths:
             log.add("photo repeated", path, "the annotations name it twice; the first is used")
         elif not photo.captions:
             paths[path] = photo
@@ -169,6 +173,4 @@ def _with_images(
         wanted, partial(read_image, size=size), log, kind="image", key=f"image {size}"
     )
     kept = [path for path, good in zip(wanted, readable, strict=True) if good]
-    if not kept:
-        raise DataError(f"no image in {folder} can be used: {log.summary()}")
     return [paths[path] for path in kept], kept

@@ -1,70 +1,29 @@
-"""Finds the annotations and the images of a data set below a folder."""
+"""Finds the images of a data set below a folder."""
 
 from __future__ import annotations
 
-import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from mxmclr_plugin.errors import DataError
 
-__all__ = ["find_annotations", "find_images", "image_path", "stays_inside"]
+__all__ = ["find_images", "stays_inside"]
 
-_COCO = "captions_*.json"
-_PATTERNS = (
-    "dataset_*.json",
-    "*.token",
-    "*.token.txt",
-    "captions.txt",
-    "results.csv",
-    _COCO,
-)
 _DEPTH = 3  # folders below each other, as in flickr30k_images/flickr30k_images/
 _SAMPLE = 20
 
 
-def find_annotations(folder: Path) -> list[Path]:
-    """The annotation file of a folder or of a folder in it; COCO's may be two.
+def find_images(folder: Path, files: Sequence[str]) -> list[Path | None]:
+    """Where each image is, None where its name alone leads to no single file.
 
-    Of several forms Karpathy's is taken, which has the splits, then ``.token``, ``captions.txt``,
-    and COCO's own.
-
-    Raises:
-        DataError: If there is none, or several of one form.
-    """
-    for pattern in _PATTERNS:
-        # Not what an archive made on a Mac adds ("._x"), nor Flickr8K's captions as lemmas.
-        found = sorted(
-            path
-            for path in [*folder.glob(pattern), *folder.glob(f"*/{pattern}")]
-            if not path.name.startswith(".") and ".lemma." not in path.name
-        )
-        if pattern == _COCO:
-            named = [(p, re.fullmatch(r"captions_(train|val)(\d*)", p.stem)) for p in found]
-            found = [p for p, match in named if match]
-            of_year = {(match[1], match[2]) for _, match in named if match}
-            one_set = len(of_year) == len(found) and len({year for _, year in of_year}) == 1
-        else:
-            one_set = len(found) == 1
-        if found and not one_set:
-            raise DataError(
-                f"{folder} holds several annotation files, {', '.join(map(str, found))}: name the "
-                "one that is meant with data.annotations="
-            )
-        if found:
-            return found
-    raise DataError(
-        f"{folder} holds no annotations: neither it nor a folder in it has a file "
-        f"{', '.join(_PATTERNS)}; name it with data.annotations="
-    )
-
-
-def find_images(folder: Path, files: Sequence[str]) -> Path:
-    """The folder, at most three below ``folder``, that holds most images of a sample.
+    The folder is the one, at most three below ``folder``, in which most of a sample are where the
+    annotations name them. Where none is, as when all images of COCO are in one folder, images are
+    looked up by their names without folder, as far as names differ.
 
     Args:
         folder: Where to look.
-        files: The images' names in the annotations.
+        files: The images' names in the annotations, with their folders.
 
     Raises:
         DataError: If it is no folder, or none of the sample is in any.
@@ -72,25 +31,33 @@ def find_images(folder: Path, files: Sequence[str]) -> Path:
     if not folder.is_dir():
         raise DataError(f"there is no folder {folder}: give that of the images as data.images=")
     sample = files[:: max(1, len(files) // _SAMPLE)][:_SAMPLE]
-    best, most = folder, 0
-    for candidate in _folders(folder, _DEPTH):
-        there = sum(_is_file(image_path(candidate, file)) for file in sample)
-        if there > most:
-            best, most = candidate, there
-        if there == len(sample):
-            break
-    if not most:
+    names = [PurePosixPath(file).name for file in sample]
+    folders = list(_folders(folder, _DEPTH))
+    best = _with_most(folders, sample)
+    if best is not None:
+        return [best / file for file in files]
+    best = _with_most(folders, names)
+    if best is None:
         raise DataError(
             f"no image of a sample of {len(sample)}, {sample[0]!r} the first, lies in {folder} "
             f"or {_DEPTH} folders deep in it: give the folder of the images as data.images="
         )
+    # A photo that is listed twice is one file.
+    count = Counter(PurePosixPath(file).name for file in dict.fromkeys(files))
+    bare = [PurePosixPath(file).name for file in files]
+    return [best / name if count[name] == 1 else None for name in bare]
+
+
+def _with_most(folders: Sequence[Path], files: Sequence[str]) -> Path | None:
+    """The first of the folders that hold most of the files, None if there are none in any."""
+    best, most = None, 0
+    for candidate in folders:
+        there = sum(_is_file(candidate / file) for file in files)
+        if there > most:
+            best, most = candidate, there
+        if there == len(files):
+            break
     return best
-
-
-def image_path(folder: Path, file: str) -> Path:
-    """Where an image lies: in the folder named in the annotations, or right in ``folder``."""
-    path = folder / file
-    return path if _is_file(path) else folder / path.name
 
 
 def stays_inside(file: str) -> bool:

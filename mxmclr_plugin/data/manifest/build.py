@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import ImageColor
 from torch import Tensor
 
 from mxmclr_plugin.data.dataset import MultifoldDataset, Store, flattened
@@ -77,6 +80,8 @@ def manifest(
     size: int = 64,
     resolution: int = 32,
     points: int = 1024,
+    background: str = "white",
+    npz_key: str | None = None,
     seed: int = 0,
     on_error: str = "skip",
 ) -> DataSplits:
@@ -96,6 +101,8 @@ def manifest(
         size: Edge in pixels to which images are scaled and cut.
         resolution: Edge in voxels of grids.
         points: Points of a cloud that are taken.
+        background: Colour behind transparent pixels, as Pillow names colours.
+        npz_key: Name of the array in ``.npz`` files that hold several.
         seed: Of a split that is drawn.
         on_error: ``skip`` leaves out, and lists, what cannot be used; ``raise`` stops at the first.
 
@@ -114,6 +121,12 @@ def manifest(
             raise ValueError(f"{name} must be {least} or more, got {value}")
     if points < 1:
         raise ValueError(f"points must be 1 or more, got {points}")
+    try:
+        ImageColor.getrgb(background)
+    except ValueError:
+        raise ValueError(
+            f"background must be a colour (white, #8080ff), got {background!r}"
+        ) from None
     log = ProblemLog(on_error)
     source = Path(path).expanduser()
     found = read_manifest(source, root, log, allow_outside=allow_outside)
@@ -121,9 +134,9 @@ def manifest(
     if torn:
         more = f" ({len(torn) - 1} more such lines)" if len(torn) > 1 else ""
         raise DataError(f"{torn[0].where}: {torn[0].what}{more}")
-    return split_instances(
-        found, {"size": size, "resolution": resolution, "points": points}, seed, log, source
-    )
+    options: dict[str, Any] = {"size": size, "resolution": resolution, "points": points}
+    options |= {"background": background, "npz_key": npz_key}
+    return split_instances(found, options, seed, log, source)
 
 
 def read_manifest(
@@ -150,7 +163,7 @@ def read_manifest(
 
 
 def split_instances(
-    found: Instances, options: dict[str, int], seed: int, log: ProblemLog, source: Path
+    found: Instances, options: Mapping[str, Any], seed: int, log: ProblemLog, source: Path
 ) -> DataSplits:
     """Data sets of instances, after each file was looked at.
 
@@ -208,12 +221,12 @@ def split_instances(
 
 
 def _file_store(
-    files: Sequence[Path | EmbeddedFile], kind: str, options: dict[str, int], log: ProblemLog
+    files: Sequence[Path | EmbeddedFile], kind: str, options: Mapping[str, Any], log: ProblemLog
 ) -> FileStore:
     """The files that can be read."""
     read = FILE_KINDS[kind].reader(options)
-    option = FILE_KINDS[kind].option
-    key = f"{kind} {options[option]}" if option else kind
+    keywords = read.keywords if isinstance(read, partial) else {}
+    key = " ".join([kind, *(str(value) for value in keywords.values())])
     first = _first_record(FileStore(files, read))
     if first is not None:
         read = OneShape(read, tuple(first.shape), first.dtype)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -25,9 +27,9 @@ RESERVED = ("id", "split", "meta")
 _NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 
 
-def read_image_or_array(path: Path, size: int) -> Tensor:
+def read_image_or_array(path: Path, size: int, background: str = "white") -> Tensor:
     """An image, or one that is an array already, as it is."""
-    return read_array(path) if path.suffix.lower() == ".npy" else read_image(path, size)
+    return read_array(path) if path.suffix.lower() == ".npy" else read_image(path, size, background)
 
 
 @dataclass(frozen=True)
@@ -36,28 +38,34 @@ class FileKind:
 
     Attributes:
         read: The reader.
-        option: Its option, which is also one of the data set; None if it has none.
+        option: Its size, which is also an option of the data set; None if it has none.
         length: Axis of a record whose length is that option.
+        further: Its other options, which are also options of the data set.
     """
 
     read: Callable[..., Tensor]
     option: str | None = None
     length: int = -1
+    further: tuple[str, ...] = ()
 
-    def reader(self, options: dict[str, int]) -> Reader:
-        """The reader with its option."""
-        if self.option is None:
-            return self.read
-        return partial(self.read, **{self.option: options[self.option]})
+    def reader(self, options: Mapping[str, Any]) -> Reader:
+        """The reader with those of its options that are not its defaults."""
+        defaults = inspect.signature(self.read).parameters
+        chosen = {
+            name: options[name]
+            for name in (self.option, *self.further)
+            if name and name in options and options[name] != defaults[name].default
+        }
+        return partial(self.read, **chosen) if chosen else self.read
 
 
 FILE_KINDS = {
-    "image": FileKind(read_image_or_array, "size"),
-    "views": FileKind(read_array),
-    "voxel": FileKind(read_voxel, "resolution"),
-    "points": FileKind(read_points, "points", length=0),
-    "strokes": FileKind(read_array),
-    "features": FileKind(read_features),
+    "image": FileKind(read_image_or_array, "size", further=("background",)),
+    "views": FileKind(read_array, further=("npz_key",)),
+    "voxel": FileKind(read_voxel, "resolution", further=("npz_key",)),
+    "points": FileKind(read_points, "points", length=0, further=("npz_key",)),
+    "strokes": FileKind(read_array, further=("npz_key",)),
+    "features": FileKind(read_features, further=("npz_key",)),
 }
 """Kinds whose records lie in files."""
 

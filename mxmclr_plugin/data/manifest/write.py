@@ -20,6 +20,7 @@ from mxmclr_plugin.data.manifest.build import SOURCE, OneShape
 from mxmclr_plugin.data.manifest.kinds import FILE_KINDS, KINDS
 from mxmclr_plugin.data.parquet import ROW_GROUP_BYTES, pyarrow_parquet
 from mxmclr_plugin.data.readers.image import read_image
+from mxmclr_plugin.data.readers.voxel import is_detached
 from mxmclr_plugin.data.splits import DataSplits
 from mxmclr_plugin.errors import DataError
 from mxmclr_plugin.files import replacing, write_atomically
@@ -136,10 +137,11 @@ def _content(kind: str, store: Store, row: int) -> tuple[str, bytes]:
     """The end of a file's name, and what is in it."""
     if isinstance(store, FileStore) and _reads_as(kind, store.read):
         path = store.paths[row]
-        if isinstance(path, Path):
+        if not isinstance(path, Path):
+            with path.unpacked() as unpacked:
+                return unpacked.suffix.lower(), unpacked.read_bytes()
+        if kind != "voxel" or not is_detached(path):
             return path.suffix.lower(), path.read_bytes()
-        with path.unpacked() as unpacked:
-            return unpacked.suffix.lower(), unpacked.read_bytes()
     record = store[row]
     buffer = io.BytesIO()
     if kind == "image" and _is_plain_image(record):

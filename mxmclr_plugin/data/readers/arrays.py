@@ -34,6 +34,7 @@ MAX_BYTES = 2**28
 """Bytes of the largest array or file that is read: 256 MiB, an RGBA grid of 256^3 as float32."""
 
 _MAX_HEADER = 2**16
+_MAX_ARRAYS = 4096
 _HEADERS = {
     (1, 0): npy_format.read_array_header_1_0,
     (2, 0): npy_format.read_array_header_2_0,
@@ -44,12 +45,12 @@ Shape = tuple[int, ...]
 
 
 @explained
-def read_array(path: Path, key: str | None = None) -> Tensor:
+def read_array(path: Path, npz_key: str | None = None) -> Tensor:
     """An array as it is.
 
     Args:
         path: A ``.npy`` or ``.npz`` file of integers or floats.
-        key: Which array of a ``.npz`` file; needed if it holds several.
+        npz_key: Which array of a ``.npz`` file; needed if it holds several.
 
     Returns:
         Shape and type: those of the array.
@@ -57,16 +58,16 @@ def read_array(path: Path, key: str | None = None) -> Tensor:
     Raises:
         UnreadableFile: If the file holds no such array, or numbers that are not finite.
     """
-    return _as_tensor(path, read_stored(path, key))
+    return _as_tensor(path, read_stored(path, npz_key))
 
 
 @explained
-def read_features(path: Path, key: str | None = None) -> Tensor:
+def read_features(path: Path, npz_key: str | None = None) -> Tensor:
     """One vector.
 
     Args:
         path: A ``.npy``, ``.npz`` or ``.safetensors`` file with one array of shape (F,) or (1, F).
-        key: Which array of a file of several.
+        npz_key: Which array of a file of several.
 
     Returns:
         float32. Shape: (F,).
@@ -75,9 +76,9 @@ def read_features(path: Path, key: str | None = None) -> Tensor:
         UnreadableFile: If the file holds no such vector, or numbers that are not finite.
     """
     if path.suffix.lower() == ".safetensors":
-        tensor = _read_safetensors(path, key)
+        tensor = _read_safetensors(path, npz_key)
     else:
-        tensor = _as_tensor(path, read_stored(path, key))
+        tensor = _as_tensor(path, read_stored(path, npz_key))
     shape = tuple(tensor.shape)
     if tensor.ndim == 2 and len(tensor) == 1:
         tensor = tensor[0]
@@ -91,7 +92,7 @@ def read_features(path: Path, key: str | None = None) -> Tensor:
 
 def read_stored(
     path: Path,
-    key: str | None = None,
+    npz_key: str | None = None,
     usual: Sequence[str] = (),
     fits: Callable[[Shape], bool] = bool,
 ) -> npt.NDArray[Any]:
@@ -99,8 +100,8 @@ def read_stored(
 
     Args:
         path: The file.
-        key: Name of the array in a ``.npz`` file; None to take the one that fits, of several the
-            only one with a usual name.
+        npz_key: Name of the array in a ``.npz`` file; None to take the one that fits, of several
+            the one with a usual name.
         usual: Names that such arrays have.
         fits: Whether an array of some shape can be meant; by default any with an axis.
 
@@ -111,10 +112,10 @@ def read_stored(
         return read_npy(path)
     shapes = npz_shapes(path)
     fitting = [name for name, shape in shapes.items() if fits(shape)]
-    named = [key] if key else [n for n in fitting if n.lower() in usual][:1] or fitting
+    named = [npz_key] if npz_key else [n for n in fitting if n.lower() in usual][:1] or fitting
     if len(named) != 1 or named[0] not in shapes:
         held = ", ".join(f"{name} {shape}" for name, shape in shapes.items()) or "no array"
-        wrong = f"has no array {key!r}: it holds {held}" if key else f"holds {held}"
+        wrong = f"has no array {npz_key!r}: it holds {held}" if npz_key else f"holds {held}"
         raise UnreadableFile(path, f"{wrong}; name the array that is meant with npz_key=")
     return read_npz(path, named[0])
 
@@ -151,7 +152,10 @@ def npz_shapes(path: Path) -> dict[str, Shape]:
     shapes: dict[str, Shape] = {}
     problems = []
     with _archive(path) as archive:
-        for name in archive.namelist():
+        names = archive.namelist()
+        if len(names) > _MAX_ARRAYS:
+            raise UnreadableFile(path, f"holds {len(names)} files, more than {_MAX_ARRAYS}")
+        for name in names:
             if name.endswith(".npy"):
                 try:
                     shapes[name.removesuffix(".npy")] = _header(path, archive, name)
@@ -250,16 +254,16 @@ def _as_tensor(path: Path, array: npt.NDArray[Any]) -> Tensor:
         raise UnreadableFile(path, f"holds {array.dtype}, which torch does not have") from None
 
 
-def _read_safetensors(path: Path, key: str | None) -> Tensor:
+def _read_safetensors(path: Path, npz_key: str | None) -> Tensor:
     try:
         with safe_open(path, framework="pt") as file:
             names = list(file.keys())
-            named = [key] if key else names
+            named = [npz_key] if npz_key else names
             if len(named) != 1 or named[0] not in names:
                 raise UnreadableFile(
                     path,
                     f"holds {len(names)} tensors ({', '.join(names)}), not one"
-                    + (f" named {key!r}" if key else ""),
+                    + (f" named {npz_key!r}" if npz_key else ""),
                 )
             count = torch.Size(file.get_slice(named[0]).get_shape()).numel()
             if 4 * count > MAX_BYTES:

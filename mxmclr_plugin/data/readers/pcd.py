@@ -136,8 +136,8 @@ def _unpacked(packed: bytes, size: int) -> bytes:
             at += 1
             if start < 0:
                 raise ValueError("it cannot be unpacked")
-            for k in range(start, start + length + 2):  # may overlap what it writes
-                out.append(out[k])
+            piece = out[start : start + length + 2]  # may reach into what it writes
+            out += (piece * (length // len(piece) + 2))[: length + 2]
         if len(out) > size:
             raise ValueError(f"it unpacks to more than {size} bytes")
     if len(out) != size:

@@ -32,6 +32,7 @@ _COLOURS = (
     ("r", "g", "b"),
 )
 _LONGEST_LINE, _MOST_LINES = 4096, 1024  # of a header
+_MOST_LISTS = 2**22  # elements with lists, which are read one by one: some seconds
 
 
 @dataclass
@@ -172,6 +173,8 @@ def _numbers(
         rows: npt.NDArray[Any] = np.frombuffer(data[at:end], element.plain)
         columns = [rows[str(k)].astype(np.float64) for k in wanted]
         return (np.stack(columns, axis=1) if wanted else np.empty((0, 0))), end
+    if element.length > _MOST_LISTS:
+        raise ValueError(f"{element.length} elements {element.name!r} with lists are too many")
     table = np.empty((element.length if wanted else 0, len(wanted)))
     kinds = [np.dtype(kind) for kind in element.types]
     counts = [np.dtype(count) if count else None for count in element.counts]

@@ -28,7 +28,7 @@ _USUAL_NAMES = ("points", "point_cloud", "pointcloud", "pc", "xyz", "pos", "vert
 
 
 @explained
-def read_points(path: Path, points: int, key: str | None = None) -> Tensor:
+def read_points(path: Path, points: int, npz_key: str | None = None) -> Tensor:
     """A cloud with a fixed number of points, moved to its centre and scaled to radius 1.
 
     Of n points those at the places floor(k n / points), k = 0 .. points - 1, are taken: spread
@@ -42,10 +42,10 @@ def read_points(path: Path, points: int, key: str | None = None) -> Tensor:
         path: ``.npy``, ``.npz``: x, y, z and further numbers of each point; ``.ply``, ``.pcd``:
             x, y, z and, where there are any, colours (0..1); ``.xyz``, ``.txt``, ``.pts``,
             ``.csv``: a point a line, numbers with spaces, commas or semicolons between them, ``#``
-            before a comment; ``.off``, ``.obj``, ``.stl``, ``.glb``: x, y, z of points on the
-            surface, with trimesh.
+            or ``//`` before a comment; ``.off``, ``.obj``, ``.stl``, ``.glb``: x, y, z of points
+            on the surface, with trimesh.
         points: How many points are taken, 1 or more.
-        key: Which array of a ``.npz`` file; by default the only one with two axes, or the one
+        npz_key: Which array of a ``.npz`` file; by default the only one with two axes, or the one
             named points, pc, xyz, pos or vertices.
 
     Returns:
@@ -55,7 +55,7 @@ def read_points(path: Path, points: int, key: str | None = None) -> Tensor:
         UnreadableFile: If the file holds no such cloud, or numbers that are not finite.
         DataError: If the file is a mesh and trimesh is not installed.
     """
-    cloud = _read(path, points, key)
+    cloud = _read(path, points, npz_key)
     if cloud.dtype.kind not in "uif" or cloud.ndim != 2 or cloud.shape[1] < 3 or not len(cloud):
         raise UnreadableFile(
             path, f"holds {cloud.dtype} of shape {cloud.shape}, not points (n, 3 or more)"
@@ -73,10 +73,10 @@ def read_points(path: Path, points: int, key: str | None = None) -> Tensor:
     return torch.from_numpy(result)
 
 
-def _read(path: Path, points: int, key: str | None) -> npt.NDArray[Any]:
+def _read(path: Path, points: int, npz_key: str | None) -> npt.NDArray[Any]:
     suffix = path.suffix.lower()
     if suffix in (".npy", ".npz"):
-        return _points_first(path, read_stored(path, key, _USUAL_NAMES, lambda s: len(s) == 2))
+        return _points_first(path, read_stored(path, npz_key, _USUAL_NAMES, lambda s: len(s) == 2))
     if suffix == ".ply":
         return read_ply_vertices(path)
     if suffix == ".pcd":
@@ -117,6 +117,6 @@ def _table(path: Path) -> npt.NDArray[np.float64]:
             lines = lines[1:]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of an empty file: refused by its shape
-            return np.loadtxt(lines, dtype=np.float64, ndmin=2)
+            return np.loadtxt(lines, np.float64, comments=("#", "//"), ndmin=2)
     except ValueError as error:
         raise UnreadableFile(path, f"is no table of numbers: {error}") from error

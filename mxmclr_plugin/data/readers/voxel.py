@@ -32,7 +32,7 @@ from mxmclr_plugin.data.readers.arrays import (
 )
 from mxmclr_plugin.data.readers.content import explained
 
-__all__ = ["GREY", "MAX_EDGE", "VOXEL_SUFFIXES", "read_voxel"]
+__all__ = ["GREY", "MAX_EDGE", "VOXEL_SUFFIXES", "is_detached", "read_voxel"]
 
 MAX_EDGE = 256
 """Voxels along an edge of the largest grid that is read."""
@@ -70,7 +70,7 @@ Grid = npt.NDArray[Any]
 
 @explained
 def read_voxel(
-    path: Path, resolution: int, vertical: int | None = None, key: str | None = None
+    path: Path, resolution: int, vertical: int | None = None, npz_key: str | None = None
 ) -> Tensor:
     """A voxel grid as RGBA.
 
@@ -92,8 +92,8 @@ def read_voxel(
         resolution: R, voxels along an edge.
         vertical: Which of the file's three axes, 0 to 2, is the vertical one; None for what the
             format has.
-        key: Which array of a ``.npz`` file; by default the only one with 3 or 4 axes, or the one
-            named voxel, voxels, rgba or grid.
+        npz_key: Which array of a ``.npz`` file; by default the only one with 3 or 4 axes, or the
+            one named voxel, voxels, rgba or grid.
 
     Returns:
         uint8. Shape: (4, R, R, R).
@@ -113,7 +113,7 @@ def read_voxel(
     elif suffix == ".npy":
         grid, usual = read_npy(path), 2
     elif suffix == ".npz":
-        grid, usual = _read_npz(path, resolution, key)
+        grid, usual = _read_npz(path, resolution, npz_key)
     elif suffix == ".binvox":
         grid, usual = _read_binvox(path), 2
     else:
@@ -125,6 +125,15 @@ def read_voxel(
     # Shifted round: (X, Y, Z) to (Y, Z, X) where the first one is vertical.
     upright = rgba.transpose(0, *(1 + (axis + step) % 3 for step in (1, 2, 3)))
     return torch.from_numpy(np.ascontiguousarray(_resized(path, upright, resolution)))
+
+
+def is_detached(path: Path) -> bool:
+    """Whether a file is an NRRD header whose values are in another file."""
+    if path.suffix.lower() not in (".nrrd", ".nhdr"):
+        return False
+    with path.open("rb") as file:
+        head = file.read(_MAX_HEADER).replace(b"\r", b"").split(b"\n\n")[0]
+    return any(field.startswith("data file:") for field in _nrrd_fields(head))
 
 
 def _read_nrrd(path: Path) -> Grid:
@@ -158,8 +167,11 @@ def _read_nrrd(path: Path) -> Grid:
         data = _unpacked_nrrd(path, packed, header["encoding"], skips, whole, math.prod(sizes))
         if isinstance(data, bytes):
             return np.asarray(nrrd.read_data({**header, "encoding": "raw"}, BytesIO(data)))
-        values = data if kind in ("float", "double") else data.astype(np.int64)
-        return values.reshape(sizes, order="F")
+        if kind in ("float", "double"):
+            return data.reshape(sizes, order="F")
+        if not np.isfinite(data).all() or (data % 1).any() or abs(data).max() >= 2**63:
+            raise UnreadableFile(path, f"holds numbers that are not of the type {header['type']}")
+        return data.astype(np.int64).reshape(sizes, order="F")
     except UnreadableFile:
         raise
     # pynrrd raises whatever a damaged header leads it to.
@@ -237,12 +249,12 @@ def _unpacked_nrrd(
     return data
 
 
-def _read_npz(path: Path, resolution: int, key: str | None) -> tuple[Grid, int]:
+def _read_npz(path: Path, resolution: int, npz_key: str | None) -> tuple[Grid, int]:
     """The grid of an archive, and its vertical axis."""
-    names = [key] if key else list(npz_shapes(path))
+    names = [npz_key] if npz_key else list(npz_shapes(path))
     tricolo = {int(name[5:]): name for name in names if re.fullmatch(r"voxel\d{1,3}", name)}
     if not tricolo:
-        return read_stored(path, key, _USUAL_NAMES, lambda shape: len(shape) in (3, 4)), 2
+        return read_stored(path, npz_key, _USUAL_NAMES, lambda shape: len(shape) in (3, 4)), 2
     # The nearest that loses nothing.
     edge = min(tricolo, key=lambda e: (e < resolution, abs(e - resolution)))
     grid = read_npz(path, tricolo[edge])

@@ -19,9 +19,9 @@ class CrossBatchMemory(losses.CrossBatchMemory):  # type: ignore[misc]
     """``CrossBatchMemory`` that also takes :class:`MultifoldHybridLoss`; used in the same way.
 
     The rows of the batch are the anchors, those in memory the references, as in the paper
-    (https://arxiv.org/abs/1912.06798); a row does not meet itself. Which rows are one instance is
-    told by the labels, those in memory too: the wrapper sets ``instances_from`` of the loss that it
-    is given to ``"labels"``.
+    (https://arxiv.org/abs/1912.06798); no row is compared with itself. Which rows are one instance
+    is told by the labels, those in memory too: the wrapper sets ``instances_from`` of the loss
+    that it is given to ``"labels"``.
 
     Pairs given as ``indices_tuple`` are pairs of rows of the batch; they are looked up where these
     rows lie in memory. (That library's own class takes them for rows of the memory.)

@@ -1,11 +1,10 @@
-"""How rows of other processes take part, and the plainest way: each process has all of them."""
+"""Distributed modes of the loss; ``gather_rows`` replicates all rows on every rank."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 import torch
-from lightly.utils import dist
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -59,7 +58,7 @@ def choose_exchange(
         z0: Rows of this rank. Shape: (n_0, D).
         z1: Those of the other modality, None if there is one modality. Shape: (n_1, D).
     """
-    if dist.world_size() == 1 or has_queue or gather == "rows":
+    if Ranks().size == 1 or has_queue or gather == "rows":
         return None
     if gather != "auto":
         return gather
@@ -126,28 +125,30 @@ def gather_rows(z: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
             f"ids must be integers of shape {tuple(z.shape[:1])}, one for each row of z, "
             f"got {ids.dtype} of shape {tuple(ids.shape)}"
         )
-    if dist.world_size() == 1:
+    ranks = Ranks()
+    if ranks.size == 1:
         return z, ids
+    from lightly.utils.dist import gather  # takes seconds to import
 
-    counts, any_requires_grad = _exchange_shapes(z)
+    counts, any_requires_grad = _exchange_shapes(ranks, z)
     missing = max(counts) - len(z)
     padded = F.pad(z, (0, 0, 0, missing)).contiguous()
     if any_requires_grad and not padded.requires_grad:
         # The backward pass of the gathering waits for all ranks: one with no row, and so with no
         # graph, must take part in it too.
         padded = padded.detach().requires_grad_()
-    padded_ids = F.pad(ids.to(z.device, torch.int64), (0, missing)).contiguous()
-    return _drop_padding(dist.gather(padded), counts), _drop_padding(
-        dist.gather(padded_ids), counts
-    )
+    rows = [part[:count] for part, count in zip(gather(padded), counts, strict=True)]
+    everyones_ids = ranks.all_gather(ids.to(z.device, torch.int64), counts, "ids").wait()
+    return torch.cat(rows), torch.cat(list(everyones_ids))
 
 
-def _exchange_shapes(z: Tensor) -> tuple[list[int], bool]:
+def _exchange_shapes(ranks: Ranks, z: Tensor) -> tuple[list[int], bool]:
     """Row counts by rank, and whether the rows of any rank need a gradient."""
     mine = torch.tensor(
-        [len(z), z.shape[1], _DTYPES.index(z.dtype), int(z.requires_grad)], device=z.device
+        [[len(z), z.shape[1], _DTYPES.index(z.dtype), int(z.requires_grad)]], device=z.device
     )
-    counts, widths, dtypes, requires_grad = torch.stack(dist.gather(mine)).T.tolist()
+    table = ranks.all_gather(mine, [1] * ranks.size, "agreement").wait()
+    counts, widths, dtypes, requires_grad = torch.cat(list(table)).T.tolist()
     for what, values in (
         ("widths", widths),
         ("dtypes", [str(_DTYPES[dtype]) for dtype in dtypes]),
@@ -159,7 +160,3 @@ def _exchange_shapes(z: Tensor) -> tuple[list[int], bool]:
                 "torch.empty(0, D) of the dtype of the others"
             )
     return counts, any(requires_grad)
-
-
-def _drop_padding(parts: tuple[Tensor, ...], counts: list[int]) -> Tensor:
-    return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])

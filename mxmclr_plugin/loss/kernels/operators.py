@@ -105,8 +105,10 @@ def _gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Any, ...]:
     tensors, saved = ctx.saved_tensors[:9], ctx.saved_tensors[9:]
     wanted = ctx.needs_input_grad[:3]
     gradients = _backward(*tensors, *ctx.options, *saved, gradient, *wanted)
-    given = [gradient if wants else None for gradient, wants in zip(gradients, wanted, strict=True)]
-    return *given, *(None,) * (len(tensors) + len(ctx.options) - 3)
+    results = [
+        gradient if wants else None for gradient, wants in zip(gradients, wanted, strict=True)
+    ]
+    return *results, *(None,) * (len(tensors) + len(ctx.options) - 3)
 
 
 _forward.register_autograd(_gradients, setup_context=_keep_for_backward)

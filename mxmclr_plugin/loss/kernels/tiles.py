@@ -53,7 +53,7 @@ class Logits:
         return float(bound)
 
     def tile(self, scaled: Tensor, columns: Tensor, i: slice, j: slice, out: Tensor) -> Tensor:
-        """Logits of the rows ``i``, given times scale, and the columns ``j``."""
+        """Logits of the rows ``i``, already times scale, and the columns ``j``."""
         tile = torch.mm(scaled, columns.T, out=out)
         if self.skip_self and i.start == j.start:
             tile.diagonal().fill_(-torch.inf)

@@ -2,41 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 from matplotlib.figure import Figure
 
+from mxmclr_plugin.comparison.records import Summary
 from mxmclr_plugin.report.palette import INK, MUTED, SURFACE, series_styles
 from mxmclr_plugin.report.plots.frame import FONT_SIZE, panels, set_title
 
-__all__ = ["ProfilePoint", "axis_profile"]
+__all__ = ["axis_profile"]
 
 
-@dataclass(frozen=True)
-class ProfilePoint:
-    """What was measured at a value: nothing where all runs failed."""
-
-    label: str
-    values: Sequence[float]
-    mean: float | None
-    std: float | None
-
-
-def axis_profile(points: Sequence[ProfilePoint], axis: str, measure: str, width: float) -> Figure:
+def axis_profile(
+    rows: Mapping[str, Summary | None], axis: str, metric: str, width: float
+) -> Figure:
     """A row for each value: mean as a dot, standard deviation as a line, each seed as a ring.
 
     Args:
-        points: What is shown.
-        axis: Name of what varies.
-        measure: What the values are.
-        width: In inches.
+        rows: Summary by value of the axis.
+        axis: Name of the axis.
+        metric: Title of the metric.
+        width: Width in inches.
     """
-    figure, (axes,) = panels(1, width, 1.0 + 0.36 * len(points))
+    figure, (axes,) = panels(1, width, 1.0 + 0.36 * len(rows))
     style = series_styles(["mean"])["mean"]
-    for k, point in enumerate(points):
-        place = len(points) - 1 - k
-        if point.mean is None:
+    for k, row in enumerate(rows.values()):
+        place = len(rows) - 1 - k
+        if row is None or row.mean is None:
             axes.annotate(
                 "failed",
                 (0.02, place),
@@ -46,12 +38,12 @@ def axis_profile(points: Sequence[ProfilePoint], axis: str, measure: str, width:
                 fontsize=FONT_SIZE,
             )
             continue
-        if point.std is not None:
-            ends = [point.mean - point.std, point.mean + point.std]
+        if row.std is not None:
+            ends = [row.mean - row.std, row.mean + row.std]
             axes.plot(ends, [place, place], color=style.colour, linewidth=2)
         axes.plot(
-            list(point.values),
-            [place] * len(point.values),
+            list(row.values.values()),
+            [place] * len(row.values),
             linestyle="",
             marker="o",
             markersize=5,
@@ -59,11 +51,11 @@ def axis_profile(points: Sequence[ProfilePoint], axis: str, measure: str, width:
             markeredgecolor=style.colour,
             alpha=0.8,
         )
-        axes.plot([point.mean], [place], marker="o", markersize=8, color=style.colour)
-    axes.set_yticks(range(len(points)), [point.label for point in reversed(points)])
+        axes.plot([row.mean], [place], marker="o", markersize=8, color=style.colour)
+    axes.set_yticks(range(len(rows)), list(rows)[::-1])
     axes.tick_params(axis="y", labelcolor=INK)
-    axes.set_ylim(-0.6, len(points) - 0.4)
+    axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.grid(False, axis="y")
-    axes.set_xlabel(measure)
+    axes.set_xlabel(metric)
     set_title(axes, axis)
     return figure

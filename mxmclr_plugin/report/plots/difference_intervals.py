@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from matplotlib.figure import Figure
 
-from mxmclr_plugin.report.contents.comparison import Row
+from mxmclr_plugin.comparison.statistics import Difference
 from mxmclr_plugin.report.palette import INK, SURFACE, SeriesStyle
 from mxmclr_plugin.report.plots.frame import FONT_SIZE, WIDE, panels, set_title
 
@@ -14,31 +14,28 @@ __all__ = ["difference_intervals"]
 
 
 def difference_intervals(
-    rows: Mapping[str, Sequence[Row]],
+    differences: Mapping[str, Mapping[str, Difference]],
     baseline: str,
     styles: Mapping[str, SeriesStyle],
     width: float,
 ) -> Figure:
     """A panel for each protocol: mean difference and interval of each loss, zero as a line.
 
-    A filled dot has an interval that excludes zero, a hollow one has not, or has no interval.
+    A filled dot has an interval that excludes zero.
 
     Args:
-        rows: Of one measure, with differences, by protocol.
-        baseline: What is subtracted.
-        styles: By loss.
-        width: In inches.
+        differences: Differences by protocol and loss.
+        baseline: Name of the baseline.
+        styles: Styles by loss.
+        width: Width in inches.
     """
-    labels = list(dict.fromkeys(row.loss for of in rows.values() for row in of))
-    figure, all_axes = panels(len(rows), width, 0.95 + 0.3 * len(labels))
+    labels = list(dict.fromkeys(loss for of in differences.values() for loss in of))
+    figure, all_axes = panels(len(differences), width, 0.95 + 0.3 * len(labels))
     places = {label: len(labels) - 1 - k for k, label in enumerate(labels)}
-    for axes, (protocol, of_protocol) in zip(all_axes, rows.items(), strict=True):
+    for axes, (protocol, of_protocol) in zip(all_axes, differences.items(), strict=True):
         axes.axvline(0, color=INK, linewidth=1)
-        for row in of_protocol:
-            difference = row.difference
-            if difference is None:
-                continue
-            style, place = styles[row.loss], places[row.loss]
+        for loss, difference in of_protocol.items():
+            style, place = styles[loss], places[loss]
             if difference.low is not None and difference.high is not None:
                 axes.plot(
                     [difference.low, difference.high],

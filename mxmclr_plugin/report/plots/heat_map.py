@@ -10,17 +10,15 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from mxmclr_plugin.comparison.records import Summary
 from mxmclr_plugin.report.palette import INK
 from mxmclr_plugin.report.plots.frame import FONT_SIZE, panels
 
-__all__ = ["HeatMapCell", "heat_map"]
-
-HeatMapCell = tuple[float | None, float | None]
-"""Mean and standard deviation, None where there is none."""
+__all__ = ["heat_map"]
 
 
 def heat_map(
-    cells: Sequence[Sequence[HeatMapCell]],
+    cells: Sequence[Sequence[Summary | None]],
     rows: tuple[str, Sequence[str]],
     columns: tuple[str, Sequence[str]],
     width: float,
@@ -28,15 +26,20 @@ def heat_map(
     """A cell for each pair of values, brighter the higher; the highest has a frame.
 
     Args:
-        cells: By row, then by column.
-        rows: Name of the axis that goes down, and its values.
-        columns: The same of the one that goes across.
-        width: The most, in inches.
+        cells: Summaries by row, then by column.
+        rows: Name and values of the axis that goes down.
+        columns: Name and values of the axis that goes across.
+        width: Largest width in inches.
     """
     across, down = len(columns[1]), len(rows[1])
     edge = min(1.15, (width - 1.1) / across)
     figure, (axes,) = panels(1, 1.1 + edge * across, 0.7 + min(edge, 0.62) * down)
-    values = np.array([[np.nan if mean is None else mean for mean, _ in row] for row in cells])
+    values = np.array(
+        [
+            [np.nan if cell is None or cell.mean is None else cell.mean for cell in row]
+            for row in cells
+        ]
+    )
     known = values[~np.isnan(values)]
     scale = Normalize(*((known.min(), known.max()) if known.size else (0, 1)))
     colours = mpl.colormaps["viridis"]
@@ -54,8 +57,9 @@ def heat_map(
         axes.add_patch(Rectangle(corner, 0.94, 0.92, facecolor=colour))
         if best == (row, column):
             axes.add_patch(Rectangle(corner, 0.94, 0.92, fill=False, edgecolor=INK, linewidth=2.2))
-        mean, std = cells[row][column]
-        text = f"{mean:.1f}" if std is None else f"{mean:.1f}\n± {std:.1f}"
+        cell = cells[row][column]
+        spread = "" if cell is None or cell.std is None else f"\n± {cell.std:.1f}"
+        text = f"{value:.1f}{spread}"
         luminance = float(np.dot(colour[:3], (0.299, 0.587, 0.114)))
         axes.text(
             column,

@@ -1,4 +1,4 @@
-"""A figure over the steps of training, for several series with a run for each seed."""
+"""Plot of a metric over the steps of training, for several series with a run for each seed."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from textwrap import fill
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from sklearn.isotonic import isotonic_regression
 
-from mxmclr_plugin.report.contents.curves import Curve
+from mxmclr_plugin.report.curves import Curve
 from mxmclr_plugin.report.palette import INK, MUTED, SeriesStyle
 from mxmclr_plugin.report.plots.frame import FONT_SIZE, WIDE, panels, set_title
-from mxmclr_plugin.report.plots.spread import spread_apart
 
-__all__ = ["CurveSeries", "learning_curves", "mean_curve"]
+__all__ = ["CurveSeries", "learning_curves", "mean_curve", "spread_apart"]
 
 _MOST_TOGETHER = 4
 _LETTERS = 11
@@ -24,7 +25,7 @@ _LETTERS = 11
 
 @dataclass(frozen=True)
 class CurveSeries:
-    """What is one line: the curves of its runs."""
+    """Curves of the runs of a series, drawn as one line."""
 
     label: str
     runs: Sequence[Curve]
@@ -39,7 +40,7 @@ def mean_curve(runs: Sequence[Curve]) -> Curve:
 
 def learning_curves(
     series: Sequence[CurveSeries],
-    measure: str,
+    metric: str,
     styles: Mapping[str, SeriesStyle],
     width: float,
 ) -> Figure:
@@ -49,10 +50,10 @@ def learning_curves(
     each, in which the others stand in grey.
 
     Args:
-        series: What is shown, none without runs.
-        measure: What the values are.
-        styles: By label.
-        width: In inches.
+        series: Series, none without runs.
+        metric: Title of the metric.
+        styles: Styles by label.
+        width: Width in inches.
     """
     if len(series) <= _MOST_TOGETHER:
         figure, (axes,) = panels(1, width, 3.6 if width >= WIDE else 3.0)
@@ -60,7 +61,7 @@ def learning_curves(
             _draw(axes, one, styles[one.label])
         _name_ends(axes, series, styles)
         axes.set_xlabel("step")
-        axes.set_ylabel(measure)
+        axes.set_ylabel(metric)
         return figure
     longest = max(len(one.label) for one in series)
     if width < WIDE:
@@ -78,7 +79,7 @@ def learning_curves(
         set_title(axes, fill(own.label, letters))
         axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
     figure.supxlabel("step", fontsize=FONT_SIZE, color=MUTED)
-    figure.supylabel(measure, fontsize=FONT_SIZE, color=MUTED)
+    figure.supylabel(metric, fontsize=FONT_SIZE, color=MUTED)
     return figure
 
 
@@ -131,3 +132,27 @@ def _name_ends(
                 "shrinkB": 2,
             },
         )
+
+
+def spread_apart(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """The places nearest to those wanted of which no two are nearer than a gap.
+
+    Nearest by the sum of squares: less k gaps, the k-th smallest place is the isotonic regression
+    of what is wanted.
+
+    Args:
+        wanted: Places.
+        gap: Least distance.
+        low: Least place.
+        high: Greatest place; it gives way where there is not room for all.
+
+    Returns:
+        Places, in the order of ``wanted``.
+    """
+    order = np.argsort(wanted, kind="stable")
+    steps = gap * np.arange(len(order))
+    last = max(low, high - gap * (len(order) - 1))
+    shifted = isotonic_regression(np.asarray(wanted)[order] - steps, y_min=low, y_max=last)
+    places = np.empty(len(order))
+    places[order] = shifted + steps
+    return [float(place) for place in places]

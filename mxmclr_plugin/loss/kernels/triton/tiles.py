@@ -15,7 +15,7 @@ from mxmclr_plugin.loss.kernels.tiles import Engine, Logits, Own, Strips, Tiled
 __all__ = ["TRITON", "allows_tf32", "unsuitable"]
 
 PARTIAL_BYTES = 32 * 2**20
-"""Bytes of partial logsumexp by column; rows are taken in bands as high as they allow."""
+"""Bytes of partial logsumexp by column; rows are processed in bands as high as they allow."""
 
 PROGRAMS = 1024
 """Programs of a band, or as many as there are tiles: some for each multiprocessor of any device."""
@@ -52,9 +52,9 @@ def unsuitable(device: torch.device, dtype: torch.dtype) -> str | None:
 def _logsumexp(logits: Logits, options: TileOptions, keep: bool) -> Tiled:  # noqa: ARG001
     """Logsumexp of each row and each column, -inf where nothing is left of it.
 
-    Rows are taken in bands. In a band a program walks some columns with one strip of rows; it sums
-    its rows over these columns as it goes, and leaves a partial sum of each column. The partial
-    sums are summed when the band is done, in a fixed order.
+    Rows are processed in bands. In a band a program walks some columns with one strip of rows; it
+    sums its rows over these columns as it goes, and leaves a partial sum of each column. The
+    partial sums are summed when the band is done, in a fixed order.
     """
     from mxmclr_plugin.loss.kernels.triton.tuning import strip as strip_rows
 

@@ -1,4 +1,4 @@
-"""How the Triton kernels are cut on which device, and which cut is taken."""
+"""Tile shapes of the Triton kernels by device, and how the fastest is chosen."""
 
 from __future__ import annotations
 

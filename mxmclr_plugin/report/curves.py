@@ -1,4 +1,4 @@
-"""Learning curves of a run, as Lightning's CSVLogger writes them."""
+"""Learning curves of a run, read from the file of Lightning's CSVLogger."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ __all__ = ["Curve", "read_curve"]
 
 @dataclass(frozen=True)
 class Curve:
-    """A figure over the steps of a run; steps rise."""
+    """A metric over the steps of a run; steps rise."""
 
     steps: Sequence[float]
     values: Sequence[float]
 
 
 def read_curve(run: Path, column: str) -> Curve | None:
-    """A column of ``curves/metrics.csv``.
+    """Read a column of ``curves/metrics.csv``.
 
     Args:
         run: Folder of a run.
         column: ``val/mean_recall``, ``train/loss``, ...
 
     Returns:
-        What stands in it, None if there is no such file or column or nothing in it. Of a step that
-        was written twice, as by a run that went on from a checkpoint, the later value.
+        The curve, None if there is no such file or column, or it is empty. If a step occurs twice,
+        as in a resumed run, the later value counts.
 
     Raises:
-        ConfigError: If something in it is no number; it names file and line.
+        ConfigError: If a value is not a number; the message names file and line.
     """
     file = run / "curves" / "metrics.csv"
     if not file.is_file():

@@ -3,7 +3,7 @@ import torch
 from sklearn.metrics.pairwise import cosine_similarity
 
 from mxmclr_plugin.inference.items import RankedItems
-from mxmclr_plugin.report.instance_similarity import (
+from mxmclr_plugin.report.similarity import (
     chosen_instances,
     grouped_order,
     instance_similarity,

@@ -1,4 +1,4 @@
-"""The implementations that are measured side by side."""
+"""The losses that the benchmark compares."""
 
 from __future__ import annotations
 
@@ -9,12 +9,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from lightly.loss import NTXentLoss
-from pytorch_metric_learning.losses import SupConLoss
-from sentence_transformers.sentence_transformer.losses import (
-    CachedMultipleNegativesRankingLoss,
-    MultipleNegativesRankingLoss,
-)
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -24,7 +18,7 @@ from mxmclr_plugin.loss.functional import multifold_hybrid_loss
 from mxmclr_plugin.loss.kernels.rows import TILE
 from mxmclr_plugin.loss.kernels.triton.tiles import unsuitable
 
-__all__ = ["Contender", "Problem", "contenders"]
+__all__ = ["Problem", "Variant", "variants"]
 
 Objective = Literal["hybrid", "hard", "other"]
 LossOf = Callable[[Tensor, Tensor], Tensor]
@@ -58,7 +52,7 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class Contender:
+class Variant:
     """One implementation.
 
     Attributes:
@@ -80,18 +74,18 @@ class Contender:
     unavailable: str | None = None
 
 
-def contenders(device: torch.device) -> list[Contender]:
+def variants(device: torch.device) -> list[Variant]:
     """All implementations, those that cannot run on ``device`` with the reason."""
     compiler = None if device.type != "cpu" or _has_compiler() else "no C++ compiler"
     no_gpu = None if device.type == "cuda" else "needs a CUDA device"
     no_triton = no_gpu or unsuitable(device, torch.float32)
     no_inf_cl = no_gpu or (None if _has("inf_cl") else "the package inf_cl is not installed")
     return [
-        Contender(
+        Variant(
             "dense", "hybrid, every matrix in full", "hybrid", _ours("dense"), _dense, matrices=14
         ),
-        Contender("lean_dense", "hybrid, one matrix in full", "hybrid", _lean, _lean_units, 7),
-        Contender(
+        Variant("lean_dense", "hybrid, one matrix in full", "hybrid", _lean, _lean_units, 7),
+        Variant(
             "lean_dense_compiled",
             "the same under torch.compile",
             "hybrid",
@@ -100,17 +94,17 @@ def contenders(device: torch.device) -> list[Contender]:
             7,
             compiler,
         ),
-        Contender(
+        Variant(
             "streaming",
             "hybrid, tiles, none kept",
             "hybrid",
             _ours("streaming", keep=False),
             _tiled(False),
         ),
-        Contender(
+        Variant(
             "streaming_cached", "hybrid, tiles kept", "hybrid", _ours("streaming"), _tiled(True)
         ),
-        Contender(
+        Variant(
             "triton",
             "hybrid, Triton kernels",
             "hybrid",
@@ -118,23 +112,21 @@ def contenders(device: torch.device) -> list[Contender]:
             _tiled(False),
             unavailable=no_triton,
         ),
-        Contender("auto", "hybrid, as the library chooses", "hybrid", _ours("auto")),
-        Contender("dense_hard", "hard only, in full", "hard", _ours("dense", 1.0), None, 9),
-        Contender(
+        Variant("auto", "hybrid, as the library chooses", "hybrid", _ours("auto")),
+        Variant("dense_hard", "hard only, in full", "hard", _ours("dense", 1.0), None, 9),
+        Variant(
             "streaming_hard",
             "hard only, tiles, none kept",
             "hard",
             _ours("streaming", 1.0, keep=False),
         ),
-        Contender("auto_hard", "hard only, as the library chooses", "hard", _ours("auto", 1.0)),
-        Contender("pml_supcon", "SupConLoss with ref_emb, both ways", "hard", _supcon, None, 40),
-        Contender("clip", "CLIP's cross-entropy as in open_clip", "other", _clip, None, 8),
-        Contender("lightly_ntxent", "NTXentLoss of k-th rows", "other", _ntxent, None, 16),
-        Contender("mnrl", "MultipleNegativesRankingLoss", "other", _mnrl, None, 6),
-        Contender(
-            "cached_mnrl", "its cached form, 512 rows a step", "other", _cached_mnrl, None, 6
-        ),
-        Contender("inf_cl", "Inf-CL's kernels", "other", _inf_cl, unavailable=no_inf_cl),
+        Variant("auto_hard", "hard only, as the library chooses", "hard", _ours("auto", 1.0)),
+        Variant("pml_supcon", "SupConLoss with ref_emb, both ways", "hard", _supcon, None, 40),
+        Variant("clip", "CLIP's cross-entropy as in open_clip", "other", _clip, None, 8),
+        Variant("lightly_ntxent", "NTXentLoss of k-th rows", "other", _ntxent, None, 16),
+        Variant("mnrl", "MultipleNegativesRankingLoss", "other", _mnrl, None, 6),
+        Variant("cached_mnrl", "its cached form, 512 rows a step", "other", _cached_mnrl, None, 6),
+        Variant("inf_cl", "Inf-CL's kernels", "other", _inf_cl, unavailable=no_inf_cl),
     ]
 
 
@@ -177,6 +169,8 @@ def _lean_compiled(problem: Problem) -> LossOf:
 
 
 def _supcon(problem: Problem) -> LossOf:
+    from pytorch_metric_learning.losses import SupConLoss
+
     loss = SupConLoss(temperature=problem.temperature)
     ids0, ids1 = problem.ids0, problem.ids1.clone()
 
@@ -202,6 +196,8 @@ def _clip(problem: Problem) -> LossOf:
 
 
 def _ntxent(problem: Problem) -> LossOf:
+    from lightly.loss import NTXentLoss
+
     loss, pairs = NTXentLoss(problem.temperature), min(len(problem.ids0), len(problem.ids1))
     return lambda z0, z1: loss(z0[:pairs], z1[:pairs])
 
@@ -212,11 +208,15 @@ def _no_model() -> nn.Module:
 
 
 def _mnrl(problem: Problem) -> LossOf:
+    from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+
     loss = MultipleNegativesRankingLoss(_no_model(), scale=1 / problem.temperature)  # type: ignore[arg-type]
     return lambda z0, z1: loss.compute_loss_from_embeddings([z0, z1], problem.ids0)
 
 
 def _cached_mnrl(problem: Problem) -> LossOf:
+    from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
+
     loss = CachedMultipleNegativesRankingLoss(
         _no_model(),  # type: ignore[arg-type]
         scale=1 / problem.temperature,

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from mxmclr_plugin.retrieval.directions import fuse_observations, retrieval_items
+from mxmclr_plugin.retrieval.cross_modal import fuse_observations, retrieval_items
 
 
 def test_fused_is_the_normalised_mean_of_unit_rows():

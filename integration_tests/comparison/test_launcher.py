@@ -1,0 +1,131 @@
+"""Runs as command lines: they resume, are kept, and fail without taking the others with them."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from rich.console import Console
+
+from mxmclr_plugin.comparison.launcher import command_line, launch, outcome_of, plan_run
+
+SLICE = (
+    *("data.classes=24", "data.captions=4", "data.samples=2", "batch.instances=6"),
+    *("batch.repeats=1", "towers.voxel.widths=[4,8]", "trainer.max_steps=6"),
+)
+
+
+def planned(folder, *overrides):
+    return plan_run("text2shape", [*SLICE, *overrides], folder, "run")
+
+
+def console():
+    return Console(record=True, width=200, file=io.StringIO())
+
+
+def process_of(run):
+    """Process id of a run, None if it has ended."""
+    pattern = ["pgrep", "-f", f"mxmclr_plugin.run .*{run.folder}"]
+    found = subprocess.run(pattern, capture_output=True, text=True, check=False)
+    return int(found.stdout.split()[0]) if found.stdout else None
+
+
+def test_equal_runs_have_one_folder(tmp_path):
+    assert planned(tmp_path).folder == planned(tmp_path, "seed=0").folder
+    assert planned(tmp_path).folder != planned(tmp_path, "seed=1").folder
+    assert planned(tmp_path).folder != planned(tmp_path, "loss.temperature=0.1").folder
+
+
+def test_a_killed_run_fails_and_the_rest_goes_on(tmp_path):
+    runs = [planned(tmp_path, f"seed={seed}") for seed in range(2)]
+    shown = console()
+
+    def kill():
+        while (process := process_of(runs[0])) is None:
+            time.sleep(0.05)
+        os.kill(process, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    outcomes = launch(runs, 1, shown, "runs")
+    killer.join()
+    assert outcomes[runs[0]].error == "killed by signal 9 (SIGKILL)"
+    assert outcomes[runs[1]].error is None
+    assert "killed by signal 9" in shown.export_text()
+    assert "killed" in json.loads((runs[0].folder / "failure.json").read_text())["error"]
+    # A failed run is tried again, a finished one is kept.
+    assert outcome_of(runs[0]) is None
+    before = (runs[1].folder / "metrics.json").stat().st_mtime_ns
+    again = launch([runs[0], runs[1], runs[1]], 2, console(), "runs")
+    assert [again[run].error for run in runs] == [None, None]
+    assert (runs[1].folder / "metrics.json").stat().st_mtime_ns == before
+    assert not (runs[0].folder / "failure.json").exists()
+
+
+def test_an_error_is_an_outcome(tmp_path):
+    run = planned(tmp_path, "data.resolution=7")
+    outcome = launch([run], 1, console(), "runs")[run]
+    assert "resolution must be" in outcome.error
+    assert "resolution must be" in (run.folder / "log.txt").read_text()
+    assert outcome_of(run) is None
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
+def test_runs_end_with_the_launcher(tmp_path, stop):
+    run = planned(tmp_path, "trainer.max_steps=100000")
+    script = (
+        "from pathlib import Path; from rich.console import Console\n"
+        "from mxmclr_plugin.comparison.launcher import PlannedRun, launch\n"
+        f"run = PlannedRun({run.task!r}, {run.overrides!r}, Path({str(run.folder)!r}))\n"
+        "launch([run], 1, Console(), 'runs')\n"
+    )
+    launcher = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 120
+        while not list(run.folder.glob("curves/metrics.csv")):
+            assert launcher.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert process_of(run) is not None
+    finally:
+        launcher.send_signal(stop)
+        launcher.wait(timeout=30)
+    deadline = time.monotonic() + 30
+    while process_of(run) is not None:
+        assert time.monotonic() < deadline, "the run goes on without its launcher"
+        time.sleep(0.1)
+
+
+def test_an_interrupted_run_continues(tmp_path):
+    """Killed after it has saved, it continues from there to the metrics of the whole run."""
+    whole, cut = planned(tmp_path / "whole"), planned(tmp_path / "cut")
+    expected = launch([whole], 1, console(), "runs")[whole]
+    assert expected.error is None
+    assert not (whole.folder / "checkpoints" / "last.ckpt").exists()
+    assert (whole.folder / "checkpoints" / "best.ckpt").exists()
+    stops = (
+        "import os, sys\n"
+        "from mxmclr_plugin.experiment.module import RetrievalModule\n"
+        "from mxmclr_plugin.run.command_line import main\n"
+        "original = RetrievalModule.training_step\n"
+        "def training_step(self, batch, batch_idx):\n"
+        "    if self.global_step == 4: os._exit(9)\n"
+        "    return original(self, batch, batch_idx)\n"
+        "RetrievalModule.training_step = training_step\n"
+        "main(sys.argv[1:])\n"
+    )
+    arguments = command_line(cut)[3:]
+    status = subprocess.run([sys.executable, "-c", stops, *arguments], check=False).returncode
+    assert status == 9
+    assert (cut.folder / "checkpoints" / "last.ckpt").exists()
+    assert outcome_of(cut) is None
+    assert "ckpt=last" in command_line(cut)
+    outcome = launch([cut], 1, console(), "runs")[cut]
+    assert "going on from" in (cut.folder / "log.txt").read_text()
+    assert outcome.metrics.train.steps == expected.metrics.train.steps == 6
+    assert outcome.metrics.splits == expected.metrics.splits

@@ -1,0 +1,94 @@
+"""Start-up time of imports and commands, relative to ``import torch``."""
+
+from __future__ import annotations
+
+import random
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+__all__ = ["MeasuredStartup", "StartupBenchmark", "measure_startup"]
+
+TORCH = "import torch"
+
+_PROGRAMS = {
+    TORCH: ["-c", "import torch"],
+    "import mxmclr_plugin": ["-c", "import mxmclr_plugin"],
+    "import of all public names": ["-c", "from mxmclr_plugin import *"],
+    **{
+        f"mxmclr {arguments}": ["-m", "mxmclr_plugin.run", *arguments.split()]
+        for arguments in (
+            *("--help", "list losses", "list towers", "list data", "list tasks", "list studies"),
+            *("text2shape --help", "search --help", "text2shape loss.temperture=1"),
+        )
+    },
+}
+
+
+@dataclass
+class StartupBenchmark:
+    """Options of the benchmark.
+
+    Attributes:
+        repeats: Rounds; in each every program runs once, in random order.
+        run: Folder of a finished run; if given, a second search on it is measured as well.
+        json: File for the times.
+    """
+
+    repeats: int = 3
+    run: Path | None = None
+    json: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.repeats < 1:
+            raise ValueError(f"repeats must be 1 or more, got {self.repeats}")
+
+
+@dataclass(frozen=True)
+class MeasuredStartup:
+    """Time of a program.
+
+    Attributes:
+        impl: Program.
+        seconds: Median of its wall time.
+        ratio: The same over that of ``import torch`` in the same rounds.
+        skipped: Always None.
+    """
+
+    impl: str
+    seconds: float
+    ratio: float
+    skipped: None = None
+
+    def record(self) -> dict[str, object]:
+        """Content of the JSON file."""
+        return {key: value for key, value in asdict(self).items() if key != "skipped"}
+
+
+def measure_startup(
+    config: StartupBenchmark, progress: Callable[[str, float], None] = lambda _what, _share: None
+) -> Iterator[MeasuredStartup]:
+    """Measures every program in a process of its own."""
+    programs = dict(_PROGRAMS)
+    if config.run is not None:
+        search = ["-m", "mxmclr_plugin.run", "search", "a red chair", f"ckpt={config.run}"]
+        programs["mxmclr search, the second time"] = search
+        _seconds(search)
+    times: dict[str, list[float]] = {name: [] for name in programs}
+    for round_ in range(config.repeats):
+        for k, name in enumerate(random.sample(list(programs), len(programs))):
+            progress(name, (round_ + k / len(programs)) / config.repeats)
+            times[name].append(_seconds(programs[name]))
+    medians = {name: statistics.median(of) for name, of in times.items()}
+    for name, seconds in medians.items():
+        yield MeasuredStartup(name, seconds, seconds / medians[TORCH])
+
+
+def _seconds(arguments: list[str]) -> float:
+    start = time.perf_counter()
+    subprocess.run([sys.executable, *arguments], capture_output=True, check=False)
+    return time.perf_counter() - start

@@ -1,0 +1,285 @@
+"""Records of ``compare.json`` and ``ablate.json``: runs, means, differences and conclusions."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mxmclr_plugin.comparison.launcher import Outcome
+from mxmclr_plugin.comparison.statistics import Difference, paired_difference
+from mxmclr_plugin.errors import ConfigError
+from mxmclr_plugin.experiment.metrics import BatchRecord, SplitMetrics
+from mxmclr_plugin.files import write_atomically
+from mxmclr_plugin.json_records import json_text
+
+__all__ = [
+    "Ablation",
+    "Comparison",
+    "Results",
+    "RunRecord",
+    "Summary",
+    "Trial",
+    "metric_names",
+    "run_record",
+    "summarize",
+    "variant_name",
+    "write_results",
+]
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run of a variant.
+
+    Attributes:
+        variant: Value of each axis.
+        seed: Seed of the run.
+        folder: Folder of the run, relative to that of the results; None if there was no run.
+        seconds: Training time.
+        metrics: Metrics of the measured split, None if the run failed.
+        error: Error of a failed run, else None.
+        batch: Content of its batches, None if the run failed.
+        options: Tuned options.
+    """
+
+    variant: dict[str, str]
+    seed: int
+    folder: str | None
+    seconds: float
+    metrics: SplitMetrics | None = None
+    error: str | None = None
+    batch: BatchRecord | None = None
+    options: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A metric of a variant over the seeds.
+
+    Attributes:
+        variant: Value of each axis.
+        metric: Name of the metric.
+        mean, std: Mean and standard deviation (n - 1) over the finished runs; None without one, or
+            two.
+        values: Values by seed.
+        difference: Difference to the baseline; None for the baseline and without a common seed.
+    """
+
+    variant: dict[str, str]
+    metric: str
+    mean: float | None
+    std: float | None
+    values: dict[int, float]
+    difference: Difference | None = None
+
+    def __str__(self) -> str:
+        if self.mean is None:
+            return "failed"
+        return f"{self.mean:.2f}" if self.std is None else f"{self.mean:.2f} ± {self.std:.2f}"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A tuning run of a variant.
+
+    Attributes:
+        variant: Value of each axis.
+        options: Tried options.
+        mean_recall: Best mean recall on the validation set, None if the run failed.
+        chosen: Whether its options were chosen.
+    """
+
+    variant: dict[str, str]
+    options: dict[str, float]
+    mean_recall: float | None
+    chosen: bool = False
+
+
+@dataclass(frozen=True)
+class Results:
+    """Results of runs over the values of one or two axes, with several seeds each.
+
+    Attributes:
+        task: Name of the task.
+        axes: Values of each axis.
+        seeds: Seeds of each variant.
+        split: Measured split.
+        metrics: Names of the metrics, the main one first; empty if every run failed.
+        settings: Facts about the runs: command, data, notes, steps, ...
+        versions: Versions of the packages.
+        runs: Every run.
+        summary: Every metric of every variant.
+        sentences: Conclusions.
+    """
+
+    task: str
+    axes: dict[str, list[str]]
+    seeds: list[int]
+    split: str
+    metrics: list[str]
+    settings: dict[str, Any]
+    versions: dict[str, str]
+    runs: list[RunRecord]
+    summary: list[Summary]
+    sentences: list[str]
+
+    def __post_init__(self) -> None:
+        if len(self.axes) not in (1, 2) or not all(self.axes.values()):
+            raise ValueError(f"axes must be one or two, with values, got {self.axes}")
+
+    @property
+    def variants(self) -> list[dict[str, str]]:
+        """Every combination of values of the axes."""
+        combinations = itertools.product(*self.axes.values())
+        return [dict(zip(self.axes, values, strict=True)) for values in combinations]
+
+    @property
+    def errors(self) -> dict[str, str]:
+        """Errors of failed runs, by variant and seed."""
+        return {
+            f"{variant_name(run.variant)}, seed {run.seed}": run.error
+            for run in self.runs
+            if run.error is not None
+        }
+
+    def row(self, variant: Mapping[str, str], metric: str) -> Summary | None:
+        """Summary of a metric of a variant, None if there is none."""
+        rows = (row for row in self.summary if row.metric == metric and row.variant == variant)
+        return next(rows, None)
+
+
+@dataclass(frozen=True)
+class Comparison(Results):
+    """Record of ``compare.json``; its axes are ``loss`` and ``protocol``.
+
+    Attributes:
+        baseline: Loss that the others are compared with.
+        trials: Tuning runs.
+    """
+
+    baseline: str
+    trials: list[Trial]
+
+
+@dataclass(frozen=True)
+class Ablation(Results):
+    """Record of ``ablate.json``.
+
+    Attributes:
+        study: Name of the study.
+        title: One line about it.
+    """
+
+    study: str
+    title: str
+
+
+def run_record(
+    variant: dict[str, str],
+    seed: int,
+    folder: str,
+    outcome: Outcome,
+    split: str,
+    options: Mapping[str, float] | None = None,
+) -> RunRecord:
+    """Record of a launched run.
+
+    Args:
+        variant: Value of each axis.
+        seed: Seed of the run.
+        folder: Its folder, relative to that of the results.
+        outcome: Its outcome.
+        split: Measured split.
+        options: Tuned options.
+    """
+    metrics, options = outcome.metrics, dict(options or {})
+    if metrics is None:
+        return RunRecord(variant, seed, folder, 0.0, error=outcome.error, options=options)
+    return RunRecord(
+        variant,
+        seed,
+        folder,
+        0.0 if metrics.train is None else metrics.train.seconds,
+        metrics.splits[split],
+        batch=metrics.batch,
+        options=options,
+    )
+
+
+def variant_name(variant: Mapping[str, str]) -> str:
+    """A variant in words: ``hard_weight 0.5, soft_temperature 0.1``; names of losses alone."""
+    return ", ".join(
+        value if axis in ("loss", "protocol") else f"{axis.rpartition('.')[2]} {value}"
+        for axis, value in variant.items()
+    )
+
+
+def metric_names(runs: Sequence[RunRecord], first: str) -> list[str]:
+    """Names of all metrics of the runs, one of them first.
+
+    Raises:
+        ConfigError: If there is no such metric.
+    """
+    measured = [run.metrics.flat() for run in runs if run.metrics is not None]
+    names = list(dict.fromkeys(name for of in measured for name in of))
+    if names and first not in names:
+        raise ConfigError(f"metric: {first!r} is none of {', '.join(names)}")
+    return sorted(names, key=lambda name: name != first)
+
+
+def summarize(
+    runs: Sequence[RunRecord],
+    metrics: Sequence[str],
+    baseline: Mapping[str, str] | None = None,
+    confidence: float = 0.95,
+) -> list[Summary]:
+    """Mean, standard deviation and difference to a baseline of every metric and variant.
+
+    Args:
+        runs: Every run.
+        metrics: Names of the metrics.
+        baseline: Values of axes; a variant is compared with the one that has these values and
+            equals it otherwise. None for no differences.
+        confidence: Confidence of the intervals.
+    """
+    values: dict[tuple[tuple[str, str], ...], dict[int, dict[str, float]]] = {}
+    for run in runs:
+        by_seed = values.setdefault(tuple(run.variant.items()), {})
+        if run.metrics is not None:
+            by_seed[run.seed] = run.metrics.flat()
+    rows = []
+    for metric, (key, by_seed) in itertools.product(metrics, values.items()):
+        variant = dict(key)
+        numbers = {seed: of[metric] for seed, of in by_seed.items()}
+        difference = None
+        other = {**variant, **(baseline or {})}
+        if other != variant:
+            others = values.get(tuple(other.items()), {})
+            difference = paired_difference(
+                numbers,
+                {seed: of[metric] for seed, of in others.items()},
+                variant_name(baseline or {}),
+                confidence,
+            )
+        mean = statistics.fmean(numbers.values()) if numbers else None
+        std = statistics.stdev(numbers.values()) if len(numbers) > 1 else None
+        rows.append(Summary(variant, metric, mean, std, numbers, difference))
+    return rows
+
+
+def write_results(results: Results, folder: Path, name: str) -> None:
+    """Write ``<name>.json``, and ``<name>.csv`` with a line for each metric of each run."""
+    write_atomically(folder / f"{name}.json", json_text(results))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*results.axes, "seed", "metric", "value"])
+    for run in results.runs:
+        for metric, value in run.metrics.flat().items() if run.metrics is not None else ():
+            writer.writerow([*run.variant.values(), run.seed, metric, value])
+    write_atomically(folder / f"{name}.csv", text.getvalue())

@@ -1,1 +1,0 @@
-"""What stands in the folder that is reported on, typed."""
