@@ -51,6 +51,13 @@ SWAPS = {
         "st.sentence_transformer.losses.MultipleNegativesRankingLoss(model)",
         ("datasets", "accelerate"),
     ),
+    "hugging_face_trainer": Swap(
+        "hugging_face_trainer.py",
+        "multifold.MultifoldHybridTrainerLoss(model)",
+        "lambda outputs, *_, **__: transformers.models.clip.modeling_clip"
+        ".image_text_contrastive_loss(outputs.logits_per_text[::3])",
+        ("accelerate",),
+    ),
     "open_clip_training": Swap(
         "open_clip_training.py",
         "functools.partial(multifold.train, captions=3)",

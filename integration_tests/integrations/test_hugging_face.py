@@ -1,0 +1,198 @@
+"""The loss and the collator in Hugging Face's Trainer, with tiny models of random weights."""
+
+import pytest
+import torch
+import transformers
+
+from mxmclr_plugin.integrations.hugging_face import CaptionCollator, MultifoldHybridTrainerLoss
+from mxmclr_plugin.loss.functional import multifold_hybrid_loss
+
+pytest.importorskip("accelerate", reason="needs the extra 'trainer'")
+
+SMALL = {
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+}
+IMAGE = {"image_size": 16, "patch_size": 8, **SMALL}
+TOKENS = {"vocab_size": 32, "max_position_embeddings": 8, **SMALL}
+ENDS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+
+
+def tiny_clip():
+    config = transformers.CLIPConfig(
+        text_config=TOKENS | ENDS, vision_config=IMAGE, projection_dim=8
+    )
+    return transformers.CLIPModel(config)
+
+
+def tiny_siglip():
+    text = TOKENS | ENDS | {"projection_size": 16}
+    return transformers.SiglipModel(
+        transformers.SiglipConfig(text_config=text, vision_config=IMAGE)
+    )
+
+
+def tiny_dual_encoder():
+    config = transformers.VisionTextDualEncoderConfig.from_vision_text_configs(
+        transformers.ViTConfig(**IMAGE), transformers.BertConfig(**TOKENS), projection_dim=8
+    )
+    return transformers.VisionTextDualEncoderModel(config)
+
+
+MODELS = {"clip": tiny_clip, "siglip": tiny_siglip, "dual encoder": tiny_dual_encoder}
+
+
+def processor(images, text, **options):
+    assert options == {"return_tensors": "pt", "padding": True}
+    return {
+        "pixel_values": torch.stack(images),
+        "input_ids": torch.tensor([[3 + int(caption), 4, 2] for caption in text]),
+    }
+
+
+def rows(n=8, captions=(3, 2, 4), ids=None):
+    generator = torch.Generator().manual_seed(0)
+    return [
+        {
+            "image": torch.randn(3, 16, 16, generator=generator),
+            "captions": [str((5 * k + c) % 20) for c in range(captions[k % len(captions)])],
+            "id": k if ids is None else ids[k],
+        }
+        for k in range(n)
+    ]
+
+
+def train(model, folder, data, loss, **options):
+    collator = CaptionCollator(processor, captions=4)
+    trainer = transformers.Trainer(
+        model,
+        transformers.TrainingArguments(
+            output_dir=folder,
+            max_steps=1,
+            optim="sgd",
+            learning_rate=0.1,
+            max_grad_norm=0,
+            lr_scheduler_type="constant",
+            remove_unused_columns=False,
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            dataloader_pin_memory=False,
+            use_cpu=True,
+            **options,
+        ),
+        data_collator=collator,
+        train_dataset=data,
+        compute_loss_func=loss,
+    )
+    trainer.train()
+    return {name: value.detach().clone() for name, value in model.named_parameters()}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_step_follows_the_gradient_of_the_loss(name, tmp_path):
+    """Every image has all its captions, so that the draw changes their order alone."""
+    data = rows(ids=["a", "b", "a", "c", "d", "e", "f", "g"])
+    torch.manual_seed(0)
+    model = MODELS[name]().eval()  # eval: no dropout; the trainer sets it to training
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        if hasattr(module, "attention_dropout"):
+            module.attention_dropout = 0.0
+    start = {key: value.detach().clone() for key, value in model.named_parameters()}
+
+    texts = [caption for row in data for caption in row["captions"]]
+    owner = [k for k, row in enumerate(data) for _ in row["captions"]]
+    same = torch.tensor([0, 1, 0, 3, 4, 5, 6, 7])
+    outputs = model(
+        **processor([row["image"] for row in data], texts, return_tensors="pt", padding=True)
+    )
+    loss = multifold_hybrid_loss(
+        outputs.image_embeds,
+        outputs.text_embeds,
+        same,
+        same[owner],
+        temperature=1 / model.logit_scale.exp(),
+    )
+    loss.backward()
+    expected = {
+        key: start[key] - 0.1 * (0 if value.grad is None else value.grad)
+        for key, value in model.named_parameters()
+    }
+    model.zero_grad()
+    learned = train(
+        model,
+        tmp_path,
+        data,
+        MultifoldHybridTrainerLoss(model),
+        per_device_train_batch_size=8,
+    )
+    assert max((learned[key] - start[key]).abs().max() for key in start) > 1e-3
+    for key, value in expected.items():
+        torch.testing.assert_close(learned[key], value, atol=1e-5, rtol=1e-4, msg=key)
+
+
+def test_accumulation_takes_the_mean_over_the_batches(tmp_path):
+    """Twice the same batch gives the step of one."""
+    steps = []
+    for accumulation in (1, 2):
+        torch.manual_seed(0)
+        model = tiny_clip()
+        # All captions of every image are drawn, and all images are in each batch.
+        data = rows(n=4, captions=(3,)) * accumulation
+        sampler = {"per_device_train_batch_size": 4, "train_sampling_strategy": "sequential"}
+        steps.append(
+            train(
+                model,
+                tmp_path,
+                data,
+                MultifoldHybridTrainerLoss(model),
+                gradient_accumulation_steps=accumulation,
+                **sampler,
+            )
+        )
+    for key, value in steps[0].items():
+        torch.testing.assert_close(steps[1][key], value, atol=1e-6, rtol=1e-4, msg=key)
+
+
+class TestCollator:
+    """What a batch holds."""
+
+    def test_draws_captions_and_their_ids(self):
+        collator = CaptionCollator(processor, captions=2)
+        batch = collator(rows(n=3, captions=(3, 1, 2), ids=[7, 9, 7]))
+        assert batch["pixel_values"].shape == (3, 3, 16, 16)
+        assert batch["labels"].tolist() == [7, 9, 7, 7, 7, 9, 7, 7]
+        drawn = {tuple(collator(rows(n=1))["input_ids"][:, 0].tolist()) for _ in range(60)}
+        assert all(len(set(draw)) == 2 for draw in drawn)
+        assert len(drawn) == 6
+
+    def test_strings_are_ids(self):
+        collator = CaptionCollator(processor, captions=1)
+        a, b, c = collator(rows(n=3, ids=["x", "y", "x"]))["labels"][:3].tolist()
+        assert a == c != b
+
+    @pytest.mark.parametrize(
+        ("row", "message"),
+        [
+            ({"image": 0, "captions": ["1"]}, "a row has no id, only image, captions"),
+            ({"image": 0, "captions": "1", "id": 0}, "is a list of captions, got '1'"),
+            ({"image": 0, "captions": [], "id": 0}, "is a list of captions"),
+        ],
+    )
+    def test_names_what_a_row_lacks(self, row, message):
+        with pytest.raises(ValueError, match=message):
+            CaptionCollator(processor, captions=1)([row])
+
+
+def test_refuses_a_batch_without_ids_and_a_model_without_a_temperature():
+    loss = MultifoldHybridTrainerLoss(tiny_clip())
+    outputs = {"image_embeds": torch.eye(2), "text_embeds": torch.eye(2)}
+    for labels, found in ((None, "none"), (torch.arange(2), r"the shape \(2,\)")):
+        with pytest.raises(ValueError, match=f"2 images and then of 2 texts, got {found}"):
+            loss(outputs, labels)
+    with pytest.raises(ValueError, match="Linear has no logit_scale"):
+        MultifoldHybridTrainerLoss(torch.nn.Linear(2, 2))
