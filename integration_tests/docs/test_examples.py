@@ -51,6 +51,12 @@ SWAPS = {
         "st.sentence_transformer.losses.MultipleNegativesRankingLoss(model)",
         ("datasets", "accelerate"),
     ),
+    "open_clip_training": Swap(
+        "open_clip_training.py",
+        "functools.partial(multifold.train, captions=3)",
+        "script.main",
+        ("open_clip", "webdataset"),
+    ),
     "ddp_two_processes": Swap("ddp_two_processes.py", '"name": "mxmclr"', '"name": "ntxent"'),
 }
 

@@ -165,6 +165,8 @@ class MultifoldHybridLoss(nn.Module):
         ids1: Tensor | None = None,
         soft_features0: Tensor | Sequence[Tensor] | None = None,
         soft_features1: Tensor | Sequence[Tensor] | None = None,
+        *,
+        temperature: float | Tensor | None = None,
     ) -> Tensor:
         """Loss between the observations in ``z0`` and those in ``z1``, or within ``z0``.
 
@@ -181,6 +183,8 @@ class MultifoldHybridLoss(nn.Module):
                 of a frozen encoder of the same observations; without gradient. In the shape
                 of ``z0``, but for the width. Not together with a memory bank.
             soft_features1: The same in place of ``z1``.
+            temperature: Temperature of this call in place of the module's, such as that of a model
+                which learns it; a number or a tensor of one element.
 
         Returns:
             The loss. Shape: ().
@@ -192,7 +196,7 @@ class MultifoldHybridLoss(nn.Module):
                 infinite or no row of ``z0`` has a positive.
         """
         arguments = (z0, z1, ids0, ids1, soft_features0, soft_features1)
-        loss, _, _ = self._compute(*arguments, differentiable=False)
+        loss, _, _ = self._compute(*arguments, differentiable=False, temperature=temperature)
         return loss
 
     def parts(
@@ -221,6 +225,7 @@ class MultifoldHybridLoss(nn.Module):
         soft_features1: Tensor | Sequence[Tensor] | None,
         *,
         differentiable: bool,
+        temperature: float | Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """The loss and its parts, which need a gradient only if ``differentiable``."""
         z0 = _stack_views(z0, "z0")
@@ -255,7 +260,8 @@ class MultifoldHybridLoss(nn.Module):
             batch = self._with_queue(batch, bank, has_ids)
             if most is not None and batch.queue is not None:
                 most += len(batch.queue)
-        temperature = self._current_temperature()
+        if temperature is None:
+            temperature = self._current_temperature()
         options = Options(
             temperature,
             self.soft_temperature,

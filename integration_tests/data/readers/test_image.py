@@ -73,7 +73,7 @@ def png_claiming(width, height):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "none of the image formats"),
+        (b"", "is empty"),
         (b"hello", "none of the image formats"),
         (image("jpeg")[:300], "none of the image formats|cannot be decoded"),
         (image("png")[:300], "cannot be decoded"),

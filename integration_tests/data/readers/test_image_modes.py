@@ -7,6 +7,8 @@ import zlib
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image, ImageCms, features
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
@@ -220,16 +222,15 @@ def test_nothing_shows_through_where_it_is_transparent(tmp_path):
     assert (pixels(saved(tmp_path, Image.fromarray(hidden))) == 255).all()
 
 
-@pytest.mark.parametrize("transparency", [3, bytes([255, 128, 0, 40])])
-@pytest.mark.parametrize("form", ["png", "gif"])
-def test_palettes_with_transparent_entries(tmp_path, transparency, form):
-    if form == "gif" and not isinstance(transparency, int):
-        pytest.skip("GIF has one transparent entry")
+@pytest.mark.parametrize(
+    ("form", "transparency"), [("gif", 3), ("png", 3), ("png", bytes([255, 128, 0, 40]))]
+)
+def test_palettes_with_transparent_entries(tmp_path, form, transparency):
     colours = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [9, 8, 7]], np.uint8)
     index = (RAMP // 64).astype(np.uint8)
     image = Image.frombytes("P", (EDGE, EDGE), index.tobytes())
     image.putpalette(colours.tobytes())
-    alpha = np.array([255, 255, 255, 0] if form == "gif" or transparency == 3 else [*transparency])
+    alpha = np.array([255, 255, 255, 0] if transparency == 3 else [*transparency])
     found = pixels(saved(tmp_path, image, form, transparency=transparency))
     assert abs(found - blended(colours[index], alpha[index], 255)).max() <= 1.01
 
@@ -383,3 +384,42 @@ def test_broken_tags_of_a_tiff(tmp_path):
         noise = [(tag, 4, 1, 10**6)]  # leads behind the end of the file
         path.write_bytes(tiff(RAMP, "<", orientation=orientation, noise=noise))
         assert (pixels(path) == TURNED[orientation](grey(RAMP))).all()
+
+
+def test_what_is_missing_for_heic_is_named(tmp_path, monkeypatch):
+    (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    monkeypatch.setattr("mxmclr_plugin.data.readers.image._formats", lambda: ("PNG", "JPEG"))
+    with pytest.raises(UnreadableFile, match=r"pip install 'mxmclr-plugin\[heic\]'"):
+        pixels(tmp_path / "a.heic")
+
+
+@settings(max_examples=250, deadline=None)
+@given(
+    data=st.data(),
+    mode=st.sampled_from(["L", "RGB", "RGBA", "P", "I;16", "F", "CMYK", "1"]),
+    form=st.sampled_from(["png", "jpeg", "gif", "tiff", "webp", "bmp", "ppm", "jpeg2000", "avif"]),
+)
+def test_damaged_files_read_or_are_unreadable(tmp_path_factory, data, mode, form):
+    buffer = io.BytesIO()
+    image = Image.fromarray(RANDOM)
+    values = RANDOM[..., 0].astype(np.uint16) * 257
+    try:
+        if mode == "I;16":
+            Image.fromarray(values).save(buffer, form)
+        elif mode == "F":
+            Image.fromarray(values.astype(np.float32)).save(buffer, form)
+        else:
+            image.convert("RGB").convert(mode).save(buffer, form)
+    except (OSError, ValueError, KeyError):  # not every format has every mode
+        return
+    content = bytearray(buffer.getvalue())
+    for _ in range(data.draw(st.integers(0, 4))):
+        end = data.draw(st.sampled_from([len(content), min(64, len(content))]))
+        content[data.draw(st.integers(0, end - 1))] = data.draw(st.integers(0, 255))
+    path = tmp_path_factory.mktemp("damaged") / "a"
+    path.write_bytes(content[: data.draw(st.sampled_from([len(content), len(content) // 2]))])
+    try:
+        found = read_image(path, 8)
+    except UnreadableFile:
+        return
+    assert found.shape == (3, 8, 8)

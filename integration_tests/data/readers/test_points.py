@@ -123,13 +123,13 @@ HEAD = b"ply\nformat ascii 1.0\nelement vertex 2\nproperty float x\nproperty flo
         ("a.npy", array(np.array([["a", "b", "c"]])), "not points"),
         ("a.npy", array(np.array([[0, 0, np.nan]])), "not finite"),
         ("a.npy", array(np.array([[0, 0, 1e308], [0, 0, -1e308]])), "too large"),
-        ("a.xyz", b"", "not points"),
+        ("a.xyz", b"", "is empty"),
         ("a.xyz", b"1 2\n", "not points"),
         ("a.xyz", b"1 2 3\n1 2\n", "no table"),
         ("a.xyz", b"\xff\xfe", "no table"),
         ("a.xyz", b"1 2 inf\n", "not finite"),
         ("a.las", b"LASF", "none of the point clouds"),
-        ("a.ply", b"", "does not begin"),
+        ("a.ply", b"", "is empty"),
         ("a.ply", b"plx\n", "does not begin"),
         ("a.ply", b"ply\nend_header\n", "no PLY"),
         ("a.ply", b"ply\nformat ascii 1.0\n", "no PLY"),
@@ -365,6 +365,53 @@ def test_meshes_are_sampled_on_their_surface(tmp_path, form):
     np.testing.assert_allclose(sides.mean(axis=0), [24 / 44, 12 / 44, 8 / 44], atol=0.03)
 
 
+@pytest.mark.parametrize(
+    ("form", "content"),
+    [
+        ("off", b"OFF\n5 2 0\n0 0 0\n2 0 0\n2 1 0\n1 2 0\n0 1 0\n5 0 1 2 3 4\n3 0 1 2\n"),
+        ("off", b"OFF5 1 0\n0 0 0\n2 0 0\n2 1 0\n1 2 0\n0 1 0\n5 0 1 2 3 4 255 0 0\n"),
+        (
+            "off",
+            b"# made here\r\nCOFF # colours\r\n\r\n5 1 0\r\n0 0 0 9 9 9 9\r\n2 0 0 9 9 9 9\r\n"
+            b"2 1 0 9 9 9 9\r\n1 2 0 9 9 9 9\r\n0 1 0 9 9 9 9\r\n5 0 1 2 3 4\r\n",
+        ),
+        ("obj", b"v 0 0 0\nv 2 0 0\nv 2 1 0\nv 1 2 0\nv 0 1 0\nf 1 2 3 4 5\n"),
+        (
+            "obj",
+            b"v 0 0 0\nv 2 0 0\nv 2 1 0\nv 1 2 0\nv 0 1 0\nvt 0 0\nf -5/1 -4/1 -3/1 -2/1 -1/1\n",
+        ),
+        (
+            "obj",
+            b"v 0 0 0\nv 2 0 0\nv 2 1 0\nv 1 2 0\nv 0 1 0\ng a\nf 1 2 3 5\nusemtl b\nf 3 4 5\n",
+        ),
+    ],
+)
+def test_faces_of_many_corners(tmp_path, form, content):
+    """A house: a square of 2 x 1 below a roof of area 1."""
+    found = read_points(written(tmp_path, f"a.{form}", content), 9000).numpy()
+    assert abs(found[:, 2]).max() == 0
+    low, high = found.min(axis=0)[:2], found.max(axis=0)[:2]
+    x, y = ((found[:, :2] - low) / (high - low)).T * 2
+    assert (y <= 1.02 + np.minimum(x, 2 - x)).all()
+    if b"3 0 1 2" not in content:
+        np.testing.assert_allclose((y > 1).mean(), 1 / 3, atol=0.02)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("form", ["obj", "stl"])
+def test_many_groups_take_no_time(tmp_path, form):
+    if form == "obj":
+        parts = [
+            f"v 0 0 {k}\nv 1 0 0\nv 0 1 0\nusemtl m{k}\no o{k}\nf -1 -2 -3\n" for k in range(20000)
+        ]
+    else:
+        corner = (
+            "facet normal 0 0 1\nouter loop\nvertex 0 0 {}\nvertex 1 0 0\nvertex 0 1 0\nendloop\n"
+        )
+        parts = [f"solid s{k}\n{corner.format(k)}endfacet\nendsolid s{k}\n" for k in range(20000)]
+    assert read_points(written(tmp_path, f"a.{form}", "".join(parts).encode()), 50).isfinite().all()
+
+
 def test_a_scene_of_placed_meshes(tmp_path):
     scene = trimesh.Scene()
     box = trimesh.creation.box((1, 1, 1))
@@ -463,7 +510,7 @@ def test_meshes_that_are_none(tmp_path, name, content):
 def test_trimesh_is_named_where_it_is_missing(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "trimesh", None)
     with pytest.raises(DataError, match=r"pip install 'mxmclr-plugin\[mesh\]'"):
-        read_points(written(tmp_path, "a.off", b"OFF\n"), 8)
+        read_points(written(tmp_path, "a.obj", b"v 0 0 0\n"), 8)
 
 
 @settings(max_examples=200, deadline=None)

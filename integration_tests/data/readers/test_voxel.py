@@ -306,7 +306,7 @@ BOMB = gzip.compress(bytes(2**26), mtime=0)  # 64 MiB of zeros
         ("a.nrrd", header([4, 4, 4, 4])[:30], "header without sizes, encoding"),
         ("a.nrrd", header([4, 4, 4, 4]) + b"not gzip", "no NRRD file"),
         ("a.nrrd", b"NRRD0004\nsizes: x\n\n", "no NRRD file|without"),
-        ("a.nrrd", b"", "no NRRD header"),
+        ("a.nrrd", b"", "is empty"),
         ("a.nrrd", header([3, 4, 4, 4]) + gzip.compress(bytes(192), mtime=0), r"\(3, 4, 4, 4\)"),
         ("a.nrrd", header([4, 4, 4, 2]) + gzip.compress(bytes(128), mtime=0), "no cube"),
         ("a.npy", b"\x93NUMPY\x01\x00", "no array of numpy's"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,8 +15,9 @@ from PIL import Image
 from torch import Tensor
 
 from mxmclr_plugin.data.dataset import Store
-from mxmclr_plugin.data.file_store import FileStore, Reader, readable_files
+from mxmclr_plugin.data.file_store import FileStore, Reader, UnreadableFile, readable_files
 from mxmclr_plugin.data.problems import ProblemLog
+from mxmclr_plugin.data.readers.arrays import read_npz
 from mxmclr_plugin.data.readers.image import read_image
 from mxmclr_plugin.data.readers.strokes import read_strokes, sample_strokes
 from mxmclr_plugin.errors import DataError
@@ -112,11 +112,10 @@ def read_archive(path: Path, size: int, points: int) -> Drawings:
         DataError: If it is no such file.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            names = ("images", "image_shape", "stroke_points", "stroke_offsets", "characters")
-            images, shape, stroke_points, offsets, characters = (file[name] for name in names)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} is no archive of Omniglot: {error}") from error
+        names = ("images", "image_shape", "stroke_points", "stroke_offsets", "characters")
+        images, shape, stroke_points, offsets, characters = (read_npz(path, n) for n in names)
+    except UnreadableFile as error:
+        raise DataError(f"{path} is no archive of Omniglot: {error.reason}") from error
     count = len(characters)
     height, width = (int(edge) for edge in shape) if shape.shape == (2,) else (0, 0)
     if (

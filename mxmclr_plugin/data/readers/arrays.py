@@ -34,6 +34,7 @@ MAX_BYTES = 2**28
 """Bytes of the largest array or file that is read: 256 MiB, an RGBA grid of 256^3 as float32."""
 
 _MAX_HEADER = 2**16
+_MAX_ARRAYS = 4096
 _HEADERS = {
     (1, 0): npy_format.read_array_header_1_0,
     (2, 0): npy_format.read_array_header_2_0,
@@ -151,7 +152,10 @@ def npz_shapes(path: Path) -> dict[str, Shape]:
     shapes: dict[str, Shape] = {}
     problems = []
     with _archive(path) as archive:
-        for name in archive.namelist():
+        names = archive.namelist()
+        if len(names) > _MAX_ARRAYS:
+            raise UnreadableFile(path, f"holds {len(names)} files, more than {_MAX_ARRAYS}")
+        for name in names:
             if name.endswith(".npy"):
                 try:
                     shapes[name.removesuffix(".npy")] = _header(path, archive, name)

@@ -16,7 +16,16 @@ __all__ = ["content_of", "explained"]
 
 P = ParamSpec("P")
 
+_EMPTY = "empty"
+_LFS = "a Git LFS pointer, not the file itself: run `git lfs pull`"
+_HTML = "an HTML page, as a failed download leaves it"
+_NO_FORMAT = (_EMPTY, _LFS, _HTML)
+
 _BEGINS: tuple[tuple[bytes, str, tuple[str, ...]], ...] = (
+    (rb"\Z", _EMPTY, ()),
+    (rb"\0+\Z", "zeros from its beginning, as a failed download leaves it", ()),
+    (rb"version https://git-lfs\.", _LFS, ()),
+    (rb"(?:\xef\xbb\xbf)?\s*(?:<!doctype html|<html|<head)", _HTML, (".html", ".htm")),
     (rb"\xff\xd8\xff", "a JPEG image", (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo")),
     (rb"\x89PNG\r\n", "a PNG image", (".png", ".apng")),
     (rb"GIF8[79]a", "a GIF image", (".gif",)),
@@ -52,24 +61,15 @@ def content_of(path: Path) -> str | None:
         path: The file.
 
     Returns:
-        Words for "its content is ..."; None where there is nothing to say.
+        Words for "it is ..."; None where there is nothing to say.
     """
     try:
         with path.open("rb") as file:
             head = file.read(1024)
     except OSError:
         return None
-    if not head:
-        return "empty"
-    if head.startswith(b"version https://git-lfs."):
-        return "a Git LFS pointer, not the file itself: run `git lfs pull`"
-    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
-    if re.match(rb"<!doctype html|<html|<head", text, re.IGNORECASE):
-        return "an HTML page, as a failed download leaves it"
-    if not head.strip(b"\0"):
-        return "zeros only, as a failed download leaves it"
     for begin, words, suffixes in _BEGINS:
-        if re.match(begin, head, re.DOTALL):
+        if re.match(begin, head, re.DOTALL | re.IGNORECASE):
             return None if path.suffix.lower() in suffixes else words
     return None
 
@@ -85,6 +85,9 @@ def explained(read: Callable[P, Tensor]) -> Callable[P, Tensor]:
             guess = content_of(error.path) if isinstance(error.path, Path) else None
             if guess is None:
                 raise
-            raise UnreadableFile(error.path, f"{error.reason} (its content is {guess})") from error
+            # What is no file of any format needs no further reason.
+            alone = guess in _NO_FORMAT
+            reason = f"is {guess}" if alone else f"{error.reason} (its content is {guess})"
+            raise UnreadableFile(error.path, reason) from error
 
     return explaining

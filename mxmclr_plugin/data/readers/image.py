@@ -71,9 +71,7 @@ def read_image(path: Path, size: int, background: str = "white") -> Tensor:
             image.draft("RGB", (2 * size, 2 * size))  # lets a JPEG be decoded at a lower scale
             rgb = to_rgb(image, background)
     except UnidentifiedImageError:
-        raise UnreadableFile(
-            path, f"is none of the image formats that are read: {', '.join(_formats())}"
-        ) from None
+        raise UnreadableFile(path, _unidentified(path)) from None
     except UnreadableFile:
         raise
     # Pillow's decoders raise whatever a damaged file leads them to.
@@ -126,6 +124,19 @@ def to_rgb(image: Image.Image, background: str = "white") -> Image.Image:
     return rgb if turn is None else rgb.transpose(turn)
 
 
+def _unidentified(path: Path) -> str:
+    with path.open("rb") as file:
+        head = file.read(12)
+    if head[4:8] == b"ftyp" and head[8:11] in (b"hei", b"hev", b"mif") and "HEIF" not in _formats():
+        return "is a HEIC image: pip install 'mxmclr-plugin[heic]'"
+    if head[4:11] == b"ftypavi" and "AVIF" not in _formats():
+        return "is an AVIF image: pip install 'pillow>=11.3'"
+    return (
+        f"is none of the image formats that are read ({', '.join(_formats())}), or of a form that "
+        "Pillow does not decode"
+    )
+
+
 def _flattened(rgba: Image.Image, background: str) -> Image.Image:
     ground = Image.new("RGBA", rgba.size, (*ImageColor.getrgb(background)[:3], 255))
     return Image.alpha_composite(ground, rgba).convert("RGB")
@@ -158,11 +169,10 @@ def _scaled(image: Image.Image, values: np.ndarray) -> np.ndarray:
     """Grey values of more than 8 bits, or floats, as uint8."""
     tags = getattr(image, "tag_v2", {})
     if values.dtype.itemsize == 2:
-        most = 2 ** min(16, *tags.get(_BITS, ())) - 1 if tags else 65535
-        grey = np.minimum((values.astype(np.uint32) * 255 + most // 2) // most, 255)
+        low, high = 0.0, 2.0 ** min(16, *tags.get(_BITS, (16,))) - 1
     else:
         # Pillow has no unsigned integers of 32 bits, and PNG and PPM none of more than 16.
-        if tags and values.dtype.kind == "i" and tags.get(_BITS) == (32,):
+        if values.dtype.kind == "i" and tags.get(_BITS) == (32,):
             unsigned = tags.get(_SAMPLE_FORMAT, (1,)) == (1,)
             values = values.view(np.uint32) if unsigned else values
         if not np.isfinite(values).all():
@@ -172,11 +182,13 @@ def _scaled(image: Image.Image, values: np.ndarray) -> np.ndarray:
             low, high = 0.0, 65535.0
         elif low >= 0 and high <= 255:
             low, high = 0.0, 1.0 if high <= 1 else 255.0
-        share = (values.astype(np.float64) - low) / max(high - low, np.finfo(np.float64).tiny)
-        grey = np.rint(share * 255)
-    result: np.ndarray = grey.astype(np.uint8)
-    # Of few bits Pillow inverts TIFF's "white is zero" by itself.
-    return 255 - result if tags.get(_PHOTOMETRIC) == 0 else result
+    grey = np.empty(values.shape, np.uint8)
+    factor = 255 / max(high - low, np.finfo(np.float64).tiny)
+    for rows in range(0, len(values), 256):  # a whole image as float64 would take 1 GB
+        part = (values[rows : rows + 256].astype(np.float64) - low) * factor
+        grey[rows : rows + 256] = np.rint(part).clip(0, 255)
+    # Pillow inverts TIFF's "white is zero" itself where a value has 8 bits or less.
+    return 255 - grey if tags.get(_PHOTOMETRIC) == 0 else grey
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Points on the surface of a mesh: OFF, OBJ, STL and GLB, read by trimesh."""
+"""Points on the surface of a mesh: OFF, and by trimesh OBJ, STL and GLB."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import re
 import struct
 from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,14 @@ __all__ = ["MESH_SUFFIXES", "read_mesh_points"]
 
 MESH_SUFFIXES = (".off", ".obj", ".stl", ".glb")
 
+Places = npt.NDArray[np.float64]
+
 _GROUPS = re.compile(rb"^[ \t]*(?:usemtl|mtllib|usemap|[gos])[ \t][^\r\n]*", re.MULTILINE)
+_SOLIDS = re.compile(rb"^\s*endsolid\b[^\r\n]*\s+solid\b[^\r\n]*", re.MULTILINE)
 _MAX_TRIANGLES = MAX_BYTES // 72  # of three places in float64
 
 
-def read_mesh_points(path: Path, points: int) -> npt.NDArray[np.float64]:
+def read_mesh_points(path: Path, points: int) -> Places:
     """Points drawn at random on the surface of a mesh, evenly by area.
 
     The seed follows from the content of the file, so its points are the same each time. Files that
@@ -42,6 +46,24 @@ def read_mesh_points(path: Path, points: int) -> npt.NDArray[np.float64]:
         UnreadableFile: If the file holds no mesh, or one without a surface.
         DataError: If trimesh is not installed.
     """
+    content = file_bytes(path)
+    try:
+        vertices, triangles = (
+            _off(content) if path.suffix.lower() == ".off" else _by_trimesh(path, content)
+        )
+    except DataError:
+        raise
+    # trimesh's loaders raise whatever a damaged file leads them to.
+    except Exception as error:
+        raise UnreadableFile(path, f"holds no mesh that can be read: {error}") from error
+    if not len(triangles):
+        return vertices
+    seed = int.from_bytes(hashlib.sha256(content).digest()[:8], "big")
+    return _on_surface(path, triangles, points, seed)
+
+
+def _by_trimesh(path: Path, content: bytes) -> tuple[Places, Places]:
+    """Vertices of shape (n, 3) and triangles of shape (n, 3, 3)."""
     try:
         import trimesh
     except ImportError:
@@ -49,43 +71,60 @@ def read_mesh_points(path: Path, points: int) -> npt.NDArray[np.float64]:
             f"{path} is a mesh, which trimesh reads: pip install 'mxmclr-plugin[mesh]'"
         ) from None
 
-    content = file_bytes(path)
     suffix = path.suffix.lower()
-    shape = content
     if suffix == ".glb":
         _check_glb(path, content)
-    elif suffix == ".obj":  # trimesh takes time in proportion to the square of its groups
-        shape = _GROUPS.sub(b"", content)
-    try:
-        scene: Any = trimesh.load(
-            BytesIO(shape),
-            file_type=suffix[1:],
-            force="scene",
-            process=False,
-            skip_materials=True,
-        )
-        parts, loose = [], []
-        for node in scene.graph.nodes_geometry:
-            matrix, name = scene.graph[node]
-            geometry = scene.geometry[name]
-            vertices = geometry.vertices @ matrix[:3, :3].T + matrix[:3, 3]
-            loose.append(vertices)
-            if len(faces := getattr(geometry, "faces", ())):
-                parts.append(vertices[faces])
-            if sum(map(len, parts)) > _MAX_TRIANGLES:
-                raise ValueError(f"it has more than {_MAX_TRIANGLES} triangles")
-    # trimesh's loaders raise whatever a damaged file leads them to.
-    except Exception as error:
-        raise UnreadableFile(path, f"holds no mesh that can be read: {error}") from error
-    if not parts:
-        return np.concatenate(loose or [np.empty((0, 3))])
-    seed = int.from_bytes(hashlib.sha256(content).digest()[:8], "big")
-    return _on_surface(path, np.concatenate(parts), points, seed)
+    # trimesh takes time in proportion to the square of the number of groups.
+    elif suffix == ".obj":
+        content = _GROUPS.sub(b"", content)
+    elif len(content) != 84 + 50 * int.from_bytes(content[80:84], "little"):  # STL as text
+        content = _SOLIDS.sub(b"", content)
+    scene: Any = trimesh.load(
+        BytesIO(content), file_type=suffix[1:], force="scene", process=False, skip_materials=True
+    )
+    vertices, triangles, count = [np.empty((0, 3))], [np.empty((0, 3, 3))], 0
+    for node in scene.graph.nodes_geometry:
+        matrix, name = scene.graph[node]
+        geometry = scene.geometry[name]
+        vertices.append(geometry.vertices @ matrix[:3, :3].T + matrix[:3, 3])
+        if len(faces := getattr(geometry, "faces", ())):
+            triangles.append(vertices[-1][faces])
+        count += len(faces)
+        if count > _MAX_TRIANGLES:
+            raise ValueError(f"it has more than {_MAX_TRIANGLES} triangles")
+    return np.concatenate(vertices), np.concatenate(triangles)
 
 
-def _on_surface(
-    path: Path, triangles: npt.NDArray[np.float64], points: int, seed: int
-) -> npt.NDArray[np.float64]:
+def _off(content: bytes) -> tuple[Places, Places]:
+    """Vertices and triangles of an OFF file, as :func:`_by_trimesh` gives them.
+
+    Not by trimesh, which fails where some faces have more than four corners.
+    """
+    lines = [line.split(b"#")[0].split() for line in content.splitlines()]
+    lines = [words for words in lines if words]
+    head = re.fullmatch(rb"(?:ST)?C?N?OFF(.*)", lines[0][0])
+    if head is None or b"BINARY" in lines[0]:
+        raise ValueError("it does not begin as an OFF file of text")
+    # ModelNet has files whose counts follow without a space: OFF490 518 0.
+    counts = [*filter(None, [head[1]]), *lines[0][1:]]
+    first = 1 if counts else 2
+    vertex_count, face_count = (int(word) for word in (counts or lines[1])[:2])
+    if min(vertex_count, face_count) < 0 or vertex_count + face_count > len(lines) - first:
+        raise ValueError(f"it claims {vertex_count} vertices and {face_count} faces")
+    rows = [words[:3] for words in lines[first : first + vertex_count]]
+    vertices = np.array(rows, np.float64).reshape(-1, 3)
+    corners = []
+    for words in lines[first + vertex_count : first + vertex_count + face_count]:
+        face = [int(word) for word in words[1 : 1 + int(words[0])]]
+        if len(face) != int(words[0]) or min(face, default=0) < 0:
+            raise ValueError(f"it has the face {b' '.join(words).decode('latin-1')!r:.60}")
+        corners += [(face[0], *pair) for pair in pairwise(face[1:])]  # a fan
+    if len(corners) > _MAX_TRIANGLES:
+        raise ValueError(f"it has more than {_MAX_TRIANGLES} triangles")
+    return vertices, vertices[np.array(corners, np.int64).reshape(-1, 3)]
+
+
+def _on_surface(path: Path, triangles: Places, points: int, seed: int) -> Places:
     """Points on triangles of shape (n, 3, 3).
 
     Not by trimesh.sample, so that another version of it does not change the data.
@@ -101,7 +140,7 @@ def _on_surface(
     chosen = np.minimum(chosen, np.flatnonzero(areas)[-1])
     # A parallelogram's half beyond the diagonal is turned onto the triangle.
     a, b = np.where(draws[:, 1:].sum(axis=1) > 1, 1 - draws[:, 1:].T, draws[:, 1:].T)[..., None]
-    sampled: npt.NDArray[np.float64] = origin[chosen] + a * first[chosen] + b * second[chosen]
+    sampled: Places = origin[chosen] + a * first[chosen] + b * second[chosen]
     return sampled
 
 
