@@ -126,6 +126,6 @@ def test_an_interrupted_run_continues(tmp_path):
     assert outcome_of(cut) is None
     assert "ckpt=last" in command_line(cut)
     outcome = launch([cut], 1, console(), "runs")[cut]
-    assert "going on from" in (cut.folder / "log.txt").read_text()
+    assert "continuing from" in (cut.folder / "log.txt").read_text()
     assert outcome.metrics.train.steps == expected.metrics.train.steps == 6
     assert outcome.metrics.splits == expected.metrics.splits

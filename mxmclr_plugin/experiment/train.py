@@ -128,9 +128,11 @@ def run_retrieval(config: RunConfig, console: Console | None = None) -> RunMetri
     )
     metrics.splits.update(_test(trainer, module, loaders, config, folder, console))
     if trainer.is_global_zero:
+        towers_written = save_sentence_transformers(towers, folder)
+        # Written last: a run with metrics is finished.
         path = folder.write_metrics(metrics)
         _print_results(console, metrics, batch, path)
-        for modality, saved in save_sentence_transformers(towers, folder).items():
+        for modality, saved in towers_written.items():
             console.print(
                 f"trained {modality} model written to {saved}: SentenceTransformer({str(saved)!r}) "
                 "loads it",

@@ -12,10 +12,10 @@ from torch.nn import functional as F
 from mxmclr_plugin.loss.arguments import CACHE_BYTES, Batch, Implementation, Options
 from mxmclr_plugin.loss.implementation import choose_implementation
 from mxmclr_plugin.loss.instances import Comparison, Instances
-from mxmclr_plugin.loss.kernels.parts import Parts, streaming_parts
+from mxmclr_plugin.loss.kernels.parts import streaming_parts
 from mxmclr_plugin.loss.kernels.tiles import TILED
 from mxmclr_plugin.loss.kernels.triton.tiles import TRITON
-from mxmclr_plugin.loss.reference import dense_parts
+from mxmclr_plugin.loss.reference import Parts, dense_parts
 from mxmclr_plugin.loss.validation import check_options, check_shapes, check_values
 
 __all__ = [
@@ -218,7 +218,6 @@ def hybrid_parts(batch: Batch, options: Options, *, differentiable: bool) -> Par
         options = replace(options, validate=False)
     if options.validate:
         check_values(batch, options)
-    weight = options.hard_weight
     with torch.autocast(device_type=batch.z0.device.type, enabled=False):
         dtype = torch.promote_types(batch.dtype, torch.float32)
         if isinstance(options.temperature, Tensor):
@@ -232,13 +231,7 @@ def hybrid_parts(batch: Batch, options: Options, *, differentiable: bool) -> Par
             if impl != "dense":
                 engine = TRITON if impl == "triton" else TILED
                 return streaming_parts(comparison, options, engine, differentiable=differentiable)
-            hard, soft = dense_parts(
-                comparison,
-                options,
-                hard=differentiable or weight > 0,
-                soft=differentiable or weight < 1,
-            )
-            return _weighted_sum(hard, soft, weight), hard, soft
+            return dense_parts(comparison, options, differentiable=differentiable)
 
         forward, *backward = map(parts_of, _comparisons(batch, options, count=impl != "dense"))
         if not backward:
@@ -249,16 +242,6 @@ def hybrid_parts(batch: Batch, options: Options, *, differentiable: bool) -> Par
         )
         assert loss is not None
         return loss, hard, soft
-
-
-def _weighted_sum(hard: Tensor | None, soft: Tensor | None, hard_weight: float) -> Tensor:
-    """The loss of its parts; a part of weight 0 stays out of the graph. Shape: ()."""
-    weighted = [
-        weight * part
-        for weight, part in ((hard_weight, hard), (1 - hard_weight, soft))
-        if weight > 0 and part is not None
-    ]
-    return weighted[0] if len(weighted) == 1 else weighted[0] + weighted[1]
 
 
 def _comparisons(batch: Batch, options: Options, count: bool) -> list[Comparison]:

@@ -22,7 +22,18 @@ from torch.nn import functional as F
 from mxmclr_plugin.loss.arguments import Options
 from mxmclr_plugin.loss.instances import Comparison, Instances, fuse
 
-__all__ = ["RowLosses", "dense_parts", "hard_losses", "relation_of_rows", "soft_losses"]
+__all__ = [
+    "Parts",
+    "RowLosses",
+    "dense_parts",
+    "hard_losses",
+    "relation_of_rows",
+    "soft_losses",
+    "weighted_sum",
+]
+
+Parts = tuple[Tensor, Tensor | None, Tensor | None]
+"""The loss, and its hard and soft part, each of shape (); a part that is not computed is None."""
 
 
 class RowLosses(NamedTuple):
@@ -114,12 +125,19 @@ def relation_of_rows(
     return total / shared.clamp(min=1), shared > 0
 
 
-def dense_parts(
-    comparison: Comparison, options: Options, *, hard: bool, soft: bool
-) -> tuple[Tensor | None, Tensor | None]:
-    """Hard and soft part, each the mean of the directions; None where not asked for.
+def weighted_sum(hard: Tensor | None, soft: Tensor | None, hard_weight: float) -> Tensor:
+    """The loss of its parts; a part of weight 0 stays out of the graph. Shape: ()."""
+    if hard is not None and (soft is None or hard_weight == 1):
+        return hard
+    assert soft is not None
+    return soft if hard is None or hard_weight == 0 else torch.lerp(soft, hard, hard_weight)
 
-    G is symmetric, so one n_0 x n_1 matrix of it serves both directions.
+
+def dense_parts(comparison: Comparison, options: Options, *, differentiable: bool) -> Parts:
+    """The loss and its parts, each the mean of the directions.
+
+    With ``differentiable`` there are both parts, otherwise one of weight 0 is None. G is symmetric,
+    so one n_0 x n_1 matrix of it serves both directions.
     """
     z0, instances = comparison.z0, comparison.instances
     logits = z0 @ comparison.z1.T / options.temperature  # (n_0, n_1)
@@ -129,12 +147,12 @@ def dense_parts(
         kept = ~torch.eye(*same.shape, dtype=torch.bool, device=z0.device)
     hard_loss = soft_loss = None
 
-    if hard:
+    if differentiable or options.hard_weight > 0:
         hard_loss = hard_losses(logits, same if kept is None else same & kept, kept).mean()
         if comparison.both_directions:
             hard_loss = (hard_loss + hard_losses(logits.T, same.T).mean()) / 2
 
-    if soft:
+    if differentiable or options.hard_weight < 1:
         with torch.no_grad():
             features = comparison.relation_features()
             relation, related = relation_of_rows(instances, *features, z0.dtype)
@@ -150,7 +168,7 @@ def dense_parts(
             backward = soft_losses(logits.T, relation.T, related.T, counts).mean()
             soft_loss = (soft_loss + backward) / 2
 
-    return hard_loss, soft_loss
+    return weighted_sum(hard_loss, soft_loss, options.hard_weight), hard_loss, soft_loss
 
 
 def _cross_entropy(

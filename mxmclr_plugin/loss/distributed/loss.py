@@ -17,10 +17,11 @@ from mxmclr_plugin.loss.functional import hybrid_parts
 from mxmclr_plugin.loss.implementation import choose_implementation, triton_is_faster
 from mxmclr_plugin.loss.instances import Instances
 from mxmclr_plugin.loss.kernels.autograd import Problem
-from mxmclr_plugin.loss.kernels.parts import Parts, apply, scale_of
+from mxmclr_plugin.loss.kernels.parts import apply, scale_of
 from mxmclr_plugin.loss.kernels.rows import TileOptions
 from mxmclr_plugin.loss.kernels.tiles import TILED
 from mxmclr_plugin.loss.kernels.triton.tiles import TRITON
+from mxmclr_plugin.loss.reference import Parts
 from mxmclr_plugin.loss.validation import check_options, check_shapes, check_values
 
 __all__ = ["sharded_hybrid_parts"]

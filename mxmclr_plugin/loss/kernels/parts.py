@@ -11,11 +11,9 @@ from mxmclr_plugin.loss.kernels.autograd import Problem, StreamingParts
 from mxmclr_plugin.loss.kernels.operators import compiled_parts
 from mxmclr_plugin.loss.kernels.rows import TileOptions
 from mxmclr_plugin.loss.kernels.tiles import Engine
+from mxmclr_plugin.loss.reference import Parts, weighted_sum
 
-__all__ = ["Parts", "apply", "scale_of", "streaming_parts"]
-
-Parts = tuple[Tensor, Tensor | None, Tensor | None]
-"""The loss, and its hard and soft part, each of shape (); a part that is not computed is None."""
+__all__ = ["apply", "scale_of", "streaming_parts"]
 
 
 def streaming_parts(
@@ -71,7 +69,8 @@ def apply(z0: Tensor, z1: Tensor, scale: Tensor, problem: Problem, hard_weight: 
         gradient = torch.is_grad_enabled() and any(x.requires_grad for x in (z0, z1, scale))
         losses, values = StreamingParts.apply(z0, z1, scale, problem, gradient)
     if len(losses) == 2:
-        return hard_weight * losses[0] + (1 - hard_weight) * losses[1], losses[0], losses[1]
+        hard, soft = losses.unbind()
+        return weighted_sum(hard, soft, hard_weight), hard, soft
     # No views: torch.compile cannot return two of one tensor.
     hard, soft = (values.detach()[k].clone() for k in (0, 1))
     return losses.sum(), hard if problem.hard else None, soft if problem.soft else None
