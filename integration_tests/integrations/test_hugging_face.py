@@ -1,94 +1,20 @@
 """The loss and the collator in Hugging Face's Trainer, with tiny models of random weights."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
-import transformers
 
 from mxmclr_plugin.integrations.hugging_face import CaptionCollator, MultifoldHybridTrainerLoss
 from mxmclr_plugin.loss.functional import multifold_hybrid_loss
 
 pytest.importorskip("accelerate", reason="needs the extra 'trainer'")
 
-SMALL = {
-    "hidden_size": 16,
-    "intermediate_size": 16,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-}
-IMAGE = {"image_size": 16, "patch_size": 8, **SMALL}
-TOKENS = {"vocab_size": 32, "max_position_embeddings": 8, **SMALL}
-ENDS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
-
-
-def tiny_clip():
-    config = transformers.CLIPConfig(
-        text_config=TOKENS | ENDS, vision_config=IMAGE, projection_dim=8
-    )
-    return transformers.CLIPModel(config)
-
-
-def tiny_siglip():
-    text = TOKENS | ENDS | {"projection_size": 16}
-    return transformers.SiglipModel(
-        transformers.SiglipConfig(text_config=text, vision_config=IMAGE)
-    )
-
-
-def tiny_dual_encoder():
-    config = transformers.VisionTextDualEncoderConfig.from_vision_text_configs(
-        transformers.ViTConfig(**IMAGE), transformers.BertConfig(**TOKENS), projection_dim=8
-    )
-    return transformers.VisionTextDualEncoderModel(config)
-
-
-MODELS = {"clip": tiny_clip, "siglip": tiny_siglip, "dual encoder": tiny_dual_encoder}
-
-
-def processor(images, text, **options):
-    assert options == {"return_tensors": "pt", "padding": True}
-    return {
-        "pixel_values": torch.stack(images),
-        "input_ids": torch.tensor([[3 + int(caption), 4, 2] for caption in text]),
-    }
-
-
-def rows(n=8, captions=(3, 2, 4), ids=None):
-    generator = torch.Generator().manual_seed(0)
-    return [
-        {
-            "image": torch.randn(3, 16, 16, generator=generator),
-            "captions": [str((5 * k + c) % 20) for c in range(captions[k % len(captions)])],
-            "id": k if ids is None else ids[k],
-        }
-        for k in range(n)
-    ]
-
-
-def train(model, folder, data, loss, **options):
-    collator = CaptionCollator(processor, captions=4)
-    trainer = transformers.Trainer(
-        model,
-        transformers.TrainingArguments(
-            output_dir=folder,
-            max_steps=1,
-            optim="sgd",
-            learning_rate=0.1,
-            max_grad_norm=0,
-            lr_scheduler_type="constant",
-            remove_unused_columns=False,
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            dataloader_pin_memory=False,
-            use_cpu=True,
-            **options,
-        ),
-        data_collator=collator,
-        train_dataset=data,
-        compute_loss_func=loss,
-    )
-    trainer.train()
-    return {name: value.detach().clone() for name, value in model.named_parameters()}
+from integrations import hugging_face_jobs as jobs
+from integrations.hugging_face_jobs import MODELS, processor, rows, tiny_clip, train
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -156,6 +82,25 @@ def test_accumulation_takes_the_mean_over_the_batches(tmp_path):
         )
     for key, value in steps[0].items():
         torch.testing.assert_close(steps[1][key], value, atol=1e-6, rtol=1e-4, msg=key)
+
+
+def test_two_processes_make_the_step_of_one(tmp_path):
+    whole = jobs.step_of_all_rows(tmp_path, processes=1)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [*launch, jobs.__file__, str(tmp_path)],
+        cwd=Path(jobs.__file__).parents[1],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    for rank in range(2):
+        learned = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        for key, value in whole.items():
+            torch.testing.assert_close(learned[key], value, atol=1e-6, rtol=1e-4, msg=key)
 
 
 class TestCollator:

@@ -205,6 +205,7 @@ class TestCaptions:
         assert set().union(*drawn) == set(map(ord, "abcd"))
         few = texts("aa\nbb")
         assert few.shape == (1, 3, 4)
+        assert texts(["aa\nbb", "cc"]).shape == (2, 3, 4)
         assert sorted(few[0, :2, 0].tolist()) == [ord("a"), ord("b")]
 
     def test_the_id_is_that_of_the_text_or_that_which_is_read(self):

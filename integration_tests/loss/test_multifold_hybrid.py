@@ -185,3 +185,17 @@ def test_trains_two_linear_towers_on_ragged_folds():
         optimizer.step()
     similarity = F.normalize(tower0(concepts)) @ F.normalize(tower1(-2 * concepts)).T
     assert (similarity.argmax(1) == torch.arange(8)).all()
+
+
+def test_a_call_may_give_its_own_temperature():
+    z0, z1 = torch.randn(2, 6, 8, dtype=torch.float64)
+    scale = torch.tensor([5.0], dtype=torch.float64, requires_grad=True)
+    loss = MultifoldHybridLoss(temperature=0.07)
+    given = loss(z0, z1, temperature=1 / scale)
+    assert given.shape == ()
+    torch.testing.assert_close(given, MultifoldHybridLoss(temperature=0.2)(z0, z1))
+    given.backward()
+    step = 1e-6
+    above, below = (MultifoldHybridLoss(1 / (5.0 + sign * step))(z0, z1) for sign in (1, -1))
+    torch.testing.assert_close(scale.grad[0], (above - below) / (2 * step), atol=1e-6, rtol=1e-6)
+    assert loss(z0, z1) != given

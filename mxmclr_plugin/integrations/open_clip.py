@@ -158,7 +158,9 @@ def create_loss(args: Namespace, **options: Any) -> MultifoldHybridClipLoss:
 
 
 def caption_lines(text: str) -> tuple[str, list[str]]:
-    """Read a text with a caption on each line; images with the same text are one instance.
+    """Read a text with a caption on each line; the text is the id of the image.
+
+    For data in which each image is in one sample; samples with the same text are one instance.
 
     Returns:
         The text as the id of the image, and its captions.
