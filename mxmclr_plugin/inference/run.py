@@ -167,8 +167,8 @@ class Run:
             self.check_modality(split, modality)
         towers = {modality: self.towers[modality] for modality in wanted}
         device = self.device.place
-        seen = with_cached_features({split: dataset}, towers, self.config, device)[split]
-        return {modality: self._encoded(seen, modality, progress) for modality in wanted}
+        cached = with_cached_features({split: dataset}, towers, self.config, device)[split]
+        return {modality: self._encoded(cached, modality, progress) for modality in wanted}
 
     def encode(self, modality: str, observations: Sequence[str] | Tensor) -> Tensor:
         """Encode observations to unit vectors, as in the run's test.

@@ -124,8 +124,8 @@ def search(
     hits = []
     for item, score in zip(best.indices[0].tolist(), best.scores[0].tolist(), strict=True):
         instance, position = int(items.ids[item]), int(items.positions[item])
-        seen = visible_item(run, split, modalities_of(among)[0], instance, position)
-        hits.append(Hit(seen.name, instance, score, seen.caption, seen.image))
+        shown = visible_item(run, split, modalities_of(among)[0], instance, position)
+        hits.append(Hit(shown.name, instance, score, shown.caption, shown.image))
     return Found(query, by, side_name(among), len(items.z), tuple(unknown), tuple(hits))
 
 

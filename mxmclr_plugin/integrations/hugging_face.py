@@ -80,7 +80,7 @@ class MultifoldHybridTrainerLoss:
     For models that return ``image_embeds`` and ``text_embeds`` and have a ``logit_scale``, such as
     ``CLIPModel``, ``SiglipModel`` and ``VisionTextDualEncoderModel``. The temperature is that of
     the model, 1 / exp(``logit_scale``). Under gradient accumulation the loss is averaged over the
-    batches of a step, as without a loss function of one's own.
+    batches of a step, as without a custom loss function.
 
     Args:
         model: The model that is trained.

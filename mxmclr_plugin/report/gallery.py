@@ -91,14 +91,14 @@ def choose_queries(
     instances = query_ids.tolist()
 
     def take(order: Sequence[int], most: int) -> list[int]:
-        taken: list[int] = []
+        picked: list[int] = []
         for query in order:
-            if len(taken) == most:
+            if len(picked) == most:
                 break
             if instances[query] not in used:
                 used.add(instances[query])
-                taken.append(query)
-        return taken
+                picked.append(query)
+        return picked
 
     total, margin = logs.sum(dim=0).tolist(), margins.sum(dim=0).tolist()
     from_best = sorted(range(len(instances)), key=lambda q: (total[q], -margin[q]))

@@ -25,7 +25,7 @@ def inline_svg(figure: Figure, name: str, description: str) -> str:
     Args:
         figure: Drawn in the light colours of the palette.
         name: Begins every id in it, so that ids of several figures on a page differ.
-        description: What is seen, for those who do not see it.
+        description: Text for screen readers.
     """
     text = _svg(figure)
     text = text[text.index("<svg") :]

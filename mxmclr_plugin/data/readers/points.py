@@ -62,12 +62,12 @@ def read_points(path: Path, points: int, npz_key: str | None = None) -> Tensor:
         )
     if not np.isfinite(cloud).all():  # also of points that are not taken
         raise UnreadableFile(path, "holds numbers that are not finite")
-    taken = cloud[np.arange(points) * len(cloud) // points].astype(np.float64)
+    sampled = cloud[np.arange(points) * len(cloud) // points].astype(np.float64)
     with np.errstate(over="ignore", invalid="ignore"):  # checked below
-        place = taken[:, :3] - taken[:, :3].mean(axis=0)
+        place = sampled[:, :3] - sampled[:, :3].mean(axis=0)
         radius = np.sqrt((place**2).sum(axis=1).max())
-        taken[:, :3] = place / radius if radius > 0 else place
-        result = taken.astype(np.float32)
+        sampled[:, :3] = place / radius if radius > 0 else place
+        result = sampled.astype(np.float32)
     if not np.isfinite(result).all():
         raise UnreadableFile(path, "holds numbers too large for float32")
     return torch.from_numpy(result)
