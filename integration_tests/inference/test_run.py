@@ -88,7 +88,7 @@ def test_another_modality_with_a_trained_tower(small_run, tmp_path):
         ("data.classes=many", "data.classes"),
         ("data=primitive", "did you mean 'primitives'"),
         ("eval.split=val", "split=NAME"),
-        ("eval=recal", "did you mean 'recall'"),
+        ("eval=recall", "eval.KEY=..."),
         ("towers.text.same_as=voxel", "has a trained tower already"),
         ("towers.more.same_as=image", "'image' has no tower of its own"),
         ("directions.x={query:text,gallery:image}", "'image', which has no tower"),

@@ -56,7 +56,7 @@ def changed_config(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
         if key != "data":
             _set(changed, key, override.value())
     for modality in changed["towers"]:
-        changed["batch"]["folds"].setdefault(modality, 1)  # asked for, but nothing is trained
+        changed["batch"]["folds"].setdefault(modality, 1)  # nothing is trained
     return check_config(changed)
 
 
@@ -79,7 +79,7 @@ def _chosen(name: object) -> dict[str, Any]:
 def _set(changed: dict[str, Any], key: str, value: Any) -> None:
     part, *path = key.split(".")
     if key == "eval.split":
-        raise ConfigError("eval.split: what of the data is measured is said by split=NAME")
+        raise ConfigError("eval.split: choose the split with split=NAME")
     if part == "directions" and not path:
         changed["directions"] = value
     elif part == "directions" and len(path) == 1:
