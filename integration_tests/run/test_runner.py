@@ -82,8 +82,8 @@ def test_metrics_json(finished):
 
 def test_what_is_shown(finished):
     out, done = finished
-    assert "text to shape" in done.stdout
-    assert "shape to text" in done.stdout
+    assert "t2s (text to" in done.stdout
+    assert "s2t (voxel to" in done.stdout
     assert str(out / "metrics.json") in done.stdout
     assert "waiting for data" in done.stdout
     # Not on a terminal: no bar, nothing redrawn.
