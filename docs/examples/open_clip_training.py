@@ -109,7 +109,7 @@ with tempfile.TemporaryDirectory() as name:
         "train-data": folder / "train.tar",
         "train-num-samples": 256,
         "batch-size": 64,
-        "epochs": 15,
+        "epochs": 25,
         "warmup": 5,
         "lr": 0.003,
         "wd": 0,
