@@ -84,7 +84,12 @@ def test_runs_end_with_the_launcher(tmp_path, stop):
         f"run = PlannedRun({run.task!r}, {run.overrides!r}, Path({str(run.folder)!r}))\n"
         "launch([run], 1, Console(), 'runs')\n"
     )
-    launcher = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
+    launcher = subprocess.Popen(
+        [sys.executable, "-c", script],
+        stderr=subprocess.DEVNULL,
+        # A shell that runs the tests in the background has them ignore SIGINT.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     try:
         deadline = time.monotonic() + 120
         while not list(run.folder.glob("curves/metrics.csv")):

@@ -98,7 +98,7 @@ def check_teacher(config: RunConfig, towers: Mapping[str, Tower], loss: nn.Modul
             )
     if config.teacher and (not takes_soft_features(loss) or getattr(loss, "hard_weight", 0.0) == 1):
         raise ConfigError(f"teacher: the loss {config.loss_name} has no soft part")
-    if config.teacher and len(getattr(loss, "memory_bank", ())):
+    if config.teacher and getattr(loss, "memory_bank", None) is not None:
         raise ConfigError(
             "teacher: a memory bank keeps no features of frozen backbones: set "
             "loss.memory_bank_size=0, or leave teacher out"
