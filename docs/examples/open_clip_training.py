@@ -121,7 +121,7 @@ with tempfile.TemporaryDirectory() as name:
         "save-frequency": 0,
     }
     train([f"--{option}={value}" for option, value in options.items()])
-    after = retrieval(folder / "run" / "checkpoints" / "epoch_15.pt")
+    after = retrieval(folder / "run" / "checkpoints" / "epoch_25.pt")
 
 print(
     f"r@1 in percent: before {before['r@1']:.1f}, after {after['r@1']:.1f}, "
