@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from pytorch_metric_learning import losses
+from pytorch_metric_learning.losses import CrossBatchMemory as _HostCrossBatchMemory
+from pytorch_metric_learning.losses import SelfSupervisedLoss as _HostSelfSupervisedLoss
 from pytorch_metric_learning.utils import distributed as host_distributed
 from torch import Tensor, distributed, nn
 
@@ -15,7 +16,7 @@ from mxmclr_plugin.integrations.pytorch_metric_learning.loss import MultifoldHyb
 __all__ = ["CrossBatchMemory", "DistributedLossWrapper", "SelfSupervisedLoss"]
 
 
-class CrossBatchMemory(losses.CrossBatchMemory):  # type: ignore[misc]
+class CrossBatchMemory(_HostCrossBatchMemory):  # type: ignore[misc]
     """``CrossBatchMemory`` that also takes :class:`MultifoldHybridLoss`; used in the same way.
 
     The rows of the batch are the anchors, those in memory the references, as in the paper
@@ -65,10 +66,10 @@ class CrossBatchMemory(losses.CrossBatchMemory):  # type: ignore[misc]
     @staticmethod
     def supported_losses() -> list[str]:
         """Names of the classes of losses that can be wrapped."""
-        return [*losses.CrossBatchMemory.supported_losses(), MultifoldHybridLoss.__name__]
+        return [*_HostCrossBatchMemory.supported_losses(), MultifoldHybridLoss.__name__]
 
 
-class SelfSupervisedLoss(losses.SelfSupervisedLoss):  # type: ignore[misc]
+class SelfSupervisedLoss(_HostSelfSupervisedLoss):  # type: ignore[misc]
     """``SelfSupervisedLoss`` that also takes :class:`MultifoldHybridLoss`; used in the same way.
 
     With ``symmetric`` both sets of views make one uni-modal batch of fold 2, otherwise they are
@@ -78,7 +79,7 @@ class SelfSupervisedLoss(losses.SelfSupervisedLoss):  # type: ignore[misc]
     @staticmethod
     def supported_losses() -> list[str]:
         """Names of the classes of losses that can be wrapped."""
-        return [*losses.SelfSupervisedLoss.supported_losses(), MultifoldHybridLoss.__name__]
+        return [*_HostSelfSupervisedLoss.supported_losses(), MultifoldHybridLoss.__name__]
 
 
 class DistributedLossWrapper(host_distributed.DistributedLossWrapper):  # type: ignore[misc]
