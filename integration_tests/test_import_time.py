@@ -42,8 +42,8 @@ def test_public_names_import_torch_alone():
     [
         ([], 2),
         (["--help"], 0),
-        *((["list", what], 0) for what in ("tasks", "losses", "towers", "data")),
-        *(([name, "--help"], 0) for name in ("text2shape", "manifest", "compare")),
+        *((["list", what], 0) for what in ("tasks", "losses", "towers", "data", "studies")),
+        *(([name, "--help"], 0) for name in ("text2shape", "manifest", "compare", "ablate")),
         *(([name, "--help"], 0) for name in ("search", "evaluate", "export", "report")),
         (["text2shpe"], 2),
         (["text2shape", "loss.temperture=1"], 2),
