@@ -20,7 +20,9 @@ defaults:
   - towers/text: bag_of_words
   - _self_
 summary: photos against captions
-directions: {t2i: [text, image], i2t: [image, text]}
+directions:
+  t2i: {query: text, gallery: image}
+  i2t: {query: image, gallery: text}
 batch: {instances: 12, folds: {image: 1, text: 2}}
 """
 
