@@ -52,7 +52,7 @@ def test_source_and_object_have_the_same_docstring_and_types(entry):
     doc = inspect.getdoc(thing)
     assert " ".join(doc.split("\n\n")[0].split()).rstrip(".").startswith(entry.summary[:20])
     function = thing.__init__ if inspect.isclass(thing) else thing
-    hints = typing.get_type_hints(function)
+    hints = typing.get_type_hints(function, include_extras=True)
     for name, option in entry.options.items():
         if name in inspect.signature(thing).parameters:
             assert option.hint == hints[name]
@@ -99,7 +99,17 @@ def test_choices():
         (["seed=1.5"], r"seed: .*1.5"),
         (["batch.folds.voxel=0"], r"batch.folds.voxel must be 1 or more"),
         (["seed"], r"cannot read seed"),
-        (["teacher.text=clip"], r"teacher.text: 'clip' is no teacher; it can be tower"),
+        (["teacher.text=clip"], "teacher.text.name: unknown tower 'clip': "),
+        (["teacher.txt=tower"], "teacher.txt: there is no such tower, there are text, voxel"),
+        (["teacher=tower"], "teacher: name a modality, teacher.MODALITY=tower"),
+        (["teacher.text={shuffle: true}"], "teacher.text: it has no name"),
+        (["teacher.text={name: tower, shuffle: 1}"], "teacher.text.shuffle is true or false"),
+        (["teacher.text={name: tower, model: a}"], "the teacher tower has no options but shuffle"),
+        (["teacher.text={name: sentence_transformer, dim: 8}"], "unknown key 'teacher.text.dim'"),
+        (
+            ["teacher.text=timm_model"],
+            "teacher.text: timm_model encodes image, but 'text' is of the kind text",
+        ),
         (["towers.vxel.dim=3"], r"unknown key 'towers.vxel': did you mean 'towers.voxel'"),
         (["batch.instances=null"], r"batch.instances must be 1 or more, got null"),
         (["trainer.max_steps=0"], r"trainer.max_steps must be 1 or more, got 0"),

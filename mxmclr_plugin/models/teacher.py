@@ -80,7 +80,9 @@ def with_teacher(
     dataset.folds(modality)  # is there such a modality?
     store, copies = dataset.stores[modality], 1
     while isinstance(store, AugmentedStore):
-        store, copies = store.store, store.copies * copies
+        copies *= store.copies
+        store = store.store
+    features: FeatureStore | Tensor
     if isinstance(teacher, FeatureStore):
         features = _of_these_records(teacher, store, modality)
     elif isinstance(teacher, Tensor | np.ndarray):
@@ -116,7 +118,7 @@ def _encoder(
         return teacher.backbone
     from sentence_transformers import SentenceTransformer
 
-    from mxmclr_plugin.models.text import SentenceBackbone
+    from mxmclr_plugin.models.sentence_transformer import SentenceBackbone
 
     return SentenceBackbone(teacher) if isinstance(teacher, SentenceTransformer) else teacher
 
