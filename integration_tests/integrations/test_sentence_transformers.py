@@ -13,7 +13,7 @@ from mxmclr_plugin.integrations.sentence_transformers import (
     MultifoldHybridSentenceLoss,
     TemperatureCallback,
 )
-from mxmclr_plugin.models.text import bag_of_words
+from mxmclr_plugin.models.bag_of_words import bag_of_words
 
 datasets = pytest.importorskip("datasets", reason="needs sentence-transformers[train]")
 pytest.importorskip("accelerate", reason="needs sentence-transformers[train]")
@@ -365,7 +365,9 @@ def test_english_and_german_captions(tmp_path, test_data):
         }
     )
     torch.manual_seed(0)
-    model = bag_of_words([text for row in data for text in row.values()], embedding_dim=64).model
+    model = bag_of_words(
+        [text for row in data for text in row.values()], embedding_dim=64
+    ).sentence_transformer()
     before = weights(model)
 
     def found():

@@ -31,6 +31,7 @@ from mxmclr_plugin.experiment.compose import build_part
 from mxmclr_plugin.experiment.config import BatchConfig, RunConfig
 from mxmclr_plugin.experiment.data_module import RetrievalData
 from mxmclr_plugin.experiment.folder import RunFolder
+from mxmclr_plugin.experiment.machine import check_machine, check_writable
 from mxmclr_plugin.experiment.metrics import (
     BatchRecord,
     DataRecord,
@@ -64,7 +65,9 @@ def run_retrieval(config: RunConfig, console: Console | None = None) -> RunMetri
     """
     console = console or Console()
     _quieten_libraries(console)
+    check_machine(config.trainer)
     folder = RunFolder.of(config)
+    check_writable("out", folder.path)
     loss = build_part("loss", build_loss, config.loss)
     data: DataSplits = build_part("data", DATASETS.build, config.data)
     if config.automatic:
