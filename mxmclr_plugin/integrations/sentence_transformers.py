@@ -49,7 +49,7 @@ class MultifoldHybridSentenceLoss(nn.Module):
     ``batch_sampler=BatchSamplers.GROUP_BY_LABEL`` sees to it. With labels and the default sampler
     an instance that comes twice in a batch is no false negative.
 
-    The trainer logs the weighted parts ``hard``, ``soft`` and ``within`` beside ``loss``, their sum.
+    The trainer logs the weighted parts, ``hard``, ``soft`` and ``within``, and ``loss``, their sum.
 
     A learnable temperature is trained with the model. Give it a separate learning rate, such as
     ``learning_rate_mapping={"log_scale": 1e-2}`` in the training arguments: at that of a language
