@@ -142,6 +142,8 @@ class RunConfig:
             that are fused.
         loss: Name and options of the loss, or the import path of a class.
         data: Name and options of the data set.
+        train_instances: Number of training instances, drawn at random (the same for every
+            ``seed``); null for all.
         towers: Name and options of the tower of each modality, or ``same_as`` and the modality
             with which it shares one.
         teacher: Frozen encoder that gives the soft relation, by modality: ``tower`` for the
@@ -168,6 +170,7 @@ class RunConfig:
     directions: dict[str, Direction] = field(default_factory=dict)
     loss: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
+    train_instances: Count | None = None
     towers: dict[str, dict[str, Any]] = field(default_factory=dict)
     teacher: dict[str, dict[str, Any]] = field(default_factory=dict)
     batch: BatchConfig = field(default_factory=BatchConfig)

@@ -42,7 +42,7 @@ from mxmclr_plugin.experiment.metrics import (
 )
 from mxmclr_plugin.experiment.metrics_table import metrics_tables
 from mxmclr_plugin.experiment.module import RetrievalModule
-from mxmclr_plugin.experiment.splits import usable_splits
+from mxmclr_plugin.experiment.splits import usable_splits, with_train_instances
 from mxmclr_plugin.experiment.trainer import build_trainer
 from mxmclr_plugin.loss.multimodal import MultimodalLoss
 from mxmclr_plugin.loss.registry import build_loss, loss_positives
@@ -71,6 +71,7 @@ def run_retrieval(config: RunConfig, console: Console | None = None) -> RunMetri
     check_writable("out", folder.path)
     loss = build_part("loss", build_loss, config.loss)
     data: DataSplits = build_part("data", DATASETS.build, config.data)
+    data = with_train_instances(data, config.train_instances)
     if config.automatic:
         config = completed(config, data, console)
     splits = usable_splits(data, config, console)
