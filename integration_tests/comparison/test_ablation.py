@@ -117,7 +117,7 @@ def test_runs_are_measured_on_other_data_too(tmp_path):
         (["text2shape"], "ablate needs study=STUDY: Name of a study, see list studies"),
         (["text2shape", "study=hybrd"], "did you mean 'hybrid'"),
         (["text2shape", "study=hybrid", "axes.loss.temperatur=1"], "varies loss.hard_weight"),
-        (["text2shape", "study=hybrid", "split=train"], "split is val or test"),
+        (["text2shape", "study=hybrid", "split=train"], "split must be val or test"),
         (["text2shape", "study=hybrid", "seed=1"], "seeds="),
         (["multi30k", "study=encoders"], "is for text2shape"),
         (["omniglot", "data.root=.", "study=teacher", "teacher.text=tower"], "no such tower"),
