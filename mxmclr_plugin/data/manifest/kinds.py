@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from mxmclr_plugin.data.columns import key_for
 from mxmclr_plugin.data.file_store import Reader
 from mxmclr_plugin.data.readers.arrays import read_array, read_features
 from mxmclr_plugin.data.readers.image import read_image
@@ -84,10 +85,9 @@ def modality_of(key: str) -> tuple[str, str]:
     """
     kind, colon, name = key.partition(":")
     if kind not in KINDS:
-        raise ValueError(
-            f"{did_you_mean(kind, [*KINDS, *RESERVED])}kinds are {', '.join(KINDS)}, keys are a "
-            "kind, or kind:name"
-        )
+        key = key_for(kind)
+        hint = f"did you mean {key!r}? " if key else did_you_mean(kind, [*KINDS, *RESERVED])
+        raise ValueError(f"{hint}kinds are {', '.join(KINDS)}, keys are a kind, or kind:name")
     name = name if colon else kind
     # Towers are kept in a torch module under these names.
     if not _NAME.fullmatch(name) or hasattr(nn.ModuleDict, name) or (colon and name in KINDS):
