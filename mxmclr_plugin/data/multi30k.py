@@ -86,8 +86,8 @@ def _raw_rows(folder: Path, split: str, languages: list[str], log: ProblemLog) -
     lines: dict[Path, list[str]] = {}
     of_language: dict[str, list[Path]] = {}
     for language in languages:
-        name = re.compile(rf"{_RAW[split]}(_flickr)?(\.\d)?\.{re.escape(language)}(\.gz)?")
-        found = sorted(path for path in folder.glob("*") if name.fullmatch(path.name))
+        pattern = re.compile(rf"{_RAW[split]}(_flickr)?(\.\d)?\.{re.escape(language)}(\.gz)?")
+        found = sorted(path for path in folder.glob("*") if pattern.fullmatch(path.name))
         if not found:
             raise DataError(
                 f"{folder} has neither {_FILES[split]} nor {_RAW[split]}.{language}.gz or "
@@ -98,12 +98,12 @@ def _raw_rows(folder: Path, split: str, languages: list[str], log: ProblemLog) -
     counts = {path.name: len(of_file) for path, of_file in lines.items()}
     if len(set(counts.values())) > 1:
         raise DataError(f"{folder}: a line of each file is of the same photo, but {counts}")
-    names = _photo_names(folder, split, log)
+    photos = _photo_names(folder, split, log)
     count = len(next(iter(lines.values())))
     for k in range(count):
         captions = {key: [lines[path][k] for path in files] for key, files in of_language.items()}
-        name = names[k] if len(names) == count else f"{_RAW[split]} {k + 1}"
-        yield Row(f"{folder}, {split}:{k + 1}", {"id": name, **captions})
+        photo = photos[k] if len(photos) == count else f"{_RAW[split]} {k + 1}"
+        yield Row(f"{folder}, {split}:{k + 1}", {"id": photo, **captions})
 
 
 def _photo_names(folder: Path, split: str, log: ProblemLog) -> list[str]:

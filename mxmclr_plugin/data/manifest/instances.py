@@ -12,7 +12,6 @@ from typing import Any, TypeAlias
 
 from mxmclr_plugin.data.file_store import EmbeddedFile
 from mxmclr_plugin.data.manifest.kinds import RESERVED, modality_of
-from mxmclr_plugin.data.parquet import ParquetRecord
 from mxmclr_plugin.data.paths import located
 from mxmclr_plugin.data.problems import ProblemLog
 from mxmclr_plugin.data.rows import Row
@@ -20,7 +19,7 @@ from mxmclr_plugin.data.splits import SPLITS, split_named
 from mxmclr_plugin.errors import DataError
 from mxmclr_plugin.registry import did_you_mean
 
-__all__ = ["IN_TWO_SPLITS", "Instances", "ManifestInstance", "collect_instances"]
+__all__ = ["IN_TWO_SPLITS", "Instances", "ManifestInstance", "Record", "collect_instances"]
 
 IN_TWO_SPLITS = "id in two splits"
 """The kind of problem that is one for the set as a whole: what is tested would be trained on."""
@@ -177,7 +176,7 @@ class _RowReader:
     def _records(self, key: str, kind: str, value: Any, where: str) -> Iterator[Record]:
         what = "text" if kind == "text" else "path"
         values = value if isinstance(value, list) else [value]
-        if not isinstance(value, (list, str, ParquetRecord)):
+        if not isinstance(value, (list, str, EmbeddedFile)):
             self.log.add(
                 f"{kind} of a wrong type",
                 where,
@@ -186,7 +185,7 @@ class _RowReader:
             return
         for number, item in enumerate(values):
             at = f"key {key!r}, item {number + 1}"
-            if isinstance(item, ParquetRecord) and kind != "text":
+            if isinstance(item, EmbeddedFile) and kind != "text":
                 yield item
             elif not isinstance(item, str):
                 self.log.add(f"{kind} of a wrong type", where, f"{at}, is {_a(item)}, no {what}")
