@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -31,8 +31,6 @@ class RetrievalModule(LightningModule):
         directions: Directions of retrieval by name: ``{"t2s": Direction("text", "voxel")}``.
         optimizer: Options of the optimizer.
         evaluation: The metrics.
-        teacher: Modalities whose frozen backbones give the soft relation, in place of the trained
-            embeddings.
 
     Attributes:
         tested: Metrics of the last test, None before it.
@@ -45,7 +43,6 @@ class RetrievalModule(LightningModule):
         directions: Mapping[str, Direction],
         optimizer: OptimizerConfig,
         evaluation: EvalConfig,
-        teacher: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.towers = nn.ModuleDict(towers)
@@ -53,21 +50,13 @@ class RetrievalModule(LightningModule):
         self.directions = dict(directions)
         self.optimizer_config = optimizer
         self.evaluation = evaluation
-        self.teacher = list(teacher)
         self.tested: SplitMetrics | None = None
         self._encoded: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {}
         self.train()  # pretrained models come in evaluation mode, and Lightning leaves them in it
 
     def training_step(self, batch: MultifoldBatch, batch_idx: int) -> Tensor:
-        z, features = {}, {}
-        for name in batch.modalities:
-            tower, observations = self.towers[name], batch.observations[name]
-            if name in self.teacher:
-                # Encoded once, for the relation and for the tower's head.
-                assert isinstance(tower, Tower)
-                observations = features[name] = tower.features(observations)
-            z[name] = tower(observations)
-        loss: Tensor = self.loss(z, batch.ids, features)
+        z = {name: self.towers[name](batch.observations[name]) for name in batch.modalities}
+        loss: Tensor = self.loss(z, batch.ids, batch.soft_features)
         metrics = {"train/loss": loss.detach()}
         metrics |= {f"train/{name}": value for name, value in self.loss.last.items()}
         self.log_dict(metrics, prog_bar=False)

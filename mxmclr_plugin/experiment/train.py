@@ -25,6 +25,7 @@ from mxmclr_plugin.experiment.build_towers import (
     check_teacher,
     save_sentence_transformers,
     with_cached_features,
+    with_teachers,
 )
 from mxmclr_plugin.experiment.clock import TrainingClock, advice_on_waiting
 from mxmclr_plugin.experiment.compose import build_part
@@ -84,7 +85,6 @@ def run_retrieval(config: RunConfig, console: Console | None = None) -> RunMetri
         config.directions,
         config.optimizer,
         config.eval,
-        list(config.teacher),
     )
     clock = TrainingClock()
     trainer = build_part(
@@ -92,6 +92,8 @@ def run_retrieval(config: RunConfig, console: Console | None = None) -> RunMetri
     )
     check_processes(towers, config, trainer.world_size)
     device = trainer.strategy.root_device
+    # Before features take the place of records.
+    splits["train"] = with_teachers(splits["train"], towers, config, device)
     splits = with_cached_features(splits, towers, config, device)
     loaders = RetrievalData(
         splits,
@@ -228,11 +230,15 @@ def _print_setup(
         f"{modality}: {spec.get('name') or 'that of ' + spec['same_as']}"
         for modality, spec in config.towers.items()
     )
+    teachers = ", ".join(
+        f"{modality}: {spec['name']}{' (shuffled)' if spec['shuffle'] else ''}"
+        for modality, spec in config.teacher.items()
+    )
     lines = [
         f"[bold]{config.task}[/bold] with loss [bold]{config.loss_name}[/bold], "
         f"seed {config.seed}, in {folder.path}",
         f"data {config.data['name']}: instances {sizes}",
-        f"towers {towers}",
+        f"towers {towers}" + (f"; teacher {teachers}" if teachers else ""),
         f"{config.trainer.max_steps} steps of {batch.instances} instances with "
         f"{_describe(batch.folds)} each, on {trainer.strategy.root_device} in precision "
         f"{trainer.precision}",
