@@ -73,7 +73,7 @@ def read_rows(path: Path, log: ProblemLog, encoding: str = UTF_8) -> Iterator[Ro
         yield from read_table(path, log, encoding)[1]
     elif suffix in (".xlsx", ".xlsm"):
         yield from _sheet(path)
-    elif suffix == ".json" and _starts_with(path, b"["):
+    elif suffix == ".json" and _is_list(path, encoding):
         for number, entry in enumerate(read_json(path, encoding)):
             yield Row(f"{path}: entry {number}", entry if isinstance(entry, dict) else {"": entry})
     else:
@@ -107,12 +107,16 @@ def read_table(
     lines = text_lines(path, log, encoding)
     _, head = next(lines, (1, ""))
     delimiter = max(_DELIMITERS, key=head.count)
-    columns = _checked_head(path, next(csv.reader([head], delimiter=delimiter), []))
+    try:
+        columns = _checked_head(path, next(csv.reader([head], delimiter=delimiter), []))
+    except csv.Error as error:
+        reason = "its lines end in \\r alone" if "\r" in head else str(error)
+        raise DataError(f"{path}:1: is no head of a table: {reason}") from error
     return columns, _table_rows(path, log, lines, columns, delimiter, last_takes_rest)
 
 
 def _checked_head(path: Path, cells: Iterable[object]) -> list[str]:
-    columns = ["" if cell is None else str(cell).strip() for cell in cells]
+    columns = ["" if cell is None else " ".join(str(cell).split()) for cell in cells]
     if not any(columns):
         raise DataError(f"{path} is empty: a table begins with a line of column names")
     repeated = [name for name in columns if name and columns.count(name) > 1]
@@ -354,9 +358,10 @@ def read_json(path: Path, encoding: str = UTF_8) -> Any:
         raise DataError(f"{path} is no JSON: {error}") from error
 
 
-def _starts_with(path: Path, byte: bytes) -> bool:
+def _is_list(path: Path, encoding: str) -> bool:
     with _opened(path) as file:
-        return file.read(1024).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(byte)
+        text = file.read(1024).decode(_known(encoding), "ignore")
+    return text.lstrip("\ufeff \t\r\n").startswith("[")
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
