@@ -18,6 +18,7 @@ from mxmclr_plugin.experiment.metrics import SplitMetrics, measure
 from mxmclr_plugin.loss.multimodal import MultimodalLoss
 from mxmclr_plugin.models.tower import Tower
 from mxmclr_plugin.retrieval.direction import Direction
+from mxmclr_plugin.retrieval.graded import Relevance
 
 __all__ = ["RetrievalModule"]
 
@@ -34,6 +35,8 @@ class RetrievalModule(LightningModule):
 
     Attributes:
         tested: Metrics of the last test, None before it.
+        relevance: How relevant the instances of the next test are to each other, for the graded
+            metric.
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class RetrievalModule(LightningModule):
         self.optimizer_config = optimizer
         self.evaluation = evaluation
         self.tested: SplitMetrics | None = None
+        self.relevance: Relevance | None = None
         self._encoded: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {}
         self.train()  # pretrained models come in evaluation mode, and Lightning leaves them in it
 
@@ -129,7 +133,13 @@ class RetrievalModule(LightningModule):
     test_step = validation_step
 
     def on_test_epoch_end(self) -> None:
-        self.tested = measure(*self._embeddings(), self.directions, self.evaluation, groups=True)
+        self.tested = measure(
+            *self._embeddings(),
+            self.directions,
+            self.evaluation,
+            groups=True,
+            relevance=self.relevance,
+        )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # So that dropout draws the same numbers after a resumption.
