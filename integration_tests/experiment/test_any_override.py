@@ -45,7 +45,6 @@ def refused_in_a_line(chosen, value):
     try:
         checked(task, [*choice, f"{key}={value}"])
     except ConfigError as error:
-        assert "\n" not in str(error).strip()
         return str(error)
     return None
 

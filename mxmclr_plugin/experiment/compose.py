@@ -458,9 +458,8 @@ def _checked_options(key: str, registry: Registry[Any], node: Mapping[str, Any])
         raise ConfigError(_explain(error, f"{key}.")) from error
     options = OmegaConf.to_container(merged)
     assert isinstance(options, dict)
-    for name, value in options.items():
-        if name != "name":
-            check_value(entry.options[str(name)].hint, value, f"{key}.{name}")
+    for option in entry.options.values():
+        check_value(option.hint, options[option.name], f"{key}.{option.name}")
     return {str(name): value for name, value in options.items()}
 
 
