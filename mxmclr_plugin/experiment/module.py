@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -32,8 +32,6 @@ class RetrievalModule(LightningModule):
         directions: Directions of retrieval by name: ``{"t2s": Direction("text", "voxel")}``.
         optimizer: Options of the optimizer.
         evaluation: The metrics.
-        teacher: Modalities whose frozen backbones give the soft relation, in place of the trained
-            embeddings.
 
     Attributes:
         tested: Metrics of the last test, None before it.
@@ -47,7 +45,6 @@ class RetrievalModule(LightningModule):
         directions: Mapping[str, Direction],
         optimizer: OptimizerConfig,
         evaluation: EvalConfig,
-        teacher: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.towers = nn.ModuleDict(towers)
@@ -55,7 +52,6 @@ class RetrievalModule(LightningModule):
         self.directions = dict(directions)
         self.optimizer_config = optimizer
         self.evaluation = evaluation
-        self.teacher = list(teacher)
         self.tested: SplitMetrics | None = None
         self.embeddings: dict[str, Tensor] = {}
         self._encoded: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {}
@@ -79,17 +75,10 @@ class RetrievalModule(LightningModule):
         Raises:
             TrainingError: If the loss refuses the batch for another reason.
         """
-        z, features = {}, {}
-        for name in batch.modalities:
-            tower, observations = self.towers[name], batch.observations[name]
-            if name in self.teacher:
-                # Encoded once, for the relation and for the tower's head.
-                assert isinstance(tower, Tower)
-                observations = features[name] = tower.features(observations)
-            z[name] = tower(observations)
+        z = {name: self.towers[name](batch.observations[name]) for name in batch.modalities}
         self.embeddings = {name: rows.detach() for name, rows in z.items()}
         try:
-            loss: Tensor = self.loss(z, batch.ids, features)
+            loss: Tensor = self.loss(z, batch.ids, batch.soft_features)
         except ValueError as error:
             if not all(rows.isfinite().all() for rows in z.values()):
                 return None

@@ -26,6 +26,7 @@ from mxmclr_plugin.experiment.build_towers import (
     check_teacher,
     save_sentence_transformers,
     with_cached_features,
+    with_teachers,
 )
 from mxmclr_plugin.experiment.clock import TrainingClock, advice_on_waiting
 from mxmclr_plugin.experiment.compose import build_part
@@ -45,7 +46,7 @@ from mxmclr_plugin.experiment.metrics import (
 from mxmclr_plugin.experiment.metrics_table import metrics_tables
 from mxmclr_plugin.experiment.module import RetrievalModule
 from mxmclr_plugin.experiment.nonfinite import NonFiniteGuard
-from mxmclr_plugin.experiment.splits import usable_splits
+from mxmclr_plugin.experiment.splits import usable_splits, with_train_instances
 from mxmclr_plugin.experiment.trainer import build_trainer
 from mxmclr_plugin.loss.multimodal import MultimodalLoss
 from mxmclr_plugin.loss.registry import build_loss, loss_positives
@@ -74,6 +75,7 @@ def run_retrieval(config: RunConfig, console: Console | None = None) -> RunMetri
     check_writable("out", folder.path)
     loss = build_part("loss", build_loss, config.loss)
     data: DataSplits = build_part("data", DATASETS.build, config.data)
+    data = with_train_instances(data, config.train_instances)
     if config.automatic:
         config = completed(config, data, console)
     splits = usable_splits(data, config, console)
@@ -88,7 +90,6 @@ def run_retrieval(config: RunConfig, console: Console | None = None) -> RunMetri
         config.directions,
         config.optimizer,
         config.eval,
-        list(config.teacher),
     )
     assert batch.instances is not None
     clock = TrainingClock()
@@ -104,6 +105,8 @@ def run_retrieval(config: RunConfig, console: Console | None = None) -> RunMetri
     check_processes(towers, config, trainer.world_size)
     device = trainer.strategy.root_device
     with memory.explaining():
+        # Before features take the place of records.
+        splits["train"] = with_teachers(splits["train"], towers, config, device)
         splits = with_cached_features(splits, towers, config, device)
     loaders = RetrievalData(
         splits,
@@ -245,11 +248,15 @@ def _print_setup(
         f"{modality}: {spec.get('name') or 'that of ' + spec['same_as']}"
         for modality, spec in config.towers.items()
     )
+    teachers = ", ".join(
+        f"{modality}: {spec['name']}{' (shuffled)' if spec['shuffle'] else ''}"
+        for modality, spec in config.teacher.items()
+    )
     lines = [
         f"[bold]{config.task}[/bold] with loss [bold]{config.loss_name}[/bold], "
         f"seed {config.seed}, in {folder.path}",
         f"data {config.data['name']}: instances {sizes}",
-        f"towers {towers}",
+        f"towers {towers}" + (f"; teacher {teachers}" if teachers else ""),
         f"{config.trainer.max_steps} steps of {batch.instances} instances with "
         f"{_describe(batch.folds)} each, on {trainer.strategy.root_device} in precision "
         f"{trainer.precision}",
