@@ -125,7 +125,7 @@ def test_a_check_that_is_read_a_step_later_says_the_same(tmp_path, monkeypatch, 
 def test_embeddings_that_are_not_finite_in_evaluation_are_named(tmp_path):
     module = retrieval_module()
     with torch.no_grad():
-        module.towers["b"].head.layers[-1].weight.fill_(float("nan"))
+        module.towers["b"].head[-1].weight.fill_(float("nan"))
     module.training_step = lambda *_: None
     with pytest.raises(TrainingError, match="embeddings of b are not finite in evaluation"):
         fit(module, tmp_path, 3)
@@ -144,7 +144,7 @@ def test_collapse_is_said_while_it_trains_and_kept_for_the_end(tmp_path):
     module = retrieval_module(lr=0.0)
     with torch.no_grad():
         for tower in module.towers.values():
-            last = tower.head.layers[-1]
+            last = tower.head[-1]
             last.weight.zero_()
             last.bias.fill_(1.0)
     health = TrainingHealth(0.1, 0.07, 1, Console(file=io.StringIO()))

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
-from torch import Tensor
 
 from mxmclr_plugin.data.batch import MultifoldBatch
 from mxmclr_plugin.errors import ConfigError
@@ -118,13 +117,4 @@ def _first(batch: MultifoldBatch, instances: int) -> MultifoldBatch:
     """The rows of the first instances of a batch."""
     ordered = dict.fromkeys(i for ids in batch.ids.values() for i in ids.tolist())
     kept = torch.tensor(list(ordered)[:instances])
-    rows = {m: torch.isin(ids, kept.to(ids.device)) for m, ids in batch.ids.items()}
-    return MultifoldBatch(
-        {
-            m: records[rows[m]]
-            if isinstance(records, Tensor)
-            else [r for r, keep in zip(records, rows[m].tolist(), strict=True) if keep]
-            for m, records in batch.observations.items()
-        },
-        {m: ids[rows[m]] for m, ids in batch.ids.items()},
-    )
+    return batch.only({m: torch.isin(ids, kept.to(ids.device)) for m, ids in batch.ids.items()})

@@ -45,8 +45,8 @@ class NonFiniteGuard(Callback):
     """Stops a training at the first step that is not finite, before its weights change.
 
     Writes that step to ``nonfinite.pt``: a dict of ``step``, ``not_finite`` (words),
-    ``observations`` (a tensor, or a list of strings) and ``ids`` by modality, and ``state_dict`` of
-    the module. ``torch.load(path, weights_only=True)`` reads it.
+    ``observations`` (a tensor, or a list of strings), ``ids`` and ``soft_features`` by modality,
+    and ``state_dict`` of the module. ``torch.load(path, weights_only=True)`` reads it.
 
     On a CUDA device the check stays on the device and is read one step later, so that the host does
     not wait for it; without ``skip`` the weights in the file are then those after the step.
@@ -193,6 +193,7 @@ def _write(path: Path, step: _Step, bad: list[str], module: LightningModule) -> 
             for name, records in step.batch.observations.items()
         },
         "ids": {name: ids.cpu() for name, ids in step.batch.ids.items()},
+        "soft_features": {name: rows.cpu() for name, rows in step.batch.soft_features.items()},
         "state_dict": {name: value.cpu() for name, value in module.state_dict().items()},
     }
     with replacing(path) as file:
