@@ -93,6 +93,8 @@ def test_choices():
         (["towers/text=bow"], r"towers/text cannot be 'bow'.*it can be .*bag_of_words"),
         (["trainer.max_step=3"], r"did you mean 'trainer.max_steps'"),
         (["trainer.max_steps=many"], r"trainer.max_steps: .*'many'"),
+        (["loss.temperature=inf"], r"loss.temperature must be a finite number, got inf"),
+        (["loss.soft_temperature=nan"], r"loss.soft_temperature must be a finite number, got nan"),
         (["loss.temperature=warm"], r"loss.temperature: .*'warm'"),
         (["+loss.extra=1"], r"loss.extra"),
         (["data.seed=[1,2]"], r"data.seed"),

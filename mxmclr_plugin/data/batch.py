@@ -90,6 +90,30 @@ class MultifoldBatch(Mapping[str, Any]):
         """Records of all modalities together."""
         return sum(len(records) for records in self.observations.values())
 
+    def only(self, kept: Mapping[str, Tensor]) -> MultifoldBatch:
+        """The batch of some rows.
+
+        Args:
+            kept: Whether each row is kept, by modality. Shape: (rows,), bool.
+
+        Returns:
+            Without the modalities of which no row is kept.
+        """
+        rows = {name: mask.nonzero()[:, 0] for name, mask in kept.items() if mask.any()}
+        return MultifoldBatch(
+            {
+                name: records[of] if isinstance(records, Tensor) else [records[k] for k in of]
+                for name, of in rows.items()
+                for records in [self.observations[name]]
+            },
+            {name: self.ids[name][of] for name, of in rows.items()},
+            {
+                name: self.soft_features[name][of]
+                for name, of in rows.items()
+                if name in self.soft_features
+            },
+        )
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> MultifoldBatch:
         """The batch on another device; strings stay where they are."""
         return MultifoldBatch(

@@ -148,18 +148,20 @@ def check_config(composed: Any) -> RunConfig:
     """Checks a composed configuration.
 
     Args:
-        composed: Keys and values, nested; a ``DictConfig`` or plain containers.
+        composed: Keys and values, nested: a ``DictConfig``, or plain containers, in which
+            ``${...}`` stays text.
 
     Raises:
-        ConfigError: If a key is unknown, or a value has the wrong type or is missing.
+        ConfigError: If a key is unknown, or a value has the wrong type, is out of range or missing.
     """
-    composed = OmegaConf.create(composed)
+    if not isinstance(composed, DictConfig):
+        composed = OmegaConf.create(_without_interpolations(composed))
     assert isinstance(composed, DictConfig)
-    for key in ("directions", "batch.folds"):
-        if OmegaConf.select(composed, key, default={}) is None:
-            OmegaConf.update(composed, key, {})
-    _check_directions(composed.get("directions"))
     try:
+        for key in ("directions", "batch.folds"):
+            if OmegaConf.select(composed, key, default={}) is None:
+                OmegaConf.update(composed, key, {})
+        _check_directions(composed.get("directions"))
         checked = OmegaConf.merge(OmegaConf.structured(RunConfig), _with_options(composed))
         config = OmegaConf.to_object(checked)
     except OmegaConfBaseException as error:
@@ -171,6 +173,17 @@ def check_config(composed: Any) -> RunConfig:
         _check_teacher(config)
         _check_set(config)
     return config
+
+
+def _without_interpolations(value: Any) -> Any:
+    """Plain containers in which OmegaConf resolves nothing."""
+    if isinstance(value, Mapping):
+        return {key: _without_interpolations(of) for key, of in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_interpolations(of) for of in value]
+    if isinstance(value, str):
+        return re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
+    return value
 
 
 def check_data(name: str, arguments: Sequence[str]) -> dict[str, Any]:
@@ -315,7 +328,8 @@ def _compose(task: str, overrides: Sequence[str], config_dir: Path | None) -> Di
     try:
         parsed = OverridesParser.create().parse_overrides(overrides)
     except HydraException as error:
-        raise ConfigError(f"cannot read {' '.join(overrides)}: {error}") from error
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"cannot read {' '.join(overrides)}: {reason}") from error
     _store_defaults()
     for group, name in _registered():
         _store_choice(group, name)
@@ -337,9 +351,10 @@ def _compose(task: str, overrides: Sequence[str], config_dir: Path | None) -> Di
         warnings.filterwarnings("ignore", "\\s*'.*' is validated against ConfigStore schema")
         try:
             return compose(task, written)
-        except HydraException as error:
+        # Hydra's plain TypeErrors are about values such as towers/text=[0].
+        except (HydraException, OmegaConfBaseException, ValueError, TypeError) as error:
             _explain_override(task, parsed, config_dir, error)
-            raise ConfigError(str(error)) from error
+            raise ConfigError(" ".join(str(error).split())) from error
 
 
 def _explain_override(
@@ -553,6 +568,11 @@ def _check_set(config: RunConfig) -> None:
 
 
 def _check_directions(directions: Any) -> None:
+    if directions is not None and not isinstance(directions, Mapping):
+        raise ConfigError(
+            "directions must be {NAME: {query: MODALITY, gallery: MODALITY}, ...}, got "
+            f"{directions}"
+        )
     for name, direction in (directions or {}).items():
         keys = set(direction) if isinstance(direction, Mapping) else set()
         if keys != {"query", "gallery"}:

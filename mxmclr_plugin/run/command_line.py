@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mxmclr_plugin.arguments import WORD, help_rows, parse_arguments, usage, written
-from mxmclr_plugin.errors import ConfigError, DataError
+from mxmclr_plugin.errors import ConfigError, DataError, TrainingError
 from mxmclr_plugin.registry import did_you_mean
 from mxmclr_plugin.run.ablate_command import ablate_command
 from mxmclr_plugin.run.check_command import CheckArguments, check_command
@@ -71,7 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Arguments; None takes those of the process.
 
     Returns:
-        The exit status: 0; 1 if checked data have problems or a compared run failed; 2 if the
+        The exit status: 0; 1 if checked data have problems, a training cannot go on or a compared
+        run failed; 2 if the
         arguments or the data cannot be used; 130 if interrupted.
     """
     for stream in (sys.stdout, sys.stderr):
@@ -97,6 +98,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         _print_error(errors, str(error))
         return 2
+    except TrainingError as error:
+        _print_error(errors, str(error))
+        return 1
     except DataError as error:
         # torch hands on the traceback of a worker's error, which ends with the message.
         _print_error(errors, str(error).rstrip().rpartition("\n")[2].removeprefix(_DATA_ERROR))
