@@ -44,7 +44,7 @@ def parse_arguments(
     """Reads the arguments of a command.
 
     Values of text and path keys are taken as typed. A word with ``=`` is no ``key=value`` if there
-    is no such key, or if it follows ``--``. Lists are written with commas, with or without
+    is no such key, if it is an existing path, or if it follows ``--``. Lists are written with commas, with or without
     brackets: ``seeds=0,1,2``. Nested keys are written with dots: ``grid.lr=1,2``.
 
     Args:
@@ -70,7 +70,7 @@ def parse_arguments(
     further: list[str] = []
     for argument in _in_order(arguments, placed):
         match = _KEY.match(argument) or _DELETED.match(argument)
-        if match is None:
+        if match is None or (len(placed) < len(words) and Path(argument).exists()):
             placed.append(argument)
             continue
         key, _, text = argument.partition("=")

@@ -153,6 +153,7 @@ def test_a_text_model_that_is_trained(run, shop, tmp_path):
     assert "the text model was frozen, so none is written: towers.text.frozen=false" in out
 
 
+@pytest.mark.slow
 def test_names_as_they_are(run, tmp_path):
     """A folder, images and a run whose names are no Unicode text, or are markup or numbers."""
     folder = tmp_path / os.fsdecode(b"[b]caf\xe9 =1,{}")
