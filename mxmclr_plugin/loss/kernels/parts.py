@@ -124,8 +124,7 @@ def apply(
     """The loss and its parts of rows and scale; the parts within modalities if wanted."""
     mean_within = None
     if options.relation_within:
-        losses = [_losses(z, z, scale, of_side)[0] for z, of_side in within]
-        mean_within = torch.cat(losses).mean()
+        mean_within = torch.cat([_losses(z, z, scale, side)[0] for z, side in within]).mean()
     losses, values = _losses(z0, z1, scale, problem)
     if len(losses) == 2:
         hard, soft = losses.unbind()
