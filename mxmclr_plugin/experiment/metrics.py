@@ -112,12 +112,16 @@ class TrainingRecord:
         seconds: Wall time without validation.
         observations_per_second: Encoded observations, of all processes.
         waiting_for_data: Share of the time spent waiting for data, 0 to 1.
+        skipped_steps: Steps that were left out because they were not finite.
+        warnings: Sentences about embeddings, temperature or learning rate at the end.
     """
 
     steps: int
     seconds: float
     observations_per_second: float
     waiting_for_data: float
+    skipped_steps: int = 0
+    warnings: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 from rich.console import Console
+from rich.markup import escape
 from transformers.utils import logging as transformers_logging
 
 import mxmclr_plugin
@@ -25,13 +26,16 @@ from mxmclr_plugin.experiment.build_towers import (
     check_teacher,
     save_sentence_transformers,
     with_cached_features,
+    with_teachers,
 )
 from mxmclr_plugin.experiment.clock import TrainingClock, advice_on_waiting
 from mxmclr_plugin.experiment.compose import build_part
 from mxmclr_plugin.experiment.config import BatchConfig, RunConfig
 from mxmclr_plugin.experiment.data_module import RetrievalData
 from mxmclr_plugin.experiment.folder import RunFolder
+from mxmclr_plugin.experiment.health import TrainingHealth
 from mxmclr_plugin.experiment.machine import check_machine, check_writable
+from mxmclr_plugin.experiment.memory import MemoryAdvice
 from mxmclr_plugin.experiment.metrics import (
     BatchRecord,
     DataRecord,
@@ -41,7 +45,8 @@ from mxmclr_plugin.experiment.metrics import (
 )
 from mxmclr_plugin.experiment.metrics_table import metrics_tables
 from mxmclr_plugin.experiment.module import RetrievalModule
-from mxmclr_plugin.experiment.splits import usable_splits
+from mxmclr_plugin.experiment.nonfinite import NonFiniteGuard
+from mxmclr_plugin.experiment.splits import usable_splits, with_train_instances
 from mxmclr_plugin.experiment.trainer import build_trainer
 from mxmclr_plugin.loss.multimodal import MultimodalLoss
 from mxmclr_plugin.loss.registry import build_loss, loss_positives
@@ -70,6 +75,7 @@ def run_retrieval(config: RunConfig, console: Console | None = None) -> RunMetri
     check_writable("out", folder.path)
     loss = build_part("loss", build_loss, config.loss)
     data: DataSplits = build_part("data", DATASETS.build, config.data)
+    data = with_train_instances(data, config.train_instances)
     if config.automatic:
         config = completed(config, data, console)
     splits = usable_splits(data, config, console)
@@ -84,15 +90,24 @@ def run_retrieval(config: RunConfig, console: Console | None = None) -> RunMetri
         config.directions,
         config.optimizer,
         config.eval,
-        list(config.teacher),
     )
+    assert batch.instances is not None
     clock = TrainingClock()
+    guard = NonFiniteGuard(folder.path, config.trainer.skip_nonfinite, console)
+    health = TrainingHealth(
+        config.optimizer.lr, config.loss.get("temperature"), config.trainer.log_every, console
+    )
+    memory = MemoryAdvice(batch.instances, config.trainer.eval_batch)
+    callbacks = [clock, guard, health, memory]
     trainer = build_part(
-        "trainer", build_trainer, config.trainer, config.optimizer, folder.path, [clock]
+        "trainer", build_trainer, config.trainer, config.optimizer, folder.path, callbacks
     )
     check_processes(towers, config, trainer.world_size)
     device = trainer.strategy.root_device
-    splits = with_cached_features(splits, towers, config, device)
+    with memory.explaining():
+        # Before features take the place of records.
+        splits["train"] = with_teachers(splits["train"], towers, config, device)
+        splits = with_cached_features(splits, towers, config, device)
     loaders = RetrievalData(
         splits,
         list(towers),
@@ -107,10 +122,10 @@ def run_retrieval(config: RunConfig, console: Console | None = None) -> RunMetri
         folder.write_config(config)
         _print_data(console, data, folder)
 
-    trainer.fit(module, loaders, ckpt_path=folder.resume_from)
+    with memory.explaining():
+        trainer.fit(module, loaders, ckpt_path=folder.resume_from)
     if trainer.interrupted:
         raise KeyboardInterrupt
-    assert batch.instances is not None
     metrics = RunMetrics(
         task=config.task,
         loss=config.loss_name,
@@ -126,10 +141,13 @@ def run_retrieval(config: RunConfig, console: Console | None = None) -> RunMetri
             seconds=clock.seconds,
             observations_per_second=clock.observations * trainer.world_size / clock.seconds,
             waiting_for_data=clock.waiting / clock.seconds,
+            skipped_steps=guard.skipped,
+            warnings=health.warnings,
         ),
         versions=_versions(),
     )
-    metrics.splits.update(_test(trainer, module, loaders, config, folder, console))
+    with memory.explaining():
+        metrics.splits.update(_test(trainer, module, loaders, config, folder, console))
     if trainer.is_global_zero:
         towers_written = save_sentence_transformers(towers, folder)
         # Written last: a run with metrics is finished.
@@ -152,6 +170,8 @@ def _quieten_libraries(console: Console) -> None:
         transformers_logging.disable_progress_bar()
     # Frozen backbones are in evaluation mode on purpose.
     warnings.filterwarnings("ignore", ".*eval mode at the start", module="pytorch_lightning")
+    # Of a step that NonFiniteGuard reports.
+    warnings.filterwarnings("ignore", ".*returned `None`", module="pytorch_lightning")
     warnings.filterwarnings("ignore", ".*LeafSpec.*", module="pytorch_lightning")
 
 
@@ -228,11 +248,15 @@ def _print_setup(
         f"{modality}: {spec.get('name') or 'that of ' + spec['same_as']}"
         for modality, spec in config.towers.items()
     )
+    teachers = ", ".join(
+        f"{modality}: {spec['name']}{' (shuffled)' if spec['shuffle'] else ''}"
+        for modality, spec in config.teacher.items()
+    )
     lines = [
         f"[bold]{config.task}[/bold] with loss [bold]{config.loss_name}[/bold], "
         f"seed {config.seed}, in {folder.path}",
         f"data {config.data['name']}: instances {sizes}",
-        f"towers {towers}",
+        f"towers {towers}" + (f"; teacher {teachers}" if teachers else ""),
         f"{config.trainer.max_steps} steps of {batch.instances} instances with "
         f"{_describe(batch.folds)} each, on {trainer.strategy.root_device} in precision "
         f"{trainer.precision}",
@@ -262,8 +286,10 @@ def _print_results(console: Console, metrics: RunMetrics, batch: BatchConfig, pa
     assert metrics.train is not None
     if advice := advice_on_waiting(metrics.train.waiting_for_data, batch.workers):
         console.print(advice, highlight=False)
-    for note in metrics.data.notes:
-        console.print(note, highlight=False)
+    if metrics.train.skipped_steps:
+        console.print(f"{metrics.train.skipped_steps} steps that were not finite were left out")
+    for sentence in [*metrics.train.warnings, *metrics.data.notes]:
+        console.print(escape(sentence), highlight=False)
     console.print(f"written to {path}", soft_wrap=True)
 
 
