@@ -13,9 +13,11 @@ from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.experiment.config import RunConfig
 
 __all__ = [
+    "ALL",
     "check_trainable",
     "measured_modalities",
     "measured_split",
+    "searched_split",
     "trained_split",
     "usable_splits",
     "with_train_instances",
@@ -42,6 +44,10 @@ def with_train_instances(data: DataSplits, number: int | None) -> DataSplits:
     )
     note = f"Trained on {number} of {there} training instances."
     return replace(data, by_name=by_name, plain=plain, notes=(*data.notes, note))
+
+
+ALL = "all"
+"""Name that stands for all splits together."""
 
 
 def usable_splits(
@@ -110,6 +116,30 @@ def measured_split(
     for modality in measured:
         _check_modality(split, data, modality, config)
     return _observed(split, data.plain.get(split, data[split]), measured, all, console)
+
+
+def searched_split(
+    data: DataSplits, split: str, config: RunConfig, console: Console
+) -> MultifoldDataset:
+    """A split, or ``all`` of them, for search: instances with an observation for any tower.
+
+    Raises:
+        ConfigError: If there is no such split, or no instance is left.
+    """
+    parts = {name: data.plain.get(name, dataset) for name, dataset in data.items()}
+    if split != ALL and split not in parts:
+        raise ConfigError(
+            f"there is no split {split!r} of the data {config.data['name']}, there are "
+            f"{', '.join([*parts, ALL])}"
+        )
+    whole = MultifoldDataset.joined(list(parts.values())) if split == ALL else parts[split]
+    encoded = [modality for modality in config.towers if modality in whole.modalities]
+    if not encoded:
+        raise ConfigError(
+            f"the data {config.data['name']} have {', '.join(whole.modalities)}, towers are of "
+            f"{', '.join(config.towers)}"
+        )
+    return _observed(split, whole, encoded, any, console)
 
 
 def measured_modalities(config: RunConfig) -> list[str]:
