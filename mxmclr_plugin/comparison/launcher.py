@@ -24,6 +24,7 @@ import mxmclr_plugin
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.experiment.compose import load_config
 from mxmclr_plugin.experiment.metrics import RunMetrics
+from mxmclr_plugin.experiment.signals import PARENT
 from mxmclr_plugin.files import write_atomically
 from mxmclr_plugin.json_records import read_record
 from mxmclr_plugin.progress import progress_bar
@@ -31,8 +32,6 @@ from mxmclr_plugin.progress import progress_bar
 __all__ = ["Outcome", "PlannedRun", "command_line", "launch", "outcome_of", "plan_run"]
 
 _FAILURE = "failure.json"
-PARENT = "MXMCLR_PARENT"
-"""Variable with the process id of the launcher; a run ends when that process is gone."""
 
 
 @dataclass(frozen=True)

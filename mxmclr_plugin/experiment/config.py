@@ -70,6 +70,9 @@ class TrainerConfig:
         precision: auto (bf16-mixed on a GPU that supports it, 16-mixed on another GPU, else 32),
             or as in Lightning: 32, bf16-mixed, 16-mixed, ...
         validate_every: Epochs between validations.
+        checkpoint_every_steps: Steps between checkpoints to resume from, beside those after each
+            validation; null for no others.
+        checkpoint_every_minutes: Minutes between such checkpoints; null for no others.
         patience: Stop after that many validations without a better mean recall; null never stops
             early.
         test_with: Weights that are tested: best (by validation) or last.
@@ -86,6 +89,8 @@ class TrainerConfig:
     num_nodes: int = 1
     precision: str = "auto"
     validate_every: int = 1
+    checkpoint_every_steps: int | None = None
+    checkpoint_every_minutes: float | None = 10.0
     patience: int | None = None
     test_with: str = "best"
     eval_batch: int = 256
@@ -142,7 +147,8 @@ class RunConfig:
         seed: Seed of weights and draws.
         out: Folder of the run; null makes runs/TASK/LOSS-seedSEED.
         ckpt: null starts a new run, ``last`` continues the run in ``out``, a path continues from
-            that checkpoint.
+            that checkpoint. The run keeps its configuration; keys beside it are changes.
+        overrides: Changes to the task's defaults, as on the command line.
         automatic: Whether missing towers and directions, empty folds, and instances, repeats and
             max_steps that are null are chosen from the data, see
             :func:`~mxmclr_plugin.experiment.auto_config.completed`.
@@ -162,6 +168,7 @@ class RunConfig:
     seed: int = 0
     out: str | None = None
     ckpt: str | None = None
+    overrides: list[str] = field(default_factory=list)
     automatic: bool = False
 
     @property

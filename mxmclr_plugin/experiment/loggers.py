@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 
+from mxmclr_plugin.experiment.curves_file import CurvesLogger
 from mxmclr_plugin.registry import did_you_mean
 
 __all__ = ["LOGGERS", "build_loggers"]
@@ -15,7 +16,7 @@ __all__ = ["LOGGERS", "build_loggers"]
 LOGGERS = ("csv", "tensorboard", "wandb")
 
 
-def build_loggers(names: Sequence[str], out: Path) -> list[Logger]:
+def build_loggers(names: Sequence[str], out: Path, step: int = 0) -> list[Logger]:
     """Loggers of a run.
 
     - ``csv``: ``curves/metrics.csv`` in its folder, always written;
@@ -26,6 +27,7 @@ def build_loggers(names: Sequence[str], out: Path) -> list[Logger]:
     Args:
         names: Of :data:`LOGGERS`.
         out: Folder of the run.
+        step: Step from which the run continues.
 
     Raises:
         ValueError: If a name is unknown, or its package is not installed.
@@ -40,7 +42,7 @@ def build_loggers(names: Sequence[str], out: Path) -> list[Logger]:
             raise ValueError(
                 f"trainer.loggers: {name} is not installed: pip install 'mxmclr-plugin[{name}]'"
             )
-    loggers: list[Logger] = [CSVLogger(out, name="", version="curves")]
+    loggers: list[Logger] = [CurvesLogger(out / "curves" / "metrics.csv", step)]
     if "tensorboard" in names:
         loggers.append(TensorBoardLogger(out, name="", version="tensorboard"))
     if "wandb" in names:

@@ -112,12 +112,14 @@ class TrainingRecord:
         seconds: Wall time without validation.
         observations_per_second: Encoded observations, of all processes.
         waiting_for_data: Share of the time spent waiting for data, 0 to 1.
+        changes: Changes with which the run was resumed.
     """
 
     steps: int
     seconds: float
     observations_per_second: float
     waiting_for_data: float
+    changes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

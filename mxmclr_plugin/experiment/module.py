@@ -55,6 +55,7 @@ class RetrievalModule(LightningModule):
         self.evaluation = evaluation
         self.teacher = list(teacher)
         self.tested: SplitMetrics | None = None
+        self._options: list[tuple[float, float]] = []  # learning rate and decay by group
         self._encoded: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {}
         self.train()  # pretrained models come in evaluation mode, and Lightning leaves them in it
 
@@ -81,6 +82,7 @@ class RetrievalModule(LightningModule):
             lr=config.lr,
             weight_decay=config.weight_decay,
         )
+        self._options = [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups]
         steps = int(self.trainer.estimated_stepping_batches)
         scheduler = CosineWarmupScheduler(
             optimizer, warmup_epochs=int(config.warmup * steps), max_epochs=steps
@@ -145,9 +147,26 @@ class RetrievalModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # So that dropout draws the same numbers after a resumption.
         checkpoint["torch_rng_state"] = torch.get_rng_state()
+        if self.device.type == "cuda":
+            checkpoint["cuda_rng_state"] = torch.cuda.get_rng_state(self.device)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         torch.set_rng_state(checkpoint["torch_rng_state"].cpu())
+        if self.device.type == "cuda" and "cuda_rng_state" in checkpoint:
+            torch.cuda.set_rng_state(checkpoint["cuda_rng_state"].cpu(), self.device)
+        # Position alone: length and height of the schedule are those of the configuration.
+        checkpoint["lr_schedulers"] = [
+            {key: state[key] for key in ("last_epoch", "_step_count", "_last_lr", "lr_lambdas")}
+            for state in checkpoint["lr_schedulers"]
+        ]
+
+    def on_train_start(self) -> None:
+        # A checkpoint brings the options of its optimizer. Equal ones stay equal, bit by bit.
+        optimizer, scheduler = self.trainer.optimizers[0], self.lr_schedulers()
+        assert isinstance(scheduler, CosineWarmupScheduler)
+        factor = scheduler.scale_lr(scheduler.last_epoch)
+        for group, (lr, weight_decay) in zip(optimizer.param_groups, self._options, strict=True):
+            group.update(lr=lr * factor, initial_lr=lr, weight_decay=weight_decay)
 
     def _embeddings(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """What was encoded, and the instance of each row, by modality."""

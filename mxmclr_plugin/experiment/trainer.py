@@ -5,16 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 from pytorch_lightning import Callback, Trainer
-from pytorch_lightning.callbacks import (
-    EarlyStopping,
-    LearningRateMonitor,
-    ModelCheckpoint,
-    RichProgressBar,
-)
+from pytorch_lightning.callbacks import LearningRateMonitor, RichProgressBar
 from rich.console import Console
 
+from mxmclr_plugin.experiment.checkpoints import (
+    BestCheckpoint,
+    LastCheckpoint,
+    Patience,
+    WholeCheckpointIO,
+)
 from mxmclr_plugin.experiment.config import OptimizerConfig, TrainerConfig, precision_of
 from mxmclr_plugin.experiment.loggers import build_loggers
+from mxmclr_plugin.experiment.signals import Stop
 
 __all__ = ["build_trainer"]
 
@@ -30,7 +32,12 @@ class _ValidateAtTheEnd(Callback):
 
 
 def build_trainer(
-    config: TrainerConfig, optimizer: OptimizerConfig, out: Path, callbacks: list[Callback]
+    config: TrainerConfig,
+    optimizer: OptimizerConfig,
+    out: Path,
+    callbacks: list[Callback],
+    stop: Stop | None = None,
+    step: int = 0,
 ) -> Trainer:
     """A trainer that writes ``checkpoints/`` and ``curves/metrics.csv`` to a folder.
 
@@ -39,6 +46,8 @@ def build_trainer(
         optimizer: Of its options the trainer needs the bound of the gradient.
         out: Folder of the run.
         callbacks: Further callbacks.
+        stop: Signals that end the training.
+        step: Step from which the run continues.
 
     Raises:
         ValueError: If an option is out of range, or a logger is not installed.
@@ -48,20 +57,13 @@ def build_trainer(
         raise ValueError(f"trainer.test_with must be best or last, got {config.test_with!r}")
     callbacks = [
         *callbacks,
-        ModelCheckpoint(
-            dirpath=out / "checkpoints",
-            filename="best",
-            monitor="val/mean_recall",
-            mode="max",
-            enable_version_counter=False,
-        ),
-        # A second one: with a monitor, `save_last` saves only improvements.
-        ModelCheckpoint(dirpath=out / "checkpoints", filename="last", enable_version_counter=False),
+        BestCheckpoint(out / "checkpoints"),
+        LastCheckpoint(out / "checkpoints", config, stop or Stop()),
         LearningRateMonitor(),
         _ValidateAtTheEnd(),
     ]
     if config.patience is not None:
-        callbacks.append(EarlyStopping("val/mean_recall", mode="max", patience=config.patience))
+        callbacks.append(Patience(config.patience))
     on_terminal = Console().is_terminal
     if on_terminal:
         callbacks.append(RichProgressBar())
@@ -79,7 +81,8 @@ def build_trainer(
         gradient_clip_val=optimizer.clip,
         deterministic=config.deterministic,
         callbacks=callbacks,
-        logger=build_loggers(config.loggers, out),
+        logger=build_loggers(config.loggers, out, step),
+        plugins=[WholeCheckpointIO()],
         enable_progress_bar=on_terminal,
         enable_model_summary=False,
         use_distributed_sampler=True,

@@ -28,6 +28,7 @@ from mxmclr_plugin.run.evaluate_command import EvaluateArguments, evaluate_comma
 from mxmclr_plugin.run.export_command import ExportArguments, export_command
 from mxmclr_plugin.run.report_command import ReportArguments, report_command
 from mxmclr_plugin.run.search_command import SearchArguments, search_command
+from mxmclr_plugin.run.train_command import RerunArguments, rerun_command, train
 
 __all__ = ["main"]
 
@@ -66,7 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0; 1 if checked data have problems or a compared run failed; 2 if the
-        arguments or the data cannot be used; 130 if interrupted.
+        arguments or the data cannot be used; 130 if interrupted, 143 or 129 if a training was ended
+        by SIGTERM or SIGHUP.
     """
     console, errors = Console(), Console(stderr=True)
     command: Command | None = None
@@ -147,14 +149,12 @@ def _train(task: str, overrides: list[str], context: Context, help_wanted: bool)
             f"there is no command or task {words!r}: {did_you_mean(words, [*commands, *known])}"
             f"commands are {', '.join(commands)}; tasks are {', '.join(known)}"
         )
-    config = load_config(task, overrides, context.config_dir)
     if help_wanted:
-        _show_task(config, context.console)
+        _show_task(load_config(task, overrides, context.config_dir), context.console)
         return 0
-    from mxmclr_plugin.experiment.train import run_retrieval
+    from mxmclr_plugin.experiment.resume import command_config
 
-    run_retrieval(config, context.console)
-    return 0
+    return train(command_config(task, overrides, context.config_dir), context.console)
 
 
 def _show_commands(console: Console) -> None:
@@ -334,6 +334,15 @@ _COMMANDS: dict[str, Command] = {
         others_help=_OF_TASK,
         instead={"seed": "write seeds=", "ckpt": "it continues by itself"},
         if_interrupted=_SAME,
+    ),
+    "rerun": Command(
+        "Repeats a run from its configuration, in another folder.",
+        lambda: RerunArguments,
+        rerun_command,
+        others=_task_keys,
+        others_help="\nKeys of its task change the configuration.",
+        instead={"ckpt": "continue the run itself with ckpt=last"},
+        if_interrupted=_WITH_CKPT,
     ),
     "evaluate": Command(
         "Evaluates a finished run, also on other data.",
