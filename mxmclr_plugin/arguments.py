@@ -11,11 +11,12 @@ import types
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import MISSING, Field, asdict, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from mxmclr_plugin.bounds import check_bounds, choices_of
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.registry import did_you_mean, documented
 
@@ -56,7 +57,8 @@ def parse_arguments(
         The dataclass, and the arguments with further keys.
 
     Raises:
-        ConfigError: If a key is unknown or missing, or a value has the wrong type.
+        ConfigError: If a key is unknown or missing, or a value has the wrong type or is out of
+            range.
     """
     entries = {entry.name: entry for entry in fields(kind)}  # type: ignore[arg-type]
     words = [name for name, entry in entries.items() if entry.metadata.get("word")]
@@ -95,7 +97,9 @@ def parse_arguments(
         if _is_required(entry) and name not in values:
             shown = name.upper() if name in words else f"{name}={name.upper()}"
             raise ConfigError(f"{command} needs {shown}: {help_words.get(name, '')}")
-    return _made(kind, values), further
+    made = _made(kind, values)
+    check_bounds(made)
+    return made, further
 
 
 def convert(hint: Any, key: str, text: str) -> Any:
@@ -110,6 +114,8 @@ def convert(hint: Any, key: str, text: str) -> Any:
         ConfigError: If the text is no value of the type.
     """
     origin, parts = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return convert(parts[0], key, text)
     if origin in _UNIONS and type(None) in parts:
         rest = [part for part in parts if part is not type(None)]
         if text == "null":
@@ -171,7 +177,8 @@ def usage(command: str, kind: type[Any]) -> str:
 
 def help_rows(kind: type[Any], prefix: str = "") -> list[tuple[str, str, str]]:
     """Key with its default, choices, and help of every argument of a dataclass."""
-    hints, words = get_type_hints(kind), documented(inspect.getdoc(kind) or "")
+    hints = get_type_hints(kind, include_extras=True)
+    words = documented(inspect.getdoc(kind) or "")
     rows: list[tuple[str, str, str]] = []
     for entry in fields(kind):
         name, hint = f"{prefix}{entry.name}", hints[entry.name]
@@ -182,10 +189,8 @@ def help_rows(kind: type[Any], prefix: str = "") -> list[tuple[str, str, str]]:
             shown = entry.name.upper()
         else:
             shown = f"{name}={'' if _is_required(entry) else written(_default(entry))}"
-        choices = next(
-            (get_args(h) for h in (hint, *get_args(hint)) if get_origin(h) is Literal), ()
-        )
-        rows.append((shown, ", ".join(map(str, choices)), words.get(entry.name, "")))
+        choices = ", ".join(map(str, choices_of(hint)))
+        rows.append((shown, choices, words.get(entry.name, "")))
     return rows
 
 

@@ -17,7 +17,9 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Generic, Literal, TypeVar, get_type_hints
+
+from mxmclr_plugin.bounds import choices_of
 
 __all__ = [
     "DATASETS",
@@ -53,7 +55,7 @@ class Option:
     Attributes:
         name: Keyword.
         default: Default value.
-        hint: Type.
+        hint: Type, with its bounds: ``Annotated[float, Gt(0)]``.
         help: Words of the docstring.
     """
 
@@ -64,8 +66,8 @@ class Option:
 
     @property
     def choices(self) -> tuple[Any, ...]:
-        """Values of a ``Literal`` type, else empty."""
-        return get_args(self.hint) if get_origin(self.hint) is Literal else ()
+        """Values that the type lists, else empty."""
+        return choices_of(self.hint)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -367,7 +369,8 @@ def _options(doc: str, parameters: Iterable[tuple[str, Any, Any]]) -> dict[str, 
 def _parameters(thing: Callable[..., Any]) -> list[tuple[str, Any, Any]]:
     """Name, default and type of each parameter with a default of an imported object."""
     try:
-        hints = get_type_hints(thing.__init__ if inspect.isclass(thing) else thing)
+        function = thing.__init__ if inspect.isclass(thing) else thing
+        hints = get_type_hints(function, include_extras=True)
     except NameError:  # types that are imported for type checkers alone
         hints = {}
     return [
@@ -438,7 +441,7 @@ class _Scope(dict[str, Any]):
 
 
 def _imported(module: str, name: str) -> Any:
-    if module in ("typing", "collections.abc", "pathlib"):
+    if module in ("typing", "collections.abc", "pathlib", "annotated_types"):
         return getattr(importlib.import_module(module), name)
     file = _HERE.parent / f"{module.replace('.', '/')}.py"
     if not file.is_file():

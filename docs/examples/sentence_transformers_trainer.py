@@ -28,7 +28,7 @@ from datasets import Dataset
 
 import mxmclr_plugin.integrations.sentence_transformers as multifold
 from mxmclr_plugin import retrieval_metrics
-from mxmclr_plugin.models.text import bag_of_words
+from mxmclr_plugin.models.bag_of_words import bag_of_words
 
 WORDS = (  # English and German
     "red rot, blue blau, green grün, yellow gelb, black schwarz, white weiß",
@@ -80,7 +80,7 @@ dataset = Dataset.from_dict(
 
 torch.manual_seed(0)
 captions = [caption for photo in train for language in ("en", "de") for caption in photo[language]]
-model = bag_of_words(captions, embedding_dim=64).model  # any SentenceTransformer
+model = bag_of_words(captions, embedding_dim=64).sentence_transformer()  # any SentenceTransformer
 loss = multifold.MultifoldHybridSentenceLoss(model, anchor_columns=fold)
 
 

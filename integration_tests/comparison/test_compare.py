@@ -247,8 +247,8 @@ def test_a_class_is_compared_and_tuned(tmp_path):
         (["text2shape", "loss=clip"], "losses="),
         (["text2shape", "options.mxmclr.loss.hard_wight=1"], "hard_wight"),
         (["text2shape", "options.other.loss.temperature=1"], "options.other"),
-        (["text2shape", "jobs=0"], "jobs is 1 or more"),
-        (["text2shape", "grid.lr=0"], "grid.lr needs numbers above 0"),
+        (["text2shape", "jobs=0"], "jobs must be 1 or more"),
+        (["text2shape", "grid.lr=0"], "grid.lr must be above 0"),
         (["text2shape", "trainer.max_stepz=1"], "max_stepz"),
     ],
 )

@@ -260,11 +260,11 @@ def test_as_batch_sampler_of_sentence_transformers(tmp_path):
     )
     from sentence_transformers.sentence_transformer.losses import BatchAllTripletLoss
 
-    from mxmclr_plugin.models.text import bag_of_words
+    from mxmclr_plugin.models.bag_of_words import bag_of_words
 
     texts = [f"photo{k} word{row}" for row, k in enumerate(IDS)]
     dataset = datasets.Dataset.from_dict({"text": texts, "label": IDS})
-    model = bag_of_words(texts, 8).model
+    model = bag_of_words(texts, 8).sentence_transformer()
     seen = []
 
     class Recorded(BatchAllTripletLoss):

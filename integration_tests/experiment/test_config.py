@@ -52,7 +52,7 @@ def test_source_and_object_have_the_same_docstring_and_types(entry):
     doc = inspect.getdoc(thing)
     assert " ".join(doc.split("\n\n")[0].split()).rstrip(".").startswith(entry.summary[:20])
     function = thing.__init__ if inspect.isclass(thing) else thing
-    hints = typing.get_type_hints(function)
+    hints = typing.get_type_hints(function, include_extras=True)
     for name, option in entry.options.items():
         if name in inspect.signature(thing).parameters:
             assert option.hint == hints[name]

@@ -1,5 +1,7 @@
 import pytest
 
+from mxmclr_plugin.errors import ConfigError
+from mxmclr_plugin.experiment.compose import load_config
 from mxmclr_plugin.experiment.curves_file import CurvesLogger
 from mxmclr_plugin.experiment.loggers import build_loggers
 from mxmclr_plugin.run.command_line import main
@@ -22,9 +24,9 @@ def test_curves_are_always_written(tmp_path):
     assert only.path == tmp_path / "curves" / "metrics.csv"
 
 
-def test_an_unknown_logger_is_named(tmp_path):
-    with pytest.raises(ValueError, match="no 'tensorbord': did you mean 'tensorboard'"):
-        build_loggers(["tensorbord"], tmp_path)
+def test_an_unknown_logger_is_named():
+    with pytest.raises(ConfigError, match=r"csv, tensorboard or wandb, got 'tensorbord'"):
+        load_config("text2shape", ["trainer.loggers=[tensorbord]"])
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "wandb"])

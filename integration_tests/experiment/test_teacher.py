@@ -47,7 +47,7 @@ def test_relation_is_of_the_frozen_encoder(tmp_path, monkeypatch):
     assert len(losses) == 3
     for loss, (z, ids, features) in zip(losses, calls):
         assert set(features) == {"text"}
-        options = {"temperature": 0.07, "soft_temperature": 0.05, "hard_weight": 0.4}
+        options = {"temperature": 0.07, "hard_weight": 0.4}
         sides = (z["text"], z["voxel"], ids["text"], ids["voxel"])
         expected = multifold_hybrid_loss(
             *sides, **options, soft_features0=features["text"], impl="dense"

@@ -3,8 +3,9 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from mxmclr_plugin.inference.sentence_transformer import as_sentence_transformer
+from mxmclr_plugin.models.bag_of_words import bag_of_words
 from mxmclr_plugin.models.registry import build_tower
-from mxmclr_plugin.models.text import SentenceBackbone, bag_of_words
+from mxmclr_plugin.models.sentence_transformer import SentenceBackbone
 from mxmclr_plugin.models.tower import Tower
 
 SENTENCES = ["a red cone", "a small blue box with nothing on it", "", "cone cone cone", "unheard"]
@@ -54,7 +55,7 @@ def test_what_is_no_such_tower():
     text.head.layers[2] = torch.nn.GELU()
     with pytest.raises(ValueError, match="the head is not"):
         as_sentence_transformer(text)
-    model = bag_of_words(SENTENCES).model
+    model = bag_of_words(SENTENCES).sentence_transformer()
     model.truncate_dim = 16
     with pytest.raises(ValueError, match="truncate_dim"):
         as_sentence_transformer(Tower(SentenceBackbone(model), dim=4))

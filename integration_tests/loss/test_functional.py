@@ -10,6 +10,7 @@ from pytorch_metric_learning.losses import NTXentLoss, SupConLoss
 from torch.nn import functional as F
 
 from mxmclr_plugin import multifold_hybrid_loss, multifold_hybrid_parts
+from mxmclr_plugin.loss.relation import standardization
 
 
 @st.composite
@@ -40,8 +41,10 @@ def multifold_batches(draw, min_shared=1):
 OPTIONS = st.fixed_dictionaries(
     {
         "temperature": st.sampled_from([0.01, 0.07, 1.0]),
-        "soft_temperature": st.sampled_from([0.05, 0.5]),
+        "soft_temperature": st.sampled_from([0.05, 0.5, 2.0, math.inf]),
+        "soft_scope": st.sampled_from(["others", "all"]),
         "hard_weight": st.sampled_from([0.0, 0.3, 1.0]),
+        "relation_within": st.sampled_from([0.0, 0.6]),
     }
 )
 
@@ -63,12 +66,13 @@ def test_equals_the_loop_over_the_formula(batch, options, given_features):
     z0.requires_grad_(), z1.requires_grad_()
     parts = multifold_hybrid_parts(z0, z1, ids0, ids1, **options, **features, impl="dense")
     loss, hard, soft = loop_loss(z0, z1, ids0, ids1, **options, **features)
-    torch.testing.assert_close(parts.hard, hard, rtol=1e-10, atol=1e-10)
-    torch.testing.assert_close(parts.soft, soft, rtol=1e-10, atol=1e-10)
+    assert (parts.within is None) == (options["relation_within"] == 0)
+    torch.testing.assert_close(parts.hard, hard, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(parts.soft, soft, rtol=1e-12, atol=1e-12)
     for ours, oracle in zip(
         value_and_gradients(parts.loss, z0, z1), value_and_gradients(loss, z0, z1)
     ):
-        torch.testing.assert_close(ours, oracle, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(ours, oracle, rtol=1e-12, atol=1e-12 / options["temperature"])
 
 
 @settings(max_examples=25, deadline=None)
@@ -85,9 +89,9 @@ def test_order_of_observations_and_names_of_instances_do_not_matter(batch, optio
 
 
 @settings(max_examples=25, deadline=None)
-@given(multifold_batches(), st.sampled_from([0.05, 0.5]))
+@given(multifold_batches(), st.sampled_from([0.5, 2.0]))
 def test_the_batch_twice_with_new_ids_adds_log_2(batch, soft_temperature):
-    """Each row meets every logit twice (+ log 2); hard targets stay, soft ones are halved twice."""
+    """Each row meets every logit twice (+ log 2); hard targets stay."""
     z0, z1, ids0, ids1 = batch
     parts = multifold_hybrid_parts(z0, z1, ids0, ids1, soft_temperature=soft_temperature)
     new = 2**50
@@ -164,6 +168,114 @@ def test_hard_only_with_one_observation_each_is_ntxent_with_references():
     theirs = both_directions(NTXentLoss(temperature=0.1), z0, z1, ids, copy.deepcopy(ids))
     for x, y in zip(value_and_gradients(ours, z0, z1), value_and_gradients(theirs, z0, z1)):
         torch.testing.assert_close(x, y, rtol=1e-9, atol=1e-10)
+
+
+def other_instances(z0, z1, temperature):
+    """Logits of each row against the other instances, of one observation each. (n, n - 1)"""
+    logits = F.normalize(z0, dim=1) @ F.normalize(z1, dim=1).T / temperature
+    return logits[~torch.eye(len(z0), dtype=torch.bool)].view(len(z0), -1)
+
+
+@pytest.mark.parametrize("n", [2, 3, 12])
+def test_uniform_soft_part_is_torchs_cross_entropy_without_the_diagonal(n):
+    z0, z1 = random_pairs(n)
+    ids = torch.arange(n)
+    uniform = torch.full((n, n - 1), 1 / (n - 1), dtype=torch.float64)
+    options = {"temperature": 0.1, "soft_temperature": math.inf, "hard_weight": 0.0}
+    for impl in ("dense", "streaming"):
+        ours = multifold_hybrid_loss(z0, z1, ids, ids, impl=impl, **options)
+        theirs = sum(
+            F.cross_entropy(other_instances(x, y, 0.1), uniform) / 2
+            for x, y in ((z0, z1), (z1, z0))
+        )
+        for x, y in zip(value_and_gradients(ours, z0, z1), value_and_gradients(theirs, z0, z1)):
+            torch.testing.assert_close(x, y, rtol=1e-12, atol=1e-12)
+    if n == 2:
+        assert abs(float(ours)) < 1e-12  # one other instance: nothing to order
+
+
+def test_the_soft_part_is_kullback_leibler_up_to_the_entropy_of_the_target():
+    """Its least value, over logits, is the entropy: against torch's kl_div."""
+    z0, z1 = random_pairs(6)
+    teacher = torch.randn(6, 3, generator=torch.Generator().manual_seed(5)).double()
+    ids = torch.arange(6)
+    ours = multifold_hybrid_loss(
+        *(z0, z1, ids, ids),
+        temperature=0.3,
+        soft_temperature=0.8,
+        hard_weight=0.0,
+        soft_features0=teacher,
+    )
+    similarity = F.cosine_similarity(teacher[:, None], teacher[None, :], dim=-1)
+    similarity = similarity[~torch.eye(6, dtype=torch.bool)].view(6, 5)
+    target = (similarity / (0.8 * similarity.std(dim=1, correction=0, keepdim=True))).softmax(1)
+    theirs = 0
+    for x, y in ((z0, z1), (z1, z0)):
+        log_softmax = other_instances(x, y, 0.3).log_softmax(1)
+        entropy = torch.distributions.Categorical(target).entropy().mean()
+        theirs = theirs + (F.kl_div(log_softmax, target, reduction="batchmean") + entropy) / 2
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+def test_a_row_without_another_instance_is_left_out():
+    z0, z1 = random_pairs(4)
+    ids0, ids1 = torch.tensor([5, 5, 5, 5]), torch.tensor([5, 5, 8, 8])
+    for impl in ("dense", "streaming"):
+        parts = multifold_hybrid_parts(z0, z1, ids0, ids1, impl=impl)
+        _, _, soft = loop_loss(z0, z1, ids0, ids1)
+        torch.testing.assert_close(parts.soft, soft, rtol=1e-12, atol=1e-12)
+        # Of all rows only those of 8 have another instance that shares a modality: 5, its target.
+        alone = multifold_hybrid_parts(z0, z1[:2], ids0, ids1[:2], impl=impl)
+        assert alone.soft == 0
+        assert not any(x.any() for x in torch.autograd.grad(alone.soft, (z0, z1)))
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.integers(2, 9),
+    st.integers(0, 2**31),
+    st.floats(0.01, 100),
+    st.floats(-10, 10),
+    st.sampled_from([0.05, 1.0, 5.0]),
+)
+def test_the_target_depends_on_the_relation_up_to_an_affine_map(n, seed, slope, shift, tau):
+    generator = torch.Generator().manual_seed(seed)
+    similarity = torch.rand(n, n, generator=generator, dtype=torch.float64)
+    similarity[torch.rand(n, n, generator=generator) < 0.2] = -math.inf
+
+    def target(similarity):
+        slope, offset = standardization(similarity, tau)
+        return (similarity * slope + offset).softmax(dim=1).nan_to_num()
+
+    changed = target(similarity * slope + shift)
+    torch.testing.assert_close(target(similarity), changed, rtol=1e-7, atol=1e-9)
+    # A negative slope turns the order round.
+    if torch.isfinite(similarity).sum(dim=1).max() > 1:
+        assert not torch.allclose(target(-similarity.nan_to_num(neginf=0)), changed)
+
+
+def test_another_order_of_a_teachers_instances_changes_the_loss():
+    z0, z1 = random_pairs(8)
+    ids = torch.arange(8)
+    teacher = torch.randn(8, 5, generator=torch.Generator().manual_seed(3))
+    losses = [
+        multifold_hybrid_loss(z0, z1, ids, ids, soft_features0=features)
+        for features in (teacher, teacher.flip(0), 3 * teacher)
+    ]
+    assert not torch.isclose(losses[0], losses[1], rtol=1e-4)
+    torch.testing.assert_close(losses[0], losses[2])
+
+
+@pytest.mark.parametrize("impl", ["dense", "streaming"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_features_of_another_precision_than_the_embeddings(impl, dtype):
+    z0, z1 = (z.detach().to(dtype) for z in random_pairs(24, 8))
+    ids = torch.arange(24) // 2
+    features = torch.randn(24, 5, generator=torch.Generator().manual_seed(3)).double()
+    exact = multifold_hybrid_loss(z0.double(), z1.double(), ids, ids, soft_features1=features)
+    for teacher in (features, features.float()):
+        ours = multifold_hybrid_loss(z0, z1, ids, ids, soft_features1=teacher, impl=impl)
+        assert float((ours - exact).abs() / exact) < 1e-5
 
 
 def test_ids_may_be_one_and_the_same_tensor():
@@ -285,6 +397,12 @@ def spoiled(row, value):
         ({"temperature": torch.tensor(-0.1)}, r"temperature must be a positive number, got -0.1"),
         ({"temperature": torch.ones(2)}, r"temperature must hold one element.*\(2,\)"),
         ({"soft_temperature": 0}, r"soft_temperature must be a positive number, got 0"),
+        ({"soft_scope": "some"}, r"soft_scope must be one of 'others', 'all', got 'some'"),
+        ({"relation_within": -1}, r"relation_within must be a positive number, got -1"),
+        (
+            {"relation_within": 0.5, "z1": None, "ids1": None},
+            r"relation_within needs two modalities",
+        ),
         ({"hard_weight": 1.5}, r"hard_weight must be a number from 0 to 1, got 1.5"),
         ({"impl": "magic"}, r"impl must be one of .*got 'magic'"),
         ({"num_instances": 1}, r"num_instances is 1, but there are \d distinct ids"),

@@ -6,8 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightly.loss import NTXentLoss
 from lightly.models.modules.memory_bank import MemoryBankModule
-from oracles.hybrid_loss import _direction, _fused, _unit
-from oracles.uni_modal_loop import uni_modal_loop_loss
+from oracles.hybrid_loss import loop_loss
 from torch.nn import functional as F
 
 from mxmclr_plugin import MultifoldHybridLoss
@@ -26,32 +25,24 @@ def batches(steps, seed, names=6):
         yield z0.requires_grad_(), z1[:3].clone().requires_grad_(), ids0, ids1
 
 
-def loop_with_queue(z0, z1, ids0, ids1, queue, queue_ids, hard_weight):
-    """0 to 1 with the queue among the columns, 1 to 0 of the batch alone."""
-    z0, z1, queue = _unit(z0), _unit(z1), F.normalize(queue)
-    y0, y1 = ids0.tolist(), ids1.tolist()
-    loss = 0
-    for rows, y_rows, columns, y_columns in (
-        (z0, y0, torch.cat((z1, queue)), y1 + queue_ids.tolist()),
-        (z1, y1, z0, y0),
-    ):
-        relation = [_fused(rows.detach(), y_rows), _fused(columns.detach(), y_columns)]
-        hard, soft = _direction(rows, columns, y_rows, y_columns, 1 / 0.07, relation, 0.05)
-        loss = loss + (hard_weight * hard + (1 - hard_weight) * soft) / 2
-    return loss
-
-
 @settings(max_examples=20, deadline=None)
 @given(
     st.integers(0, 2**31),
-    st.sampled_from([0.0, 0.3, 1.0]),
+    st.sampled_from(
+        [
+            {"hard_weight": 0.0},
+            {"hard_weight": 0.3, "relation_within": 0.4},
+            {"hard_weight": 0.3, "soft_scope": "all", "soft_temperature": 0.05},
+            {"hard_weight": 1.0},
+        ]
+    ),
 )
-def test_past_observations_are_columns_of_their_instances(seed, hard_weight):
-    criterion = MultifoldHybridLoss(hard_weight=hard_weight, memory_bank_size=(20, DIM)).double()
+def test_past_observations_are_columns_of_their_instances(seed, options):
+    criterion = MultifoldHybridLoss(memory_bank_size=(20, DIM), **options).double()
     past, past_ids = torch.empty(0, DIM).double(), torch.empty(0, dtype=torch.int64)
     for z0, z1, ids0, ids1 in batches(5, seed):
         ours = criterion(z0, z1, ids0, ids1)
-        expected = loop_with_queue(z0, z1, ids0, ids1, past, past_ids, hard_weight=hard_weight)
+        expected, _, _ = loop_loss(z0, z1, ids0, ids1, queue=past, queue_ids=past_ids, **options)
         torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-9)
         for x, y in zip(
             torch.autograd.grad(ours, (z0, z1)), torch.autograd.grad(expected, (z0, z1))
@@ -86,7 +77,7 @@ def test_one_modality():
     criterion(past, ids0=ids)
     z = torch.randn(3, DIM).double().requires_grad_()
     loss = criterion(z, ids0=ids + 4)
-    expected = uni_modal_loop_loss(z, ids + 4, queue=past.detach(), queue_ids=ids)[0]
+    expected = loop_loss(z, None, ids + 4, queue=past.detach(), queue_ids=ids)[0]
     torch.testing.assert_close(loss, expected, rtol=1e-9, atol=1e-9)
 
 

@@ -1,9 +1,11 @@
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightly.loss import NTXentLoss
-from oracles.uni_modal_loop import uni_modal_loop_loss
+from oracles.hybrid_loss import loop_loss
 from pytorch_metric_learning.losses import SupConLoss
 
 from mxmclr_plugin import MultifoldHybridLoss, multifold_hybrid_loss, multifold_hybrid_parts
@@ -28,7 +30,8 @@ def ragged_batches(draw):
 OPTIONS = st.fixed_dictionaries(
     {
         "temperature": st.sampled_from([0.01, 0.07, 1.0]),
-        "soft_temperature": st.sampled_from([0.05, 0.5]),
+        "soft_temperature": st.sampled_from([0.05, 0.5, 2.0, math.inf]),
+        "soft_scope": st.sampled_from(["others", "all"]),
         "hard_weight": st.sampled_from([0.0, 0.3, 1.0]),
     }
 )
@@ -49,11 +52,11 @@ def test_equals_the_loop_over_the_definition(batch, options, with_features):
     z0, ids, queue = batch
     theirs, ours = dict(queue), dict(queue)
     if with_features and not queue:
-        theirs["soft_features"] = ours["soft_features0"] = z0.detach()[:, :3] + 1
+        theirs["soft_features0"] = ours["soft_features0"] = z0.detach()[:, :3] + 1
     parts = multifold_hybrid_parts(z0, None, ids, **options, **ours)
-    loss, hard, soft = uni_modal_loop_loss(z0, ids, **options, **theirs)
-    torch.testing.assert_close(parts.hard, hard, rtol=1e-10, atol=1e-10)
-    torch.testing.assert_close(parts.soft, soft, rtol=1e-10, atol=1e-10)
+    loss, hard, soft = loop_loss(z0, None, ids, **options, **theirs)
+    torch.testing.assert_close(parts.hard, hard, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(parts.soft, soft, rtol=1e-12, atol=1e-12)
     assert_same(parts.loss, loss, z0)
 
 

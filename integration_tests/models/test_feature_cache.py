@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+from mxmclr_plugin.models.bag_of_words import bag_of_words
 from mxmclr_plugin.models.feature_cache import cached_features, fingerprint_module
-from mxmclr_plugin.models.text import bag_of_words
+from mxmclr_plugin.models.sentence_transformer import SentenceBackbone
 from mxmclr_plugin.models.tower import Tower
 from mxmclr_plugin.models.voxel import LightCNN3d
 
@@ -176,7 +177,9 @@ def test_the_fingerprint_tells_what_changes_the_output():
 def test_the_fingerprint_of_a_text_model_has_its_tokenizer_and_options():
     def words(sentences=("red cone", "blue box"), **attributes) -> nn.Module:
         torch.manual_seed(0)
-        backbone = bag_of_words(list(sentences), embedding_dim=4)
+        backbone = SentenceBackbone(
+            bag_of_words(list(sentences), embedding_dim=4).sentence_transformer()
+        )
         for name, value in attributes.items():
             setattr(backbone.model, name, value)
         return backbone
@@ -196,7 +199,7 @@ def test_the_fingerprint_is_the_same_in_another_process():
     code = (
         "import torch\n"
         "from mxmclr_plugin.models.feature_cache import fingerprint_module\n"
-        "from mxmclr_plugin.models.text import bag_of_words\n"
+        "from mxmclr_plugin.models.bag_of_words import bag_of_words\n"
         "torch.manual_seed(0)\n"
         "print(fingerprint_module(bag_of_words(['red cone', 'blue box'])))\n"
     )

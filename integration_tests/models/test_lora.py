@@ -9,7 +9,7 @@ from sentence_transformers import SentenceTransformer
 
 from mxmclr_plugin.models.lora import merged
 from mxmclr_plugin.models.registry import build_tower
-from mxmclr_plugin.models.text import sentence_transformer
+from mxmclr_plugin.models.sentence_transformer import sentence_transformer
 
 pytestmark = [
     pytest.mark.skipif(

@@ -13,8 +13,9 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, WordEmbeddings
 from sentence_transformers.sentence_transformer.modules.tokenizer import WhitespaceTokenizer
 
+from mxmclr_plugin.models.bag_of_words import bag_of_words
 from mxmclr_plugin.models.feature_cache import fingerprint_module
-from mxmclr_plugin.models.text import SentenceBackbone, bag_of_words, sentence_transformer
+from mxmclr_plugin.models.sentence_transformer import SentenceBackbone, sentence_transformer
 from mxmclr_plugin.models.tower import Tower
 
 SENTENCES = ["a tall red cone", "A short, wide BLUE box.", "there is no such thing as a torus"]
@@ -186,7 +187,7 @@ def assert_reloads_plainly(tower, path):
 def test_bag_of_words_is_the_mean_of_its_word_vectors():
     # The same vocabulary and weights in sentence-transformers' older word modules.
     backbone = bag_of_words(SENTENCES, embedding_dim=8)
-    static = backbone.model[0]
+    static = backbone.sentence_transformer()[0]
     words = sorted(static.tokenizer.get_vocab(), key=static.tokenizer.get_vocab().get)
     assert {"a", "there", "is", "no"} < set(words)  # no stop words are left out
     weights = static.embedding.weight.detach()
@@ -226,11 +227,11 @@ def test_the_vocabulary_and_the_weights_are_determined():
         return bag_of_words(sentences)
 
     one, same = build(SENTENCES), build(list(reversed(SENTENCES)))
-    assert one.model.tokenizer.to_str() == same.model.tokenizer.to_str()
+    assert one.tokenizer.to_str() == same.tokenizer.to_str()
     torch.testing.assert_close(one(SENTENCES), same(SENTENCES), rtol=0, atol=0)
     assert not torch.allclose(one(SENTENCES), build(SENTENCES, seed=1)(SENTENCES))
     frequent = bag_of_words(["red cone", "red box", "blue box"], min_count=2)
-    assert set(frequent.model.tokenizer.get_vocab()) == {"[UNK]", "red", "box"}
+    assert set(frequent.tokenizer.get_vocab()) == {"[UNK]", "red", "box"}
 
 
 def test_a_checkpoint_of_another_vocabulary_is_refused():

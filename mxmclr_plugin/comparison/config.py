@@ -5,8 +5,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, TypeAlias
 
+from annotated_types import Ge, Gt, Lt, MinLen
+
+from mxmclr_plugin.bounds import Count, OneOf, Seed
 from mxmclr_plugin.comparison.protocols import PROTOCOLS
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.registry import did_you_mean
@@ -22,6 +25,9 @@ __all__ = [
     "written",
 ]
 
+_Positive: TypeAlias = Annotated[list[Annotated[float, Gt(0)]], MinLen(1)]
+_Seeds: TypeAlias = Annotated[list[Seed], MinLen(1)]
+
 
 @dataclass
 class GridConfig:
@@ -33,9 +39,9 @@ class GridConfig:
         scale: Multiples of the margin, or similar option, of losses without a temperature.
     """
 
-    lr: list[float] = field(default_factory=lambda: [1.0, 2.0])
-    temperature: list[float] = field(default_factory=lambda: [0.07, 0.15, 0.3, 0.6])
-    scale: list[float] = field(default_factory=lambda: [0.5, 1.0, 2.0, 4.0])
+    lr: _Positive = field(default_factory=lambda: [1.0, 2.0])
+    temperature: _Positive = field(default_factory=lambda: [0.07, 0.15, 0.3, 0.6])
+    scale: _Positive = field(default_factory=lambda: [0.5, 1.0, 2.0, 4.0])
 
 
 @dataclass
@@ -64,18 +70,18 @@ class ComparisonConfig:
     """
 
     losses: list[str] = field(default_factory=lambda: ["mxmclr", "mxmclr_hard", "clip", "ntxent"])
-    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    seeds: _Seeds = field(default_factory=lambda: [0, 1, 2])
     protocol: list[str] = field(default_factory=lambda: list(PROTOCOLS))
     baseline: str | None = None
     metric: str = "mean_recall"
-    confidence: float = 0.95
+    confidence: Annotated[float, Ge(0.5), Lt(1)] = 0.95
     tune: bool = False
     grid: GridConfig = field(default_factory=GridConfig)
-    tune_steps: int | None = None
-    tune_seed: int = 1000
+    tune_steps: Count | None = None
+    tune_seed: Seed = 1000
     options: dict[str, Any] = field(default_factory=dict)
-    encoder_cost: dict[str, float] = field(default_factory=dict)
-    jobs: int | None = None
+    encoder_cost: dict[str, Annotated[float, Ge(0)]] = field(default_factory=dict)
+    jobs: Count | None = None
     out: str | None = None
 
     def __post_init__(self) -> None:
@@ -94,17 +100,6 @@ class ComparisonConfig:
         for label in self.options:
             if label not in labels:
                 raise ConfigError(f"options.{label}: losses has no {label!r}: {', '.join(labels)}")
-        if not 0.5 <= self.confidence < 1:
-            raise ConfigError(f"confidence is from 0.5 to below 1, got {self.confidence}")
-        for key, number in (("jobs", self.jobs), ("tune_steps", self.tune_steps)):
-            if number is not None and number < 1:
-                raise ConfigError(f"{key} is 1 or more, got {number}")
-        for key in ("lr", "temperature", "scale"):
-            values = getattr(self.grid, key)
-            if not values or min(values) <= 0:
-                raise ConfigError(f"grid.{key} needs numbers above 0, got {values}")
-        if any(cost < 0 for cost in self.encoder_cost.values()):
-            raise ConfigError(f"encoder_cost is 0 or more, got {dict(self.encoder_cost)}")
 
     @property
     def compared(self) -> list[ComparedLoss]:
@@ -135,19 +130,15 @@ class AblationConfig:
 
     study: str
     axes: dict[str, Any] = field(default_factory=dict)
-    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
-    split: str = "val"
+    seeds: _Seeds = field(default_factory=lambda: [0, 1, 2])
+    split: Annotated[str, OneOf(("val", "test"))] = "val"
     metric: str = "mean_recall"
     evaluate: dict[str, list[str]] = field(default_factory=dict)
-    jobs: int | None = None
+    jobs: Count | None = None
     out: str | None = None
 
     def __post_init__(self) -> None:
         _distinct("seeds", self.seeds)
-        if self.split not in ("val", "test"):
-            raise ConfigError(f"split is val or test, got {self.split!r}")
-        if self.jobs is not None and self.jobs < 1:
-            raise ConfigError(f"jobs is 1 or more, got {self.jobs}")
 
 
 @dataclass(frozen=True)

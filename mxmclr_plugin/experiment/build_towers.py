@@ -23,7 +23,7 @@ from mxmclr_plugin.models.feature_cache import (
     fingerprint_module,
 )
 from mxmclr_plugin.models.registry import build_tower
-from mxmclr_plugin.models.text import SentenceBackbone
+from mxmclr_plugin.models.text import TextBackbone
 from mxmclr_plugin.models.tower import Tower
 
 __all__ = [
@@ -142,7 +142,7 @@ def save_sentence_transformers(towers: Mapping[str, Tower], folder: RunFolder) -
     saved: dict[Tower, str] = {}
     for modality, tower in towers.items():
         trained = not tower.frozen or tower.unfreeze_at is not None
-        if trained and tower not in saved and isinstance(tower.backbone, SentenceBackbone):
+        if trained and tower not in saved and isinstance(tower.backbone, TextBackbone):
             tower.backbone.save(folder.tower(modality))
             saved[tower] = modality
     return {modality: folder.tower(modality) for modality in saved.values()}

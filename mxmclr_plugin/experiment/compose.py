@@ -23,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 import plugin_configs
 from mxmclr_plugin.arguments import convert, is_text
+from mxmclr_plugin.bounds import check_bounds, check_value, choices_of
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.experiment.config import RunConfig
 from mxmclr_plugin.registry import (
@@ -166,11 +167,11 @@ def check_config(composed: Any) -> RunConfig:
     except OmegaConfBaseException as error:
         raise ConfigError(_explain(error)) from error
     assert isinstance(config, RunConfig)
+    check_bounds(config)
     _check_teacher(config)
-    _check_eval(config)
     if not config.automatic:
         _check_modalities(config)
-        _check_numbers(config)
+        _check_set(config)
     return config
 
 
@@ -201,8 +202,11 @@ def build_part(key: str, build: Callable[..., PartT], *args: Any) -> PartT:
     """
     try:
         return build(*args)
-    except (ValueError, TypeError, OSError, ImportError) as error:
-        raise ConfigError(f"{key}: {error}") from error
+    except MemoryError as error:
+        raise ConfigError(f"{key}: there is not enough memory; choose smaller values") from error
+    # RuntimeError is also torch's for memory.
+    except (ValueError, TypeError, OSError, ImportError, RuntimeError, OverflowError) as error:
+        raise ConfigError(f"{key}: {' '.join(str(error).split())}") from error
 
 
 def literal_texts(overrides: Sequence[str]) -> list[str]:
@@ -242,6 +246,7 @@ def describe(config: RunConfig) -> list[Key]:
 
 def _described(node: Any, prefix: str) -> Iterable[Key]:
     words = documented(inspect.getdoc(type(node)) or "")
+    hints = get_type_hints(type(node), include_extras=True)
     for entry in fields(node):
         key, value, text = f"{prefix}{entry.name}", getattr(node, entry.name), words[entry.name]
         if key in ("task", "summary", "overrides"):
@@ -258,7 +263,7 @@ def _described(node: Any, prefix: str) -> Iterable[Key]:
             for modality, tower in value.items():
                 yield from _described_tower(modality, tower, text)
         else:
-            yield Key(key, value, (), text)
+            yield Key(key, value, choices_of(hints[entry.name]), text)
 
 
 def _described_tower(modality: str, tower: Mapping[str, Any], text: str) -> Iterable[Key]:
@@ -440,6 +445,9 @@ def _checked_options(key: str, registry: Registry[Any], node: Mapping[str, Any])
         raise ConfigError(_explain(error, f"{key}.")) from error
     options = OmegaConf.to_container(merged)
     assert isinstance(options, dict)
+    for name, value in options.items():
+        if name != "name":
+            check_value(entry.options[str(name)].hint, value, f"{key}.{name}")
     return {str(name): value for name, value in options.items()}
 
 
@@ -480,16 +488,15 @@ def _check_teacher(config: RunConfig) -> None:
             )
 
 
-def _check_numbers(config: RunConfig) -> None:
+def _check_set(config: RunConfig) -> None:
     numbers = {
         "batch.instances": config.batch.instances,
         "batch.repeats": config.batch.repeats,
         "trainer.max_steps": config.trainer.max_steps,
     }
     for key, number in numbers.items():
-        if number is None or number < 1:
-            shown = "null" if number is None else number
-            raise ConfigError(f"{key} must be 1 or more, got {shown}")
+        if number is None:
+            raise ConfigError(f"{key} must be 1 or more, got null")
 
 
 def _check_directions(directions: Any) -> None:
@@ -524,16 +531,6 @@ def _check_modalities(config: RunConfig) -> None:
     for modality in config.eval.fuse:
         if modality not in config.towers:
             raise ConfigError(f"eval.fuse names {modality!r}, which has no tower in towers")
-    for modality, fold in config.batch.folds.items():
+    for modality in config.batch.folds:
         if modality not in config.towers:
             raise ConfigError(f"batch.folds.{modality} has no tower in towers")
-        if fold < 1:
-            raise ConfigError(f"batch.folds.{modality} must be 1 or more, got {fold}")
-
-
-def _check_eval(config: RunConfig) -> None:
-    if config.eval.group_size is not None and config.eval.group_size < 1:
-        raise ConfigError(f"eval.group_size must be 1 or more, got {config.eval.group_size}")
-    for key, depths in (("ks", config.eval.ks), ("ndcg_at", [config.eval.ndcg_at])):
-        if not depths or min(depths) < 1:
-            raise ConfigError(f"eval.{key} must be 1 or more, got {getattr(config.eval, key)}")

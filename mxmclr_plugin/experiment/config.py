@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
+from annotated_types import Ge, Gt, Le, MinLen
+
+from mxmclr_plugin.bounds import Count, OneOf, Seed
 from mxmclr_plugin.retrieval.direction import Direction
 
 __all__ = [
+    "LOGGERS",
+    "PRECISIONS",
     "BatchConfig",
     "EvalConfig",
     "OptimizerConfig",
@@ -15,6 +20,13 @@ __all__ = [
     "TrainerConfig",
     "precision_of",
 ]
+
+LOGGERS = ("csv", "tensorboard", "wandb")
+
+PRECISIONS = ("32", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64")
+"""Of Lightning's precisions those that train here; it has other names for some of them."""
+
+_SAME_PRECISION = {"32-true": "32", "64-true": "64", "16": "16-mixed", "bf16": "bf16-mixed"}
 
 
 @dataclass
@@ -32,12 +44,12 @@ class BatchConfig:
         workers: Processes that read data; 0 reads in the main process.
     """
 
-    instances: int | None = 128
-    folds: dict[str, int] = field(default_factory=dict)
-    repeats: int | None = 1
+    instances: Count | None = 128
+    folds: dict[str, Count] = field(default_factory=dict)
+    repeats: Count | None = 1
     pad_folds: bool = False
     multifold_for_all_losses: bool = False
-    workers: int = 0
+    workers: Annotated[int, Ge(0), Le(1024)] = 0
 
 
 @dataclass
@@ -51,10 +63,10 @@ class OptimizerConfig:
         clip: Largest norm of the gradient; null for no bound.
     """
 
-    lr: float = 2e-3
-    weight_decay: float = 0.01
-    warmup: float = 0.1
-    clip: float | None = None
+    lr: Annotated[float, Ge(0)] = 2e-3
+    weight_decay: Annotated[float, Ge(0)] = 0.01
+    warmup: Annotated[float, Ge(0), Le(1)] = 0.1
+    clip: Annotated[float, Gt(0)] | None = None
 
 
 @dataclass
@@ -63,12 +75,12 @@ class TrainerConfig:
 
     Attributes:
         max_steps: Optimizer steps; null chooses from the data if automatic.
-        accelerator: As in Lightning: auto, cpu, gpu, ...
+        accelerator: As in Lightning.
         devices: As in Lightning: auto or a number.
         strategy: As in Lightning: auto, ddp, ...
         num_nodes: Machines.
         precision: auto (bf16-mixed on a GPU that supports it, 16-mixed on another GPU, else 32),
-            or as in Lightning: 32, bf16-mixed, 16-mixed, ...
+            or as in Lightning.
         validate_every: Epochs between validations.
         checkpoint_every_steps: Steps between checkpoints to resume from, beside those after each
             validation; null for no others.
@@ -82,20 +94,20 @@ class TrainerConfig:
         deterministic: Whether torch uses deterministic algorithms.
     """
 
-    max_steps: int | None = 400
-    accelerator: str = "auto"
+    max_steps: Count | None = 400
+    accelerator: Annotated[str, OneOf(("auto", "cpu", "gpu", "cuda", "mps"))] = "auto"
     devices: str = "auto"
     strategy: str = "auto"
-    num_nodes: int = 1
-    precision: str = "auto"
-    validate_every: int = 1
-    checkpoint_every_steps: int | None = None
-    checkpoint_every_minutes: float | None = 10.0
-    patience: int | None = None
-    test_with: str = "best"
-    eval_batch: int = 256
-    log_every: int = 10
-    loggers: list[str] = field(default_factory=lambda: ["csv"])
+    num_nodes: Count = 1
+    precision: Annotated[str, OneOf(("auto", *PRECISIONS, *_SAME_PRECISION))] = "auto"
+    validate_every: Count = 1
+    checkpoint_every_steps: Count | None = None
+    checkpoint_every_minutes: Annotated[float, Gt(0)] | None = 10.0
+    patience: Count | None = None
+    test_with: Annotated[str, OneOf(("best", "last"))] = "best"
+    eval_batch: Count = 256
+    log_every: Count = 10
+    loggers: list[Annotated[str, OneOf(LOGGERS)]] = field(default_factory=lambda: ["csv"])
     deterministic: bool = False
 
 
@@ -117,11 +129,11 @@ class EvalConfig:
 
     split: str = "test"
     test: bool = True
-    ks: list[int] = field(default_factory=lambda: [1, 5])
-    ndcg_at: int = 5
+    ks: Annotated[list[Count], MinLen(1)] = field(default_factory=lambda: [1, 5])
+    ndcg_at: Count = 5
     fuse: list[str] = field(default_factory=list)
     rsum: bool = False
-    group_size: int | None = None
+    group_size: Count | None = None
 
 
 @dataclass
@@ -165,9 +177,9 @@ class RunConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
-    seed: int = 0
-    out: str | None = None
-    ckpt: str | None = None
+    seed: Seed = 0
+    out: Annotated[str, MinLen(1)] | None = None
+    ckpt: Annotated[str, MinLen(1)] | None = None
     overrides: list[str] = field(default_factory=list)
     automatic: bool = False
 
@@ -181,7 +193,7 @@ class RunConfig:
 def precision_of(config: TrainerConfig) -> str:
     """Lightning's name of the precision, with ``auto`` resolved."""
     if config.precision != "auto":
-        return config.precision
+        return _SAME_PRECISION.get(config.precision, config.precision)
     import torch  # not needed to read a configuration
 
     if config.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():

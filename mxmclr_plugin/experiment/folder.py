@@ -45,11 +45,13 @@ class RunFolder:
     Attributes:
         path: The folder.
         resume_from: Checkpoint to continue from, None for a new run.
+        decided: Whether another process has chosen both.
     """
 
-    def __init__(self, path: Path, resume_from: Path | None = None) -> None:
+    def __init__(self, path: Path, resume_from: Path | None = None, decided: bool = False) -> None:
         self.path = path
         self.resume_from = resume_from
+        self.decided = decided
 
     @property
     def checkpoints(self) -> Path:
@@ -136,7 +138,7 @@ def claimed_folder(config: RunConfig) -> Iterator[RunFolder]:
     if rank > 0:
         if _DECIDED in os.environ:
             path, resume_from = json.loads(os.environ[_DECIDED])
-            yield RunFolder(Path(path), None if resume_from is None else Path(resume_from))
+            yield RunFolder(Path(path), resume_from and Path(resume_from), decided=True)
             return
         if config.out is None:
             raise ConfigError("out: several processes that are started from outside need one out=")

@@ -8,12 +8,23 @@ from pathlib import Path
 
 from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 
+from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.experiment.curves_file import CurvesLogger
-from mxmclr_plugin.registry import did_you_mean
 
-__all__ = ["LOGGERS", "build_loggers"]
+__all__ = ["build_loggers", "check_loggers"]
 
-LOGGERS = ("csv", "tensorboard", "wandb")
+
+def check_loggers(names: Sequence[str]) -> None:
+    """Check that the packages of loggers are installed.
+
+    Raises:
+        ConfigError: If one is not; the message names the extra to install.
+    """
+    for name in names:
+        if name != "csv" and find_spec(name) is None:
+            raise ConfigError(
+                f"trainer.loggers: {name} is not installed: pip install 'mxmclr-plugin[{name}]'"
+            )
 
 
 def build_loggers(names: Sequence[str], out: Path, step: int = 0) -> list[Logger]:
@@ -25,23 +36,10 @@ def build_loggers(names: Sequence[str], out: Path, step: int = 0) -> list[Logger
       ``wandb/``. Its environment variables hold: ``WANDB_MODE=offline`` sends nothing.
 
     Args:
-        names: Of :data:`LOGGERS`.
+        names: Of :data:`~mxmclr_plugin.experiment.config.LOGGERS`.
         out: Folder of the run.
         step: Step from which the run continues.
-
-    Raises:
-        ValueError: If a name is unknown, or its package is not installed.
     """
-    for name in names:
-        if name not in LOGGERS:
-            raise ValueError(
-                f"trainer.loggers: there is no {name!r}: {did_you_mean(name, LOGGERS)}there are "
-                f"{', '.join(LOGGERS)}"
-            )
-        if name != "csv" and find_spec(name) is None:
-            raise ValueError(
-                f"trainer.loggers: {name} is not installed: pip install 'mxmclr-plugin[{name}]'"
-            )
     loggers: list[Logger] = [CurvesLogger(out / "curves" / "metrics.csv", step)]
     if "tensorboard" in names:
         loggers.append(TensorBoardLogger(out, name="", version="tensorboard"))

@@ -113,8 +113,8 @@ def start_of(config: RunConfig, folder: RunFolder, console: Console) -> Start:
         ConfigError: If the configuration is that of another run, or a checkpoint that was named
             cannot be used.
     """
-    if config.ckpt is None:
-        return Start()
+    if config.ckpt is None or folder.decided:
+        return Start(folder.resume_from)
     candidates = folder.candidates(config.ckpt)
     if config.ckpt != "last" and not candidates:
         raise ConfigError(

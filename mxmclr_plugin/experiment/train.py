@@ -34,6 +34,7 @@ from mxmclr_plugin.experiment.compose import build_part
 from mxmclr_plugin.experiment.config import BatchConfig, RunConfig
 from mxmclr_plugin.experiment.data_module import RetrievalData
 from mxmclr_plugin.experiment.folder import RunFolder, claimed_folder
+from mxmclr_plugin.experiment.machine import check_machine, check_writable
 from mxmclr_plugin.experiment.metrics import (
     BatchRecord,
     DataRecord,
@@ -70,6 +71,8 @@ def run_retrieval(config: RunConfig, console: Console | None = None) -> RunMetri
     """
     console = console or Console()
     _quieten_libraries(console)
+    check_machine(config.trainer)
+    check_writable("out", Path(config.out or "runs"))
     with Stop() as stop, claimed_folder(config) as folder:
         try:
             return _run(config, folder, stop, console)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import LearningRateMonitor, RichProgressBar
@@ -18,7 +19,18 @@ from mxmclr_plugin.experiment.config import OptimizerConfig, TrainerConfig, prec
 from mxmclr_plugin.experiment.loggers import build_loggers
 from mxmclr_plugin.experiment.signals import Stop
 
-__all__ = ["build_trainer"]
+__all__ = ["build_trainer", "hardware"]
+
+
+def hardware(config: TrainerConfig) -> dict[str, Any]:
+    """Lightning's arguments for devices, strategy and precision."""
+    return {
+        "accelerator": config.accelerator,
+        "devices": int(config.devices) if config.devices.isdigit() else config.devices,
+        "strategy": config.strategy,
+        "num_nodes": config.num_nodes,
+        "precision": precision_of(config),
+    }
 
 
 class _ValidateAtTheEnd(Callback):
@@ -53,8 +65,6 @@ def build_trainer(
         ValueError: If an option is out of range, or a logger is not installed.
     """
     assert config.max_steps is not None
-    if config.test_with not in ("best", "last"):
-        raise ValueError(f"trainer.test_with must be best or last, got {config.test_with!r}")
     callbacks = [
         *callbacks,
         BestCheckpoint(out / "checkpoints"),
@@ -68,11 +78,7 @@ def build_trainer(
     if on_terminal:
         callbacks.append(RichProgressBar())
     return Trainer(
-        accelerator=config.accelerator,
-        devices=int(config.devices) if config.devices.isdigit() else config.devices,
-        strategy=config.strategy,
-        num_nodes=config.num_nodes,
-        precision=precision_of(config),  # type: ignore[arg-type]
+        **hardware(config),
         max_steps=config.max_steps,
         max_epochs=-1,
         check_val_every_n_epoch=config.validate_every,

@@ -26,7 +26,7 @@ from mxmclr_plugin.inference.graph import (
 )
 from mxmclr_plugin.inference.run import Run
 from mxmclr_plugin.inference.sentence_transformer import as_sentence_transformer
-from mxmclr_plugin.models.text import SentenceBackbone
+from mxmclr_plugin.models.text import TextBackbone
 from mxmclr_plugin.models.tower import Tower
 from mxmclr_plugin.registry import did_you_mean
 
@@ -162,7 +162,7 @@ def _write_tower(
             reasons.append(f"{file} differs from the tower by {difference:.1e}")
 
     try:
-        if isinstance(tower.backbone, SentenceBackbone):
+        if isinstance(tower.backbone, TextBackbone):
             from sentence_transformers import SentenceTransformer
 
             folder = f"{modality}_sentence_transformer"

@@ -21,7 +21,7 @@ from mxmclr_plugin.data.readers.voxel import VOXEL_SUFFIXES
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.inference.items import ranked_items, visible_item
 from mxmclr_plugin.inference.run import Run
-from mxmclr_plugin.models.text import SentenceBackbone, unknown_words
+from mxmclr_plugin.models.text import TextBackbone, unknown_words
 from mxmclr_plugin.retrieval.direction import Side, modalities_of, side_name
 from mxmclr_plugin.retrieval.top_k import top_k
 
@@ -173,9 +173,9 @@ def _modality_of_query(run: Run, file: Path | None, by: str | None) -> str:
 
 def _unknown(run: Run, modality: str, query: str) -> list[str]:
     backbone = run.tower(modality).backbone
-    if not isinstance(backbone, SentenceBackbone):
+    if not isinstance(backbone, TextBackbone):
         return []
-    unknown, parts = unknown_words(backbone.model, query)
+    unknown, parts = unknown_words(backbone.tokenizer, query)
     if len(unknown) == parts:
         raise ConfigError(
             f"search: the tower of {modality!r} knows no word of {query!r}: it was trained on "

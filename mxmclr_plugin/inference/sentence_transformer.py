@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from mxmclr_plugin.models.lora import merged
-from mxmclr_plugin.models.text import SentenceBackbone
+from mxmclr_plugin.models.text import TextBackbone
 from mxmclr_plugin.models.tower import Tower
 
 if TYPE_CHECKING:  # it takes seconds to import
@@ -39,9 +39,10 @@ def as_sentence_transformer(tower: Tower) -> SentenceTransformer:
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Dense, LayerNorm, Normalize
 
-    if not isinstance(tower.backbone, SentenceBackbone):
+    if not isinstance(tower.backbone, TextBackbone):
         raise ValueError(f"{type(tower.backbone).__name__} is no SentenceTransformer")
-    if tower.backbone.model.truncate_dim is not None:
+    backbone = tower.backbone.sentence_transformer()
+    if backbone.truncate_dim is not None:
         raise ValueError("a SentenceTransformer with truncate_dim cuts its last vectors, not these")
     layers = list(copy.deepcopy(tower.head.layers).cpu())
     if [type(layer) for layer in layers] != [nn.Linear, nn.LayerNorm, nn.ReLU, nn.Linear]:
@@ -50,7 +51,7 @@ def as_sentence_transformer(tower: Tower) -> SentenceTransformer:
     assert isinstance(first, nn.Linear)
     assert isinstance(norm, nn.LayerNorm)
     assert isinstance(last, nn.Linear)
-    model = copy.deepcopy(merged(tower.backbone.model)).cpu()
+    model = copy.deepcopy(merged(backbone)).cpu()
     normalized = LayerNorm(first.out_features)
     normalized.norm = norm
     rectified = Dense(

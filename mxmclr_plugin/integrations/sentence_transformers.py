@@ -13,7 +13,13 @@ from sentence_transformers.base.losses.merged_forward import embed_columns
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from mxmclr_plugin.loss.arguments import Implementation
+from mxmclr_plugin.loss.arguments import (
+    HARD_WEIGHT,
+    SOFT_TEMPERATURE,
+    TEMPERATURE,
+    Implementation,
+    SoftScope,
+)
 from mxmclr_plugin.loss.distributed.exchange import Ranks
 from mxmclr_plugin.loss.distributed.gather import Gather
 from mxmclr_plugin.loss.multifold_hybrid import MAX_SCALE, MultifoldHybridLoss
@@ -26,8 +32,8 @@ class MultifoldHybridSentenceLoss(nn.Module):
 
     Text columns are observations: with five English and five German captions of a photo in ten
     columns and ``anchor_columns=5``, each row is an instance with folds 5 and 5. Every caption of
-    the other language is a positive, and other photos get partial credit in proportion to how their
-    captions are alike; see :func:`mxmclr_plugin.multifold_hybrid_loss`.
+    the other language is a positive, and other photos are ordered by how alike their captions are;
+    see :func:`mxmclr_plugin.multifold_hybrid_loss`.
 
     ============================  ===============================  ==============================
     text columns                  label column                     what is compared
@@ -43,7 +49,7 @@ class MultifoldHybridSentenceLoss(nn.Module):
     ``batch_sampler=BatchSamplers.GROUP_BY_LABEL`` sees to it. With labels and the default sampler
     an instance that comes twice in a batch is no false negative.
 
-    The trainer logs ``hard`` and ``soft``, both with their weight, beside ``loss``, their sum.
+    The trainer logs the weighted parts, ``hard``, ``soft`` and ``within``, and ``loss``, their sum.
 
     A learnable temperature is trained with the model. Give it a separate learning rate, such as
     ``learning_rate_mapping={"log_scale": 1e-2}`` in the training arguments: at that of a language
@@ -57,7 +63,8 @@ class MultifoldHybridSentenceLoss(nn.Module):
         model: The model to be trained.
         temperature: Logits are divided by it. With ``learnable_temperature`` its value at the
             start. sentence-transformers' ``scale=20`` is a temperature of 0.05.
-        soft_temperature: Temperature of the relation between instances.
+        soft_temperature: Temperature of the relation between instances, in standard deviations;
+            infinity treats all other instances alike.
         hard_weight: Weight of the hard part, 0 to 1; the soft part has the rest.
         learnable_temperature: Whether the temperature is learned, as in CLIP.
         anchor_columns: How many text columns, from the first on, are of the first modality. The
@@ -70,6 +77,10 @@ class MultifoldHybridSentenceLoss(nn.Module):
         impl: Which implementation computes the loss.
         validate: Whether the values of embeddings are checked, which synchronizes with the device
             once a step.
+        soft_scope: ``"others"``, or ``"all"`` for a soft part that compares with the own instance
+            too.
+        relation_within: Weight of the soft part within each modality, for data sets with columns of
+            two modalities.
 
     Raises:
         ValueError: If an option is out of range.
@@ -83,9 +94,9 @@ class MultifoldHybridSentenceLoss(nn.Module):
     def __init__(
         self,
         model: SentenceTransformer,
-        temperature: float = 0.07,
-        soft_temperature: float = 0.05,
-        hard_weight: float = 0.8,
+        temperature: float = TEMPERATURE,
+        soft_temperature: float = SOFT_TEMPERATURE,
+        hard_weight: float = HARD_WEIGHT,
         learnable_temperature: bool = False,
         anchor_columns: int = 1,
         gather_across_devices: bool = False,
@@ -93,6 +104,8 @@ class MultifoldHybridSentenceLoss(nn.Module):
         impl: Implementation = "auto",
         validate: bool = True,
         gather: Gather = "auto",
+        soft_scope: SoftScope = "others",
+        relation_within: float = 0.0,
     ) -> None:
         super().__init__()
         if isinstance(anchor_columns, bool) or not isinstance(anchor_columns, int):
@@ -106,6 +119,8 @@ class MultifoldHybridSentenceLoss(nn.Module):
             gather_distributed=gather_across_devices,
             soft_temperature=soft_temperature,
             hard_weight=hard_weight,
+            soft_scope=soft_scope,
+            relation_within=relation_within,
             learnable_temperature=learnable_temperature,
             impl=impl,
             validate=validate,
@@ -129,8 +144,8 @@ class MultifoldHybridSentenceLoss(nn.Module):
             labels: Instance ids of the rows, integers; None: row k is instance k. Shape: (N,).
 
         Returns:
-            The weighted parts ``hard`` and ``soft``, the sum of which is the loss; those of weight
-            0 are missing. With ``log_parts=False`` the loss, of shape ().
+            The weighted parts ``hard``, ``soft`` and ``within``, the sum of which is the loss;
+            those of weight 0 are missing. With ``log_parts=False`` the loss, of shape ().
 
         Raises:
             ValueError: If there are fewer text columns than ``anchor_columns``, labels are no
@@ -177,10 +192,13 @@ class MultifoldHybridSentenceLoss(nn.Module):
             )
         ids = _instance_ids(labels, len(anchors[0]))
         arguments = (anchors, others or None, ids, ids if others else None)
-        weight = self.criterion.hard_weight
-        if self.log_parts and 0 < weight < 1:
-            _, hard, soft = self.criterion.parts(*arguments)
-            return {"hard": weight * hard, "soft": (1 - weight) * soft}
+        weight, weight_within = self.criterion.hard_weight, self.criterion.relation_within
+        if self.log_parts and (0 < weight < 1 or weight_within):
+            parts = self.criterion.parts(*arguments)
+            weighted = {"hard": weight * parts.hard, "soft": (1 - weight) * parts.soft}
+            if parts.within is not None:
+                weighted["within"] = weight_within * parts.within
+            return weighted
         loss: Tensor = self.criterion(*arguments)
         if not self.log_parts:
             return loss
@@ -199,6 +217,8 @@ class MultifoldHybridSentenceLoss(nn.Module):
             "temperature": self.criterion.temperature,
             "soft_temperature": self.criterion.soft_temperature,
             "hard_weight": self.criterion.hard_weight,
+            "soft_scope": self.criterion.soft_scope,
+            "relation_within": self.criterion.relation_within,
             "learnable_temperature": self.criterion.learnable_temperature,
             "anchor_columns": self.anchor_columns,
             "gather_across_devices": self.gather_across_devices,

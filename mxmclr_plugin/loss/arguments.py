@@ -8,9 +8,25 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-__all__ = ["CACHE_BYTES", "Batch", "Implementation", "Options"]
+__all__ = [
+    "CACHE_BYTES",
+    "HARD_WEIGHT",
+    "SOFT_TEMPERATURE",
+    "TEMPERATURE",
+    "Batch",
+    "Implementation",
+    "Options",
+    "SoftScope",
+]
 
 Implementation = Literal["auto", "dense", "streaming", "triton"]
+
+SoftScope = Literal["others", "all"]
+
+TEMPERATURE = 0.07
+SOFT_TEMPERATURE = 2.0
+HARD_WEIGHT = 0.7
+"""Defaults of the options, for every function and class that takes them."""
 
 CACHE_BYTES = 64 * 2**20
 """Bytes of tiles kept for the backward pass: in float32 all of 4096 rows against 4096 columns."""
@@ -41,12 +57,19 @@ class Batch:
 class Options:
     """Options of the loss; see :func:`multifold_hybrid_loss`."""
 
-    temperature: float | Tensor = 0.07
-    soft_temperature: float = 0.05
-    hard_weight: float = 0.8
+    temperature: float | Tensor = TEMPERATURE
+    soft_temperature: float = SOFT_TEMPERATURE
+    hard_weight: float = HARD_WEIGHT
+    soft_scope: SoftScope = "others"
+    relation_within: float = 0.0
     normalize: bool = True
     impl: Implementation = "auto"
     tile: int | None = None
     cache_bytes: int = CACHE_BYTES
     num_instances: int | None = None
     validate: bool = True
+
+    @property
+    def others(self) -> bool:
+        """Whether the soft part is among the other instances."""
+        return self.soft_scope == "others"

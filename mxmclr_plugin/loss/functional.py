@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -9,7 +10,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mxmclr_plugin.loss.arguments import CACHE_BYTES, Batch, Implementation, Options
+from mxmclr_plugin.loss.arguments import (
+    CACHE_BYTES,
+    HARD_WEIGHT,
+    SOFT_TEMPERATURE,
+    TEMPERATURE,
+    Batch,
+    Implementation,
+    Options,
+    SoftScope,
+)
 from mxmclr_plugin.loss.implementation import choose_implementation
 from mxmclr_plugin.loss.instances import Comparison, Instances
 from mxmclr_plugin.loss.kernels.parts import streaming_parts
@@ -23,21 +33,24 @@ __all__ = [
     "hybrid_parts",
     "multifold_hybrid_loss",
     "multifold_hybrid_parts",
+    "public_parts",
 ]
 
 
 class HybridLossParts(NamedTuple):
-    """The multifold hybrid loss and its two parts, each of shape ().
+    """The multifold hybrid loss and its parts, each of shape ().
 
     Attributes:
-        loss: ``hard_weight * hard + (1 - hard_weight) * soft``.
+        loss: ``hard_weight * hard + (1 - hard_weight) * soft + relation_within * within``.
         hard: The hard part.
         soft: The soft part.
+        within: The mean of the soft parts within both modalities; None if its weight is 0.
     """
 
     loss: Tensor
     hard: Tensor
     soft: Tensor
+    within: Tensor | None = None
 
 
 def multifold_hybrid_loss(
@@ -46,9 +59,11 @@ def multifold_hybrid_loss(
     ids0: Tensor,
     ids1: Tensor | None = None,
     *,
-    temperature: float | Tensor = 0.07,
-    soft_temperature: float = 0.05,
-    hard_weight: float = 0.8,
+    temperature: float | Tensor = TEMPERATURE,
+    soft_temperature: float = SOFT_TEMPERATURE,
+    hard_weight: float = HARD_WEIGHT,
+    soft_scope: SoftScope = "others",
+    relation_within: float = 0.0,
     soft_features0: Tensor | None = None,
     soft_features1: Tensor | None = None,
     queue: Tensor | None = None,
@@ -70,12 +85,15 @@ def multifold_hybrid_loss(
     - *hard*: the mean, over the rows that have a positive, of
       :math:`\mathrm{logsumexp}_v S_{uv} - \sum_v H_{uv} S_{uv}`, where :math:`H_{uv}` is 1 over the
       number of observations of the instance of u on side 1 if v is one of them, and 0 otherwise;
-    - *soft*: the same with the target :math:`T_{uv} = R_{ij} / |j|`, where :math:`R_{ij}` is the
-      softmax over the instances j of side 1 of :math:`G_{ij}/\tau_{soft}`, and :math:`G_{ij}` the
-      mean, over the modalities in which both were observed, of the similarity of the fused features
-      (the normalised mean of an instance's unit embeddings), without gradient. A pair that shares
-      no modality has weight 0; a row without any partner is left out of the mean.
+    - *soft*: the same among the observations v of the *other* instances j, also in the logsumexp,
+      with the target :math:`T_{uv} = R_{ij} / |j|`. :math:`R_{ij}` is the softmax over the other
+      instances of side 1 of :math:`G_{ij}/(\tau_{soft}\,\sigma_i)`. :math:`G_{ij}` is the mean,
+      over the modalities in which both were observed, of the similarity of the fused features (the
+      normalised mean of an instance's unit embeddings), without gradient, and :math:`\sigma_i` its
+      standard deviation over all other instances j. A pair that shares no modality has weight 0; a
+      row without any partner is left out of the mean.
 
+    The hard part tells which observations are right, the soft part how the wrong ones are ordered.
     The loss is the mean of both directions. Matrices and logsumexp are computed in float32 at
     least, also under autocast.
 
@@ -102,8 +120,16 @@ def multifold_hybrid_loss(
         ids0: Instance id of each row of ``z0``, integers. Shape: (n_0,).
         ids1: Instance id of each row of ``z1``, integers; None if ``z1`` is. Shape: (n_1,).
         temperature: tau > 0, a number or a tensor of one element that may need a gradient.
-        soft_temperature: tau_soft > 0.
+        soft_temperature: tau_soft > 0, in standard deviations of G. Infinity gives all other
+            instances the same share, and no relation is computed.
         hard_weight: lambda, 0 to 1: 1 is the hard loss alone, 0 the soft loss alone.
+        soft_scope: ``"others"``, or ``"all"`` for a soft part that compares a row with its own
+            instance too. Then :math:`R_{ij}` is the softmax over all instances, i among them, of
+            :math:`G_{ij}/\tau_{soft}` (so ``soft_temperature`` is a plain temperature, such as
+            0.05), and the logsumexp is that of all columns.
+        relation_within: Weight of a third part: the mean of the soft parts of ``z0`` against its
+            rows of other instances and of ``z1`` against its own, with the same G. The loss is
+            their weighted sum. For two modalities.
         soft_features0: Features that give the relation G in place of ``z0``, for example those of a
             frozen encoder; without gradient. If only one of the two is given, G is made of it
             alone. Beyond the paper. Shape: (n_0, any width).
@@ -148,6 +174,8 @@ def multifold_hybrid_loss(
         temperature,
         soft_temperature,
         hard_weight,
+        soft_scope,
+        relation_within,
         normalize,
         impl,
         tile,
@@ -155,8 +183,7 @@ def multifold_hybrid_loss(
         num_instances,
         validate,
     )
-    loss, _, _ = hybrid_parts(batch, options, differentiable=False)
-    return loss
+    return hybrid_parts(batch, options, differentiable=False).loss
 
 
 def multifold_hybrid_parts(
@@ -165,9 +192,11 @@ def multifold_hybrid_parts(
     ids0: Tensor,
     ids1: Tensor | None = None,
     *,
-    temperature: float | Tensor = 0.07,
-    soft_temperature: float = 0.05,
-    hard_weight: float = 0.8,
+    temperature: float | Tensor = TEMPERATURE,
+    soft_temperature: float = SOFT_TEMPERATURE,
+    hard_weight: float = HARD_WEIGHT,
+    soft_scope: SoftScope = "others",
+    relation_within: float = 0.0,
     soft_features0: Tensor | None = None,
     soft_features1: Tensor | None = None,
     queue: Tensor | None = None,
@@ -193,6 +222,8 @@ def multifold_hybrid_parts(
         temperature,
         soft_temperature,
         hard_weight,
+        soft_scope,
+        relation_within,
         normalize,
         impl,
         tile,
@@ -200,19 +231,28 @@ def multifold_hybrid_parts(
         num_instances,
         validate,
     )
-    loss, hard, soft = hybrid_parts(batch, options, differentiable=True)
+    return public_parts(hybrid_parts(batch, options, differentiable=True))
+
+
+def public_parts(parts: Parts) -> HybridLossParts:
+    """Differentiable parts, as the caller gets them."""
+    loss, hard, soft, within = parts
     assert hard is not None
     assert soft is not None
-    return HybridLossParts(loss, hard, soft)
+    return HybridLossParts(loss, hard, soft, within)
 
 
 def hybrid_parts(batch: Batch, options: Options, *, differentiable: bool) -> Parts:
     """The loss and its parts.
 
-    With ``differentiable`` there are both parts, and each has a gradient. Otherwise only the loss
-    needs to have one, and a part of weight 0 is None.
+    With ``differentiable`` there are both the hard and the soft part, and each part has a gradient.
+    Otherwise only the loss needs to have one, and a part of weight 0 is None.
     """
     check_options(options)
+    if options.relation_within and batch.z1 is None:
+        raise ValueError(
+            "relation_within needs two modalities: with z1=None the soft part itself is within one"
+        )
     check_shapes(batch)
     if torch.compiler.is_compiling():
         options = replace(options, validate=False)
@@ -224,6 +264,8 @@ def hybrid_parts(batch: Batch, options: Options, *, differentiable: bool) -> Par
             temperature = options.temperature.to(batch.z0.device, dtype).reshape(())
             options = replace(options, temperature=temperature)
         impl = choose_implementation(options.impl, batch.z0, batch.z1, batch.queue)
+        if options.others or options.relation_within or options.soft_temperature == math.inf:
+            impl = "dense"  # TODO
         if impl == "dense":
             batch = _computed_rows(batch, dtype, options.normalize)
 
@@ -236,12 +278,12 @@ def hybrid_parts(batch: Batch, options: Options, *, differentiable: bool) -> Par
         forward, *backward = map(parts_of, _comparisons(batch, options, count=impl != "dense"))
         if not backward:
             return forward
-        loss, hard, soft = (
+        loss, *parts = (
             None if x is None or y is None else (x + y) / 2
             for x, y in zip(forward, backward[0], strict=True)
         )
         assert loss is not None
-        return loss, hard, soft
+        return Parts(loss, *parts)
 
 
 def _comparisons(batch: Batch, options: Options, count: bool) -> list[Comparison]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["Comparison", "Instances", "can_look", "fuse"]
+__all__ = ["Comparison", "Instances", "can_look"]
 
 
 @dataclass(frozen=True)
@@ -108,19 +108,3 @@ def can_look(values: Tensor) -> bool:
         or torch.compiler.is_compiling()
         or torch._C._are_functorch_transforms_active()
     )
-
-
-def fuse(features: Tensor, index: Tensor, groups: int) -> Tensor:
-    """Fused features: the normalised mean of each instance's unit features.
-
-    Args:
-        features: Unit rows. Shape: (rows, width).
-        index: Group index of each row. Shape: (rows,).
-        groups: Number of groups.
-
-    Returns:
-        Unit rows by group index, zero where a group index has no row. Shape: (groups, width).
-    """
-    # The sum points the same way as the mean, and normalising forgets its length.
-    total = features.new_zeros(groups, features.shape[1]).index_add(0, index, features)
-    return F.normalize(total, dim=1)

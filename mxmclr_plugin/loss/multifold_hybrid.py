@@ -10,7 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as torch_dist
 
-from mxmclr_plugin.loss.arguments import Batch, Implementation, Options
+from mxmclr_plugin.loss.arguments import (
+    HARD_WEIGHT,
+    SOFT_TEMPERATURE,
+    TEMPERATURE,
+    Batch,
+    Implementation,
+    Options,
+    SoftScope,
+)
 from mxmclr_plugin.loss.distributed.exchange import Ranks
 from mxmclr_plugin.loss.distributed.gather import (
     Gather,
@@ -20,8 +28,9 @@ from mxmclr_plugin.loss.distributed.gather import (
 )
 from mxmclr_plugin.loss.distributed.loss import sharded_hybrid_parts
 from mxmclr_plugin.loss.folds import flatten_folds
-from mxmclr_plugin.loss.functional import HybridLossParts, hybrid_parts
+from mxmclr_plugin.loss.functional import HybridLossParts, hybrid_parts, public_parts
 from mxmclr_plugin.loss.memory_bank import ObservationQueue
+from mxmclr_plugin.loss.reference import Parts
 from mxmclr_plugin.loss.validation import check_options
 from mxmclr_plugin.registry import register_loss
 
@@ -40,8 +49,8 @@ MAX_SCALE = 100.0
 class MultifoldHybridLoss(nn.Module):
     """Multifold hybrid loss between two modalities, or two sets of views, or within one.
 
-    Treats all observations of the same instance as positives (hard part), and gives other instances
-    partial credit in proportion to their similarity (soft part); see
+    Treats all observations of the same instance as positives (hard part), and orders the other
+    instances by their similarity to it (soft part); see
     :func:`~mxmclr_plugin.loss.functional.multifold_hybrid_loss` for the formulas. Called like
     lightly's losses, with one more pair of arguments if an instance has several observations.
 
@@ -67,9 +76,15 @@ class MultifoldHybridLoss(nn.Module):
             gradient of one process that had all rows; see
             :func:`~mxmclr_plugin.loss.distributed.gather.gather_rows`.
         soft_temperature:
-            Temperature of the relation between instances.
+            Temperature of the relation between instances, in standard deviations. Infinity treats
+            all other instances alike.
         hard_weight:
             Weight of the hard part, 0 to 1; the soft part has the rest.
+        soft_scope:
+            ``"others"``: the soft part orders the other instances. ``"all"``: it compares with the
+            own instance too, and ``soft_temperature`` is a plain temperature, such as 0.05.
+        relation_within:
+            Weight of the soft part within each of the two modalities.
         learnable_temperature:
             If True the scale 1 / temperature is learned on a log scale and kept at or below 100.
             The parameter is ``log_scale``, of shape (1,).
@@ -86,8 +101,8 @@ class MultifoldHybridLoss(nn.Module):
             ``"all_gather"`` where the loss of all rows would be streamed (see ``impl``), and else
             ``"rows"``, as it is with a memory bank.
         last:
-            Detached ``loss``, ``hard``, ``soft`` and ``scale`` of the last call, for logging. A
-            part of weight 0 is not computed and is missing.
+            Detached ``loss``, ``hard``, ``soft``, ``within`` and ``scale`` of the last call, for
+            logging. A part of weight 0 is not computed and is missing.
 
     Raises:
         ValueError: If a temperature is not positive (or, if learnable, under 0.01), another
@@ -112,19 +127,25 @@ class MultifoldHybridLoss(nn.Module):
 
     def __init__(
         self,
-        temperature: float = 0.07,
+        temperature: float = TEMPERATURE,
         memory_bank_size: int | Sequence[int] = 0,
         gather_distributed: bool = False,
         *,
-        soft_temperature: float = 0.05,
-        hard_weight: float = 0.8,
+        soft_temperature: float = SOFT_TEMPERATURE,
+        hard_weight: float = HARD_WEIGHT,
+        soft_scope: SoftScope = "others",
+        relation_within: float = 0.0,
         learnable_temperature: bool = False,
         impl: Implementation = "auto",
         validate: bool = True,
         gather: Gather = "auto",
     ) -> None:
         super().__init__()
-        check_options(Options(temperature, soft_temperature, hard_weight, impl=impl))
+        check_options(
+            Options(
+                temperature, soft_temperature, hard_weight, soft_scope, relation_within, impl=impl
+            )
+        )
         if gather_distributed and not torch_dist.is_available():
             raise ValueError(
                 "gather_distributed is True but torch.distributed is not available. "
@@ -140,6 +161,8 @@ class MultifoldHybridLoss(nn.Module):
         self.gather_distributed = gather_distributed
         self.soft_temperature = soft_temperature
         self.hard_weight = hard_weight
+        self.soft_scope: SoftScope = soft_scope
+        self.relation_within = relation_within
         self.learnable_temperature = learnable_temperature
         self.impl: Implementation = impl
         self.validate = validate
@@ -196,8 +219,7 @@ class MultifoldHybridLoss(nn.Module):
                 infinite or no row of ``z0`` has a positive.
         """
         arguments = (z0, z1, ids0, ids1, soft_features0, soft_features1)
-        loss, _, _ = self._compute(*arguments, differentiable=False, temperature=temperature)
-        return loss
+        return self._compute(*arguments, differentiable=False, temperature=temperature).loss
 
     def parts(
         self,
@@ -208,12 +230,9 @@ class MultifoldHybridLoss(nn.Module):
         soft_features0: Tensor | Sequence[Tensor] | None = None,
         soft_features1: Tensor | Sequence[Tensor] | None = None,
     ) -> HybridLossParts:
-        """The loss and both parts, each differentiable; called as :meth:`forward` is."""
+        """The loss and its parts, each differentiable; called as :meth:`forward` is."""
         arguments = (z0, z1, ids0, ids1, soft_features0, soft_features1)
-        loss, hard, soft = self._compute(*arguments, differentiable=True)
-        assert hard is not None
-        assert soft is not None
-        return HybridLossParts(loss, hard, soft)
+        return public_parts(self._compute(*arguments, differentiable=True))
 
     def _compute(
         self,
@@ -226,7 +245,7 @@ class MultifoldHybridLoss(nn.Module):
         *,
         differentiable: bool,
         temperature: float | Tensor | None = None,
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    ) -> Parts:
         """The loss and its parts, which need a gradient only if ``differentiable``."""
         z0 = _stack_views(z0, "z0")
         z1 = None if z1 is None else _stack_views(z1, "z1")
@@ -266,6 +285,8 @@ class MultifoldHybridLoss(nn.Module):
             temperature,
             self.soft_temperature,
             self.hard_weight,
+            self.soft_scope,
+            self.relation_within,
             impl=self.impl,
             num_instances=most,
             validate=self.validate,
@@ -279,9 +300,9 @@ class MultifoldHybridLoss(nn.Module):
                 bank.add(batch.z0, batch.ids0, has_ids)
             else:
                 bank.add(batch.z1, batch.ids1, has_ids)
-        loss = parts[0].detach()
+        loss = parts.loss.detach()
         self.last = {"scale": (loss.new_ones(()) / temperature).reshape(()).detach()}
-        for name, part in zip(("loss", "hard", "soft"), parts, strict=True):
+        for name, part in parts._asdict().items():
             if part is not None:
                 self.last[name] = part.detach()
         return parts
@@ -340,7 +361,8 @@ class MultifoldHybridLoss(nn.Module):
     def extra_repr(self) -> str:
         return (
             f"temperature={self.temperature}, soft_temperature={self.soft_temperature}, "
-            f"hard_weight={self.hard_weight}, "
+            f"hard_weight={self.hard_weight}, soft_scope={self.soft_scope!r}, "
+            f"relation_within={self.relation_within}, "
             f"learnable_temperature={self.learnable_temperature}, impl={self.impl!r}, "
             f"gather_distributed={self.gather_distributed}, gather={self.gather!r}, "
             f"memory_bank_size={self.memory_bank_size}"

@@ -7,8 +7,8 @@ between a target over these columns and the logits S,
 
 with the hard target, uniform over the positives of u, or the soft target T_uv = R_ij / c_uj, where
 i and j are the instances of u and v, c_uj is the number of columns of j that u is compared with,
-and
-R_ij the softmax of G_ij / soft_temperature over the instances with c_uj > 0.
+and R_ij the softmax of the exponents of :mod:`~mxmclr_plugin.loss.relation` over the instances with
+c_uj > 0. With ``soft_scope="others"`` the columns of the soft part are those of other instances.
 """
 
 from __future__ import annotations
@@ -17,23 +17,29 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from mxmclr_plugin.loss.arguments import Options
-from mxmclr_plugin.loss.instances import Comparison, Instances, fuse
+from mxmclr_plugin.loss.instances import Comparison
+from mxmclr_plugin.loss.relation import Relation, exponents
 
 __all__ = [
     "Parts",
     "RowLosses",
     "dense_parts",
     "hard_losses",
-    "relation_of_rows",
     "soft_losses",
     "weighted_sum",
+    "within_losses",
 ]
 
-Parts = tuple[Tensor, Tensor | None, Tensor | None]
-"""The loss, and its hard and soft part, each of shape (); a part that is not computed is None."""
+
+class Parts(NamedTuple):
+    """The loss and its parts, each of shape (); a part that is not computed is None."""
+
+    loss: Tensor
+    hard: Tensor | None
+    soft: Tensor | None
+    within: Tensor | None
 
 
 class RowLosses(NamedTuple):
@@ -67,24 +73,20 @@ def hard_losses(logits: Tensor, positive: Tensor, kept: Tensor | None = None) ->
 
 
 def soft_losses(
-    logits: Tensor,
-    relation: Tensor,
-    related: Tensor,
-    counts: Tensor,
-    kept: Tensor | None = None,
+    logits: Tensor, relation: Tensor, counts: Tensor, kept: Tensor | None = None
 ) -> RowLosses:
     """Cross-entropy with the soft target, of the rows that are related to some column.
 
     Dividing by c_uj is the same as taking its logarithm from the exponent, so the target is one
-    softmax over columns: T_uv = softmax_v(G_ij / soft_temperature - log c_uj).
+    softmax over columns.
 
     Args:
         logits: Similarity over temperature. Shape: (n_0, n_1).
-        relation: G_ij / soft_temperature. Shape: (n_0, n_1).
-        related: Whether the instances of both share a modality. Shape: (n_0, n_1), bool.
+        relation: Exponent of R_ij of the instances of both, -inf without weight. Shape: (n_0, n_1).
         counts: c_uj of the instance of each column, at least 1. Shape: (n_0 or 1, n_1).
         kept: Columns that each row is compared with; None for all. Shape: (n_0, n_1), bool.
     """
+    related = relation > -torch.inf
     if kept is not None:
         related = related & kept
     counted = related.any(dim=1)
@@ -94,81 +96,93 @@ def soft_losses(
     return _cross_entropy(logits, exponent.softmax(dim=1), counted, kept)
 
 
-def relation_of_rows(
-    instances: Instances, features0: Tensor | None, features1: Tensor | None, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
-    """G between the instances of rows and columns, and whether they share a modality at all.
+def within_losses(logits: Tensor, relation: Tensor, index: Tensor, fold: Tensor) -> RowLosses:
+    """Soft losses of the rows of a side against the rows of other instances on the same side.
 
     Args:
-        instances: Instances of rows and columns.
-        features0: Features of the rows, None if only the other side gives a relation. Shape:
-            (n_0, any width).
-        features1: Features of the columns. Shape: (n_1, any width).
-        dtype: Dtype to compute in.
-
-    Returns:
-        G and the mask, both of shape (n_0, n_1).
+        logits: Similarity of rows over temperature. Shape: (n, n).
+        relation: Exponent of R_ij of two instances. Shape: (N, N).
+        index: Instance of each row. Shape: (n,).
+        fold: Rows of each instance. Shape: (N,).
     """
-    index0, index1 = instances.index0, instances.index1
-    total = shared = torch.zeros((), dtype=dtype, device=index0.device)
-    for features, index, fold in (
-        (features0, index0, instances.fold0),
-        (features1, index1, instances.fold1),
-    ):
-        if features is None:
-            continue
-        fused = fuse(F.normalize(features.to(dtype), dim=1), index, instances.groups)
-        observed = (fold > 0).to(dtype)
-        # An instance without an observation has a zero fused feature, so it adds nothing.
-        total = total + fused[index0] @ fused[index1].T
-        shared = shared + observed[index0][:, None] * observed[index1][None, :]
-    return total / shared.clamp(min=1), shared > 0
+    others = index[:, None] != index[None, :]
+    counts = fold[index].to(logits.dtype)[None, :]
+    return soft_losses(logits, relation[index][:, index], counts, others)
 
 
-def weighted_sum(hard: Tensor | None, soft: Tensor | None, hard_weight: float) -> Tensor:
-    """The loss of its parts; a part of weight 0 stays out of the graph. Shape: ()."""
-    if hard is not None and (soft is None or hard_weight == 1):
-        return hard
-    assert soft is not None
-    return soft if hard is None or hard_weight == 0 else torch.lerp(soft, hard, hard_weight)
+def weighted_sum(
+    hard: Tensor | None, soft: Tensor | None, within: Tensor | None, options: Options
+) -> Parts:
+    """The loss of its parts; a part of weight 0 stays out of the graph."""
+    if hard is not None and (soft is None or options.hard_weight == 1):
+        loss = hard
+    else:
+        assert soft is not None
+        loss = soft
+        if hard is not None and options.hard_weight > 0:
+            loss = torch.lerp(soft, hard, options.hard_weight)
+    if within is not None:
+        loss = loss + options.relation_within * within
+    return Parts(loss, hard, soft, within)
 
 
 def dense_parts(comparison: Comparison, options: Options, *, differentiable: bool) -> Parts:
     """The loss and its parts, each the mean of the directions.
 
-    With ``differentiable`` there are both parts, otherwise one of weight 0 is None. G is symmetric,
-    so one n_0 x n_1 matrix of it serves both directions.
+    With ``differentiable`` there are both the hard and the soft part, otherwise one of weight 0 is
+    None.
     """
-    z0, instances = comparison.z0, comparison.instances
-    logits = z0 @ comparison.z1.T / options.temperature  # (n_0, n_1)
-    same = instances.index0[:, None] == instances.index1[None, :]  # (n_0, n_1)
+    z0, z1, instances = comparison.z0, comparison.z1, comparison.instances
+    index0, index1 = instances.index0, instances.index1
+    logits = z0 @ z1.T / options.temperature  # (n_0, n_1)
+    same = index0[:, None] == index1[None, :]  # (n_0, n_1)
     kept = None
     if comparison.skip_self:
         kept = ~torch.eye(*same.shape, dtype=torch.bool, device=z0.device)
-    hard_loss = soft_loss = None
+    hard = soft = within = relation = None
+    wants_soft = differentiable or options.hard_weight < 1
 
     if differentiable or options.hard_weight > 0:
-        hard_loss = hard_losses(logits, same if kept is None else same & kept, kept).mean()
+        hard = hard_losses(logits, same if kept is None else same & kept, kept).mean()
         if comparison.both_directions:
-            hard_loss = (hard_loss + hard_losses(logits.T, same.T).mean()) / 2
+            hard = (hard + hard_losses(logits.T, same.T).mean()) / 2
 
-    if differentiable or options.hard_weight < 1:
+    if wants_soft or options.relation_within:
         with torch.no_grad():
-            features = comparison.relation_features()
-            relation, related = relation_of_rows(instances, *features, z0.dtype)
-            relation = relation / options.soft_temperature
+            relation = exponents(
+                Relation.of_rows(
+                    comparison.relation_features(),
+                    (index0, index1),
+                    (instances.fold0, instances.fold1),
+                    z0.dtype,
+                ),
+                options,
+            )
+
+    if relation is not None and wants_soft:
         # Folds of the instance behind each column and each row: (1, n_1), (1, n_0).
-        counts = instances.fold1[instances.index1].to(logits.dtype)[None, :]
-        if kept is not None:
+        counts = instances.fold1[index1].to(logits.dtype)[None, :]
+        if options.others:
+            kept = ~same
+        elif kept is not None:
             # Of its own instance a row has one column less: (n_0, n_1).
             counts = (counts - same.to(logits.dtype)).clamp(min=1)
-        soft_loss = soft_losses(logits, relation, related, counts, kept).mean()
+        soft = soft_losses(logits, relation[index0][:, index1], counts, kept).mean()
         if comparison.both_directions:
-            counts = instances.fold0[instances.index0].to(logits.dtype)[None, :]
-            backward = soft_losses(logits.T, relation.T, related.T, counts).mean()
-            soft_loss = (soft_loss + backward) / 2
+            counts = instances.fold0[index0].to(logits.dtype)[None, :]
+            kept = None if kept is None else kept.T
+            backward = soft_losses(logits.T, relation[index1][:, index0], counts, kept).mean()
+            soft = (soft + backward) / 2
 
-    return weighted_sum(hard_loss, soft_loss, options.hard_weight), hard_loss, soft_loss
+    if relation is not None and options.relation_within:
+        sides = [(z0, index0, instances.fold0), (z1, index1, instances.fold1)]
+        losses = [
+            within_losses(z @ z.T / options.temperature, relation, index, fold).mean()
+            for z, index, fold in sides[: 1 + comparison.both_directions]
+        ]
+        within = torch.stack(losses).mean()
+
+    return weighted_sum(hard, soft, within, options)
 
 
 def _cross_entropy(

@@ -8,7 +8,7 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from mxmclr_plugin.loss.arguments import Batch, Implementation, Options
+from mxmclr_plugin.loss.arguments import Batch, Implementation, Options, SoftScope
 
 __all__ = ["check_options", "check_positive", "check_shapes", "check_share", "check_values"]
 
@@ -39,11 +39,15 @@ def check_options(options: Options) -> None:
             )
     else:
         check_positive("temperature", temperature)
-    check_positive("soft_temperature", options.soft_temperature)
+    if options.soft_temperature != math.inf:
+        check_positive("soft_temperature", options.soft_temperature)
     check_share("hard_weight", options.hard_weight)
-    known = get_args(Implementation)
-    if options.impl not in known:
-        raise ValueError(f"impl must be one of {', '.join(map(repr, known))}, got {options.impl!r}")
+    if options.relation_within != 0:
+        check_positive("relation_within", options.relation_within)
+    for name, known in (("impl", get_args(Implementation)), ("soft_scope", get_args(SoftScope))):
+        value = getattr(options, name)
+        if value not in known:
+            raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, got {value!r}")
     for name, least in (("tile", 1), ("cache_bytes", 0), ("num_instances", 1)):
         value = getattr(options, name)
         if value is None and name != "cache_bytes":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -151,19 +152,19 @@ def fingerprint_module(module: nn.Module) -> str:
     Taken over the classes and printed options of all its parts, its parameters and buffers, and of
     a SentenceTransformer the tokenizer, maximal length, prompts, width and image processor as well.
     """
-    from sentence_transformers import SentenceTransformer  # takes seconds to import
-
+    # Without the library there can be no such part, and to import it takes seconds.
+    library = sys.modules.get("sentence_transformers")
     digest = hashlib.sha256()
     for name, part in module.named_modules():
         kind = type(part)
         options = part.extra_repr()
-        if isinstance(part, SentenceTransformer):
+        if library is not None and isinstance(part, library.SentenceTransformer):
             # Its modules print their options in __repr__ alone.
             options = (
                 f"{part!r}\n{tokenizer_digest(part.tokenizer)}\n{part.max_seq_length}\n"
                 f"{part.default_prompt_name}\n{sorted(part.prompts.items())}\n{part.truncate_dim}"
             )
-            processor = getattr(part, "processor", None)  # a bag of words has none
+            processor = getattr(part, "processor", None)  # static embeddings have none
             images = getattr(processor, "image_processor", None)
             if images is not None:
                 options += f"\n{images.to_json_string()}"

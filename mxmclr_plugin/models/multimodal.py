@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mxmclr_plugin.data.batch import Observations
 from mxmclr_plugin.models.image import scaled_images
-from mxmclr_plugin.models.text import SentenceBackbone, sentence_transformer
+from mxmclr_plugin.models.sentence_transformer import SentenceBackbone, sentence_transformer
 from mxmclr_plugin.registry import register_tower
 
 if TYPE_CHECKING:  # it takes seconds to import

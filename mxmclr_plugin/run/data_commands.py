@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mxmclr_plugin.arguments import WORD, written
+from mxmclr_plugin.bounds import Count
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.run.command import Context, print_data_notes, print_line
 
@@ -51,7 +52,7 @@ class ConvertArguments:
 
     data: str = field(metadata=WORD)
     out: Path
-    shards: int | None = None
+    shards: Count | None = None
 
 
 def check_command(arguments: CheckArguments, context: Context) -> int:

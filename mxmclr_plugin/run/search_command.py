@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mxmclr_plugin.arguments import WORD
-from mxmclr_plugin.errors import ConfigError
+from mxmclr_plugin.bounds import Count
 from mxmclr_plugin.files import write_atomically
 from mxmclr_plugin.run.command import Context, new_path, print_line
 
@@ -30,15 +30,11 @@ class SearchArguments:
 
     query: str = field(metadata=WORD)
     ckpt: Path
-    k: int = 5
+    k: Count = 5
     split: str = "test"
     modality: list[str] = field(default_factory=list)
     by: str | None = None
     html: Path | None = None
-
-    def __post_init__(self) -> None:
-        if self.k < 1:
-            raise ConfigError(f"k must be 1 or more, got {self.k}")
 
 
 def search_command(arguments: SearchArguments, context: Context) -> int:

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from oracles.hybrid_loss import loop_loss
-from oracles.uni_modal_hybrid_loss import loop_rows, loop_uni_modal_loss
+from oracles.hybrid_loss import loop_loss, loop_rows
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -107,7 +106,7 @@ def test_every_process_has_the_loss_and_gradient_of_all_rows_in_one(results, num
     if call == "cross_modal":
         expected = loop_loss(z0, z1, labels0, labels1)[0]
     elif call == "uni_modal":
-        expected = loop_uni_modal_loss(z0, labels0)[0]
+        expected = loop_loss(z0, None, labels0)[0]
     else:
         # The memory holds the batch itself, without gradient.
         expected = memory_oracle(z0, labels0)
@@ -127,4 +126,4 @@ def memory_oracle(z, labels):
     positive = {(u, v) for u, v in kept if y[u] == y[v]}
     hard, soft = loop_rows(z, z.detach(), y, y, kept, positive)
     mean = [sum(losses.values()) / len(losses) for losses in (hard, soft)]
-    return 0.8 * mean[0] + 0.2 * mean[1]
+    return 0.7 * mean[0] + 0.3 * mean[1]

@@ -13,13 +13,21 @@ from pytorch_metric_learning.utils import common_functions as c_f
 from torch import Tensor
 
 from mxmclr_plugin.integrations.pytorch_metric_learning.pairs import Pairs, all_pairs, picked_pairs
-from mxmclr_plugin.loss.arguments import Implementation, Options
+from mxmclr_plugin.loss.arguments import (
+    HARD_WEIGHT,
+    SOFT_TEMPERATURE,
+    TEMPERATURE,
+    Implementation,
+    Options,
+    SoftScope,
+)
 from mxmclr_plugin.loss.implementation import choose_implementation
 from mxmclr_plugin.loss.instances import Comparison, Instances
 from mxmclr_plugin.loss.kernels.parts import streaming_parts
 from mxmclr_plugin.loss.kernels.tiles import TILED
 from mxmclr_plugin.loss.kernels.triton.tiles import TRITON
-from mxmclr_plugin.loss.reference import RowLosses, hard_losses, relation_of_rows, soft_losses
+from mxmclr_plugin.loss.reference import RowLosses, hard_losses, soft_losses, within_losses
+from mxmclr_plugin.loss.relation import Relation, exponents
 from mxmclr_plugin.loss.validation import check_options
 
 __all__ = ["MultifoldHybridLoss"]
@@ -37,13 +45,15 @@ class MultifoldHybridLoss(BaseMetricLossFunction):  # type: ignore[misc]
     .. math:: \mathrm{logsumexp}_v S_{uv} - \sum_v H_{uv} S_{uv} \quad\text{and}\quad
               \mathrm{logsumexp}_v S_{uv} - \sum_v T_{uv} S_{uv}
 
-    are its hard and its soft loss. H is uniform over the references of the same instance.
-    :math:`T_{uv} = R_{ij} / c_{uj}` where i and j are the instances of u and v, :math:`c_{uj}` the
-    number of references of j that u is compared with, and :math:`R_{ij}` the softmax of
-    :math:`G_{ij}/\tau_{soft}` over the instances with :math:`c_{uj} > 0`. :math:`G_{ij}` is the
-    cosine of the fused features of both (the normalised mean of an instance's unit embeddings),
-    without gradient, the mean over the modalities in which both were observed; a pair of instances
-    that shares none has weight 0.
+    are its hard and its soft loss, the soft loss among the references of *other* instances alone. H
+    is uniform over the references of the same instance. :math:`T_{uv} = R_{ij} / c_{uj}` where i
+    and j are the instances of u and v, :math:`c_{uj}` the number of references of j that u is
+    compared with, and :math:`R_{ij}` the softmax of :math:`G_{ij}/(\tau_{soft}\,\sigma_i)` over
+    the other instances with :math:`c_{uj} > 0`. :math:`G_{ij}` is the cosine of the fused features
+    of both (the normalised mean of an instance's unit embeddings), without gradient, the mean over
+    the modalities in which both were observed, and :math:`\sigma_i` its standard deviation over
+    all other instances; a pair of instances that shares no modality has weight 0. ``soft_scope``
+    and the other options are those of :func:`mxmclr_plugin.multifold_hybrid_loss`.
 
     What u is compared with:
 
@@ -51,9 +61,9 @@ class MultifoldHybridLoss(BaseMetricLossFunction):  # type: ignore[misc]
       even if both label tensors are one and the same. With ``symmetric`` the loss is the mean of
       both directions, each reduced with its own anchors and their labels.
     - **uni-modal** (``embeddings`` alone): every other row. u itself is neither among the
-      positives nor in the logsumexp, so :math:`c_{ui}` is the fold of its own instance less one,
-      and where that is 0 its own instance is left out of :math:`R_{ij}`. Fused features are made
-      of all rows, u among them. (Both values are those of
+      positives nor in the logsumexp, so with ``soft_scope="all"`` :math:`c_{ui}` is the fold of its
+      own instance less one, and where that is 0 its own instance is left out of :math:`R_{ij}`.
+      Fused features are made of all rows, u among them. (Both values are those of
       :func:`mxmclr_plugin.multifold_hybrid_loss`, a batch of one instance excepted, see below.)
     - with ``indices_tuple``: what the tuple says and nothing else. H is uniform over the positive
       pairs of u, and :math:`c_{uj}` counts those of its pairs, positive or negative, that lead
@@ -69,11 +79,12 @@ class MultifoldHybridLoss(BaseMetricLossFunction):  # type: ignore[misc]
     zero, one without a negative pair a loss of zero, as in ``SupConLoss``; the zero is tied to
     ``embeddings`` and ``ref_emb``, so that both towers have gradients.
 
-    Sub losses are ``hard`` and ``soft``, so ``MultipleReducers({"hard": ..., "soft": ...})`` sets
-    a reducer for each. Both are losses of rows ("element"), already multiplied by ``hard_weight``
-    and 1 - ``hard_weight``. The default reducer is the mean. ``DoNothingReducer`` gives a dict;
-    that of a symmetric loss holds the reverse direction under ``reverse_hard`` and
-    ``reverse_soft``, and all entries are halved, so that their means add up to the loss.
+    Sub losses are ``hard`` and ``soft``, and ``within`` if ``relation_within`` is not 0, so
+    ``MultipleReducers({"hard": ..., "soft": ...})`` sets a reducer for each. They are losses of
+    rows ("element"), already multiplied by ``hard_weight``, 1 - ``hard_weight`` and
+    ``relation_within``. The default reducer is the mean. ``DoNothingReducer`` gives a dict; that of
+    a symmetric loss holds the reverse direction under ``reverse_hard`` and so on, and all entries
+    are halved, so that their means add up to the loss.
 
     Losses are computed in float32 at least, also under autocast; the result has the dtype of
     ``embeddings`` as in the library's own losses, or float32 under autocast.
@@ -83,9 +94,13 @@ class MultifoldHybridLoss(BaseMetricLossFunction):  # type: ignore[misc]
 
     Args:
         temperature: Logits are divided by it.
-        soft_temperature: tau_soft, the temperature of the relation between instances.
+        soft_temperature: tau_soft, the temperature of the relation between instances, in standard
+            deviations; infinity for the same share of all others.
         hard_weight: Weight of the hard part, 0 to 1; the soft part has the rest. A part of weight 0
             is not computed.
+        soft_scope: ``"others"``, or ``"all"`` to compare with the own instance too.
+        relation_within: Weight of the soft loss of the anchors against the anchors of other
+            instances. For cross-modal calls without ``indices_tuple``.
         instances_from: What tells which rows are one instance in calls with ``indices_tuple``:
             ``"pairs"`` or ``"labels"``. The hard part does not depend on it.
         symmetric: Whether a cross-modal loss without ``indices_tuple`` is the mean of both
@@ -123,28 +138,38 @@ class MultifoldHybridLoss(BaseMetricLossFunction):  # type: ignore[misc]
 
     def __init__(
         self,
-        temperature: float = 0.07,
-        soft_temperature: float = 0.05,
-        hard_weight: float = 0.8,
+        temperature: float = TEMPERATURE,
+        soft_temperature: float = SOFT_TEMPERATURE,
+        hard_weight: float = HARD_WEIGHT,
         symmetric: bool = True,
         instances_from: InstancesFrom = "pairs",
         impl: Implementation = "auto",
+        soft_scope: SoftScope = "others",
+        relation_within: float = 0.0,
         **kwargs: Any,
     ) -> None:
-        check_options(Options(temperature, soft_temperature, hard_weight, impl=impl))
+        options = Options(
+            temperature, soft_temperature, hard_weight, soft_scope, relation_within, impl=impl
+        )
+        check_options(options)
         if instances_from not in ("pairs", "labels"):
             raise ValueError(f"instances_from must be 'pairs' or 'labels', got {instances_from!r}")
+        self.relation_within = relation_within  # the library reads the names of sub losses at once
         super().__init__(**kwargs)
         self.temperature = temperature
+        self.soft_scope: SoftScope = soft_scope
         self.soft_temperature = soft_temperature
         self.hard_weight = hard_weight
         self.symmetric = symmetric
         self.instances_from: InstancesFrom = instances_from
         self.impl: Implementation = impl
         self.add_to_recordable_attributes(
-            list_of_names=["temperature", "soft_temperature", "hard_weight"], is_stat=False
+            list_of_names=["temperature", "soft_temperature", "hard_weight", "relation_within"],
+            is_stat=False,
         )
-        self.add_to_recordable_attributes(list_of_names=["hard_loss", "soft_loss"], is_stat=True)
+        self.add_to_recordable_attributes(
+            list_of_names=[f"{name}_loss" for name in self._sub_loss_names()], is_stat=True
+        )
 
     def forward(
         self,
@@ -171,10 +196,15 @@ class MultifoldHybridLoss(BaseMetricLossFunction):  # type: ignore[misc]
 
         Raises:
             ValueError: If shapes do not fit together, if labels are missing, or if
-                ``indices_tuple`` contradicts itself.
+                ``indices_tuple`` contradicts itself or is not to be had with ``relation_within``.
         """
         self.reset_stats()
         uni_modal = ref_emb is None or ref_emb is embeddings
+        if self.relation_within and (uni_modal or indices_tuple is not None):
+            raise ValueError(
+                "relation_within needs embeddings and ref_emb of two modalities, without "
+                "indices_tuple"
+            )
         _check_rows("embeddings", embeddings, "labels", labels)
         if ref_emb is not None and not uni_modal:
             _check_rows("ref_emb", ref_emb, "ref_labels", ref_labels)
@@ -232,26 +262,32 @@ class MultifoldHybridLoss(BaseMetricLossFunction):  # type: ignore[misc]
         if self.hard_weight > 0:
             hard = hard_losses(logits, pairs.positive, pairs.kept)
             loss_dict["hard"] = _element(hard, self.hard_weight)
+        if self.hard_weight == 1 and not self.relation_within:
+            return loss_dict
+        options, instances = self._options(), pairs.instances
+        index0, index1 = instances.index0, instances.index1
+        with torch.no_grad():
+            rows = None if ref_emb is embeddings else embeddings, ref_emb
+            folds = instances.fold0, instances.fold1
+            relation = exponents(
+                Relation.of_rows(rows, (index0, index1), folds, logits.dtype), options
+            )
         if self.hard_weight < 1:
-            with torch.no_grad():
-                instances = pairs.instances
-                relation, related = relation_of_rows(
-                    instances,
-                    None if ref_emb is embeddings else embeddings,
-                    ref_emb,
-                    logits.dtype,
-                )
-                # Rows of each instance that each anchor is compared with: (n_0, instances).
-                counts = logits.new_zeros(len(logits), instances.groups)
-                counts.index_add_(1, instances.index1, pairs.kept.to(logits.dtype))
+            # Rows of each instance that each anchor is compared with: (n_0, instances).
+            counts = logits.new_zeros(len(logits), instances.groups)
+            counts.index_add_(1, index1, pairs.kept.to(logits.dtype))
+            others = index0[:, None] != index1[None, :]
             soft = soft_losses(
                 logits,
-                relation / self.soft_temperature,
-                related,
-                counts[:, instances.index1].clamp(min=1),
-                pairs.kept,
+                relation[index0][:, index1],
+                counts[:, index1].clamp(min=1),
+                pairs.kept & others if options.others else pairs.kept,
             )
             loss_dict["soft"] = _element(soft, 1 - self.hard_weight)
+        if self.relation_within:
+            logits = self._logits(embeddings, embeddings)
+            within = within_losses(logits, relation, index0, instances.fold0)
+            loss_dict["within"] = _element(within, self.relation_within)
         return loss_dict
 
     def get_default_distance(self) -> CosineSimilarity:
@@ -259,7 +295,16 @@ class MultifoldHybridLoss(BaseMetricLossFunction):  # type: ignore[misc]
         return CosineSimilarity()
 
     def _sub_loss_names(self) -> list[str]:
-        return ["hard", "soft"]
+        return ["hard", "soft", "within"] if self.relation_within else ["hard", "soft"]
+
+    def _options(self) -> Options:
+        return Options(
+            self.temperature,
+            self.soft_temperature,
+            self.hard_weight,
+            self.soft_scope,
+            self.relation_within,
+        )
 
     def _implementation(
         self,
@@ -281,6 +326,8 @@ class MultifoldHybridLoss(BaseMetricLossFunction):  # type: ignore[misc]
         # Without labels, and without a negative pair, it is for the dense one to say what is wrong.
         if labels is None or ref_labels is None or self.impl == "dense":
             return "dense"
+        if self.soft_scope == "others":
+            return "dense"  # TODO
         impl = choose_implementation(self.impl, embeddings, ref_emb, None)
         return "dense" if impl != "dense" and _one_instance(labels, ref_labels) else impl
 
@@ -311,7 +358,7 @@ class MultifoldHybridLoss(BaseMetricLossFunction):  # type: ignore[misc]
         assert ref_labels is not None
         uni_modal = ref_emb is embeddings
         weight = self.hard_weight
-        loss, hard, soft = streaming_parts(
+        loss, hard, soft, _ = streaming_parts(
             Comparison(
                 embeddings,
                 ref_emb,
@@ -320,7 +367,7 @@ class MultifoldHybridLoss(BaseMetricLossFunction):  # type: ignore[misc]
                 both_directions=both_directions,
                 skip_self=uni_modal,
             ),
-            Options(self.temperature, self.soft_temperature, weight),
+            self._options(),
             TRITON if impl == "triton" else TILED,
             differentiable=0 < weight < 1,
         )
@@ -372,7 +419,8 @@ class MultifoldHybridLoss(BaseMetricLossFunction):  # type: ignore[misc]
         """What the reducer makes of one direction out of one or two."""
         loss_dict = self.compute_loss(embeddings, labels, indices_tuple, ref_emb, ref_labels)
         if self.collect_stats:
-            for name, weight in (("hard", self.hard_weight), ("soft", 1 - self.hard_weight)):
+            weights = self.hard_weight, 1 - self.hard_weight, self.relation_within
+            for name, weight in zip(self._sub_loss_names(), weights, strict=False):
                 losses = loss_dict[name]["losses"]
                 if isinstance(losses, Tensor):
                     mean = losses.detach().mean().item() / weight / directions

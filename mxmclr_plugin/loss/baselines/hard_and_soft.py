@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mxmclr_plugin.loss.arguments import Implementation
+from mxmclr_plugin.loss.arguments import SOFT_TEMPERATURE, TEMPERATURE, Implementation, SoftScope
 from mxmclr_plugin.loss.distributed.gather import Gather
 from mxmclr_plugin.loss.multifold_hybrid import MultifoldHybridLoss
 from mxmclr_plugin.registry import register_loss
@@ -19,7 +19,7 @@ __all__ = ["mxmclr_hard", "mxmclr_soft"]
     paper="reconstruction of MXM-CLR, https://arxiv.org/abs/2303.10839",
 )
 def mxmclr_hard(
-    temperature: float = 0.07,
+    temperature: float = TEMPERATURE,
     learnable_temperature: bool = False,
     impl: Implementation = "auto",
     validate: bool = True,
@@ -59,8 +59,9 @@ def mxmclr_hard(
     paper="reconstruction of MXM-CLR, https://arxiv.org/abs/2303.10839",
 )
 def mxmclr_soft(
-    temperature: float = 0.07,
-    soft_temperature: float = 0.05,
+    temperature: float = TEMPERATURE,
+    soft_temperature: float = SOFT_TEMPERATURE,
+    soft_scope: SoftScope = "others",
     learnable_temperature: bool = False,
     impl: Implementation = "auto",
     validate: bool = True,
@@ -68,13 +69,14 @@ def mxmclr_soft(
     memory_bank_size: int | Sequence[int] = 0,
     gather: Gather = "auto",
 ) -> MultifoldHybridLoss:
-    """Other instances are positives in proportion to their similarity.
+    """Other instances are ordered by their similarity; the own instance has no part in it.
 
     The options are those of :class:`~mxmclr_plugin.loss.multifold_hybrid.MultifoldHybridLoss`.
 
     Args:
         temperature: Logits are divided by it.
         soft_temperature: Temperature of the relation between instances.
+        soft_scope: ``"others"``, or ``"all"`` to compare with the own instance too.
         learnable_temperature: Whether the temperature is learned.
         impl: Which implementation computes the loss.
         validate: Whether the values of embeddings are checked in each step.
@@ -88,6 +90,7 @@ def mxmclr_soft(
         gather_distributed,
         soft_temperature=soft_temperature,
         hard_weight=0.0,
+        soft_scope=soft_scope,
         learnable_temperature=learnable_temperature,
         impl=impl,
         validate=validate,

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from annotated_types import Gt
+
 from mxmclr_plugin.loss.baselines.pairing import PairedLoss
 from mxmclr_plugin.registry import register_loss
 
@@ -15,7 +19,9 @@ __all__ = ["dcl", "ntxent"]
     source="lightly",
     paper="SimCLR, https://arxiv.org/abs/2002.05709",
 )
-def ntxent(temperature: float = 0.5, gather_distributed: bool = False) -> PairedLoss:
+def ntxent(
+    temperature: Annotated[float, Gt(0)] = 0.5, gather_distributed: bool = False
+) -> PairedLoss:
     """lightly's NT-Xent.
 
     Args:
@@ -34,7 +40,7 @@ def ntxent(temperature: float = 0.5, gather_distributed: bool = False) -> Paired
     source="lightly",
     paper="DCL, https://arxiv.org/abs/2110.06848",
 )
-def dcl(temperature: float = 0.1, gather_distributed: bool = False) -> PairedLoss:
+def dcl(temperature: Annotated[float, Gt(0)] = 0.1, gather_distributed: bool = False) -> PairedLoss:
     """lightly's decoupled loss: the positive is not in the denominator.
 
     Args:

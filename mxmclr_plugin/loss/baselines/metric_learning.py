@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
+from annotated_types import Ge, Gt
 from torch import Tensor, nn
 
 from mxmclr_plugin.loss.folds import flatten_modalities
@@ -61,7 +64,7 @@ class LabelLoss(nn.Module):
     source="pytorch-metric-learning",
     paper="CPC, https://arxiv.org/abs/1807.03748",
 )
-def pml_ntxent(temperature: float = 0.07, symmetric: bool = False) -> LabelLoss:
+def pml_ntxent(temperature: Annotated[float, Gt(0)] = 0.07, symmetric: bool = False) -> LabelLoss:
     """NT-Xent for each positive pair, first to second modality unless symmetric.
 
     Args:
@@ -79,7 +82,7 @@ def pml_ntxent(temperature: float = 0.07, symmetric: bool = False) -> LabelLoss:
     source="pytorch-metric-learning",
     paper="SupCon, https://arxiv.org/abs/2004.11362",
 )
-def supcon(temperature: float = 0.1, symmetric: bool = True) -> LabelLoss:
+def supcon(temperature: Annotated[float, Gt(0)] = 0.1, symmetric: bool = True) -> LabelLoss:
     """Supervised contrastive loss, both directions.
 
     Args:
@@ -99,7 +102,10 @@ def supcon(temperature: float = 0.1, symmetric: bool = True) -> LabelLoss:
     paper="CVPR 2019, https://arxiv.org/abs/1904.06627",
 )
 def multi_similarity(
-    alpha: float = 2.0, beta: float = 50.0, base: float = 0.5, symmetric: bool = True
+    alpha: Annotated[float, Gt(0)] = 2.0,
+    beta: Annotated[float, Gt(0)] = 50.0,
+    base: float = 0.5,
+    symmetric: bool = True,
 ) -> LabelLoss:
     """Multi-similarity loss, both directions, no miner.
 
@@ -121,7 +127,7 @@ def multi_similarity(
     source="pytorch-metric-learning",
     paper="FaceNet, https://arxiv.org/abs/1503.03832",
 )
-def triplet(margin: float = 0.2, symmetric: bool = True) -> LabelLoss:
+def triplet(margin: Annotated[float, Ge(0)] = 0.2, symmetric: bool = True) -> LabelLoss:
     """Triplet margin loss over all triplets, both directions.
 
     Args:

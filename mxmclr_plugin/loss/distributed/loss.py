@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -12,6 +13,7 @@ from torch import distributed as torch_dist
 
 from mxmclr_plugin.loss.arguments import Batch, Options
 from mxmclr_plugin.loss.distributed.exchange import Exchange, Ranks
+from mxmclr_plugin.loss.distributed.gather import gather_batch
 from mxmclr_plugin.loss.distributed.peers import RankPeers
 from mxmclr_plugin.loss.functional import hybrid_parts
 from mxmclr_plugin.loss.implementation import choose_implementation, triton_is_faster
@@ -99,6 +101,9 @@ def _parts(batch: Batch, options: Options, exchange: Exchange, differentiable: b
             if x is not None and x.dtype not in _DTYPES:
                 raise ValueError(f"no rows of {x.dtype} can be exchanged; give {_DTYPES}")
 
+    if options.others or options.relation_within or options.soft_temperature == math.inf:
+        all_rows = gather_batch(batch)  # TODO
+        return hybrid_parts(all_rows, options, differentiable=differentiable)
     matrices = (batch.z0, batch.z1, batch.soft_features0, batch.soft_features1)
     device = batch.z0.device if isinstance(batch.z0, Tensor) else torch.device("cpu")
     _raise_together(ranks, check, device)
@@ -142,7 +147,7 @@ def _parts(batch: Batch, options: Options, exchange: Exchange, differentiable: b
             engine=TRITON if triton else TILED,
             exchange=RankPeers(ranks, exchange, indices0, indices1, instances.groups),
         )
-        return apply(z0, z1, scale, problem, weight)
+        return apply(z0, z1, scale, problem, options)
 
 
 def _check_exchange(exchange: str) -> None:

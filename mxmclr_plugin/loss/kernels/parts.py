@@ -58,10 +58,10 @@ def streaming_parts(
         bound=bound,
         engine=engine,
     )
-    return apply(z0, z1, scale, problem, weight)
+    return apply(z0, z1, scale, problem, options)
 
 
-def apply(z0: Tensor, z1: Tensor, scale: Tensor, problem: Problem, hard_weight: float) -> Parts:
+def apply(z0: Tensor, z1: Tensor, scale: Tensor, problem: Problem, options: Options) -> Parts:
     """The loss and its parts of rows and scale."""
     if torch.compiler.is_compiling() and problem.exchange is None:
         losses, values = compiled_parts(z0, z1, scale, problem)
@@ -70,10 +70,10 @@ def apply(z0: Tensor, z1: Tensor, scale: Tensor, problem: Problem, hard_weight: 
         losses, values = StreamingParts.apply(z0, z1, scale, problem, gradient)
     if len(losses) == 2:
         hard, soft = losses.unbind()
-        return weighted_sum(hard, soft, hard_weight), hard, soft
+        return weighted_sum(hard, soft, None, options)
     # No views: torch.compile cannot return two of one tensor.
     hard, soft = (values.detach()[k].clone() for k in (0, 1))
-    return losses.sum(), hard if problem.hard else None, soft if problem.soft else None
+    return Parts(losses.sum(), hard if problem.hard else None, soft if problem.soft else None, None)
 
 
 def scale_of(

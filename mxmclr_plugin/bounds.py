@@ -1,0 +1,109 @@
+"""Bounds of values, written once in their type: ``lr: Annotated[float, Ge(0)]``."""
+
+from __future__ import annotations
+
+import math
+import operator
+import types
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin, get_type_hints
+
+from annotated_types import Ge, Gt, Le, Lt, MinLen
+
+from mxmclr_plugin.errors import ConfigError
+
+__all__ = ["Count", "OneOf", "Seed", "check_bounds", "check_value", "choices_of"]
+
+Count: TypeAlias = Annotated[int, Ge(1), Le(2**31 - 1)]
+"""A whole number of 1 or more."""
+
+Seed: TypeAlias = Annotated[int, Ge(0), Le(2**32 - 1)]
+"""A seed of every generator in use; numpy's has 32 bits."""
+
+_LIMITS: dict[type, tuple[str, Callable[[Any, Any], bool], str]] = {
+    Ge: ("ge", operator.ge, "{} or more"),
+    Gt: ("gt", operator.gt, "above {}"),
+    Le: ("le", operator.le, "{} or less"),
+    Lt: ("lt", operator.lt, "below {}"),
+}
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """The values that a string can have; OmegaConf knows no ``Literal``."""
+
+    choices: tuple[str, ...]
+
+
+def check_bounds(record: Any, prefix: str = "") -> None:
+    """Check every value of a dataclass against the bounds in its type, also nested ones.
+
+    Args:
+        record: The dataclass.
+        prefix: Beginning of its keys, for messages.
+
+    Raises:
+        ConfigError: If a value is out of range or not finite; the message starts with its key.
+    """
+    hints = get_type_hints(type(record), include_extras=True)
+    for entry in fields(record):
+        check_value(hints[entry.name], getattr(record, entry.name), prefix + entry.name)
+
+
+def check_value(hint: Any, value: Any, key: str) -> None:
+    """Check a value against the bounds in a type.
+
+    Raises:
+        ConfigError: If it is out of range or not finite; the message starts with the key.
+    """
+    origin, parts = get_origin(hint), get_args(hint)
+    if is_dataclass(value):
+        check_bounds(value, f"{key}.")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{key} must be a finite number, got {value}")
+    elif origin is Annotated:
+        for bound in parts[1:]:
+            if needed := _broken(bound, value):
+                shown = repr(value) if isinstance(value, str) else value
+                raise ConfigError(f"{key} must be {needed}, got {shown}")
+        check_value(parts[0], value, key)
+    elif origin in (Union, types.UnionType):
+        if value is not None:
+            for part in parts:
+                check_value(part, value, key)
+    elif origin is list and isinstance(value, list):
+        for item in value:
+            check_value(parts[0], item, key)
+    elif origin is dict and isinstance(value, dict):
+        for name, item in value.items():
+            check_value(parts[1], item, f"{key}.{name}")
+
+
+def choices_of(hint: Any) -> tuple[Any, ...]:
+    """The values that a type lists, empty if it lists none."""
+    return next((of for of in _listed(hint) if of), ())
+
+
+def _listed(hint: Any) -> Iterator[tuple[Any, ...]]:
+    if isinstance(hint, OneOf):
+        yield hint.choices
+    elif get_origin(hint) is Literal:
+        yield get_args(hint)
+    else:
+        for part in get_args(hint):
+            yield from _listed(part)
+
+
+def _broken(bound: Any, value: Any) -> str | None:
+    """What a value must be if a bound does not hold, else None."""
+    if isinstance(bound, OneOf):
+        *first, last = bound.choices
+        return None if value in bound.choices else f"{', '.join(first)} or {last}"
+    if isinstance(bound, MinLen):
+        return None if len(value) >= bound.min_length else f"at least {bound.min_length} long"
+    if type(bound) in _LIMITS and isinstance(value, int | float):
+        name, holds, words = _LIMITS[type(bound)]
+        limit = getattr(bound, name)
+        return None if holds(value, limit) else words.format(limit)
+    return None

@@ -1,0 +1,70 @@
+"""Check, before data are read, that this machine has what a configuration names."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from pytorch_lightning import Trainer
+
+from mxmclr_plugin.errors import ConfigError
+from mxmclr_plugin.experiment.config import TrainerConfig
+from mxmclr_plugin.experiment.loggers import check_loggers
+from mxmclr_plugin.experiment.trainer import hardware
+
+__all__ = ["check_machine", "check_writable"]
+
+
+def check_machine(config: TrainerConfig) -> None:
+    """Check that the devices, strategy, precision and loggers of a configuration can be used.
+
+    Raises:
+        ConfigError: If one cannot; the message names the keys that differ from their defaults.
+    """
+    check_loggers(config.loggers)
+    if not re.fullmatch(r"auto|-1|\d{1,4}(,\d{1,4})*,?", config.devices):
+        raise ConfigError(
+            f"trainer.devices must be auto, a number, or indexes as 0,2, got {config.devices!r}"
+        )
+    try:
+        Trainer(
+            **hardware(config),
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+    # Lightning and the packages of its strategies raise nearly anything here.
+    except (
+        MisconfigurationException,
+        ValueError,
+        TypeError,
+        RuntimeError,
+        ImportError,
+        AssertionError,
+    ) as error:
+        keys = [
+            f"trainer.{key}={value}"
+            for key in ("accelerator", "devices", "strategy", "num_nodes", "precision")
+            if (value := getattr(config, key)) != getattr(TrainerConfig, key)
+        ]
+        reason = " ".join(str(error).split()).partition(". ")[0].rstrip(".")
+        raise ConfigError(
+            f"{', '.join(keys) or 'trainer'} cannot be used on this machine: {reason}; "
+            "leave it out to use what there is"
+        ) from error
+
+
+def check_writable(key: str, folder: Path) -> None:
+    """Check that files can be written to a folder, which need not exist yet.
+
+    Raises:
+        ConfigError: If they cannot; the message starts with the key.
+    """
+    there = next(path for path in [folder, *folder.absolute().parents] if path.exists())
+    if not there.is_dir():
+        raise ConfigError(f"{key}: {there} is a file, not a folder; choose another folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigError(f"{key}: {there} cannot be written to; choose another folder")
