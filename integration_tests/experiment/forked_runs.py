@@ -6,7 +6,9 @@ import csv
 import json
 import os
 import signal
+import sys
 import time
+import traceback
 from pathlib import Path
 
 import torch
@@ -36,12 +38,18 @@ def start(*arguments, log, at_step=None, signum=signal.SIGKILL, where="training_
         fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(fd, 1)
         os.dup2(fd, 2)
+        # pytest has put its own in their place.
+        sys.stdout, sys.stderr = (os.fdopen(k, "w", buffering=1, closefd=False) for k in (1, 2))
+        os.environ["COLUMNS"] = "400"
         if at_step is not None:
             _signal_in(where, at_step, signum)
         for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(name, signal.default_int_handler if name == 2 else signal.SIG_DFL)
         status = main(list(map(str, arguments)))
+    except BaseException:
+        traceback.print_exc()
     finally:
+        sys.stdout.flush()
         os._exit(status)
 
 
@@ -96,7 +104,7 @@ def _signal_in(where, step, signum):
 
     def method(self, *arguments):
         trainer = self.trainer
-        if self.global_step == step and trainer.state.fn == "fit":
+        if self.global_step == step and trainer.state.fn == ("test" if "test" in where else "fit"):
             os.kill(os.getpid(), signum)
             time.sleep(0.01)
         return original(self, *arguments)

@@ -75,7 +75,14 @@ def changed_run(
     """
     merged = list(_by_key([*config.overrides, *overrides]).values())
     before = _flat(load_config(config.task, config.overrides, config_dir))
-    after = _flat(load_config(config.task, merged, config_dir))
+    try:
+        after = _flat(load_config(config.task, merged, config_dir))
+    except ConfigError as error:
+        load_config(config.task, overrides, config_dir)  # where they are wrong by themselves
+        raise ConfigError(
+            f"{' '.join(overrides)}: does not go with {' '.join(config.overrides)}, which the run "
+            f"has: {error}"
+        ) from error
     tree = copy.deepcopy(dataclasses.asdict(config))
     for key in before.keys() - after.keys():
         _parent(tree, key).pop(key.rpartition(".")[2], None)

@@ -22,6 +22,13 @@ from mxmclr_plugin.experiment.signals import Stop
 __all__ = ["build_trainer", "hardware"]
 
 
+class _LoggedSteps(Callback):
+    """Has metrics logged with the number of steps, which Lightning loses where max_steps grows."""
+
+    def on_train_batch_start(self, trainer: Trainer, *_: object) -> None:
+        trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
+
+
 def hardware(config: TrainerConfig) -> dict[str, Any]:
     """Lightning's arguments for devices, strategy and precision."""
     return {
@@ -66,6 +73,7 @@ def build_trainer(
     """
     assert config.max_steps is not None
     callbacks = [
+        _LoggedSteps(),  # before those that log
         *callbacks,
         BestCheckpoint(out / "checkpoints"),
         LastCheckpoint(out / "checkpoints", config, stop or Stop()),

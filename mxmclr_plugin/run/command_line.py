@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
@@ -44,6 +45,14 @@ _EXAMPLES = """\
   mxmclr data check my.jsonl
   mxmclr search "a tall thin red cone" ckpt=runs/text2shape/mxmclr-seed0
   mxmclr report runs/compare/text2shape"""
+
+_DISK = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
+    *(errno.EIO, errno.EISDIR, errno.ENOTDIR),
+)
+"""Errors of a disk or of rights, which a user can correct."""
+
+_SAVED = "if training had begun, the same command with ckpt=last continues from its last checkpoint"
 
 _DATA_ERROR = f"{DataError.__module__}.{DataError.__qualname__}: "
 
@@ -93,8 +102,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # torch hands on the traceback of a worker's error, which ends with the message.
         _print_error(errors, str(error).rstrip().rpartition("\n")[2].removeprefix(_DATA_ERROR))
         if command is None:
-            print_hint = "if training had begun, the same command with ckpt=last continues from "
-            errors.print(f"{print_hint}its last checkpoint", highlight=False, soft_wrap=True)
+            errors.print(_SAVED, highlight=False, soft_wrap=True)
+        return 2
+    except OSError as error:
+        if error.errno not in _DISK:
+            raise
+        place = "" if error.filename is None else f"{error.filename}: "
+        _print_error(errors, f"{place}{error.strerror}: make room, or name another folder")
+        if command is None:
+            errors.print(_SAVED, highlight=False, soft_wrap=True)
         return 2
     except KeyboardInterrupt:
         hint = _WITH_CKPT if command is None else command.if_interrupted
