@@ -107,6 +107,7 @@ class LastCheckpoint(Checkpoint):
     def __init__(self, folder: Path, config: TrainerConfig, stop: Stop) -> None:
         super().__init__()
         self.path = folder / "last.ckpt"
+        self.log_every = config.log_every
         self.every_steps = config.checkpoint_every_steps
         self.every_seconds = (config.checkpoint_every_minutes or float("inf")) * 60
         self.stop = stop
@@ -131,7 +132,7 @@ class LastCheckpoint(Checkpoint):
         due = self.stop.signum is not None or now - self._saved_at >= self.every_seconds
         # A clock or a signal of one process decides for all.
         if _any_process(trainer, due) or (self.every_steps and step % self.every_steps == 0):
-            if step % trainer.log_every_n_steps == 0:
+            if step % self.log_every == 0:
                 # Lightning logs the metrics of this step after this hook, so a run that continues
                 # from here would not. The curves leave out what is logged twice.
                 connector = trainer._logger_connector

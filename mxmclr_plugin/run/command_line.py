@@ -165,12 +165,16 @@ def _train(task: str, overrides: list[str], context: Context, help_wanted: bool)
             f"there is no command or task {words!r}: {did_you_mean(words, [*commands, *known])}"
             f"commands are {', '.join(commands)}; tasks are {', '.join(known)}"
         )
-    if help_wanted:
-        _show_task(load_config(task, overrides, context.config_dir), context.console)
-        return 0
-    from mxmclr_plugin.experiment.resume import command_config
+    if any(override.startswith("ckpt=") for override in overrides) and not help_wanted:
+        from mxmclr_plugin.experiment.resume import command_config  # imports torch
 
-    return train(command_config(task, overrides, context.config_dir), context.console)
+        config = command_config(task, overrides, context.config_dir)
+    else:
+        config = load_config(task, overrides, context.config_dir)
+    if help_wanted:
+        _show_task(config, context.console)
+        return 0
+    return train(config, context.console)
 
 
 def _show_commands(console: Console) -> None:
