@@ -1,5 +1,6 @@
 """Files written whole or not at all, and what is kept in the cache folder."""
 
+import json
 import os
 import stat
 import subprocess
@@ -46,10 +47,16 @@ def test_what_fails_leaves_the_old_file_and_nothing_else(tmp_path):
 
     with pytest.raises(RuntimeError, match="stop"):
         stopped()
-    with pytest.raises(UnicodeEncodeError):
-        write_atomically(path, "\ud800")
+    with pytest.raises(TypeError):
+        write_atomically(path, 7)
     assert path.read_text() == "old"
     assert names(tmp_path) == ["a.txt"]
+
+
+def test_a_name_that_is_no_unicode_text(tmp_path):
+    name = os.fsdecode(b"caf\xe9.png")
+    write_atomically(tmp_path / "a.json", json.dumps([name], ensure_ascii=False))
+    assert json.loads((tmp_path / "a.json").read_text()) == [name]
 
 
 def make_file(path):

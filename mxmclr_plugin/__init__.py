@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mxmclr_plugin.loss.registry import list_losses as list_losses
     from mxmclr_plugin.models.registry import build_tower as build_tower
     from mxmclr_plugin.models.registry import list_towers as list_towers
+    from mxmclr_plugin.models.teacher import with_teacher as with_teacher
     from mxmclr_plugin.models.tower import Tower as Tower
     from mxmclr_plugin.retrieval.metrics import retrieval_metrics as retrieval_metrics
     from mxmclr_plugin.retrieval.top_k import top_k as top_k
@@ -51,6 +52,7 @@ _MODULES = {
     "register": "integrations.registration",
     "retrieval_metrics": "retrieval.metrics",
     "top_k": "retrieval.top_k",
+    "with_teacher": "models.teacher",
 }
 
 __all__ = sorted(_MODULES)

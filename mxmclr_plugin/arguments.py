@@ -43,8 +43,9 @@ def parse_arguments(
 ) -> tuple[ArgumentsT, list[str]]:
     """Reads the arguments of a command.
 
-    Values of text and path keys are taken as typed. Lists are written with commas, with or
-    without brackets: ``seeds=0,1,2``. Nested keys are written with dots: ``grid.lr=1,2``.
+    Values of text and path keys are taken as typed. A word with ``=`` is no ``key=value`` if there
+    is no such key, or if it follows ``--``. Lists are written with commas, with or without
+    brackets: ``seeds=0,1,2``. Nested keys are written with dots: ``grid.lr=1,2``.
 
     Args:
         command: Name of the command, for messages.
@@ -67,7 +68,7 @@ def parse_arguments(
     values: dict[str, Any] = {}
     placed: list[str] = []
     further: list[str] = []
-    for argument in arguments:
+    for argument in _in_order(arguments, placed):
         match = _KEY.match(argument) or _DELETED.match(argument)
         if match is None:
             placed.append(argument)
@@ -80,6 +81,8 @@ def parse_arguments(
             _assign(values, key.split("."), hints[first], key, text)
         elif others is None or first in others:
             further.append(argument)
+        elif len(placed) < len(words):  # a path or text with "="
+            placed.append(argument)
         else:
             known = [*keys, *sorted(others)]
             listed = f"its keys are {', '.join(keys)}" if keys else "it has no keys"
@@ -100,6 +103,17 @@ def parse_arguments(
     made = _made(kind, values)
     check_bounds(made)
     return made, further
+
+
+def _in_order(arguments: Sequence[str], placed: list[str]) -> list[str]:
+    """Arguments, those without ``key=`` first; what follows ``--`` is added to ``placed``."""
+    arguments = list(arguments)
+    if "--" in arguments:
+        place = arguments.index("--")
+        placed += arguments[place + 1 :]
+        arguments = arguments[:place]
+    is_key = [bool(_KEY.match(argument) or _DELETED.match(argument)) for argument in arguments]
+    return [arguments[k] for k in sorted(range(len(arguments)), key=is_key.__getitem__)]
 
 
 def convert(hint: Any, key: str, text: str) -> Any:

@@ -52,7 +52,7 @@ def check_bounds(record: Any, prefix: str = "") -> None:
 
 
 def check_value(hint: Any, value: Any, key: str) -> None:
-    """Check a value against the bounds in a type.
+    """Check a value against the bounds in a type; ``Le(inf)`` among them allows infinity.
 
     Raises:
         ConfigError: If it is out of range or not finite; the message starts with the key.
@@ -60,6 +60,8 @@ def check_value(hint: Any, value: Any, key: str) -> None:
     origin, parts = get_origin(hint), get_args(hint)
     if is_dataclass(value):
         check_bounds(value, f"{key}.")
+    elif hint is Any or (value == math.inf and Le(math.inf) in parts):
+        return
     elif isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{key} must be a finite number, got {value}")
     elif origin is Annotated:
@@ -75,7 +77,9 @@ def check_value(hint: Any, value: Any, key: str) -> None:
     elif origin is list and isinstance(value, list):
         for item in value:
             check_value(parts[0], item, key)
-    elif origin is dict and isinstance(value, dict):
+    elif origin is dict:
+        if not isinstance(value, dict):
+            raise ConfigError(f"{key} must be keys and values, got {value!r}")
         for name, item in value.items():
             check_value(parts[1], item, f"{key}.{name}")
 

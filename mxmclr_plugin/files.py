@@ -43,9 +43,15 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file so that it is never seen half written; text becomes UTF-8."""
+    """Write a file so that it is never seen half written.
+
+    Text becomes UTF-8. What is no Unicode text, as in names of files from old archives, is written
+    as ``\\udce9``, which JSON and YAML read as the same name.
+    """
+    if isinstance(content, str):
+        content = content.encode("utf-8", "backslashreplace")
     with replacing(path) as unfinished:
-        unfinished.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+        unfinished.write_bytes(content)
 
 
 def kept(path: str | Path, make: Callable[[Path], None]) -> Path:

@@ -177,6 +177,12 @@ class TowerInfo(Info):
         shared["frozen"] = replace(shared["frozen"], default=frozen)
         return replace(info, options={**info.options, **shared})
 
+    @property
+    def backbone(self) -> TowerInfo:
+        """The same with the options of the backbone alone."""
+        shared = _shared_tower_options()
+        return replace(self, options={k: v for k, v in self.options.items() if k not in shared})
+
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetInfo(Info):

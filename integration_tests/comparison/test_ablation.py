@@ -28,6 +28,10 @@ def test_every_value_of_every_study_can_be_configured(name, task):
         with pytest.raises(ConfigError, match="is for text2shape"):
             load_study(name, base, {})
         return
+    if name == "teacher":
+        with pytest.raises(ConfigError, match=r"and there is none: set one, such as teacher\."):
+            load_study(name, base, {})
+        base = load_config(task, [f"teacher.{next(iter(base.towers))}=sentence_transformer"])
     study = load_study(name, base, {})
     assert 1 <= len(study.axes) <= 2
     for axis, values in study.axes.items():
@@ -37,6 +41,23 @@ def test_every_value_of_every_study_can_be_configured(name, task):
                 load_config(task, [*study.overrides, *lines])
             except Exception as error:
                 raise AssertionError(f"{name}, {axis}, {lines}: {error}") from error
+
+
+def test_teachers_are_varied():
+    given = ["teacher.en=sentence_transformer", "teacher.de={name: bag_of_words, min_count: 2}"]
+    base = load_config("multi30k", given)
+    found = {}
+    for name, lines in load_study("teacher", base, {}).axes["teacher"].items():
+        teachers = load_config("multi30k", [*given, *lines]).teacher
+        found[name] = {m: (of["name"], of["shuffle"]) for m, of in teachers.items()}
+        assert teachers.get("de", {}).get("min_count", 2) == 2
+    en, de = {"en": ("sentence_transformer", False)}, {"de": ("bag_of_words", False)}
+    shuffled = {m: (name, True) for m, (name, _) in (en | de).items()}
+    assert found == {"none": {}, "en": en, "de": de, "all": en | de, "shuffled": shuffled}
+    chosen = load_study("teacher", base, {"teacher": ["none", "shuffled"]})
+    assert list(chosen.axes["teacher"]) == ["none", "shuffled"]
+    with pytest.raises(ConfigError, match=r"axes\.teacher: there is no 'both', there are none, en"):
+        load_study("teacher", base, {"teacher": "both"})
 
 
 def test_variants_and_metrics(tmp_path):
@@ -96,9 +117,10 @@ def test_runs_are_measured_on_other_data_too(tmp_path):
         (["text2shape"], "ablate needs study=STUDY: Name of a study, see list studies"),
         (["text2shape", "study=hybrd"], "did you mean 'hybrid'"),
         (["text2shape", "study=hybrid", "axes.loss.temperatur=1"], "varies loss.hard_weight"),
-        (["text2shape", "study=hybrid", "split=train"], "split is val or test"),
+        (["text2shape", "study=hybrid", "split=train"], "split must be val or test"),
         (["text2shape", "study=hybrid", "seed=1"], "seeds="),
         (["multi30k", "study=encoders"], "is for text2shape"),
+        (["omniglot", "data.root=.", "study=teacher", "teacher.text=tower"], "no such tower"),
         (["text2shape", "study=hybrid", "evaluate.x=[data.noise=0.5]"], "has two axes already"),
     ],
 )

@@ -1,3 +1,4 @@
+import gzip
 import json
 
 import pytest
@@ -68,10 +69,59 @@ def test_a_photo_is_of_one_split(tmp_path):
     assert [problem.kind for problem in data.problems] == ["photo repeated"]
 
 
+@pytest.mark.parametrize("compressed", [True, False])
+def test_the_raw_text_of_the_authors(tmp_path, compressed):
+    """task2/raw/train.1.en.gz ... with task2/image_splits, as github.com/multi30k/dataset has."""
+    (tmp_path / "image_splits").mkdir()
+    for split, count in (("train", 3), ("val", 2), ("test_2016", 1)):
+        names = [f"{split}{k}.jpg" for k in range(count)]
+        (tmp_path / "image_splits" / f"{split}_images.txt").write_text("\n".join(names) + "\n")
+        for number in range(1, 6):
+            for language in ("en", "de"):
+                lines = [f"{language} {number} of {name} é\n" for name in names]
+                file = tmp_path / "raw" / f"{split}.{number}.{language}"
+                file.parent.mkdir(exist_ok=True)
+                if compressed:
+                    with gzip.open(file.with_name(f"{file.name}.gz"), "wt", encoding="utf-8") as to:
+                        to.writelines(lines)
+                else:
+                    file.write_text("".join(lines), encoding="utf-8")
+    data = multi30k(str(tmp_path / "raw"))
+    assert {split: of.names for split, of in data.items()} == {
+        "train": ["train0.jpg", "train1.jpg", "train2.jpg"],
+        "val": ["val0.jpg", "val1.jpg"],
+        "test": ["test_20160.jpg"],
+    }
+    expected = [f"de {number} of val1.jpg é" for number in range(1, 6)]
+    assert data["val"][1].observations["de"] == expected
+    assert data.problems == ()
+    short = next((tmp_path / "raw").glob("val.3.de*"))
+    short.write_bytes(gzip.compress(b"one\n") if compressed else b"one\n")
+    with pytest.raises(DataError, match="a line of each file is of the same photo, but"):
+        multi30k(str(tmp_path / "raw"))
+    short.write_bytes(b"\x1f\x8b\x08no gzip")
+    if compressed:
+        with pytest.raises(DataError, match=r"val\.3\.de\.gz cannot be read"):
+            multi30k(str(tmp_path / "raw"))
+
+
+def test_task_1_has_one_caption(tmp_path):
+    for split in ("train", "val", "test_2016_flickr"):
+        for language in ("en", "de"):
+            text = f"{language} {split}\n".encode()
+            (tmp_path / f"{split}.{language}.gz").write_bytes(gzip.compress(text))
+    data = multi30k(str(tmp_path))
+    assert data["test"].names == ["test_2016 1"]
+    assert data["test"][0].observations == {
+        "en": ["en test_2016_flickr"],
+        "de": ["de test_2016_flickr"],
+    }
+
+
 def test_what_is_not_there(tmp_path):
     with pytest.raises(DataError, match="root=FOLDER"):
         multi30k()
-    with pytest.raises(DataError, match=r"train\.jsonl cannot be read"):
+    with pytest.raises(DataError, match=r"has neither train\.jsonl nor train\.en\.gz"):
         multi30k(str(tmp_path))
     write(tmp_path)
     with pytest.raises(DataError, match=r"no photo with captions in \['nl'\]"):

@@ -1,10 +1,12 @@
 """Rows of tables and lists, against the csv module, json and pandas."""
 
 import csv
+import datetime
 import io
 import json
 import re
 
+import pandas
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -46,7 +48,6 @@ def table(tmp_path, content, **options):
 
 
 def test_a_table_of_pandas(tmp_path):
-    pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame({"a": ["x, y", 'say "no"', "two\nlines"], "b": [1, 2, None]})
     frame.to_csv(tmp_path / "p.csv")  # with an index column that has no name
     found = [row.values for row in read_rows(tmp_path / "p.csv", ProblemLog("raise"))]
@@ -151,6 +152,80 @@ def test_lines_that_are_no_row(tmp_path, line, reason):
     (problem,) = log.problems
     assert (problem.kind, problem.where) == ("line unreadable", f"{path}:1")
     assert re.search(reason, problem.what)
+
+
+def test_what_git_lfs_leaves(tmp_path):
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+    for name in ("a.csv", "a.jsonl", "a.json"):
+        (tmp_path / name).write_text(pointer)
+        with pytest.raises(DataError, match=rf"{name} is a Git LFS pointer.*git lfs pull"):
+            list(read_rows(tmp_path / name, ProblemLog()))
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-16", "utf-16-le", "cp932", "utf_8", "UTF8"])
+def test_another_encoding(tmp_path, encoding):
+    text = "表" if encoding == "cp932" else "é"
+    rows = [{"a": f"{text}1", "b": f"two\n{text}"}, {"a": "3", "b": "x"}]
+    frame = pandas.DataFrame(rows)
+    frame.to_csv(tmp_path / "a.csv", index=False, encoding=encoding)
+    frame.to_json(tmp_path / "b.jsonl", orient="records", lines=True, force_ascii=False)
+    frame.to_json(tmp_path / "c.json", orient="records", force_ascii=False)
+    for name in ("b.jsonl", "c.json"):
+        content = (tmp_path / name).read_text(encoding="utf-8")
+        (tmp_path / name).write_bytes(content.encode(encoding))
+    for name in ("a.csv", "b.jsonl", "c.json"):
+        found = [row.values for row in read_rows(tmp_path / name, ProblemLog("raise"), encoding)]
+        assert found == rows
+    (tmp_path / "a.csv").write_bytes(b"a,b\n\x81\x81\x81,\x00\xd8\n")
+    with pytest.raises(DataError, match=r"a\.csv(:2)?:? ?(is no text in|.*line unreadable)"):
+        list(read_rows(tmp_path / "a.csv", ProblemLog("raise"), encoding))
+
+
+@pytest.mark.parametrize(
+    ("cell", "values"),
+    [
+        ('["a", "b, c"]', ["a", "b, c"]),
+        ("['a', \"it's\"]", ["a", "it's"]),
+        ("[]", []),
+        ("[red] mug", "[red] mug"),
+        ("[1, 2]", "[1, 2]"),
+        ("['a', 2]", "['a', 2]"),
+        ("['a' for a in b]", "['a' for a in b]"),
+        ("['a'", "['a'"),
+    ],
+)
+def test_a_list_in_a_cell(tmp_path, cell, values):
+    pandas.DataFrame({"id": ["1"], "text": [cell]}).to_csv(tmp_path / "a.csv", index=False)
+    (row,) = read_rows(tmp_path / "a.csv", ProblemLog("raise"))
+    assert row.values == {"id": "1", "text": values}
+
+
+def test_what_excel_has(tmp_path):
+    openpyxl = pytest.importorskip("openpyxl")
+    book = openpyxl.Workbook()
+    for cells in (
+        ["SKU", "title", None, "price", "made"],
+        [17, " a\nb ", "x", 2.5, datetime.date(2020, 1, 2)],
+        [],
+        ["018", None, None, True, "=1+1"],
+    ):
+        book.active.append(cells)
+    book.create_sheet("other").append(["no"])
+    book.save(tmp_path / "a.xlsx")
+    found = [(row.where, row.values) for row in read_rows(tmp_path / "a.xlsx", ProblemLog("raise"))]
+    assert found == [
+        (
+            f"{tmp_path / 'a.xlsx'}: row 2",
+            {"SKU": "17", "title": "a\nb", "price": "2.5", "made": "2020-01-02 00:00:00"},
+        ),
+        (
+            f"{tmp_path / 'a.xlsx'}: row 4",
+            {"SKU": "018", "title": None, "price": "True", "made": None},
+        ),
+    ]
+    (tmp_path / "a.xlsx").write_bytes(b"PK no zip")
+    with pytest.raises(DataError, match="is no Excel file that can be read"):
+        list(read_rows(tmp_path / "a.xlsx", ProblemLog()))
 
 
 def test_a_file_that_is_not_there(tmp_path):

@@ -42,7 +42,7 @@ def test_each_backbone_has_its_rate_and_weight_decay_keeps_its_rules():
     assert set(found) == {name for name, p in module.named_parameters() if p.requires_grad}
     for name, (lr, decay) in found.items():
         assert lr == (0.05 if name.startswith("towers.a.backbone") else 0.1), name
-        normalises = ".body.1." in name or "head.layers.1." in name
+        normalises = ".body.1." in name or "head.1." in name
         kept = normalises or name.endswith("bias")
         assert decay == (0.0 if kept else 0.2), name
 

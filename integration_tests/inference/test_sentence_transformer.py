@@ -52,7 +52,7 @@ def test_what_is_no_such_tower():
     with pytest.raises(ValueError, match="LightCNN3d is no SentenceTransformer"):
         as_sentence_transformer(voxel)
     text = Tower(bag_of_words(SENTENCES), dim=4)
-    text.head.layers[2] = torch.nn.GELU()
+    text.head[2] = torch.nn.GELU()
     with pytest.raises(ValueError, match="the head is not"):
         as_sentence_transformer(text)
     model = bag_of_words(SENTENCES).sentence_transformer()

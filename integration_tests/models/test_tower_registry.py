@@ -73,7 +73,7 @@ def test_every_tower_is_built_from_its_name_and_maps_to_unit_vectors(info):
     vectors = tower(CORPUS[info.kind])
     assert vectors.shape == (2, 24)
     torch.testing.assert_close(vectors.norm(dim=1), torch.ones(2))
-    assert tower.head.layers[0].out_features == 10
+    assert tower.head[0].out_features == 10
 
 
 @pytest.mark.gpu

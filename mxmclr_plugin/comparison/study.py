@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 import plugin_configs
-from mxmclr_plugin.comparison.config import flat, written
+from mxmclr_plugin.comparison.config import as_overrides, flat, written
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.experiment.config import RunConfig
 from mxmclr_plugin.registry import did_you_mean
@@ -46,7 +46,9 @@ def load_study(name: str, base: RunConfig, axes: Mapping[str, Any]) -> Study:
     """Read a study.
 
     An axis is a key of the configuration with a list of values, or any name with the overrides of
-    each named value. ``{0}`` and ``{1}`` in keys and overrides stand for the task's modalities.
+    each named value. ``{0}`` and ``{1}`` in keys and overrides stand for the task's modalities. The
+    axis ``teacher: each`` has no teacher, each configured one, all, and all with shuffled
+    instances.
 
     Args:
         name: Name of its file.
@@ -54,7 +56,7 @@ def load_study(name: str, base: RunConfig, axes: Mapping[str, Any]) -> Study:
         axes: Values in place of the study's, by axis.
 
     Raises:
-        ConfigError: If there is no such study or axis.
+        ConfigError: If there is no such study or axis, or it varies teachers and there is none.
     """
     known = studies()
     if name not in known:
@@ -71,7 +73,9 @@ def load_study(name: str, base: RunConfig, axes: Mapping[str, Any]) -> Study:
     for axis, values in raw["axes"].items():
         axis = str(axis).format(*modalities)
         values = chosen.pop(axis, values)
-        if isinstance(values, Mapping):
+        if axis == "teacher":
+            varied[axis] = _teachers(base, values)
+        elif isinstance(values, Mapping):
             varied[axis] = {
                 str(value).format(*modalities): tuple(line.format(*modalities) for line in lines)
                 for value, lines in values.items()
@@ -85,6 +89,30 @@ def load_study(name: str, base: RunConfig, axes: Mapping[str, Any]) -> Study:
         )
     overrides = tuple(line.format(*modalities) for line in raw.get("overrides") or [])
     return Study(name, str(raw["title"]), overrides, varied)
+
+
+def _teachers(base: RunConfig, wanted: str | Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """The overrides of each choice among the configured teachers; ``each`` is all choices."""
+    if not base.teacher:
+        raise ConfigError(
+            "study: 'teacher' varies the configured teachers, and there is none: set one, such as "
+            f"teacher.{next(iter(base.towers))}=sentence_transformer"
+        )
+    sets = {modality: {modality: spec} for modality, spec in base.teacher.items()}
+    if len(sets) > 1:
+        sets["all"] = base.teacher
+    sets["shuffled"] = {m: {**spec, "shuffle": True} for m, spec in base.teacher.items()}
+    choices = {
+        name: ("teacher=none", *as_overrides("teacher", used))
+        for name, used in {"none": {}, **sets}.items()
+    }
+    if wanted == "each":
+        return choices
+    names = wanted.split(",") if isinstance(wanted, str) else wanted
+    for name in names:
+        if name not in choices:
+            raise ConfigError(f"axes.teacher: there is no {name!r}, there are {', '.join(choices)}")
+    return {name: choices[name] for name in names}
 
 
 def _read(file: Path) -> dict[Any, Any]:

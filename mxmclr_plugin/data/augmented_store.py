@@ -71,9 +71,11 @@ def augmented(
         seed: What chance follows from.
 
     Raises:
-        ValueError: If copies is below 1 or the modality is unknown.
+        ValueError: If copies is below 1, the modality is unknown or has a teacher's features.
     """
     dataset.folds(modality)
+    if modality in dataset.soft_features:
+        raise ValueError(f"{modality!r} has a teacher already: augment first, then with_teacher")
     copy = np.arange(copies)
     members = [
         (rows[:, None] * copies + copy).ravel() for rows in dataset.members[modality]
@@ -86,6 +88,7 @@ def augmented(
         {**dataset.members, modality: members},
         dataset.ids,
         dataset.names,
+        dataset.soft_features,
     )
 
 

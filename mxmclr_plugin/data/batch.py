@@ -20,26 +20,33 @@ class MultifoldBatch(Mapping[str, Any]):
     """Observations of several instances, as a mapping.
 
     ``batch["image"]`` are the observations of a modality, ``batch["ids"]`` is a dict of the
-    instance ids of each. Hugging Face's Trainer calls ``model(image=..., text=..., ids=...)``.
+    instance ids of each. Hugging Face's Trainer calls ``model(image=..., text=..., ids=...)``. With
+    a teacher, ``batch["soft_features"]`` is a dict of its features of each observation.
 
     Args:
         observations: The records of each modality: a tensor of shape (rows, ...), or strings. With
             ``ids`` in it, a whole batch as a mapping.
         ids: Instance id of each record, by modality. Shape: (rows,), int64.
+        soft_features: A teacher's features of each record, by modality. Shape: (rows, any width).
 
     Raises:
-        ValueError: If the two do not fit.
+        ValueError: If they do not fit.
     """
 
     def __init__(
-        self, observations: Mapping[str, Any], ids: Mapping[str, Tensor] | None = None
+        self,
+        observations: Mapping[str, Any],
+        ids: Mapping[str, Tensor] | None = None,
+        soft_features: Mapping[str, Tensor] | None = None,
     ) -> None:
         records = dict(observations)
         inner = records.pop("ids", None)
         if (ids is None) == (inner is None):
             raise ValueError("a batch has one ids, and no modality of that name")
+        features = records.pop("soft_features", soft_features)
         self.observations: dict[str, Observations] = records
         self.ids: dict[str, Tensor] = dict(inner if ids is None else ids)
+        self.soft_features: dict[str, Tensor] = dict(features or {})
         if self.observations.keys() != self.ids.keys():
             raise ValueError(
                 f"observations are of {sorted(self.observations)} but ids of {sorted(self.ids)}"
@@ -53,15 +60,25 @@ class MultifoldBatch(Mapping[str, Any]):
                 )
             if row_ids.dtype != torch.int64:
                 raise ValueError(f"ids of {modality!r} must be int64, got {row_ids.dtype}")
+        for modality, of_teacher in self.soft_features.items():
+            rows = len(self.observations.get(modality, ()))
+            if len(of_teacher) != rows:
+                raise ValueError(
+                    f"{modality!r} has {rows} records but soft features of {len(of_teacher)}"
+                )
 
     def __getitem__(self, key: str) -> Any:
-        return self.ids if key == "ids" else self.observations[key]
+        return self._items()[key]
 
     def __iter__(self) -> Iterator[str]:
-        return iter((*self.observations, "ids"))
+        return iter(self._items())
 
     def __len__(self) -> int:
-        return len(self.observations) + 1
+        return len(self._items())
+
+    def _items(self) -> dict[str, Any]:
+        features = {"soft_features": self.soft_features} if self.soft_features else {}
+        return {**self.observations, "ids": self.ids, **features}
 
     @property
     def modalities(self) -> list[str]:
@@ -73,6 +90,30 @@ class MultifoldBatch(Mapping[str, Any]):
         """Records of all modalities together."""
         return sum(len(records) for records in self.observations.values())
 
+    def only(self, kept: Mapping[str, Tensor]) -> MultifoldBatch:
+        """The batch of some rows.
+
+        Args:
+            kept: Whether each row is kept, by modality. Shape: (rows,), bool.
+
+        Returns:
+            Without the modalities of which no row is kept.
+        """
+        rows = {name: mask.nonzero()[:, 0] for name, mask in kept.items() if mask.any()}
+        return MultifoldBatch(
+            {
+                name: records[of] if isinstance(records, Tensor) else [records[k] for k in of]
+                for name, of in rows.items()
+                for records in [self.observations[name]]
+            },
+            {name: self.ids[name][of] for name, of in rows.items()},
+            {
+                name: self.soft_features[name][of]
+                for name, of in rows.items()
+                if name in self.soft_features
+            },
+        )
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> MultifoldBatch:
         """The batch on another device; strings stay where they are."""
         return MultifoldBatch(
@@ -82,7 +123,10 @@ class MultifoldBatch(Mapping[str, Any]):
                 else records
                 for modality, records in self.observations.items()
             },
-            {name: ids.to(device, non_blocking=non_blocking) for name, ids in self.ids.items()},
+            *(
+                {name: rows.to(device, non_blocking=non_blocking) for name, rows in of.items()}
+                for of in (self.ids, self.soft_features)
+            ),
         )
 
 
@@ -104,6 +148,7 @@ def collate(items: Sequence[MultifoldInstance]) -> MultifoldBatch:
     modalities = dict.fromkeys(name for item in items for name in item.observations)
     observations: dict[str, Observations] = {}
     ids: dict[str, Tensor] = {}
+    soft_features: dict[str, Tensor] = {}
     for modality in modalities:
         owners, records = [], []
         for item in items:
@@ -113,7 +158,10 @@ def collate(items: Sequence[MultifoldInstance]) -> MultifoldBatch:
         if records:
             observations[modality] = stack(modality, records, owners)
             ids[modality] = torch.tensor(owners)
-    return MultifoldBatch(observations, ids)
+            features = [row for item in items for row in item.soft_features.get(modality, ())]
+            if features:
+                soft_features[modality] = torch.stack(features)
+    return MultifoldBatch(observations, ids, soft_features)
 
 
 def stack(modality: str, records: Sequence[Tensor | str], owners: Sequence[int]) -> Observations:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -33,11 +33,14 @@ class MultifoldInstance:
         id: Its id.
         observations: Records by modality; a modality it lacks is missing or empty.
         batch_size: Instances in a batch of the sampler that drew it, None if none did.
+        soft_features: A teacher's features of the observations, by modality; see
+            :meth:`MultifoldDataset.with_soft_features`.
     """
 
     id: int
     observations: dict[str, Sequence[Tensor | str]]
     batch_size: int | None = None
+    soft_features: dict[str, Sequence[Tensor]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,8 @@ class MultifoldDataset(Dataset[MultifoldInstance]):
         members: For each modality, the indexes of the records of each instance.
         ids: An id for each instance, all different.
         names: A name for each instance, by default its id.
+        soft_features: A teacher's features of all records of a modality, by modality; see
+            :meth:`with_soft_features`.
 
     Raises:
         ValueError: If lengths do not fit, ids repeat, a record is not there or is named twice by
@@ -78,8 +83,10 @@ class MultifoldDataset(Dataset[MultifoldInstance]):
         members: Mapping[str, Sequence[npt.ArrayLike]],
         ids: npt.ArrayLike,
         names: Sequence[str] | None = None,
+        soft_features: Mapping[str, Store] | None = None,
     ) -> None:
         self.stores = dict(stores)
+        self.soft_features = dict(soft_features or {})
         self.ids = _integers("ids", ids)
         self.names = [str(i) for i in self.ids] if names is None else list(names)
         if len(self.names) != len(self.ids):
@@ -159,6 +166,13 @@ class MultifoldDataset(Dataset[MultifoldInstance]):
                     raise ValueError(
                         f"members[{modality!r}] of instance {name!r} name a record twice"
                     )
+        for modality, features in self.soft_features.items():
+            self._of(modality)
+            if len(features) != len(self.stores[modality]):
+                raise ValueError(
+                    f"the soft features of {modality!r} have {len(features)} rows, but its store "
+                    f"has {len(self.stores[modality])} records"
+                )
         total = np.zeros(len(self.ids), dtype=np.int64)
         for modality in self.members:
             total += self.folds(modality)
@@ -202,6 +216,7 @@ class MultifoldDataset(Dataset[MultifoldInstance]):
             {modality: [rows[k] for k in kept] for modality, rows in self.members.items()},
             self.ids[kept],
             [self.names[k] for k in kept],
+            self.soft_features,
         )
 
     def with_store(self, modality: str, store: Store) -> MultifoldDataset:
@@ -216,9 +231,24 @@ class MultifoldDataset(Dataset[MultifoldInstance]):
                 f"the store of {modality!r} has {len(self.stores[modality])} records, the new one "
                 f"{len(store)}"
             )
-        return MultifoldDataset(
-            {**self.stores, modality: store}, self.members, self.ids, self.names
-        )
+        stores = {**self.stores, modality: store}
+        return MultifoldDataset(stores, self.members, self.ids, self.names, self.soft_features)
+
+    def with_soft_features(self, modality: str, features: Store) -> MultifoldDataset:
+        """The data set with a teacher's features, from which the loss takes the soft relation.
+
+        Its batches have them in ``batch.soft_features[modality]``, one row for each row of
+        ``batch[modality]``. :func:`~mxmclr_plugin.models.teacher.with_teacher` computes them.
+
+        Args:
+            modality: Its name.
+            features: Row k belongs to record k of ``stores[modality]``. Shape: (records, any).
+
+        Raises:
+            ValueError: If the modality is unknown or the number of records differs.
+        """
+        features_of = {**self.soft_features, modality: features}
+        return MultifoldDataset(self.stores, self.members, self.ids, self.names, features_of)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -236,12 +266,21 @@ class MultifoldDataset(Dataset[MultifoldInstance]):
             records = {modality: rows[instance] for modality, rows in self.members.items()}
         return MultifoldInstance(
             int(self.ids[instance]),
-            {
-                modality: [self.stores[modality][k] for k in rows.tolist()]
-                for modality, rows in records.items()
-            },
+            _read(self.stores, records),
             batch_size,
+            _read(self.soft_features, records),
         )
+
+
+def _read(
+    stores: Mapping[str, Store], rows: Mapping[str, npt.NDArray[np.int64]]
+) -> dict[str, Sequence[Any]]:
+    """The records in these rows, of the modalities that have a store."""
+    return {
+        modality: [stores[modality][k] for k in of_modality.tolist()]
+        for modality, of_modality in rows.items()
+        if modality in stores
+    }
 
 
 def flattened(lists: Iterable[Sequence[T]]) -> tuple[list[T], list[npt.NDArray[np.int64]]]:

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from itertools import islice
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 from torch import Tensor
 
@@ -50,6 +50,7 @@ class UnreadableFile(DataError):
         return type(self), (self.path, self.reason)
 
 
+@runtime_checkable
 class EmbeddedFile(Protocol):
     """A file inside another one; its string says where."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ __all__ = [
     "Observation",
     "ObservationBatch",
     "ObservationDataset",
+    "Records",
     "collate_observations",
     "observation_loader",
 ]
@@ -84,6 +86,23 @@ class ObservationDataset(Dataset[Observation]):
     def __getitem__(self, position: int) -> Observation:
         record = self.store[int(self.rows[position])]
         return Observation(self.modality, record, int(self.ids[position]), position)
+
+
+class Records(Sequence[Any]):
+    """The bare records of one modality of a multifold data set, read on access."""
+
+    def __init__(self, dataset: MultifoldDataset, modality: str) -> None:
+        self.observations = ObservationDataset(dataset, modality)
+
+    def __len__(self) -> int:
+        return len(self.observations)
+
+    def __getitem__(self, position: Any) -> Any:
+        if isinstance(position, slice):
+            return [self[k] for k in range(*position.indices(len(self)))]
+        if not -len(self) <= position < len(self):
+            raise IndexError(position)
+        return self.observations[position % len(self)].record
 
 
 def collate_observations(items: Sequence[Observation]) -> ObservationBatch:

@@ -126,10 +126,14 @@ def parquet_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                     yield f"{path} row {row + 1}", present
                     row += 1
     except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error}") from error
+        raise DataError(f"{path}: cannot be read: {_line(error)}") from error
     # pyarrow's errors, ValueError among them.
     except (_arrow().ArrowException, ValueError) as error:
-        raise DataError(f"{path}: is no Parquet file that can be read: {error}") from error
+        raise DataError(f"{path}: is no Parquet file that can be read: {_line(error)}") from error
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def pyarrow_parquet() -> Any:

@@ -10,6 +10,8 @@ from mxmclr_plugin.errors import DataError
 
 __all__ = ["OnError", "Problem", "ProblemLog"]
 
+_LONGEST = 400  # characters of an example
+
 OnError = Literal["skip", "raise"]
 
 
@@ -69,7 +71,7 @@ class ProblemLog:
         kinds = []
         for kind, count in self.counts().items():
             first = [problem for problem in self.problems if problem.kind == kind][:examples]
-            listed = "; ".join(f"{problem.where}: {problem.what}" for problem in first)
+            listed = "; ".join(f"{problem.where}: {problem.what}"[:_LONGEST] for problem in first)
             more = "; ..." if count > len(first) else ""
             kinds.append(f"{kind}: {count} ({listed}{more})")
         return " ".join(", ".join(kinds).split())  # a file's name may hold a line break

@@ -1,23 +1,36 @@
-"""Rows of tables and lists: CSV, TSV, JSON, JSONL and Parquet files, with problems listed."""
+"""Rows of tables and lists: CSV, TSV, JSON, JSONL, Parquet and Excel, with problems listed."""
 
 from __future__ import annotations
 
 import csv
+import gzip
+import io
 import json
+import zipfile
+import zlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+from mxmclr_plugin.data.columns import values_of
 from mxmclr_plugin.data.parquet import parquet_rows
 from mxmclr_plugin.data.problems import ProblemLog
+from mxmclr_plugin.data.readers.content import content_of
 from mxmclr_plugin.errors import DataError
 
-__all__ = ["Row", "read_json", "read_rows", "read_table", "text_lines"]
+__all__ = ["UTF_8", "Row", "read_json", "read_rows", "read_table", "text_lines"]
+
+UTF_8 = "utf-8"
+"""The encoding of files unless another one is set."""
 
 _LONGEST_LINE = 2**26
 _LONGEST_RECORD = 100  # lines of one quoted text
+_LARGEST = 2**31  # bytes of a file that is read as a whole, after decompression
+_MOST_ROWS = 2**20  # of a sheet, as in Excel
 _DELIMITERS = ",;\t|"
 _MARKS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 
@@ -28,8 +41,9 @@ class Row:
 
     Attributes:
         where: File and line.
-        values: Values by key: what JSON may hold, strings of a table (None where a cell is empty),
-            or files embedded in Parquet. Of a list in JSON, an entry that is no object has the key
+        values: Values by key: what JSON may hold; of a table strings, lists of strings where a cell
+            has one as JSON or Python write it, None where it is empty; or files embedded in
+            Parquet. Of a list in JSON, an entry that is no object has the key
             ``""``.
     """
 
@@ -37,31 +51,43 @@ class Row:
     values: dict[str, Any]
 
 
-def read_rows(path: Path, log: ProblemLog) -> Iterator[Row]:
-    """Rows of a file: ``.parquet``, ``.csv``, ``.tsv``, a list in ``.json``; all else is JSONL.
+def read_rows(path: Path, log: ProblemLog, encoding: str = UTF_8) -> Iterator[Row]:
+    """Rows of a file, by its suffix.
+
+    ``.parquet``, ``.csv``, ``.tsv``, ``.xlsx`` (the first sheet), a list in ``.json``; all else is
+    JSONL. A further suffix ``.gz`` is for compressed text.
 
     Args:
         path: The file.
         log: Gets a problem for each line that cannot be read.
+        encoding: Of text.
 
     Raises:
         DataError: If the file cannot be read.
     """
-    suffix = path.suffix.lower()
+    suffix = _suffix(path)
     if suffix == ".parquet":
         for where, values in parquet_rows(path):
             yield Row(where, values)
     elif suffix in (".csv", ".tsv"):
-        yield from read_table(path, log)[1]
-    elif suffix == ".json" and _starts_with(path, b"["):
-        for number, entry in enumerate(read_json(path)):
+        yield from read_table(path, log, encoding)[1]
+    elif suffix in (".xlsx", ".xlsm"):
+        yield from _sheet(path)
+    elif suffix == ".json" and _is_list(path, encoding):
+        for number, entry in enumerate(read_json(path, encoding)):
             yield Row(f"{path}: entry {number}", entry if isinstance(entry, dict) else {"": entry})
     else:
-        yield from _json_lines(path, log)
+        yield from _json_lines(path, log, encoding)
+
+
+def _suffix(path: Path) -> str:
+    """The suffix without that of compression."""
+    suffix = path.suffix.lower()
+    return path.with_suffix("").suffix.lower() if suffix == ".gz" else suffix
 
 
 def read_table(
-    path: Path, log: ProblemLog, *, last_takes_rest: bool = False
+    path: Path, log: ProblemLog, encoding: str = UTF_8, *, last_takes_rest: bool = False
 ) -> tuple[list[str], Iterator[Row]]:
     """Column names, and the rows, of a table with a head and delimiters ``,``, ``;``, ``|``, tab.
 
@@ -71,22 +97,76 @@ def read_table(
     Args:
         path: The file.
         log: Gets a problem for each line with more or fewer fields than the head.
+        encoding: Its encoding.
         last_takes_rest: Whether fields beyond the head belong to the last column, as where a
             caption has commas but no quotes.
 
     Raises:
         DataError: If the file cannot be read, is empty, or has two columns of one name.
     """
-    lines = text_lines(path, log)
+    lines = text_lines(path, log, encoding)
     _, head = next(lines, (1, ""))
     delimiter = max(_DELIMITERS, key=head.count)
-    columns = [name.strip() for name in next(csv.reader([head], delimiter=delimiter), [])]
-    if not columns:
+    try:
+        columns = _checked_head(path, next(csv.reader([head], delimiter=delimiter), []))
+    except csv.Error as error:
+        reason = "its lines end in \\r alone" if "\r" in head else str(error)
+        raise DataError(f"{path}:1: is no head of a table: {reason}") from error
+    return columns, _table_rows(path, log, lines, columns, delimiter, last_takes_rest)
+
+
+def _checked_head(path: Path, cells: Iterable[object]) -> list[str]:
+    columns = ["" if cell is None else " ".join(str(cell).split()) for cell in cells]
+    if not any(columns):
         raise DataError(f"{path} is empty: a table begins with a line of column names")
     repeated = [name for name in columns if name and columns.count(name) > 1]
     if repeated:
         raise DataError(f"{path}:1: two columns are called {repeated[0]!r}")
-    return columns, _table_rows(path, log, lines, columns, delimiter, last_takes_rest)
+    return columns
+
+
+def _sheet(path: Path) -> Iterator[Row]:
+    """Rows of the first sheet of an Excel file; all values are texts."""
+    try:
+        import openpyxl
+    except ImportError:
+        raise DataError(
+            "Excel files are read by openpyxl, which is not installed: "
+            "pip install mxmclr-plugin[excel]"
+        ) from None
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+        if size > _LARGEST:
+            raise DataError(f"{path} cannot be read: it unpacks to {size} bytes")
+        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
+        sheet = book.worksheets[0]
+        sheet.reset_dimensions()  # a file may claim any
+        rows = islice(sheet.iter_rows(values_only=True), _MOST_ROWS)
+        columns = _checked_head(path, next(rows, ()))
+        for number, cells in enumerate(rows, start=2):
+            values = _cells(columns, cells)
+            if values:
+                yield Row(f"{path}: row {number}", dict.fromkeys(filter(None, columns)) | values)
+        book.close()
+    except DataError:
+        raise
+    # What zipfile, the XML parser and openpyxl raise of a damaged file.
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"{path} is no Excel file that can be read: {reason:.200}") from error
+
+
+def _cells(columns: Sequence[str], cells: Sequence[object]) -> dict[str, Any]:
+    pairs = zip(columns, cells, strict=False)
+    return {name: value for name, cell in pairs if name and (value := _cell(cell))}
+
+
+def _cell(cell: object) -> Any:
+    """A text without blanks at its ends, or a list of texts; None if the cell is empty."""
+    text = "" if cell is None else str(cell).strip()
+    values = values_of(text)
+    return values if values != [text] else text or None
 
 
 def _table_rows(
@@ -105,7 +185,7 @@ def _table_rows(
             fields[last:] = [delimiter.join(fields[last:])]
         if len(fields) == len(columns):
             cells = zip(columns, fields, strict=True)
-            values = {name: field.strip() or None for name, field in cells if name}
+            values = {name: _cell(field) for name, field in cells if name}
             yield Row(f"{path}:{number}", values)
         else:
             log.add(
@@ -142,8 +222,8 @@ def _records(lines: Iterator[tuple[int, str]], delimiter: str) -> Iterator[tuple
         yield number, fields
 
 
-def _json_lines(path: Path, log: ProblemLog) -> Iterator[Row]:
-    for number, line in text_lines(path, log):
+def _json_lines(path: Path, log: ProblemLog, encoding: str) -> Iterator[Row]:
+    for number, line in text_lines(path, log, encoding):
         if not line.strip():
             continue
         where = f"{path}:{number}"
@@ -168,73 +248,120 @@ def _hint(number: int, line: str) -> str:
     return ""
 
 
-def text_lines(path: Path, log: ProblemLog) -> Iterator[tuple[int, str]]:
-    """Numbers, from 1 on, and text of the lines of a UTF-8 file, with or without its mark.
+def text_lines(path: Path, log: ProblemLog, encoding: str = UTF_8) -> Iterator[tuple[int, str]]:
+    """Numbers, from 1 on, and text of the lines of a file, which may be compressed (``.gz``).
+
+    A byte order mark is left out.
 
     Args:
         path: The file.
         log: Gets a problem for each line in another encoding.
+        encoding: Its encoding.
 
     Raises:
-        DataError: If the file cannot be read, is UTF-16, or has a line longer than 64 MiB.
+        DataError: If the file cannot be read, is in UTF-16 without ``encoding``, or has a line
+            longer than 64 MiB.
     """
-    try:
-        with path.open("rb") as file:
-            number = 0
-            while line := file.readline(_LONGEST_LINE):
-                number += 1
-                where = f"{path}:{number}"
-                if number == 1 and line[:2] in _MARKS:
-                    raise DataError(f"{path} is text in {_MARKS[line[:2]]}: save it as UTF-8")
-                if len(line) == _LONGEST_LINE:
-                    raise DataError(
-                        f"{where}: the line is longer than {_LONGEST_LINE} bytes; a file has one "
-                        "instance a line"
-                    )
+    utf_8 = _is_utf_8(encoding)
+    with _opened(path) as file:
+        lines = file if utf_8 else io.TextIOWrapper(file, _known(encoding), newline="\n")
+        number = 0
+        while line := _next_line(path, lines, encoding):
+            number += 1
+            where = f"{path}:{number}"
+            if len(line) == _LONGEST_LINE:
+                raise DataError(
+                    f"{where}: the line is longer than {_LONGEST_LINE} bytes; a file has one "
+                    "instance a line"
+                )
+            if isinstance(line, bytes):
                 if number == 1:
-                    line = line.removeprefix(b"\xef\xbb\xbf")  # a mark that some editors write
+                    _check_first(path, line)
                 try:
-                    yield number, line.decode("utf-8").removesuffix("\n").removesuffix("\r")
+                    line = line.decode(UTF_8)
                 except UnicodeDecodeError as error:
                     log.add("line unreadable", where, _encoding(error))
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+                    continue
+            line = line.removeprefix("\ufeff") if number == 1 else line  # some editors write it
+            yield number, line.removesuffix("\n").removesuffix("\r")
+
+
+def _next_line(path: Path, lines: IO[bytes] | IO[str], encoding: str) -> bytes | str:
+    try:
+        return lines.readline(_LONGEST_LINE)
+    except UnicodeError as error:
+        raise DataError(f"{path} is no text in {encoding}: {error}") from error
+
+
+def _check_first(path: Path, line: bytes) -> None:
+    if line[:2] in _MARKS:
+        name = _MARKS[line[:2]]
+        raise DataError(f"{path} is text in {name}: save it as UTF-8, or set encoding={name}")
+    if line.startswith(b"version https://git-lfs."):
+        raise DataError(f"{path} is {content_of(path)}")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[IO[bytes]]:
+    """The bytes of a file, decompressed."""
+    try:
+        with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
+            yield file  # type: ignore[misc]
+    except (OSError, EOFError, zlib.error) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        raise DataError(f"{path} cannot be read: {reason}") from error
+
+
+def _is_utf_8(encoding: str) -> bool:
+    return encoding.lower().replace("_", "-") in ("utf-8", "utf8", "utf-8-sig")
+
+
+def _known(encoding: str) -> str:
+    try:
+        io.TextIOWrapper(io.BytesIO(), encoding)
+    except LookupError as error:
+        raise DataError(f"encoding: {error}; it can be utf-8, utf-16, cp1252, latin-1") from error
+    return encoding
 
 
 def _encoding(error: UnicodeDecodeError) -> str:
     """Why bytes are no UTF-8, and what they may be."""
     byte, content = error.object[error.start], error.object
     if b"\0" in content:
-        guess = "UTF-16, or no text"
+        guess, name = "UTF-16, or no text", "utf-16"
     elif any(0x80 <= other < 0xA0 for other in content):
-        guess = "Windows-1252"
+        guess, name = "Windows-1252", "cp1252"
     else:
-        guess = "Latin-1 or Windows-1252"
-    return f"byte 0x{byte:02x} is no UTF-8; it looks like {guess}: save the file as UTF-8"
+        guess, name = "Latin-1 or Windows-1252", "cp1252"
+    return (
+        f"byte 0x{byte:02x} is no UTF-8; it looks like {guess}: save the file as UTF-8, or set "
+        f"encoding={name}"
+    )
 
 
-def read_json(path: Path) -> Any:
-    """The content of a JSON file.
+def read_json(path: Path, encoding: str = UTF_8) -> Any:
+    """The content of a JSON file, which may be compressed (``.gz``).
 
     Raises:
         DataError: If it cannot be read, or is none.
     """
+    with _opened(path) as file:
+        content = file.read(_LARGEST + 1)
+    if len(content) > _LARGEST:
+        raise DataError(f"{path} is larger than {_LARGEST} bytes: write JSONL")
+    _check_first(path, content[:64])
     try:
-        return json.loads(path.read_bytes().decode("utf-8-sig"))
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+        return json.loads(content.decode("utf-8-sig" if _is_utf_8(encoding) else _known(encoding)))
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: {_encoding(error)}") from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is no JSON: {error}") from error
 
 
-def _starts_with(path: Path, byte: bytes) -> bool:
-    try:
-        with path.open("rb") as file:
-            return file.read(1024).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(byte)
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+def _is_list(path: Path, encoding: str) -> bool:
+    with _opened(path) as file:
+        text = file.read(1024).decode(_known(encoding), "ignore")
+    return text.lstrip("\ufeff \t\r\n").startswith("[")
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -13,9 +13,15 @@ from mxmclr_plugin.data.dataset import MultifoldDataset
 from mxmclr_plugin.data.problems import Problem
 from mxmclr_plugin.errors import DataError
 
-__all__ = ["SPLITS", "DataSplits", "hold_out"]
+__all__ = ["SPLITS", "DataSplits", "hold_out", "split_named"]
 
 SPLITS = ("train", "val", "test")
+
+_SPLIT_NAMES = {
+    **{"train": "train", "training": "train", "restval": "train"},
+    **{"val": "val", "valid": "val", "validation": "val", "dev": "val"},
+    **{"test": "test", "testing": "test"},
+}
 
 T = TypeVar("T")
 
@@ -48,6 +54,11 @@ class DataSplits(Mapping[str, MultifoldDataset]):
 
     def __len__(self) -> int:
         return len(self.by_name)
+
+
+def split_named(name: object) -> str | None:
+    """The split of a name in use for it: ``validation`` and ``dev`` are ``val``; else None."""
+    return _SPLIT_NAMES.get(name.strip().lower()) if isinstance(name, str) else None
 
 
 def hold_out(

@@ -15,11 +15,11 @@ from mxmclr_plugin.data.splits import DataSplits
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.experiment.compose import check_config
 from mxmclr_plugin.experiment.config import RunConfig
-from mxmclr_plugin.experiment.splits import check_trainable
+from mxmclr_plugin.experiment.splits import check_trainable, usable_splits
 from mxmclr_plugin.registry import TOWERS
 from mxmclr_plugin.retrieval.direction import Direction
 
-__all__ = ["completed"]
+__all__ = ["completed", "why_not_trainable"]
 
 _MOST_INSTANCES = 128
 _PASSES = 100  # through the instances in all, within the bounds of steps
@@ -101,6 +101,16 @@ def completed(config: RunConfig, data: DataSplits, console: Console) -> RunConfi
         trainer=dataclasses.replace(config.trainer, max_steps=max_steps),
     )
     return check_config(dataclasses.asdict(filled))
+
+
+def why_not_trainable(config: RunConfig, data: DataSplits) -> str | None:
+    """Why a run with an automatic configuration cannot be trained on data; None if it can."""
+    quiet = Console(quiet=True)
+    try:
+        usable_splits(data, completed(config, data, quiet), quiet)
+    except ConfigError as error:
+        return str(error).removeprefix("data: ")
+    return None
 
 
 def _modalities(directions: Mapping[str, Direction], data: DataSplits) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +12,15 @@ from torch import nn
 
 from mxmclr_plugin.data.batch import stack
 from mxmclr_plugin.data.dataset import MultifoldDataset
-from mxmclr_plugin.data.observations import ObservationDataset
+from mxmclr_plugin.data.observations import Records
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.experiment.compose import build_part
 from mxmclr_plugin.experiment.config import RunConfig
 from mxmclr_plugin.experiment.folder import RunFolder
 from mxmclr_plugin.loss.multimodal import takes_soft_features
-from mxmclr_plugin.models.feature_cache import (
-    FeatureStore,
-    cached_features,
-    fingerprint_module,
-)
+from mxmclr_plugin.models.feature_cache import FeatureStore, encoder_features
 from mxmclr_plugin.models.registry import build_tower
+from mxmclr_plugin.models.teacher import with_teacher
 from mxmclr_plugin.models.text import TextBackbone
 from mxmclr_plugin.models.tower import Tower
 
@@ -32,6 +30,7 @@ __all__ = [
     "check_teacher",
     "save_sentence_transformers",
     "with_cached_features",
+    "with_teachers",
 ]
 
 
@@ -41,7 +40,7 @@ def build_towers(config: RunConfig, train: MultifoldDataset) -> dict[str, Tower]
         modality: build_part(
             f"towers.{modality}",
             _tower_that_takes,
-            _Records(ObservationDataset(train, modality)),
+            Records(train, modality),
             spec,
         )
         for modality, spec in config.towers.items()
@@ -78,31 +77,51 @@ def check_processes(towers: Mapping[str, Tower], config: RunConfig, processes: i
 
 
 def check_teacher(config: RunConfig, towers: Mapping[str, Tower], loss: nn.Module) -> None:
-    """Checks that the teacher's backbones are frozen and that the loss has a soft part.
+    """Checks that towers used as teachers are frozen and that the loss has a soft part.
 
     Raises:
-        ConfigError: If a modality has no tower or one that does not stay frozen, or the loss has
-            no soft part or a memory bank.
+        ConfigError: If a tower does not stay frozen, or the loss has no soft part or a memory bank.
     """
-    for modality in config.teacher:
-        tower = towers.get(modality)
-        if tower is None:
+    for modality, teacher in config.teacher.items():
+        tower = towers[modality]
+        if teacher["name"] == "tower" and (not tower.frozen or tower.unfreeze_at is not None):
             raise ConfigError(
-                f"teacher.{modality}: there is no such tower, there are {', '.join(towers)}"
-            )
-        if not tower.frozen or tower.unfreeze_at is not None:
-            raise ConfigError(
-                f"teacher.{modality}: the backbone of {modality!r} is trained; leave it out, or "
-                f"take a pretrained tower (towers/{modality}=...) with "
-                f"towers.{modality}.frozen=true"
+                f"teacher.{modality}: the backbone of {modality!r} is trained; name a teacher of "
+                f"its own (teacher.{modality}=sentence_transformer), or take a pretrained tower "
+                f"(towers/{modality}=...) with towers.{modality}.frozen=true"
             )
     if config.teacher and (not takes_soft_features(loss) or getattr(loss, "hard_weight", 0.0) == 1):
         raise ConfigError(f"teacher: the loss {config.loss_name} has no soft part")
     if config.teacher and getattr(loss, "memory_bank", None) is not None:
         raise ConfigError(
-            "teacher: a memory bank keeps no features of frozen backbones: set "
+            "teacher: a memory bank keeps no teacher's features of past observations: set "
             "loss.memory_bank_size=0, or leave teacher out"
         )
+
+
+def with_teachers(
+    train: MultifoldDataset, towers: Mapping[str, Tower], config: RunConfig, device: torch.device
+) -> MultifoldDataset:
+    """The training data with the features of the teachers.
+
+    Raises:
+        ConfigError: If a teacher cannot be built or cannot encode its modality.
+    """
+    for modality, teacher in config.teacher.items():
+        spec = {key: value for key, value in teacher.items() if key != "shuffle"}
+        train = build_part(
+            f"teacher.{modality}",
+            partial(
+                with_teacher,
+                shuffle_seed=config.seed if teacher["shuffle"] else None,
+                batch_size=config.trainer.eval_batch,
+                device=device,
+            ),
+            train,
+            modality,
+            towers[modality] if teacher["name"] == "tower" else spec,
+        )
+    return train
 
 
 def with_cached_features(
@@ -116,17 +135,15 @@ def with_cached_features(
     for modality, tower in towers.items():
         if not tower.frozen or tower.unfreeze_at is not None:
             continue
-        tower.to(device)
-        fingerprint = fingerprint_module(tower.backbone)
         features: dict[int, FeatureStore] = {}  # splits mostly share one store
         for split, dataset in splits.items():
             store = dataset.stores[modality]
             if id(store) not in features:
-                features[id(store)] = cached_features(
-                    tower.encode,
+                features[id(store)] = encoder_features(
+                    tower.backbone,
                     store,
-                    model_fingerprint=fingerprint,
                     batch_size=config.trainer.eval_batch,
+                    device=device,
                     description=f"{modality} features",
                 )
             splits[split] = dataset.with_store(modality, features[id(store)])
@@ -146,20 +163,3 @@ def save_sentence_transformers(towers: Mapping[str, Tower], folder: RunFolder) -
             tower.backbone.save(folder.tower(modality))
             saved[tower] = modality
     return {modality: folder.tower(modality) for modality in saved.values()}
-
-
-class _Records(Sequence[Any]):
-    """The bare records of an :class:`ObservationDataset`."""
-
-    def __init__(self, observations: ObservationDataset) -> None:
-        self.observations = observations
-
-    def __len__(self) -> int:
-        return len(self.observations)
-
-    def __getitem__(self, position: Any) -> Any:
-        if isinstance(position, slice):
-            return [self[k] for k in range(*position.indices(len(self)))]
-        if not -len(self) <= position < len(self):
-            raise IndexError(position)
-        return self.observations[position % len(self)].record

@@ -150,29 +150,42 @@ def check_config(composed: Any) -> RunConfig:
     """Checks a composed configuration.
 
     Args:
-        composed: Keys and values, nested; a ``DictConfig`` or plain containers.
+        composed: Keys and values, nested: a ``DictConfig``, or plain containers, in which
+            ``${...}`` stays text.
 
     Raises:
-        ConfigError: If a key is unknown, or a value has the wrong type or is missing.
+        ConfigError: If a key is unknown, or a value has the wrong type, is out of range or missing.
     """
-    composed = OmegaConf.create(composed)
+    if not isinstance(composed, DictConfig):
+        composed = OmegaConf.create(_without_interpolations(composed))
     assert isinstance(composed, DictConfig)
-    for key in ("directions", "batch.folds"):
-        if OmegaConf.select(composed, key, default={}) is None:
-            OmegaConf.update(composed, key, {})
-    _check_directions(composed.get("directions"))
     try:
+        for key in ("directions", "batch.folds"):
+            if OmegaConf.select(composed, key, default={}) is None:
+                OmegaConf.update(composed, key, {})
+        _check_directions(composed.get("directions"))
         checked = OmegaConf.merge(OmegaConf.structured(RunConfig), _with_options(composed))
         config = OmegaConf.to_object(checked)
     except OmegaConfBaseException as error:
         raise ConfigError(_explain(error)) from error
     assert isinstance(config, RunConfig)
     check_bounds(config)
-    _check_teacher(config)
     if not config.automatic:
         _check_modalities(config)
+        _check_teacher(config)
         _check_set(config)
     return config
+
+
+def _without_interpolations(value: Any) -> Any:
+    """Plain containers in which OmegaConf resolves nothing."""
+    if isinstance(value, Mapping):
+        return {key: _without_interpolations(of) for key, of in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_interpolations(of) for of in value]
+    if isinstance(value, str):
+        return re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
+    return value
 
 
 def check_data(name: str, arguments: Sequence[str]) -> dict[str, Any]:
@@ -191,7 +204,7 @@ def check_data(name: str, arguments: Sequence[str]) -> dict[str, Any]:
         if not equals:
             raise ConfigError(f"{argument!r} is no option: they are written key=value")
         node[key] = convert(options[key].hint if key in options else Any, f"data.{key}", text)
-    return _checked_options("data", DATASETS, node)
+    return _checked_options("data", DATASETS.__getitem__, node)
 
 
 def build_part(key: str, build: Callable[..., PartT], *args: Any) -> PartT:
@@ -229,10 +242,12 @@ def _is_text(path: Sequence[str]) -> bool:
     """Whether the values of a key are texts or paths, whatever is chosen in its group."""
     first, *rest = path
     entries: Iterable[Info]
-    if first in ("loss", "data", "towers"):
-        entries = {"loss": LOSSES, "data": DATASETS, "towers": TOWERS}[first]  # type: ignore[assignment]
+    registries = {"loss": LOSSES, "data": DATASETS, "towers": TOWERS, "teacher": TOWERS}
+    if first in registries:
+        entries = registries[first]  # type: ignore[assignment]
         hints = [entry.options[path[-1]].hint for entry in entries if path[-1] in entry.options]
-        return len(rest) == 1 + (first == "towers") and bool(hints) and all(map(is_text, hints))
+        depth = 2 if first in ("towers", "teacher") else 1
+        return len(rest) == depth and bool(hints) and all(map(is_text, hints))
     kind: Any = RunConfig
     for name in path:
         kind = get_type_hints(kind).get(name) if is_dataclass(kind) else None
@@ -312,7 +327,8 @@ def _compose(task: str, overrides: Sequence[str], config_dir: Path | None) -> Di
     try:
         parsed = OverridesParser.create().parse_overrides(overrides)
     except HydraException as error:
-        raise ConfigError(f"cannot read {' '.join(overrides)}: {error}") from error
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"cannot read {' '.join(overrides)}: {reason}") from error
     _store_defaults()
     for group, name in _registered():
         _store_choice(group, name)
@@ -334,9 +350,10 @@ def _compose(task: str, overrides: Sequence[str], config_dir: Path | None) -> Di
         warnings.filterwarnings("ignore", "\\s*'.*' is validated against ConfigStore schema")
         try:
             return compose(task, written)
-        except HydraException as error:
+        # Hydra's plain TypeErrors are about values such as towers/text=[0].
+        except (HydraException, OmegaConfBaseException, ValueError, TypeError) as error:
             _explain_override(task, parsed, config_dir, error)
-            raise ConfigError(str(error)) from error
+            raise ConfigError(" ".join(str(error).split())) from error
 
 
 def _explain_override(
@@ -399,9 +416,9 @@ def _with_options(config: DictConfig) -> DictConfig:
     if "_target_" in loss and (name := LOSSES.name_of(loss["_target_"])):
         loss = {"name": name, **{key: value for key, value in loss.items() if key != "_target_"}}
     if not {"_target_", "class_path"} & set(loss):
-        loss = _checked_options("loss", LOSSES, loss)
+        loss = _checked_options("loss", LOSSES.__getitem__, loss)
     checked.loss = loss
-    checked.data = _checked_options("data", DATASETS, config.get("data") or {})
+    checked.data = _checked_options("data", DATASETS.__getitem__, config.get("data") or {})
     towers = config.get("towers") or {}
     for modality, tower in towers.items():
         if "same_as" in tower:
@@ -409,7 +426,16 @@ def _with_options(config: DictConfig) -> DictConfig:
         else:
             if "name" not in tower:
                 raise _unknown_key(f"towers.{modality}", [f"towers.{m}" for m in towers][:-1])
-            checked.towers[modality] = _checked_options(f"towers.{modality}", TOWERS, tower)
+            key = f"towers.{modality}"
+            checked.towers[modality] = _checked_options(key, TOWERS.__getitem__, tower)
+    teachers = config.get("teacher")
+    checked.teacher = {
+        modality: _checked_teacher(modality, teacher)
+        for modality, teacher in (teachers if isinstance(teachers, Mapping) else {}).items()
+        if teacher not in (None, "none")
+    }
+    if not isinstance(teachers, Mapping) and teachers not in (None, "none"):
+        raise ConfigError(f"teacher: name a modality, teacher.MODALITY={teachers}, or set none")
     return checked
 
 
@@ -430,10 +456,29 @@ def _check_same_as(
         )
 
 
-def _checked_options(key: str, registry: Registry[Any], node: Mapping[str, Any]) -> dict[str, Any]:
+def _checked_teacher(modality: str, teacher: Any) -> dict[str, Any]:
+    """Name, ``shuffle`` and all options of a teacher, as plain values."""
+    key = f"teacher.{modality}"
+    node = dict(teacher) if isinstance(teacher, Mapping) else {"name": teacher}
+    shuffle = node.pop("shuffle", False)
+    if "name" not in node:
+        raise ConfigError(f"{key}: it has no name; set {key}.name, or {key}={{name: ..., ...}}")
+    if not isinstance(shuffle, bool):
+        raise ConfigError(f"{key}.shuffle is true or false, got {shuffle!r}")
+    if node.get("name") == "tower":
+        if len(node) > 1:
+            raise ConfigError(f"{key}: the teacher tower has no options but shuffle, got {node}")
+        return {"name": "tower", "shuffle": shuffle}
+    options = _checked_options(key, lambda name: TOWERS[name].backbone, node)
+    return {"name": options.pop("name"), "shuffle": shuffle, **options}
+
+
+def _checked_options(
+    key: str, find: Callable[[str], Info], node: Mapping[str, Any]
+) -> dict[str, Any]:
     """Name and all options of a registered thing, as plain values."""
     try:
-        entry = registry[node.get("name", "")]
+        entry = find(node.get("name", ""))
     except ValueError as error:
         raise ConfigError(f"{key}.name: {error}") from error
     for name in node:
@@ -443,12 +488,13 @@ def _checked_options(key: str, registry: Registry[Any], node: Mapping[str, Any])
         merged = OmegaConf.merge(OmegaConf.structured(_schema(entry)), node)
     except OmegaConfBaseException as error:
         raise ConfigError(_explain(error, f"{key}.")) from error
-    options = OmegaConf.to_container(merged)
-    assert isinstance(options, dict)
-    for name, value in options.items():
-        if name != "name":
-            check_value(entry.options[str(name)].hint, value, f"{key}.{name}")
-    return {str(name): value for name, value in options.items()}
+    plain = OmegaConf.to_container(merged)
+    assert isinstance(plain, dict)
+    options = {str(option): value for option, value in plain.items()}
+    for option, value in options.items():
+        if option != "name":
+            check_value(entry.options[option].hint, value, f"{key}.{option}")
+    return options
 
 
 def _schema(entry: Info) -> type:
@@ -480,11 +526,18 @@ def _explain(error: OmegaConfBaseException, prefix: str = "") -> str:
 
 
 def _check_teacher(config: RunConfig) -> None:
+    """Checks that a teacher encodes what the tower of its modality encodes."""
     for modality, teacher in config.teacher.items():
-        if teacher != "tower":
+        tower = config.towers.get(modality)
+        if tower is None:
             raise ConfigError(
-                f"teacher.{modality}: {teacher!r} is no teacher; it can be tower, the frozen "
-                f"backbone of the tower of {modality!r}"
+                f"teacher.{modality}: there is no such tower, there are {', '.join(config.towers)}"
+            )
+        kind = TOWERS[config.towers[tower.get("same_as", modality)]["name"]].kind
+        if teacher["name"] != "tower" and TOWERS[teacher["name"]].kind != kind:
+            raise ConfigError(
+                f"teacher.{modality}: {teacher['name']} encodes {TOWERS[teacher['name']].kind}, "
+                f"but {modality!r} is of the kind {kind}"
             )
 
 
@@ -500,6 +553,11 @@ def _check_set(config: RunConfig) -> None:
 
 
 def _check_directions(directions: Any) -> None:
+    if directions is not None and not isinstance(directions, Mapping):
+        raise ConfigError(
+            "directions must be {NAME: {query: MODALITY, gallery: MODALITY}, ...}, got "
+            f"{directions}"
+        )
     for name, direction in (directions or {}).items():
         keys = set(direction) if isinstance(direction, Mapping) else set()
         if keys != {"query", "gallery"}:

@@ -88,6 +88,8 @@ class TrainerConfig:
         patience: Stop after that many validations without a better mean recall; null never stops
             early.
         test_with: Weights that are tested: best (by validation) or last.
+        skip_nonfinite: Steps with a loss, gradient or embeddings that are not finite which are left
+            out of training before it stops.
         eval_batch: Observations encoded at once in evaluation.
         log_every: Steps between entries of the log.
         loggers: Where curves are written: csv (always), tensorboard, wandb.
@@ -105,6 +107,7 @@ class TrainerConfig:
     checkpoint_every_minutes: Annotated[float, Gt(0)] | None = 10.0
     patience: Count | None = None
     test_with: Annotated[str, OneOf(("best", "last"))] = "best"
+    skip_nonfinite: Annotated[int, Ge(0)] = 0
     eval_batch: Count = 256
     log_every: Count = 10
     loggers: list[Annotated[str, OneOf(LOGGERS)]] = field(default_factory=lambda: ["csv"])
@@ -147,11 +150,16 @@ class RunConfig:
             that are fused.
         loss: Name and options of the loss, or the import path of a class.
         data: Name and options of the data set.
+        train_instances: Number of training instances, drawn at random (the same for every
+            ``seed``); null for all.
         towers: Name and options of the tower of each modality, or ``same_as`` and the modality
             with which it shares one.
-        teacher: Source of the soft relation, by modality: ``tower`` takes the features of that
-            modality's frozen backbone. Modalities that are not named use the embeddings that are
-            trained.
+        teacher: Frozen encoder that gives the soft relation, by modality: ``tower`` for the
+            backbone of that modality's frozen tower, or the name of a tower of its own, or
+            ``{name: ..., shuffle: false}`` with options of its backbone. ``shuffle: true`` gives
+            each instance the features of another one, drawn with ``seed``, as a control. Relations
+            of several teachers are averaged. ``teacher=none`` takes the relation of the embeddings
+            that are trained.
         batch: Contents of a training batch.
         optimizer: Options of the optimizer.
         trainer: Options of the trainer.
@@ -171,8 +179,9 @@ class RunConfig:
     directions: dict[str, Direction] = field(default_factory=dict)
     loss: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
+    train_instances: Count | None = None
     towers: dict[str, dict[str, Any]] = field(default_factory=dict)
-    teacher: dict[str, str] = field(default_factory=dict)
+    teacher: dict[str, dict[str, Any]] = field(default_factory=dict)
     batch: BatchConfig = field(default_factory=BatchConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)

@@ -113,6 +113,8 @@ class TrainingRecord:
         observations_per_second: Encoded observations, of all processes.
         waiting_for_data: Share of the time spent waiting for data, 0 to 1.
         changes: Changes with which the run was resumed.
+        skipped_steps: Steps that were left out because they were not finite.
+        warnings: Sentences about embeddings, temperature or learning rate at the end.
     """
 
     steps: int
@@ -120,6 +122,8 @@ class TrainingRecord:
     observations_per_second: float
     waiting_for_data: float
     changes: list[str] = field(default_factory=list)
+    skipped_steps: int = 0
+    warnings: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from mxmclr_plugin.data.batch import MultifoldBatch
 from mxmclr_plugin.data.observations import ObservationBatch
+from mxmclr_plugin.errors import TrainingError
 from mxmclr_plugin.experiment.config import EvalConfig, OptimizerConfig
 from mxmclr_plugin.experiment.metrics import SplitMetrics, measure
 from mxmclr_plugin.loss.multimodal import MultimodalLoss
@@ -31,11 +32,10 @@ class RetrievalModule(LightningModule):
         directions: Directions of retrieval by name: ``{"t2s": Direction("text", "voxel")}``.
         optimizer: Options of the optimizer.
         evaluation: The metrics.
-        teacher: Modalities whose frozen backbones give the soft relation, in place of the trained
-            embeddings.
 
     Attributes:
         tested: Metrics of the last test, None before it.
+        embeddings: Embeddings of the last training batch, detached, by modality.
     """
 
     def __init__(
@@ -45,7 +45,6 @@ class RetrievalModule(LightningModule):
         directions: Mapping[str, Direction],
         optimizer: OptimizerConfig,
         evaluation: EvalConfig,
-        teacher: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.towers = nn.ModuleDict(towers)
@@ -53,26 +52,40 @@ class RetrievalModule(LightningModule):
         self.directions = dict(directions)
         self.optimizer_config = optimizer
         self.evaluation = evaluation
-        self.teacher = list(teacher)
         self.tested: SplitMetrics | None = None
         self._options: list[tuple[float, float]] = []  # learning rate and decay by group
+        self.embeddings: dict[str, Tensor] = {}
         self._encoded: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {}
         self.train()  # pretrained models come in evaluation mode, and Lightning leaves them in it
 
-    def training_step(self, batch: MultifoldBatch, batch_idx: int) -> Tensor:
-        z, features = {}, {}
-        for name in batch.modalities:
-            tower, observations = self.towers[name], batch.observations[name]
-            if name in self.teacher:
-                # Encoded once, for the relation and for the tower's head.
-                assert isinstance(tower, Tower)
-                observations = features[name] = tower.features(observations)
-            z[name] = tower(observations)
-        loss: Tensor = self.loss(z, batch.ids, features)
+    def training_step(self, batch: MultifoldBatch, batch_idx: int) -> Tensor | None:
+        loss = self.compute_loss(batch)
+        if loss is None:
+            return None
         metrics = {"train/loss": loss.detach()}
         metrics |= {f"train/{name}": value for name, value in self.loss.last.items()}
         self.log_dict(metrics, prog_bar=False)
         self.log("loss", loss.detach(), prog_bar=True, logger=False)
+        return loss
+
+    def compute_loss(self, batch: MultifoldBatch) -> Tensor | None:
+        """Loss of a batch; None if the loss refuses embeddings that are not finite.
+
+        :class:`~mxmclr_plugin.experiment.nonfinite.NonFiniteGuard` reports these.
+
+        Raises:
+            TrainingError: If the loss refuses the batch for another reason.
+        """
+        z = {name: self.towers[name](batch.observations[name]) for name in batch.modalities}
+        self.embeddings = {name: rows.detach() for name, rows in z.items()}
+        try:
+            loss: Tensor = self.loss(z, batch.ids, batch.soft_features)
+        except ValueError as error:
+            if not all(rows.isfinite().all() for rows in z.values()):
+                return None
+            dead = [name for name, rows in z.items() if not rows.any(dim=1).all()]
+            reason = f"the embeddings of {dead[0]} are zero, its tower is dead" if dead else error
+            raise TrainingError(f"step {self.global_step}: {reason}") from error
         return loss
 
     def configure_optimizers(self) -> Any:
@@ -172,7 +185,14 @@ class RetrievalModule(LightningModule):
         """What was encoded, and the instance of each row, by modality."""
         embeddings, ids = {}, {}
         for modality, batches in self._encoded.items():
-            embeddings[modality], ids[modality] = self._of_all_ranks(batches)
+            z, ids[modality] = self._of_all_ranks(batches)
+            if (bad := ~z.isfinite().all(dim=1)).any():
+                listed = ", ".join(map(str, ids[modality][bad][:5].tolist()))
+                raise TrainingError(
+                    f"step {self.global_step}: {int(bad.sum())} embeddings of {modality} are not "
+                    f"finite in evaluation (instances {listed}, ...); try a lower optimizer.lr"
+                )
+            embeddings[modality] = z
         self._encoded = {}
         return embeddings, ids
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 from rich.console import Console
 
 from mxmclr_plugin.data.dataset import MultifoldDataset
-from mxmclr_plugin.data.splits import DataSplits
+from mxmclr_plugin.data.splits import DataSplits, hold_out
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.experiment.config import RunConfig
 
@@ -17,7 +18,30 @@ __all__ = [
     "measured_split",
     "trained_split",
     "usable_splits",
+    "with_train_instances",
 ]
+
+
+def with_train_instances(data: DataSplits, number: int | None) -> DataSplits:
+    """The data with so many of the training instances; None keeps all.
+
+    They are drawn at random, the same in every run, and are part of those of a larger number.
+
+    Raises:
+        ConfigError: If there are fewer.
+    """
+    if number is None or "train" not in data or number == len(data["train"]):
+        return data
+    there = len(data["train"])
+    if number > there:
+        raise ConfigError(f"train_instances: {number}, but there are {there} training instances")
+    kept = hold_out(range(there), {"kept": number}, seed=0, by_name=True)["kept"]
+    by_name, plain = (
+        {split: of.subset(kept) if split == "train" else of for split, of in datasets.items()}
+        for datasets in (data.by_name, data.plain)
+    )
+    note = f"Trained on {number} of {there} training instances."
+    return replace(data, by_name=by_name, plain=plain, notes=(*data.notes, note))
 
 
 def usable_splits(

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 from rich.console import Console
+from rich.markup import escape
 from rich.text import Text
 from transformers.utils import logging as transformers_logging
 
@@ -27,6 +28,7 @@ from mxmclr_plugin.experiment.build_towers import (
     check_teacher,
     save_sentence_transformers,
     with_cached_features,
+    with_teachers,
 )
 from mxmclr_plugin.experiment.checkpoint_files import remove_checkpoint
 from mxmclr_plugin.experiment.clock import TrainingClock, advice_on_waiting
@@ -34,7 +36,9 @@ from mxmclr_plugin.experiment.compose import build_part
 from mxmclr_plugin.experiment.config import BatchConfig, RunConfig
 from mxmclr_plugin.experiment.data_module import RetrievalData
 from mxmclr_plugin.experiment.folder import RunFolder, claimed_folder
+from mxmclr_plugin.experiment.health import TrainingHealth
 from mxmclr_plugin.experiment.machine import check_machine, check_writable
+from mxmclr_plugin.experiment.memory import MemoryAdvice
 from mxmclr_plugin.experiment.metrics import (
     BatchRecord,
     DataRecord,
@@ -44,9 +48,10 @@ from mxmclr_plugin.experiment.metrics import (
 )
 from mxmclr_plugin.experiment.metrics_table import metrics_tables
 from mxmclr_plugin.experiment.module import RetrievalModule
+from mxmclr_plugin.experiment.nonfinite import NonFiniteGuard
 from mxmclr_plugin.experiment.resume import Start, changes_of, start_of
 from mxmclr_plugin.experiment.signals import Interrupted, Stop
-from mxmclr_plugin.experiment.splits import usable_splits
+from mxmclr_plugin.experiment.splits import usable_splits, with_train_instances
 from mxmclr_plugin.experiment.trainer import build_trainer
 from mxmclr_plugin.loss.multimodal import MultimodalLoss
 from mxmclr_plugin.loss.registry import build_loss, loss_positives
@@ -89,6 +94,7 @@ def _run(config: RunConfig, folder: RunFolder, stop: Stop, console: Console) -> 
     folder.resume_from = start.checkpoint
     loss = build_part("loss", build_loss, config.loss)
     data: DataSplits = build_part("data", DATASETS.build, config.data)
+    data = with_train_instances(data, config.train_instances)
     if config.automatic:
         config = completed(config, data, console)
     changes = changes_of(config, folder) if start.checkpoint else {}
@@ -104,17 +110,26 @@ def _run(config: RunConfig, folder: RunFolder, stop: Stop, console: Console) -> 
         config.directions,
         config.optimizer,
         config.eval,
-        list(config.teacher),
     )
+    assert batch.instances is not None
     clock = TrainingClock()
+    guard = NonFiniteGuard(folder.path, config.trainer.skip_nonfinite, console)
+    health = TrainingHealth(
+        config.optimizer.lr, config.loss.get("temperature"), config.trainer.log_every, console
+    )
+    memory = MemoryAdvice(batch.instances, config.trainer.eval_batch)
+    callbacks = [clock, guard, health, memory]
     trainer = build_part(
         "trainer",
         build_trainer,
-        *(config.trainer, config.optimizer, folder.path, [clock], stop, start.step),
+        *(config.trainer, config.optimizer, folder.path, callbacks, stop, start.step),
     )
     check_processes(towers, config, trainer.world_size)
     device = trainer.strategy.root_device
-    splits = with_cached_features(splits, towers, config, device)
+    with memory.explaining():
+        # Before features take the place of records.
+        splits["train"] = with_teachers(splits["train"], towers, config, device)
+        splits = with_cached_features(splits, towers, config, device)
     loaders = RetrievalData(
         splits,
         list(towers),
@@ -129,8 +144,8 @@ def _run(config: RunConfig, folder: RunFolder, stop: Stop, console: Console) -> 
         _record_start(console, config, start, changes, folder)
         _print_data(console, data, folder)
 
-    trainer.fit(module, loaders, ckpt_path=start.checkpoint)
-    assert batch.instances is not None
+    with memory.explaining():
+        trainer.fit(module, loaders, ckpt_path=start.checkpoint)
     metrics = RunMetrics(
         task=config.task,
         loss=config.loss_name,
@@ -147,10 +162,13 @@ def _run(config: RunConfig, folder: RunFolder, stop: Stop, console: Console) -> 
             observations_per_second=clock.observations * trainer.world_size / clock.seconds,
             waiting_for_data=clock.waiting / clock.seconds,
             changes=folder.changes(),
+            skipped_steps=guard.skipped,
+            warnings=health.warnings,
         ),
         versions=_versions(),
     )
-    metrics.splits.update(_test(trainer, module, loaders, config, folder, console))
+    with memory.explaining():
+        metrics.splits.update(_test(trainer, module, loaders, config, folder, console))
     if trainer.is_global_zero:
         towers_written = save_sentence_transformers(towers, folder)
         # Written last: a run with metrics is finished.
@@ -174,6 +192,8 @@ def _quieten_libraries(console: Console) -> None:
         transformers_logging.disable_progress_bar()
     # Frozen backbones are in evaluation mode on purpose.
     warnings.filterwarnings("ignore", ".*eval mode at the start", module="pytorch_lightning")
+    # Of a step that NonFiniteGuard reports.
+    warnings.filterwarnings("ignore", ".*returned `None`", module="pytorch_lightning")
     warnings.filterwarnings("ignore", ".*LeafSpec.*", module="pytorch_lightning")
 
 
@@ -250,11 +270,15 @@ def _print_setup(
         f"{modality}: {spec.get('name') or 'that of ' + spec['same_as']}"
         for modality, spec in config.towers.items()
     )
+    teachers = ", ".join(
+        f"{modality}: {spec['name']}{' (shuffled)' if spec['shuffle'] else ''}"
+        for modality, spec in config.teacher.items()
+    )
     lines = [
         f"[bold]{config.task}[/bold] with loss [bold]{config.loss_name}[/bold], "
         f"seed {config.seed}, in {folder.path}",
         f"data {config.data['name']}: instances {sizes}",
-        f"towers {towers}",
+        f"towers {towers}" + (f"; teacher {teachers}" if teachers else ""),
         f"{config.trainer.max_steps} steps of {batch.instances} instances with "
         f"{_describe(batch.folds)} each, on {trainer.strategy.root_device} in precision "
         f"{trainer.precision}",
@@ -300,8 +324,10 @@ def _print_results(console: Console, metrics: RunMetrics, batch: BatchConfig, pa
     assert metrics.train is not None
     if advice := advice_on_waiting(metrics.train.waiting_for_data, batch.workers):
         console.print(advice, highlight=False)
-    for note in metrics.data.notes:
-        console.print(note, highlight=False)
+    if metrics.train.skipped_steps:
+        console.print(f"{metrics.train.skipped_steps} steps that were not finite were left out")
+    for sentence in [*metrics.train.warnings, *metrics.data.notes]:
+        console.print(escape(sentence), highlight=False)
     console.print(f"written to {path}", soft_wrap=True)
 
 

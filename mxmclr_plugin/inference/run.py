@@ -21,7 +21,12 @@ from mxmclr_plugin.experiment.checkpoint_files import checksum, load_checkpoint
 from mxmclr_plugin.experiment.compose import build_part
 from mxmclr_plugin.experiment.config import RunConfig
 from mxmclr_plugin.experiment.folder import read_config
-from mxmclr_plugin.experiment.splits import measured_modalities, measured_split, trained_split
+from mxmclr_plugin.experiment.splits import (
+    measured_modalities,
+    measured_split,
+    trained_split,
+    with_train_instances,
+)
 from mxmclr_plugin.inference.changes import changed_config
 from mxmclr_plugin.inference.device import Device
 from mxmclr_plugin.models.tower import Tower
@@ -227,6 +232,7 @@ def load_run(
     place = Device(config.trainer, device)
 
     data = _training_data(original.data, config.data)
+    data = with_train_instances(data, original.train_instances)
     with torch.random.fork_rng(devices=[]):  # random weights, which are replaced
         train = trained_split(data, original, console)
         towers = build_towers(original, train)

@@ -44,7 +44,7 @@ def as_sentence_transformer(tower: Tower) -> SentenceTransformer:
     backbone = tower.backbone.sentence_transformer()
     if backbone.truncate_dim is not None:
         raise ValueError("a SentenceTransformer with truncate_dim cuts its last vectors, not these")
-    layers = list(copy.deepcopy(tower.head.layers).cpu())
+    layers = list(copy.deepcopy(tower.head).cpu())
     if [type(layer) for layer in layers] != [nn.Linear, nn.LayerNorm, nn.ReLU, nn.Linear]:
         raise ValueError(f"the head is not Linear, LayerNorm, ReLU, Linear, but {tower.head}")
     first, norm, _, last = layers

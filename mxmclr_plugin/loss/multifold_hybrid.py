@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Annotated
 
 import torch
+from annotated_types import Gt, Le
 from torch import Tensor, nn
 from torch import distributed as torch_dist
 
@@ -131,7 +133,7 @@ class MultifoldHybridLoss(nn.Module):
         memory_bank_size: int | Sequence[int] = 0,
         gather_distributed: bool = False,
         *,
-        soft_temperature: float = SOFT_TEMPERATURE,
+        soft_temperature: Annotated[float, Gt(0), Le(float("inf"))] = SOFT_TEMPERATURE,
         hard_weight: float = HARD_WEIGHT,
         soft_scope: SoftScope = "others",
         relation_within: float = 0.0,

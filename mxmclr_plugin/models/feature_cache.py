@@ -26,7 +26,13 @@ from mxmclr_plugin.models.record_digests import record_digests, tensor_bytes
 from mxmclr_plugin.models.text import tokenizer_digest
 from mxmclr_plugin.progress import progress_bar
 
-__all__ = ["FeatureStore", "cached_features", "fingerprint_module"]
+__all__ = [
+    "FeatureStore",
+    "cached_features",
+    "encoder_features",
+    "fingerprint_module",
+    "fingerprint_records",
+]
 
 # Part of every key: increase it when the content of the files changes meaning.
 _VERSION = "1"
@@ -40,12 +46,20 @@ class FeatureStore:
             last.
         shard_size: Rows of each but the last.
         rows: Row of each record, counted through all files. Shape: (records,).
+        records: Identifies the records, see :func:`fingerprint_records`.
     """
 
-    def __init__(self, paths: Sequence[Path], shard_size: int, rows: npt.NDArray[np.int64]) -> None:
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        shard_size: int,
+        rows: npt.NDArray[np.int64],
+        records: str,
+    ) -> None:
         self.paths = list(paths)
         self.shard_size = shard_size
         self.rows = rows
+        self.records = records
         self._shards: dict[int, Tensor] = {}
 
     def __len__(self) -> int:
@@ -112,6 +126,7 @@ def cached_features(
                 description=f"{description}: reading",
             )
         )
+        records = hashlib.sha256(b"".join(digests)).hexdigest()
         first_of: dict[bytes, int] = {}  # digest of a record: where it occurs first
         for position, digest in enumerate(digests):
             first_of.setdefault(digest, position)
@@ -143,7 +158,58 @@ def cached_features(
     if len(widths) > 1:
         raise ValueError(f"the encoder makes features of several widths: {sorted(widths)}")
     row_of = {digest: row for row, (digest, _) in enumerate(unique)}
-    return FeatureStore(paths, shard_size, np.array([row_of[digest] for digest in digests]))
+    rows = np.array([row_of[digest] for digest in digests])
+    return FeatureStore(paths, shard_size, rows, records)
+
+
+def encoder_features(
+    encoder: nn.Module,
+    store: Store,
+    *,
+    batch_size: int = 256,
+    device: torch.device | str | None = None,
+    description: str = "encoding",
+) -> FeatureStore:
+    """Features of every record from a module in evaluation mode, see :func:`cached_features`.
+
+    Args:
+        encoder: From records to features. Shape: (rows, F).
+        store: The records.
+        batch_size: Records encoded at a time.
+        device: Device to which the encoder is moved; by default it stays where it is.
+        description: Text of the progress bar.
+
+    Raises:
+        ValueError: As :func:`cached_features` does.
+    """
+    if device is not None:
+        encoder.to(device)
+    place = next((parameter.device for parameter in encoder.parameters()), device)
+    modes = [(module, module.training) for module in encoder.modules()]
+    encoder.eval()
+
+    def encode(observations: Observations) -> Tensor:
+        features: Tensor = encoder(
+            observations.to(place) if isinstance(observations, Tensor) else observations
+        )
+        return features
+
+    try:
+        return cached_features(
+            encode,
+            store,
+            model_fingerprint=fingerprint_module(encoder),
+            batch_size=batch_size,
+            description=description,
+        )
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def fingerprint_records(store: Store) -> str:
+    """SHA-256, in hexadecimal, of all records in their order."""
+    return hashlib.sha256(b"".join(record_digests(store))).hexdigest()
 
 
 def fingerprint_module(module: nn.Module) -> str:

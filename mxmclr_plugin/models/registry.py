@@ -6,10 +6,12 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from torch import nn
+
 from mxmclr_plugin.models.tower import Tower
 from mxmclr_plugin.registry import TOWERS, TowerInfo
 
-__all__ = ["build_tower", "list_towers"]
+__all__ = ["build_backbone", "build_tower", "list_towers"]
 
 
 def list_towers() -> list[TowerInfo]:
@@ -33,6 +35,33 @@ def build_tower(spec: str | Mapping[str, Any], corpus: Sequence[Any] = ()) -> To
         >>> tower = build_tower({"name": "light_cnn3d", "widths": [8, 16, 32]})
     """
     info, options = TOWERS.resolve(spec)
+    of_tower = {
+        name: options.pop(name, info.options[name].default)
+        for name in inspect.signature(Tower).parameters
+        if name != "backbone"
+    }
+    backbone = build_backbone({"name": info.name, **options}, corpus)
+    stays_frozen = of_tower["frozen"] and of_tower["unfreeze_at"] is None
+    if stays_frozen and not getattr(backbone, "pretrained", True):
+        raise ValueError(
+            "the tower would be frozen with random weights (of adapters, if it has them): give "
+            "it weights, or set frozen to false or unfreeze_at to a step"
+        )
+    return Tower(backbone, **of_tower)
+
+
+def build_backbone(spec: str | Mapping[str, Any], corpus: Sequence[Any] = ()) -> nn.Module:
+    """Builds the backbone of a tower.
+
+    Args:
+        spec: A name, or a mapping of ``name`` and options of the backbone.
+        corpus: As in :func:`build_tower`.
+
+    Raises:
+        ValueError: If the name or an option is unknown or out of range.
+        TypeError: If the backbone has several parameters without a default.
+    """
+    info, options = TOWERS.resolve(spec)
     make = info.load()
     needed = [
         p.name
@@ -44,13 +73,5 @@ def build_tower(spec: str | Mapping[str, Any], corpus: Sequence[Any] = ()) -> To
             f"{info.target} has more than one parameter without a default ({', '.join(needed)}); "
             "only one, for the training observations, can be filled"
         )
-    shared = [name for name in inspect.signature(Tower).parameters if name != "backbone"]
-    of_tower = {name: options.pop(name, info.options[name].default) for name in shared}
-    backbone = make(*[corpus] * len(needed), **options)
-    stays_frozen = of_tower["frozen"] and of_tower["unfreeze_at"] is None
-    if stays_frozen and not getattr(backbone, "pretrained", True):
-        raise ValueError(
-            "the tower would be frozen with random weights (of adapters, if it has them): give "
-            "it weights, or set frozen to false or unfreeze_at to a step"
-        )
-    return Tower(backbone, **of_tower)
+    backbone: nn.Module = make(*[corpus] * len(needed), **options)
+    return backbone

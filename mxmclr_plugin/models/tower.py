@@ -112,13 +112,11 @@ class Tower(nn.Module):
         self.frozen = frozen
         self.unfreeze_at = unfreeze_at
         self.lr_scale = lr_scale
-        from lightly.models.modules.heads import ProjectionHead  # takes seconds to import
-
-        self.head = ProjectionHead(
-            [
-                (features, hidden, nn.LayerNorm(hidden), nn.ReLU()),
-                (hidden, dim, None, None),
-            ]
+        self.head = nn.Sequential(
+            nn.Linear(features, hidden, bias=False),
+            nn.LayerNorm(hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, dim),
         )
         if frozen:
             backbone.eval()

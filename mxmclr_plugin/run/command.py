@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+import shlex
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -10,12 +11,25 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rich.console import Console
 from rich.markup import escape
 
+from mxmclr_plugin.arguments import written
 from mxmclr_plugin.errors import ConfigError
 
 if TYPE_CHECKING:  # it imports torch
+    from mxmclr_plugin.data.problems import ProblemLog
     from mxmclr_plugin.data.splits import DataSplits
 
-__all__ = ["Command", "Context", "new_path", "print_data_notes", "print_line"]
+__all__ = [
+    "Command",
+    "Context",
+    "new_path",
+    "print_data_notes",
+    "print_examples",
+    "print_line",
+    "print_problems",
+    "train_command",
+]
+
+_EXAMPLES = 5  # shown of each kind
 
 
 class Context(NamedTuple):
@@ -82,3 +96,32 @@ def print_data_notes(console: Console, data: DataSplits) -> None:
         print_line(console, note)
     if data.problems:
         print_line(console, f"{len(data.problems)} problems of the data set were left out")
+
+
+def print_problems(console: Console, log: ProblemLog) -> None:
+    """Prints the number of problems of each kind, and the first ones."""
+    console.print(f"[bold]{len(log.problems)} problems[/bold], left out in a run:")
+    for kind, count in log.counts().items():
+        of_kind = (problem for problem in log.problems if problem.kind == kind)
+        lines = (f"{problem.where}: {problem.what}" for problem in of_kind)
+        print_examples(f"{kind}: {count}", lines, count, console)
+
+
+def print_examples(title: str, lines: Iterable[str], count: int, console: Console) -> None:
+    """Prints a title and the first of ``count`` lines."""
+    print_line(console, title)
+    for line, _ in zip(lines, range(_EXAMPLES), strict=False):
+        print_line(console, f"  {line}")
+    if count > _EXAMPLES:
+        print_line(console, f"  and {count - _EXAMPLES} more")
+
+
+def train_command(options: Mapping[str, Any]) -> str:
+    """The command that trains on a manifest, as a shell takes it.
+
+    Args:
+        options: Options of the data.
+    """
+    keys = (f"data.{key}={written(value, brackets=True)}" for key, value in options.items())
+    words = ["python", "-m", "mxmclr_plugin.run", "manifest", *map(shlex.quote, keys)]
+    return f"to train: {' '.join(words)}"

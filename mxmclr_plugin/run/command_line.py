@@ -14,16 +14,19 @@ from rich.markup import escape
 from rich.table import Table
 
 from mxmclr_plugin.arguments import WORD, help_rows, parse_arguments, usage, written
-from mxmclr_plugin.errors import ConfigError, DataError
+from mxmclr_plugin.errors import ConfigError, DataError, TrainingError
 from mxmclr_plugin.registry import did_you_mean
 from mxmclr_plugin.run.ablate_command import ablate_command
+from mxmclr_plugin.run.check_command import CheckArguments, check_command
 from mxmclr_plugin.run.command import Command, Context
 from mxmclr_plugin.run.compare_command import compare_command
-from mxmclr_plugin.run.data_commands import (
-    CheckArguments,
+from mxmclr_plugin.run.convert_command import (
     ConvertArguments,
-    check_command,
+    FolderArguments,
+    TableArguments,
     convert_command,
+    folder_command,
+    table_command,
 )
 from mxmclr_plugin.run.evaluate_command import EvaluateArguments, evaluate_command
 from mxmclr_plugin.run.export_command import ExportArguments, export_command
@@ -43,6 +46,8 @@ _EXAMPLES = """\
   mxmclr compare text2shape losses=mxmclr,clip seeds=0,1,2
   mxmclr ablate text2shape study=hybrid
   mxmclr data check my.jsonl
+  mxmclr data convert table path=products.csv image=photo text=title,description out=my.jsonl
+  mxmclr data convert folder path=photos out=my.jsonl
   mxmclr search "a tall thin red cone" ckpt=runs/text2shape/mxmclr-seed0
   mxmclr report runs/compare/text2shape"""
 
@@ -75,9 +80,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Arguments; None takes those of the process.
 
     Returns:
-        The exit status: 0; 1 if checked data have problems or a compared run failed; 2 if the
-        arguments or the data cannot be used; 130 if interrupted, 143 or 129 if a training was ended
-        by SIGTERM or SIGHUP.
+        The exit status: 0; 1 if checked data have problems, a training cannot go on or a compared
+        run failed; 2 if the arguments or the data cannot be used; 130 if interrupted, 143 or 129 if
+        a training was ended by SIGTERM or SIGHUP.
     """
     console, errors = Console(), Console(stderr=True)
     command: Command | None = None
@@ -86,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not words:
             _show_commands(console)
             return 0 if help_wanted else 2
-        name = " ".join(words[:2]) if " ".join(words[:2]) in _COMMANDS else words[0]
+        name = next((n for k in (3, 2) if (n := " ".join(words[:k])) in _COMMANDS), words[0])
         command = _COMMANDS.get(name)
         rest = words[len(name.split()) :]
         if command is None:
@@ -98,6 +103,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         _print_error(errors, str(error))
         return 2
+    except TrainingError as error:
+        _print_error(errors, str(error))
+        return 1
     except DataError as error:
         # torch hands on the traceback of a worker's error, which ends with the message.
         _print_error(errors, str(error).rstrip().rpartition("\n")[2].removeprefix(_DATA_ERROR))
@@ -317,6 +325,12 @@ def _task_keys() -> list[str]:
     return list(dict.fromkeys([*(entry.name for entry in fields(RunConfig)), *of_groups]))
 
 
+def _manifest_options() -> Sequence[str]:
+    from mxmclr_plugin.registry import DATASETS
+
+    return [option for option in DATASETS["manifest"].options if option != "path"]
+
+
 def _changed_keys() -> Sequence[str]:
     from mxmclr_plugin.inference.changes import CHANGED
 
@@ -394,8 +408,18 @@ _COMMANDS: dict[str, Command] = {
         "Checks your own data: contents, problems, and the command that trains on them.",
         lambda: CheckArguments,
         check_command,
-        others=lambda: None,
+        others=_manifest_options,
         others_help=_OF_DATA,
+    ),
+    "data convert table": Command(
+        "Writes a manifest of a CSV, TSV, Excel, JSON or Parquet file, or a Hugging Face data set.",
+        lambda: TableArguments,
+        table_command,
+    ),
+    "data convert folder": Command(
+        "Writes a manifest of a folder of images with texts.",
+        lambda: FolderArguments,
+        folder_command,
     ),
     "data convert": Command(
         "Writes a data set as a manifest.",

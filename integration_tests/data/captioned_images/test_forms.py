@@ -1,14 +1,18 @@
 """Each form of annotation, in the layouts that users have."""
 
+import gzip
 import json
+import os
 import shutil
 from pathlib import Path
 
+import pandas
 import pytest
 from data.captioned_images.sets import (
     captions_of,
     coco,
     content,
+    image,
     kaggle,
     karpathy,
     names,
@@ -89,13 +93,14 @@ def test_bare_names_are_taken_where_they_are_unique(tmp_path):
         for folder, name, split in [
             *(("a", "0.png", "train"), ("b", "1.png", "val"), ("a", "2.png", "test")),
             *(("a", "3.png", "train"), ("b", "3.png", "train")),
+            *(("a", "4.png", "train"), ("b", "5.png", "train")),
         ]
     ]
-    for k in range(4):
+    for k in range(6):
         Image.new("RGB", (9, 9), (k, k, k)).save(tmp_path / f"{k}.png")
     (tmp_path / "dataset_x.json").write_text(json.dumps({"images": entries}))
     data = captioned_images(str(tmp_path), size=8)
-    assert sorted(whole(data)) == ["a/0.png", "a/2.png", "b/1.png"]
+    assert sorted(whole(data)) == ["a/0.png", "a/2.png", "a/4.png", "b/1.png", "b/5.png"]
     assert [(p.kind, p.where) for p in data.problems[:2]] == [
         ("image ambiguous", "a/3.png"),
         ("image ambiguous", "b/3.png"),
@@ -196,6 +201,128 @@ def test_one_of_cocos_files_alone(tmp_path):
     data = captioned_images(str(tmp_path), annotations=str(file), size=8)
     assert [len(of) for of in data.values()] == [8, 1, 1]
     assert "no official split" in data.notes[0]
+
+
+def test_an_image_that_lies_in_two_folders(tmp_path):
+    """Copies are one image; two images of one name are none."""
+    karpathy(tmp_path, SPLITS)
+    shutil.copytree(tmp_path / "images", tmp_path / "more" / "images")
+    assert len(whole(captioned_images(str(tmp_path), size=8))) == 6
+    Image.new("RGB", (9, 9)).save(tmp_path / "more" / "images" / names(6)[0])
+    data = captioned_images(str(tmp_path), size=8)
+    assert names(6)[0] not in whole(data)
+    assert data.problems[0].kind == "image ambiguous"
+    data = captioned_images(str(tmp_path), images=str(tmp_path / "more" / "images"), size=8)
+    assert len(whole(data)) == 6
+
+
+def test_several_folders_of_images(tmp_path):
+    karpathy(tmp_path, SPLITS)
+    (tmp_path / "other").mkdir()
+    for name in names(6)[:3]:
+        shutil.move(tmp_path / "images" / name, tmp_path / "other" / name)
+    expected = {photo: (k, captions_of(k)) for k, photo in enumerate(names(6))}
+    assert whole(captioned_images(str(tmp_path), size=8)) == expected
+    both = os.pathsep.join([str(tmp_path / "images"), str(tmp_path / "other")])
+    assert whole(captioned_images(str(tmp_path), images=both, size=8)) == expected
+
+
+def test_a_split_that_loses_its_images(tmp_path):
+    karpathy(tmp_path, [*SPLITS, "test", "val"])
+    for k in (3, 5):
+        (tmp_path / "images" / names(6)[k]).unlink()
+    with pytest.raises(DataError, match=r"only 1 of 3 photos of the split 'test'.*images were"):
+        captioned_images(str(tmp_path), size=8)
+
+
+@pytest.mark.parametrize("named", ["a\\{}.png", "a/{}.PNG", "./a/{}.png"])
+def test_names_as_windows_and_cameras_write_them(tmp_path, named):
+    for k in range(5):
+        image(tmp_path / "images" / "a" / f"{k}.png", k)
+    lines = [f"{named.format(k)},caption {k}" for k in range(5)]
+    (tmp_path / "captions.txt").write_text("\n".join(["image,caption", *lines]))
+    data = captioned_images(str(tmp_path), size=8)
+    assert sorted(whole(data).values()) == [(k, [f"caption {k}"]) for k in range(5)]
+
+
+def blip(root):
+    """coco_karpathy_train.json and the others: lists of image and captions."""
+    for number, split in enumerate(("train", "val", "test")):
+        entries = [
+            {"image": f"{split}2014/{k}.jpg", "caption": captions_of(k), "image_id": k}
+            for k in range(4 * number, 4 * number + 4)
+        ]
+        (root / f"coco_karpathy_{split}.json").write_text(json.dumps(entries))
+
+
+def flickr_csv(root):
+    frame = pandas.DataFrame(
+        [
+            {
+                "raw": json.dumps(captions_of(k)),
+                "sentids": "[1, 2]",
+                "split": split,
+                "filename": f"{split}2014/{k}.jpg",
+                "img_id": k,
+            }
+            for number, split in enumerate(("train", "val", "test"))
+            for k in range(4 * number, 4 * number + 4)
+        ]
+    )
+    frame.to_csv(root / "flickr_annotations_30k.csv", index=False)
+
+
+def image_folder(root):
+    """metadata.jsonl in the folder of each split, as Hugging Face's image folders have it."""
+    for number, split in enumerate(("train", "val", "test")):
+        lines = [
+            json.dumps({"file_name": f"{k}.jpg", "text": captions_of(k)})
+            for k in range(4 * number, 4 * number + 4)
+        ]
+        (root / f"{split}2014").rename(root / split)
+        (root / split / "metadata.jsonl").write_text("\n".join(lines))
+
+
+def open_clip_csv(root):
+    """filepath TAB title, with gzip, in Latin-1: one file for each split."""
+    for number, split in enumerate(("train", "validation", "test")):
+        folder = "val" if split == "validation" else split
+        rows = [
+            f"{folder}2014/{k}.jpg\t{text}"
+            for k in range(4 * number, 4 * number + 4)
+            for text in captions_of(k)
+        ]
+        content = "\n".join(["filepath\ttitle", *rows])
+        (root / f"{split}.csv.gz").write_bytes(gzip.compress(content.encode()))
+
+
+@pytest.mark.parametrize("write", [blip, flickr_csv, image_folder, open_clip_csv])
+def test_lists_with_a_split(tmp_path, write):
+    for number, split in enumerate(("train", "val", "test")):
+        for k in range(4 * number, 4 * number + 4):
+            image(tmp_path / f"{split}2014" / f"{k}.jpg", k)
+    write(tmp_path)
+    data = captioned_images(str(tmp_path), size=8)
+    assert data.problems == ()
+    assert data.notes == ()
+    for number, split in enumerate(("train", "val", "test")):
+        found = sorted(content(data[split]).values())
+        assert found == [(k, captions_of(k)) for k in range(4 * number, 4 * number + 4)]
+
+
+def test_another_encoding(tmp_path):
+    kaggle(tmp_path, 4)
+    text = (tmp_path / "captions.txt").read_text().replace("three", "trois étoiles")
+    (tmp_path / "captions.txt").write_text(text, encoding="cp1252")
+    data = captioned_images(str(tmp_path), size=8)
+    (reason, *_) = {problem.what for problem in data.problems}
+    assert "byte 0xe9 is no UTF-8" in reason
+    assert "set encoding=cp1252" in reason
+    data = captioned_images(str(tmp_path), size=8, encoding="cp1252")
+    assert data.problems == ()
+    assert whole(data)[names(4)[1]][1][2] == "trois étoiles 1"
+    with pytest.raises(DataError, match="encoding: unknown encoding: cp12520"):
+        captioned_images(str(tmp_path), size=8, encoding="cp12520")
 
 
 def test_annotations_and_images_override(tmp_path):

@@ -16,9 +16,9 @@ SPLITS = ["train", "train", "train", "train", "val", "test", "test"]
 
 
 def spoiled(root):
-    """A set with one problem of each sort; the first four photos and a test photo are whole."""
-    file = karpathy(root, ["train", "train", "val", "test", *["train"] * 9])
-    photos = names(13)
+    """A set with one problem of each sort; the first four and the last photos are whole."""
+    file = karpathy(root, ["train", "train", "val", "test", *["train"] * 15])
+    photos = names(19)
     entries = json.loads(file.read_text())["images"]
     (root / "images" / photos[4]).unlink()
     whole = (root / "images" / photos[5]).read_bytes()
@@ -26,7 +26,7 @@ def spoiled(root):
     (root / "images" / photos[6]).write_text("no image")
     entries[7]["sentences"] = []
     entries[8]["sentences"] = [{"raw": "  "}, {"raw": 3}, "a plain string"]
-    entries[9]["split"] = "dev"
+    entries[9]["split"] = "later"
     entries[10]["filename"] = "../../secret.jpg"
     entries[11] = [1]
     entries[12]["filename"] = photos[0]
@@ -38,8 +38,8 @@ def spoiled(root):
 def test_each_is_listed(tmp_path):
     spoiled(tmp_path)
     data = captioned_images(str(tmp_path), size=8)
-    photos = names(13)
-    assert data["train"].names == [photos[0], photos[1], photos[8]]
+    photos = names(19)
+    assert data["train"].names == [photos[0], photos[1], photos[8], *photos[13:]]
     assert data["train"][2].observations["text"] == ["a plain string"]
     listed = {(problem.kind, problem.where.rpartition("/")[2]) for problem in data.problems}
     assert listed == {

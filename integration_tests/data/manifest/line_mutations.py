@@ -77,7 +77,7 @@ def an_id_in_two_splits(ground, chance, folder, lines):
 def an_unknown_split(ground, chance, folder, lines):
     at = chance.randrange(len(lines))
     lines[at]["split"] = chance.choice(
-        ["Train", "valid", "", "train ", "тест", "test\0", "tr\nain"]
+        ["trains", "validity", "", "trian", "тест", "test\0", "tr\nain"]
     )
     return [f".jsonl:{at + 1}"]
 

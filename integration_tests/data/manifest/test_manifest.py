@@ -58,6 +58,62 @@ def test_modalities_of_other_names(tmp_path):
     assert list(data["train"][0].observations["de"]) == ["eins", "ein"]
 
 
+def test_other_names_of_splits(tmp_path):
+    names = {"train": "Training", "val": "validation", "test": "test "}
+    lines = [{**line, "split": names[line["split"]]} for line in three()]
+    lines += [{"id": "d", "split": "dev", "text": "a dev"}]
+    data = texts(*lines, path=tmp_path / "m.jsonl")
+    assert {split: len(of) for split, of in data.items()} == {"train": 1, "val": 2, "test": 1}
+
+
+@pytest.mark.parametrize(
+    ("key", "guess"),
+    [
+        *(("images", "image"), ("caption", "text"), ("captions", "text"), ("file_name", "image")),
+        *(("title", "text"), ("sku", "id"), ("image_id", "id"), ("point_cloud", "points")),
+        *(("embedding", "features"), ("mesh", "points"), ("subset", "split"), ("Image", "image")),
+        *(("caption_1", "text"), ("imgae", "image"), ("sketch", "strokes"), ("grid", "voxel")),
+    ],
+)
+def test_a_guess_for_a_key(tmp_path, key, guess):
+    data = texts(*three(**{key: ["x"]}), path=tmp_path / "m.jsonl")
+    (problem,) = data.problems
+    assert problem.kind == "key unknown"
+    assert f"did you mean {guess!r}" in problem.what
+
+
+@pytest.mark.parametrize("name", ["image\\b.png", "image/b.PNG", "./image//b.png"])
+def test_paths_of_other_systems(tmp_path, name):
+    (tmp_path / "image").mkdir()
+    Image.new("RGB", (16, 16), (9, 9, 9)).save(tmp_path / "image" / "b.png")
+    data = texts(*three(image=name), path=tmp_path / "m.jsonl", size=16)
+    assert data.problems == ()
+    assert int(data["train"][0].observations["image"][0].max()) == 9
+    for line in ("..\\image\\b.png", "C:\\image\\b.png"):
+        (problem, *_) = texts(*three(image=line), path=tmp_path / "m.jsonl").problems
+        assert problem.kind in ("image outside the folder", "image missing")
+
+
+def test_a_name_that_is_no_unicode_text(tmp_path):
+    name = os.fsdecode(b"caf\xe9.png")
+    Image.new("RGB", (16, 16)).save(tmp_path / name)
+    (tmp_path / "m.jsonl").write_text(
+        "".join(json.dumps(line) + "\n" for line in three(image=[name]))
+    )
+    data = manifest(str(tmp_path / "m.jsonl"), size=16)
+    assert data.problems == ()
+    assert len(data["train"][0].observations["image"]) == 1
+
+
+def test_another_encoding(tmp_path):
+    text = "\n".join(json.dumps({**line, "text": "é"}, ensure_ascii=False) for line in three())
+    (tmp_path / "m.jsonl").write_bytes(text.encode("cp1252"))
+    with pytest.raises(DataError, match=r"m\.jsonl:1: byte 0xe9 .* set encoding=cp1252"):
+        manifest(str(tmp_path / "m.jsonl"))
+    data = manifest(str(tmp_path / "m.jsonl"), encoding="cp1252")
+    assert list(data["train"][0].observations["text"]) == ["é"]
+
+
 def test_lines_of_one_id_are_one_instance(tmp_path):
     lines = three()
     lines += [

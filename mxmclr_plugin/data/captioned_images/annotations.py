@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mxmclr_plugin.data.columns import column_of, values_of
 from mxmclr_plugin.data.problems import ProblemLog
-from mxmclr_plugin.data.rows import read_json, read_table, text_lines
+from mxmclr_plugin.data.rows import UTF_8, Row, read_json, read_rows, read_table, text_lines
+from mxmclr_plugin.data.splits import SPLITS, split_named
 from mxmclr_plugin.errors import DataError
 
 __all__ = ["CaptionedPhoto", "read_photos"]
@@ -18,7 +20,6 @@ _COCO_NOTE = (
     "COCO's val photos are the test set and its train photos are trained on: results are not those "
     "of Karpathy's split"
 )
-_KARPATHY_SPLITS = {"train": "train", "restval": "train", "val": "val", "test": "test"}
 # The captions of COCO's own test photos are not public.
 _COCO_SPLITS = {"train": "train", "val": "test"}
 _TOKEN_LINE = re.compile(r"(?P<file>[^\t]+)#\d+\t(?P<caption>.*)")
@@ -37,9 +38,16 @@ _PATTERNS = (
     "captions.txt",
     "results.csv",
     _COCO,
+    "metadata.csv",
+    "metadata.jsonl",
+    "*.csv",
+    "*.tsv",
+    "*.csv.gz",
+    "*.tsv.gz",
+    "*.jsonl",
+    "*.json",
 )
-_IMAGE_COLUMNS = ("image", "image_name", "filename", "file_name", "filepath", "photo")
-_CAPTION_COLUMNS = ("caption", "comment", "text", "title", "description", "sentence")
+_SPLIT_END = re.compile(r"(?P<set>.*?)[_.-]?(?P<split>[a-z]+)")  # flickr30k_train, train
 
 
 @dataclass(frozen=True)
@@ -57,12 +65,15 @@ class CaptionedPhoto:
     split: str | None = None
 
 
-def read_photos(path: Path, log: ProblemLog) -> tuple[list[CaptionedPhoto], tuple[str, ...]]:
+def read_photos(
+    path: Path, log: ProblemLog, encoding: str = UTF_8
+) -> tuple[list[CaptionedPhoto], tuple[str, ...]]:
     """Read the photos of annotations of any form.
 
     Args:
         path: The file, or a folder that has it.
         log: Gets a problem for each entry or line of another form.
+        encoding: Of text.
 
     Returns:
         The photos, some maybe without captions, and caveats that belong with results.
@@ -72,60 +83,86 @@ def read_photos(path: Path, log: ProblemLog) -> tuple[list[CaptionedPhoto], tupl
     """
     if not path.exists():
         raise DataError(f"there is no {path}")
-    found = _find(path) if path.is_dir() else [path]
+    found = _find(path, encoding) if path.is_dir() else [path]
     notes: tuple[str, ...] = ()
-    if found[0].suffix.lower() == ".json":
-        content = read_json(found[0])
-        if isinstance(content, dict) and "annotations" in content:
-            photos = _coco(found, log)
-            notes = (_COCO_NOTE,) if len(found) > 1 else ()
-        else:
-            photos = _karpathy(found[0], log)
+    content = read_json(found[0], encoding) if _is_json(found[0]) else None
+    if isinstance(content, dict) and "annotations" in content:
+        photos = _coco(found, log, encoding)
+        notes = (_COCO_NOTE,) if len(found) > 1 else ()
+    elif content is not None and not isinstance(content, list):
+        photos = _karpathy(content, found[0], log)
+    elif _is_tokens(found[0], encoding):
+        photos = _with_split_lists(_tokens(found[0], log, encoding), found[0], log)
+    elif len(found) > 1:
+        photos = []
+        for file, split in _split_of_each(found, path).items():
+            place = "" if file.parent == path else f"{file.parent.relative_to(path).as_posix()}/"
+            photos += [
+                replace(photo, file=f"{place}{photo.file}", split=photo.split or split)
+                for photo in _listed(file, log, encoding)
+            ]
     else:
-        _, first = next(text_lines(found[0], ProblemLog()), (1, ""))
-        is_tokens = ".token" in found[0].name or re.search(r"#\d+\t", first)
-        pairs = _tokens if is_tokens else _table
-        photos = list(_grouped(pairs(found[0], log), found[0], log))
-        lists = _split_lists(found[0].parent, log)
-        photos = [replace(photo, split=lists.get(Path(photo.file).stem)) for photo in photos]
+        photos = _listed(found[0], log, encoding)
+        if not any(photo.split for photo in photos):
+            photos = _with_split_lists(photos, found[0], log)
     if not photos:
-        raise DataError(f"{', '.join(map(str, found))} holds no photos")
+        raise DataError(f"{', '.join(map(str, found))} holds no photos{_first_problem(log)}")
     return photos, notes
 
 
-def _find(folder: Path) -> list[Path]:
-    """The annotation file of a folder or of a folder in it; COCO's may be two.
+def _first_problem(log: ProblemLog) -> str:
+    return f": {log.summary()}" if log.problems else ""
+
+
+def _is_json(path: Path) -> bool:
+    return path.name.lower().endswith((".json", ".json.gz"))
+
+
+def _is_tokens(path: Path, encoding: str) -> bool:
+    if _is_json(path) or path.suffix.lower() in (".parquet", ".xlsx"):
+        return False
+    _, first = next(text_lines(path, ProblemLog(), encoding), (1, ""))
+    return ".token" in path.name or re.search(r"#\d+\t", first) is not None
+
+
+def _find(folder: Path, encoding: str) -> list[Path]:
+    """The annotation file of a folder or of a folder in it, or several of which each is a split.
 
     Of several forms Karpathy's is taken, which has the splits, then ``.token``, ``captions.txt``,
-    and COCO's own.
+    COCO's own, and last any table or list with a column of images and one of captions.
 
     Raises:
         DataError: If there is none, or several of one form.
     """
     by_form: list[list[Path]] = []
+    seen: set[Path] = set()
     for pattern in _PATTERNS:
         # Not what an archive made on a Mac adds ("._x"), nor Flickr8K's captions as lemmas.
         found = sorted(
             path
-            for path in [*folder.glob(pattern), *folder.glob(f"*/{pattern}")]
-            if not path.name.startswith(".") and ".lemma." not in path.name
+            for path in {*folder.glob(pattern), *folder.glob(f"*/{pattern}")} - seen
+            if not path.name.startswith(".") and ".lemma." not in path.name and path.is_file()
         )
         if pattern == _COCO:
             found = [path for path in found if _COCO_NAME.fullmatch(path.stem)]
+        if pattern.startswith("*.") and "token" not in pattern:  # such a name says nothing
+            found = [path for path in found if _is_annotation(path, encoding)]
+        seen |= {*found}
         if found:
             by_form.append(found)
     if sum(map(len, by_form)) > 1:  # other files may have such names: only their content tells
-        true = [[path for path in found if _is_annotation(path)] for found in by_form]
+        true = [[path for path in found if _is_annotation(path, encoding)] for found in by_form]
         by_form = [found for found in true if found] or by_form
     if not by_form:
         raise DataError(
             f"{folder} holds no annotations: neither it nor a folder in it has a file "
-            f"{', '.join(_PATTERNS)}; name it with data.annotations="
+            f"{', '.join(_PATTERNS[:8])}, nor a table or list with images and captions; name it "
+            "with data.annotations="
         )
     found = by_form[0]
     sets = [match.groups() for path in found if (match := _COCO_NAME.fullmatch(path.stem))]
     of_one_year = len(set(sets)) == len(found) and len({year for _, year in sets}) == 1
-    if len(found) > 1 and not of_one_year:
+    if len(found) > 1 and not of_one_year and not _split_of_each(found, folder):
         raise DataError(
             f"{folder} holds several annotation files, {', '.join(map(str, found))}: name the one "
             "with data.annotations="
@@ -133,27 +170,50 @@ def _find(folder: Path) -> list[Path]:
     return found
 
 
-def _is_annotation(path: Path) -> bool:
+def _split_of_each(files: Sequence[Path], root: Path) -> dict[Path, str]:
+    """The split that the name, or folder, of each of several files stands for.
+
+    Empty if they are not the splits of one set.
+    """
+    splits: dict[Path, str] = {}
+    sets = set()
+    for file in files:
+        match = _SPLIT_END.fullmatch(file.name.partition(".")[0].lower())
+        by_name = split_named(match["split"]) if match else None
+        by_folder = split_named(file.parent.name) if file.parent != root else None
+        split = by_name or by_folder
+        if split is None or split in splits.values():
+            return {}
+        splits[file] = split
+        sets.add(match["set"] if match and by_name else file.name)
+    return splits if len(sets) == 1 else {}
+
+
+def _is_annotation(path: Path, encoding: str) -> bool:
     """Whether the content of a file is one of the forms."""
+    log = ProblemLog()
     try:
-        if path.suffix.lower() == ".json":
-            content = read_json(path)
-            return isinstance(content, dict) and isinstance(content.get("images"), list)
+        if _is_json(path):
+            content = read_json(path, encoding)
+            if isinstance(content, dict):
+                return isinstance(content.get("images"), list)
         if ".token" in path.name:
             return True
-        return None not in _columns(read_table(path, ProblemLog())[0])
+        if path.suffix.lower() in (".txt", ".csv", ".tsv"):
+            return None not in _columns(read_table(path, log, encoding)[0])
+        first = next(iter(read_rows(path, log, encoding)), Row("", {}))
+        return None not in _columns(first.values)
     except DataError:
         return False
 
 
-def _karpathy(path: Path, log: ProblemLog) -> list[CaptionedPhoto]:
+def _karpathy(content: Any, path: Path, log: ProblemLog) -> list[CaptionedPhoto]:
     """Photos of a file of the form that came with deep visual-semantic alignments.
 
     ``{"images": [{"filename": ..., "filepath": ..., "split": ..., "sentences": [{"raw": ...}]}]}``
     (Karpathy & Fei-Fei 2015, https://arxiv.org/abs/1412.2306; ``filepath``, the folder, only in
     COCO's). COCO's split ``restval`` counts as ``train``, as is customary.
     """
-    content = read_json(path)
     entries = content.get("images") if isinstance(content, dict) else None
     if not isinstance(entries, list):
         raise DataError(f'{path} should hold {{"images": [...]}} (Karpathy\'s form)')
@@ -165,11 +225,11 @@ def _karpathy(path: Path, log: ProblemLog) -> list[CaptionedPhoto]:
         split, sentences = fields.get("split"), fields.get("sentences")
         if not (file and isinstance(file, str) and isinstance(folder, str)):
             log.add("photo entry unreadable", where, "it has no filename, or one that is no text")
-        elif not (isinstance(split, str) and split in _KARPATHY_SPLITS):
+        elif split_named(split) is None:
             log.add(
                 "photo entry unreadable",
                 where,
-                f"split is {split!r:.40}, not {', '.join(_KARPATHY_SPLITS)}",
+                f"split is {split!r:.40}, not {', '.join(SPLITS)} or restval",
             )
         elif not isinstance(sentences, list):
             log.add("photo entry unreadable", where, "it has no list of sentences")
@@ -179,13 +239,13 @@ def _karpathy(path: Path, log: ProblemLog) -> list[CaptionedPhoto]:
                 CaptionedPhoto(
                     f"{folder}/{file}" if folder else file,
                     _cleaned(raw, where, log),
-                    _KARPATHY_SPLITS[split],
+                    split_named(split),
                 )
             )
     return photos
 
 
-def _coco(paths: Sequence[Path], log: ProblemLog) -> list[CaptionedPhoto]:
+def _coco(paths: Sequence[Path], log: ProblemLog, encoding: str) -> list[CaptionedPhoto]:
     """Photos of one or both of COCO's caption files (https://arxiv.org/abs/1504.00325).
 
     ``{"images": [{"id", "file_name"}], "annotations": [{"image_id", "caption"}]}``. The folder of
@@ -196,7 +256,7 @@ def _coco(paths: Sequence[Path], log: ProblemLog) -> list[CaptionedPhoto]:
     for path in paths:
         folder = path.stem.removeprefix("captions_")
         split = _COCO_SPLITS.get(folder.rstrip("0123456789")) if len(paths) > 1 else None
-        content = read_json(path)
+        content = read_json(path, encoding)
         files: dict[Any, str] = {}
         for number, entry in enumerate(_entries(content, "images", path)):
             key, file = entry.get("id"), entry.get("file_name")
@@ -237,45 +297,75 @@ def _is_id(key: object) -> bool:
     return isinstance(key, int | str)
 
 
-def _tokens(path: Path, log: ProblemLog) -> Iterator[tuple[str, str]]:
-    """Files and captions of ``results_20130124.token``, ``Flickr8k.token.txt``: name#number, tab.
+def _tokens(path: Path, log: ProblemLog, encoding: str) -> list[CaptionedPhoto]:
+    """Photos of ``results_20130124.token``, ``Flickr8k.token.txt``: name#number, tab, caption.
 
     The number is not used: captions keep their order.
     """
-    for number, line in text_lines(path, log):
+    captions: dict[str, list[str]] = {}
+    for number, line in text_lines(path, log, encoding):
         match = _TOKEN_LINE.fullmatch(line)
         if match:
-            yield match["file"], match["caption"]
+            captions.setdefault(match["file"], []).append(match["caption"])
         elif line.strip():
             log.add("line unreadable", f"{path}:{number}", "it is not name#number TAB caption")
+    return [
+        CaptionedPhoto(file, _cleaned(of_photo, f"{path}: {file}", log))
+        for file, of_photo in captions.items()
+    ]
 
 
-def _table(path: Path, log: ProblemLog) -> Iterator[tuple[str, str]]:
-    """Files and captions of ``captions.txt``, in which Kaggle has Flickr8K and Flickr30K.
+def _listed(path: Path, log: ProblemLog, encoding: str) -> list[CaptionedPhoto]:
+    """Photos of a table or list with a column of images and one of captions.
 
-    A table ``image,caption`` or with other usual names, a caption a line. Where captions have
-    commas but no quotes, all behind the first is the caption. A head
-    ``image_name| comment_number| comment``, as one edition of Flickr30K has it, is read too.
+    ``captions.txt``, in which Kaggle has Flickr8K and Flickr30K, ``flickr_annotations_30k.csv``,
+    the lists of BLIP and ALBEF, ``metadata.csv`` and ``metadata.jsonl`` of Hugging Face's image
+    folders, open_clip's ``filepath,title``. A row has one caption or a list of them. Where captions
+    have commas but no quotes, all behind the last comma of the head is the caption.
     """
-    columns, rows = read_table(path, log, last_takes_rest=True)
-    image, caption = _columns(columns)
+    rows: Iterable[Row]
+    if path.suffix.lower() in (".txt", ".csv", ".tsv") or re.search(r"\.[ct]sv\.gz$", path.name):
+        head, rows = read_table(path, log, encoding, last_takes_rest=True)
+    else:
+        rows = list(read_rows(path, log, encoding))
+        head = list(dict.fromkeys(key for row in rows for key in row.values))
+    image, caption = _columns(head)
     if image is None or caption is None:
-        raise DataError(f"{path}:1: the head should be image,caption, got {','.join(columns):.80}")
+        got = f"got {','.join(head):.80}"
+        if isinstance(rows, list):
+            raise DataError(f"{path} should hold entries with an image and a caption, {got}")
+        raise DataError(f"{path}:1: the head should be image,caption, {got}")
+    split_column = column_of("split", head)
+    captions: dict[str, list[Any]] = {}
+    splits: dict[str, str | None] = {}
     for row in rows:
-        if row.values[image] is None:
-            log.add("line unreadable", row.where, f"it has no {image}")
+        file, split = row.values.get(image), row.values.get(split_column or "")
+        if not file or not isinstance(file, str):
+            log.add("line unreadable", row.where, f"it has no {image}, or one that is no text")
+        elif split is not None and split_named(split) is None:
+            what = f"{split_column} is {split!r:.40}, not {', '.join(SPLITS)}"
+            log.add("photo entry unreadable", row.where, what)
+        elif splits.setdefault(file, split_named(split)) != split_named(split):
+            log.add("photo entry unreadable", row.where, f"{file} is in two splits")
         else:
-            yield row.values[image], row.values[caption] or ""
+            captions.setdefault(file, []).extend(values_of(row.values.get(caption) or ""))
+    return [
+        CaptionedPhoto(file, _cleaned(of_photo, f"{path}: {file}", log), splits[file])
+        for file, of_photo in captions.items()
+    ]
 
 
-def _columns(columns: Sequence[str]) -> tuple[str | None, str | None]:
+def _columns(columns: Iterable[str]) -> tuple[str | None, str | None]:
     """The columns of images and of captions, None where there is none."""
-    names = {name.lower(): name for name in columns}
-    image, caption = (
-        next((names[name] for name in wanted if name in names), None)
-        for wanted in (_IMAGE_COLUMNS, _CAPTION_COLUMNS)
-    )
-    return image, caption
+    columns = list(columns)
+    return column_of("image", columns), column_of("text", columns)
+
+
+def _with_split_lists(
+    photos: Iterable[CaptionedPhoto], path: Path, log: ProblemLog
+) -> list[CaptionedPhoto]:
+    lists = _split_lists(path.parent, log)
+    return [replace(photo, split=lists.get(Path(photo.file).stem)) for photo in photos]
 
 
 def _split_lists(folder: Path, log: ProblemLog) -> dict[str, str]:
@@ -294,17 +384,6 @@ def _split_lists(folder: Path, log: ProblemLog) -> dict[str, str]:
                     if name:
                         splits[Path(name).stem if "." in name else name] = split
     return splits
-
-
-def _grouped(
-    pairs: Iterable[tuple[str, str]], path: Path, log: ProblemLog
-) -> Iterator[CaptionedPhoto]:
-    """Photos from files and captions, in the order in which they first occur."""
-    captions: dict[str, list[str]] = {}
-    for file, caption in pairs:
-        captions.setdefault(file, []).append(caption)
-    for file, of_photo in captions.items():
-        yield CaptionedPhoto(file, _cleaned(of_photo, f"{path}: {file}", log))
 
 
 def _cleaned(captions: Iterable[Any], where: str, log: ProblemLog) -> tuple[str, ...]:

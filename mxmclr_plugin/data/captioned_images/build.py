@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -9,11 +11,12 @@ from pathlib import Path
 from mxmclr_plugin.data.augmented_store import augmented
 from mxmclr_plugin.data.captioned_images.annotations import CaptionedPhoto, read_photos
 from mxmclr_plugin.data.captioned_images.augmentations import MARGIN, build_augmentation
-from mxmclr_plugin.data.captioned_images.find import find_images, stays_inside
+from mxmclr_plugin.data.captioned_images.find import ImageFinder, stays_inside
 from mxmclr_plugin.data.dataset import MultifoldDataset, flattened
 from mxmclr_plugin.data.file_store import FileStore, readable_files
 from mxmclr_plugin.data.problems import ProblemLog
 from mxmclr_plugin.data.readers.image import read_image
+from mxmclr_plugin.data.rows import UTF_8
 from mxmclr_plugin.data.splits import SPLITS, DataSplits, hold_out
 from mxmclr_plugin.errors import DataError
 from mxmclr_plugin.registry import register_dataset
@@ -34,6 +37,7 @@ def captioned_images(
     copies: int = 1,
     augment_seed: int = 0,
     seed: int = 0,
+    encoding: str = UTF_8,
     on_error: str = "skip",
 ) -> DataSplits:
     """Photos with captions: Flickr30K, Flickr8K, COCO, or others in one of their forms.
@@ -45,7 +49,11 @@ def captioned_images(
     - ``results_20130124.token``, ``Flickr8k.token.txt``: name#number, tab, caption. With the split
       lists of Flickr8K or Flickr30K Entities if they lie beside it;
     - ``captions.txt``, Kaggle's: image,caption (split lists as above);
-    - ``captions_train2017.json`` and ``captions_val2017.json``, COCO's. val is tested.
+    - ``captions_train2017.json`` and ``captions_val2017.json``, COCO's. val is tested;
+    - any CSV, TSV, JSON list or JSONL with images and captions: the lists of BLIP and ALBEF,
+      ``flickr_annotations_30k.csv``, ``metadata.jsonl`` of Hugging Face's image folders,
+      open_clip's ``filepath,title``. A column ``split`` is read, and so are ``x_train.json``,
+      ``x_val.json``, ``x_test.json`` and one file in each of ``train/``, ``val/``, ``test/``.
 
     A split that they do not name is drawn by photo, and noted.
 
@@ -53,13 +61,14 @@ def captioned_images(
         root: Folder of the data. Annotations are looked for in it and in the folders in it,
             images up to three folders deep.
         annotations: The annotation file, or a folder with it, where it is not found in ``root``.
-        images: Folder of the images, likewise.
+        images: Folder of the images, likewise; several are separated as in ``PATH``.
         size: Edge in pixels to which images are scaled and cut.
         augment: None, or the name of a random transformation of the training images; see
             :data:`~mxmclr_plugin.data.captioned_images.augmentations.AUGMENTATIONS`.
         copies: Observations that are made of each training image by transformation.
         augment_seed: Of the transformations.
         seed: Of a split that is drawn.
+        encoding: Of the annotations.
         on_error: ``skip`` leaves out, and lists, photos without an image that can be read, photos
             without captions, and entries of another form; ``raise`` stops at the first.
 
@@ -67,7 +76,8 @@ def captioned_images(
         Data sets ``train``, ``val`` and ``test`` with the modalities ``image`` and ``text``.
 
     Raises:
-        DataError: If there are no annotations or images, or with ``raise`` for each problem.
+        DataError: If there are no annotations or images, most images of an official split cannot
+            be used, or with ``raise`` for each problem.
         ValueError: If an option is out of range.
     """
     if root is None and (annotations is None or images is None):
@@ -80,18 +90,20 @@ def captioned_images(
         )
     transform = build_augmentation(augment, size) if augment is not None else None
     log = ProblemLog(on_error)
-    named, notes = read_photos(Path(annotations or root or "").expanduser(), log)
+    annotated = Path(annotations or root or "").expanduser()
+    named, notes = read_photos(annotated, log, encoding)
     photos = [photo for photo in named if stays_inside(photo.file)]
     for photo in named:
         if not stays_inside(photo.file):
             log.add("image outside its folder", photo.file, "no such image is read")
     if not photos:
         raise DataError(f"no image that is named lies in a folder of images: {log.summary()}")
-    folder = Path(images or root or "").expanduser()
-    found = find_images(folder, [photo.file for photo in photos])
+    finder = ImageFinder(_folders(images or root or ""))
+    found = finder.find([photo.file for photo in photos])
     photos, paths = _with_images(photos, found, size, log)
     if not paths:
-        raise DataError(f"no image in {folder} can be used: {log.summary()}")
+        raise DataError(f"no image in {finder.tried()} can be used: {log.summary()}")
+    _check_losses(named, photos, finder, log)
     splits, split_notes = _split([photo.split for photo in photos], seed)
 
     captions, text_members = flattened(photo.captions for photo in photos)
@@ -116,6 +128,34 @@ def captioned_images(
         problems=tuple(log.problems),
         plain=plain,
     )
+
+
+def _folders(images: str) -> tuple[Path, ...]:
+    """One folder, or several, separated as in ``PATH``."""
+    whole = Path(images).expanduser()
+    if whole.is_dir() or os.pathsep not in images:
+        return (whole,)
+    return tuple(Path(folder).expanduser() for folder in images.split(os.pathsep) if folder)
+
+
+def _check_losses(
+    named: Sequence[CaptionedPhoto],
+    kept: Sequence[CaptionedPhoto],
+    finder: ImageFinder,
+    log: ProblemLog,
+) -> None:
+    """Check that each official split has most of its photos.
+
+    Raises:
+        DataError: If one has not.
+    """
+    there = Counter(photo.split for photo in kept)
+    for split, count in Counter(photo.split for photo in named if photo.captions).items():
+        if split is not None and 2 * there[split] < count:
+            raise DataError(
+                f"only {there[split]} of {count} photos of the split {split!r} can be used; images "
+                f"were looked for in {finder.tried()}: set data.images=FOLDER ({log.summary()})"
+            )
 
 
 def _split(
@@ -147,13 +187,14 @@ def _split(
 
 
 def _with_images(
-    photos: Sequence[CaptionedPhoto], files: Sequence[Path | None], size: int, log: ProblemLog
+    photos: Sequence[CaptionedPhoto], files: Sequence[Path | str], size: int, log: ProblemLog
 ) -> tuple[list[CaptionedPhoto], list[Path]]:
     """The photos that have captions and an image that can be read, and where the images are."""
     paths: dict[Path, CaptionedPhoto] = {}
     for photo, path in zip(photos, files, strict=True):
-        if path is None:
-            log.add("image ambiguous", photo.file, "several photos have this name, without folder")
+        if isinstance(path, str):
+            kind = "image ambiguous" if path else "image missing"
+            log.add(kind, photo.file, path or "there is no such file")
         elif path in paths:
             log.add("photo repeated", path, "the annotations name it twice; the first is used")
         elif not photo.captions:

@@ -1,81 +1,130 @@
-"""Finds the images of a data set below a folder."""
+"""Finds the images of a data set below folders."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
+import filecmp
+import os
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from mxmclr_plugin.data.paths import existing, posix
 from mxmclr_plugin.errors import DataError
 
-__all__ = ["find_images", "stays_inside"]
+__all__ = ["ImageFinder", "stays_inside"]
 
 _DEPTH = 3  # folders below each other, as in flickr30k_images/flickr30k_images/
-_SAMPLE = 20
 
 
-def find_images(folder: Path, files: Sequence[str]) -> list[Path | None]:
-    """Where each image is, None where its name alone leads to no single file.
+@dataclass(frozen=True)
+class ImageFinder:
+    """Finds images by the names that annotations give them.
 
-    The folder is the one, at most three below ``folder``, in which most of a sample are where the
-    annotations name them. Where none is, as when all images of COCO are in one folder, images are
-    looked up by their names without folder, as far as names differ.
-
-    Args:
-        folder: Where to look.
-        files: The images' names in the annotations, with their folders.
-
-    Raises:
-        DataError: If it is no folder, or none of the sample is in any.
+    Attributes:
+        folders: Where to look. A name is a path in one of them, in this order, or else the end of
+            a path at most three folders deeper.
     """
-    if not folder.is_dir():
-        raise DataError(f"there is no folder {folder}: give that of the images as data.images=")
-    sample = files[:: max(1, len(files) // _SAMPLE)][:_SAMPLE]
-    names = [PurePosixPath(file).name for file in sample]
-    folders = list(_folders(folder, _DEPTH))
-    best = _with_most(folders, sample)
-    if best is not None:
-        return [best / file for file in files]
-    best = _with_most(folders, names)
-    if best is None:
-        raise DataError(
-            f"no image of a sample of {len(sample)}, {sample[0]!r} the first, lies in {folder} "
-            f"or {_DEPTH} folders deep in it: give the folder of the images as data.images="
-        )
-    # A photo that is listed twice is one file.
-    count = Counter(PurePosixPath(file).name for file in dict.fromkeys(files))
-    bare = [PurePosixPath(file).name for file in files]
-    return [best / name if count[name] == 1 else None for name in bare]
+
+    folders: tuple[Path, ...]
+
+    def find(self, files: Sequence[str]) -> list[Path | str]:
+        """Where each image is, or else why it is not used.
+
+        The path that the annotations name wins. Where no image at all is in a folder that they
+        name, as when all images of COCO are in one folder, images are found by their names without
+        folder. A name that leads to several files of different content, or is that of several
+        images, is not used.
+
+        Args:
+            files: Names of the images, with their folders.
+
+        Raises:
+            DataError: If a folder does not exist, or there is no image at all.
+        """
+        for folder in self.folders:
+            if not folder.is_dir():
+                raise DataError(f"there is no folder {folder}: set data.images=FOLDER")
+        names = [posix(file) for file in files]
+        direct = [self._direct(name) for name in names]
+        if all(direct):
+            return [path or "" for path in direct]
+        below = self._files(names)
+        found = [path or _ending(below, name) for path, name in zip(direct, names, strict=True)]
+        if not any(isinstance(path, Path) for path in found):
+            bare = [PurePosixPath(name).name for name in names]
+            count = Counter(PurePosixPath(name).name for name in dict.fromkeys(names))
+            found = [
+                _ending(below, name)
+                if count[name] == 1
+                else "several images of the annotations have this name, without folder"
+                for name in bare
+            ]
+        if not any(isinstance(path, Path) for path in found):
+            raise DataError(
+                f"none of {len(files)} images, {files[0]!r:.200} the first, is in {self.tried()}: "
+                f"set data.images=FOLDER{_reason(found)}"
+            )
+        return found
+
+    def tried(self) -> str:
+        """The folders, for messages."""
+        return f"{' or '.join(map(str, self.folders))} or up to {_DEPTH} folders deeper"
+
+    def _direct(self, name: str) -> Path | None:
+        paths = (existing(folder / name) for folder in self.folders)
+        return next((path for path in paths if path is not None), None)
+
+    def _files(self, names: Sequence[str]) -> dict[str, list[Path]]:
+        """The files that may be meant, by their names without regard to case."""
+        wanted = [PurePosixPath(name) for name in names]
+        last = {path.name.casefold() for path in wanted}
+        depth = _DEPTH + max(len(path.parent.parts) for path in wanted)
+        below: dict[str, list[Path]] = defaultdict(list)
+        for folder in self.folders:
+            for parent, children, files in os.walk(folder, followlinks=True):
+                if len(Path(parent).parts) - len(folder.parts) >= depth:
+                    children.clear()
+                for file in files:
+                    if file.casefold() in last:
+                        below[file.casefold()].append(Path(parent, file))
+        return below
 
 
-def _with_most(folders: Sequence[Path], files: Sequence[str]) -> Path | None:
-    """The first of the folders that hold most of the files, None if there are none in any."""
-    best, most = None, 0
-    for candidate in folders:
-        there = sum(_is_file(candidate / file) for file in files)
-        if there > most:
-            best, most = candidate, there
-        if there == len(files):
-            break
-    return best
+def _ending(below: dict[str, list[Path]], name: str) -> Path | str:
+    """The one file whose path ends with a name, or why there is none."""
+    wanted = PurePosixPath(name)
+    parents = wanted.parent.parts
+    fits = [
+        path
+        for path in sorted(set(below.get(wanted.name.casefold(), ())))
+        if not parents or path.parent.parts[-len(parents) :] == parents
+    ]
+    exact = [path for path in fits if path.name == wanted.name]
+    # Windows and cameras write .JPG where annotations have .jpg.
+    fits = exact or [path for path in fits if path.stem == wanted.stem]
+    # Archives are unpacked twice, and folders linked to.
+    if fits and all(_are_equal(fits[0], path) for path in fits[1:]):
+        return fits[0]
+    if fits:
+        return f"there are several: {', '.join(map(str, fits[:3]))}"
+    return ""
+
+
+def _are_equal(a: Path, b: Path) -> bool:
+    try:
+        return filecmp.cmp(a, b, shallow=False)
+    except OSError:
+        return False
+
+
+def _reason(found: Sequence[Path | str]) -> str:
+    reasons = [reason for reason in found if isinstance(reason, str) and reason]
+    return f" ({reasons[0]})" if reasons else ""
 
 
 def stays_inside(file: str) -> bool:
     """Whether the name of an image leads to a place below the folder of the images."""
-    path = PurePosixPath(file)
-    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # a name too long
-        return False
-
-
-def _folders(folder: Path, depth: int) -> Iterator[Path]:
-    """The folder itself, then those in it, the nearest first."""
-    level = [folder]
-    for _ in range(depth + 1):
-        yield from level
-        level = sorted(child for parent in level for child in parent.iterdir() if child.is_dir())
+    path = PurePosixPath(posix(file))
+    absolute = path.is_absolute() or file[1:2] == ":"
+    return bool(path.parts) and not absolute and ".." not in path.parts

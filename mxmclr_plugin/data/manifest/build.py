@@ -32,7 +32,7 @@ from mxmclr_plugin.data.manifest.instances import (
 )
 from mxmclr_plugin.data.manifest.kinds import FILE_KINDS
 from mxmclr_plugin.data.problems import ProblemLog
-from mxmclr_plugin.data.rows import read_rows
+from mxmclr_plugin.data.rows import UTF_8, read_rows
 from mxmclr_plugin.data.splits import SPLITS, DataSplits, hold_out
 from mxmclr_plugin.errors import DataError
 from mxmclr_plugin.registry import register_dataset
@@ -82,6 +82,7 @@ def manifest(
     points: int = 1024,
     background: str = "white",
     npz_key: str | None = None,
+    encoding: str = UTF_8,
     seed: int = 0,
     on_error: str = "skip",
 ) -> DataSplits:
@@ -103,6 +104,7 @@ def manifest(
         points: Points of a cloud that are taken.
         background: Colour behind transparent pixels, as Pillow names colours.
         npz_key: Name of the array in ``.npz`` files that hold several.
+        encoding: Of the manifest, if it is text.
         seed: Of a split that is drawn.
         on_error: ``skip`` leaves out, and lists, what cannot be used; ``raise`` stops at the first.
 
@@ -129,7 +131,7 @@ def manifest(
         ) from None
     log = ProblemLog(on_error)
     source = Path(path).expanduser()
-    found = read_manifest(source, root, log, allow_outside=allow_outside)
+    found = read_manifest(source, root, log, allow_outside=allow_outside, encoding=encoding)
     torn = [problem for problem in log.problems if problem.kind == IN_TWO_SPLITS]
     if torn:
         more = f" ({len(torn) - 1} more such lines)" if len(torn) > 1 else ""
@@ -140,7 +142,12 @@ def manifest(
 
 
 def read_manifest(
-    path: Path, root: str | None, log: ProblemLog, *, allow_outside: bool = False
+    path: Path,
+    root: str | None,
+    log: ProblemLog,
+    *,
+    allow_outside: bool = False,
+    encoding: str = UTF_8,
 ) -> Instances:
     """The instances of a manifest; no file that it names is opened.
 
@@ -149,13 +156,14 @@ def read_manifest(
         root: What paths are relative to.
         log: Gets a problem for all that is left out.
         allow_outside: Whether files may lie outside ``root``.
+        encoding: Of the manifest, if it is text.
 
     Raises:
         DataError: If it cannot be read, or no instance in it can be used.
     """
     beside = path if path.is_dir() else path.parent
     folder = beside if root is None else Path(root).expanduser()
-    rows = (row for file in _files(path) for row in read_rows(file, log))
+    rows = (row for file in _files(path) for row in read_rows(file, log, encoding))
     found = collect_instances(rows, folder, log, allow_outside=allow_outside)
     if not found.instances:
         raise _nothing_in(path, log)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -11,14 +12,14 @@ from typing import Any, TypeAlias
 
 from mxmclr_plugin.data.file_store import EmbeddedFile
 from mxmclr_plugin.data.manifest.kinds import RESERVED, modality_of
-from mxmclr_plugin.data.parquet import ParquetRecord
+from mxmclr_plugin.data.paths import located
 from mxmclr_plugin.data.problems import ProblemLog
 from mxmclr_plugin.data.rows import Row
-from mxmclr_plugin.data.splits import SPLITS
+from mxmclr_plugin.data.splits import SPLITS, split_named
 from mxmclr_plugin.errors import DataError
 from mxmclr_plugin.registry import did_you_mean
 
-__all__ = ["IN_TWO_SPLITS", "Instances", "ManifestInstance", "collect_instances"]
+__all__ = ["IN_TWO_SPLITS", "Instances", "ManifestInstance", "Record", "collect_instances"]
 
 IN_TWO_SPLITS = "id in two splits"
 """The kind of problem that is one for the set as a whole: what is tested would be trained on."""
@@ -126,14 +127,14 @@ class _RowReader:
         if not isinstance(id_, (str, int, float, type(None))) or not _is_text(str(id_)):
             self.log.add("id unreadable", row.where, f"key 'id': {_a(id_)} is no id")
             return None
-        if split is not None and split not in SPLITS:
+        if split is not None and split_named(split) is None:
             hint = did_you_mean(split, SPLITS) if isinstance(split, str) else ""
             self.log.add(
                 "split unknown", row.where, f"key 'split': {_a(split)}; {hint}it is one of {SPLITS}"
             )
             return None
         name = row.where if id_ is None else id_ if isinstance(id_, str) else json.dumps(id_)
-        instance = ManifestInstance(name, row.where, split)
+        instance = ManifestInstance(name, row.where, split_named(split))
         for key, value in row.values.items():
             modality = self._modality(key, row.where)
             if modality is not None and value is not None:
@@ -175,7 +176,7 @@ class _RowReader:
     def _records(self, key: str, kind: str, value: Any, where: str) -> Iterator[Record]:
         what = "text" if kind == "text" else "path"
         values = value if isinstance(value, list) else [value]
-        if not isinstance(value, (list, str, ParquetRecord)):
+        if not isinstance(value, (list, str, EmbeddedFile)):
             self.log.add(
                 f"{kind} of a wrong type",
                 where,
@@ -184,11 +185,11 @@ class _RowReader:
             return
         for number, item in enumerate(values):
             at = f"key {key!r}, item {number + 1}"
-            if isinstance(item, ParquetRecord) and kind != "text":
+            if isinstance(item, EmbeddedFile) and kind != "text":
                 yield item
             elif not isinstance(item, str):
                 self.log.add(f"{kind} of a wrong type", where, f"{at}, is {_a(item)}, no {what}")
-            elif not item.strip() or not _is_text(item):
+            elif not item.strip() or not (_is_text if kind == "text" else _is_name)(item):
                 self.log.add(f"{kind} unreadable", where, f"{at}, is empty or no Unicode text")
             elif kind == "text":
                 yield item
@@ -199,7 +200,7 @@ class _RowReader:
 
     def _path(self, kind: str, item: str, where: str, at: str) -> Path | None:
         try:
-            path = (self.root / item).resolve()
+            path = located(self.root / item).resolve()
         # A null character; links in a circle.
         except (OSError, ValueError, RuntimeError) as error:
             self.log.add(f"{kind} missing", where, f"{at}, {item!r} is no path: {error}")
@@ -218,6 +219,15 @@ def _is_text(value: str) -> bool:
     """Whether a string can be written: JSON may hold halves of characters."""
     try:
         value.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _is_name(value: str) -> bool:
+    """Whether a file may have such a name: one that is no Unicode text is kept as Python does."""
+    try:
+        os.fsencode(value)
     except UnicodeEncodeError:
         return False
     return True

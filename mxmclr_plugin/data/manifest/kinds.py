@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from mxmclr_plugin.data.columns import key_for
 from mxmclr_plugin.data.file_store import Reader
 from mxmclr_plugin.data.readers.arrays import read_array, read_features
 from mxmclr_plugin.data.readers.image import read_image
@@ -19,7 +20,7 @@ from mxmclr_plugin.data.readers.points import read_points
 from mxmclr_plugin.data.readers.voxel import read_voxel
 from mxmclr_plugin.registry import did_you_mean
 
-__all__ = ["FILE_KINDS", "KINDS", "RESERVED", "FileKind", "modality_of"]
+__all__ = ["FILE_KINDS", "KINDS", "RESERVED", "FileKind", "key_of", "modality_of"]
 
 RESERVED = ("id", "split", "meta")
 """Keys that are no modality; ``meta`` is the user's own and is not read."""
@@ -84,12 +85,23 @@ def modality_of(key: str) -> tuple[str, str]:
     """
     kind, colon, name = key.partition(":")
     if kind not in KINDS:
-        raise ValueError(
-            f"{did_you_mean(kind, [*KINDS, *RESERVED])}kinds are {', '.join(KINDS)}, keys are a "
-            "kind, or kind:name"
-        )
+        synonym = key_for(kind)
+        hint = did_you_mean(kind, [*KINDS, *RESERVED])
+        hint = f"did you mean {synonym!r}? " if synonym else hint
+        raise ValueError(f"{hint}kinds are {', '.join(KINDS)}, keys are a kind, or kind:name")
     name = name if colon else kind
     # Towers are kept in a torch module under these names.
     if not _NAME.fullmatch(name) or hasattr(nn.ModuleDict, name) or (colon and name in KINDS):
         raise ValueError(f"{name!r} cannot be a modality's name")
     return name, kind
+
+
+def key_of(modality: str, kinds: Mapping[str, str]) -> str:
+    """The key that stands for a modality: ``image``, or ``text:en``.
+
+    Args:
+        modality: Its name.
+        kinds: Kind of each modality.
+    """
+    kind = kinds[modality]
+    return kind if kind == modality else f"{kind}:{modality}"

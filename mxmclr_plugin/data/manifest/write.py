@@ -17,7 +17,7 @@ from torch import Tensor
 from mxmclr_plugin.data.dataset import Store
 from mxmclr_plugin.data.file_store import FileStore, Reader
 from mxmclr_plugin.data.manifest.build import SOURCE, OneShape
-from mxmclr_plugin.data.manifest.kinds import FILE_KINDS, KINDS
+from mxmclr_plugin.data.manifest.kinds import FILE_KINDS, KINDS, key_of
 from mxmclr_plugin.data.parquet import ROW_GROUP_BYTES, pyarrow_parquet
 from mxmclr_plugin.data.readers.image import read_image
 from mxmclr_plugin.data.readers.voxel import is_detached
@@ -128,11 +128,6 @@ def _options(instances: list[_Instance], kinds: Mapping[str, str]) -> dict[str, 
     return options
 
 
-def _key(modality: str, kinds: Mapping[str, str]) -> str:
-    kind = kinds[modality]
-    return kind if kind == modality else f"{kind}:{modality}"
-
-
 def _content(kind: str, store: Store, row: int) -> tuple[str, bytes]:
     """The end of a file's name, and what is in it."""
     if isinstance(store, FileStore) and _reads_as(kind, store.read):
@@ -189,7 +184,7 @@ def _write_lines(instances: list[_Instance], out: Path, kinds: Mapping[str, str]
                                 write_atomically(out / numbers[known], content)
                         values.append(numbers[known])
                 if values:
-                    line[_key(modality, kinds)] = values
+                    line[key_of(modality, kinds)] = values
             lines.append(json.dumps(line, ensure_ascii=False) + "\n")
     write_atomically(out / "manifest.jsonl", "".join(lines))
 
@@ -228,7 +223,7 @@ class _ShardWriter:
         self.schema = pa.schema(
             [("id", pa.string()), ("split", pa.string())]
             + [
-                (_key(modality, self.kinds), pa.list_(pa.string()) if kind == "text" else file)
+                (key_of(modality, self.kinds), pa.list_(pa.string()) if kind == "text" else file)
                 for modality, kind in self.kinds.items()
             ]
         )
@@ -245,14 +240,14 @@ class _ShardWriter:
         row: dict[str, Any] = {"id": instance.name, "split": instance.split}
         for modality, rows in instance.rows.items():
             if self.kinds[modality] == "text":
-                row[_key(modality, self.kinds)] = [store[k] for store, k in rows]
+                row[key_of(modality, self.kinds)] = [store[k] for store, k in rows]
                 continue
             files = []
             for store, k in rows:
                 suffix, content = _content(self.kinds[modality], store, k)
                 files.append({"bytes": content, "path": f"{modality}/{k:08}{suffix}"})
                 self.size += len(content)
-            row[_key(modality, self.kinds)] = files
+            row[key_of(modality, self.kinds)] = files
         self.rows.append(row)
         if self.size >= ROW_GROUP_BYTES or len(self.rows) >= _MOST_ROWS:
             self._flush()

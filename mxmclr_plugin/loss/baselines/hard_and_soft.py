@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
+
+from annotated_types import Gt, Le
 
 from mxmclr_plugin.loss.arguments import SOFT_TEMPERATURE, TEMPERATURE, Implementation, SoftScope
 from mxmclr_plugin.loss.distributed.gather import Gather
@@ -60,7 +63,7 @@ def mxmclr_hard(
 )
 def mxmclr_soft(
     temperature: float = TEMPERATURE,
-    soft_temperature: float = SOFT_TEMPERATURE,
+    soft_temperature: Annotated[float, Gt(0), Le(float("inf"))] = SOFT_TEMPERATURE,
     soft_scope: SoftScope = "others",
     learnable_temperature: bool = False,
     impl: Implementation = "auto",

@@ -1,32 +1,30 @@
-"""``data check`` and ``data convert`` of the command line."""
+"""``data check`` of the command line."""
 
 from __future__ import annotations
 
-import shlex
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-from mxmclr_plugin.arguments import WORD, written
-from mxmclr_plugin.bounds import Count
+from mxmclr_plugin.arguments import WORD
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.run.command import Context, print_data_notes, print_line
+from mxmclr_plugin.run.command import (
+    Context,
+    print_examples,
+    print_line,
+    print_problems,
+    train_command,
+)
 
 if TYPE_CHECKING:  # it imports torch
     from mxmclr_plugin.data.manifest.instances import Instances
-    from mxmclr_plugin.data.problems import Problem
     from mxmclr_plugin.data.splits import DataSplits
 
-__all__ = ["CheckArguments", "ConvertArguments", "check_command", "convert_command"]
-
-_EXAMPLES = 5  # shown of each kind
-_TRAIN = "to train: python -m mxmclr_plugin.run manifest"
+__all__ = ["CheckArguments", "check_command"]
 
 
 @dataclass
@@ -34,43 +32,38 @@ class CheckArguments:
     """Arguments of ``data check``.
 
     Attributes:
-        manifest: Manifest, JSONL or Parquet, or a folder that holds one.
+        manifest: Manifest: JSONL, CSV, TSV, Excel or Parquet, or a folder that holds one.
     """
 
     manifest: str = field(metadata=WORD)
 
 
-@dataclass
-class ConvertArguments:
-    """Arguments of ``data convert``.
-
-    Attributes:
-        data: Name of a data set, see ``list data``.
-        out: Folder for the manifest and its files.
-        shards: Number of Parquet files; null writes JSONL and single files.
-    """
-
-    data: str = field(metadata=WORD)
-    out: Path
-    shards: Count | None = None
-
-
 def check_command(arguments: CheckArguments, context: Context) -> int:
-    """Prints the contents and problems of a manifest; returns 0, or 1 if there are problems.
+    """Prints the contents and problems of a manifest.
+
+    Returns:
+        0; 1 if there are problems, or a run cannot be trained on the data.
 
     Raises:
         ConfigError: If an option is unknown, or the manifest cannot be read.
     """
     from mxmclr_plugin.data.manifest.build import read_manifest, split_instances
     from mxmclr_plugin.data.problems import ProblemLog
-    from mxmclr_plugin.experiment.compose import check_data
+    from mxmclr_plugin.experiment.auto_config import why_not_trainable
+    from mxmclr_plugin.experiment.compose import check_data, load_config
 
     console = context.console
     options = {**check_data("manifest", context.overrides), "path": arguments.manifest}
     log = ProblemLog()
     source = Path(arguments.manifest).expanduser()
     try:
-        found = read_manifest(source, options["root"], log, allow_outside=options["allow_outside"])
+        found = read_manifest(
+            source,
+            options["root"],
+            log,
+            allow_outside=options["allow_outside"],
+            encoding=options["encoding"],
+        )
         data = split_instances(found, options, options["seed"], log, source)
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from error
@@ -84,45 +77,16 @@ def check_command(arguments: CheckArguments, context: Context) -> int:
     _print_repeated(found, console)
     for note in data.notes:
         print_line(console, note)
-    if not log.problems:
-        keys = [f"path={arguments.manifest}", *context.overrides]
-        train = " ".join([_TRAIN, *(shlex.quote(f"data.{key}") for key in keys)])
-        print_line(console, f"no problems; {train}")
-        return 0
-    console.print(f"[bold]{len(log.problems)} problems[/bold], left out in a run:")
-    for kind, count in log.counts().items():
-        of_kind = [problem for problem in log.problems if problem.kind == kind]
-        _print_examples(f"{kind}: {count}", map(_line, of_kind), count, console)
-    return 1
-
-
-def convert_command(arguments: ConvertArguments, context: Context) -> int:
-    """Writes a data set as a manifest; returns 0.
-
-    Raises:
-        ConfigError: If an option is unknown, or the data set cannot be read or written.
-    """
-    from mxmclr_plugin.data.manifest.write import write_manifest
-    from mxmclr_plugin.experiment.compose import check_data
-    from mxmclr_plugin.registry import DATASETS
-
-    source = check_data(arguments.data, context.overrides)
-    try:
-        data: DataSplits = DATASETS.build(source)
-        options = write_manifest(data, arguments.out, source, arguments.shards)
-    except (ValueError, OSError) as error:
-        raise ConfigError(str(error)) from error
-    print_data_notes(context.console, data)
-    keys = {"path": arguments.out, **options}
-    train = " ".join(
-        [_TRAIN, *(shlex.quote(f"data.{key}={written(value)}") for key, value in keys.items())]
-    )
-    print_line(context.console, f"{sum(map(len, data.values()))} instances; {train}")
-    return 0
-
-
-def _line(problem: Problem) -> str:
-    return f"{problem.where}: {problem.what}"
+    if log.problems:
+        print_problems(console, log)
+    reason = why_not_trainable(load_config("manifest"), data)
+    if reason is not None:
+        print_line(console, f"no run can be trained on these data: {reason}")
+        return 1
+    changed = dict(argument.partition("=")[::2] for argument in context.overrides)
+    train = train_command({"path": arguments.manifest, **changed})
+    print_line(console, f"{'' if log.problems else 'no problems; '}{train}")
+    return 1 if log.problems else 0
 
 
 def _splits_table(data: DataSplits) -> Table:
@@ -154,18 +118,10 @@ def _print_repeated(found: Instances, console: Console) -> None:
         of_modality = [record for record in shared if record.modality == modality]
         if of_modality:
             what = "texts" if kind == "text" else "files"
-            _print_examples(
+            print_examples(
                 f"{len(of_modality)} {what} of {modality} are of several instances, which makes "
                 "these likely false negatives of each other",
                 (f"{record.record!r}: {', '.join(record.names)}" for record in of_modality),
                 len(of_modality),
                 console,
             )
-
-
-def _print_examples(title: str, lines: Iterable[str], count: int, console: Console) -> None:
-    console.print(title, highlight=False)
-    for line, _ in zip(lines, range(_EXAMPLES), strict=False):
-        console.print(f"  {escape(line)}", highlight=False, soft_wrap=True)
-    if count > _EXAMPLES:
-        console.print(f"  and {count - _EXAMPLES} more", highlight=False)

@@ -1,0 +1,68 @@
+"""Names that tables of this field give to their columns, and lists in one cell."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Iterable
+from typing import Any
+
+__all__ = ["column_of", "key_for", "values_of"]
+
+# Of each key of a manifest; the first that a table has is its column.
+_NAMES: dict[str, tuple[str, ...]] = {
+    "id": ("id", "instance", "sku", "product", "item", "uid", "key", "model", "image", "img"),
+    "split": ("split", "subset", "set", "partition", "fold"),
+    "image": (
+        *("image", "imagename", "imagepath", "imagefile", "filename", "filepath", "file", "path"),
+        *("photo", "picture", "pic", "img", "imgpath", "imgname", "frame", "jpg", "png"),
+    ),
+    "text": (
+        *("caption", "comment", "text", "title", "description", "sentence", "raw", "prompt"),
+        *("captiontext", "captions", "summary", "query", "review", "txt"),
+    ),
+    "voxel": ("voxel", "voxels", "grid", "volume", "nrrd", "binvox"),
+    "points": ("points", "pointcloud", "cloud", "pcd", "ply", "mesh", "shape"),
+    "features": ("features", "feature", "embedding", "vector", "emb"),
+    "views": ("views", "view", "rendering", "multiview"),
+    "strokes": ("strokes", "stroke", "sketch", "drawing"),
+}
+_LIST = re.compile(r"\s*\[\s*(['\"].*['\"],?)?\s*\]\s*", re.DOTALL)
+_TOO_LONG = 1_000_000  # characters of a list in a cell
+
+
+def column_of(key: str, columns: Iterable[str]) -> str | None:
+    """The column of a table that has the values of a key of a manifest, None if there is none."""
+    by_name = {_plain(column): column for column in reversed(list(columns))}
+    return next((by_name[name] for name in _NAMES[key] if name in by_name), None)
+
+
+def key_for(name: str) -> str | None:
+    """The key of a manifest that a name is another word for: ``caption`` is ``text``."""
+    if re.search(r"[_\s.-]id$", name, re.IGNORECASE) or name.endswith("Id"):
+        return "id"
+    plain = _plain(name)
+    wanted = {plain, plain.removesuffix("s"), plain.rstrip("0123456789")}
+    # In a table without ids the name of an image is its id; as a key it is an image.
+    names = {**_NAMES, "id": _NAMES["id"][:-2]}
+    return next((key for key, own in names.items() if key != name and wanted & {*own}), None)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\s_.-]+", "", name).casefold()
+
+
+def values_of(cell: Any) -> list[Any]:
+    """The values in a cell: of a list, as JSON or Python writes it, its items."""
+    if isinstance(cell, (list, tuple)):
+        return list(cell)
+    if isinstance(cell, str) and _LIST.fullmatch(cell):
+        for read in (json.loads, ast.literal_eval):
+            try:
+                values = read(cell.strip()) if len(cell) < _TOO_LONG else None
+            except (ValueError, SyntaxError, MemoryError, RecursionError):
+                continue
+            if isinstance(values, list) and all(isinstance(value, str) for value in values):
+                return values
+    return [] if cell is None else [cell]
