@@ -142,6 +142,8 @@ def run_retrieval(config: RunConfig, console: Console | None = None) -> RunMetri
             observations_per_second=clock.observations * trainer.world_size / clock.seconds,
             waiting_for_data=clock.waiting / clock.seconds,
             skipped_steps=guard.skipped,
+            rows_without_positive=health.rows_without_positive,
+            pairs_without_positive=health.pairs_without_positive,
             warnings=health.warnings,
         ),
         versions=_versions(),
@@ -288,6 +290,11 @@ def _print_results(console: Console, metrics: RunMetrics, batch: BatchConfig, pa
         console.print(advice, highlight=False)
     if metrics.train.skipped_steps:
         console.print(f"{metrics.train.skipped_steps} steps that were not finite were left out")
+    if metrics.train.pairs_without_positive:
+        console.print(
+            f"{metrics.train.pairs_without_positive} pairs of modalities shared no instance in "
+            "their batch and added nothing"
+        )
     for sentence in [*metrics.train.warnings, *metrics.data.notes]:
         console.print(escape(sentence), highlight=False)
     console.print(f"written to {path}", soft_wrap=True)
