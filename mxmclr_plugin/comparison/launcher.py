@@ -80,7 +80,7 @@ def plan_run(
         config.pop(key, None)
     config["trainer"].pop("loggers")  # without influence on a run
     text = json.dumps([mxmclr_plugin.__version__, config], sort_keys=True)
-    digest = blake2b(text.encode(), digest_size=6).hexdigest()
+    digest = blake2b(os.fsencode(text), digest_size=6).hexdigest()
     return PlannedRun(task, tuple(overrides), folder / f"{name}-{digest}", config_dir)
 
 

@@ -24,6 +24,7 @@ from mxmclr_plugin.experiment.build_towers import (
     build_towers,
     check_processes,
     check_teacher,
+    frozen_texts,
     save_sentence_transformers,
     with_cached_features,
     with_teachers,
@@ -161,6 +162,12 @@ def run_retrieval(config: RunConfig, console: Console | None = None) -> RunMetri
                 "loads it",
                 highlight=False,
                 soft_wrap=True,
+            )
+        for modality in frozen_texts(towers):
+            console.print(
+                f"the {modality} model was frozen, so none is written: "
+                f"towers.{modality}.frozen=false trains it",
+                highlight=False,
             )
     return metrics
 

@@ -325,8 +325,12 @@ def _weights_of(checkpoint: Path) -> tuple[dict[str, Any], int]:
         )
     try:
         # Only tensors and plain containers: a checkpoint of somebody else's executes nothing.
-        with torch.serialization.safe_globals(_NUMPY_SCALARS):
-            content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+        with torch.serialization.safe_globals(_NUMPY_SCALARS), checkpoint.open("rb") as file:
+            # torch maps no file whose path is not Unicode text.
+            mapped = str(checkpoint).isprintable()
+            content = torch.load(
+                checkpoint if mapped else file, map_location="cpu", weights_only=True, mmap=mapped
+            )
         state, step = content["state_dict"], int(content["global_step"])
     except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError, EOFError) as error:
         reason = str(error).strip().partition("\n")[0]

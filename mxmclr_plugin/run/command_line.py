@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, Literal
 
@@ -74,6 +75,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         run failed; 2 if the
         arguments or the data cannot be used; 130 if interrupted.
     """
+    for stream in (sys.stdout, sys.stderr):
+        # Names of files may be no Unicode text, or not in the terminal's encoding.
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     console, errors = Console(), Console(stderr=True)
     command: Command | None = None
     try:
