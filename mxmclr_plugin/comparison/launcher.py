@@ -82,7 +82,7 @@ def plan_run(
     for key in ("loggers", "checkpoint_every_steps", "checkpoint_every_minutes"):
         config["trainer"].pop(key)  # without influence on a run
     text = json.dumps([mxmclr_plugin.__version__, config], sort_keys=True)
-    digest = blake2b(text.encode(), digest_size=6).hexdigest()
+    digest = blake2b(os.fsencode(text), digest_size=6).hexdigest()
     return PlannedRun(task, tuple(overrides), folder / f"{name}-{digest}", config_dir)
 
 

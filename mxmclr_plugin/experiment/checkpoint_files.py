@@ -71,8 +71,12 @@ def load_checkpoint(path: Path, mmap: bool = False) -> dict[str, Any]:
     if reason := checkpoint_damage(path):
         raise ConfigError(f"ckpt: {path} {reason}")
     try:
-        with torch.serialization.safe_globals(_NUMPY_SCALARS):
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        with torch.serialization.safe_globals(_NUMPY_SCALARS), path.open("rb") as file:
+            # torch maps no file whose path is not Unicode text.
+            mmap = mmap and str(path).isprintable()
+            content = torch.load(
+                path if mmap else file, map_location="cpu", weights_only=True, mmap=mmap
+            )
         _ = content["state_dict"], content["global_step"]
     except (
         *(pickle.UnpicklingError, RuntimeError, KeyError, TypeError, EOFError, ValueError),

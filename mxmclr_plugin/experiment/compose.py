@@ -285,6 +285,9 @@ def _described_tower(modality: str, tower: Mapping[str, Any], text: str) -> Iter
     if "same_as" in tower:
         yield Key(f"towers.{modality}.same_as", tower["same_as"], (), text)
         return
+    if "name" not in tower:
+        yield from (Key(f"towers.{modality}.{key}", value, (), "") for key, value in tower.items())
+        return
     group = f"towers/{TOWERS[tower['name']].kind}"
     place = "" if group == f"towers/{modality}" else f"@towers.{modality}"
     yield Key(group + place, tower["name"], tuple(choices(group)), text)
@@ -423,9 +426,9 @@ def _with_options(config: DictConfig) -> DictConfig:
     for modality, tower in towers.items():
         if "same_as" in tower:
             _check_same_as(modality, tower, towers)
+        elif "name" not in tower:
+            _check_unnamed(modality, tower, towers, bool(config.get("automatic")))
         else:
-            if "name" not in tower:
-                raise _unknown_key(f"towers.{modality}", [f"towers.{m}" for m in towers][:-1])
             key = f"towers.{modality}"
             checked.towers[modality] = _checked_options(key, TOWERS.__getitem__, tower)
     teachers = config.get("teacher")
@@ -437,6 +440,20 @@ def _with_options(config: DictConfig) -> DictConfig:
     if not isinstance(teachers, Mapping) and teachers not in (None, "none"):
         raise ConfigError(f"teacher: name a modality, teacher.MODALITY={teachers}, or set none")
     return checked
+
+
+def _check_unnamed(
+    modality: str, tower: Mapping[str, Any], towers: Mapping[str, Any], automatic: bool
+) -> None:
+    """Checks options of a tower that is chosen later, when the data are known."""
+    if not automatic:
+        raise _unknown_key(f"towers.{modality}", [f"towers.{m}" for m in towers][:-1])
+    known = {option for entry in TOWERS for option in entry.options}
+    for option in tower:
+        if option not in known:
+            raise _unknown_key(
+                f"towers.{modality}.{option}", [f"towers.{modality}.{name}" for name in known]
+            )
 
 
 def _check_same_as(

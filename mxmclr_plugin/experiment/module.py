@@ -79,7 +79,7 @@ class RetrievalModule(LightningModule):
         z = {name: self.towers[name](batch.observations[name]) for name in batch.modalities}
         self.embeddings = {name: rows.detach() for name, rows in z.items()}
         try:
-            loss: Tensor = self.loss(z, batch.ids, batch.soft_features)
+            loss: Tensor = self.loss(z, batch.ids, batch.soft_features, self._pairs_of(batch))
         except ValueError as error:
             if not all(rows.isfinite().all() for rows in z.values()):
                 return None
@@ -87,6 +87,11 @@ class RetrievalModule(LightningModule):
             reason = f"the embeddings of {dead[0]} are zero, its tower is dead" if dead else error
             raise TrainingError(f"step {self.global_step}: {reason}") from error
         return loss
+
+    def _pairs_of(self, batch: MultifoldBatch) -> frozenset[tuple[str, str]] | None:
+        # Processes that gather rows must agree on the pairs; a row may have its positive elsewhere.
+        gathers = any(getattr(part, "gather_distributed", False) for part in self.loss.modules())
+        return None if gathers and self.trainer.world_size > 1 else batch.pairs
 
     def configure_optimizers(self) -> Any:
         config = self.optimizer_config

@@ -26,6 +26,7 @@ from mxmclr_plugin.experiment.build_towers import (
     build_towers,
     check_processes,
     check_teacher,
+    frozen_texts,
     save_sentence_transformers,
     with_cached_features,
     with_teachers,
@@ -163,6 +164,8 @@ def _run(config: RunConfig, folder: RunFolder, stop: Stop, console: Console) -> 
             waiting_for_data=clock.waiting / clock.seconds,
             changes=folder.changes(),
             skipped_steps=guard.skipped,
+            rows_without_positive=health.rows_without_positive,
+            pairs_without_positive=health.pairs_without_positive,
             warnings=health.warnings,
         ),
         versions=_versions(),
@@ -181,6 +184,12 @@ def _run(config: RunConfig, folder: RunFolder, stop: Stop, console: Console) -> 
                 "loads it",
                 highlight=False,
                 soft_wrap=True,
+            )
+        for modality in frozen_texts(towers):
+            console.print(
+                f"the {modality} model was frozen, so none is written: "
+                f"towers.{modality}.frozen=false trains it",
+                highlight=False,
             )
     return metrics
 
@@ -326,6 +335,11 @@ def _print_results(console: Console, metrics: RunMetrics, batch: BatchConfig, pa
         console.print(advice, highlight=False)
     if metrics.train.skipped_steps:
         console.print(f"{metrics.train.skipped_steps} steps that were not finite were left out")
+    if metrics.train.pairs_without_positive:
+        console.print(
+            f"{metrics.train.pairs_without_positive} pairs of modalities shared no instance in "
+            "their batch and added nothing"
+        )
     for sentence in [*metrics.train.warnings, *metrics.data.notes]:
         console.print(escape(sentence), highlight=False)
     console.print(f"written to {path}", soft_wrap=True)

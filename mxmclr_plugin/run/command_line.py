@@ -6,6 +6,7 @@ import errno
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, Literal
 
@@ -84,6 +85,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         run failed; 2 if the arguments or the data cannot be used; 130 if interrupted, 143 or 129 if
         a training was ended by SIGTERM or SIGHUP.
     """
+    for stream in (sys.stdout, sys.stderr):
+        # Names of files may be no Unicode text, or not in the terminal's encoding.
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     console, errors = Console(), Console(stderr=True)
     command: Command | None = None
     try:
