@@ -44,7 +44,7 @@ def completed(config: RunConfig, data: DataSplits, console: Console) -> RunConfi
       ``frozen=false`` is one of them, a pretrained backbone learns at a hundredth of the rate;
     - directions: the first text, or else the first modality, against each of the others, both ways;
     - batch.folds: the median of the training instances' folds, at most 5 texts and 2 of others;
-    - batch.instances: half of the training instances, at most 128;
+    - batch.instances: half of the training instances with two modalities, at most 128;
     - trainer.max_steps: 100 times through the training instances, but 200 to 2000 steps;
     - batch.repeats: so many that a run is validated about 20 times.
 
@@ -73,11 +73,12 @@ def completed(config: RunConfig, data: DataSplits, console: Console) -> RunConfi
     if not folds:
         folds = {m: _fold(train, m, data.kinds[m]) for m in modalities}
         lines.append(f"batch.folds: {', '.join(f'{n} {m}' for m, n in folds.items())}")
+    taught = int(train.observed_in(modalities, 2).sum())
     instances = config.batch.instances
     if instances is None:
-        instances = max(1, min(_MOST_INSTANCES, len(train) // 2))
-        lines.append(f"batch.instances: {instances} of {len(train)}")
-    steps = max(1, len(train) // instances)  # once through the instances
+        instances = max(1, min(_MOST_INSTANCES, taught // 2))
+        lines.append(f"batch.instances: {instances} of {taught}")
+    steps = max(1, taught // instances)  # once through the instances
     max_steps = config.trainer.max_steps
     if max_steps is None:
         max_steps = min(max(_PASSES * steps, _FEWEST_STEPS), _MOST_STEPS)
