@@ -23,6 +23,9 @@ __all__ = [
     "with_train_instances",
 ]
 
+ALL = "all"
+"""Name that stands for all splits together."""
+
 
 def with_train_instances(data: DataSplits, number: int | None) -> DataSplits:
     """The data with so many of the training instances; None keeps all.
@@ -44,10 +47,6 @@ def with_train_instances(data: DataSplits, number: int | None) -> DataSplits:
     )
     note = f"Trained on {number} of {there} training instances."
     return replace(data, by_name=by_name, plain=plain, notes=(*data.notes, note))
-
-
-ALL = "all"
-"""Name that stands for all splits together."""
 
 
 def usable_splits(
@@ -141,7 +140,7 @@ def searched_split(
             f"the data {config.data['name']} have {', '.join(whole.modalities)}, towers are of "
             f"{', '.join(config.towers)}"
         )
-    return _observed(split, whole, encoded, any, console)
+    return _observed(split, whole, encoded, 1, console)
 
 
 def measured_modalities(config: RunConfig) -> list[str]:

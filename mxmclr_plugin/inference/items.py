@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -80,7 +79,7 @@ def ranked_items(run: Run, dataset: MultifoldDataset, side: Side) -> RankedItems
                 f"{did_you_mean(part, run.towers)}it has those of {', '.join(run.towers)}"
             )
     if len(parts) > 1 and set(parts) <= set(dataset.modalities):
-        whole = np.all([dataset.folds(part) > 0 for part in parts], axis=0)
+        whole = dataset.observed_in(parts, len(parts))
         dataset = dataset if whole.all() else dataset.subset(whole)
     embedded = cached_embeddings(run, dataset, parts)
     fuse = [modality for modality in run.config.eval.fuse if modality in parts]
