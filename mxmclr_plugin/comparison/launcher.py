@@ -21,18 +21,19 @@ from rich.console import Console
 from rich.text import Text
 
 import mxmclr_plugin
-from mxmclr_plugin.errors import ConfigError
+from mxmclr_plugin.experiment.checkpoint_files import remove_checkpoint
 from mxmclr_plugin.experiment.compose import load_config
+from mxmclr_plugin.experiment.folder import RunFolder
 from mxmclr_plugin.experiment.metrics import RunMetrics
+from mxmclr_plugin.experiment.signals import PARENT
 from mxmclr_plugin.files import write_atomically
-from mxmclr_plugin.json_records import read_record
 from mxmclr_plugin.progress import progress_bar
 
 __all__ = ["Outcome", "PlannedRun", "command_line", "launch", "outcome_of", "plan_run"]
 
 _FAILURE = "failure.json"
-PARENT = "MXMCLR_PARENT"
-"""Variable with the process id of the launcher; a run ends when that process is gone."""
+_INTERRUPTED = (129, 130, 143)
+"""Exit statuses of a run that a signal has ended, and that continues."""
 
 
 @dataclass(frozen=True)
@@ -76,24 +77,21 @@ def plan_run(
         ConfigError: If the configuration is not valid.
     """
     config = dataclasses.asdict(load_config(task, overrides, config_dir))
-    for key in ("out", "ckpt"):
+    for key in ("out", "ckpt", "overrides"):
         config.pop(key, None)
-    config["trainer"].pop("loggers")  # without influence on a run
+    for key in ("loggers", "checkpoint_every_steps", "checkpoint_every_minutes"):
+        config["trainer"].pop(key)  # without influence on a run
     text = json.dumps([mxmclr_plugin.__version__, config], sort_keys=True)
-    digest = blake2b(text.encode(), digest_size=6).hexdigest()
+    digest = blake2b(os.fsencode(text), digest_size=6).hexdigest()
     return PlannedRun(task, tuple(overrides), folder / f"{name}-{digest}", config_dir)
 
 
 def outcome_of(run: PlannedRun) -> Outcome | None:
-    """Outcome of a finished run; None if it is not finished, or failed.
-
-    Raises:
-        ConfigError: If its metrics cannot be read.
-    """
-    path = run.folder / "metrics.json"
-    if not path.is_file() or (run.folder / _FAILURE).exists():
+    """Outcome of a finished run; None if it is not finished or failed, or its record is damaged."""
+    if (run.folder / _FAILURE).exists():
         return None
-    return Outcome(read_record(RunMetrics, path))
+    metrics = RunFolder(run.folder).read_metrics()
+    return None if metrics is None else Outcome(metrics)
 
 
 def command_line(run: PlannedRun) -> list[str]:
@@ -181,18 +179,14 @@ def _start(run: PlannedRun, threads: int, gpu: int | None) -> subprocess.Popen[b
 
 
 def _finish(run: PlannedRun, status: int, console: Console) -> Outcome:
-    error = None
-    if status == 0:
-        try:
-            outcome = outcome_of(run)
-            if outcome is not None:
-                # The best weights are kept; those to continue from are not needed any more.
-                (run.folder / "checkpoints" / "last.ckpt").unlink(missing_ok=True)
-                return outcome
-        except ConfigError as damaged:
-            error = str(damaged)
-    error = error or _error(run.folder / "log.txt", status)
-    write_atomically(run.folder / _FAILURE, json.dumps({"error": error}))
+    outcome = outcome_of(run) if status == 0 else None
+    if outcome is not None:
+        # The best weights are kept; those to continue from are not needed any more.
+        remove_checkpoint(run.folder / "checkpoints" / "last.ckpt")
+        return outcome
+    error = _error(run.folder / "log.txt", status)
+    if status not in _INTERRUPTED:
+        write_atomically(run.folder / _FAILURE, json.dumps({"error": error}))
     console.print(Text(f"failed: {run.folder.name}: {error}"), soft_wrap=True)
     return Outcome(error=error)
 

@@ -195,6 +195,21 @@ class MultifoldDataset(Dataset[MultifoldInstance]):
         """Number of observations of each instance. Shape: (instances,)."""
         return np.array([len(rows) for rows in self._of(modality)], dtype=np.int64)
 
+    def observed_in(self, modalities: Sequence[str], least: int) -> npt.NDArray[np.bool_]:
+        """Whether each instance has observations in so many of some modalities.
+
+        An instance in fewer than two has no positive across modalities.
+
+        Args:
+            modalities: Names of the modalities.
+            least: Number of them.
+
+        Returns:
+            Shape: (instances,).
+        """
+        observed = np.stack([self.folds(modality) > 0 for modality in modalities])
+        return np.asarray(observed.sum(0) >= least)
+
     def observations_of(self, modality: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """All observations in a modality, instance by instance.
 

@@ -124,7 +124,9 @@ def load_config(
         )
     composed = _compose(task, overrides, config_dir)
     OmegaConf.set_struct(composed, False)
-    return check_config(OmegaConf.merge({"task": task}, composed))
+    config = check_config(OmegaConf.merge({"task": task}, composed))
+    config.overrides = [text for text in overrides if not re.match(r"\+*(out|ckpt)=", text)]
+    return config
 
 
 def compose_choice(group: str, name: str) -> dict[str, Any]:
@@ -262,7 +264,7 @@ def _described(node: Any, prefix: str) -> Iterable[Key]:
     hints = get_type_hints(type(node), include_extras=True)
     for entry in fields(node):
         key, value, text = f"{prefix}{entry.name}", getattr(node, entry.name), words[entry.name]
-        if key in ("task", "summary"):
+        if key in ("task", "summary", "overrides"):
             continue
         if is_dataclass(value):
             yield from _described(value, f"{key}.")
@@ -282,6 +284,9 @@ def _described(node: Any, prefix: str) -> Iterable[Key]:
 def _described_tower(modality: str, tower: Mapping[str, Any], text: str) -> Iterable[Key]:
     if "same_as" in tower:
         yield Key(f"towers.{modality}.same_as", tower["same_as"], (), text)
+        return
+    if "name" not in tower:
+        yield from (Key(f"towers.{modality}.{key}", value, (), "") for key, value in tower.items())
         return
     group = f"towers/{TOWERS[tower['name']].kind}"
     place = "" if group == f"towers/{modality}" else f"@towers.{modality}"
@@ -421,9 +426,9 @@ def _with_options(config: DictConfig) -> DictConfig:
     for modality, tower in towers.items():
         if "same_as" in tower:
             _check_same_as(modality, tower, towers)
+        elif "name" not in tower:
+            _check_unnamed(modality, tower, towers, bool(config.get("automatic")))
         else:
-            if "name" not in tower:
-                raise _unknown_key(f"towers.{modality}", [f"towers.{m}" for m in towers][:-1])
             key = f"towers.{modality}"
             checked.towers[modality] = _checked_options(key, TOWERS.__getitem__, tower)
     teachers = config.get("teacher")
@@ -435,6 +440,20 @@ def _with_options(config: DictConfig) -> DictConfig:
     if not isinstance(teachers, Mapping) and teachers not in (None, "none"):
         raise ConfigError(f"teacher: name a modality, teacher.MODALITY={teachers}, or set none")
     return checked
+
+
+def _check_unnamed(
+    modality: str, tower: Mapping[str, Any], towers: Mapping[str, Any], automatic: bool
+) -> None:
+    """Checks options of a tower that is chosen later, when the data are known."""
+    if not automatic:
+        raise _unknown_key(f"towers.{modality}", [f"towers.{m}" for m in towers][:-1])
+    known = {option for entry in TOWERS for option in entry.options}
+    for option in tower:
+        if option not in known:
+            raise _unknown_key(
+                f"towers.{modality}.{option}", [f"towers.{modality}.{name}" for name in known]
+            )
 
 
 def _check_same_as(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
+from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -25,6 +26,7 @@ __all__ = [
 
 _ALIKE = 1e-3  # mean squared distance of embeddings that are as good as equal
 _TEMPERATURES = (1e-3, 5.0)
+_KEPT = ("warnings", "rows_without_positive", "pairs_without_positive")
 _PATIENCE = 3  # entries of the log before a sentence during training
 
 
@@ -105,6 +107,10 @@ class TrainingHealth(Callback):
 
     Attributes:
         warnings: Sentences about the last measurement.
+        rows_without_positive: Observations so far of instances that were in no other modality of
+            their batch.
+        pairs_without_positive: Pairs of modalities of a batch without a common instance, which
+            added nothing to the loss.
     """
 
     def __init__(self, lr: float, temperature: float | None, every: int, console: Console) -> None:
@@ -113,6 +119,8 @@ class TrainingHealth(Callback):
         self.every = every
         self.console = console
         self.warnings: list[str] = []
+        self.rows_without_positive = 0
+        self.pairs_without_positive = 0
         self._seen: dict[str, int] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -146,16 +154,22 @@ class TrainingHealth(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: MultifoldBatch, batch_idx: int
     ) -> None:
         self._ids = batch.ids
+        self.rows_without_positive += batch.rows_without_positive
+        pairs = pl_module.loss.pairs if isinstance(pl_module, RetrievalModule) else []
+        self.pairs_without_positive += sum(
+            pair not in batch.pairs and pair[::-1] not in batch.pairs for pair in pairs
+        )
 
     def _say(self, sentence: str, trainer: Trainer) -> None:
         if trainer.is_global_zero:
             self.console.print(sentence, markup=False, highlight=False, soft_wrap=True)
 
-    def state_dict(self) -> dict[str, list[str]]:
-        return {"warnings": self.warnings}
+    def state_dict(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in _KEPT}
 
-    def load_state_dict(self, state_dict: dict[str, list[str]]) -> None:
-        self.warnings = state_dict["warnings"]
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        for name in _KEPT:
+            setattr(self, name, state_dict[name])
 
 
 def warnings_of(z: Mapping[str, Tensor], lr: float, temperature: float | None) -> list[str]:

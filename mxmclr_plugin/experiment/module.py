@@ -53,6 +53,7 @@ class RetrievalModule(LightningModule):
         self.optimizer_config = optimizer
         self.evaluation = evaluation
         self.tested: SplitMetrics | None = None
+        self._options: list[tuple[float, float]] = []  # learning rate and decay by group
         self.embeddings: dict[str, Tensor] = {}
         self._encoded: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {}
         self.train()  # pretrained models come in evaluation mode, and Lightning leaves them in it
@@ -78,7 +79,7 @@ class RetrievalModule(LightningModule):
         z = {name: self.towers[name](batch.observations[name]) for name in batch.modalities}
         self.embeddings = {name: rows.detach() for name, rows in z.items()}
         try:
-            loss: Tensor = self.loss(z, batch.ids, batch.soft_features)
+            loss: Tensor = self.loss(z, batch.ids, batch.soft_features, self._pairs_of(batch))
         except ValueError as error:
             if not all(rows.isfinite().all() for rows in z.values()):
                 return None
@@ -87,6 +88,11 @@ class RetrievalModule(LightningModule):
             raise TrainingError(f"step {self.global_step}: {reason}") from error
         return loss
 
+    def _pairs_of(self, batch: MultifoldBatch) -> frozenset[tuple[str, str]] | None:
+        # Processes that gather rows must agree on the pairs; a row may have its positive elsewhere.
+        gathers = any(getattr(part, "gather_distributed", False) for part in self.loss.modules())
+        return None if gathers and self.trainer.world_size > 1 else batch.pairs
+
     def configure_optimizers(self) -> Any:
         config = self.optimizer_config
         optimizer = torch.optim.AdamW(
@@ -94,6 +100,7 @@ class RetrievalModule(LightningModule):
             lr=config.lr,
             weight_decay=config.weight_decay,
         )
+        self._options = [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups]
         steps = int(self.trainer.estimated_stepping_batches)
         scheduler = CosineWarmupScheduler(
             optimizer, warmup_epochs=int(config.warmup * steps), max_epochs=steps
@@ -158,9 +165,26 @@ class RetrievalModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # So that dropout draws the same numbers after a resumption.
         checkpoint["torch_rng_state"] = torch.get_rng_state()
+        if self.device.type == "cuda":
+            checkpoint["cuda_rng_state"] = torch.cuda.get_rng_state(self.device)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         torch.set_rng_state(checkpoint["torch_rng_state"].cpu())
+        if self.device.type == "cuda" and "cuda_rng_state" in checkpoint:
+            torch.cuda.set_rng_state(checkpoint["cuda_rng_state"].cpu(), self.device)
+        # Position alone: length and height of the schedule are those of the configuration.
+        checkpoint["lr_schedulers"] = [
+            {key: state[key] for key in ("last_epoch", "_step_count", "_last_lr", "lr_lambdas")}
+            for state in checkpoint["lr_schedulers"]
+        ]
+
+    def on_train_start(self) -> None:
+        # A checkpoint brings the options of its optimizer. Equal ones stay equal, bit by bit.
+        optimizer, scheduler = self.trainer.optimizers[0], self.lr_schedulers()
+        assert isinstance(scheduler, CosineWarmupScheduler)
+        factor = scheduler.scale_lr(scheduler.last_epoch)
+        for group, (lr, weight_decay) in zip(optimizer.param_groups, self._options, strict=True):
+            group.update(lr=lr * factor, initial_lr=lr, weight_decay=weight_decay)
 
     def _embeddings(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """What was encoded, and the instance of each row, by modality."""

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save
 
 from mxmclr_plugin.data.dataset import MultifoldDataset, Store
 from mxmclr_plugin.data.file_store import FileStore
@@ -43,10 +43,11 @@ def cached_embeddings(run: Run, split: str, modalities: Sequence[str]) -> dict[s
         def write(path: Path, modality: str = modality) -> None:
             found = run.embeddings(split, [modality])[modality]
             tensors = {"z": found.z, "ids": found.ids, "positions": found.positions}
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+            # Not save_file, which takes no path that is not Unicode text.
+            path.write_bytes(save({name: tensor.contiguous() for name, tensor in tensors.items()}))
 
         name = f"{_key(run, dataset, modality)[:32]}.safetensors"
-        tensors = load_file(kept(run.folder.absolute() / "embeddings" / name, write))
+        tensors = load(kept(run.folder.absolute() / "embeddings" / name, write).read_bytes())
         embedded[modality] = Embedded(tensors["z"], tensors["ids"], tensors["positions"])
     return embedded
 

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-import yaml
 from rich.console import Console
 from torch import Tensor, nn
 
@@ -21,8 +17,10 @@ from mxmclr_plugin.data.observations import observation_loader
 from mxmclr_plugin.data.splits import DataSplits
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.experiment.build_towers import build_towers, with_cached_features
-from mxmclr_plugin.experiment.compose import build_part, check_config
+from mxmclr_plugin.experiment.checkpoint_files import checksum, load_checkpoint
+from mxmclr_plugin.experiment.compose import build_part
 from mxmclr_plugin.experiment.config import RunConfig
+from mxmclr_plugin.experiment.folder import read_config
 from mxmclr_plugin.experiment.splits import (
     measured_modalities,
     measured_split,
@@ -36,14 +34,6 @@ from mxmclr_plugin.progress import progress_bar
 from mxmclr_plugin.registry import DATASETS
 
 __all__ = ["Embedded", "Run", "load_run"]
-
-# Learning rates in a checkpoint may be numpy's numbers, which torch 2.6 does not know as harmless.
-_NUMPY_SCALARS = [
-    np.float64(0).__reduce__()[0],
-    np.dtype,
-    np.dtypes.Float32DType,
-    np.dtypes.Float64DType,
-]
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,11 +82,7 @@ class Run:
     @cached_property
     def digest(self) -> str:
         """SHA-256, in hexadecimal, of the checkpoint."""
-        digest = hashlib.sha256()
-        with self.checkpoint.open("rb") as file:
-            while block := file.read(2**20):
-                digest.update(block)
-        return digest.hexdigest()
+        return checksum(self.checkpoint)
 
     def split(self, name: str) -> MultifoldDataset:
         """Measured part of a split: the instances with an observation in every measured modality.
@@ -239,7 +225,7 @@ def load_run(
     """
     console = console or Console(stderr=True)
     folder, file = _located(Path(path).expanduser(), checkpoint)
-    original = _config_of(folder)
+    original = read_config(folder)
     file = file or folder / "checkpoints" / f"{checkpoint or original.trainer.test_with}.ckpt"
     config = changed_config(original, overrides)
     weights, step = _weights_of(file)
@@ -279,25 +265,6 @@ def _located(path: Path, checkpoint: str | None) -> tuple[Path, Path | None]:
     raise ConfigError(f"ckpt: there is no run or checkpoint {path}")
 
 
-def _config_of(folder: Path) -> RunConfig:
-    file = folder / "config.yaml"
-    try:
-        plain = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(
-            f"ckpt: {folder} is no folder of a run, which has a config.yaml and checkpoints/: "
-            f"{error.strerror or error}"
-        ) from error
-    except (ValueError, yaml.YAMLError) as error:
-        raise ConfigError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
-    if not isinstance(plain, dict):
-        raise ConfigError(f"{file} holds no configuration")
-    try:
-        return check_config(plain)
-    except ConfigError as error:
-        raise ConfigError(f"{file}: {error}") from error
-
-
 def _training_data(original: dict[str, Any], changed: dict[str, Any]) -> DataSplits:
     """The training data of a run, from their new place if they have moved."""
     try:
@@ -323,14 +290,8 @@ def _weights_of(checkpoint: Path) -> tuple[dict[str, Any], int]:
         raise ConfigError(
             f"ckpt: there is no checkpoint {checkpoint}; the run writes one when it has validated"
         )
-    try:
-        # Only tensors and plain containers: a checkpoint of somebody else's executes nothing.
-        with torch.serialization.safe_globals(_NUMPY_SCALARS):
-            content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-        state, step = content["state_dict"], int(content["global_step"])
-    except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError, EOFError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise ConfigError(f"ckpt: {checkpoint} is no checkpoint of a run: {reason}") from error
+    content = load_checkpoint(checkpoint, mmap=True)
+    state, step = content["state_dict"], int(content["global_step"])
     prefix = "towers."
     weights = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
     return weights, step

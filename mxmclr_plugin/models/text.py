@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
+import tempfile
 from abc import abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,7 +42,11 @@ class TextBackbone(Backbone):
 
     def save(self, path: Path) -> None:
         """Writes the model for plain ``SentenceTransformer(path)``; adapters are merged."""
-        merged(self.sentence_transformer()).save(str(path), create_model_card=False)
+        model = merged(self.sentence_transformer())
+        # tokenizers writes to no path that is not Unicode text.
+        with tempfile.TemporaryDirectory() as folder:
+            model.save(folder, create_model_card=False)
+            shutil.copytree(folder, path, dirs_exist_ok=True)
 
     def _sentences(self, observations: Observations) -> list[str]:
         if isinstance(observations, list) and observations:

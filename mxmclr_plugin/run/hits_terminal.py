@@ -20,7 +20,7 @@ def hits_table(found: Found, console: Console) -> Table:
     """Hits, a row each, with images where the terminal has colours."""
     images = console.is_terminal and console.color_system is not None
     table = Table(
-        title=f"{found.query!r} among {found.items} of {found.among}",
+        title=Text(f"{found.query!r} among {found.items} of {found.among}"),
         show_lines=images,
     )
     for column in ("rank", "cosine"):
