@@ -44,8 +44,9 @@ def parse_arguments(
     """Reads the arguments of a command.
 
     Values of text and path keys are taken as typed. A word with ``=`` is no ``key=value`` if there
-    is no such key, or if it follows ``--``. Lists are written with commas, with or without
-    brackets: ``seeds=0,1,2``. Nested keys are written with dots: ``grid.lr=1,2``.
+    is no such key, if it is an existing path, or if it follows ``--``. Lists are written with
+    commas, with or without brackets: ``seeds=0,1,2``. Nested keys are written with dots:
+    ``grid.lr=1,2``.
 
     Args:
         command: Name of the command, for messages.
@@ -70,7 +71,7 @@ def parse_arguments(
     further: list[str] = []
     for argument in _in_order(arguments, placed):
         match = _KEY.match(argument) or _DELETED.match(argument)
-        if match is None:
+        if match is None or (len(placed) < len(words) and _exists(argument)):
             placed.append(argument)
             continue
         key, _, text = argument.partition("=")
@@ -114,6 +115,13 @@ def _in_order(arguments: Sequence[str], placed: list[str]) -> list[str]:
         arguments = arguments[:place]
     is_key = [bool(_KEY.match(argument) or _DELETED.match(argument)) for argument in arguments]
     return [arguments[k] for k in sorted(range(len(arguments)), key=is_key.__getitem__)]
+
+
+def _exists(path: str) -> bool:
+    try:
+        return Path(path).exists()
+    except OSError:  # too long for a name
+        return False
 
 
 def convert(hint: Any, key: str, text: str) -> Any:

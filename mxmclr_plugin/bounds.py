@@ -77,7 +77,9 @@ def check_value(hint: Any, value: Any, key: str) -> None:
     elif origin is list and isinstance(value, list):
         for item in value:
             check_value(parts[0], item, key)
-    elif origin is dict and isinstance(value, dict):
+    elif origin is dict:
+        if not isinstance(value, dict):
+            raise ConfigError(f"{key} must be keys and values, got {value!r}")
         for name, item in value.items():
             check_value(parts[1], item, f"{key}.{name}")
 

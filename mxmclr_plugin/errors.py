@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["ConfigError", "DataError"]
+__all__ = ["ConfigError", "DataError", "TrainingError"]
 
 
 class ConfigError(ValueError):
@@ -11,3 +11,7 @@ class ConfigError(ValueError):
 
 class DataError(ValueError):
     """Data that cannot be used; the message names the file and what to do."""
+
+
+class TrainingError(ValueError):
+    """A training that cannot go on; the message names the step and what to do."""

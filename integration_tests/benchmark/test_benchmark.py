@@ -125,7 +125,7 @@ def test_what_cannot_be_measured_is_said(arguments, message, capsys):
 def test_help_lists_the_keys(capsys):
     assert main(["--help"]) == 0
     out = capsys.readouterr().out
-    assert "soft_temperature=0.05" in out
+    assert "soft_temperature=2.0" in out
     assert "gallery=50000" in out
     assert main(["retrieval", "--help"]) == 0
     out = capsys.readouterr().out

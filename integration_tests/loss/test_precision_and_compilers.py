@@ -145,7 +145,7 @@ def no_values(monkeypatch):
     "options",
     [
         {},
-        {"hard_weight": 0.0, "soft_temperature": 0.001},
+        {"hard_weight": 0.0, "soft_temperature": 0.5},
         {"learnable_temperature": True},
         {"temperature": 0.005},
     ],

@@ -1,8 +1,10 @@
 import json
+import shlex
 
 import pytest
 from data.manifest.sample_files import write_lines, write_sample
 
+from mxmclr_plugin.experiment.compose import load_config
 from mxmclr_plugin.run.command_line import main
 
 
@@ -72,6 +74,49 @@ def test_what_cannot_be_done(sample, capsys, monkeypatch, arguments, words):
     assert status == 2
     assert any(word in err for word in words.split("|"))
     assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["lr=0.1", "my data (1)", "it's [b],{}", "size=8", "-x"])
+def test_a_path_and_the_command_that_is_printed(tmp_path, capsys, monkeypatch, name):
+    (tmp_path / name).mkdir()
+    lines = [{"id": k, "text:a": f"a {k}", "text:b": f"b {k}"} for k in range(12)]
+    write_lines(tmp_path / name / "my.jsonl", lines)
+    monkeypatch.chdir(tmp_path)
+    status = main(["data", "check", f"{name}/my.jsonl", "root=."])
+    said = capsys.readouterr().out
+    assert status == 0
+    words = shlex.split(said.splitlines()[-1].partition("to train: ")[2])
+    assert words[:4] == ["python", "-m", "mxmclr_plugin.run", "manifest"]
+    config = load_config("manifest", words[4:])
+    assert (config.data["path"], config.data["root"]) == (f"{name}/my.jsonl", ".")
+
+
+@pytest.mark.parametrize(
+    ("lines", "reason"),
+    [
+        ([{"text": f"a {k}"} for k in range(12)], "what can be trained on has 'text' alone"),
+        ([{"text": "a"}, {"text:de": "b"}], "too few to draw"),
+        ([{"split": "test", "text": "a", "text:de": "b"}], "there is nothing to train on"),
+        (
+            [{"split": s, "text" if s == "train" else "text:de": s} for s in ("train", "val")],
+            "",
+        ),
+        (
+            [
+                *({"split": "train", "text": "a", "text:de": "b"} for _ in range(3)),
+                *({"split": s, "text": "a"} for s in ("val", "test")),
+            ],
+            "no instance of the split 'val' has de and text",
+        ),
+    ],
+)
+def test_what_no_run_can_be_trained_on(tmp_path, capsys, lines, reason):
+    write_lines(tmp_path / "my.jsonl", lines)
+    status, out, err = run(capsys, "data", "check", tmp_path / "my.jsonl")
+    assert status in (1, 2)
+    assert reason in out + err
+    assert "to train:" not in out
+    assert len(err.splitlines()) == (status == 2)
 
 
 @pytest.mark.parametrize("shards", [[], ["shards=2"]])

@@ -1,17 +1,28 @@
 """Anybody's own data through the runner, with nothing but its path."""
 
+import io
 import json
 import os
+import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import yaml
 from data.manifest.sample_files import array, image, write_lines
+from rich.console import Console
 from run.test_runner import metrics_of
+from sentence_transformers import SentenceTransformer
 
-from mxmclr_plugin.experiment.compose import load_config
+from mxmclr_plugin.data.manifest.build import manifest
+from mxmclr_plugin.errors import ConfigError
+from mxmclr_plugin.experiment import auto_config
+from mxmclr_plugin.experiment.auto_config import completed
+from mxmclr_plugin.experiment.compose import describe, load_config
 from mxmclr_plugin.run.command_line import main
 
+FROZEN = ["towers.text.frozen=false", "data.path=x"]
 QUICK = ["trainer.max_steps=4", "trainer.log_every=1"]
 
 
@@ -90,6 +101,96 @@ def test_what_is_given_stays(run, shop, tmp_path):
     assert written["loss"]["name"] == "ntxent"
     assert written["batch"]["instances"] == 3
     assert list(metrics_of(tmp_path / "x")["splits"]["test"]["directions"]) == ["find"]
+
+
+def test_an_option_of_a_tower_that_is_chosen(shop, monkeypatch):
+    """`towers.text.frozen=false` alone trains the text model, at a low rate."""
+    data = manifest(str(shop / "my.jsonl"), size=16)
+
+    def chosen(*overrides):
+        console = Console(record=True, quiet=False, file=io.StringIO(), width=200)
+        config = completed(load_config("manifest", [*overrides, "data.path=x"]), data, console)
+        return config.towers["text"], console.export_text()
+
+    tower, said = chosen()
+    assert (tower["name"], tower["frozen"]) == ("sentence_transformer", True)
+    assert "towers.text: sentence_transformer, frozen but for its head (towers.text.frozen" in said
+    tower, said = chosen("towers.text.frozen=false")
+    assert (tower["name"], tower["frozen"], tower["lr_scale"]) == (
+        *("sentence_transformer", False, 0.01),
+    )
+    assert "towers.text: sentence_transformer, trained with lr_scale=0.01" in said
+    for overrides in (
+        ("towers.text.frozen=false", "towers/text=sentence_transformer"),
+        ("towers/text=sentence_transformer", "towers.text.frozen=false"),
+    ):
+        assert chosen(*overrides)[0]["frozen"] is False
+    assert chosen("towers.text.model=all-MiniLM-L6-v2")[0]["name"] == "sentence_transformer"
+    assert chosen("towers.text.min_count=2")[0]["name"] == "bag_of_words"
+    assert chosen("towers.text.frozen=false", "towers.text.lr_scale=1")[0]["lr_scale"] == 1
+    with pytest.raises(
+        ConfigError, match=r"towers\.text\.frozne.*did you mean.*towers\.text\.frozen"
+    ):
+        chosen("towers.text.frozne=false")
+    with pytest.raises(ConfigError, match=r"towers\.text\.widths: no tower has all of widths"):
+        chosen("towers.text.widths=[1]")
+    assert "towers.text.frozen" in [key.key for key in describe(load_config("manifest", FROZEN))]
+    monkeypatch.setattr(auto_config, "_FEW_TEXTS", 0)
+    assert chosen()[0]["name"] == "bag_of_words"
+    assert chosen("towers.text.lora_rank=4")[0]["name"] == "sentence_transformer"
+
+
+@pytest.mark.slow
+def test_a_text_model_that_is_trained(run, shop, tmp_path):
+    asked = ["manifest", f"data.path={shop / 'my.jsonl'}", "trainer.max_steps=1"]
+    status, out, _ = run(*asked, f"out={tmp_path / 'x'}", "towers.text.frozen=false")
+    assert status == 0
+    assert f"trained text model written to {tmp_path / 'x' / 'text_tower'}" in out
+    model = SentenceTransformer(str(tmp_path / "x" / "text_tower"), device="cpu")
+    assert model.encode(["thing"]).shape == (1, 384)
+    status, out, _ = run(*asked, f"out={tmp_path / 'y'}")
+    assert not (tmp_path / "y" / "text_tower").exists()
+    assert "the text model was frozen, so none is written: towers.text.frozen=false" in out
+
+
+@pytest.mark.slow
+def test_names_as_they_are(run, tmp_path):
+    """A folder, images and a run whose names are no Unicode text, or are markup or numbers."""
+    folder = tmp_path / os.fsdecode(b"[b]caf\xe9 =1,{}")
+    folder.mkdir()
+    lines = []
+    for k in range(12):
+        name = os.fsdecode(b"\xe9 [red]%d.png" % k)
+        (folder / name).write_bytes(image("png", seed=k))
+        lines.append({"id": f"[b]{k}", "image": name, "text": f"thing [/] {k}"})
+    (folder / "true").write_text("\n".join(map(json.dumps, lines)))
+    status, out, err = run(
+        *("manifest", f"data.path={folder / 'true'}", "towers/text=bag_of_words"),
+        *("trainer.max_steps=1", "data.size=16", f"out={folder / '12'}"),
+    )
+    assert status == 0, err
+    assert "instances train 10, val 1, test 1" in out
+    assert yaml.safe_load((folder / "12" / "config.yaml").read_text())["out"] == str(folder / "12")
+    status, out, err = run("search", "thing [/] 3", f"ckpt={folder / '12'}")
+    assert status == 0, err
+    assert "thing [/] 3" in out
+    status, out, err = run("data", "check", folder / "true", "size=16")
+    assert status == 0, err
+
+
+@pytest.mark.slow
+def test_a_terminal_of_another_encoding(shop, tmp_path):
+    folder = tmp_path / "中文 é"
+    shutil.copytree(shop, folder)
+    done = subprocess.run(
+        [sys.executable, "-m", "mxmclr_plugin.run", "data", "check", str(folder / "my.jsonl")],
+        env={**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"},
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert b"no problems; to train: " in done.stdout
+    assert b"\\u4e2d\\u6587 \\xe9" in done.stdout
 
 
 def test_a_run_that_goes_on(run, shop, tmp_path):

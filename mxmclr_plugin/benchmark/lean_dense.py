@@ -1,4 +1,4 @@
-"""The hybrid loss with one dense matrix and targets on instances: what eager torch can do."""
+"""The hybrid loss with dense logits and targets on instances: what eager torch can do."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ def lean_dense_loss(
     """Hybrid loss of a batch in which every instance was observed in both modalities.
 
     Target terms are products of instance means, so the n x n matrix is there for its logsumexp
-    only. A yardstick for the streaming loss; it takes no missing observations.
+    only: of all columns for the hard part, of those of other instances for the soft part. A
+    yardstick for the streaming loss; it takes no missing observations, and two instances or more.
 
     Args:
         z0: Raw rows. Shape: (n_0, D).
@@ -32,7 +33,7 @@ def lean_dense_loss(
         ids1: Instance id of each row of b. Shape: (n_1,).
         instances: Number of instances.
         temperature: Logits are divided by it.
-        soft_temperature: Temperature of the relation.
+        soft_temperature: Temperature of the relation, in standard deviations.
         hard_weight: Weight of the hard part.
     """
     z0, z1 = F.normalize(z0, dim=1), F.normalize(z1, dim=1)
@@ -53,9 +54,21 @@ def lean_dense_loss(
     if hard_weight < 1:
         with torch.no_grad():
             fused = torch.cat((F.normalize(sums0, dim=1), F.normalize(sums1, dim=1)), dim=1)
-            relation = (fused @ fused.T / (2 * soft_temperature)).softmax(dim=1)
+            similarity = (fused @ fused.T).fill_diagonal_(0.0)
+            mean = similarity.sum(dim=1, keepdim=True) / (instances - 1)
+            deviation = (similarity - mean).fill_diagonal_(0.0)
+            sigma = deviation.square().sum(dim=1, keepdim=True).div(instances - 1).sqrt()
+            exponent = (deviation / (soft_temperature * sigma)).fill_diagonal_(-torch.inf)
+            relation = exponent.softmax(dim=1)
             soft = weight0 * relation / fold1.T + weight1 * relation.T / fold0
         target = target + (1 - hard_weight) * (sums0 * (soft @ sums1)).sum()
     logits = z0 @ z1.T / temperature
-    normaliser = weight0 * logits.logsumexp(dim=1).sum() + weight1 * logits.logsumexp(dim=0).sum()
-    return normaliser - target / temperature
+
+    def normaliser(logits: Tensor) -> Tensor:
+        return weight0 * logits.logsumexp(dim=1).sum() + weight1 * logits.logsumexp(dim=0).sum()
+
+    loss = hard_weight * normaliser(logits) - target / temperature
+    if hard_weight < 1:
+        own = index0[:, None] == index1[None, :]
+        loss = loss + (1 - hard_weight) * normaliser(logits.masked_fill(own, -torch.inf))
+    return loss

@@ -14,7 +14,12 @@ from torch import Tensor
 from mxmclr_plugin.benchmark.machine import device_of, free_bytes, synchronize
 from mxmclr_plugin.benchmark.peak_memory import peak_extra_bytes
 from mxmclr_plugin.benchmark.variants import LossOf, Problem, Variant, variants
-from mxmclr_plugin.loss.arguments import CACHE_BYTES
+from mxmclr_plugin.loss.arguments import (
+    CACHE_BYTES,
+    HARD_WEIGHT,
+    SOFT_TEMPERATURE,
+    TEMPERATURE,
+)
 from mxmclr_plugin.loss.functional import multifold_hybrid_loss
 from mxmclr_plugin.registry import did_you_mean
 
@@ -43,7 +48,7 @@ class LossBenchmark:
         repeats: Rounds; in each every implementation runs once, in random order.
         threads: Threads of torch on a CPU; 0 leaves them as they are.
         temperature: Temperature of the logits.
-        soft_temperature: Temperature of the relation.
+        soft_temperature: Temperature of the relation, in standard deviations.
         hard_weight: Weight of the hard part of the hybrid loss.
         cache_bytes: Bytes of tiles kept where tiles are kept.
         seed: Seed of the rows.
@@ -58,9 +63,9 @@ class LossBenchmark:
     impls: list[str] = field(default_factory=list)
     repeats: int = 7
     threads: int = 0
-    temperature: float = 0.07
-    soft_temperature: float = 0.05
-    hard_weight: float = 0.8
+    temperature: float = TEMPERATURE
+    soft_temperature: float = SOFT_TEMPERATURE
+    hard_weight: float = HARD_WEIGHT
     cache_bytes: int = CACHE_BYTES
     seed: int = 0
     json: str = ""

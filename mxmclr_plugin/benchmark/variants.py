@@ -35,7 +35,7 @@ class Problem:
         ids0: Instance of each row of side 0. Shape: (instances * folds[0],).
         ids1: The same of B.
         temperature: Temperature of the logits.
-        soft_temperature: Temperature of the relation.
+        soft_temperature: Temperature of the relation, in standard deviations.
         hard_weight: Weight of the hard part.
         cache_bytes: Bytes of tiles that are kept where tiles are kept.
     """
@@ -84,14 +84,14 @@ def variants(device: torch.device) -> list[Variant]:
         Variant(
             "dense", "hybrid, every matrix in full", "hybrid", _ours("dense"), _dense, matrices=14
         ),
-        Variant("lean_dense", "hybrid, one matrix in full", "hybrid", _lean, _lean_units, 7),
+        Variant("lean_dense", "hybrid, the logits in full", "hybrid", _lean, _lean_units, 11),
         Variant(
             "lean_dense_compiled",
             "the same under torch.compile",
             "hybrid",
             _lean_compiled,
             _lean_units,
-            7,
+            11,
             compiler,
         ),
         Variant(
@@ -244,8 +244,8 @@ def _soft(problem: Problem) -> bool:
 
 
 def _dense(problem: Problem) -> float:
-    """Logits and both gradients; for the relation a product of each modality."""
-    return 3 + 2 * _soft(problem)
+    """Logits and both gradients; on instances a product of each modality for the relation."""
+    return 3 + 2 * _soft(problem) / (problem.folds[0] * problem.folds[1])
 
 
 def _lean_units(problem: Problem) -> float:
@@ -257,9 +257,7 @@ def _tiled(keep: bool) -> Callable[[Problem], float]:
     def units(problem: Problem) -> float:
         cache = problem.cache_bytes if keep else 0
         logits = _kept(len(problem.ids0) * len(problem.ids1), cache)
-        tiles = -(-problem.instances // TILE)
-        above = (tiles + 1) / (2 * tiles)  # the relation is symmetric
-        relation = 2 * above * (2 - _kept(problem.instances**2 * above, cache))
+        relation = 2 * (2 - _kept(problem.instances**2, cache))  # both modalities wide
         by_instance = (relation + 2) * _soft(problem) / (problem.folds[0] * problem.folds[1])
         return 4 - logits + by_instance
 

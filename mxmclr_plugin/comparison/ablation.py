@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
@@ -139,7 +140,7 @@ def _on_other_data(outcome: Outcome, folder: Path, overrides: Sequence[str]) -> 
     """Outcome of a finished run on the test set of other data, computed once."""
     if outcome.metrics is None:
         return outcome
-    digest = blake2b("\n".join(overrides).encode(), digest_size=6).hexdigest()
+    digest = blake2b(os.fsencode("\n".join(overrides)), digest_size=6).hexdigest()
     path = folder / "evaluate" / f"{digest}.json"
     if not path.is_file():
         metrics = evaluate_run(load_run(folder, overrides), "test", progress=False)

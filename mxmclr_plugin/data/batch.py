@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypeAlias
+from itertools import combinations
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -14,6 +16,11 @@ __all__ = ["MultifoldBatch", "Observations", "collate", "stack"]
 
 Observations: TypeAlias = "Tensor | list[str]"
 """Records of one modality: a tensor of shape (rows, ...), or as many strings."""
+
+
+class _Positives(NamedTuple):
+    pairs: frozenset[tuple[str, str]]
+    lonely: int
 
 
 class MultifoldBatch(Mapping[str, Any]):
@@ -60,6 +67,7 @@ class MultifoldBatch(Mapping[str, Any]):
                 )
             if row_ids.dtype != torch.int64:
                 raise ValueError(f"ids of {modality!r} must be int64, got {row_ids.dtype}")
+        self._positives: _Positives | None = None
         for modality, of_teacher in self.soft_features.items():
             rows = len(self.observations.get(modality, ()))
             if len(of_teacher) != rows:
@@ -86,13 +94,59 @@ class MultifoldBatch(Mapping[str, Any]):
         return list(self.observations)
 
     @property
+    def pairs(self) -> frozenset[tuple[str, str]]:
+        """Pairs of modalities, in their order, in which some instance has observations."""
+        return self._found.pairs
+
+    @property
+    def rows_without_positive(self) -> int:
+        """Observations of instances that are in no other modality of the batch."""
+        return self._found.lonely
+
+    @property
+    def _found(self) -> _Positives:
+        # Found while the ids are on the CPU, and carried along: to read them elsewhere is to wait.
+        if self._positives is None:
+            ids = {name: set(of.tolist()) for name, of in self.ids.items()}
+            shared = Counter(i for of in ids.values() for i in of)
+            self._positives = _Positives(
+                frozenset((a, b) for a, b in combinations(ids, 2) if ids[a] & ids[b]),
+                sum(shared[i] == 1 for of in self.ids.values() for i in of.tolist()),
+            )
+        return self._positives
+
+    @property
     def num_observations(self) -> int:
         """Records of all modalities together."""
         return sum(len(records) for records in self.observations.values())
 
+    def only(self, kept: Mapping[str, Tensor]) -> MultifoldBatch:
+        """The batch of some rows.
+
+        Args:
+            kept: Whether each row is kept, by modality. Shape: (rows,), bool.
+
+        Returns:
+            Without the modalities of which no row is kept.
+        """
+        rows = {name: mask.nonzero()[:, 0] for name, mask in kept.items() if mask.any()}
+        return MultifoldBatch(
+            {
+                name: records[of] if isinstance(records, Tensor) else [records[k] for k in of]
+                for name, of in rows.items()
+                for records in [self.observations[name]]
+            },
+            {name: self.ids[name][of] for name, of in rows.items()},
+            {
+                name: self.soft_features[name][of]
+                for name, of in rows.items()
+                if name in self.soft_features
+            },
+        )
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> MultifoldBatch:
         """The batch on another device; strings stay where they are."""
-        return MultifoldBatch(
+        moved = MultifoldBatch(
             {
                 modality: records.to(device, non_blocking=non_blocking)
                 if isinstance(records, Tensor)
@@ -104,6 +158,8 @@ class MultifoldBatch(Mapping[str, Any]):
                 for of in (self.ids, self.soft_features)
             ),
         )
+        moved._positives = self._found
+        return moved
 
 
 def collate(items: Sequence[MultifoldInstance]) -> MultifoldBatch:

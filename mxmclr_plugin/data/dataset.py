@@ -206,6 +206,21 @@ class MultifoldDataset(Dataset[MultifoldInstance]):
         """Number of observations of each instance. Shape: (instances,)."""
         return np.array([len(rows) for rows in self._of(modality)], dtype=np.int64)
 
+    def observed_in(self, modalities: Sequence[str], least: int) -> npt.NDArray[np.bool_]:
+        """Whether each instance has observations in so many of some modalities.
+
+        An instance in fewer than two has no positive across modalities.
+
+        Args:
+            modalities: Names of the modalities.
+            least: Number of them.
+
+        Returns:
+            Shape: (instances,).
+        """
+        observed = np.stack([self.folds(modality) > 0 for modality in modalities])
+        return np.asarray(observed.sum(0) >= least)
+
     def observations_of(self, modality: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """All observations in a modality, instance by instance.
 
@@ -240,6 +255,41 @@ class MultifoldDataset(Dataset[MultifoldInstance]):
             for name in ("stores", "members", "ids", "names", "soft_features", "attributes")
         }
         return MultifoldDataset(**arguments, **changes)
+
+    @classmethod
+    def joined(cls, datasets: Sequence[MultifoldDataset]) -> MultifoldDataset:
+        """The instances of several data sets, one after the other; records are shared.
+
+        Ids are kept if all differ, else they are 0, 1, 2, ...
+
+        Args:
+            datasets: The data sets; not all need to have all modalities.
+        """
+        stores: dict[str, Store] = {}
+        members: dict[str, list[npt.NDArray[np.int64]]] = {}
+        for modality in dict.fromkeys(m for dataset in datasets for m in dataset.modalities):
+            owned = [of.stores[modality] for of in datasets if modality in of.stores]
+            parts = list({id(store): store for store in owned}.values())
+            ends = np.cumsum([0, *map(len, parts)]).tolist()
+            starts = {id(store): start for store, start in zip(parts, ends, strict=False)}
+            stores[modality] = parts[0] if len(parts) == 1 else _ChainedStore(parts)
+            members[modality] = []
+            for dataset in datasets:
+                rows = dataset.members.get(modality, [np.empty(0, np.int64)] * len(dataset))
+                start = starts.get(id(dataset.stores.get(modality)), 0)
+                members[modality] += [of_instance + start for of_instance in rows]
+        ids = np.concatenate([dataset.ids for dataset in datasets])
+        return cls(
+            stores,
+            members,
+            ids if len(np.unique(ids)) == len(ids) else np.arange(len(ids)),
+            [name for dataset in datasets for name in dataset.names],
+            attributes={
+                name: [values for dataset in datasets for values in dataset.attributes[name]]
+                for name in datasets[0].attributes
+                if all(name in dataset.attributes for dataset in datasets)
+            },
+        )
 
     def with_store(self, modality: str, store: Store) -> MultifoldDataset:
         """The data set with other records for a modality, such as features computed from them.
@@ -301,6 +351,21 @@ def _read(
         for modality, of_modality in rows.items()
         if modality in stores
     }
+
+
+class _ChainedStore:
+    """The records of several stores, one after the other."""
+
+    def __init__(self, stores: Sequence[Store]) -> None:
+        self.stores = list(stores)
+        self.ends = np.cumsum([len(store) for store in stores])
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def __getitem__(self, index: int) -> Any:
+        part = int(np.searchsorted(self.ends, index, side="right"))
+        return self.stores[part][index - int(self.ends[part]) + len(self.stores[part])]
 
 
 def flattened(lists: Iterable[Sequence[T]]) -> tuple[list[T], list[npt.NDArray[np.int64]]]:

@@ -349,9 +349,11 @@ def read_json(path: Path, encoding: str = UTF_8) -> Any:
         content = file.read(_LARGEST + 1)
     if len(content) > _LARGEST:
         raise DataError(f"{path} is larger than {_LARGEST} bytes: write JSONL")
-    _check_first(path, content[:64])
+    if _is_utf_8(encoding):
+        _check_first(path, content[:64])
+        encoding = "utf-8-sig"
     try:
-        return json.loads(content.decode("utf-8-sig" if _is_utf_8(encoding) else _known(encoding)))
+        return json.loads(content.decode(_known(encoding)))
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: {_encoding(error)}") from error
     except (ValueError, RecursionError) as error:

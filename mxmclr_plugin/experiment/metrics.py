@@ -127,12 +127,24 @@ class TrainingRecord:
         seconds: Wall time without validation.
         observations_per_second: Encoded observations, of all processes.
         waiting_for_data: Share of the time spent waiting for data, 0 to 1.
+        changes: Changes with which the run was resumed.
+        skipped_steps: Steps that were left out because they were not finite.
+        rows_without_positive: Observations of instances that were in no other modality of their
+            batch.
+        pairs_without_positive: Pairs of modalities of a batch without a common instance, which
+            added nothing to the loss.
+        warnings: Sentences about embeddings, temperature or learning rate at the end.
     """
 
     steps: int
     seconds: float
     observations_per_second: float
     waiting_for_data: float
+    changes: list[str] = field(default_factory=list)
+    skipped_steps: int = 0
+    rows_without_positive: int = 0
+    pairs_without_positive: int = 0
+    warnings: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

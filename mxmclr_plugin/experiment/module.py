@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from mxmclr_plugin.data.batch import MultifoldBatch
 from mxmclr_plugin.data.observations import ObservationBatch
+from mxmclr_plugin.errors import TrainingError
 from mxmclr_plugin.experiment.config import EvalConfig, OptimizerConfig
 from mxmclr_plugin.experiment.metrics import SplitMetrics, measure
 from mxmclr_plugin.loss.multimodal import MultimodalLoss
@@ -37,6 +38,7 @@ class RetrievalModule(LightningModule):
         tested: Metrics of the last test, None before it.
         relevance: How relevant the instances of the next test are to each other, for the graded
             metric.
+        embeddings: Embeddings of the last training batch, detached, by modality.
     """
 
     def __init__(
@@ -55,17 +57,45 @@ class RetrievalModule(LightningModule):
         self.evaluation = evaluation
         self.tested: SplitMetrics | None = None
         self.relevance: Relevance | None = None
+        self._options: list[tuple[float, float]] = []  # learning rate and decay by group
+        self.embeddings: dict[str, Tensor] = {}
         self._encoded: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {}
         self.train()  # pretrained models come in evaluation mode, and Lightning leaves them in it
 
-    def training_step(self, batch: MultifoldBatch, batch_idx: int) -> Tensor:
-        z = {name: self.towers[name](batch.observations[name]) for name in batch.modalities}
-        loss: Tensor = self.loss(z, batch.ids, batch.soft_features)
+    def training_step(self, batch: MultifoldBatch, batch_idx: int) -> Tensor | None:
+        loss = self.compute_loss(batch)
+        if loss is None:
+            return None
         metrics = {"train/loss": loss.detach()}
         metrics |= {f"train/{name}": value for name, value in self.loss.last.items()}
         self.log_dict(metrics, prog_bar=False)
         self.log("loss", loss.detach(), prog_bar=True, logger=False)
         return loss
+
+    def compute_loss(self, batch: MultifoldBatch) -> Tensor | None:
+        """Loss of a batch; None if the loss refuses embeddings that are not finite.
+
+        :class:`~mxmclr_plugin.experiment.nonfinite.NonFiniteGuard` reports these.
+
+        Raises:
+            TrainingError: If the loss refuses the batch for another reason.
+        """
+        z = {name: self.towers[name](batch.observations[name]) for name in batch.modalities}
+        self.embeddings = {name: rows.detach() for name, rows in z.items()}
+        try:
+            loss: Tensor = self.loss(z, batch.ids, batch.soft_features, self._pairs_of(batch))
+        except ValueError as error:
+            if not all(rows.isfinite().all() for rows in z.values()):
+                return None
+            dead = [name for name, rows in z.items() if not rows.any(dim=1).all()]
+            reason = f"the embeddings of {dead[0]} are zero, its tower is dead" if dead else error
+            raise TrainingError(f"step {self.global_step}: {reason}") from error
+        return loss
+
+    def _pairs_of(self, batch: MultifoldBatch) -> frozenset[tuple[str, str]] | None:
+        # Processes that gather rows must agree on the pairs; a row may have its positive elsewhere.
+        gathers = any(getattr(part, "gather_distributed", False) for part in self.loss.modules())
+        return None if gathers and self.trainer.world_size > 1 else batch.pairs
 
     def configure_optimizers(self) -> Any:
         config = self.optimizer_config
@@ -74,6 +104,7 @@ class RetrievalModule(LightningModule):
             lr=config.lr,
             weight_decay=config.weight_decay,
         )
+        self._options = [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups]
         steps = int(self.trainer.estimated_stepping_batches)
         scheduler = CosineWarmupScheduler(
             optimizer, warmup_epochs=int(config.warmup * steps), max_epochs=steps
@@ -144,15 +175,39 @@ class RetrievalModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # So that dropout draws the same numbers after a resumption.
         checkpoint["torch_rng_state"] = torch.get_rng_state()
+        if self.device.type == "cuda":
+            checkpoint["cuda_rng_state"] = torch.cuda.get_rng_state(self.device)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         torch.set_rng_state(checkpoint["torch_rng_state"].cpu())
+        if self.device.type == "cuda" and "cuda_rng_state" in checkpoint:
+            torch.cuda.set_rng_state(checkpoint["cuda_rng_state"].cpu(), self.device)
+        # Position alone: length and height of the schedule are those of the configuration.
+        checkpoint["lr_schedulers"] = [
+            {key: state[key] for key in ("last_epoch", "_step_count", "_last_lr", "lr_lambdas")}
+            for state in checkpoint["lr_schedulers"]
+        ]
+
+    def on_train_start(self) -> None:
+        # A checkpoint brings the options of its optimizer. Equal ones stay equal, bit by bit.
+        optimizer, scheduler = self.trainer.optimizers[0], self.lr_schedulers()
+        assert isinstance(scheduler, CosineWarmupScheduler)
+        factor = scheduler.scale_lr(scheduler.last_epoch)
+        for group, (lr, weight_decay) in zip(optimizer.param_groups, self._options, strict=True):
+            group.update(lr=lr * factor, initial_lr=lr, weight_decay=weight_decay)
 
     def _embeddings(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """What was encoded, and the instance of each row, by modality."""
         embeddings, ids = {}, {}
         for modality, batches in self._encoded.items():
-            embeddings[modality], ids[modality] = self._of_all_ranks(batches)
+            z, ids[modality] = self._of_all_ranks(batches)
+            if (bad := ~z.isfinite().all(dim=1)).any():
+                listed = ", ".join(map(str, ids[modality][bad][:5].tolist()))
+                raise TrainingError(
+                    f"step {self.global_step}: {int(bad.sum())} embeddings of {modality} are not "
+                    f"finite in evaluation (instances {listed}, ...); try a lower optimizer.lr"
+                )
+            embeddings[modality] = z
         self._encoded = {}
         return embeddings, ids
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from rich.console import Console
@@ -13,13 +13,18 @@ from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.experiment.config import RunConfig
 
 __all__ = [
+    "ALL",
     "check_trainable",
     "measured_modalities",
     "measured_split",
+    "searched_split",
     "trained_split",
     "usable_splits",
     "with_train_instances",
 ]
+
+ALL = "all"
+"""Name that stands for all splits together."""
 
 
 def with_train_instances(data: DataSplits, number: int | None) -> DataSplits:
@@ -67,7 +72,9 @@ def usable_splits(
 
 
 def trained_split(data: DataSplits, config: RunConfig, console: Console) -> MultifoldDataset:
-    """The training set: the instances with an observation for any tower.
+    """The training set: the instances with observations for two towers or more.
+
+    Another one has no positive, so it would add nothing.
 
     Raises:
         ConfigError: If the data lack the modality of a tower, or no instance is left.
@@ -75,7 +82,7 @@ def trained_split(data: DataSplits, config: RunConfig, console: Console) -> Mult
     check_trainable(data)
     for modality in config.towers:
         _check_modality("train", data, modality, config)
-    return _observed("train", data["train"], list(config.towers), any, console)
+    return _observed("train", data["train"], list(config.towers), 2, console)
 
 
 def check_trainable(data: DataSplits) -> None:
@@ -109,7 +116,31 @@ def measured_split(
     measured = measured_modalities(config)
     for modality in measured:
         _check_modality(split, data, modality, config)
-    return _observed(split, data.plain.get(split, data[split]), measured, all, console)
+    return _observed(split, data.plain.get(split, data[split]), measured, len(measured), console)
+
+
+def searched_split(
+    data: DataSplits, split: str, config: RunConfig, console: Console
+) -> MultifoldDataset:
+    """A split, or ``all`` of them, for search: instances with an observation for any tower.
+
+    Raises:
+        ConfigError: If there is no such split, or no instance is left.
+    """
+    parts = {name: data.plain.get(name, dataset) for name, dataset in data.items()}
+    if split != ALL and split not in parts:
+        raise ConfigError(
+            f"there is no split {split!r} of the data {config.data['name']}, there are "
+            f"{', '.join([*parts, ALL])}"
+        )
+    whole = MultifoldDataset.joined(list(parts.values())) if split == ALL else parts[split]
+    encoded = [modality for modality in config.towers if modality in whole.modalities]
+    if not encoded:
+        raise ConfigError(
+            f"the data {config.data['name']} have {', '.join(whole.modalities)}, towers are of "
+            f"{', '.join(config.towers)}"
+        )
+    return _observed(split, whole, encoded, 1, console)
 
 
 def measured_modalities(config: RunConfig) -> list[str]:
@@ -129,19 +160,23 @@ def _observed(
     split: str,
     dataset: MultifoldDataset,
     modalities: Sequence[str],
-    enough: Callable[[Iterable[bool]], bool],
+    least: int,
     console: Console,
 ) -> MultifoldDataset:
-    """The instances with observations in any, or all, modalities; prints how many are left out."""
-    observed = zip(*(dataset.folds(modality) > 0 for modality in modalities), strict=True)
-    kept = [k for k, of_instance in enumerate(observed) if enough(of_instance)]
-    named = (" and " if enough is all else " or ").join(modalities)
-    if not kept:
+    """The instances with observations in so many modalities; prints how many are left out."""
+    kept = dataset.observed_in(modalities, least)
+    named = " and ".join(modalities)
+    if least < len(modalities):
+        named = f"{least} of {', '.join(modalities)}"
+    if not kept.any():
         raise ConfigError(f"data: no instance of the split {split!r} has {named}")
-    if len(kept) == len(dataset):
+    if kept.all():
         return dataset
     console.print(
-        f"{split}: {len(dataset) - len(kept)} of {len(dataset)} instances are left out, which do "
-        f"not have {named}"
+        f"{split}: {int((~kept).sum())} of {len(dataset)} instances are left out, which do not "
+        f"have {named}",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
     )
     return dataset.subset(kept)

@@ -10,9 +10,12 @@ from collections import Counter
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 from rich.console import Console
+from rich.markup import escape
+from rich.text import Text
 from transformers.utils import logging as transformers_logging
 
 import mxmclr_plugin
@@ -23,16 +26,20 @@ from mxmclr_plugin.experiment.build_towers import (
     build_towers,
     check_processes,
     check_teacher,
+    frozen_texts,
     save_sentence_transformers,
     with_cached_features,
     with_teachers,
 )
+from mxmclr_plugin.experiment.checkpoint_files import remove_checkpoint
 from mxmclr_plugin.experiment.clock import TrainingClock, advice_on_waiting
 from mxmclr_plugin.experiment.compose import build_part
 from mxmclr_plugin.experiment.config import BatchConfig, RunConfig
 from mxmclr_plugin.experiment.data_module import RetrievalData
-from mxmclr_plugin.experiment.folder import RunFolder
+from mxmclr_plugin.experiment.folder import RunFolder, claimed_folder
+from mxmclr_plugin.experiment.health import TrainingHealth
 from mxmclr_plugin.experiment.machine import check_machine, check_writable
+from mxmclr_plugin.experiment.memory import MemoryAdvice
 from mxmclr_plugin.experiment.metrics import (
     BatchRecord,
     DataRecord,
@@ -44,6 +51,9 @@ from mxmclr_plugin.experiment.metrics import (
 )
 from mxmclr_plugin.experiment.metrics_table import metrics_tables
 from mxmclr_plugin.experiment.module import RetrievalModule
+from mxmclr_plugin.experiment.nonfinite import NonFiniteGuard
+from mxmclr_plugin.experiment.resume import Start, changes_of, start_of
+from mxmclr_plugin.experiment.signals import Interrupted, Stop
 from mxmclr_plugin.experiment.splits import usable_splits, with_train_instances
 from mxmclr_plugin.experiment.trainer import build_trainer
 from mxmclr_plugin.loss.multimodal import MultimodalLoss
@@ -65,17 +75,32 @@ def run_retrieval(config: RunConfig, console: Console | None = None) -> RunMetri
 
     Raises:
         ConfigError: If the configuration cannot be run.
+        Interrupted: If a signal ended it.
     """
     console = console or Console()
     _quieten_libraries(console)
     check_machine(config.trainer)
-    folder = RunFolder.of(config)
-    check_writable("out", folder.path)
+    check_writable("out", Path(config.out or "runs"))
+    with Stop() as stop, claimed_folder(config) as folder:
+        try:
+            return _run(config, folder, stop, console)
+        except SystemExit as error:  # Lightning's answer to KeyboardInterrupt
+            if stop.signum is None:
+                raise
+            raise Interrupted(stop.signum) from error
+
+
+def _run(config: RunConfig, folder: RunFolder, stop: Stop, console: Console) -> RunMetrics:
+    start = start_of(config, folder, console)
+    if start.metrics is not None:
+        return start.metrics
+    folder.resume_from = start.checkpoint
     loss = build_part("loss", build_loss, config.loss)
     data: DataSplits = build_part("data", DATASETS.build, config.data)
     data = with_train_instances(data, config.train_instances)
     if config.automatic:
         config = completed(config, data, console)
+    changes = changes_of(config, folder) if start.checkpoint else {}
     splits = usable_splits(data, config, console)
     batch = _batch_for(config, splits["train"], console)
 
@@ -89,15 +114,25 @@ def run_retrieval(config: RunConfig, console: Console | None = None) -> RunMetri
         config.optimizer,
         config.eval,
     )
+    assert batch.instances is not None
     clock = TrainingClock()
+    guard = NonFiniteGuard(folder.path, config.trainer.skip_nonfinite, console)
+    health = TrainingHealth(
+        config.optimizer.lr, config.loss.get("temperature"), config.trainer.log_every, console
+    )
+    memory = MemoryAdvice(batch.instances, config.trainer.eval_batch)
+    callbacks = [clock, guard, health, memory]
     trainer = build_part(
-        "trainer", build_trainer, config.trainer, config.optimizer, folder.path, [clock]
+        "trainer",
+        build_trainer,
+        *(config.trainer, config.optimizer, folder.path, callbacks, stop, start.step),
     )
     check_processes(towers, config, trainer.world_size)
     device = trainer.strategy.root_device
-    # Before features take the place of records.
-    splits["train"] = with_teachers(splits["train"], towers, config, device)
-    splits = with_cached_features(splits, towers, config, device)
+    with memory.explaining():
+        # Before features take the place of records.
+        splits["train"] = with_teachers(splits["train"], towers, config, device)
+        splits = with_cached_features(splits, towers, config, device)
     loaders = RetrievalData(
         splits,
         list(towers),
@@ -109,13 +144,11 @@ def run_retrieval(config: RunConfig, console: Console | None = None) -> RunMetri
     )
     if trainer.is_global_zero:
         _print_setup(console, config, splits, batch, trainer, folder)
-        folder.write_config(config)
+        _record_start(console, config, start, changes, folder)
         _print_data(console, data, folder)
 
-    trainer.fit(module, loaders, ckpt_path=folder.resume_from)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
-    assert batch.instances is not None
+    with memory.explaining():
+        trainer.fit(module, loaders, ckpt_path=start.checkpoint)
     metrics = RunMetrics(
         task=config.task,
         loss=config.loss_name,
@@ -131,16 +164,23 @@ def run_retrieval(config: RunConfig, console: Console | None = None) -> RunMetri
             seconds=clock.seconds,
             observations_per_second=clock.observations * trainer.world_size / clock.seconds,
             waiting_for_data=clock.waiting / clock.seconds,
+            changes=folder.changes(),
+            skipped_steps=guard.skipped,
+            rows_without_positive=health.rows_without_positive,
+            pairs_without_positive=health.pairs_without_positive,
+            warnings=health.warnings,
         ),
         versions=_versions(),
     )
-    metrics.splits.update(_test(trainer, module, loaders, config, folder, console))
+    with memory.explaining():
+        metrics.splits.update(_test(trainer, module, loaders, config, folder, console))
     if module.relevance is not None:
         metrics.data.notes.append(graded_note(module.relevance))
     if trainer.is_global_zero:
         towers_written = save_sentence_transformers(towers, folder)
         # Written last: a run with metrics is finished.
         path = folder.write_metrics(metrics)
+        remove_checkpoint(folder.checkpoints / "previous.ckpt")
         _print_results(console, metrics, batch, path)
         for modality, saved in towers_written.items():
             console.print(
@@ -148,6 +188,12 @@ def run_retrieval(config: RunConfig, console: Console | None = None) -> RunMetri
                 "loads it",
                 highlight=False,
                 soft_wrap=True,
+            )
+        for modality in frozen_texts(towers):
+            console.print(
+                f"the {modality} model was frozen, so none is written: "
+                f"towers.{modality}.frozen=false trains it",
+                highlight=False,
             )
     return metrics
 
@@ -159,6 +205,8 @@ def _quieten_libraries(console: Console) -> None:
         transformers_logging.disable_progress_bar()
     # Frozen backbones are in evaluation mode on purpose.
     warnings.filterwarnings("ignore", ".*eval mode at the start", module="pytorch_lightning")
+    # Of a step that NonFiniteGuard reports.
+    warnings.filterwarnings("ignore", ".*returned `None`", module="pytorch_lightning")
     warnings.filterwarnings("ignore", ".*LeafSpec.*", module="pytorch_lightning")
 
 
@@ -249,9 +297,25 @@ def _print_setup(
         f"{_describe(batch.folds)} each, on {trainer.strategy.root_device} in precision "
         f"{trainer.precision}",
     ]
-    if folder.resume_from:
-        lines.append(f"continuing from {folder.resume_from}")
     console.print("\n".join(lines), highlight=False, soft_wrap=True)
+
+
+def _record_start(
+    console: Console,
+    config: RunConfig,
+    start: Start,
+    changes: Mapping[str, tuple[Any, Any]],
+    folder: RunFolder,
+) -> None:
+    """Writes the configuration, and the changes with which the run continues."""
+    lines = [f"step {start.step}: {key}: {old} -> {new}" for key, (old, new) in changes.items()]
+    for line in lines:
+        console.print(Text(line), soft_wrap=True)
+    folder.add_changes(lines)
+    # Not finished from now on.
+    (folder.path / "metrics.json").unlink(missing_ok=True)
+    folder.write_config(config)
+    folder.hand_on()
 
 
 def _print_data(console: Console, data: DataSplits, folder: RunFolder) -> None:
@@ -274,8 +338,15 @@ def _print_results(console: Console, metrics: RunMetrics, batch: BatchConfig, pa
     assert metrics.train is not None
     if advice := advice_on_waiting(metrics.train.waiting_for_data, batch.workers):
         console.print(advice, highlight=False)
-    for note in metrics.data.notes:
-        console.print(note, highlight=False)
+    if metrics.train.skipped_steps:
+        console.print(f"{metrics.train.skipped_steps} steps that were not finite were left out")
+    if metrics.train.pairs_without_positive:
+        console.print(
+            f"{metrics.train.pairs_without_positive} pairs of modalities shared no instance in "
+            "their batch and added nothing"
+        )
+    for sentence in [*metrics.train.warnings, *metrics.data.notes]:
+        console.print(escape(sentence), highlight=False)
     console.print(f"written to {path}", soft_wrap=True)
 
 

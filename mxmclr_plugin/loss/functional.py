@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -264,8 +263,6 @@ def hybrid_parts(batch: Batch, options: Options, *, differentiable: bool) -> Par
             temperature = options.temperature.to(batch.z0.device, dtype).reshape(())
             options = replace(options, temperature=temperature)
         impl = choose_implementation(options.impl, batch.z0, batch.z1, batch.queue)
-        if options.others or options.relation_within or options.soft_temperature == math.inf:
-            impl = "dense"  # TODO
         if impl == "dense":
             batch = _computed_rows(batch, dtype, options.normalize)
 
@@ -307,9 +304,8 @@ def _comparisons(batch: Batch, options: Options, count: bool) -> list[Comparison
         ids_columns = torch.cat((ids_columns, batch.queue_ids))
     forward = Comparison(z0, columns, instances(ids0, ids_columns))
     if batch.z1 is None or batch.ids1 is None:
-        # One modality gives one relation: that of the columns, which hold the rows.
-        relation = columns if batch.soft_features0 is None else batch.soft_features0
-        return [replace(forward, features1=relation, both_directions=False, skip_self=True)]
+        features = batch.soft_features0
+        return [replace(forward, features1=features, both_directions=False, skip_self=True)]
     if batch.queue is None:
         return [replace(forward, features0=batch.soft_features0, features1=batch.soft_features1)]
     backward = Comparison(batch.z1, z0, instances(batch.ids1, ids0), both_directions=False)

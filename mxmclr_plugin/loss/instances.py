@@ -42,8 +42,13 @@ class Instances:
         """
         if can_look(ids0):
             used, index = torch.unique(torch.cat((ids0, ids1)), return_inverse=True)
+            # In the order of their first rows: then rows near each other have indices near each
+            # other where rows come instance by instance.
+            rows = torch.arange(len(index))
+            first = rows.new_full(used.shape, len(rows)).scatter_reduce_(0, index, rows, "amin")
+            index = torch.empty_like(first).scatter_(0, first.argsort(), rows[: len(used)])[index]
             index0, index1 = index[: len(ids0)], index[len(ids0) :]
-            folds = (torch.bincount(rows, minlength=len(used)) for rows in (index0, index1))
+            folds = (torch.bincount(x, minlength=len(used)) for x in (index0, index1))
             return cls(index0, index1, *folds)
         ordered, order = torch.sort(torch.cat((ids0, ids1)))
         index_of_ordered = F.pad((ordered[1:] != ordered[:-1]).long().cumsum(0), (1, 0))
@@ -97,7 +102,8 @@ class Comparison:
     def relation_features(self) -> tuple[Tensor | None, Tensor | None]:
         """The features of each side that give the relation."""
         if self.features0 is None and self.features1 is None:
-            return self.z0, self.z1
+            # Where rows are among the columns these give the relation.
+            return None if self.skip_self else self.z0, self.z1
         return self.features0, self.features1
 
 

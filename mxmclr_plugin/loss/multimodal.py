@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import combinations
 
+import torch
 from torch import Tensor, nn
 
 from mxmclr_plugin.loss.baselines.pairing import PairedLoss
@@ -78,6 +79,7 @@ class MultimodalLoss(nn.Module):
         z: Mapping[str, Tensor],
         ids: Mapping[str, Tensor],
         soft_features: Mapping[str, Tensor] | None = None,
+        pairs: Collection[tuple[str, str]] | None = None,
     ) -> Tensor:
         """Weighted mean over the pairs.
 
@@ -86,6 +88,9 @@ class MultimodalLoss(nn.Module):
             ids: Instance ids by modality. Shape: (rows,) each.
             soft_features: What the soft relation is taken from in place of the embeddings, by
                 modality; for a criterion that takes them. Shape: (rows, any width) each.
+            pairs: Pairs in which some instance has observations, see
+                :attr:`MultifoldBatch.pairs <mxmclr_plugin.data.batch.MultifoldBatch.pairs>`. The
+                others add 0, so that modalities may be missing. None takes all pairs.
 
         Returns:
             The loss. Shape: ().
@@ -99,7 +104,10 @@ class MultimodalLoss(nn.Module):
                 f"{type(self.criteria[0]).__name__} has no soft relation that features of "
                 f"{', '.join(soft_features)} could give"
             )
-        missing = {name for pair in self.pairs for name in pair} - (set(z) & set(ids))
+        taken = [
+            pair for pair in self.pairs if pairs is None or pair in pairs or pair[::-1] in pairs
+        ]
+        missing = {name for pair in taken for name in pair} - (set(z) & set(ids))
         if missing:
             raise ValueError(f"the batch lacks embeddings or ids of {sorted(missing)}")
         self.last = {}
@@ -107,6 +115,8 @@ class MultimodalLoss(nn.Module):
         for (first, second), weight, criterion in zip(
             self.pairs, self.weights, self.criteria, strict=True
         ):
+            if (first, second) not in taken:
+                continue
             features = {
                 f"soft_features{k}": soft_features[name]
                 for k, name in enumerate((first, second))
@@ -117,7 +127,8 @@ class MultimodalLoss(nn.Module):
             prefix = "" if len(self.pairs) == 1 else f"{first}-{second}/"
             parts = getattr(criterion, "last", {})
             self.last.update({prefix + name: part for name, part in parts.items()})
-        assert total is not None
+        if total is None:
+            total = torch.stack([rows.sum() for rows in z.values()]).sum() * 0  # with a gradient
         return total
 
 

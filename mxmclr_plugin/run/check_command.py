@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -75,6 +76,7 @@ def check_command(arguments: CheckArguments, context: Context) -> int:
             folds.update(dataset.folds(modality).tolist())
         counts = ", ".join(f"{fold}: {count}" for fold, count in sorted(folds.items()))
         print_line(console, f"{modality} ({kind}): instances by number of observations: {counts}")
+    _print_positives(data, console)
     _print_repeated(found, console)
     for note in data.notes:
         print_line(console, note)
@@ -104,6 +106,24 @@ def _splits_table(data: DataSplits) -> Table:
             row += [str(sum(folds)), f"{folds[0]}-{folds[len(folds) // 2]}-{folds[-1]}"]
         table.add_row(*row)
     return table
+
+
+def _print_positives(data: DataSplits, console: Console) -> None:
+    """The share of the training instances that has a positive, where it is not all of them."""
+    if "train" not in data or len(data.kinds) < 2:
+        return
+    train = data["train"]
+    taught = train.observed_in(train.modalities, 2)
+    if not taught.all():
+        print_line(
+            console,
+            f"{int(taught.sum())} of {len(train)} training instances ({taught.mean():.0%}) have "
+            "records in two modalities and can teach; the others are left out of training",
+        )
+    for pair in combinations(train.modalities, 2):
+        both = train.observed_in(pair, 2)
+        if not both.all():
+            print_line(console, f"{' and '.join(pair)}: {both.mean():.0%} have both")
 
 
 def _print_repeated(found: Instances, console: Console) -> None:

@@ -60,6 +60,21 @@ def test_cross_modal_equals_the_loop_over_the_formula(seed, options):
     torch.testing.assert_close(ours, functional, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("impl", ["dense", "streaming"])
+@pytest.mark.parametrize("hard_weight", [0.0, 0.6, 1.0])
+def test_relation_within_the_modalities(impl, hard_weight):
+    z0, labels0, z1, labels1 = two_sides(7)
+    options = {"hard_weight": hard_weight, "relation_within": 0.5}
+    ours = MultifoldHybridLoss(impl=impl, **options)
+    arguments = {"ref_emb": z1, "ref_labels": labels1}
+    expected = loop_loss(z0, z1, labels0, labels1, **options)[0]
+    assert_same(ours(z0, labels0, **arguments), expected, z0, z1)
+    with pytest.raises(ValueError, match="relation_within needs embeddings and ref_emb"):
+        ours(z0, labels0)
+    with pytest.raises(ValueError, match="relation_within needs embeddings and ref_emb"):
+        ours(z0, labels0, random_pairs(labels0, labels1, 0), **arguments)
+
+
 @settings(max_examples=25, deadline=None)
 @given(SEEDS, OPTIONS)
 def test_uni_modal_equals_the_loop_over_the_formula(seed, options):

@@ -13,6 +13,8 @@ OPTIONS = st.fixed_dictionaries(
     {
         "temperature": st.sampled_from([0.07, 0.5]),
         "hard_weight": st.sampled_from([0.0, 0.3, 1.0]),
+        "soft_temperature": st.sampled_from([0.05, 2.0]),
+        "soft_scope": st.sampled_from(["others", "all"]),
     }
 )
 

@@ -29,11 +29,11 @@ def step(job):
     rows = [x.clone().requires_grad_() if len(x) else x for x in (z0, z1) if x is not None]
     z0, z1 = rows[0], rows[1] if z1 is not None else None
     job |= {"z0": z0, "z1": z1, "temperature": temperature}
-    loss, hard, soft = sharded(job, differentiable=weights is not None)
+    loss, hard, soft, within = sharded(job, differentiable=weights is not None)
     value = loss.detach()
     if weights is not None:
-        value = torch.stack((loss, hard, soft)).detach()
-        loss = weights["hard"] * hard + weights["soft"] * soft
+        value = torch.stack((loss, hard, soft, within)).detach()
+        loss = weights["hard"] * hard + weights["soft"] * soft + weights["within"] * within
     loss.backward()
     return value, [x.grad for x in rows], temperature.grad
 

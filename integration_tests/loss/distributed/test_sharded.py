@@ -49,7 +49,9 @@ def scattered_batches(draw):
 OPTIONS = st.fixed_dictionaries(
     {
         "temperature": st.sampled_from([0.001, 0.07, 1.0]),
-        "soft_temperature": st.sampled_from([0.001, 0.05, 0.5]),
+        "soft_temperature": st.sampled_from([0.05, 0.5, 2.0, math.inf]),
+        "soft_scope": st.sampled_from(["others", "others", "all"]),
+        "relation_within": st.sampled_from([0.0, 0.0, 0.6]),
         "hard_weight": st.sampled_from([0.0, 0.3, 1.0]),
         "normalize": st.sampled_from([True, True, False]),
     }
@@ -123,7 +125,7 @@ def test_value_and_gradients_are_those_of_one_process(ranks, batch, options, how
 @settings(max_examples=30, deadline=None)
 @given(scattered_batches(), OPTIONS, HOW)
 def test_one_modality(ranks, batch, options, how):
-    assert_equal_to_one_process(ranks, batch, (0,), options, how)
+    assert_equal_to_one_process(ranks, batch, (0,), options | {"relation_within": 0.0}, how)
 
 
 @pytest.mark.parametrize("exchange", ["all_gather", "ring"])
@@ -132,7 +134,8 @@ def test_parts_can_be_weighed_by_their_reader(ranks, exchange):
     options = {
         "temperature": 0.1,
         "normalize": True,
-        "weights": {"hard": 0.2, "soft": 3.0},
+        "relation_within": 0.4,
+        "weights": {"hard": 0.2, "soft": 3.0, "within": -0.7},
     }
     assert_equal_to_one_process(ranks, batch, (0, 1), options, {"exchange": exchange})
 
@@ -159,8 +162,10 @@ def elements_sent(world_size, n, width, exchange, hard_weight):
         "columns": others * block * width,
         "gradients": others * block * width,
         "ids": others * 2 * block,
-        # Greatest value and sum of each column; the sum of each instance as a row of either side.
-        "statistics": reduced * (2 * n + (2 * instances if soft else 0)),
+        # Greatest value and sum of each column, of the other instances and of its own if there is
+        # a soft part; five numbers of each instance's row of the relation.
+        "statistics": reduced * 2 * n * (2 if soft else 1)
+        + (others * instances // world_size * 5 if soft else 0),
     }
     if exchange == "ring":
         # In the backward pass two blocks of others are there already.
@@ -311,5 +316,5 @@ def test_ways_of_gathering_that_cannot_be_are_refused(options, message):
 def test_one_process_needs_no_process_group():
     z0, ids = torch.randn(6, 3), torch.arange(6) // 2
     batch = Batch(z0, None, ids, None)
-    loss, _, _ = sharded_hybrid_parts(batch, Options(), "ring", differentiable=False)
+    loss, *_ = sharded_hybrid_parts(batch, Options(), "ring", differentiable=False)
     torch.testing.assert_close(loss, multifold_hybrid_loss(z0, None, ids, impl="dense"))

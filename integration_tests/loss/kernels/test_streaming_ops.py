@@ -7,6 +7,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from mxmclr_plugin import multifold_hybrid_loss
 from mxmclr_plugin.loss.instances import Instances
 from mxmclr_plugin.loss.kernels import operators
+from mxmclr_plugin.loss.relation import Relation
 
 
 def random_rows(n, width, seed):
@@ -58,16 +59,21 @@ def test_one_graph_for_any_number_of_rows(options, modalities):
 
 
 @pytest.mark.parametrize("options", [(True, True, 0.5), (True, True, None), (True, False, None)])
-def test_operators_keep_what_they_promise(options):
+@pytest.mark.parametrize("given_relation", [False, True])
+def test_operators_keep_what_they_promise(options, given_relation):
     """Schema, fakes and gradients, checked by torch."""
     z0, z1 = random_rows(9, 4, 1).requires_grad_(), random_rows(7, 4, 2).requires_grad_()
     scale = torch.tensor(2.0, requires_grad=True)
     instances = Instances.from_ids(random_ids(9, 3), random_ids(7, 4)).without_unused_groups()
+    relation = None, None
+    if given_relation:
+        of = Relation.of_sums([random_rows(instances.groups, 3, 5)], [instances.fold0])
+        relation = of.features, of.observed
     torch.library.opcheck(
         operators._forward,
         (
             *(z0, z1, scale, instances.index0, instances.index1),
-            *(instances.fold0.float(), instances.fold1.float(), None, random_rows(7, 3, 5)),
-            *(0.05, *options, True, False, True, 4, 0, None, False),
+            *(instances.fold0.float(), instances.fold1.float(), *relation),
+            *(0.5, True, True, *options, True, False, True, 4, 0, None, False),
         ),
     )

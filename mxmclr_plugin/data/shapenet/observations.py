@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -71,7 +72,8 @@ def rendered(voxel: Observed, files: Mapping[str, Path], views: int, size: int) 
     digest = hashlib.sha256(str(tuple(voxel.store[0].shape)).encode())
     for model in voxel.members:
         status = files[model].stat()
-        digest.update(f"{files[model].resolve()} {status.st_size} {status.st_mtime_ns}\n".encode())
+        place = f"{files[model].resolve()} {status.st_size} {status.st_mtime_ns}\n"
+        digest.update(os.fsencode(place))
     stacks = rendered_views(voxel.store, views, size, Path("views"), digest.hexdigest())
     return Observed(stacks, voxel.members)
 

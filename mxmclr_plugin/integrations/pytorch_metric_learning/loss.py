@@ -326,8 +326,6 @@ class MultifoldHybridLoss(BaseMetricLossFunction):  # type: ignore[misc]
         # Without labels, and without a negative pair, it is for the dense one to say what is wrong.
         if labels is None or ref_labels is None or self.impl == "dense":
             return "dense"
-        if self.soft_scope == "others":
-            return "dense"  # TODO
         impl = choose_implementation(self.impl, embeddings, ref_emb, None)
         return "dense" if impl != "dense" and _one_instance(labels, ref_labels) else impl
 
@@ -358,24 +356,30 @@ class MultifoldHybridLoss(BaseMetricLossFunction):  # type: ignore[misc]
         assert ref_labels is not None
         uni_modal = ref_emb is embeddings
         weight = self.hard_weight
-        loss, hard, soft, _ = streaming_parts(
+        several = 0 < weight < 1 or self.relation_within > 0
+        loss, hard, soft, within = streaming_parts(
             Comparison(
                 embeddings,
                 ref_emb,
                 Instances.from_ids(labels, ref_labels),
-                features1=ref_emb if uni_modal else None,
                 both_directions=both_directions,
                 skip_self=uni_modal,
             ),
             self._options(),
             TRITON if impl == "triton" else TILED,
-            differentiable=0 < weight < 1,
+            differentiable=several,
         )
         sub_losses: dict[str, dict[str, Any]] = self.zero_losses()
-        if hard is not None:
-            sub_losses["hard"]["losses"] = loss if weight == 1 else weight * hard
-        if soft is not None:
-            sub_losses["soft"]["losses"] = loss if weight == 0 else (1 - weight) * soft
+        if not several:
+            sub_losses["hard" if weight == 1 else "soft"]["losses"] = loss
+            return sub_losses
+        for name, share, part in (
+            ("hard", weight, hard),
+            ("soft", 1 - weight, soft),
+            ("within", self.relation_within, within),
+        ):
+            if part is not None and share > 0:
+                sub_losses[name]["losses"] = share * part
         return sub_losses
 
     def _pairs(

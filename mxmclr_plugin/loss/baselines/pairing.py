@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from mxmclr_plugin.loss.folds import flatten_modalities
 
@@ -71,5 +71,12 @@ class PairedLoss(nn.Module):
         """
         z0, ids0, z1, ids1 = flatten_modalities(z0, z1, ids0, ids1)
         rows0, rows1 = pair_observations(ids0, ids1)
+        if len(rows0) == 1 and not _several_processes():
+            # Without a negative there is nothing to learn, and DCL would be infinite.
+            return (z0.sum() + z1.sum()) * 0
         value: Tensor = self.loss(z0[rows0], z1[rows1])
         return value
+
+
+def _several_processes() -> bool:
+    return distributed.is_available() and distributed.is_initialized()

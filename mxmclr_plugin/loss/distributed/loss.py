@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -10,20 +9,23 @@ from functools import partial
 import torch
 from torch import Tensor
 from torch import distributed as torch_dist
+from torch.nn import functional as F
 
 from mxmclr_plugin.loss.arguments import Batch, Options
 from mxmclr_plugin.loss.distributed.exchange import Exchange, Ranks
-from mxmclr_plugin.loss.distributed.gather import gather_batch
+from mxmclr_plugin.loss.distributed.owners import Owners
 from mxmclr_plugin.loss.distributed.peers import RankPeers
 from mxmclr_plugin.loss.functional import hybrid_parts
 from mxmclr_plugin.loss.implementation import choose_implementation, triton_is_faster
 from mxmclr_plugin.loss.instances import Instances
 from mxmclr_plugin.loss.kernels.autograd import Problem
-from mxmclr_plugin.loss.kernels.parts import apply, scale_of
+from mxmclr_plugin.loss.kernels.parts import apply, scale_of, within_problem
 from mxmclr_plugin.loss.kernels.rows import TileOptions
+from mxmclr_plugin.loss.kernels.targets import SoftTarget
 from mxmclr_plugin.loss.kernels.tiles import TILED
 from mxmclr_plugin.loss.kernels.triton.tiles import TRITON
 from mxmclr_plugin.loss.reference import Parts
+from mxmclr_plugin.loss.relation import Relation
 from mxmclr_plugin.loss.validation import check_options, check_shapes, check_values
 
 __all__ = ["sharded_hybrid_parts"]
@@ -101,9 +103,6 @@ def _parts(batch: Batch, options: Options, exchange: Exchange, differentiable: b
             if x is not None and x.dtype not in _DTYPES:
                 raise ValueError(f"no rows of {x.dtype} can be exchanged; give {_DTYPES}")
 
-    if options.others or options.relation_within or options.soft_temperature == math.inf:
-        all_rows = gather_batch(batch)  # TODO
-        return hybrid_parts(all_rows, options, differentiable=differentiable)
     matrices = (batch.z0, batch.z1, batch.soft_features0, batch.soft_features1)
     device = batch.z0.device if isinstance(batch.z0, Tensor) else torch.device("cpu")
     _raise_together(ranks, check, device)
@@ -128,16 +127,34 @@ def _parts(batch: Batch, options: Options, exchange: Exchange, differentiable: b
         indices1 = indices0 if one_modality else instances.index1.split(counts1)
         z0 = _joined(batch.z0, needed[0])
         z1 = z0 if batch.z1 is None else _joined(batch.z1, needed[1])
+        fold0, fold1 = instances.fold0.to(dtype), instances.fold1.to(dtype)
+
+        def peers(rows: Sequence[Tensor], columns: Sequence[Tensor]) -> RankPeers:
+            return RankPeers(ranks, exchange, rows, columns, instances.groups)
+
+        sides = ((z0, indices0, fold0), (z1, indices1, fold1))
+        of_sides = [peers(indices, indices) for _, indices, _ in sides]
+        features, relation = (batch.soft_features0, batch.soft_features1), None
+        teacher = any(x is not None for x in features)
+        soft = differentiable or weight < 1
+        if options.relation_within or (soft and (teacher or not options.normalize)):
+            sums, folds = [], []
+            for x, (_, indices, fold), of_side in zip(
+                features if teacher else (batch.z0, batch.z1), sides, of_sides, strict=True
+            ):
+                if x is not None:
+                    sums.append(_sums(x, indices[ranks.rank], of_side.holders0, dtype))
+                    folds.append(fold)
+            relation = Relation.of_sums(sums, folds)
         problem = Problem(
             indices0[ranks.rank],
             indices1,
-            instances.fold0.to(dtype),
-            instances.fold1.to(dtype),
-            None if one_modality else batch.soft_features0,
-            batch.soft_features0 if one_modality else batch.soft_features1,
-            options.soft_temperature,
+            fold0,
+            fold1,
+            relation,
+            SoftTarget(options.soft_temperature, options.others, options.others),
             hard=differentiable or weight > 0,
-            soft=differentiable or weight < 1,
+            soft=soft,
             hard_weight=None if differentiable or weight in (0, 1) else weight,
             both_directions=not one_modality,
             skip_self=one_modality,
@@ -145,9 +162,21 @@ def _parts(batch: Batch, options: Options, exchange: Exchange, differentiable: b
             options=TileOptions.on(device, options.tile, options.cache_bytes),
             bound=bound,
             engine=TRITON if triton else TILED,
-            exchange=RankPeers(ranks, exchange, indices0, indices1, instances.groups),
+            exchange=peers(indices0, indices1),
         )
-        return apply(z0, z1, scale, problem, options)
+        within = [
+            (z, within_problem(problem, indices[ranks.rank], indices, fold, of_side))
+            for (z, indices, fold), of_side in zip(sides, of_sides, strict=True)
+        ]
+        return apply(z0, z1, scale, problem, within, options)
+
+
+def _sums(rows: Tensor, index: Tensor, holders: Owners, dtype: torch.dtype) -> Tensor:
+    """Sums by instance of the unit rows of all ranks, the same on each. Shape: (N, width)."""
+    unit = F.normalize(rows.detach().to(dtype), dim=1)
+    held = unit.new_zeros(len(holders.held), unit.shape[1])
+    held.index_add_(0, holders.place(index), unit)
+    return holders.known_to_all(holders.total(held))
 
 
 def _check_exchange(exchange: str) -> None:

@@ -41,14 +41,13 @@ class RankPeers(Peers):
     ) -> None:
         self.ranks, self.exchange = ranks, exchange
         self.size, self.rank = ranks.size, ranks.rank
-        self._indices1, self._groups = indices1, groups
+        self._indices0, self._groups = indices0, groups
         self._columns = self.counts(indices1)
-        self.holders0: Owners = Owners(ranks, indices0, groups)
 
     @cached_property
-    def holders1(self) -> Owners:  # type: ignore[override]
-        """Who holds and owns the instances of side 1."""
-        return Owners(self.ranks, self._indices1, self._groups)
+    def holders0(self) -> Owners:  # type: ignore[override]
+        """Who holds and owns the instances of side 0."""
+        return Owners(self.ranks, self._indices0, self._groups)
 
     def places1(self, groups: int, *, all_groups: bool) -> tuple[Tensor | None, int]:
         if all_groups:
@@ -60,6 +59,17 @@ class RankPeers(Peers):
 
     def sum(self, x: Tensor) -> Tensor:
         return self.ranks.all_reduce(x, "statistics")
+
+    def span(self, groups: int) -> slice:
+        return self._span(self.rank, groups)
+
+    def joined(self, rows: Tensor, groups: int) -> Tensor:
+        spans = [self._span(rank, groups) for rank in range(self.size)]
+        counts = [span.stop - span.start for span in spans]
+        return torch.cat(list(self.ranks.all_gather(rows, counts, "statistics").wait()))
+
+    def _span(self, rank: int, groups: int) -> slice:
+        return slice(groups * rank // self.size, groups * (rank + 1) // self.size)
 
     def logsumexp(self, x: Tensor) -> Tensor:
         return self.ranks.logsumexp(x, "statistics")

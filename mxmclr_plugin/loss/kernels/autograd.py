@@ -15,8 +15,15 @@ from torch import Tensor
 
 from mxmclr_plugin.loss.kernels.peers import ALONE, Peers
 from mxmclr_plugin.loss.kernels.rows import Rows, TileOptions
-from mxmclr_plugin.loss.kernels.targets import InstanceSums, Part, Relation, hard_part, soft_part
-from mxmclr_plugin.loss.kernels.tiles import TILED, Engine, Logits, Own, Tiled
+from mxmclr_plugin.loss.kernels.targets import (
+    InstanceSums,
+    Part,
+    SoftTarget,
+    hard_part,
+    soft_part,
+)
+from mxmclr_plugin.loss.kernels.tiles import TILED, Engine, Logits, Tiled
+from mxmclr_plugin.loss.relation import Relation
 
 __all__ = ["Problem", "Saved", "StreamingParts", "backward_pass", "forward_pass"]
 
@@ -32,10 +39,9 @@ class Problem:
         indices1: Group index of each row of side 1, of each process. Shape: (its n_1,) each.
         fold0: Observations on side 0 of all processes. Shape: (N,).
         fold1: Observations on side 1. Shape: (N,).
-        features0: Rows that give the relation on side 0, scaled to unit length here. Shape:
-            (n_0, any width). If both are None the embeddings give it, if one is, the other alone.
-        features1: The same of side 1.
-        soft_temperature: Temperature of the relation.
+        relation: How alike instances are; None where the rows of both sides give it, scaled to
+            unit length here.
+        soft_target: Which soft target there is.
         hard: Whether there is a hard part.
         soft: Whether there is a soft part.
         hard_weight: Weight of the hard part if both parts are differentiated as one sum, else None.
@@ -53,9 +59,8 @@ class Problem:
     indices1: Sequence[Tensor]
     fold0: Tensor
     fold1: Tensor
-    features0: Tensor | None
-    features1: Tensor | None
-    soft_temperature: float
+    relation: Relation | None
+    soft_target: SoftTarget
     hard: bool
     soft: bool
     hard_weight: float | None
@@ -66,6 +71,11 @@ class Problem:
     bound: float | None
     engine: Engine = TILED
     exchange: Peers | None = None
+
+    @property
+    def own_apart(self) -> bool:
+        """Whether the parts differ in entries whose row and column are of the same instance."""
+        return self.soft and self.soft_target.others
 
     @property
     def peers(self) -> Peers:
@@ -82,7 +92,10 @@ class Problem:
         if len(rows0) == 0 or len(rows1) == 0:
             return None
         skip_self = self.skip_self and rank == self.peers.rank
-        return Logits(rows0, rows1, scale, skip_self, self.bound)
+        index1 = self.indices1[rank]
+        return Logits(
+            rows0, rows1, scale, self.index0, index1, skip_self, self.own_apart, self.bound
+        )
 
 
 @dataclass(frozen=True)
@@ -90,10 +103,11 @@ class Saved:
     """Results of the forward pass that the backward pass uses; k parts are differentiated.
 
     Attributes:
-        rows: Logsumexp of each row of this process. Shape: (n_0,).
-        columns: Logsumexp of each column of all processes. Shape: (n_1 of all,).
-        vectors: Weights of rows of side 0 and of side 1, and the diagonal of the targets, by
-            instance. Shape: (k, 3, N).
+        rows: Logsumexp of each row of this process, by kind of entries: that of the soft part and
+            that of the hard part if own entries are apart, else that of both. Shape: (kinds, n_0).
+        columns: The same of each column of all processes. Shape: (kinds, n_1 of all).
+        vectors: Weights of rows of side 0 and of side 1 in the hard part, then in the soft part,
+            and the diagonal of the targets, by instance. Shape: (k, 5, N).
         pulls0: Gradient of the targets by a row of side 0, by instance that is held; without the
             diagonal if the engine subtracts it. Shape: (k, held, D).
         pulls1: The same of this process's targets by a row of side 1, by place. Shape:
@@ -127,7 +141,7 @@ class StreamingParts(torch.autograd.Function):
         )
         ctx.mark_non_differentiable(values)
         ctx.set_materialize_grads(False)
-        ctx.problem = replace(problem, features0=None, features1=None)  # not needed any more
+        ctx.problem = replace(problem, relation=None)  # not needed any more
         ctx.blocks = saved.blocks
         ctx.tiles = {q: (shift, len(kept)) for q, (shift, kept) in saved.tiles.items()}
         ctx.save_for_backward(
@@ -185,10 +199,11 @@ def forward_pass(
     if peers.size == 1:
         # First where all columns are here, so that its tiles are freed before there are others.
         add_sums(own_rows1, problem.index1)
-        targets = _targets(problem, rows0, z1, sums1, place, gradient)
+        targets = _targets(problem, rows0, sums1, place, gradient)
 
-    rows = scale.new_full((len(z0),), -torch.inf)
-    columns = [scale.new_full(index.shape, -torch.inf) for index in problem.indices1]
+    kinds = 2 if problem.own_apart else 1
+    rows = scale.new_full((kinds, len(z0)), -torch.inf)
+    columns = [scale.new_full((kinds, len(index)), -torch.inf) for index in problem.indices1]
     blocks: dict[int, Tensor] = {}
     tiles: dict[int, tuple[float | None, list[Tensor]]] = {}
     cache = problem.options.cache_bytes
@@ -204,19 +219,17 @@ def forward_pass(
             rows, columns[q] = torch.logaddexp(rows, tiled.rows), tiled.columns
             tiles[q] = tiled.shift, tiled.kept
         del block, rows1, logits  # before there is another
-    all_columns = peers.logsumexp(torch.cat(columns))
-    # A row of which nothing is left has no weight, but must not bring NaN.
-    for logsumexp in (rows, all_columns):
-        logsumexp.masked_fill_(logsumexp == -torch.inf, 0.0)
+    rows, all_columns = _of_parts(rows), _of_parts(peers.logsumexp(torch.cat(columns, dim=1)))
 
     if targets is None:
-        targets = _targets(problem, rows0, z1, sums1, place, gradient)
-    own_columns = all_columns.split(peers.counts(problem.indices1))[peers.rank]
+        targets = _targets(problem, rows0, sums1, place, gradient)
+    own_columns = all_columns.split(peers.counts(problem.indices1), dim=1)[peers.rank]
     values = scale.new_zeros(2)
-    for k, part in enumerate((targets.hard, targets.soft)):
+    for k, (part, kind) in enumerate(((targets.hard, -1), (targets.soft, 0))):
         if part is not None:
-            values[k] = part.weight0.index_select(0, problem.index0) @ rows - scale * part.target
-            values[k] += part.weight1.index_select(0, problem.index1) @ own_columns
+            values[k] = part.weight0.index_select(0, problem.index0) @ rows[kind]
+            values[k] += part.weight1.index_select(0, problem.index1) @ own_columns[kind]
+            values[k] -= scale * part.target
     peers.sum(values)
     losses = values[0 if problem.hard else 1 : 2 if problem.soft else 1]
     if problem.hard_weight is not None:
@@ -255,12 +268,12 @@ def backward_pass(
     wants0, wants1, wants_scale = wanted
     # All processes have the same loss, so each row gets the sum of their gradients.
     gradient = peers.sum(gradient.clone())
-    weight0, weight1, own = torch.tensordot(gradient, saved.vectors, dims=1)
+    hard0, hard1, soft0, soft1, own = torch.tensordot(gradient, saved.vectors, dims=1)
     pull0, pull1 = (
         torch.tensordot(gradient, pulls, dims=1).mul_(scale) if pulls.numel() else None
         for pulls in (saved.pulls0, saved.pulls1)
     )
-    weight0, own = weight0.index_select(0, index0), own.index_select(0, index0)
+    weight0, own = _weights(hard0, soft0, index0, saved.rows), own.index_select(0, index0)
     alone = own * scale if problem.skip_self and not engine.subtracts_own else None
     rows0 = Rows.of(z0, scale.dtype, problem.normalize)
     grad0 = torch.empty_like(z0) if wants0 else None
@@ -280,17 +293,17 @@ def backward_pass(
             grad0[i] = rows0.back_to_raw(i, rows, gradient)
 
     grad1, arriving = None, None
-    all_columns = saved.columns.split(peers.counts(problem.indices1))
+    all_columns = saved.columns.split(peers.counts(problem.indices1), dim=1)
     for q, block in peers.columns_again(z1, saved.blocks):
         rows1, index1 = Rows.of(block, scale.dtype, problem.normalize), problem.indices1[q]
         partial = scale.new_zeros(block.shape) if wants1 else None
         logits = problem.logits(rows0, rows1, scale, q)
         if logits is not None:
             tiled = Tiled(saved.rows, all_columns[q], *saved.tiles.get(q, (None, [])))
-            own_target = Own(own, index0, index1) if engine.subtracts_own else None
-            weights1 = weight1.index_select(0, index1)
+            weight1 = _weights(hard1, soft1, index1, all_columns[q])
+            own_target = own if engine.subtracts_own else None
             for i, rows, strip in engine.gradients(
-                logits, tiled, weight0, weights1, partial, options, own_target
+                logits, tiled, weight0, weight1, partial, options, own_target
             ):
                 if several is not None:
                     several[i] += strip
@@ -334,7 +347,6 @@ class _Targets:
 def _targets(
     problem: Problem,
     rows0: Rows,
-    z1: Tensor,
     sums1: Tensor,
     place: Tensor | None,
     gradient: bool,
@@ -358,15 +370,27 @@ def _targets(
     soft = None
     if problem.soft:
         totals0 = holders.total(sums0)
-        relation = _relation(problem, rows0, z1, totals0, sums1)
-        soft = soft_part(batch, totals0, sums1, relation, problem.options, gradient)
+        relation = _relation(problem, totals0, sums1)
+        soft = soft_part(
+            batch, totals0, sums1, relation, problem.soft_target, problem.options, gradient
+        )
     parts = [part for part in (hard, soft) if part is not None]
-    vectors = torch.stack([torch.stack(part[:3]) for part in parts])
+    zero = torch.zeros_like(problem.fold0)
+    vectors = torch.stack(
+        [
+            torch.stack(
+                (*part[:2], zero, zero, part.own)
+                if part is hard
+                else (zero, zero, *part[:2], part.own)
+            )
+            for part in parts
+        ]
+    )
     share = 1.0
     if problem.hard_weight is not None:
         vectors = torch.lerp(vectors[1], vectors[0], problem.hard_weight)[None]
         share = 1 - problem.hard_weight
-    own = vectors[:, 2, :, None]
+    own = vectors[:, 4, :, None]
     pulls = []
     for pull, table, others, span in (
         (None if soft is None else soft.pull0, sums0, batch.own1, slice(None)),
@@ -391,31 +415,49 @@ def _targets(
     return _Targets(hard, soft, vectors, *pulls)
 
 
-def _relation(
-    problem: Problem, rows0: Rows, z1: Tensor, totals0: Tensor, sums1: Tensor
-) -> Relation:
+def _relation(problem: Problem, totals0: Tensor, sums1: Tensor) -> Relation:
     """The relation between instances, of the embeddings or of other features."""
-    peers = problem.peers
-    features: tuple[Tensor | None, Tensor | None] = problem.features0, problem.features1
-    embeddings = features[0] is None and features[1] is None
-    if embeddings:
-        features = (None if problem.skip_self else rows0.raw), z1
-    sums, folds = [], []
-    for rows, holders, index, fold in (
-        (features[0], peers.holders0, problem.index0, problem.fold0),
-        (features[1], peers.holders1, problem.index1, problem.fold1),
-    ):
-        if rows is None:
-            continue
-        folds.append(fold)
-        if embeddings and problem.normalize:
-            # Known already: of side 1 to all processes, as they have all columns.
-            sums.append(holders.known_to_all(totals0) if rows is not z1 else sums1)
-            continue
-        held = _length(holders.held, len(fold))
-        own = Rows.of(rows, rows0.dtype, normalize=True).sums(holders.place(index), held)
-        sums.append(holders.known_to_all(holders.total(own)))
-    return Relation.of(sums, folds, problem.soft_temperature)
+    if problem.relation is not None:
+        return problem.relation
+    # The sums are known already: of side 1 to all processes, as they have all columns.
+    folds = [problem.fold1] if problem.skip_self else [problem.fold0, problem.fold1]
+    if problem.soft_target.uniform:
+        return Relation.of_sums([sums1[:, :0]] * len(folds), folds)  # what was observed will do
+    sums = [] if problem.skip_self else [problem.peers.holders0.known_to_all(totals0)]
+    return Relation.of_sums([*sums, sums1], folds)
+
+
+def _of_parts(logsumexp: Tensor) -> Tensor:
+    """Logsumexp of the soft and the hard part from that of other and of own entries.
+
+    A row of which nothing is left has no weight, but must not bring NaN.
+    """
+    if len(logsumexp) == 1:
+        return logsumexp.masked_fill(logsumexp == -torch.inf, 0.0)
+    others, own = logsumexp
+    full = torch.logaddexp(others, own)
+    full = full.masked_fill(full == -torch.inf, 0.0)
+    return torch.stack((others.where(others > -torch.inf, full), full))
+
+
+def _weights(hard: Tensor, soft: Tensor, index: Tensor, logsumexp: Tensor) -> Tensor:
+    """Weights of exp(S - logsumexp) in the gradient, by kind of entries.
+
+    Args:
+        hard: Weight of rows in the hard part, by instance. Shape: (N,).
+        soft: The same in the soft part. Shape: (N,).
+        index: Instance of each row. Shape: (n,).
+        logsumexp: Of each row, by kind of entries. Shape: (kinds, n).
+
+    Returns:
+        Shape: (kinds, n).
+    """
+    if len(logsumexp) == 1:
+        return (hard + soft).index_select(0, index)[None]
+    hard, soft = hard.index_select(0, index), soft.index_select(0, index)
+    others, full = logsumexp
+    # The hard part's share of an entry of another instance is exp(S - others) exp(others - full).
+    return torch.stack((soft + hard * (others - full).exp_(), hard))
 
 
 def _length(held: Tensor | slice, groups: int) -> int:

@@ -14,14 +14,17 @@ from torch import Tensor
 
 from mxmclr_plugin.loss.kernels.autograd import Problem, Saved, backward_pass, forward_pass
 from mxmclr_plugin.loss.kernels.rows import TileOptions
+from mxmclr_plugin.loss.kernels.targets import SoftTarget
 from mxmclr_plugin.loss.kernels.tiles import TILED
 from mxmclr_plugin.loss.kernels.triton.tiles import TRITON
+from mxmclr_plugin.loss.relation import Relation
 
 __all__ = ["compiled_parts"]
 
 _INPUTS = (
     "Tensor z0, Tensor z1, Tensor scale, Tensor index0, Tensor index1, Tensor fold0, Tensor fold1, "
-    "Tensor? features0, Tensor? features1, float soft_temperature, bool hard, bool soft, "
+    "Tensor? features, Tensor? observed, float soft_temperature, bool others, bool standardize, "
+    "bool hard, bool soft, "
     "float? hard_weight, bool both_directions, bool skip_self, bool normalize, SymInt tile, "
     "SymInt cache_bytes, float? bound, bool triton"
 )
@@ -32,9 +35,11 @@ def compiled_parts(
     z0: Tensor, z1: Tensor, scale: Tensor, problem: Problem
 ) -> tuple[Tensor, Tensor]:
     """:class:`StreamingParts` of one process as an operator; it keeps no tiles of the logits."""
+    relation, target = problem.relation, problem.soft_target
     losses, values, *_ = _forward(
         *(z0, z1, scale, problem.index0, problem.index1, problem.fold0, problem.fold1),
-        *(problem.features0, problem.features1, problem.soft_temperature),
+        *((None, None) if relation is None else (relation.features, relation.observed)),
+        *(target.temperature, target.others, target.standardize),
         *(problem.hard, problem.soft, problem.hard_weight),
         *(problem.both_directions, problem.skip_self, problem.normalize),
         *(problem.options.tile, problem.options.cache_bytes, problem.bound),
@@ -65,8 +70,9 @@ def _(*inputs: Any) -> tuple[Tensor, ...]:
     # The hard part has no pulls beyond those that such an engine takes from the diagonal.
     no_pull = problem.engine.subtracts_own and not problem.soft
     pulls = [new(0) if no_pull else new(parts, groups, width) for _ in range(2)]
-    vectors = new(parts, 3, groups)
-    return new(parts), new(2), new(z0.shape[0]), new(z1.shape[0]), vectors, *pulls
+    vectors, kinds = new(parts, 5, groups), 2 if problem.own_apart else 1
+    rows, columns = (new(kinds, z.shape[0]) for z in (z0, z1))
+    return new(parts), new(2), rows, columns, vectors, *pulls
 
 
 @torch.library.custom_op(
@@ -77,7 +83,7 @@ def _(*inputs: Any) -> tuple[Tensor, ...]:
 )
 def _backward(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
     z0, z1, scale, *_ = inputs
-    saved, gradient, wanted = Saved(*inputs[20:25]), inputs[25], inputs[26:]
+    saved, gradient, wanted = Saved(*inputs[22:27]), inputs[27], inputs[28:]
     gradients = backward_pass(z0, z1, scale, _problem(inputs), saved, gradient, wanted)
     # An operator cannot return None.
     grad0, grad1, grad_scale = (
@@ -121,7 +127,9 @@ def _parts(problem: Problem) -> int:
 
 def _problem(inputs: Sequence[Any]) -> Problem:
     """The problem of the flat inputs of an operator."""
-    index0, index1 = inputs[3:5]
-    *others, tile, cache_bytes, bound, triton = inputs[5:20]
+    index0, index1, fold0, fold1, features, observed = inputs[3:9]
+    *others, tile, cache_bytes, bound, triton = inputs[12:22]
     others += [TileOptions(tile, cache_bytes), bound, TRITON if triton else TILED]
-    return Problem(index0, (index1,), *others)
+    relation = None if features is None else Relation(features, observed)
+    target = SoftTarget(*inputs[9:12])
+    return Problem(index0, (index1,), fold0, fold1, relation, target, *others)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -9,11 +12,14 @@ from mxmclr_plugin.loss.arguments import Options
 from mxmclr_plugin.loss.instances import Comparison
 from mxmclr_plugin.loss.kernels.autograd import Problem, StreamingParts
 from mxmclr_plugin.loss.kernels.operators import compiled_parts
+from mxmclr_plugin.loss.kernels.peers import Peers
 from mxmclr_plugin.loss.kernels.rows import TileOptions
+from mxmclr_plugin.loss.kernels.targets import SoftTarget
 from mxmclr_plugin.loss.kernels.tiles import Engine
 from mxmclr_plugin.loss.reference import Parts, weighted_sum
+from mxmclr_plugin.loss.relation import Relation
 
-__all__ = ["apply", "scale_of", "streaming_parts"]
+__all__ = ["apply", "scale_of", "streaming_parts", "within_problem"]
 
 
 def streaming_parts(
@@ -39,17 +45,25 @@ def streaming_parts(
     z0, z1, instances = comparison.z0, comparison.z1, comparison.instances
     dtype = torch.promote_types(torch.promote_types(z0.dtype, z1.dtype), torch.float32)
     scale, bound = scale_of(options, z0.device, dtype)
-    weight = options.hard_weight
+    index0, index1 = instances.index0, instances.index1
+    fold0, fold1 = instances.fold0.to(dtype), instances.fold1.to(dtype)
+    weight, relation = options.hard_weight, None
+    soft = differentiable or weight < 1
+    teacher = comparison.features0 is not None or comparison.features1 is not None
+    if options.relation_within or (soft and (teacher or not options.normalize)):
+        with torch.no_grad():
+            relation = Relation.of_rows(
+                comparison.relation_features(), (index0, index1), (fold0, fold1), dtype
+            )
     problem = Problem(
-        instances.index0,
-        (instances.index1,),
-        instances.fold0.to(dtype),
-        instances.fold1.to(dtype),
-        comparison.features0,
-        comparison.features1,
-        options.soft_temperature,
+        index0,
+        (index1,),
+        fold0,
+        fold1,
+        relation,
+        SoftTarget(options.soft_temperature, options.others, options.others),
         hard=differentiable or weight > 0,
-        soft=differentiable or weight < 1,
+        soft=soft,
         hard_weight=None if differentiable or weight in (0, 1) else weight,
         both_directions=comparison.both_directions,
         skip_self=comparison.skip_self,
@@ -58,22 +72,77 @@ def streaming_parts(
         bound=bound,
         engine=engine,
     )
-    return apply(z0, z1, scale, problem, options)
+    sides = [(z0, index0, (index0,), fold0), (z1, index1, (index1,), fold1)]
+    within = [
+        (z, within_problem(problem, index, indices, fold, problem.exchange))
+        for z, index, indices, fold in sides[: 1 + comparison.both_directions]
+    ]
+    return apply(z0, z1, scale, problem, within, options)
 
 
-def apply(z0: Tensor, z1: Tensor, scale: Tensor, problem: Problem, options: Options) -> Parts:
-    """The loss and its parts of rows and scale."""
-    if torch.compiler.is_compiling() and problem.exchange is None:
-        losses, values = compiled_parts(z0, z1, scale, problem)
-    else:
-        gradient = torch.is_grad_enabled() and any(x.requires_grad for x in (z0, z1, scale))
-        losses, values = StreamingParts.apply(z0, z1, scale, problem, gradient)
+def within_problem(
+    problem: Problem,
+    index: Tensor,
+    indices: Sequence[Tensor],
+    fold: Tensor,
+    exchange: Peers | None,
+) -> Problem:
+    """The soft part of a side's rows against its rows of other instances.
+
+    Args:
+        problem: Where the relation comes from.
+        index: Group index of each row of this process. Shape: (n,).
+        indices: The same of each process.
+        fold: Observations on the side. Shape: (N,).
+        exchange: The processes, as those that hold the side's rows and columns; None if there is
+            one.
+    """
+    return replace(
+        problem,
+        index0=index,
+        indices1=indices,
+        fold0=fold,
+        fold1=fold,
+        soft_target=replace(problem.soft_target, others=True),
+        hard=False,
+        soft=True,
+        hard_weight=None,
+        both_directions=False,
+        skip_self=False,
+        exchange=exchange,
+    )
+
+
+def apply(
+    z0: Tensor,
+    z1: Tensor,
+    scale: Tensor,
+    problem: Problem,
+    within: Sequence[tuple[Tensor, Problem]],
+    options: Options,
+) -> Parts:
+    """The loss and its parts of rows and scale; the parts within modalities if wanted."""
+    mean_within = None
+    if options.relation_within:
+        mean_within = torch.cat([_losses(z, z, scale, side)[0] for z, side in within]).mean()
+    losses, values = _losses(z0, z1, scale, problem)
     if len(losses) == 2:
         hard, soft = losses.unbind()
-        return weighted_sum(hard, soft, None, options)
+        return weighted_sum(hard, soft, mean_within, options)
+    loss = losses.sum()
+    if mean_within is not None:
+        loss = loss + options.relation_within * mean_within
     # No views: torch.compile cannot return two of one tensor.
     hard, soft = (values.detach()[k].clone() for k in (0, 1))
-    return Parts(losses.sum(), hard if problem.hard else None, soft if problem.soft else None, None)
+    return Parts(loss, hard if problem.hard else None, soft if problem.soft else None, mean_within)
+
+
+def _losses(z0: Tensor, z1: Tensor, scale: Tensor, problem: Problem) -> tuple[Tensor, Tensor]:
+    if torch.compiler.is_compiling() and problem.exchange is None:
+        return compiled_parts(z0, z1, scale, problem)
+    gradient = torch.is_grad_enabled() and any(x.requires_grad for x in (z0, z1, scale))
+    losses, values = StreamingParts.apply(z0, z1, scale, problem, gradient)
+    return losses, values
 
 
 def scale_of(

@@ -46,13 +46,11 @@ class Peers:
         size: Number of processes.
         rank: Number of this one.
         holders0: Who holds and owns the instances of side 0.
-        holders1: The same of side 1.
     """
 
     size: int = 1
     rank: int = 0
     holders0 = Holders()
-    holders1 = Holders()
 
     def columns(self, z1: Tensor, kept: dict[int, Tensor]) -> Iterator[tuple[int, Tensor]]:
         """Rank and columns of each process, this one's first; ``kept`` may hold some later."""
@@ -73,6 +71,14 @@ class Peers:
     def sum(self, x: Tensor) -> Tensor:
         """Sum over processes, in place."""
         return x
+
+    def span(self, groups: int) -> slice:
+        """Instances of which this process makes the rows of the relation."""
+        return slice(0, groups)
+
+    def joined(self, rows: Tensor, groups: int) -> Tensor:
+        """Rows of the spans of all processes. Shape: (span, width) to (groups, width)."""
+        return rows
 
     def logsumexp(self, x: Tensor) -> Tensor:
         """Logsumexp over processes, element by element; -inf where all are."""

@@ -3,8 +3,8 @@
 The cross-entropy is linear in its target, so with A_i and B_j the sums of the rows of an instance
 on side 0 and on side 1, the target term of all rows is scale * sum_ij M_ij A_i . B_j, where the
 N x N matrix M holds both directions. Its diagonal, an instance with itself, is apart: it is all of
-M for the hard target. For the soft target M follows from the relation W = G / soft_temperature, is
-made tile by tile, and is never held.
+M for the hard target, and 0 for the soft target among the others. For the soft target M follows
+from the relation, is made strip by strip, and is never held.
 
 Of several processes each makes the rows of M of the instances of side 0 that it owns.
 """
@@ -18,14 +18,16 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from mxmclr_plugin.loss.instances import can_look
 from mxmclr_plugin.loss.kernels.peers import Peers
 from mxmclr_plugin.loss.kernels.rows import TileOptions
-from mxmclr_plugin.loss.kernels.tiles import headroom
+from mxmclr_plugin.loss.relation import Relation, standardization
 
-__all__ = ["InstanceSums", "Part", "Relation", "hard_part", "soft_part"]
+__all__ = ["InstanceSums", "Part", "SoftTarget", "hard_part", "soft_part"]
+
+STRIP, DEVICE_STRIP = 2**20, 2**24
+"""Entries of a strip of rows of the N x N matrix on a CPU, and elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +59,14 @@ class InstanceSums:
         return torch.stack((self.fold0, self.fold1), dim=1)
 
     @property
+    def columns(self) -> Tensor:
+        """Columns of an instance for rows of side 0 and of side 1 of others. Shape: (N, 2)."""
+        return torch.stack((self.fold1, self.fold0), dim=1)
+
+    @property
     def own_columns(self) -> Tensor:
-        """Columns of its own instance that a row of side 0 is compared with. Shape: (N,)."""
-        return self.fold1 if self.squares is None else (self.fold1 - 1).clamp_(min=0)
+        """Columns of their own instance for rows of side 0 and of side 1. Shape: (N, 2)."""
+        return self.columns if self.squares is None else (self.columns - 1).clamp_(min=0)
 
     def own_target(self, own: Tensor) -> Tensor:
         """This process's share of sum_i own_i A_i . B_i. Shape: ()."""
@@ -96,62 +103,28 @@ class Part(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Relation:
-    """W = G / soft_temperature, before each entry is divided by the number of shared modalities.
+class SoftTarget:
+    """Which soft target there is.
 
     Attributes:
-        features: Fused features of all modalities side by side over sqrt(soft_temperature), so that
-            their products are sums of G / soft_temperature. Shape: (N, width).
-        observed: 1 where an instance was observed, a column for each modality. Shape: (N, 1 or 2).
-        complete: Whether it is 1 everywhere.
-        bound: Bound of the absolute value of W.
+        temperature: Temperature of the relation; infinity for equal shares.
+        others: Whether it is among the other instances.
+        standardize: Whether the temperature counts standard deviations.
     """
 
-    features: Tensor
-    observed: Tensor
-    complete: bool
-    bound: float
+    temperature: float
+    others: bool
+    standardize: bool
 
-    @classmethod
-    def of(
-        cls, sums: Sequence[Tensor], folds: Sequence[Tensor], soft_temperature: float
-    ) -> Relation:
-        """The relation that some modalities give.
-
-        Args:
-            sums: Sums of unit features by instance, of each modality. Shape: (N, width).
-            folds: Observations by instance. Shape: (N,).
-            soft_temperature: Its temperature.
-        """
-        observed = torch.stack([fold > 0 for fold in folds], dim=1)
-        features = torch.cat([F.normalize(total, dim=1) for total in sums], dim=1)
-        return cls(
-            features.div_(math.sqrt(soft_temperature)),
-            observed.to(features.dtype),
-            # Reading it synchronizes with a device, and costs more there than it saves.
-            complete=can_look(observed) and bool(observed.all()),
-            bound=1 / soft_temperature,
-        )
-
-    def tile(self, i: slice | Tensor, j: slice) -> Tensor:
-        """Entries of W between some instances and others, -inf where no modality is shared."""
-        tile = self.features[i] @ self.features[j].T
-        if self.complete:
-            return tile.div_(self.observed.shape[1]) if self.observed.shape[1] > 1 else tile
-        shared = self.observed[i] @ self.observed[j].T
-        return tile.div_(shared.clamp(min=1)).masked_fill_(shared == 0, -torch.inf)
-
-    def diagonal(self) -> Tensor:
-        """W of each instance with itself, -inf where no modality observed it. Shape: (N,)."""
-        shared = self.observed.sum(dim=1)
-        diagonal: Tensor = torch.linalg.vecdot(self.features, self.features) / shared.clamp(min=1)
-        return diagonal.masked_fill_(shared == 0, -torch.inf)
+    @property
+    def uniform(self) -> bool:
+        """Whether all instances have equal shares, whatever the relation."""
+        return self.temperature == math.inf
 
 
 def hard_part(batch: InstanceSums) -> Part:
     """Every observation of the same instance is a positive, in equal shares."""
-    positives = batch.folds.flip(1)  # of a row of side 0, of a row of side 1
-    positives[:, 0] = batch.own_columns
+    positives = batch.own_columns
     counts = None if batch.squares is None and batch.complete() else positives > 0
     weights = _row_weights(batch.folds, counts, batch.share)
     own = weights.div(positives.clamp(min=1)).sum(dim=1)
@@ -163,63 +136,210 @@ def soft_part(
     totals0: Tensor,
     sums1: Tensor,
     relation: Relation,
+    target: SoftTarget,
     options: TileOptions,
     gradient: bool,
 ) -> Part:
     """Observations of other instances are positives in proportion to the relation.
-
-    With R_ij = exp(W_ij) / Z_i over the instances that have columns,
-    M_ij = exp(W_ij) (weight_i / Z_i / fold_j + weight'_j / Z'_j / fold'_i), the second term for the
-    rows of side 1. W is symmetric, so one process makes only tiles on and above its diagonal. They
-    are made twice: for Z, then for the products with M.
-
-    exp(W) is taken as it is where its sums cannot overflow or vanish; where the bound of W is too
-    large, logarithms are summed instead.
 
     Args:
         batch: The batch by instance.
         totals0: Sums of all processes' rows of side 0, of owned instances. Shape: (owned, D).
         sums1: Sums of all rows of side 1. Shape: (N, D).
         relation: How alike instances are.
+        target: Which target there is.
         options: How the N x N matrix is cut.
         gradient: Whether a gradient by rows of side 1 is wanted.
     """
-    tiles = _RelationTiles(batch, relation, options)
-    plain, folds = tiles.plain, batch.folds
-    sums = _normalisers(tiles)
-    related = None
-    if batch.squares is not None or not batch.complete():
-        related = sums > (0.0 if plain else -torch.inf)
-    weights = _row_weights(folds, related, batch.share)
-
-    # M_ij = exp(W_ij) * left_i . right_j, or its logarithms: (N, 2) each.
-    inverse = (folds > 0) / folds.clamp(min=1)
-    if plain:
-        over_rows = weights / (sums if related is None else sums.where(related, 1.0))
+    shares: _Uniform | _Softmax
+    if target.uniform:
+        shares = _Uniform(batch, relation, target)
     else:
-        inverse = inverse.log_()
-        over_rows = weights.log() - (sums if related is None else sums.where(related, 0.0))
-    left = torch.stack((over_rows[:, 0], inverse[:, 0]), dim=1)
-    right = torch.stack((inverse[:, 1], over_rows[:, 1]), dim=1)
-
-    pull0 = torch.zeros_like(totals0)
-    pull1 = torch.zeros_like(sums1) if gradient else None
-    for i, instances, j, tile, mirrored in tiles:
-        entries = _weighted(tile, left[instances], right[j], plain)
-        rows, columns, _ = tiles.own_entries(instances, j)
-        entries[rows, columns] = 0.0
-        pull0[i].addmm_(entries, sums1[j])
-        if pull1 is not None:
-            pull1[j].addmm_(entries.T, totals0[i])
-        if mirrored:
-            entries = _weighted(tile, right[i], left[j], plain)  # M_ji, transposed
-            pull0[j].addmm_(entries.T, sums1[i])
-            if pull1 is not None:
-                pull1[i].addmm_(entries, totals0[j])
-    own = _own_entries(tiles, left, right)
-    target = torch.linalg.vecdot(totals0, pull0).sum() + batch.own_target(own)
+        shares = _Softmax(batch, relation, target, options)
+    weights = _row_weights(batch.folds, shares.related, batch.share)
+    pull0, pull1 = shares.pulls(weights, totals0, sums1, gradient)
+    own = shares.own(weights)
+    value = torch.linalg.vecdot(totals0, pull0).sum() + batch.own_target(own)
     pull0 = batch.peers.holders0.distribute(pull0)
-    return Part(weights[:, 0], weights[:, 1], own, target, pull0, pull1)
+    return Part(weights[:, 0], weights[:, 1], own, value, pull0, pull1)
+
+
+class _Softmax:
+    """R_ij = exp(slope_i G_ij + offset_i - normaliser_i), with a normaliser for each direction.
+
+    M_ij = w_i R_ij / columns_j + w'_j R'_ji / columns'_i, the second term for the rows of side 1.
+    Strips of G are made twice: for the numbers of each row, then for the products with M.
+
+    Attributes:
+        related: Whether a row of side 0 and one of side 1 has any partner. Shape: (N, 2).
+    """
+
+    def __init__(
+        self, batch: InstanceSums, relation: Relation, target: SoftTarget, options: TileOptions
+    ) -> None:
+        self.batch, self.relation, self.target = batch, relation, target
+        self.complete = relation.complete()
+        strip = STRIP if batch.fold0.device.type == "cpu" else DEVICE_STRIP
+        height = max(1, min(options.tile, strip // len(batch.fold0)))
+        self.cut = TileOptions(height, options.cache_bytes)
+        self._kept: list[Tensor] = []
+        # By row: slope, offset, normalisers of both directions, own similarity.
+        span = batch.peers.span(len(batch.fold0))
+        numbers = relation.features.new_empty(span.stop - span.start, 5)
+        present = (batch.columns > 0).to(numbers.dtype).log_()
+        both = batch.share[1] > 0 and not batch.complete()
+        keep = isinstance(batch.peers.holders0.owned, slice)
+        for i, similarity in self._strips(range(span.start, span.stop), keep):
+            rows = numbers[i.start - span.start : i.stop - span.start]
+            own = torch.arange(i.start, i.stop, device=rows.device)
+            rows[:, 4] = similarity[own - i.start, own]
+            if target.standardize:
+                slope, offset = standardization(similarity, target.temperature)
+                rows[:, :1], rows[:, 1:2] = slope, offset
+            else:
+                rows[:, 0], rows[:, 1] = 1 / target.temperature, 0.0
+            exponents = torch.addcmul(rows[:, 1:2], similarity, rows[:, :1])
+            rows[:, 3] = (exponents + present[:, 1]).logsumexp(dim=1) if both else 0.0
+            rows[:, 2] = exponents.add_(present[:, 0]).logsumexp(dim=1)
+        if not both:
+            numbers[:, 3] = numbers[:, 2]
+        numbers = batch.peers.joined(numbers, len(batch.fold0))
+        self.slope, self.offset, self.own_similarity = numbers[:, 0], numbers[:, 1], numbers[:, 4]
+        self.related = numbers[:, 2:4] > -torch.inf
+        self.normalisers = numbers[:, 2:4].masked_fill(~self.related, 0.0)
+
+    def _strips(self, instances: range, keep: bool) -> Iterator[tuple[slice, Tensor]]:
+        """Strips of G, -inf for pairs without weight; leading ones are kept."""
+        left = self.cut.cache_bytes
+        for i in self.cut.spans(instances.stop, instances.start):
+            similarity = self._strip(
+                i, torch.arange(i.start, i.stop, device=self.batch.fold0.device)
+            )
+            left -= similarity.numel() * similarity.element_size()
+            keep = keep and left >= 0
+            if keep:
+                self._kept.append(similarity)
+            yield i, similarity
+
+    def _strip(self, at: slice | Tensor, instances: Tensor) -> Tensor:
+        similarity = self.relation.similarity(at, self.complete)
+        rows = torch.arange(len(instances), device=instances.device)
+        if self.target.others:
+            similarity[rows, instances] = -torch.inf
+        elif self.batch.squares is not None:
+            # Of an instance of one row no column is left for it.
+            alone = self.batch.own_columns[instances, 0] == 0
+            similarity[rows, instances] = similarity[rows, instances].masked_fill(alone, -torch.inf)
+        return similarity
+
+    def _exponents(self, weights: Tensor) -> Tensor:
+        """Offsets of the exponents of weighted shares. Shape: (N, 2)."""
+        return self.offset[:, None] - self.normalisers + weights.log()
+
+    def own(self, weights: Tensor) -> Tensor:
+        """The diagonal of M. Shape: (N,)."""
+        if self.target.others:
+            return torch.zeros_like(self.slope)
+        exponent = (self.slope * self.own_similarity)[:, None] + self._exponents(weights)
+        return exponent.exp().div_(self.batch.own_columns.clamp(min=1)).sum(dim=1)
+
+    def pulls(
+        self, weights: Tensor, totals0: Tensor, sums1: Tensor, gradient: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """M B of owned instances, and this process's part of M^T A, both without the diagonal."""
+        owned, groups = self.batch.peers.holders0.owned, len(self.slope)
+        device, offset = self.slope.device, self._exponents(weights)
+        inverse = self.batch.columns.log().neg_()
+        inverse.masked_fill_(inverse == torch.inf, -torch.inf)
+        both = self.batch.share[1] > 0
+        pull0 = torch.zeros_like(totals0)
+        pull1 = torch.zeros_like(sums1) if gradient else None
+        kept = iter(self._kept)
+        for i in self.cut.spans(groups if isinstance(owned, slice) else len(owned)):
+            if isinstance(owned, slice):
+                instances: slice | Tensor = i
+                numbers = torch.arange(i.start, i.stop, device=device)
+            else:
+                instances = numbers = owned[i]
+            similarity = next(kept, None)
+            if similarity is None:
+                similarity = self._strip(instances, numbers)
+            shares = torch.addcmul(inverse[:, 0], similarity, self.slope[instances, None])
+            shares.add_(offset[instances, :1]).exp_()
+            if both:
+                reverse = torch.addcmul(offset[:, 1], similarity, self.slope)
+                shares += reverse.add_(inverse[instances, 1:]).exp_()
+                del reverse
+            shares[torch.arange(len(numbers), device=device), numbers] = 0.0
+            torch.mm(shares, sums1, out=pull0[i])
+            if pull1 is not None:
+                pull1.addmm_(shares.T, totals0[i])
+        self._kept.clear()
+        return pull0, pull1
+
+
+class _Uniform:
+    """Equal shares of all instances that share a modality: sums over kinds of instances.
+
+    Two instances share a modality or not by what they were observed in, so instances of the same
+    modalities are of one kind, of which there are no more than four.
+
+    Attributes:
+        related: Whether a row of side 0 and one of side 1 has any partner. Shape: (N, 2).
+    """
+
+    def __init__(self, batch: InstanceSums, relation: Relation, target: SoftTarget) -> None:
+        self.batch = batch
+        observed, device = relation.observed, relation.observed.device
+        bits = torch.arange(1, observed.shape[1] + 1, device=device, dtype=observed.dtype)
+        self.kind = (observed @ bits).long()
+        numbers = torch.arange(4, device=device)
+        self.shares = ((numbers[:, None] & numbers) > 0).to(observed.dtype)
+        self.with_itself = (self.kind > 0).to(observed.dtype)[:, None]
+        present = (batch.columns > 0).to(observed.dtype)
+        self.own_share = self.with_itself * (batch.own_columns > 0)
+        if target.others:
+            self.own_share = torch.zeros_like(self.own_share)
+        count = self._others(present) + self.own_share
+        self.related = count > 0.5
+        self.share = 1 / count.clamp(min=1)
+
+    def _others(self, x: Tensor, instances: slice | Tensor | None = None) -> Tensor:
+        """Sum over the other instances that share a modality. Shape: (N, .)
+
+        Args:
+            x: Values of all instances, or of ``instances``.
+            instances: Those of which there are values.
+        """
+        at = slice(None) if instances is None else instances
+        totals = x.new_zeros(4, x.shape[1]).index_add_(0, self.kind[at], x)
+        sums = (self.shares @ totals)[self.kind]
+        sums[at] -= self.with_itself[at] * x
+        return sums
+
+    def own(self, weights: Tensor) -> Tensor:
+        """The diagonal of M. Shape: (N,)."""
+        own = weights * self.share * self.own_share
+        return own.div(self.batch.own_columns.clamp(min=1)).sum(dim=1)
+
+    def pulls(
+        self, weights: Tensor, totals0: Tensor, sums1: Tensor, gradient: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """M B of owned instances, and this process's part of M^T A, both without the diagonal."""
+        owned = self.batch.peers.holders0.owned
+        columns = self.batch.columns
+        inverse = (columns > 0) / columns.clamp(min=1)
+        # M_ij = left_i . right_j for others that share a modality.
+        weighted = weights * self.share
+        left = torch.stack((weighted[:, 0], inverse[:, 1]), dim=1)
+        right = torch.stack((inverse[:, 0], weighted[:, 1]), dim=1)
+        pull0, pull1 = torch.zeros_like(totals0), torch.zeros_like(sums1) if gradient else None
+        for direction in range(2 if self.batch.share[1] > 0 else 1):
+            of_row, of_column = left[:, direction, None], right[:, direction, None]
+            pull0 += of_row[owned] * self._others(of_column * sums1)[owned]
+            if pull1 is not None:
+                pull1 += of_column * self._others(of_row[owned] * totals0, owned)
+        return pull0, pull1
 
 
 def _row_weights(folds: Tensor, counts: Tensor | None, share: Sequence[float]) -> Tensor:
@@ -240,108 +360,3 @@ def _row_weights(folds: Tensor, counts: Tensor | None, share: Sequence[float]) -
     for side, of_side in enumerate(share):
         weights[side] *= of_side
     return weights.expand_as(folds) if counted is None else counted.mul_(weights)
-
-
-class _RelationTiles:
-    """Tiles of exp(W), or of W if not ``plain``, between owned instances and all.
-
-    One process owns all and leaves out the tiles below the diagonal. Tiles are kept while they fit
-    the cache; a second round takes them from there.
-    """
-
-    def __init__(self, batch: InstanceSums, relation: Relation, options: TileOptions) -> None:
-        self.batch, self.relation, self.options = batch, relation, options
-        self.plain = relation.bound <= headroom(relation.features.dtype)
-        self.owned = batch.peers.holders0.owned
-        # Computed once for all its uses: exp enlarges differences by rounding.
-        self.diagonal = relation.diagonal()
-        if batch.squares is not None:
-            # With no other row of its own instance, a row is not related to it.
-            self.diagonal.masked_fill_(batch.own_columns == 0, -torch.inf)
-        self._kept: list[Tensor] = []
-
-    def __iter__(self) -> Iterator[tuple[slice, slice | Tensor, slice, Tensor, bool]]:
-        """Yields span of owned instances, the instances, span of all, tile, whether mirrored.
-
-        A mirrored tile stands for the one across the diagonal too.
-        """
-        batch, owned, options = self.batch, self.owned, self.options
-        again, keeping = iter(list(self._kept)), not self._kept
-        left, groups = options.cache_bytes, len(batch.fold0)
-        symmetric = isinstance(owned, slice)
-        for i in options.spans(groups if isinstance(owned, slice) else len(owned)):
-            instances = i if isinstance(owned, slice) else owned[i]
-            for j in options.spans(groups, i.start if symmetric else 0):
-                tile = next(again, None)
-                if tile is None:
-                    tile = self.relation.tile(instances, j)
-                    rows, columns, own = self.own_entries(instances, j)
-                    tile[rows, columns] = self.diagonal[own]
-                    if self.plain:
-                        tile.exp_()
-                    left -= tile.numel() * tile.element_size()
-                    keeping = keeping and left >= 0
-                    if keeping:
-                        self._kept.append(tile)
-                yield i, instances, j, tile, symmetric and i != j
-
-    def own_entries(self, instances: slice | Tensor, j: slice) -> tuple[Tensor, Tensor, Tensor]:
-        """Where in a tile instances are paired with themselves: rows, columns, and which."""
-        if isinstance(instances, slice):
-            length = instances.stop - instances.start if instances == j else 0
-            rows = torch.arange(length, device=self.batch.fold0.device)
-            return rows, rows, rows + j.start
-        rows = ((instances >= j.start) & (instances < j.stop)).nonzero()[:, 0]
-        return rows, instances[rows] - j.start, instances[rows]
-
-
-def _normalisers(tiles: _RelationTiles) -> Tensor:
-    """Z of each instance as a row of side 0 and of side 1, or their logarithms. Shape: (N, 2)."""
-    batch = tiles.batch
-    # A row of side 0 sums over the instances that are observed on side 1, and the other way round.
-    present = (batch.folds.flip(1) > 0).to(batch.fold0.dtype)
-    if tiles.plain:
-        sums = torch.zeros_like(present)
-        for i, instances, j, tile, mirrored in tiles:
-            if isinstance(instances, slice):
-                sums[i].addmm_(tile, present[j])
-                if mirrored:
-                    sums[j].addmm_(tile.T, present[i])
-            else:
-                sums[instances, 0] += tile @ present[j, 0]
-                sums[j, 1] += tile.T @ present[instances, 1]
-        return batch.peers.sum(sums)
-    present = present.log_()
-    sums = torch.full_like(present, -torch.inf)
-
-    def add(rows: slice | Tensor, side: int, entries: Tensor) -> None:
-        sums[rows, side] = torch.logaddexp(sums[rows, side], entries.logsumexp(dim=1))
-
-    for i, instances, j, tile, mirrored in tiles:
-        add(instances, 0, tile + present[j, 0])
-        add(j, 1, tile.T + present[instances, 1])
-        if mirrored:
-            add(i, 1, tile + present[j, 1])
-            add(j, 0, tile.T + present[i, 0])
-    return batch.peers.logsumexp(sums)
-
-
-def _weighted(tile: Tensor, left: Tensor, right: Tensor, plain: bool) -> Tensor:
-    """exp(W_ij) * left_i . right_j, from exp(W) and factors or from W and their logarithms."""
-    if plain:
-        return torch.mm(left, right.T).mul_(tile)
-    first = (tile + left[:, 0, None] + right[None, :, 0]).exp_()
-    return first.add_((tile + left[:, 1, None] + right[None, :, 1]).exp_())
-
-
-def _own_entries(tiles: _RelationTiles, left: Tensor, right: Tensor) -> Tensor:
-    """The diagonal of M. Shape: (N,)."""
-    own: Tensor
-    if tiles.plain:
-        own = torch.linalg.vecdot(left, right) * tiles.diagonal.exp()
-    else:
-        own = (tiles.diagonal[:, None] + left + right).exp_().sum(dim=1)
-    if tiles.batch.squares is not None:
-        # Of its own instance a row has one column less.
-        own = own * tiles.batch.fold1 / tiles.batch.own_columns.clamp(min=1)
-    return own

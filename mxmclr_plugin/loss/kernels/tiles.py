@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from mxmclr_plugin.loss.instances import can_look
 from mxmclr_plugin.loss.kernels.rows import Rows, TileOptions
 
 __all__ = [
     "TILED",
     "Engine",
     "Logits",
-    "Own",
     "Strips",
     "Tiled",
     "headroom",
@@ -32,15 +31,26 @@ class Logits:
         z0: Rows. Shape: (n_0, D).
         z1: Columns. Shape: (n_1, D).
         scale: Shape: ().
+        index0: Instance of each row. Shape: (n_0,).
+        index1: Instance of each column. Shape: (n_1,).
         skip_self: Whether S_uu is -inf: the first n_0 rows of ``z1`` are those of ``z0``.
+        own_apart: Whether entries whose row and column are of the same instance are summed apart.
         known_bound: Bound of the absolute value of a logit, where it follows from the options.
     """
 
     z0: Rows
     z1: Rows
     scale: Tensor
-    skip_self: bool
+    index0: Tensor
+    index1: Tensor
+    skip_self: bool = False
+    own_apart: bool = False
     known_bound: float | None = None
+
+    @property
+    def kinds(self) -> int:
+        """Kinds of entries that are summed apart: 1, or 2, those of other instances and own."""
+        return 2 if self.own_apart else 1
 
     def bound(self) -> float | None:
         """Bound of the absolute value of a logit, if known without synchronizing with a device."""
@@ -65,8 +75,8 @@ class Tiled:
     """What the forward pass leaves.
 
     Attributes:
-        rows: Logsumexp of each row. Shape: (n_0,).
-        columns: Logsumexp of each column. Shape: (n_1,).
+        rows: Logsumexp of each row, by kind of entries. Shape: (kinds, n_0).
+        columns: Logsumexp of each column. Shape: (kinds, n_1).
         shift: Constant that was taken from all logits before exp, or None if each row and column
             had to have its own maximum.
         kept: Leading tiles, row by row: exp(S - shift), or S where there is no shift.
@@ -76,20 +86,6 @@ class Tiled:
     columns: Tensor
     shift: float | None
     kept: list[Tensor]
-
-
-class Own(NamedTuple):
-    """Own-instance target to subtract from the gradient by the logits.
-
-    Attributes:
-        rows: The target of each entry of a row's own instance. Shape: (n_0,).
-        index0: Instance of each row. Shape: (n_0,).
-        index1: Instance of each column. Shape: (n_1,).
-    """
-
-    rows: Tensor
-    index0: Tensor
-    index1: Tensor
 
 
 Strips = Iterator[tuple[slice, Tensor, Tensor]]
@@ -110,7 +106,7 @@ class Engine:
 
     logsumexp: Callable[[Logits, TileOptions, bool], Tiled]
     gradients: Callable[
-        [Logits, Tiled, Tensor, Tensor, Tensor | None, TileOptions, Own | None], Strips
+        [Logits, Tiled, Tensor, Tensor, Tensor | None, TileOptions, Tensor | None], Strips
     ]
     subtracts_own: bool
 
@@ -141,7 +137,7 @@ def tile_logsumexp(logits: Logits, options: TileOptions, keep: bool) -> Tiled:
     if bound is not None and bound <= most:
         shift = max(0.0, bound - room)
         rows, columns, kept = _sums(logits, shift, options, keep)
-        if shift == 0 or (_is_ample(rows) and _is_ample(columns)):
+        if shift == 0 or (_is_ample(rows[0]) and _is_ample(columns[0])):
             for sums in (rows, columns):
                 sums.log_()
                 if shift:
@@ -159,18 +155,22 @@ def tile_gradients(
     weight_columns: Tensor,
     grad1: Tensor | None,
     options: TileOptions,
-    own: Own | None = None,  # noqa: ARG001
+    own: Tensor | None = None,  # noqa: ARG001
 ) -> Strips:
-    """Gradient of sum(weight_rows * rows) + sum(weight_columns * columns), tile by tile.
+    """Gradient of weighted logsumexp, tile by tile.
+
+    An entry S_uv of kind k has the gradient ``weight_rows[k, u] * exp(S_uv - tiled.rows[k, u])``
+    and the same by column. So ``tiled.rows[k]`` is any logsumexp that no entry of kind k exceeds.
 
     Args:
         logits: The matrix.
         tiled: What the forward pass left.
-        weight_rows: Shape: (n_0,).
-        weight_columns: Shape: (n_1,).
+        weight_rows: Shape: (kinds, n_0).
+        weight_columns: Shape: (kinds, n_1).
         grad1: The gradient of the columns is added to it; None if unwanted. Shape: (n_1, D).
         options: How the forward pass cut.
-        own: None here: of the engines that subtract it, the target to subtract.
+        own: None here: of the engines that subtract it, the target to subtract from the gradient of
+            each entry of a row's own instance. Shape: (n_0,).
 
     Yields:
         See :data:`Strips`.
@@ -184,7 +184,18 @@ def tile_gradients(
         weight_columns = weight_columns * (shift - tiled.columns).exp_()
     buffer = _Buffers(logits, options)
     gradient_tile = torch.empty_like(buffer.tile)
+    own_entries = _OwnEntries(logits, options)
     kept = iter(tiled.kept)
+
+    def of_kind(k: int, tile: Tensor, i: slice, j: slice, out: Tensor | None) -> Tensor:
+        """Gradient by the logits of a tile as if all were of one kind; by exp(S) with a shift."""
+        if shift is not None:
+            return torch.add(weight_rows[k, i, None], weight_columns[k, None, j], out=out)
+        gradient = torch.sub(tile, tiled.rows[k, i, None], out=out).exp_()
+        gradient.mul_(weight_rows[k, i, None])
+        by_column = (tile - tiled.columns[k, None, j]).exp_()
+        return gradient.addcmul_(by_column, weight_columns[k, None, j])
+
     for i in options.spans(len(z0)):
         rows = z0.strip(i, buffer.rows)
         scaled = None
@@ -198,12 +209,12 @@ def tile_gradients(
                 tile = logits.tile(scaled, columns, i, j, out=_cut(buffer.tile, i, j))
                 if shift is not None:
                     _exp_(tile, shift)
-            gradient = _cut(gradient_tile, i, j)
+            gradient = of_kind(0, tile, i, j, out=_cut(gradient_tile, i, j))
+            own_mask = own_entries(i, j)
+            if own_mask is not None:
+                torch.where(own_mask, of_kind(1, tile, i, j, out=None), gradient, out=gradient)
             if shift is not None:
-                torch.add(weight_rows[i, None], weight_columns[None, j], out=gradient).mul_(tile)
-            else:
-                torch.sub(tile, tiled.rows[i, None], out=gradient).exp_().mul_(weight_rows[i, None])
-                gradient.addcmul_((tile - tiled.columns[None, j]).exp_(), weight_columns[None, j])
+                gradient.mul_(tile)
             grad_rows.addmm_(gradient, columns)
             if grad1 is not None:
                 grad1[j].addmm_(gradient.T, rows)
@@ -212,6 +223,37 @@ def tile_gradients(
 
 TILED = Engine(tile_logsumexp, tile_gradients, subtracts_own=False)
 """The engine of every device and dtype."""
+
+
+class _OwnEntries:
+    """Masks of the entries whose row and column are of the same instance.
+
+    Where rows come instance by instance, only the tiles of a band have any. That is seen from the
+    range of instances of a span, where values can be read without synchronizing with a device.
+    """
+
+    def __init__(self, logits: Logits, options: TileOptions) -> None:
+        self.index0, self.index1 = logits.index0, logits.index1
+        self.apart = logits.own_apart
+        self.ranges: list[dict[int, tuple[int, int]]] = []
+        if self.apart and can_look(self.index0):
+            self.ranges = [
+                {
+                    i.start: (int(index[i].min()), int(index[i].max()))
+                    for i in options.spans(len(index))
+                }
+                for index in (self.index0, self.index1)
+            ]
+
+    def __call__(self, i: slice, j: slice) -> Tensor | None:
+        """Mask of a tile, None where it is known to have no such entry. Shape: (i, j)."""
+        if not self.apart:
+            return None
+        if self.ranges:
+            (least0, most0), (least1, most1) = self.ranges[0][i.start], self.ranges[1][j.start]
+            if most0 < least1 or most1 < least0:
+                return None
+        return self.index0[i, None] == self.index1[None, j]
 
 
 class _Buffers:
@@ -254,27 +296,43 @@ def _logit_tiles(
 def _sums(
     logits: Logits, shift: float, options: TileOptions, keep: bool
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Row and column sums of exp(S - shift)."""
-    rows, columns = (logits.scale.new_zeros(len(side)) for side in (logits.z0, logits.z1))
+    """Row and column sums of exp(S - shift), by kind of entries."""
+    rows, columns = (
+        logits.scale.new_zeros(logits.kinds, len(side)) for side in (logits.z0, logits.z1)
+    )
     kept: list[Tensor] = []
+    own_entries = _OwnEntries(logits, options)
     for i, j, tile in _logit_tiles(logits, options, keep, kept):
         _exp_(tile, shift)
-        rows[i] += tile.sum(dim=1)
-        columns[j] += tile.sum(dim=0)
+        own_mask = own_entries(i, j)
+        if own_mask is not None:
+            own = tile * own_mask
+            rows[1, i] += own.sum(dim=1)
+            columns[1, j] += own.sum(dim=0)
+            tile = torch.sub(tile, own, out=own)  # exact: each entry less itself or 0
+        rows[0, i] += tile.sum(dim=1)
+        columns[0, j] += tile.sum(dim=0)
     return rows, columns, kept
 
 
 def _running(
     logits: Logits, options: TileOptions, keep: bool
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Row and column logsumexp of S, each about its own maximum."""
+    """Row and column logsumexp of S by kind of entries, each about its own maximum."""
     rows, columns = (
-        logits.scale.new_full((len(side),), -torch.inf) for side in (logits.z0, logits.z1)
+        logits.scale.new_full((logits.kinds, len(side)), -torch.inf)
+        for side in (logits.z0, logits.z1)
     )
     kept: list[Tensor] = []
+    own_entries = _OwnEntries(logits, options)
     for i, j, tile in _logit_tiles(logits, options, keep, kept):
-        rows[i] = torch.logaddexp(rows[i], tile.logsumexp(dim=1))
-        columns[j] = torch.logaddexp(columns[j], tile.logsumexp(dim=0))
+        own_mask = own_entries(i, j)
+        kinds = [tile]
+        if own_mask is not None:
+            kinds = [tile.masked_fill(mask, -torch.inf) for mask in (own_mask, ~own_mask)]
+        for k, entries in enumerate(kinds):
+            rows[k, i] = torch.logaddexp(rows[k, i], entries.logsumexp(dim=1))
+            columns[k, j] = torch.logaddexp(columns[k, j], entries.logsumexp(dim=0))
     return rows, columns, kept
 
 

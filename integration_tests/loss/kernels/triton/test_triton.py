@@ -25,7 +25,9 @@ pytest.importorskip("triton", reason="the package triton is not installed")
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
 on_device = (
-    pytest.mark.filterwarnings("ignore:(divide by zero|overflow) encountered:RuntimeWarning")
+    pytest.mark.filterwarnings(
+        "ignore:(divide by zero|overflow|invalid value) encountered:RuntimeWarning"
+    )
     if INTERPRETED
     else pytest.mark.gpu
 )
@@ -102,7 +104,10 @@ ALONE = {"z1": None, "ids1": None}
 CASES = {
     "both parts": ({}, {}),
     "hard": ({}, {"hard_weight": 1.0}),
-    "soft": ({}, {"hard_weight": 0.0, "soft_temperature": 0.002}),
+    "soft": ({}, {"hard_weight": 0.0, "soft_temperature": 0.5}),
+    "uniform": ({}, {"soft_temperature": float("inf")}),
+    "within": ({}, {"relation_within": 0.5}),
+    "all": ({}, {"soft_scope": "all", "soft_temperature": 0.05}),
     "not scaled": ({}, {"normalize": False}),
     "soft features": (SOFT, {}),
     "queue": (QUEUE, {}),
@@ -205,29 +210,37 @@ def test_rows_of_two_dtypes_and_of_any_layout():
     torch.testing.assert_close(*mixed, rtol=1e-6, atol=0)
 
 
-def logits(n_0, n_1, width, length=1.0, skip_self=False):
+def logits(n_0, n_1, width, length=1.0, skip_self=False, own_apart=False):
     z0, z1 = (
         Rows.of(random_rows(n, width, seed) * length, torch.float32, normalize=False)
         for n, seed in ((n_0, 1), (n_1, 2))
     )
     scale = torch.tensor(1.7, device=DEVICE)
-    return Logits(z0, z1, scale, skip_self)
+    index0, index1 = random_ids(n_0, 9, 3) % 7, random_ids(n_1, 9, 4) % 7
+    return Logits(z0, z1, scale, index0, index1, skip_self, own_apart)
 
 
 def by_torch(of, weight_rows, weight_columns):
-    """Row and column logsumexp, and the gradient of their weighted sum, in float64."""
+    """Row and column logsumexp by kind of entries, and the gradient of their weighted sum."""
     z0, z1 = (x.raw.double().requires_grad_() for x in (of.z0, of.z1))
     matrix = of.scale.double() * z0 @ z1.T
     if of.skip_self:
         matrix = matrix.masked_fill(
             torch.eye(*matrix.shape, dtype=torch.bool, device=DEVICE), -torch.inf
         )
+    own = of.index0[:, None] == of.index1
+    kinds = [matrix.masked_fill(mask, -torch.inf) for mask in (own, ~own)]
     sums = [
-        matrix.masked_fill((matrix == -torch.inf).all(dim, keepdim=True), 0.0).logsumexp(dim)
-        * (matrix > -torch.inf).any(dim)
+        torch.stack(
+            [
+                x.masked_fill((x == -torch.inf).all(dim, keepdim=True), 0.0).logsumexp(dim)
+                * (x > -torch.inf).any(dim)
+                for x in (kinds if of.own_apart else [matrix])
+            ]
+        )
         for dim in (1, 0)
     ]
-    loss = weight_rows.double() @ sums[0] + weight_columns.double() @ sums[1]
+    loss = (weight_rows.double() * sums[0]).sum() + (weight_columns.double() * sums[1]).sum()
     return [x.detach() for x in sums] + list(torch.autograd.grad(loss, (z0, z1)))
 
 
@@ -236,8 +249,8 @@ def by_kernels(of, weight_rows, weight_columns):
     tiled = TRITON.logsumexp(of, options, True)
     for logsumexp in (tiled.rows, tiled.columns):
         logsumexp.masked_fill_(logsumexp == -torch.inf, 0.0)
-    grad1 = torch.zeros_like(of.z1.raw)
-    strips = TRITON.gradients(of, tiled, weight_rows, weight_columns, grad1, options, None)
+    grad1, own = torch.zeros_like(of.z1.raw), torch.zeros_like(of.z0.raw[:, 0])
+    strips = TRITON.gradients(of, tiled, weight_rows, weight_columns, grad1, options, own)
     grad0 = torch.cat([gradient.clone() for _, _, gradient in strips])
     return [tiled.rows, tiled.columns, grad0, grad1]
 
@@ -251,7 +264,13 @@ if not INTERPRETED:
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize(
     "options",
-    [{}, {"length": 9.0}, {"skip_self": True}],
+    [
+        {},
+        {"length": 9.0},
+        {"skip_self": True},
+        {"own_apart": True},
+        {"own_apart": True, "length": 9.0, "skip_self": True},
+    ],
     ids=str,
 )
 @pytest.mark.parametrize("small", [False, True])
@@ -266,7 +285,11 @@ def test_logsumexp_and_gradient_against_torch(shape, options, small, monkeypatch
     if options.get("skip_self"):
         shape = (min(shape[:2]), *shape[1:])
     of = logits(*shape, **options)
-    weights = [torch.arange(1.0, n + 1, device=DEVICE) for n in shape[:2]]
+    weights = [
+        torch.arange(1.0, n + 1, device=DEVICE)
+        / torch.arange(1, of.kinds + 1, device=DEVICE)[:, None]
+        for n in shape[:2]
+    ]
     if options:
         # What has no logsumexp has no weight, as in the loss.
         sums = by_torch(of, *weights)[:2]
@@ -281,7 +304,7 @@ def test_logsumexp_and_gradient_against_torch(shape, options, small, monkeypatch
 @on_device
 def test_equal_input_gives_equal_bits():
     of = logits(130, 140, 20, length=5.0)
-    weights = torch.ones(130, device=DEVICE), torch.ones(140, device=DEVICE)
+    weights = torch.ones(1, 130, device=DEVICE), torch.ones(1, 140, device=DEVICE)
     for x, y in zip(by_kernels(of, *weights), by_kernels(of, *weights)):
         assert torch.equal(x, y)
 
@@ -361,9 +384,10 @@ def test_more_numbers_than_32_bits_can_count():
     of = Logits(
         *(Rows.of(x, torch.float32, normalize=True) for x in (z0, z1)),
         torch.tensor(10.0, device="cuda"),
-        skip_self=False,
+        torch.zeros(70, dtype=torch.long, device="cuda"),
+        torch.zeros(n_1, dtype=torch.long, device="cuda"),
     )
     tiled = TRITON.logsumexp(of, TileOptions(8, 0), False)
     last = slice(n_1 - 300, n_1)
     matrix = 10 * of.z0.strip(slice(0, 70)) @ of.z1.strip(last).T
-    torch.testing.assert_close(tiled.columns[last], matrix.logsumexp(0), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(tiled.columns[0, last], matrix.logsumexp(0), rtol=1e-5, atol=1e-5)

@@ -86,6 +86,76 @@ def _logits(
     return tl.where(entry_is, products * along0[:, None] * along1[None, :], float("-inf"))
 
 
+@triton.jit
+def _same(
+    index0: tl.tensor,
+    index1: tl.tensor,
+    rows: tl.tensor,
+    columns: tl.tensor,
+    n_0: tl.tensor,
+    n_1: tl.tensor,
+) -> tl.tensor:
+    """Which entries of a tile have a row and a column of the same instance."""
+    of0 = tl.load(index0 + rows, mask=rows < n_0, other=-1)
+    of1 = tl.load(index1 + columns, mask=columns < n_1, other=-2)
+    return of0[:, None] == of1[None, :]
+
+
+@triton.jit
+def _any(mask: tl.tensor) -> tl.tensor:
+    return tl.max(tl.max(mask.to(tl.int32), axis=1), axis=0) > 0
+
+
+@triton.jit
+def _add_tile(
+    tile: tl.tensor, greatest: tl.tensor, total: tl.tensor, plain: tl.tensor
+) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
+    """Greatest entry and sum of each row with a tile, and log2 of the sums of its columns."""
+    if plain:
+        # One exp serves rows and columns.
+        terms = tl.exp2(tile)
+        total += tl.sum(terms, axis=1)
+        column = tl.log2(tl.sum(terms, axis=0))
+    else:
+        # Of -inf alone the maximum is -inf, and -inf - -inf is NaN: 0 stands in for it.
+        higher = tl.maximum(greatest, tl.max(tile, axis=1))
+        shift = tl.where(higher == float("-inf"), 0.0, higher)
+        total = total * tl.exp2(greatest - shift)
+        total += tl.sum(tl.exp2(tile - shift[:, None]), axis=1)
+        greatest = higher
+        highest = tl.max(tile, axis=0)
+        highest = tl.where(highest == float("-inf"), 0.0, highest)
+        column = highest + tl.log2(tl.sum(tl.exp2(tile - highest[None, :]), axis=0))
+    return greatest, total, column
+
+
+@triton.jit
+def _gradient(
+    tile: tl.tensor,
+    logsumexp0: tl.tensor,
+    logsumexp1: tl.tensor,
+    weight0: tl.tensor,
+    weight1: tl.tensor,
+    rows: tl.tensor,
+    columns: tl.tensor,
+    n_0: tl.tensor,
+    n_1: tl.tensor,
+    plain: tl.tensor,
+) -> tl.tensor:
+    """Gradient of the weighted logsumexp by the entries of a tile."""
+    less0 = tl.load(logsumexp0 + rows, mask=rows < n_0, other=0.0) * _LOG2E
+    less1 = tl.load(logsumexp1 + columns, mask=columns < n_1, other=0.0) * _LOG2E
+    for0 = tl.load(weight0 + rows, mask=rows < n_0, other=0.0)
+    for1 = tl.load(weight1 + columns, mask=columns < n_1, other=0.0)
+    if plain:
+        both = (for0 * tl.exp2(-less0))[:, None] + (for1 * tl.exp2(-less1))[None, :]
+        gradient = tl.exp2(tile) * both
+    else:
+        gradient = for0[:, None] * tl.exp2(tile - less0[:, None])
+        gradient += for1[None, :] * tl.exp2(tile - less1[None, :])
+    return gradient
+
+
 @triton.jit(do_not_specialize=["n_0", "span", "diagonal", "size_class"])
 def logsumexp_kernel(
     z0: tl.tensor,
@@ -93,8 +163,12 @@ def logsumexp_kernel(
     factor0: tl.tensor,
     factor1: tl.tensor,
     bound: tl.tensor,
+    index0: tl.tensor,
+    index1: tl.tensor,
     by_row: tl.tensor,
     by_column: tl.tensor,
+    own_by_row: tl.tensor,
+    own_by_column: tl.tensor,
     n_0: tl.tensor,
     n_1: tl.tensor,
     width: tl.tensor,
@@ -114,7 +188,9 @@ def logsumexp_kernel(
     """Logsumexp of BLOCK_M rows over ``span`` columns, and of these columns over the rows.
 
     Program (i, j) walks the columns from ``j * span`` on with the strip i of rows. Natural
-    logarithms go to ``by_row`` (spans, n_0) and ``by_column`` (strips, n_1).
+    logarithms go to ``by_row`` (spans, n_0) and ``by_column`` (strips, n_1). Entries whose row and
+    column are of the same instance go to ``own_by_row`` and ``own_by_column``, the latter filled
+    with -inf, unless ``index0`` is None.
     """
     strip = tl.program_id(0)
     part = tl.program_id(1)
@@ -123,6 +199,8 @@ def logsumexp_kernel(
     zero = tl.zeros([BLOCK_M], dtype=tl.float32)
     greatest = tl.where(plain, zero, float("-inf"))
     total = zero
+    own_greatest = greatest
+    own_total = zero
     start = part * span
     for step in range(0, tl.cdiv(tl.minimum(span, n_1 - start), BLOCK_N)):
         first = start + step * BLOCK_N
@@ -148,25 +226,21 @@ def logsumexp_kernel(
             BLOCK_N,
             BLOCK_K,
         )
-        if plain:
-            # One exp serves rows and columns.
-            terms = tl.exp2(tile)
-            total += tl.sum(terms, axis=1)
-            column = tl.log2(tl.sum(terms, axis=0))
-        else:
-            # Of -inf alone the maximum is -inf, and -inf - -inf is NaN: 0 stands in for it.
-            higher = tl.maximum(greatest, tl.max(tile, axis=1))
-            shift = tl.where(higher == float("-inf"), 0.0, higher)
-            total = total * tl.exp2(greatest - shift)
-            total += tl.sum(tl.exp2(tile - shift[:, None]), axis=1)
-            greatest = higher
-            highest = tl.max(tile, axis=0)
-            highest = tl.where(highest == float("-inf"), 0.0, highest)
-            column = highest + tl.log2(tl.sum(tl.exp2(tile - highest[None, :]), axis=0))
-        at = by_column + strip.to(tl.int64) * n_1 + columns
-        tl.store(at, column * _LN2, mask=columns < n_1)
-    at_row = by_row + part.to(tl.int64) * n_0 + rows
-    tl.store(at_row, (greatest + tl.log2(total)) * _LN2, mask=rows < n_0)
+        at = strip.to(tl.int64) * n_1 + columns
+        if index0 is not None:
+            same = _same(index0, index1, rows, columns, n_0, n_1)
+            if _any(same):
+                own = tl.where(same, tile, float("-inf"))
+                own_greatest, own_total, column = _add_tile(own, own_greatest, own_total, plain)
+                tl.store(own_by_column + at, column * _LN2, mask=columns < n_1)
+                tile = tl.where(same, float("-inf"), tile)
+        greatest, total, column = _add_tile(tile, greatest, total, plain)
+        tl.store(by_column + at, column * _LN2, mask=columns < n_1)
+    at_row = part.to(tl.int64) * n_0 + rows
+    tl.store(by_row + at_row, (greatest + tl.log2(total)) * _LN2, mask=rows < n_0)
+    if index0 is not None:
+        own = (own_greatest + tl.log2(own_total)) * _LN2
+        tl.store(own_by_row + at_row, own, mask=rows < n_0)
 
 
 @triton.jit(do_not_specialize=["n_0", "diagonal", "size_class"])
@@ -180,6 +254,10 @@ def weights_kernel(
     logsumexp1: tl.tensor,
     weight0: tl.tensor,
     weight1: tl.tensor,
+    own_logsumexp0: tl.tensor,
+    own_logsumexp1: tl.tensor,
+    own_weight0: tl.tensor,
+    own_weight1: tl.tensor,
     inverse0: tl.tensor,
     inverse1: tl.tensor,
     own: tl.tensor,
@@ -205,7 +283,8 @@ def weights_kernel(
 ) -> None:
     """Gradient of the weighted logsumexp by S, times both ``inverse``. Shape: (n_0, n_1).
 
-    It is less ``own`` where the groups of row and column are the same, unless ``own`` is None.
+    Where row and column are of the same instance, it is that of ``own_logsumexp`` with
+    ``own_weight`` if they are not None, and less ``own``.
     """
     # Programs that run at the same time share rows and columns: GROUP strips side by side.
     program = tl.program_id(0)
@@ -243,22 +322,28 @@ def weights_kernel(
     columns = first_column + n
     row_is = rows < n_0
     column_is = columns < n_1
-    less0 = tl.load(logsumexp0 + rows, mask=row_is, other=0.0) * _LOG2E
-    less1 = tl.load(logsumexp1 + columns, mask=column_is, other=0.0) * _LOG2E
-    for0 = tl.load(weight0 + rows, mask=row_is, other=0.0)
-    for1 = tl.load(weight1 + columns, mask=column_is, other=0.0)
     along0 = tl.load(inverse0 + rows, mask=row_is, other=0.0)
     along1 = tl.load(inverse1 + columns, mask=column_is, other=0.0)
-    if tl.load(bound) <= _ROOM:
-        both = (for0 * tl.exp2(-less0))[:, None] + (for1 * tl.exp2(-less1))[None, :]
-        gradient = tl.exp2(tile) * both
-    else:
-        gradient = for0[:, None] * tl.exp2(tile - less0[:, None])
-        gradient += for1[None, :] * tl.exp2(tile - less1[None, :])
-    if own is not None:
-        of0 = tl.load(index0 + rows, mask=row_is, other=-1)
-        of1 = tl.load(index1 + columns, mask=column_is, other=-1)
-        same = of0[:, None] == of1[None, :]
+    plain = tl.load(bound) <= _ROOM
+    gradient = _gradient(
+        tile, logsumexp0, logsumexp1, weight0, weight1, rows, columns, n_0, n_1, plain
+    )
+    same = _same(index0, index1, rows, columns, n_0, n_1)
+    if _any(same):
+        if own_weight0 is not None:
+            of_own = _gradient(
+                tile,
+                own_logsumexp0,
+                own_logsumexp1,
+                own_weight0,
+                own_weight1,
+                rows,
+                columns,
+                n_0,
+                n_1,
+                plain,
+            )
+            gradient = tl.where(same, of_own, gradient)
         if SKIP_SELF:
             same = same & (columns[None, :] - rows[:, None] != diagonal)
         less = tl.load(own + rows, mask=row_is, other=0.0)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mxmclr_plugin.loss.kernels.rows import Rows, TileOptions
-from mxmclr_plugin.loss.kernels.tiles import Engine, Logits, Own, Strips, Tiled
+from mxmclr_plugin.loss.kernels.tiles import Engine, Logits, Strips, Tiled
 
 __all__ = ["TRITON", "allows_tf32", "unsuitable"]
 
@@ -61,22 +61,23 @@ def _logsumexp(logits: Logits, options: TileOptions, keep: bool) -> Tiled:  # no
     launch = _Launch(logits)
     n_0, n_1, strip = len(logits.z0), len(logits.z1), strip_rows(_INTERPRETED)
     band = strip * max(1, min(-(-n_0 // strip), PARTIAL_BYTES // (4 * n_1)))
-    by_row = logits.scale.new_empty(n_0)
-    by_column = logits.scale.new_full((n_1,), -torch.inf)
+    by_row = logits.scale.new_empty(logits.kinds, n_0)
+    by_column = logits.scale.new_full((logits.kinds, n_1), -torch.inf)
     for first in range(0, n_0, band):
         i = slice(first, min(first + band, n_0))
         rows = i.stop - i.start
         strips = -(-rows // strip)
         span = LEAST_SPAN * max(1, n_1 * strips // (PROGRAMS * LEAST_SPAN))
         spans = -(-n_1 // span)
-        partial_rows = by_row.new_empty(spans, rows)
-        partial_columns = by_column.new_empty(strips, n_1)
+        partial_rows = by_row.new_empty(logits.kinds, spans, rows)
+        partial_columns = by_column.new_full((logits.kinds, strips, n_1), -torch.inf)
         launch(
             "logsumexp",
             (strips, spans),
             *launch.sides(i, slice(0, n_1)),
-            partial_rows,
-            partial_columns,
+            *((logits.index0[i], logits.index1) if logits.own_apart else (None, None)),
+            *(partial_rows[0], partial_columns[0]),
+            *((partial_rows[1], partial_columns[1]) if logits.own_apart else (None, None)),
             rows,
             n_1,
             *launch.widths,
@@ -85,8 +86,8 @@ def _logsumexp(logits: Logits, options: TileOptions, keep: bool) -> Tiled:  # no
             _size_class(rows, n_1),
             **launch.options,
         )
-        by_row[i] = partial_rows.logsumexp(dim=0)
-        by_column = torch.logaddexp(by_column, partial_columns.logsumexp(dim=0))
+        by_row[:, i] = partial_rows.logsumexp(dim=1)
+        by_column = torch.logaddexp(by_column, partial_columns.logsumexp(dim=1))
     return Tiled(by_row, by_column, None, [])
 
 
@@ -97,9 +98,9 @@ def _gradients(
     weight_columns: Tensor,
     grad1: Tensor | None,
     options: TileOptions,  # noqa: ARG001
-    own: Own | None,
+    own: Tensor | None,
 ) -> Strips:
-    """Gradient of sum(weight_rows * rows) + sum(weight_columns * columns), strip by strip.
+    """Gradient of weighted logsumexp, strip by strip.
 
     A block of the gradient by S is made again in the dtype of the rows and multiplied into both
     sides with sums in float32. As the rows are not of unit length, a block is W = G / (|a| |b|),
@@ -115,10 +116,15 @@ def _gradients(
     inverse1, greatest1 = _inverse(logits.z1)
     peak = (weight_rows.abs().max() + weight_columns.abs().max()).clamp(min=1e-30) / _PEAK
     weight_rows, weight_columns = weight_rows / peak, weight_columns / peak
-    own_rows, index0, index1 = (None,) * 3 if own is None else (own.rows / peak, *own[1:])
+    assert own is not None  # this engine subtracts it
+    own = own / peak
     undo = logits.scale * peak
     factor0 = undo * greatest1 / inverse0
     factor1 = undo * greatest0 / inverse1
+
+    def of_kind(k: int, i: slice, j: slice) -> tuple[Tensor, ...]:
+        """Logsumexp and weights of the entries of one kind."""
+        return tiled.rows[k, i], tiled.columns[k, j], weight_rows[k, i], weight_columns[k, j]
 
     height = min(BLOCK_ROWS, n_0)
     # A multiple of 64 keeps every row of a block aligned.
@@ -137,13 +143,9 @@ def _gradients(
                     -(-shape[0] // cut["BLOCK_M"]) * -(-shape[1] // cut["BLOCK_N"]),
                 ),
                 *launch.sides(i, j),
-                *(x[span] for x, span in ((tiled.rows, i), (tiled.columns, j))),
-                *(x[span] for x, span in ((weight_rows, i), (weight_columns, j))),
-                *(x[span] for x, span in ((inverse0, i), (inverse1, j))),
-                *(
-                    None if x is None else x[span]
-                    for x, span in ((own_rows, i), (index0, i), (index1, j))
-                ),
+                *of_kind(0, i, j),
+                *(of_kind(1, i, j) if logits.own_apart else (None,) * 4),
+                *(inverse0[i], inverse1[j], own[i], logits.index0[i], logits.index1[j]),
                 block,
                 *block.shape,
                 *launch.widths,
