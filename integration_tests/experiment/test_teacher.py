@@ -30,9 +30,9 @@ def test_relation_is_of_the_frozen_encoder(tmp_path, monkeypatch):
     losses, calls = [], []
     forward, step = MultimodalLoss.forward, RetrievalModule.training_step
 
-    def watched(self, z, ids, soft_features=None):
+    def watched(self, z, ids, soft_features=None, *rest):
         calls.append((z, ids, soft_features))
-        return forward(self, z, ids, soft_features)
+        return forward(self, z, ids, soft_features, *rest)
 
     def watched_step(self, batch, batch_idx):
         losses.append(step(self, batch, batch_idx))
@@ -119,8 +119,8 @@ def test_a_teacher_beside_the_towers_equals_the_loop_over_the_formula(tmp_path, 
     texts, calls = [], []
     forward, step = MultimodalLoss.forward, RetrievalModule.training_step
 
-    def watched(self, z, ids, soft_features=None):
-        loss = forward(self, z, ids, soft_features)
+    def watched(self, z, ids, soft_features=None, *rest):
+        loss = forward(self, z, ids, soft_features, *rest)
         calls.append((float(loss.detach()), z, ids))
         return loss
 
