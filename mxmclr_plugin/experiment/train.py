@@ -46,6 +46,8 @@ from mxmclr_plugin.experiment.metrics import (
     RunMetrics,
     SplitMetrics,
     TrainingRecord,
+    graded_note,
+    relevance_of,
 )
 from mxmclr_plugin.experiment.metrics_table import metrics_tables
 from mxmclr_plugin.experiment.module import RetrievalModule
@@ -172,6 +174,8 @@ def _run(config: RunConfig, folder: RunFolder, stop: Stop, console: Console) -> 
     )
     with memory.explaining():
         metrics.splits.update(_test(trainer, module, loaders, config, folder, console))
+    if module.relevance is not None:
+        metrics.data.notes.append(graded_note(module.relevance))
     if trainer.is_global_zero:
         towers_written = save_sentence_transformers(towers, folder)
         # Written last: a run with metrics is finished.
@@ -222,6 +226,7 @@ def _test(
     tested: dict[str, SplitMetrics] = {}
     for split in [name for name in loaders.splits if name in wanted]:
         loaders.tested = split
+        module.relevance = relevance_of(loaders.splits[split])
         checkpoint = folder.checkpoints / f"{config.trainer.test_with}.ckpt"
         trainer.test(module, loaders, ckpt_path=checkpoint, verbose=False)
         assert module.tested is not None
