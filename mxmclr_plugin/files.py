@@ -17,7 +17,7 @@ from uuid import uuid4
 
 from filelock import FileLock
 
-__all__ = ["FileMemory", "cache_folder", "kept", "replacing", "write_atomically"]
+__all__ = ["FileMemory", "cache_folder", "intact", "kept", "replacing", "write_atomically"]
 
 
 def cache_folder() -> Path:
@@ -71,7 +71,7 @@ def kept(path: str | Path, make: Callable[[Path], None]) -> Path:
         Where it is.
     """
     path = cache_folder() / path  # an absolute one stays
-    if _intact(path):
+    if intact(path):
         return path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -83,7 +83,7 @@ def kept(path: str | Path, make: Callable[[Path], None]) -> Path:
             make(path)
         return path
     try:
-        if not _intact(path, say=True):
+        if not intact(path, say=True):
             _make(path, make)
     finally:
         lock.release()
@@ -101,8 +101,13 @@ def _make(path: Path, make: Callable[[Path], None]) -> None:
     unfinished.replace(path)
 
 
-def _intact(path: Path, say: bool = False) -> bool:
-    """Whether it is there and holds what was written."""
+def intact(path: Path, say: bool = False) -> bool:
+    """Whether a :func:`kept` file or folder is there and holds what was written.
+
+    Args:
+        path: Where it is kept.
+        say: Whether to warn of one that does not.
+    """
     if not (path.exists() and _checksum(path).exists()):
         return False
     try:
