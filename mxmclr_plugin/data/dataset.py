@@ -234,6 +234,36 @@ class MultifoldDataset(Dataset[MultifoldInstance]):
             self.soft_features,
         )
 
+    @classmethod
+    def joined(cls, datasets: Sequence[MultifoldDataset]) -> MultifoldDataset:
+        """The instances of several data sets, one after the other; records are shared.
+
+        Ids are kept if all differ, else they are 0, 1, 2, ...
+
+        Args:
+            datasets: The data sets; not all need to have all modalities.
+        """
+        stores: dict[str, Store] = {}
+        members: dict[str, list[npt.NDArray[np.int64]]] = {}
+        for modality in dict.fromkeys(m for dataset in datasets for m in dataset.modalities):
+            owned = [of.stores[modality] for of in datasets if modality in of.stores]
+            parts = list({id(store): store for store in owned}.values())
+            ends = np.cumsum([0, *map(len, parts)]).tolist()
+            starts = {id(store): start for store, start in zip(parts, ends, strict=False)}
+            stores[modality] = parts[0] if len(parts) == 1 else _ChainedStore(parts)
+            members[modality] = []
+            for dataset in datasets:
+                rows = dataset.members.get(modality, [np.empty(0, np.int64)] * len(dataset))
+                start = starts.get(id(dataset.stores.get(modality)), 0)
+                members[modality] += [of_instance + start for of_instance in rows]
+        ids = np.concatenate([dataset.ids for dataset in datasets])
+        return cls(
+            stores,
+            members,
+            ids if len(np.unique(ids)) == len(ids) else np.arange(len(ids)),
+            [name for dataset in datasets for name in dataset.names],
+        )
+
     def with_store(self, modality: str, store: Store) -> MultifoldDataset:
         """The data set with other records for a modality, such as features computed from them.
 
@@ -296,6 +326,21 @@ def _read(
         for modality, of_modality in rows.items()
         if modality in stores
     }
+
+
+class _ChainedStore:
+    """The records of several stores, one after the other."""
+
+    def __init__(self, stores: Sequence[Store]) -> None:
+        self.stores = list(stores)
+        self.ends = np.cumsum([len(store) for store in stores])
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def __getitem__(self, index: int) -> Any:
+        part = int(np.searchsorted(self.ends, index, side="right"))
+        return self.stores[part][index - int(self.ends[part]) + len(self.stores[part])]
 
 
 def flattened(lists: Iterable[Sequence[T]]) -> tuple[list[T], list[npt.NDArray[np.int64]]]:

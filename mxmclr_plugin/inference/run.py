@@ -24,6 +24,7 @@ from mxmclr_plugin.experiment.folder import read_config
 from mxmclr_plugin.experiment.splits import (
     measured_modalities,
     measured_split,
+    searched_split,
     trained_split,
     with_train_instances,
 )
@@ -102,6 +103,17 @@ class Run:
             self._splits[name] = measured_split(self.data, name, self.config, self.console)
         return self._splits[name]
 
+    def searched(self, name: str) -> MultifoldDataset:
+        """A split, or ``all`` of them, for search: instances with an observation for any tower.
+
+        Raises:
+            ConfigError: If there is no such split.
+        """
+        key = f"searched {name}"
+        if key not in self._splits:
+            self._splits[key] = searched_split(self.data, name, self.config, self.console)
+        return self._splits[key]
+
     def _lacking(self, split: str) -> set[str]:
         """Modalities that are measured and that a split does not have."""
         if split not in self.data:
@@ -121,28 +133,30 @@ class Run:
             )
         return self.towers[modality]
 
-    def check_modality(self, split: str, modality: str) -> None:
-        """Check that a split has observations of a modality and that a tower encodes them.
+    def check_modality(self, dataset: MultifoldDataset, modality: str) -> None:
+        """Check that data have observations of a modality and that a tower encodes them.
 
         Raises:
-            ConfigError: If the modality has no tower, or the split no observation of it.
+            ConfigError: If the modality has no tower, or the data no observation of it.
         """
         self.tower(modality)
-        dataset = self.split(split)
         if modality not in dataset.modalities or not dataset.folds(modality).any():
             held = [name for name in dataset.modalities if dataset.folds(name).any()]
             raise ConfigError(
-                f"the split {split!r} of the data {self.config.data['name']} has no {modality!r}, "
-                f"it has {', '.join(held)}"
+                f"the data {self.config.data['name']} have no {modality!r} here, they have "
+                f"{', '.join(held)}"
             )
 
     def embeddings(
-        self, split: str, modalities: Sequence[str] | None = None, progress: bool = True
+        self,
+        split: str | MultifoldDataset,
+        modalities: Sequence[str] | None = None,
+        progress: bool = True,
     ) -> dict[str, Embedded]:
         """Encode all observations of a split, as in the run's test.
 
         Args:
-            split: Name of the split.
+            split: Name of the split, or data such as :meth:`searched` returns.
             modalities: Modalities to encode; None for all measured ones.
             progress: Whether to show a bar, where there is a terminal.
 
@@ -152,13 +166,13 @@ class Run:
         Raises:
             ConfigError: If the split is unknown, or a modality has no tower or no records.
         """
-        dataset = self.split(split)
+        dataset = self.split(split) if isinstance(split, str) else split
         wanted = measured_modalities(self.config) if modalities is None else list(modalities)
         for modality in wanted:
-            self.check_modality(split, modality)
+            self.check_modality(dataset, modality)
         towers = {modality: self.towers[modality] for modality in wanted}
         device = self.device.place
-        cached = with_cached_features({split: dataset}, towers, self.config, device)[split]
+        cached = with_cached_features({"": dataset}, towers, self.config, device)[""]
         return {modality: self._encoded(cached, modality, progress) for modality in wanted}
 
     def encode(self, modality: str, observations: Sequence[str] | Tensor) -> Tensor:

@@ -1,9 +1,8 @@
 """``python -m mxmclr_plugin.run TASK [key=value ...]``, the same as ``mxmclr``."""
 
-from __future__ import annotations
-
 import sys
 
 from mxmclr_plugin.run.command_line import main
 
-sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())

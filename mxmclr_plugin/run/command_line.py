@@ -391,7 +391,7 @@ _COMMANDS: dict[str, Command] = {
         others_help=_OF_RUN,
     ),
     "search": Command(
-        "Finds the items of a split that are nearest to a query.",
+        "Finds the instances that are nearest to a query.",
         lambda: SearchArguments,
         search_command,
         others=_changed_keys,
