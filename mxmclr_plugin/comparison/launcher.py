@@ -18,7 +18,6 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.text import Text
 
 import mxmclr_plugin
 from mxmclr_plugin.errors import ConfigError
@@ -193,7 +192,7 @@ def _finish(run: PlannedRun, status: int, console: Console) -> Outcome:
             error = str(damaged)
     error = error or _error(run.folder / "log.txt", status)
     write_atomically(run.folder / _FAILURE, json.dumps({"error": error}))
-    console.print(Text(f"failed: {run.folder.name}: {error}"), soft_wrap=True)
+    console.print(f"failed: {run.folder.name}: {error}", soft_wrap=True)
     return Outcome(error=error)
 
 

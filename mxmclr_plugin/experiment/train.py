@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 from rich.console import Console
-from rich.markup import escape
 from transformers.utils import logging as transformers_logging
 
 import mxmclr_plugin
@@ -52,6 +51,7 @@ from mxmclr_plugin.experiment.trainer import build_trainer
 from mxmclr_plugin.loss.multimodal import MultimodalLoss
 from mxmclr_plugin.loss.registry import build_loss, loss_positives
 from mxmclr_plugin.registry import DATASETS
+from mxmclr_plugin.safe_text import TerminalConsole
 
 __all__ = ["run_retrieval"]
 
@@ -69,7 +69,7 @@ def run_retrieval(config: RunConfig, console: Console | None = None) -> RunMetri
     Raises:
         ConfigError: If the configuration cannot be run.
     """
-    console = console or Console()
+    console = console or TerminalConsole()
     _quieten_libraries(console)
     check_machine(config.trainer)
     folder = RunFolder.of(config)
@@ -262,8 +262,7 @@ def _print_setup(
         for modality, spec in config.teacher.items()
     )
     lines = [
-        f"[bold]{config.task}[/bold] with loss [bold]{config.loss_name}[/bold], "
-        f"seed {config.seed}, in {folder.path}",
+        f"{config.task} with loss {config.loss_name}, seed {config.seed}, in {folder.path}",
         f"data {config.data['name']}: instances {sizes}",
         f"towers {towers}" + (f"; teacher {teachers}" if teachers else ""),
         f"{config.trainer.max_steps} steps of {batch.instances} instances with "
@@ -303,7 +302,7 @@ def _print_results(console: Console, metrics: RunMetrics, batch: BatchConfig, pa
             "their batch and added nothing"
         )
     for sentence in [*metrics.train.warnings, *metrics.data.notes]:
-        console.print(escape(sentence), highlight=False)
+        console.print(sentence)
     console.print(f"written to {path}", soft_wrap=True)
 
 

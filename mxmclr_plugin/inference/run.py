@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from rich.console import Console
 from torch import Tensor, nn
 
@@ -32,8 +31,10 @@ from mxmclr_plugin.experiment.splits import (
 from mxmclr_plugin.inference.changes import changed_config
 from mxmclr_plugin.inference.device import Device
 from mxmclr_plugin.models.tower import Tower
+from mxmclr_plugin.plain_yaml import read_yaml
 from mxmclr_plugin.progress import progress_bar
-from mxmclr_plugin.registry import DATASETS
+from mxmclr_plugin.registry import DATASETS, LOSSES, TOWERS
+from mxmclr_plugin.safe_text import TerminalConsole
 
 __all__ = ["Embedded", "Run", "load_run"]
 
@@ -219,6 +220,7 @@ def load_run(
     checkpoint: str | None = None,
     device: str = "auto",
     console: Console | None = None,
+    trust: bool = False,
 ) -> Run:
     """Load a finished run.
 
@@ -232,14 +234,15 @@ def load_run(
             with.
         device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...; ``"auto"`` follows the configuration.
         console: Where data that are left out are reported; by default standard error.
+        trust: Whether the run's configuration may name code that is not registered.
 
     Raises:
         ConfigError: If there is no such run, its checkpoint does not fit its configuration, or a
             change, the data or the device cannot be used.
     """
-    console = console or Console(stderr=True)
+    console = console or TerminalConsole(stderr=True)
     folder, file = _located(Path(path).expanduser(), checkpoint)
-    original = _config_of(folder)
+    original = _config_of(folder, trust)
     file = file or folder / "checkpoints" / f"{checkpoint or original.trainer.test_with}.ckpt"
     config = changed_config(original, overrides)
     weights, step = _weights_of(file)
@@ -279,23 +282,40 @@ def _located(path: Path, checkpoint: str | None) -> tuple[Path, Path | None]:
     raise ConfigError(f"ckpt: there is no run or checkpoint {path}")
 
 
-def _config_of(folder: Path) -> RunConfig:
+def _config_of(folder: Path, trust: bool) -> RunConfig:
     file = folder / "config.yaml"
     try:
-        plain = yaml.safe_load(file.read_text(encoding="utf-8"))
+        plain = read_yaml(file)
     except OSError as error:
         raise ConfigError(
             f"ckpt: {folder} is no folder of a run, which has a config.yaml and checkpoints/: "
             f"{error.strerror or error}"
         ) from error
-    except (ValueError, yaml.YAMLError) as error:
-        raise ConfigError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(plain, dict):
         raise ConfigError(f"{file} holds no configuration")
+    for key, path in () if trust else _import_paths(plain):
+        if not any(registry.name_of(path) for registry in (LOSSES, TOWERS, DATASETS)):
+            raise ConfigError(
+                f"ckpt: {file} names code by {key}={path}, which is not registered and was not "
+                "imported; if you trust this folder, add trust=true"
+            )
     try:
         return check_config(plain)
     except ConfigError as error:
         raise ConfigError(f"{file}: {error}") from error
+
+
+def _import_paths(value: Any, at: str = "") -> Iterator[tuple[str, str]]:
+    """Keys and values by which a configuration names code."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            key = f"{at}.{name}" if at else str(name)
+            if name in ("_target_", "class_path"):
+                yield key, str(inner)
+            yield from _import_paths(inner, key)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _import_paths(inner, at)
 
 
 def _training_data(original: dict[str, Any], changed: dict[str, Any]) -> DataSplits:

@@ -21,6 +21,7 @@ class ExportArguments:
         split: Split whose observations are embedded.
         format: Format of the embeddings.
         towers: Modalities whose towers are written; all, or none.
+        trust: Whether the run's configuration may name code that is not registered.
     """
 
     ckpt: Path
@@ -28,6 +29,7 @@ class ExportArguments:
     split: str = "test"
     format: Literal["safetensors", "parquet"] = "safetensors"
     towers: list[str] = field(default_factory=lambda: ["all"])
+    trust: bool = False
 
 
 def export_command(arguments: ExportArguments, context: Context) -> int:
@@ -41,6 +43,7 @@ def export_command(arguments: ExportArguments, context: Context) -> int:
 
     out = new_path("out", arguments.out)
     named = {"all": None, "none": []}.get(",".join(arguments.towers), arguments.towers)
-    run = load_run(arguments.ckpt, context.overrides, console=context.console)
-    export_run(run, out, arguments.split, arguments.format, named, context.console)
+    console = context.console
+    run = load_run(arguments.ckpt, context.overrides, console=console, trust=arguments.trust)
+    export_run(run, out, arguments.split, arguments.format, named, console)
     return 0

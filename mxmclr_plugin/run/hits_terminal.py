@@ -20,7 +20,7 @@ def hits_table(found: Found, console: Console) -> Table:
     """Hits, a row each, with images where the terminal has colours."""
     images = console.is_terminal and console.color_system is not None
     table = Table(
-        title=Text(f"{found.query!r} among {found.items} of {found.among}"),
+        title=f"{found.query!r} among {found.items} of {found.among}",
         show_lines=images,
     )
     for column in ("rank", "cosine"):
@@ -35,8 +35,8 @@ def hits_table(found: Found, console: Console) -> Table:
             str(rank),
             f"{hit.score:.3f}",
             *([image] if images else []),
-            Text(hit.name),
-            Text(hit.caption or ""),
+            hit.name,
+            hit.caption or "",
         )
     return table
 
