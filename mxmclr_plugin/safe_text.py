@@ -14,8 +14,9 @@ from rich.text import Text
 
 __all__ = ["TerminalConsole", "csv_cell", "identifier", "visible"]
 
-# C0 and C1 controls but tab and line feed, and those that turn the direction of text.
-_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+# C0 and C1 controls but tab and line feed, those that turn the direction of text, and what stands
+# for the bytes of a file name that is no text.
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class TerminalConsole(Console):
@@ -47,4 +48,8 @@ def csv_cell(value: Any) -> Any:
 def identifier(text: str) -> str:
     """Letters, digits, ``-``, ``_`` and ``.`` of a text, for ids and file names; others differ."""
     plain = re.sub(r"[^A-Za-z0-9_.-]|^\.+", "", text)
-    return plain if plain == text else f"{plain}-{zlib.crc32(text.encode()):08x}"
+    return (
+        plain
+        if plain == text
+        else f"{plain}-{zlib.crc32(text.encode('utf-8', 'surrogatepass')):08x}"
+    )
