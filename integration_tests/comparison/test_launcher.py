@@ -2,12 +2,14 @@
 
 import io
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -28,13 +30,6 @@ def console():
     return Console(record=True, width=200, file=io.StringIO())
 
 
-def process_of(run):
-    """Process id of a run, None if it has ended."""
-    pattern = ["pgrep", "-f", f"mxmclr_plugin.run .*{run.folder}"]
-    found = subprocess.run(pattern, capture_output=True, text=True, check=False)
-    return int(found.stdout.split()[0]) if found.stdout else None
-
-
 def test_equal_runs_have_one_folder(tmp_path):
     assert planned(tmp_path).folder == planned(tmp_path, "seed=0").folder
     assert planned(tmp_path).folder != planned(tmp_path, "seed=1").folder
@@ -46,9 +41,9 @@ def test_a_killed_run_fails_and_the_rest_goes_on(tmp_path):
     shown = console()
 
     def kill():
-        while (process := process_of(runs[0])) is None:
+        while not (processes := multiprocessing.active_children()):
             time.sleep(0.05)
-        os.kill(process, signal.SIGKILL)
+        os.kill(processes[0].pid, signal.SIGKILL)
 
     killer = threading.Thread(target=kill)
     killer.start()
@@ -79,13 +74,20 @@ def test_an_error_is_an_outcome(tmp_path):
 def test_runs_end_with_the_launcher(tmp_path, stop):
     run = planned(tmp_path, "trainer.max_steps=100000")
     script = (
+        "import multiprocessing, threading, time\n"
         "from pathlib import Path; from rich.console import Console\n"
         "from mxmclr_plugin.comparison.launcher import PlannedRun, launch\n"
-        f"run = PlannedRun({run.task!r}, {run.overrides!r}, Path({str(run.folder)!r}))\n"
-        "launch([run], 1, Console(), 'runs')\n"
+        "def tell():\n"
+        "    while not (runs := multiprocessing.active_children()): time.sleep(0.05)\n"
+        "    print(runs[0].pid, flush=True)\n"
+        "if __name__ == '__main__':\n"
+        "    threading.Thread(target=tell, daemon=True).start()\n"
+        f"    run = PlannedRun({run.task!r}, {run.overrides!r}, Path({str(run.folder)!r}))\n"
+        "    launch([run], 1, Console(), 'runs')\n"
     )
     launcher = subprocess.Popen(
         [sys.executable, "-c", script],
+        stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         # A shell that runs the tests in the background has them ignore SIGINT.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
@@ -96,12 +98,13 @@ def test_runs_end_with_the_launcher(tmp_path, stop):
             assert launcher.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.1)
-        assert process_of(run) is not None
+        process = Path("/proc") / launcher.stdout.readline().decode().strip()
+        assert process.exists()
     finally:
         launcher.send_signal(stop)
         launcher.wait(timeout=30)
     deadline = time.monotonic() + 30
-    while process_of(run) is not None:
+    while process.exists():
         assert time.monotonic() < deadline, "the run goes on without its launcher"
         time.sleep(0.1)
 

@@ -1,8 +1,8 @@
 import pytest
-from pytorch_lightning.loggers import CSVLogger
 
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.experiment.compose import load_config
+from mxmclr_plugin.experiment.curves_file import CurvesLogger
 from mxmclr_plugin.experiment.loggers import build_loggers
 from mxmclr_plugin.run.command_line import main
 
@@ -20,8 +20,8 @@ SMALL = [
 
 def test_curves_are_always_written(tmp_path):
     (only,) = build_loggers([], tmp_path)
-    assert isinstance(only, CSVLogger)
-    assert only.log_dir == str(tmp_path / "curves")
+    assert isinstance(only, CurvesLogger)
+    assert only.path == tmp_path / "curves" / "metrics.csv"
 
 
 def test_an_unknown_logger_is_named():

@@ -35,24 +35,33 @@ def exported(trained, tmp_path_factory):
 
 def test_embeddings(trained, exported):
     out, index = exported
-    embedded = trained.embeddings("test")
+    embedded = trained.embeddings(trained.searched("all"), ["text", "voxel"])
     assert list(index["embeddings"]) == ["text", "voxel"]
     for modality, entry in index["embeddings"].items():
-        tensors = load_file(out / entry["file"])
+        tensors = load_file(out / entry["safetensors"])
         assert torch.equal(tensors["z"], embedded[modality].z)
         assert torch.equal(tensors["ids"], embedded[modality].ids)
         assert (entry["rows"], entry["dim"]) == tuple(tensors["z"].shape)
         rows = [json.loads(line) for line in (out / entry["observations"]).open()]
-        data = trained.data["test"]
         wanted = [
-            {"id": int(data.ids[k]), "name": data.names[k], "text": record}
+            {
+                "id": int(data.ids[k]),
+                "name": data.names[k],
+                "split": split,
+                "modality": modality,
+                "file": None,
+                "text": record if modality == "text" else None,
+            }
+            for split, data in trained.data.items()
             for k in range(len(data))
             for record in data[k].observations[modality]
         ]
-        if modality != "text":
-            for row in wanted:
-                del row["text"]
         assert rows == wanted
+        modes = {path.stat().st_mode & 0o777 for path in out.rglob("*") if path.is_file()}
+        plain = out / "plain"
+        plain.touch()
+        assert modes == {plain.stat().st_mode & 0o777}
+        plain.unlink()
 
 
 def test_the_index(exported, small_run):
@@ -105,14 +114,17 @@ def test_parquet_by_the_command(trained, small_run, tmp_path, capsys):
     assert "largest difference" in said
     table = parquet.read_table(out / "val_text.parquet")
     embedded = trained.embeddings("val")["text"]
-    assert table.column_names == ["id", "name", "text", "z"]
+    assert table.column_names == ["id", "name", "split", "modality", "file", "text", "z"]
+    assert set(table["split"].to_pylist()) == {"val"}
     np.testing.assert_array_equal(np.stack(table["z"].to_numpy()), embedded.z.numpy())
     assert table["id"].to_pylist() == embedded.ids.tolist()
     data = trained.data["val"]
     assert table["text"].to_pylist() == [
         t for k in range(len(data)) for t in data[k].observations["text"]
     ]
-    assert parquet.read_table(out / "val_voxel.parquet").column_names == ["id", "name", "z"]
+    assert parquet.read_table(out / "val_voxel.parquet")["text"].null_count == len(
+        trained.embeddings("val")["voxel"].z
+    )
     assert list(json.loads((out / "export.json").read_text())["towers"]) == ["text"]
     status, _, err = run(capsys, *asked)
     assert status == 2
@@ -152,7 +164,8 @@ def test_a_difference_is_an_error(trained, tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="text_sentence_transformer differs from the tower by"):
         export_run(trained, tmp_path / "x", towers=["text"])
     index = json.loads((tmp_path / "x" / "export.json").read_text())
-    assert index["embeddings"]["text"]["rows"] == len(trained.embeddings("test")["text"].z)
+    data = trained.searched("all")
+    assert index["embeddings"]["text"]["rows"] == data.folds("text").sum()
 
 
 @pytest.mark.parametrize(

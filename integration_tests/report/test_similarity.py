@@ -13,7 +13,7 @@ from mxmclr_plugin.report.similarity import (
 def items(ids, seed):
     z = torch.randn(len(ids), 6, generator=torch.Generator().manual_seed(seed))
     z = torch.nn.functional.normalize(z, dim=1)
-    return RankedItems(z, torch.tensor(ids), torch.arange(len(ids)))
+    return RankedItems(z, torch.tensor(ids), torch.arange(len(ids)), None)
 
 
 def test_similarity_is_the_cosine_of_means():

@@ -45,9 +45,9 @@ def test_the_command(small_run, tmp_path, capsys):
     asked = ["search", "a red cone", f"ckpt={small_run}", "k=50", f"html={page}"]
     status, out, _ = run(capsys, *asked)
     assert status == 0
-    assert "'a red cone' among 2 of voxel" in out
+    assert "'a red cone' among 16 of voxel" in out
     assert "▀" not in out  # no terminal, no images
-    assert page.read_text().count("<li>") == 2
+    assert page.read_text().count("<li>") == 8  # one for each instance
     status, _, err = run(capsys, *asked)
     assert status == 2
     assert "is there already" in err

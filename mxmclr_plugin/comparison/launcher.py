@@ -1,37 +1,54 @@
-"""Launcher of runs: a command line each, several at a time, in which a crash fails one run only."""
+"""Launcher of runs: a process with a command line each, in which a crash fails one run only."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import multiprocessing
 import os
+import runpy
 import shutil
 import signal
-import subprocess
 import sys
+import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from rich.console import Console
 
 import mxmclr_plugin
-from mxmclr_plugin.errors import ConfigError
+from mxmclr_plugin.experiment.checkpoint_files import remove_checkpoint
 from mxmclr_plugin.experiment.compose import load_config
+from mxmclr_plugin.experiment.folder import RunFolder
 from mxmclr_plugin.experiment.metrics import RunMetrics
 from mxmclr_plugin.files import write_atomically
-from mxmclr_plugin.json_records import read_record
 from mxmclr_plugin.progress import progress_bar
+
+if TYPE_CHECKING:  # Windows has one of them
+    from multiprocessing.context import ForkServerContext, SpawnContext
 
 __all__ = ["Outcome", "PlannedRun", "command_line", "launch", "outcome_of", "plan_run"]
 
 _FAILURE = "failure.json"
-PARENT = "MXMCLR_PARENT"
-"""Variable with the process id of the launcher; a run ends when that process is gone."""
+_PROGRAM = "mxmclr_plugin.run"
+
+# A server imports the libraries once, and each run is a fork of it: that saves seconds a run.
+_CONTEXT: ForkServerContext | SpawnContext = (
+    multiprocessing.get_context("forkserver")
+    if "forkserver" in multiprocessing.get_all_start_methods()
+    else multiprocessing.get_context("spawn")
+)
+_CONTEXT.set_forkserver_preload(["mxmclr_plugin.experiment.train"])
+
+_INTERRUPTED = (129, 130, 143)
+"""Exit statuses of a run that a signal has ended, and that continues."""
 
 
 @dataclass(frozen=True)
@@ -75,24 +92,21 @@ def plan_run(
         ConfigError: If the configuration is not valid.
     """
     config = dataclasses.asdict(load_config(task, overrides, config_dir))
-    for key in ("out", "ckpt"):
+    for key in ("out", "ckpt", "overrides"):
         config.pop(key, None)
-    config["trainer"].pop("loggers")  # without influence on a run
+    for key in ("loggers", "checkpoint_every_steps", "checkpoint_every_minutes"):
+        config["trainer"].pop(key)  # without influence on a run
     text = json.dumps([mxmclr_plugin.__version__, config], sort_keys=True)
     digest = blake2b(os.fsencode(text), digest_size=6).hexdigest()
     return PlannedRun(task, tuple(overrides), folder / f"{name}-{digest}", config_dir)
 
 
 def outcome_of(run: PlannedRun) -> Outcome | None:
-    """Outcome of a finished run; None if it is not finished, or failed.
-
-    Raises:
-        ConfigError: If its metrics cannot be read.
-    """
-    path = run.folder / "metrics.json"
-    if not path.is_file() or (run.folder / _FAILURE).exists():
+    """Outcome of a finished run; None if it is not finished or failed, or its record is damaged."""
+    if (run.folder / _FAILURE).exists():
         return None
-    return Outcome(read_record(RunMetrics, path))
+    metrics = RunFolder(run.folder).read_metrics()
+    return None if metrics is None else Outcome(metrics)
 
 
 def command_line(run: PlannedRun) -> list[str]:
@@ -102,7 +116,7 @@ def command_line(run: PlannedRun) -> list[str]:
         arguments.append("ckpt=last")
     if run.config_dir is not None:
         arguments += ["--config-dir", str(run.config_dir.absolute())]
-    return [sys.executable, "-m", "mxmclr_plugin.run", *arguments]
+    return [sys.executable, "-m", _PROGRAM, *arguments]
 
 
 def launch(
@@ -128,7 +142,7 @@ def launch(
     gpus = torch.cuda.device_count()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     slots = min(jobs or gpus or cores or 1, len(queue))
-    active: dict[int, tuple[PlannedRun, subprocess.Popen[bytes]]] = {}
+    active: dict[int, tuple[PlannedRun, BaseProcess]] = {}
     try:
         with progress_bar(console.is_terminal and bool(queue)) as progress:
             bar = progress.add_task(title, total=len(queue))
@@ -140,58 +154,67 @@ def launch(
                         active[slot] = run, _start(run, max(1, (cores or 1) // slots), gpu)
                 time.sleep(0.05)
                 for slot, (run, process) in list(active.items()):
-                    if process.poll() is not None:
+                    if process.exitcode is not None:
                         del active[slot]
-                        outcomes[run] = _finish(run, process.returncode, console)
+                        outcomes[run] = _finish(run, process.exitcode, console)
                         progress.advance(bar)
     finally:
         for _, process in active.values():
             process.terminate()
         for _, process in active.values():
-            try:
-                process.wait(timeout=10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            process.join(timeout=10)
+            process.kill()
+            process.join()
     return outcomes
 
 
-def _start(run: PlannedRun, threads: int, gpu: int | None) -> subprocess.Popen[bytes]:
+def _start(run: PlannedRun, threads: int, gpu: int | None) -> BaseProcess:
     if (run.folder / _FAILURE).exists():
         shutil.rmtree(run.folder)
-    arguments = command_line(run)
+    arguments = command_line(run)[3:]
     if "ckpt=last" not in arguments:
         shutil.rmtree(run.folder, ignore_errors=True)
     run.folder.mkdir(parents=True, exist_ok=True)
-    environment = {
-        **os.environ,
-        PARENT: str(os.getpid()),
-        "OMP_NUM_THREADS": str(threads),
-        "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path),
-        "COLUMNS": "120",
-    }
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "COLUMNS": "120"}
     if gpu is not None:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         environment["CUDA_VISIBLE_DEVICES"] = visible.split(",")[gpu] if visible else str(gpu)
-    with (run.folder / "log.txt").open("ab") as log:
-        return subprocess.Popen(
-            arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment
-        )
+    log = (run.folder / "log.txt").absolute()
+    process = _CONTEXT.Process(target=_run, args=(arguments, environment, threads, log))
+    process.start()
+    return process
+
+
+def _run(arguments: Sequence[str], environment: Mapping[str, str], threads: int, log: Path) -> None:
+    """Run ``python -m mxmclr_plugin.run`` in this process."""
+    with log.open("ab") as output, Path(os.devnull).open("rb") as nothing:
+        for stream, target in enumerate((nothing, output, output)):
+            os.dup2(target.fileno(), stream)
+    launcher = multiprocessing.parent_process()
+    assert launcher is not None
+    threading.Thread(target=_end_with, args=(launcher,), daemon=True).start()
+    os.environ.clear()
+    os.environ.update(environment)
+    torch.set_num_threads(threads)
+    sys.argv[1:] = arguments
+    runpy.run_module(_PROGRAM, run_name="__main__", alter_sys=True)
+
+
+def _end_with(launcher: BaseProcess) -> None:
+    """End this process once its launcher is gone, however that ended."""
+    launcher.join()
+    os._exit(1)
 
 
 def _finish(run: PlannedRun, status: int, console: Console) -> Outcome:
-    error = None
-    if status == 0:
-        try:
-            outcome = outcome_of(run)
-            if outcome is not None:
-                # The best weights are kept; those to continue from are not needed any more.
-                (run.folder / "checkpoints" / "last.ckpt").unlink(missing_ok=True)
-                return outcome
-        except ConfigError as damaged:
-            error = str(damaged)
-    error = error or _error(run.folder / "log.txt", status)
-    write_atomically(run.folder / _FAILURE, json.dumps({"error": error}))
+    outcome = outcome_of(run) if status == 0 else None
+    if outcome is not None:
+        # The best weights are kept; those to continue from are not needed any more.
+        remove_checkpoint(run.folder / "checkpoints" / "last.ckpt")
+        return outcome
+    error = _error(run.folder / "log.txt", status)
+    if status not in _INTERRUPTED:
+        write_atomically(run.folder / _FAILURE, json.dumps({"error": error}))
     console.print(f"failed: {run.folder.name}: {error}", soft_wrap=True)
     return Outcome(error=error)
 

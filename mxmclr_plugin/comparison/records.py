@@ -257,14 +257,16 @@ def summarize(
     rows = []
     for metric, (key, by_seed) in itertools.product(metrics, values.items()):
         variant = dict(key)
-        numbers = {seed: of[metric] for seed, of in by_seed.items()}
+        numbers = {seed: of[metric] for seed, of in by_seed.items() if metric in of}
+        if by_seed and not numbers:
+            continue  # other data, which do not have this metric
         difference = None
         other = {**variant, **(baseline or {})}
         if other != variant:
             others = values.get(tuple(other.items()), {})
             difference = paired_difference(
                 numbers,
-                {seed: of[metric] for seed, of in others.items()},
+                {seed: of[metric] for seed, of in others.items() if metric in of},
                 variant_name(baseline or {}),
                 confidence,
             )

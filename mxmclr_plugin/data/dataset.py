@@ -71,6 +71,9 @@ class MultifoldDataset(Dataset[MultifoldInstance]):
         names: A name for each instance, by default its id.
         soft_features: A teacher's features of all records of a modality, by modality; see
             :meth:`with_soft_features`.
+        attributes: Values of each instance by attribute, none where it is unknown:
+            ``{"colour": [("red",), ("red", "blue"), ()]}``. They are not trained on; graded metrics
+            count those that two instances share.
 
     Raises:
         ValueError: If lengths do not fit, ids repeat, a record is not there or is named twice by
@@ -84,9 +87,11 @@ class MultifoldDataset(Dataset[MultifoldInstance]):
         ids: npt.ArrayLike,
         names: Sequence[str] | None = None,
         soft_features: Mapping[str, Store] | None = None,
+        attributes: Mapping[str, Sequence[Sequence[str]]] | None = None,
     ) -> None:
         self.stores = dict(stores)
         self.soft_features = dict(soft_features or {})
+        self.attributes = {name: list(values) for name, values in (attributes or {}).items()}
         self.ids = _integers("ids", ids)
         self.names = [str(i) for i in self.ids] if names is None else list(names)
         if len(self.names) != len(self.ids):
@@ -166,6 +171,12 @@ class MultifoldDataset(Dataset[MultifoldInstance]):
                     raise ValueError(
                         f"members[{modality!r}] of instance {name!r} name a record twice"
                     )
+        for attribute, listed in self.attributes.items():
+            if len(listed) != len(self.ids):
+                raise ValueError(
+                    f"attributes[{attribute!r}] has {len(listed)} entries for {len(self.ids)} "
+                    "instances"
+                )
         for modality, features in self.soft_features.items():
             self._of(modality)
             if len(features) != len(self.stores[modality]):
@@ -226,12 +237,58 @@ class MultifoldDataset(Dataset[MultifoldInstance]):
             indices: Indexes of the instances, in the order wanted, or a mask.
         """
         kept = np.arange(len(self))[list(indices)]
-        return MultifoldDataset(
-            self.stores,
-            {modality: [rows[k] for k in kept] for modality, rows in self.members.items()},
-            self.ids[kept],
-            [self.names[k] for k in kept],
-            self.soft_features,
+        return self.replace(
+            members={modality: [rows[k] for k in kept] for modality, rows in self.members.items()},
+            ids=self.ids[kept],
+            names=[self.names[k] for k in kept],
+            attributes={name: [of[k] for k in kept] for name, of in self.attributes.items()},
+        )
+
+    def replace(self, **changes: Any) -> MultifoldDataset:
+        """The data set with other arguments.
+
+        Raises:
+            ValueError: As the constructor does.
+        """
+        arguments = {
+            name: changes.pop(name, getattr(self, name))
+            for name in ("stores", "members", "ids", "names", "soft_features", "attributes")
+        }
+        return MultifoldDataset(**arguments, **changes)
+
+    @classmethod
+    def joined(cls, datasets: Sequence[MultifoldDataset]) -> MultifoldDataset:
+        """The instances of several data sets, one after the other; records are shared.
+
+        Ids are kept if all differ, else they are 0, 1, 2, ...
+
+        Args:
+            datasets: The data sets; not all need to have all modalities.
+        """
+        stores: dict[str, Store] = {}
+        members: dict[str, list[npt.NDArray[np.int64]]] = {}
+        for modality in dict.fromkeys(m for dataset in datasets for m in dataset.modalities):
+            owned = [of.stores[modality] for of in datasets if modality in of.stores]
+            parts = list({id(store): store for store in owned}.values())
+            ends = np.cumsum([0, *map(len, parts)]).tolist()
+            starts = {id(store): start for store, start in zip(parts, ends, strict=False)}
+            stores[modality] = parts[0] if len(parts) == 1 else _ChainedStore(parts)
+            members[modality] = []
+            for dataset in datasets:
+                rows = dataset.members.get(modality, [np.empty(0, np.int64)] * len(dataset))
+                start = starts.get(id(dataset.stores.get(modality)), 0)
+                members[modality] += [of_instance + start for of_instance in rows]
+        ids = np.concatenate([dataset.ids for dataset in datasets])
+        return cls(
+            stores,
+            members,
+            ids if len(np.unique(ids)) == len(ids) else np.arange(len(ids)),
+            [name for dataset in datasets for name in dataset.names],
+            attributes={
+                name: [values for dataset in datasets for values in dataset.attributes[name]]
+                for name in datasets[0].attributes
+                if all(name in dataset.attributes for dataset in datasets)
+            },
         )
 
     def with_store(self, modality: str, store: Store) -> MultifoldDataset:
@@ -246,8 +303,7 @@ class MultifoldDataset(Dataset[MultifoldInstance]):
                 f"the store of {modality!r} has {len(self.stores[modality])} records, the new one "
                 f"{len(store)}"
             )
-        stores = {**self.stores, modality: store}
-        return MultifoldDataset(stores, self.members, self.ids, self.names, self.soft_features)
+        return self.replace(stores={**self.stores, modality: store})
 
     def with_soft_features(self, modality: str, features: Store) -> MultifoldDataset:
         """The data set with a teacher's features, from which the loss takes the soft relation.
@@ -262,8 +318,7 @@ class MultifoldDataset(Dataset[MultifoldInstance]):
         Raises:
             ValueError: If the modality is unknown or the number of records differs.
         """
-        features_of = {**self.soft_features, modality: features}
-        return MultifoldDataset(self.stores, self.members, self.ids, self.names, features_of)
+        return self.replace(soft_features={**self.soft_features, modality: features})
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -296,6 +351,21 @@ def _read(
         for modality, of_modality in rows.items()
         if modality in stores
     }
+
+
+class _ChainedStore:
+    """The records of several stores, one after the other."""
+
+    def __init__(self, stores: Sequence[Store]) -> None:
+        self.stores = list(stores)
+        self.ends = np.cumsum([len(store) for store in stores])
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def __getitem__(self, index: int) -> Any:
+        part = int(np.searchsorted(self.ends, index, side="right"))
+        return self.stores[part][index - int(self.ends[part]) + len(self.stores[part])]
 
 
 def flattened(lists: Iterable[Sequence[T]]) -> tuple[list[T], list[npt.NDArray[np.int64]]]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image, ImageChops, ImageDraw
 from torch import Tensor
 
 from mxmclr_plugin.data.rendering import render_views
 
-__all__ = ["DRAWABLE", "image_of"]
+__all__ = ["DRAWABLE", "image_of", "without_border"]
 
 DRAWABLE = ("image", "views", "voxel", "strokes")
 """Kinds of records that there are images of."""
@@ -45,6 +45,28 @@ def image_of(record: Tensor, kind: str, size: int = 96) -> Image.Image:
     if kind == "voxel":
         record = render_views(record[None].contiguous(), 1, size)[0, 0]
     return Image.fromarray(record.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy())
+
+
+def without_border(image: Image.Image) -> Image.Image:
+    """A square of an image without the border of one colour round what it shows.
+
+    Args:
+        image: An RGB image.
+
+    Returns:
+        The image unchanged where it has no such border.
+    """
+    ground = Image.new("RGB", image.size, image.getpixel((0, 0)))  # type: ignore[arg-type]
+    box = ImageChops.difference(image.convert("RGB"), ground).getbbox()
+    if box is None:
+        return image
+    left, upper, right, lower = box
+    edge = min(max(right - left, lower - upper) + 2, *image.size)
+    left = min(max(0, (left + right - edge) // 2), image.width - edge)
+    upper = min(max(0, (upper + lower - edge) // 2), image.height - edge)
+    if edge < max(right - box[0], lower - box[1]):  # not square, and shown to its border
+        return image
+    return image.crop((left, upper, left + edge, upper + edge))
 
 
 def _drawn(strokes: Tensor, size: int) -> Image.Image:

@@ -145,4 +145,7 @@ def observation_loader(
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=pin_memory,
+        # Else each iteration takes a number from torch's global generator, and a training that is
+        # resumed has other dropout masks, because it makes its iterators elsewhere.
+        generator=torch.Generator(),
     )

@@ -124,7 +124,9 @@ def load_config(
         )
     composed = _compose(task, overrides, config_dir)
     OmegaConf.set_struct(composed, False)
-    return check_config(OmegaConf.merge({"task": task}, composed))
+    config = check_config(OmegaConf.merge({"task": task}, composed))
+    config.overrides = [text for text in overrides if not re.match(r"\+*(out|ckpt)=", text)]
+    return config
 
 
 def compose_choice(group: str, name: str) -> dict[str, Any]:
@@ -262,7 +264,7 @@ def _described(node: Any, prefix: str) -> Iterable[Key]:
     hints = get_type_hints(type(node), include_extras=True)
     for entry in fields(node):
         key, value, text = f"{prefix}{entry.name}", getattr(node, entry.name), words[entry.name]
-        if key in ("task", "summary"):
+        if key in ("task", "summary", "overrides"):
             continue
         if is_dataclass(value):
             yield from _described(value, f"{key}.")

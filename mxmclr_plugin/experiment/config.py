@@ -82,6 +82,9 @@ class TrainerConfig:
         precision: auto (bf16-mixed on a GPU that supports it, 16-mixed on another GPU, else 32),
             or as in Lightning.
         validate_every: Epochs between validations.
+        checkpoint_every_steps: Steps between checkpoints to resume from, beside those after each
+            validation; null for no others.
+        checkpoint_every_minutes: Minutes between such checkpoints; null for no others.
         patience: Stop after that many validations without a better mean recall; null never stops
             early.
         test_with: Weights that are tested: best (by validation) or last.
@@ -100,6 +103,8 @@ class TrainerConfig:
     num_nodes: Count = 1
     precision: Annotated[str, OneOf(("auto", *PRECISIONS, *_SAME_PRECISION))] = "auto"
     validate_every: Count = 1
+    checkpoint_every_steps: Count | None = None
+    checkpoint_every_minutes: Annotated[float, Gt(0)] | None = 10.0
     patience: Count | None = None
     test_with: Annotated[str, OneOf(("best", "last"))] = "best"
     skip_nonfinite: Annotated[int, Ge(0)] = 0
@@ -162,7 +167,8 @@ class RunConfig:
         seed: Seed of weights and draws.
         out: Folder of the run; null makes runs/TASK/LOSS-seedSEED.
         ckpt: null starts a new run, ``last`` continues the run in ``out``, a path continues from
-            that checkpoint.
+            that checkpoint. The run keeps its configuration; keys beside it are changes.
+        overrides: Changes to the task's defaults, as on the command line.
         automatic: Whether missing towers and directions, empty folds, and instances, repeats and
             max_steps that are null are chosen from the data, see
             :func:`~mxmclr_plugin.experiment.auto_config.completed`.
@@ -183,6 +189,7 @@ class RunConfig:
     seed: Seed = 0
     out: Annotated[str, MinLen(1)] | None = None
     ckpt: Annotated[str, MinLen(1)] | None = None
+    overrides: list[str] = field(default_factory=list)
     automatic: bool = False
 
     @property

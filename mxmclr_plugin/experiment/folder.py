@@ -5,22 +5,40 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Sequence
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import ModuleType
+from typing import IO, Any
 
 import yaml
 
 from mxmclr_plugin.data.problems import Problem
 from mxmclr_plugin.errors import ConfigError
+from mxmclr_plugin.experiment.compose import check_config
 from mxmclr_plugin.experiment.config import RunConfig
 from mxmclr_plugin.experiment.metrics import RunMetrics
 from mxmclr_plugin.files import write_atomically
-from mxmclr_plugin.json_records import json_text
+from mxmclr_plugin.json_records import json_text, read_record
+from mxmclr_plugin.plain_yaml import read_yaml
+from mxmclr_plugin.registry import DATASETS, LOSSES, TOWERS
 
-__all__ = ["RunFolder"]
+fcntl: ModuleType | None
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+__all__ = ["RunFolder", "claimed_folder", "default_folder", "read_config", "run_of"]
 
 _DECIDED = "MXMCLR_RUN_FOLDER"
-"""Environment variable with the folder, from the first process to those that it starts."""
+"""Variable with the folder and the checkpoint, from a process to those that it starts."""
+
+_CONTINUED = ("last.ckpt", "previous.ckpt", "best.ckpt")
+"""Checkpoints from which ``ckpt=last`` continues, in this order."""
+
+_claimed: set[Path] = set()
 
 
 class RunFolder:
@@ -29,67 +47,37 @@ class RunFolder:
     Attributes:
         path: The folder.
         resume_from: Checkpoint to continue from, None for a new run.
+        decided: Whether another process has chosen both.
     """
 
-    def __init__(self, path: Path, resume_from: Path | None) -> None:
+    def __init__(self, path: Path, resume_from: Path | None = None, decided: bool = False) -> None:
         self.path = path
         self.resume_from = resume_from
-
-    @classmethod
-    def of(cls, config: RunConfig) -> RunFolder:
-        """The folder of a configuration.
-
-        The first process chooses it; processes that Lightning starts read it from the environment.
-
-        Without ``out`` it is runs/<task>/<loss>-seed<seed>: the newest such folder if the run
-        continues, and a new one, with a number behind its name, if it starts.
-
-        Raises:
-            ConfigError: If the run should continue but there is no checkpoint, or should start in a
-                folder that holds a run, or if processes that torchrun started have no ``out``.
-        """
-        from pytorch_lightning.utilities import rank_zero_only  # takes seconds to import
-
-        rank: int = getattr(rank_zero_only, "rank", 0)
-        if rank > 0 and _DECIDED in os.environ:
-            path, resume_from = json.loads(os.environ[_DECIDED])
-            return cls(Path(path), None if resume_from is None else Path(resume_from))
-        if rank > 0 and config.out is None:
-            raise ConfigError("out: several processes that are started from outside need one out=")
-        folder = cls._of_first(config, may_hold_run=rank > 0)
-        resume_from = None if folder.resume_from is None else str(folder.resume_from)
-        os.environ[_DECIDED] = json.dumps([str(folder.path), resume_from])
-        return folder
-
-    @classmethod
-    def _of_first(cls, config: RunConfig, may_hold_run: bool) -> RunFolder:
-        if config.out is not None:
-            path = Path(config.out)
-        else:
-            path = Path("runs") / config.task / f"{config.loss_name}-seed{config.seed}"
-            runs = [path, *(path.with_name(f"{path.name}-{k}") for k in range(2, 10_000))]
-            free = next(k for k, run in enumerate(runs) if not _holds_run(run))
-            path = runs[free if config.ckpt is None else max(free - 1, 0)]
-        if config.ckpt is None:
-            if _holds_run(path) and not may_hold_run:
-                raise ConfigError(
-                    f"out: {path} holds a run already; continue it with ckpt=last, or "
-                    "choose another folder"
-                )
-            return cls(path, None)
-        checkpoint = path / "checkpoints" / "last.ckpt"
-        if config.ckpt != "last":
-            checkpoint = Path(config.ckpt)
-        if not checkpoint.is_file():
-            raise ConfigError(
-                f"ckpt: there is no checkpoint {checkpoint}; leave ckpt out to start a new run"
-            )
-        return cls(path, checkpoint)
+        self.decided = decided
 
     @property
     def checkpoints(self) -> Path:
         """Folder of the checkpoints."""
         return self.path / "checkpoints"
+
+    @property
+    def config(self) -> RunConfig | None:
+        """The configuration that was saved, None if none was.
+
+        Raises:
+            ConfigError: If it cannot be read.
+        """
+        return read_config(self.path, trust=True) if (self.path / "config.yaml").exists() else None
+
+    def hand_on(self) -> None:
+        """Has the processes that Lightning starts use this folder and checkpoint."""
+        resume_from = None if self.resume_from is None else str(self.resume_from)
+        os.environ[_DECIDED] = json.dumps([str(self.path), resume_from])
+
+    def candidates(self, ckpt: str) -> list[Path]:
+        """Checkpoints to continue from that are there, best first."""
+        paths = [self.checkpoints / name for name in _CONTINUED] if ckpt == "last" else [Path(ckpt)]
+        return [path for path in paths if path.is_file()]
 
     def tower(self, modality: str) -> Path:
         """Folder of the trained SentenceTransformer of a modality."""
@@ -108,11 +96,193 @@ class RunFolder:
         """Writes ``metrics.json`` and returns its path."""
         return self._write("metrics.json", json_text(metrics))
 
+    def read_metrics(self) -> RunMetrics | None:
+        """The record of ``metrics.json``; None if the run has not finished, or it is damaged."""
+        path = self.path / "metrics.json"
+        try:
+            return read_record(RunMetrics, path) if path.is_file() else None
+        except ConfigError:
+            return None
+
+    def add_changes(self, lines: Sequence[str]) -> None:
+        """Appends changes with which the run continues to ``changes.txt``."""
+        if lines:
+            self._write("changes.txt", "".join(f"{line}\n" for line in [*self.changes(), *lines]))
+
+    def changes(self) -> list[str]:
+        """Changes with which the run has continued."""
+        path = self.path / "changes.txt"
+        return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+
     def _write(self, name: str, text: str) -> Path:
         path = self.path / name
         write_atomically(path, text)
         return path
 
 
+@contextmanager
+def claimed_folder(config: RunConfig) -> Iterator[RunFolder]:
+    """The folder of a configuration, which no other process uses as long as this is entered.
+
+    The first process chooses it; processes that Lightning starts read it from the environment.
+
+    Without ``out`` it is runs/<task>/<loss>-seed<seed>: the newest such folder if the run
+    continues, and a new one, with a number behind its name, if it starts.
+
+    Raises:
+        ConfigError: If a run should start in a folder that holds one, another process is writing
+            to the folder, or it cannot be written, or if processes that torchrun started have no
+            ``out``.
+    """
+    from pytorch_lightning.utilities import rank_zero_only  # takes seconds to import
+
+    rank: int = getattr(rank_zero_only, "rank", 0)
+    if rank > 0:
+        if _DECIDED in os.environ:
+            path, resume_from = json.loads(os.environ[_DECIDED])
+            yield RunFolder(Path(path), resume_from and Path(resume_from), decided=True)
+            return
+        if config.out is None:
+            raise ConfigError("out: several processes that are started from outside need one out=")
+        yield RunFolder(Path(config.out))
+        return
+    with _claim(config) as path:
+        yield RunFolder(path)
+
+
+@contextmanager
+def _claim(config: RunConfig) -> Iterator[Path]:
+    paths = [Path(config.out)] if config.out else default_folder(config)
+    for path in paths:
+        lock = _lock(path)
+        if lock is not None and (config.ckpt is not None or not _holds_run(path)):
+            break
+        if lock is None and (config.out or config.ckpt):
+            raise ConfigError(
+                f"out: another run is writing to {path} ({_owner(path)}); wait for it, or choose "
+                "another folder"
+            )
+        if lock is not None:
+            lock.close()
+        if config.out:
+            raise ConfigError(
+                f"out: {path} holds a run already; continue it with ckpt=last, or choose another "
+                "folder"
+            )
+    else:
+        raise ConfigError(f"out: there are too many runs beside {paths[0]}; choose a folder")
+    _claimed.add(path.resolve())
+    try:
+        yield path
+    finally:
+        _claimed.discard(path.resolve())
+        if [file.name for file in path.iterdir()] == [".lock"]:  # nothing has come of the run
+            (path / ".lock").unlink()
+            path.rmdir()
+        lock.close()
+
+
+def default_folder(config: RunConfig) -> list[Path]:
+    """Folders of a run without ``out``, the preferred one first.
+
+    The newest one with a run if the run continues, else those without one.
+    """
+    path = Path("runs") / config.task / f"{config.loss_name}-seed{config.seed}"
+    paths = [path, *(path.with_name(f"{path.name}-{k}") for k in range(2, 10_000))]
+    free = next(k for k, run in enumerate(paths) if not _holds_run(run))
+    return paths[free:] if config.ckpt is None else [paths[max(free - 1, 0)]]
+
+
+def read_config(folder: Path, trust: bool = False) -> RunConfig:
+    """The configuration of a run.
+
+    Args:
+        folder: Folder of the run.
+        trust: Whether it may name code that is not registered.
+
+    Raises:
+        ConfigError: If the folder has none, or it is not valid.
+    """
+    file = folder / "config.yaml"
+    try:
+        plain = read_yaml(file)
+    except OSError as error:
+        raise ConfigError(
+            f"ckpt: {folder} is no folder of a run, which has a config.yaml and checkpoints/: "
+            f"{error.strerror or error}"
+        ) from error
+    if not isinstance(plain, dict):
+        raise ConfigError(f"{file} holds no configuration")
+    for key, path in () if trust else _import_paths(plain):
+        if not any(registry.name_of(path) for registry in (LOSSES, TOWERS, DATASETS)):
+            raise ConfigError(
+                f"{file} names code by {key}={path}, which is not registered and was not imported; "
+                "if you trust this folder, add trust=true"
+            )
+    try:
+        return check_config(plain)
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}") from error
+
+
+def _import_paths(value: Any, at: str = "") -> Iterator[tuple[str, str]]:
+    """Keys and values by which a configuration names code."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            key = f"{at}.{name}" if at else str(name)
+            if name in ("_target_", "class_path"):
+                yield key, str(inner)
+            yield from _import_paths(inner, key)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _import_paths(inner, at)
+
+
+def run_of(checkpoint: Path) -> Path:
+    """Folder of the run that a checkpoint belongs to."""
+    return checkpoint.resolve().parent.parent
+
+
 def _holds_run(path: Path) -> bool:
     return (path / "config.yaml").exists() or (path / "checkpoints").exists()
+
+
+def _lock(folder: Path) -> IO[str] | None:
+    """The lock of a folder, which is made if it is not there; None if another run holds it.
+
+    The system frees it when the process ends, however that happens. Worker processes do not
+    inherit it, as they would ``flock``, and it holds on network file systems.
+    """
+    if folder.resolve() in _claimed:
+        return None  # opening and closing the file would free it
+    path = folder / ".lock"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = path.open("a+", encoding="utf-8")
+    except OSError as error:
+        reason = error.strerror or error
+        raise ConfigError(f"out: {folder} cannot be written: {reason}; choose another") from error
+    try:
+        if fcntl is not None:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        lock.close()
+        return None
+    except OSError:  # a file system without locks
+        pass
+    if not path.exists():  # removed by a run that came to nothing
+        lock.close()
+        return _lock(folder)
+    with suppress(OSError):  # a full disk
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {socket.gethostname()}")
+        lock.flush()
+    return lock
+
+
+def _owner(folder: Path) -> str:
+    if folder.resolve() in _claimed:
+        return "this process"
+    with suppress(OSError):
+        return (folder / ".lock").read_text(encoding="utf-8") or "a process"
+    return "a process"

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from mxmclr_plugin.errors import ConfigError
+from mxmclr_plugin.experiment.curves_file import CurvesLogger
 
 __all__ = ["build_loggers", "check_loggers"]
 
@@ -26,7 +27,7 @@ def check_loggers(names: Sequence[str]) -> None:
             )
 
 
-def build_loggers(names: Sequence[str], out: Path) -> list[Logger]:
+def build_loggers(names: Sequence[str], out: Path, step: int = 0) -> list[Logger]:
     """Loggers of a run.
 
     - ``csv``: ``curves/metrics.csv`` in its folder, always written;
@@ -37,8 +38,9 @@ def build_loggers(names: Sequence[str], out: Path) -> list[Logger]:
     Args:
         names: Of :data:`~mxmclr_plugin.experiment.config.LOGGERS`.
         out: Folder of the run.
+        step: Step from which the run continues.
     """
-    loggers: list[Logger] = [CSVLogger(out, name="", version="curves")]
+    loggers: list[Logger] = [CurvesLogger(out / "curves" / "metrics.csv", step)]
     if "tensorboard" in names:
         loggers.append(TensorBoardLogger(out, name="", version="tensorboard"))
     if "wandb" in names:

@@ -19,6 +19,7 @@ from mxmclr_plugin.experiment.metrics import SplitMetrics, measure
 from mxmclr_plugin.loss.multimodal import MultimodalLoss
 from mxmclr_plugin.models.tower import Tower
 from mxmclr_plugin.retrieval.direction import Direction
+from mxmclr_plugin.retrieval.graded import Relevance
 
 __all__ = ["RetrievalModule"]
 
@@ -35,6 +36,8 @@ class RetrievalModule(LightningModule):
 
     Attributes:
         tested: Metrics of the last test, None before it.
+        relevance: How relevant the instances of the next test are to each other, for the graded
+            metric.
         embeddings: Embeddings of the last training batch, detached, by modality.
     """
 
@@ -53,6 +56,8 @@ class RetrievalModule(LightningModule):
         self.optimizer_config = optimizer
         self.evaluation = evaluation
         self.tested: SplitMetrics | None = None
+        self.relevance: Relevance | None = None
+        self._options: list[tuple[float, float]] = []  # learning rate and decay by group
         self.embeddings: dict[str, Tensor] = {}
         self._encoded: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {}
         self.train()  # pretrained models come in evaluation mode, and Lightning leaves them in it
@@ -99,6 +104,7 @@ class RetrievalModule(LightningModule):
             lr=config.lr,
             weight_decay=config.weight_decay,
         )
+        self._options = [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups]
         steps = int(self.trainer.estimated_stepping_batches)
         scheduler = CosineWarmupScheduler(
             optimizer, warmup_epochs=int(config.warmup * steps), max_epochs=steps
@@ -158,14 +164,37 @@ class RetrievalModule(LightningModule):
     test_step = validation_step
 
     def on_test_epoch_end(self) -> None:
-        self.tested = measure(*self._embeddings(), self.directions, self.evaluation, groups=True)
+        self.tested = measure(
+            *self._embeddings(),
+            self.directions,
+            self.evaluation,
+            groups=True,
+            relevance=self.relevance,
+        )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # So that dropout draws the same numbers after a resumption.
         checkpoint["torch_rng_state"] = torch.get_rng_state()
+        if self.device.type == "cuda":
+            checkpoint["cuda_rng_state"] = torch.cuda.get_rng_state(self.device)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         torch.set_rng_state(checkpoint["torch_rng_state"].cpu())
+        if self.device.type == "cuda" and "cuda_rng_state" in checkpoint:
+            torch.cuda.set_rng_state(checkpoint["cuda_rng_state"].cpu(), self.device)
+        # Position alone: length and height of the schedule are those of the configuration.
+        checkpoint["lr_schedulers"] = [
+            {key: state[key] for key in ("last_epoch", "_step_count", "_last_lr", "lr_lambdas")}
+            for state in checkpoint["lr_schedulers"]
+        ]
+
+    def on_train_start(self) -> None:
+        # A checkpoint brings the options of its optimizer. Equal ones stay equal, bit by bit.
+        optimizer, scheduler = self.trainer.optimizers[0], self.lr_schedulers()
+        assert isinstance(scheduler, CosineWarmupScheduler)
+        factor = scheduler.scale_lr(scheduler.last_epoch)
+        for group, (lr, weight_decay) in zip(optimizer.param_groups, self._options, strict=True):
+            group.update(lr=lr * factor, initial_lr=lr, weight_decay=weight_decay)
 
     def _embeddings(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """What was encoded, and the instance of each row, by modality."""

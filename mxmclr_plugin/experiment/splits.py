@@ -13,13 +13,18 @@ from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.experiment.config import RunConfig
 
 __all__ = [
+    "ALL",
     "check_trainable",
     "measured_modalities",
     "measured_split",
+    "searched_split",
     "trained_split",
     "usable_splits",
     "with_train_instances",
 ]
+
+ALL = "all"
+"""Name that stands for all splits together."""
 
 
 def with_train_instances(data: DataSplits, number: int | None) -> DataSplits:
@@ -112,6 +117,30 @@ def measured_split(
     for modality in measured:
         _check_modality(split, data, modality, config)
     return _observed(split, data.plain.get(split, data[split]), measured, len(measured), console)
+
+
+def searched_split(
+    data: DataSplits, split: str, config: RunConfig, console: Console
+) -> MultifoldDataset:
+    """A split, or ``all`` of them, for search: instances with an observation for any tower.
+
+    Raises:
+        ConfigError: If there is no such split, or no instance is left.
+    """
+    parts = {name: data.plain.get(name, dataset) for name, dataset in data.items()}
+    if split != ALL and split not in parts:
+        raise ConfigError(
+            f"there is no split {split!r} of the data {config.data['name']}, there are "
+            f"{', '.join([*parts, ALL])}"
+        )
+    whole = MultifoldDataset.joined(list(parts.values())) if split == ALL else parts[split]
+    encoded = [modality for modality in config.towers if modality in whole.modalities]
+    if not encoded:
+        raise ConfigError(
+            f"the data {config.data['name']} have {', '.join(whole.modalities)}, towers are of "
+            f"{', '.join(config.towers)}"
+        )
+    return _observed(split, whole, encoded, 1, console)
 
 
 def measured_modalities(config: RunConfig) -> list[str]:

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 from rich.console import Console
@@ -28,11 +29,12 @@ from mxmclr_plugin.experiment.build_towers import (
     with_cached_features,
     with_teachers,
 )
+from mxmclr_plugin.experiment.checkpoint_files import remove_checkpoint
 from mxmclr_plugin.experiment.clock import TrainingClock, advice_on_waiting
 from mxmclr_plugin.experiment.compose import build_part
 from mxmclr_plugin.experiment.config import BatchConfig, RunConfig
 from mxmclr_plugin.experiment.data_module import RetrievalData
-from mxmclr_plugin.experiment.folder import RunFolder
+from mxmclr_plugin.experiment.folder import RunFolder, claimed_folder
 from mxmclr_plugin.experiment.health import TrainingHealth
 from mxmclr_plugin.experiment.machine import check_machine, check_writable
 from mxmclr_plugin.experiment.memory import MemoryAdvice
@@ -42,10 +44,14 @@ from mxmclr_plugin.experiment.metrics import (
     RunMetrics,
     SplitMetrics,
     TrainingRecord,
+    graded_note,
+    relevance_of,
 )
 from mxmclr_plugin.experiment.metrics_table import metrics_tables
 from mxmclr_plugin.experiment.module import RetrievalModule
 from mxmclr_plugin.experiment.nonfinite import NonFiniteGuard
+from mxmclr_plugin.experiment.resume import Start, changes_of, start_of
+from mxmclr_plugin.experiment.signals import Interrupted, Stop
 from mxmclr_plugin.experiment.splits import usable_splits, with_train_instances
 from mxmclr_plugin.experiment.trainer import build_trainer
 from mxmclr_plugin.loss.multimodal import MultimodalLoss
@@ -68,17 +74,32 @@ def run_retrieval(config: RunConfig, console: Console | None = None) -> RunMetri
 
     Raises:
         ConfigError: If the configuration cannot be run.
+        Interrupted: If a signal ended it.
     """
     console = console or TerminalConsole()
     _quieten_libraries(console)
     check_machine(config.trainer)
-    folder = RunFolder.of(config)
-    check_writable("out", folder.path)
+    check_writable("out", Path(config.out or "runs"))
+    with Stop() as stop, claimed_folder(config) as folder:
+        try:
+            return _run(config, folder, stop, console)
+        except SystemExit as error:  # Lightning's answer to KeyboardInterrupt
+            if stop.signum is None:
+                raise
+            raise Interrupted(stop.signum) from error
+
+
+def _run(config: RunConfig, folder: RunFolder, stop: Stop, console: Console) -> RunMetrics:
+    start = start_of(config, folder, console)
+    if start.metrics is not None:
+        return start.metrics
+    folder.resume_from = start.checkpoint
     loss = build_part("loss", build_loss, config.loss)
     data: DataSplits = build_part("data", DATASETS.build, config.data)
     data = with_train_instances(data, config.train_instances)
     if config.automatic:
         config = completed(config, data, console)
+    changes = changes_of(config, folder) if start.checkpoint else {}
     splits = usable_splits(data, config, console)
     batch = _batch_for(config, splits["train"], console)
 
@@ -101,7 +122,9 @@ def run_retrieval(config: RunConfig, console: Console | None = None) -> RunMetri
     memory = MemoryAdvice(batch.instances, config.trainer.eval_batch)
     callbacks = [clock, guard, health, memory]
     trainer = build_part(
-        "trainer", build_trainer, config.trainer, config.optimizer, folder.path, callbacks
+        "trainer",
+        build_trainer,
+        *(config.trainer, config.optimizer, folder.path, callbacks, stop, start.step),
     )
     check_processes(towers, config, trainer.world_size)
     device = trainer.strategy.root_device
@@ -120,13 +143,11 @@ def run_retrieval(config: RunConfig, console: Console | None = None) -> RunMetri
     )
     if trainer.is_global_zero:
         _print_setup(console, config, splits, batch, trainer, folder)
-        folder.write_config(config)
+        _record_start(console, config, start, changes, folder)
         _print_data(console, data, folder)
 
     with memory.explaining():
-        trainer.fit(module, loaders, ckpt_path=folder.resume_from)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+        trainer.fit(module, loaders, ckpt_path=start.checkpoint)
     metrics = RunMetrics(
         task=config.task,
         loss=config.loss_name,
@@ -142,6 +163,7 @@ def run_retrieval(config: RunConfig, console: Console | None = None) -> RunMetri
             seconds=clock.seconds,
             observations_per_second=clock.observations * trainer.world_size / clock.seconds,
             waiting_for_data=clock.waiting / clock.seconds,
+            changes=folder.changes(),
             skipped_steps=guard.skipped,
             rows_without_positive=health.rows_without_positive,
             pairs_without_positive=health.pairs_without_positive,
@@ -151,10 +173,13 @@ def run_retrieval(config: RunConfig, console: Console | None = None) -> RunMetri
     )
     with memory.explaining():
         metrics.splits.update(_test(trainer, module, loaders, config, folder, console))
+    if module.relevance is not None:
+        metrics.data.notes.append(graded_note(module.relevance))
     if trainer.is_global_zero:
         towers_written = save_sentence_transformers(towers, folder)
         # Written last: a run with metrics is finished.
         path = folder.write_metrics(metrics)
+        remove_checkpoint(folder.checkpoints / "previous.ckpt")
         _print_results(console, metrics, batch, path)
         for modality, saved in towers_written.items():
             console.print(
@@ -200,6 +225,7 @@ def _test(
     tested: dict[str, SplitMetrics] = {}
     for split in [name for name in loaders.splits if name in wanted]:
         loaders.tested = split
+        module.relevance = relevance_of(loaders.splits[split])
         checkpoint = folder.checkpoints / f"{config.trainer.test_with}.ckpt"
         trainer.test(module, loaders, ckpt_path=checkpoint, verbose=False)
         assert module.tested is not None
@@ -269,9 +295,25 @@ def _print_setup(
         f"{_describe(batch.folds)} each, on {trainer.strategy.root_device} in precision "
         f"{trainer.precision}",
     ]
-    if folder.resume_from:
-        lines.append(f"continuing from {folder.resume_from}")
     console.print("\n".join(lines), highlight=False, soft_wrap=True)
+
+
+def _record_start(
+    console: Console,
+    config: RunConfig,
+    start: Start,
+    changes: Mapping[str, tuple[Any, Any]],
+    folder: RunFolder,
+) -> None:
+    """Writes the configuration, and the changes with which the run continues."""
+    lines = [f"step {start.step}: {key}: {old} -> {new}" for key, (old, new) in changes.items()]
+    for line in lines:
+        console.print(line, soft_wrap=True)
+    folder.add_changes(lines)
+    # Not finished from now on.
+    (folder.path / "metrics.json").unlink(missing_ok=True)
+    folder.write_config(config)
+    folder.hand_on()
 
 
 def _print_data(console: Console, data: DataSplits, folder: RunFolder) -> None:

@@ -6,18 +6,27 @@ from pathlib import Path
 from typing import Any
 
 from pytorch_lightning import Callback, Trainer
-from pytorch_lightning.callbacks import (
-    EarlyStopping,
-    LearningRateMonitor,
-    ModelCheckpoint,
-    RichProgressBar,
-)
+from pytorch_lightning.callbacks import LearningRateMonitor, RichProgressBar
 from rich.console import Console
 
+from mxmclr_plugin.experiment.checkpoints import (
+    BestCheckpoint,
+    LastCheckpoint,
+    Patience,
+    WholeCheckpointIO,
+)
 from mxmclr_plugin.experiment.config import OptimizerConfig, TrainerConfig, precision_of
 from mxmclr_plugin.experiment.loggers import build_loggers
+from mxmclr_plugin.experiment.signals import Stop
 
 __all__ = ["build_trainer", "hardware"]
+
+
+class _LoggedSteps(Callback):
+    """Has metrics logged with the number of steps, which Lightning loses where max_steps grows."""
+
+    def on_train_batch_start(self, trainer: Trainer, *_: object) -> None:
+        trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
 
 
 def hardware(config: TrainerConfig) -> dict[str, Any]:
@@ -42,7 +51,12 @@ class _ValidateAtTheEnd(Callback):
 
 
 def build_trainer(
-    config: TrainerConfig, optimizer: OptimizerConfig, out: Path, callbacks: list[Callback]
+    config: TrainerConfig,
+    optimizer: OptimizerConfig,
+    out: Path,
+    callbacks: list[Callback],
+    stop: Stop | None = None,
+    step: int = 0,
 ) -> Trainer:
     """A trainer that writes ``checkpoints/`` and ``curves/metrics.csv`` to a folder.
 
@@ -51,27 +65,23 @@ def build_trainer(
         optimizer: Of its options the trainer needs the bound of the gradient.
         out: Folder of the run.
         callbacks: Further callbacks.
+        stop: Signals that end the training.
+        step: Step from which the run continues.
 
     Raises:
         ValueError: If an option is out of range, or a logger is not installed.
     """
     assert config.max_steps is not None
     callbacks = [
+        _LoggedSteps(),  # before those that log
         *callbacks,
-        ModelCheckpoint(
-            dirpath=out / "checkpoints",
-            filename="best",
-            monitor="val/mean_recall",
-            mode="max",
-            enable_version_counter=False,
-        ),
-        # A second one: with a monitor, `save_last` saves only improvements.
-        ModelCheckpoint(dirpath=out / "checkpoints", filename="last", enable_version_counter=False),
+        BestCheckpoint(out / "checkpoints"),
+        LastCheckpoint(out / "checkpoints", config, stop or Stop()),
         LearningRateMonitor(),
         _ValidateAtTheEnd(),
     ]
     if config.patience is not None:
-        callbacks.append(EarlyStopping("val/mean_recall", mode="max", patience=config.patience))
+        callbacks.append(Patience(config.patience))
     on_terminal = Console().is_terminal
     if on_terminal:
         callbacks.append(RichProgressBar())
@@ -85,7 +95,8 @@ def build_trainer(
         gradient_clip_val=optimizer.clip,
         deterministic=config.deterministic,
         callbacks=callbacks,
-        logger=build_loggers(config.loggers, out),
+        logger=build_loggers(config.loggers, out, step),
+        plugins=[WholeCheckpointIO()],
         enable_progress_bar=on_terminal,
         enable_model_summary=False,
         use_distributed_sampler=True,

@@ -20,28 +20,29 @@ __all__ = ["cached_embeddings"]
 _VERSION = "1"
 
 
-def cached_embeddings(run: Run, split: str, modalities: Sequence[str]) -> dict[str, Embedded]:
+def cached_embeddings(
+    run: Run, dataset: MultifoldDataset, modalities: Sequence[str]
+) -> dict[str, Embedded]:
     """As :meth:`Run.embeddings <mxmclr_plugin.inference.run.Run.embeddings>`, once.
 
-    A modality of a split is a safetensors file in the run's folder ``embeddings``, named by the
+    A modality of the data is a safetensors file in the run's folder ``embeddings``, named by the
     SHA-256 of the checkpoint, the precision, the records and their instances: with other weights
     or data it is computed anew.
 
     Args:
         run: The run.
-        split: Name of the split.
+        dataset: Data of the run.
         modalities: Those that are encoded.
 
     Raises:
-        ConfigError: If the split is unknown, or a modality has no tower or no records.
+        ConfigError: If a modality has no tower or no records.
     """
-    dataset = run.split(split)
     embedded: dict[str, Embedded] = {}
     for modality in modalities:
-        run.check_modality(split, modality)
+        run.check_modality(dataset, modality)
 
         def write(path: Path, modality: str = modality) -> None:
-            found = run.embeddings(split, [modality])[modality]
+            found = run.embeddings(dataset, [modality])[modality]
             tensors = {"z": found.z, "ids": found.ids, "positions": found.positions}
             # Not save_file, which takes no path that is not Unicode text.
             path.write_bytes(save({name: tensor.contiguous() for name, tensor in tensors.items()}))

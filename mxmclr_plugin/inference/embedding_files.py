@@ -1,80 +1,109 @@
-"""Embeddings of a split on disk: safetensors with a list beside it, or Parquet."""
+"""Embeddings on disk, with what they are of: Parquet, safetensors, a FAISS index."""
 
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from mxmclr_plugin.data.dataset import MultifoldDataset
 from mxmclr_plugin.data.observations import ObservationDataset
-from mxmclr_plugin.files import replacing, write_atomically
+from mxmclr_plugin.files import write_atomically
+from mxmclr_plugin.inference.items import file_of
 from mxmclr_plugin.inference.run import Embedded
 
 __all__ = ["FORMATS", "write_embeddings"]
 
-FORMATS = ("safetensors", "parquet")
+FORMATS = ("safetensors", "parquet", "faiss")
 
 
 def write_embeddings(
-    embedded: Embedded, dataset: MultifoldDataset, modality: str, path: Path, file_format: str
+    embedded: Embedded,
+    dataset: MultifoldDataset,
+    modality: str,
+    path: Path,
+    formats: Sequence[str],
+    split_of: dict[str, str],
 ) -> dict[str, Any]:
     """Writes the embeddings of a modality with what they are of.
 
-    - ``safetensors``: ``<path>.safetensors`` with ``z`` (rows, D), float32, and ``ids`` (rows,);
-      ``<path>.jsonl`` has a line for each row: ``id``, ``name`` of the instance, ``text`` if the
-      observation is one.
-    - ``parquet``: ``<path>.parquet`` with the columns ``id``, ``name``, ``text`` (of texts), ``z``
-      (lists of D, float32).
+    - ``safetensors``: ``<path>.safetensors`` with ``z`` (rows, D), float32, and ``ids`` (rows,).
+    - ``parquet``: ``<path>.parquet`` with the columns ``id``, ``name``, ``split``, ``modality``,
+      ``file``, ``text`` and ``z`` (lists of D, float32).
+    - ``faiss``: ``<path>.faiss``, an index by inner product, which is the cosine; its numbers are
+      those of the rows.
+
+    Without Parquet, ``<path>.jsonl`` has a line for each row with the other columns. ``file`` is
+    null where an observation is not in a file, ``text`` where it is no text.
 
     Args:
         embedded: The embeddings.
-        dataset: The split that they are of.
+        dataset: The data that they are of.
         modality: The modality.
         path: The file without its ending.
-        file_format: One of :data:`FORMATS`.
+        formats: Some of :data:`FORMATS`.
+        split_of: Split of each instance, by name.
 
     Returns:
         For an index: names of the files, number of rows and of dimensions.
 
     Raises:
-        ImportError: If Parquet is asked for and pyarrow not installed.
+        ImportError: If pyarrow or faiss is needed and not installed.
     """
-    rows = _described(embedded, dataset, modality)
-    shape = {"rows": embedded.z.shape[0], "dim": embedded.z.shape[1]}
-    if file_format == "parquet":
-        file = path.with_name(f"{path.name}.parquet")
-        _write_parquet(embedded, rows, file)
-        return {"file": file.name, **shape}
-    file = path.with_name(f"{path.name}.safetensors")
-    with replacing(file) as unfinished:
-        save_file({"z": embedded.z.contiguous(), "ids": embedded.ids.contiguous()}, unfinished)
-    listed = path.with_name(f"{path.name}.jsonl")
-    write_atomically(listed, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
-    return {"file": file.name, "observations": listed.name, **shape}
+    rows = _described(embedded, dataset, modality, split_of)
+    entry: dict[str, Any] = {"rows": embedded.z.shape[0], "dim": embedded.z.shape[1]}
+    for file_format in formats:
+        file = path.with_name(f"{path.name}.{file_format}")
+        write_atomically(file, _CONTENT[file_format](embedded, rows))
+        entry[file_format] = file.name
+    if "parquet" not in formats:
+        listed = path.with_name(f"{path.name}.jsonl")
+        write_atomically(listed, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
+        entry["observations"] = listed.name
+    return entry
 
 
 def _described(
-    embedded: Embedded, dataset: MultifoldDataset, modality: str
+    embedded: Embedded, dataset: MultifoldDataset, modality: str, split_of: dict[str, str]
 ) -> list[dict[str, Any]]:
     """What each row is of."""
     observations = ObservationDataset(dataset, modality)
+    store, places = dataset.stores[modality], dataset.observations_of(modality)[0].tolist()
     name_of = dict(zip(dataset.ids.tolist(), dataset.names, strict=True))
     # Whether records are texts is seen at the first: others may cost a file each.
     texts = len(observations) > 0 and isinstance(observations[0].record, str)
     rows = []
     for instance, position in zip(embedded.ids.tolist(), embedded.positions.tolist(), strict=True):
-        row = {"id": instance, "name": name_of[instance]}
-        if texts:
-            row["text"] = observations[position].record
-        rows.append(row)
+        name = name_of[instance]
+        file = file_of(store, places[position])
+        rows.append(
+            {
+                "id": instance,
+                "name": _text(name),
+                "split": split_of.get(name),
+                "modality": modality,
+                "file": None if file is None else _text(file),
+                "text": observations[position].record if texts else None,
+            }
+        )
     return rows
 
 
-def _write_parquet(embedded: Embedded, rows: list[dict[str, Any]], file: Path) -> None:
+def _text(name: str) -> str:
+    """A name as Unicode text, which Parquet needs."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def _safetensors(embedded: Embedded, _rows: list[dict[str, Any]]) -> bytes:
+    return save({"z": embedded.z.contiguous(), "ids": embedded.ids.contiguous()})
+
+
+def _parquet(embedded: Embedded, rows: list[dict[str, Any]]) -> bytes:
     try:
         import pyarrow as pa
         import pyarrow.parquet
@@ -83,13 +112,29 @@ def _write_parquet(embedded: Embedded, rows: list[dict[str, Any]], file: Path) -
             "Parquet is written by pyarrow, which is not installed: pip install "
             "mxmclr-plugin[parquet]"
         ) from error
-    columns: dict[str, Any] = {
-        "id": pa.array(embedded.ids.numpy()),
-        "name": pa.array([row["name"] for row in rows], pa.string()),
-    }
-    if rows and "text" in rows[0]:
-        columns["text"] = pa.array([row["text"] for row in rows], pa.string())
+    columns: dict[str, Any] = {"id": pa.array(embedded.ids.numpy())}
+    for name in ("name", "split", "modality", "file", "text"):
+        columns[name] = pa.array([row[name] for row in rows], pa.string())
     flat = pa.array(np.ascontiguousarray(embedded.z.numpy()).ravel())
     columns["z"] = pa.FixedSizeListArray.from_arrays(flat, embedded.z.shape[1])
-    with replacing(file) as unfinished:
-        pyarrow.parquet.write_table(pa.table(columns), unfinished)
+    buffer = pa.BufferOutputStream()
+    pyarrow.parquet.write_table(pa.table(columns), buffer)
+    content: bytes = buffer.getvalue().to_pybytes()
+    return content
+
+
+def _faiss(embedded: Embedded, _rows: list[dict[str, Any]]) -> bytes:
+    try:
+        import faiss
+    except ImportError as error:
+        raise ImportError(
+            "FAISS indexes are written by faiss, which is not installed: pip install "
+            "mxmclr-plugin[faiss]"
+        ) from error
+    index = faiss.IndexFlatIP(embedded.z.shape[1])
+    index.add(np.ascontiguousarray(embedded.z.numpy(), dtype=np.float32))
+    content: bytes = faiss.serialize_index(index).tobytes()
+    return content
+
+
+_CONTENT = {"safetensors": _safetensors, "parquet": _parquet, "faiss": _faiss}

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +15,13 @@ from rich.console import Console
 from torch import Tensor
 
 from mxmclr_plugin.data.batch import stack
+from mxmclr_plugin.data.dataset import MultifoldDataset
+from mxmclr_plugin.data.file_store import FileStore
+from mxmclr_plugin.data.manifest.build import OneShape
 from mxmclr_plugin.data.observations import ObservationDataset
 from mxmclr_plugin.errors import ConfigError
+from mxmclr_plugin.experiment.splits import ALL
+from mxmclr_plugin.files import write_atomically
 from mxmclr_plugin.inference.embedding_files import FORMATS, write_embeddings
 from mxmclr_plugin.inference.graph import (
     export_graph,
@@ -25,7 +32,7 @@ from mxmclr_plugin.inference.graph import (
 )
 from mxmclr_plugin.inference.run import Run
 from mxmclr_plugin.inference.sentence_transformer import as_sentence_transformer
-from mxmclr_plugin.models.text import TextBackbone
+from mxmclr_plugin.models.text import TextBackbone, write_sentence_transformer
 from mxmclr_plugin.models.tower import Tower
 from mxmclr_plugin.registry import did_you_mean
 from mxmclr_plugin.safe_text import TerminalConsole
@@ -38,18 +45,23 @@ __all__ = ["LARGEST_DIFFERENCE", "export_run"]
 LARGEST_DIFFERENCE = 1e-4
 """Of a number of a unit vector, between a tower and what was written of it."""
 
+_STEPS = (
+    "first frame; turned as EXIF says; 16 bits, 32 bits and floats scaled to 8; transparent pixels "
+    "over the background; RGB; short side resized to size, bicubic; centre cropped; uint8 of the "
+    "shape (3, size, size); the tower does all else"
+)
 _OBSERVATIONS = 16  # that a written tower is compared on
 
 
 def export_run(
     run: Run,
     out: Path,
-    split: str = "test",
-    file_format: str = "safetensors",
+    split: str = ALL,
+    formats: Sequence[str] = ("safetensors",),
     towers: Sequence[str] | None = None,
     console: Console | None = None,
 ) -> dict[str, Any]:
-    """Writes embeddings of a split, and towers, to a folder, with an index ``export.json``.
+    """Writes embeddings and towers to a folder, with an index ``export.json``.
 
     Text towers become SentenceTransformer folders, others torch.export's ``.pt2`` and, with torch
     2.7 and the packages of the extra ``onnx``, ``.onnx``; all make the tower's unit vectors, head
@@ -59,8 +71,8 @@ def export_run(
     Args:
         run: The run.
         out: The folder.
-        split: Whose observations are embedded.
-        file_format: ``"safetensors"`` or ``"parquet"``.
+        split: Whose observations are embedded; ``all`` for those of all splits.
+        formats: Of the embeddings: ``"safetensors"``, ``"parquet"``, ``"faiss"``.
         towers: Modalities whose towers are written; None for all.
         console: Where to say what was written, and the largest difference.
 
@@ -72,15 +84,16 @@ def export_run(
             written by more than :data:`LARGEST_DIFFERENCE`: all else is written first.
     """
     console = console or TerminalConsole()
-    if file_format not in FORMATS:
-        raise ConfigError(
-            f"format cannot be {file_format!r}: {did_you_mean(file_format, FORMATS)}it can be "
-            f"{', '.join(FORMATS)}"
-        )
+    for file_format in formats:
+        if file_format not in FORMATS:
+            raise ConfigError(
+                f"format cannot be {file_format!r}: {did_you_mean(file_format, FORMATS)}it can be "
+                f"{', '.join(FORMATS)}"
+            )
     wanted = list(run.towers) if towers is None else list(towers)
+    dataset = run.searched(split)
     for modality in wanted:
-        run.check_modality(split, modality)
-    dataset = run.split(split)
+        run.check_modality(dataset, modality)
     out.mkdir(parents=True, exist_ok=True)
     index: dict[str, Any] = {
         "checkpoint": str(run.checkpoint),
@@ -93,15 +106,17 @@ def export_run(
         "embeddings": {},
         "towers": {},
     }
-    for modality, embedded in run.embeddings(split).items():
+    split_of = {name: part for part, of in run.data.items() for name in of.names}
+    encoded = [m for m in run.towers if m in dataset.modalities and dataset.folds(m).any()]
+    for modality, embedded in run.embeddings(dataset, encoded).items():
+        path = out / f"{split}_{modality}"
         try:
-            entry = write_embeddings(
-                embedded, dataset, modality, out / f"{split}_{modality}", file_format
-            )
+            entry = write_embeddings(embedded, dataset, modality, path, formats, split_of)
         except ImportError as error:
             raise ConfigError(f"format: {error}") from error
         index["embeddings"][modality] = entry
-        _say(console, f"{modality}: {entry['rows']} embeddings of {entry['dim']} in", entry["file"])
+        files = ", ".join(entry[file_format] for file_format in formats)
+        _say(console, f"{modality}: {entry['rows']} embeddings of {entry['dim']} in", files)
 
     failed = []
     written: dict[Tower, str] = {}
@@ -111,8 +126,10 @@ def export_run(
             index["towers"][modality] = {"same_as": written[tower]}
             continue
         written[tower] = modality
-        observations = _some(run, split, modality)
+        observations = _some(dataset, modality)
         parts, reasons = _write_tower(tower, observations, modality, out)
+        if preprocessing := _preprocessing(dataset, modality, run.data.kinds[modality]):
+            parts["preprocessing"] = preprocessing
         index["towers"][modality] = parts
         failed += [f"{modality}: {reason}" for reason in reasons]
         for part in parts.values():
@@ -126,22 +143,37 @@ def export_run(
     reason = why_no_onnx()
     if reason and any("torch_export" in parts for parts in index["towers"].values()):
         _say(console, f"no ONNX: {reason}", "")
-    (out / "export.json").write_text(
-        json.dumps(index, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
-    _say(console, "what is what stands in", str(out / "export.json"))
+    write_atomically(out / "export.json", json.dumps(index, indent=2, ensure_ascii=False) + "\n")
+    _say(console, "described in", str(out / "export.json"))
     if failed:
         raise ConfigError(f"towers: {'; '.join(failed)}. All else is written to {out}")
     return index
 
 
-def _some(run: Run, split: str, modality: str) -> list[str] | Tensor:
-    """A few observations of the split, two at least."""
-    observations = ObservationDataset(run.split(split), modality)
+def _some(dataset: MultifoldDataset, modality: str) -> list[str] | Tensor:
+    """A few observations of data, two at least."""
+    observations = ObservationDataset(dataset, modality)
     # From all over the split.
     places = torch.linspace(0, len(observations) - 1, _OBSERVATIONS).round().long().tolist()
     some = [observations[place] for place in places]
     return stack(modality, [item.record for item in some], [item.id for item in some])
+
+
+def _preprocessing(dataset: MultifoldDataset, modality: str, kind: str) -> dict[str, Any] | None:
+    """How a file becomes the tower's input: the reader, and what it is called with."""
+    store = dataset.stores[modality]
+    if not isinstance(store, FileStore):
+        return None
+    read = store.read.read if isinstance(store.read, OneShape) else store.read
+    function: Any = read.func if isinstance(read, partial) else read
+    options = {
+        name: parameter.default
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.default is not inspect.Parameter.empty
+    }
+    options |= read.keywords if isinstance(read, partial) else {}
+    reader = f"{function.__module__}.{function.__qualname__}"
+    return {"reader": reader, "options": options, **({"steps": _STEPS} if kind == "image" else {})}
 
 
 def _write_tower(
@@ -166,7 +198,7 @@ def _write_tower(
             from sentence_transformers import SentenceTransformer
 
             folder = f"{modality}_sentence_transformer"
-            as_sentence_transformer(plain).save(str(out / folder), create_model_card=False)
+            write_sentence_transformer(as_sentence_transformer(plain), out / folder)
             loaded = SentenceTransformer(str(out / folder), device="cpu")
             add("sentence_transformer", folder, _encoder(loaded))
             return parts, reasons

@@ -8,6 +8,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from mxmclr_plugin.data.dataset import MultifoldDataset, Store
+from mxmclr_plugin.data.file_store import FileStore
 from mxmclr_plugin.data.images import DRAWABLE, image_of
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.inference.embedding_cache import cached_embeddings
@@ -16,7 +18,7 @@ from mxmclr_plugin.registry import did_you_mean
 from mxmclr_plugin.retrieval.cross_modal import retrieval_items
 from mxmclr_plugin.retrieval.direction import Side, modalities_of
 
-__all__ = ["RankedItems", "VisibleItem", "ranked_items", "visible_item"]
+__all__ = ["RankedItems", "VisibleItem", "file_of", "ranked_items", "visible_item"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,11 +29,13 @@ class RankedItems:
         z: Unit vectors. Shape: (items, D).
         ids: Instance of each. Shape: (items,).
         positions: The (first) observation of each in the side's first modality. Shape: (items,).
+        dataset: The data that have these observations.
     """
 
     z: Tensor
     ids: Tensor
     positions: Tensor
+    dataset: MultifoldDataset
 
 
 @dataclass(frozen=True)
@@ -44,22 +48,24 @@ class VisibleItem:
             there is none.
         image: Of the item, or else of the first observation of its instance that has one; None
             where there is none.
+        file: The file of that observation; None if it is not in a file.
     """
 
     name: str
     caption: str | None
     image: Image.Image | None
+    file: str | None = None
 
 
-def ranked_items(run: Run, split: str, side: Side) -> RankedItems:
-    """The items of a split.
+def ranked_items(run: Run, dataset: MultifoldDataset, side: Side) -> RankedItems:
+    """The items of data.
 
     Embeddings are computed once, see
     :func:`~mxmclr_plugin.inference.embedding_cache.cached_embeddings`.
 
     Args:
         run: The run.
-        split: The split.
+        dataset: Data of the run. Of a side with several modalities, instances that have all.
         side: A modality, or several that are fused.
 
     Raises:
@@ -72,7 +78,10 @@ def ranked_items(run: Run, split: str, side: Side) -> RankedItems:
                 f"modality: the run has no tower of {part!r}, "
                 f"{did_you_mean(part, run.towers)}it has those of {', '.join(run.towers)}"
             )
-    embedded = cached_embeddings(run, split, parts)
+    if len(parts) > 1 and set(parts) <= set(dataset.modalities):
+        whole = dataset.observed_in(parts, len(parts))
+        dataset = dataset if whole.all() else dataset.subset(whole)
+    embedded = cached_embeddings(run, dataset, parts)
     fuse = [modality for modality in run.config.eval.fuse if modality in parts]
     try:
         items, ids = retrieval_items(
@@ -90,36 +99,46 @@ def ranked_items(run: Run, split: str, side: Side) -> RankedItems:
     if parts[0] in fuse:
         sorted_ids = first.ids[order]
         order = order[torch.searchsorted(sorted_ids, ids)]
-    return RankedItems(items, ids, first.positions[order])
+    return RankedItems(items, ids, first.positions[order], dataset)
 
 
 def visible_item(
-    run: Run, split: str, modality: str, instance: int, position: int, size: int = 96
+    run: Run,
+    dataset: MultifoldDataset,
+    modality: str,
+    instance: int,
+    position: int,
+    size: int = 96,
 ) -> VisibleItem:
     """What there is to see of an item.
 
     Args:
         run: The run.
-        split: The split.
+        dataset: The data that have it.
         modality: The item's, or the first of several that are fused.
         instance: Id of its instance.
         position: As in :attr:`RankedItems.positions`.
         size: Edge in pixels of what is rendered or drawn.
     """
-    dataset, kinds = run.split(split), run.data.kinds
+    kinds = run.data.kinds
     place = int((torch.from_numpy(dataset.ids) == instance).nonzero()[0])
-    records = {
-        name: dataset.stores[name][int(rows[place][0])]
-        for name, rows in dataset.members.items()
-        if len(rows[place]) and (kinds[name] == "text" or kinds[name] in DRAWABLE)
-    }
     # The item itself stands for its modality, and before others.
-    own = dataset.stores[modality][int(dataset.observations_of(modality)[0][position])]
-    records = {modality: own, **{name: r for name, r in records.items() if name != modality}}
-    captions = [record for name, record in records.items() if kinds[name] == "text"]
-    drawn = [(record, kinds[name]) for name, record in records.items() if kinds[name] in DRAWABLE]
-    return VisibleItem(
-        dataset.names[place],
-        captions[0] if captions else None,
-        image_of(*drawn[0], size) if drawn else None,
-    )
+    own = int(dataset.observations_of(modality)[0][position])
+    rows = {modality: own} | {
+        name: int(of[place][0])
+        for name, of in dataset.members.items()
+        if len(of[place]) and name != modality
+    }
+    text = next((name for name in rows if kinds[name] == "text"), None)
+    drawn = next((name for name in rows if kinds[name] in DRAWABLE), None)
+    image, file = None, None
+    if drawn is not None:
+        store, row = dataset.stores[drawn], rows[drawn]
+        image, file = image_of(store[row], kinds[drawn], size), file_of(store, row)
+    caption = None if text is None else dataset.stores[text][rows[text]]
+    return VisibleItem(dataset.names[place], caption, image, file)
+
+
+def file_of(store: Store, row: int) -> str | None:
+    """The file of a record; None if it is not in a file."""
+    return str(store.paths[row]) if isinstance(store, FileStore) else None

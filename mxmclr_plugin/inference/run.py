@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
 from torch import Tensor, nn
@@ -20,31 +17,25 @@ from mxmclr_plugin.data.observations import observation_loader
 from mxmclr_plugin.data.splits import DataSplits
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.experiment.build_towers import build_towers, with_cached_features
-from mxmclr_plugin.experiment.compose import build_part, check_config
+from mxmclr_plugin.experiment.checkpoint_files import checksum, load_checkpoint
+from mxmclr_plugin.experiment.compose import build_part
 from mxmclr_plugin.experiment.config import RunConfig
+from mxmclr_plugin.experiment.folder import read_config
 from mxmclr_plugin.experiment.splits import (
     measured_modalities,
     measured_split,
+    searched_split,
     trained_split,
     with_train_instances,
 )
 from mxmclr_plugin.inference.changes import changed_config
 from mxmclr_plugin.inference.device import Device
 from mxmclr_plugin.models.tower import Tower
-from mxmclr_plugin.plain_yaml import read_yaml
 from mxmclr_plugin.progress import progress_bar
-from mxmclr_plugin.registry import DATASETS, LOSSES, TOWERS
+from mxmclr_plugin.registry import DATASETS
 from mxmclr_plugin.safe_text import TerminalConsole
 
 __all__ = ["Embedded", "Run", "load_run"]
-
-# Learning rates in a checkpoint may be numpy's numbers, which torch 2.6 does not know as harmless.
-_NUMPY_SCALARS = [
-    np.float64(0).__reduce__()[0],
-    np.dtype,
-    np.dtypes.Float32DType,
-    np.dtypes.Float64DType,
-]
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,11 +84,7 @@ class Run:
     @cached_property
     def digest(self) -> str:
         """SHA-256, in hexadecimal, of the checkpoint."""
-        digest = hashlib.sha256()
-        with self.checkpoint.open("rb") as file:
-            while block := file.read(2**20):
-                digest.update(block)
-        return digest.hexdigest()
+        return checksum(self.checkpoint)
 
     def split(self, name: str) -> MultifoldDataset:
         """Measured part of a split: the instances with an observation in every measured modality.
@@ -116,6 +103,17 @@ class Run:
                 )
             self._splits[name] = measured_split(self.data, name, self.config, self.console)
         return self._splits[name]
+
+    def searched(self, name: str) -> MultifoldDataset:
+        """A split, or ``all`` of them, for search: instances with an observation for any tower.
+
+        Raises:
+            ConfigError: If there is no such split.
+        """
+        key = f"searched {name}"
+        if key not in self._splits:
+            self._splits[key] = searched_split(self.data, name, self.config, self.console)
+        return self._splits[key]
 
     def _lacking(self, split: str) -> set[str]:
         """Modalities that are measured and that a split does not have."""
@@ -136,28 +134,30 @@ class Run:
             )
         return self.towers[modality]
 
-    def check_modality(self, split: str, modality: str) -> None:
-        """Check that a split has observations of a modality and that a tower encodes them.
+    def check_modality(self, dataset: MultifoldDataset, modality: str) -> None:
+        """Check that data have observations of a modality and that a tower encodes them.
 
         Raises:
-            ConfigError: If the modality has no tower, or the split no observation of it.
+            ConfigError: If the modality has no tower, or the data no observation of it.
         """
         self.tower(modality)
-        dataset = self.split(split)
         if modality not in dataset.modalities or not dataset.folds(modality).any():
             held = [name for name in dataset.modalities if dataset.folds(name).any()]
             raise ConfigError(
-                f"the split {split!r} of the data {self.config.data['name']} has no {modality!r}, "
-                f"it has {', '.join(held)}"
+                f"the data {self.config.data['name']} have no {modality!r} here, they have "
+                f"{', '.join(held)}"
             )
 
     def embeddings(
-        self, split: str, modalities: Sequence[str] | None = None, progress: bool = True
+        self,
+        split: str | MultifoldDataset,
+        modalities: Sequence[str] | None = None,
+        progress: bool = True,
     ) -> dict[str, Embedded]:
         """Encode all observations of a split, as in the run's test.
 
         Args:
-            split: Name of the split.
+            split: Name of the split, or data such as :meth:`searched` returns.
             modalities: Modalities to encode; None for all measured ones.
             progress: Whether to show a bar, where there is a terminal.
 
@@ -167,13 +167,13 @@ class Run:
         Raises:
             ConfigError: If the split is unknown, or a modality has no tower or no records.
         """
-        dataset = self.split(split)
+        dataset = self.split(split) if isinstance(split, str) else split
         wanted = measured_modalities(self.config) if modalities is None else list(modalities)
         for modality in wanted:
-            self.check_modality(split, modality)
+            self.check_modality(dataset, modality)
         towers = {modality: self.towers[modality] for modality in wanted}
         device = self.device.place
-        cached = with_cached_features({split: dataset}, towers, self.config, device)[split]
+        cached = with_cached_features({"": dataset}, towers, self.config, device)[""]
         return {modality: self._encoded(cached, modality, progress) for modality in wanted}
 
     def encode(self, modality: str, observations: Sequence[str] | Tensor) -> Tensor:
@@ -242,7 +242,7 @@ def load_run(
     """
     console = console or TerminalConsole(stderr=True)
     folder, file = _located(Path(path).expanduser(), checkpoint)
-    original = _config_of(folder, trust)
+    original = read_config(folder, trust)
     file = file or folder / "checkpoints" / f"{checkpoint or original.trainer.test_with}.ckpt"
     config = changed_config(original, overrides)
     weights, step = _weights_of(file)
@@ -282,42 +282,6 @@ def _located(path: Path, checkpoint: str | None) -> tuple[Path, Path | None]:
     raise ConfigError(f"ckpt: there is no run or checkpoint {path}")
 
 
-def _config_of(folder: Path, trust: bool) -> RunConfig:
-    file = folder / "config.yaml"
-    try:
-        plain = read_yaml(file)
-    except OSError as error:
-        raise ConfigError(
-            f"ckpt: {folder} is no folder of a run, which has a config.yaml and checkpoints/: "
-            f"{error.strerror or error}"
-        ) from error
-    if not isinstance(plain, dict):
-        raise ConfigError(f"{file} holds no configuration")
-    for key, path in () if trust else _import_paths(plain):
-        if not any(registry.name_of(path) for registry in (LOSSES, TOWERS, DATASETS)):
-            raise ConfigError(
-                f"ckpt: {file} names code by {key}={path}, which is not registered and was not "
-                "imported; if you trust this folder, add trust=true"
-            )
-    try:
-        return check_config(plain)
-    except ConfigError as error:
-        raise ConfigError(f"{file}: {error}") from error
-
-
-def _import_paths(value: Any, at: str = "") -> Iterator[tuple[str, str]]:
-    """Keys and values by which a configuration names code."""
-    if isinstance(value, dict):
-        for name, inner in value.items():
-            key = f"{at}.{name}" if at else str(name)
-            if name in ("_target_", "class_path"):
-                yield key, str(inner)
-            yield from _import_paths(inner, key)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _import_paths(inner, at)
-
-
 def _training_data(original: dict[str, Any], changed: dict[str, Any]) -> DataSplits:
     """The training data of a run, from their new place if they have moved."""
     try:
@@ -343,18 +307,8 @@ def _weights_of(checkpoint: Path) -> tuple[dict[str, Any], int]:
         raise ConfigError(
             f"ckpt: there is no checkpoint {checkpoint}; the run writes one when it has validated"
         )
-    try:
-        # Only tensors and plain containers: a checkpoint of somebody else's executes nothing.
-        with torch.serialization.safe_globals(_NUMPY_SCALARS), checkpoint.open("rb") as file:
-            # torch maps no file whose path is not Unicode text.
-            mapped = str(checkpoint).isprintable()
-            content = torch.load(
-                checkpoint if mapped else file, map_location="cpu", weights_only=True, mmap=mapped
-            )
-        state, step = content["state_dict"], int(content["global_step"])
-    except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError, EOFError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise ConfigError(f"ckpt: {checkpoint} is no checkpoint of a run: {reason}") from error
+    content = load_checkpoint(checkpoint, mmap=True)
+    state, step = content["state_dict"], int(content["global_step"])
     prefix = "towers."
     weights = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
     return weights, step

@@ -1,4 +1,4 @@
-"""Finds the items of a split that are nearest to a query."""
+"""Finds the instances that are nearest to a query."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ from torch import Tensor
 from mxmclr_plugin.data.batch import stack
 from mxmclr_plugin.data.dataset import MultifoldDataset
 from mxmclr_plugin.data.file_store import UnreadableFile
+from mxmclr_plugin.data.images import without_border
 from mxmclr_plugin.data.manifest.build import OneShape
 from mxmclr_plugin.data.manifest.kinds import FILE_KINDS
 from mxmclr_plugin.data.readers.image import IMAGE_SUFFIXES
 from mxmclr_plugin.data.readers.points import POINTS_SUFFIXES
 from mxmclr_plugin.data.readers.voxel import VOXEL_SUFFIXES
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.inference.items import ranked_items, visible_item
+from mxmclr_plugin.experiment.splits import ALL
+from mxmclr_plugin.inference.items import RankedItems, ranked_items, visible_item
 from mxmclr_plugin.inference.run import Run
 from mxmclr_plugin.models.text import TextBackbone, unknown_words
 from mxmclr_plugin.retrieval.direction import Side, modalities_of, side_name
@@ -48,7 +50,8 @@ class Hit:
         caption: The item itself if it is a text, else the first text of its instance; None where
             there is none.
         image: Of the item, or else of the first observation of its instance that has one; None
-            where there is none.
+            where there is none. A plain border is cut off.
+        file: File of the image; None if there is none.
     """
 
     name: str
@@ -56,6 +59,7 @@ class Hit:
     score: float
     caption: str | None
     image: Image.Image | None
+    file: str | None = None
 
 
 @dataclass(frozen=True)
@@ -83,11 +87,11 @@ def search(
     run: Run,
     query: str,
     k: int = 5,
-    split: str = "test",
+    split: str = ALL,
     modality: Side | None = None,
     by: str | None = None,
 ) -> Found:
-    """The items of a split that are nearest to a query.
+    """The items that are nearest to a query, the best one of each instance.
 
     Embeddings of the split are computed once, see
     :func:`~mxmclr_plugin.inference.embedding_cache.cached_embeddings`.
@@ -97,7 +101,7 @@ def search(
         query: A text, or the path of an image, grid or other file, where the run has a tower for
             such.
         k: How many; all if there are fewer.
-        split: The split.
+        split: The split, or ``all``.
         modality: Modality of the gallery, or several that are fused; None for the gallery of the
             first direction with such queries.
         by: Modality of the query; None for the first one of its kind that has a tower.
@@ -109,7 +113,7 @@ def search(
         ConfigError: If a modality has no tower or no records, the file cannot be read, or the text
             tower knows no word of the query.
     """
-    dataset = run.split(split)
+    dataset = run.searched(split)
     file = _as_file(query)
     by = _modality_of_query(run, file, by)
     unknown: list[str] = []
@@ -119,14 +123,28 @@ def search(
     else:
         z = _encoded_file(run, dataset, by, file or Path(query))
     among = _gallery(run, by) if modality is None else modality
-    items = ranked_items(run, split, among)
-    best = top_k(z, items.z, min(k, len(items.z)))
+    items = ranked_items(run, dataset, among)
+    first = modalities_of(among)[0]
     hits = []
-    for item, score in zip(best.indices[0].tolist(), best.scores[0].tolist(), strict=True):
+    for item, score in _best_of_instances(z, items, k):
         instance, position = int(items.ids[item]), int(items.positions[item])
-        shown = visible_item(run, split, modalities_of(among)[0], instance, position)
-        hits.append(Hit(shown.name, instance, score, shown.caption, shown.image))
+        shown = visible_item(run, items.dataset, first, instance, position)
+        image = shown.image and without_border(shown.image)
+        hits.append(Hit(shown.name, instance, score, shown.caption, image, shown.file))
     return Found(query, by, side_name(among), len(items.z), tuple(unknown), tuple(hits))
+
+
+def _best_of_instances(z: Tensor, items: RankedItems, k: int) -> list[tuple[int, float]]:
+    """The best item of each of the ``k`` best instances, and its score."""
+    best: dict[int, tuple[int, float]] = {}
+    wanted = k
+    while True:
+        found = top_k(z, items.z, min(wanted, len(items.z)))
+        for item, score in zip(found.indices[0].tolist(), found.scores[0].tolist(), strict=True):
+            best.setdefault(int(items.ids[item]), (item, score))
+        if len(best) >= k or wanted >= len(items.z):
+            return list(best.values())[:k]
+        wanted *= 4
 
 
 def _as_file(query: str) -> Path | None:

@@ -21,7 +21,27 @@ from mxmclr_plugin.models.tower import Backbone
 if TYPE_CHECKING:  # it takes seconds to import
     from sentence_transformers import SentenceTransformer
 
-__all__ = ["TextBackbone", "tokenizer_digest", "type_of", "unknown_words"]
+__all__ = [
+    "TextBackbone",
+    "tokenizer_digest",
+    "type_of",
+    "unknown_words",
+    "write_sentence_transformer",
+]
+
+
+def write_sentence_transformer(model: SentenceTransformer, path: Path) -> None:
+    """Writes a model for ``SentenceTransformer(path)``, to any path, with the modes of new files.
+
+    tokenizers refuses paths that are not Unicode text, and safetensors lets nobody else read.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        model.save(folder, create_model_card=False)
+        for file in Path(folder).rglob("*"):
+            if file.is_file():
+                target = path / file.relative_to(folder)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, target)
 
 
 class TextBackbone(Backbone):
@@ -42,11 +62,7 @@ class TextBackbone(Backbone):
 
     def save(self, path: Path) -> None:
         """Writes the model for plain ``SentenceTransformer(path)``; adapters are merged."""
-        model = merged(self.sentence_transformer())
-        # tokenizers writes to no path that is not Unicode text.
-        with tempfile.TemporaryDirectory() as folder:
-            model.save(folder, create_model_card=False)
-            shutil.copytree(folder, path, dirs_exist_ok=True)
+        write_sentence_transformer(merged(self.sentence_transformer()), path)
 
     def _sentences(self, observations: Observations) -> list[str]:
         if isinstance(observations, list) and observations:

@@ -126,13 +126,13 @@ def _query(
     run, split, modality = loaded[0].run, loaded[0].split, sides[0][0]
     items, kind = loaded[0].items[sides[0]], loaded[0].run.data.kinds[modality]
     instance, position = int(items.ids[row]), int(items.positions[row])
-    item = visible_item(run, split, modality, instance, position, _QUERY_EDGE)
+    dataset = run.split(split)
+    item = visible_item(run, dataset, modality, instance, position, _QUERY_EDGE)
     image, caption = "", ""
     if item.image is not None:
         image = _data_uri(item.image, _QUERY_EDGE)
         caption = f"about {item.name}" if kind == "text" else item.name
     if kind in DRAWABLE:
-        dataset = run.split(split)
         record = dataset.stores[modality][int(dataset.observations_of(modality)[0][position])]
         image = _data_uri(_sheet(record, kind, _QUERY_EDGE), _VIEWS * _QUERY_EDGE)
     return Query(
@@ -160,7 +160,8 @@ def _found(
     shown = []
     for index, score in zip(found.indices[row].tolist(), found.scores[row].tolist(), strict=True):
         owner, position = int(items.ids[index]), int(items.positions[index])
-        item = visible_item(run.run, run.split, gallery[0], owner, position, _ITEM_EDGE)
+        data = run.run.split(run.split)
+        item = visible_item(run.run, data, gallery[0], owner, position, _ITEM_EDGE)
         shown.append(
             Found(
                 owner == instance,

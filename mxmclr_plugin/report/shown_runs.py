@@ -48,7 +48,8 @@ class ShownRuns:
         for label, folder in self.folders.items():
             run = load_run(folder, console=console, trust=trust)
             sides = [s for d in run.config.directions.values() for s in (d.query, d.gallery)]
-            items = {modalities_of(side): ranked_items(run, self.split, side) for side in sides}
+            data = run.split(self.split)
+            items = {modalities_of(side): ranked_items(run, data, side) for side in sides}
             loaded.append(LoadedRun(label, run, self.split, items))
         for other in loaded[1:]:
             for modalities, own in loaded[0].items.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
@@ -32,6 +33,7 @@ from mxmclr_plugin.run.evaluate_command import EvaluateArguments, evaluate_comma
 from mxmclr_plugin.run.export_command import ExportArguments, export_command
 from mxmclr_plugin.run.report_command import ReportArguments, report_command
 from mxmclr_plugin.run.search_command import SearchArguments, search_command
+from mxmclr_plugin.run.train_command import RerunArguments, rerun_command, train
 from mxmclr_plugin.safe_text import TerminalConsole, visible
 
 __all__ = ["main"]
@@ -50,6 +52,14 @@ _EXAMPLES = """\
   mxmclr data convert folder path=photos out=my.jsonl
   mxmclr search "a tall thin red cone" ckpt=runs/text2shape/mxmclr-seed0
   mxmclr report runs/compare/text2shape"""
+
+_DISK = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
+    *(errno.EIO, errno.EISDIR, errno.ENOTDIR),
+)
+"""Errors of a disk or of rights, which a user can correct."""
+
+_SAVED = "if training had begun, the same command with ckpt=last continues from its last checkpoint"
 
 _DATA_ERROR = f"{DataError.__module__}.{DataError.__qualname__}: "
 
@@ -73,8 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0; 1 if checked data have problems, a training cannot go on or a compared
-        run failed; 2 if the
-        arguments or the data cannot be used; 130 if interrupted.
+        run failed; 2 if the arguments or the data cannot be used; 130 if interrupted, 143 or 129 if
+        a training was ended by SIGTERM or SIGHUP.
     """
     for stream in (sys.stdout, sys.stderr):
         # Names of files may be no Unicode text, or not in the terminal's encoding.
@@ -106,8 +116,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # torch hands on the traceback of a worker's error, which ends with the message.
         _print_error(errors, str(error).rstrip().rpartition("\n")[2].removeprefix(_DATA_ERROR))
         if command is None:
-            print_hint = "if training had begun, the same command with ckpt=last continues from "
-            errors.print(f"{print_hint}its last checkpoint", highlight=False, soft_wrap=True)
+            errors.print(_SAVED, highlight=False, soft_wrap=True)
+        return 2
+    except OSError as error:
+        if error.errno not in _DISK:
+            raise
+        place = "" if error.filename is None else f"{error.filename}: "
+        _print_error(errors, f"{place}{error.strerror}: make room, or name another folder")
+        if command is None:
+            errors.print(_SAVED, highlight=False, soft_wrap=True)
         return 2
     except KeyboardInterrupt:
         hint = _WITH_CKPT if command is None else command.if_interrupted
@@ -162,14 +179,16 @@ def _train(task: str, overrides: list[str], context: Context, help_wanted: bool)
             f"there is no command or task {words!r}: {did_you_mean(words, [*commands, *known])}"
             f"commands are {', '.join(commands)}; tasks are {', '.join(known)}"
         )
-    config = load_config(task, overrides, context.config_dir)
+    if any(override.startswith("ckpt=") for override in overrides) and not help_wanted:
+        from mxmclr_plugin.experiment.resume import command_config  # imports torch
+
+        config = command_config(task, overrides, context.config_dir)
+    else:
+        config = load_config(task, overrides, context.config_dir)
     if help_wanted:
         _show_task(config, context.console)
         return 0
-    from mxmclr_plugin.experiment.train import run_retrieval
-
-    run_retrieval(config, context.console)
-    return 0
+    return train(config, context.console)
 
 
 def _show_commands(console: Console) -> None:
@@ -357,6 +376,15 @@ _COMMANDS: dict[str, Command] = {
         instead={"seed": "write seeds=", "ckpt": "it continues by itself"},
         if_interrupted=_SAME,
     ),
+    "rerun": Command(
+        "Repeats a run from its configuration, in another folder.",
+        lambda: RerunArguments,
+        rerun_command,
+        others=_task_keys,
+        others_help="\nKeys of its task change the configuration.",
+        instead={"ckpt": "continue the run itself with ckpt=last"},
+        if_interrupted=_WITH_CKPT,
+    ),
     "evaluate": Command(
         "Evaluates a finished run, also on other data.",
         lambda: EvaluateArguments,
@@ -365,7 +393,7 @@ _COMMANDS: dict[str, Command] = {
         others_help=_OF_RUN,
     ),
     "search": Command(
-        "Finds the items of a split that are nearest to a query.",
+        "Finds the instances that are nearest to a query.",
         lambda: SearchArguments,
         search_command,
         others=_changed_keys,

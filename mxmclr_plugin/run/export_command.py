@@ -18,16 +18,18 @@ class ExportArguments:
     Attributes:
         ckpt: Folder of a run, or a checkpoint in it.
         out: New folder for embeddings and towers.
-        split: Split whose observations are embedded.
-        format: Format of the embeddings.
+        split: Split whose observations are embedded, or all.
+        format: Formats of the embeddings; parquet and faiss need the extra of that name.
         towers: Modalities whose towers are written; all, or none.
         trust: Whether the run's configuration may name code that is not registered.
     """
 
     ckpt: Path
     out: Path
-    split: str = "test"
-    format: Literal["safetensors", "parquet"] = "safetensors"
+    split: str = "all"
+    format: list[Literal["safetensors", "parquet", "faiss"]] = field(
+        default_factory=lambda: ["safetensors"]  # type: ignore[list-item]
+    )
     towers: list[str] = field(default_factory=lambda: ["all"])
     trust: bool = False
 

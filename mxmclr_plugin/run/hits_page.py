@@ -67,6 +67,8 @@ def _item(rank: int, hit: Hit) -> str:
     if hit.image is not None:
         image = f'<img alt="{escape(hit.name)}" src="{_png(hit.image)}">\n'
     caption = f"<p>{escape(hit.caption)}</p>\n" if hit.caption else ""
+    if hit.file:
+        caption += f'<p class="name">{escape(hit.file)}</p>\n'
     return (
         f'<li>\n{image}<p><span class="score">{hit.score:.3f}</span>{rank}. '
         f'<span class="name">{escape(hit.name)}</span></p>\n{caption}</li>'

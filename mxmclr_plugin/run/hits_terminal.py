@@ -18,7 +18,9 @@ _COLUMNS = 28  # of an image; a column is about half as wide as a line is high
 
 def hits_table(found: Found, console: Console) -> Table:
     """Hits, a row each, with images where the terminal has colours."""
-    images = console.is_terminal and console.color_system is not None
+    blocks = console.encoding.lower().startswith("utf")
+    images = console.is_terminal and console.color_system is not None and blocks
+    columns = ["name", "caption", *(["file"] if any(hit.file for hit in found.hits) else [])]
     table = Table(
         title=f"{found.query!r} among {found.items} of {found.among}",
         show_lines=images,
@@ -27,7 +29,7 @@ def hits_table(found: Found, console: Console) -> Table:
         table.add_column(column, justify="right")
     if images:
         table.add_column("image", no_wrap=True, min_width=_COLUMNS)
-    for column in ("name", "caption"):
+    for column in columns:
         table.add_column(column, overflow="fold")
     for rank, hit in enumerate(found.hits, start=1):
         image = half_blocks(hit.image, _COLUMNS) if hit.image else Text()
@@ -35,8 +37,7 @@ def hits_table(found: Found, console: Console) -> Table:
             str(rank),
             f"{hit.score:.3f}",
             *([image] if images else []),
-            hit.name,
-            hit.caption or "",
+            *(getattr(hit, column) or "" for column in columns),
         )
     return table
 

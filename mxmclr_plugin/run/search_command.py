@@ -21,7 +21,7 @@ class SearchArguments:
         query: A text, or the path of an image, grid or other file where the run has a tower for it.
         ckpt: Folder of a run, or a checkpoint in it.
         k: Number of results.
-        split: Split whose items are searched.
+        split: Split whose items are searched, or all.
         modality: Modality that is searched, or several; by default the gallery of the first
             direction with such queries.
         by: Modality of the query; null takes the first one of its kind that has a tower.
@@ -32,7 +32,7 @@ class SearchArguments:
     query: str = field(metadata=WORD)
     ckpt: Path
     k: Count = 5
-    split: str = "test"
+    split: str = "all"
     modality: list[str] = field(default_factory=list)
     by: str | None = None
     html: Path | None = None
@@ -40,7 +40,7 @@ class SearchArguments:
 
 
 def search_command(arguments: SearchArguments, context: Context) -> int:
-    """Prints the items of a split that are nearest to a query; returns 0.
+    """Prints the instances that are nearest to a query; returns 0.
 
     Raises:
         ConfigError: If the query cannot be encoded.

@@ -83,6 +83,7 @@ def manifest(
     background: str = "white",
     npz_key: str | None = None,
     encoding: str = UTF_8,
+    labels: list[str] = [],  # noqa: B006 (a list as in YAML; only read)
     seed: int = 0,
     on_error: str = "skip",
 ) -> DataSplits:
@@ -105,6 +106,8 @@ def manifest(
         background: Colour behind transparent pixels, as Pillow names colours.
         npz_key: Name of the array in ``.npz`` files that hold several.
         encoding: Of the manifest, if it is text.
+        labels: Keys of a line, or of its ``meta``, whose values tell which instances are alike.
+            They are not trained on; ``graded_ndcg@10`` counts those that two instances share.
         seed: Of a split that is drawn.
         on_error: ``skip`` leaves out, and lists, what cannot be used; ``raise`` stops at the first.
 
@@ -131,7 +134,9 @@ def manifest(
         ) from None
     log = ProblemLog(on_error)
     source = Path(path).expanduser()
-    found = read_manifest(source, root, log, allow_outside=allow_outside, encoding=encoding)
+    found = read_manifest(
+        source, root, log, allow_outside=allow_outside, encoding=encoding, labels=labels
+    )
     torn = [problem for problem in log.problems if problem.kind == IN_TWO_SPLITS]
     if torn:
         more = f" ({len(torn) - 1} more such lines)" if len(torn) > 1 else ""
@@ -148,6 +153,7 @@ def read_manifest(
     *,
     allow_outside: bool = False,
     encoding: str = UTF_8,
+    labels: Sequence[str] = (),
 ) -> Instances:
     """The instances of a manifest; no file that it names is opened.
 
@@ -157,16 +163,20 @@ def read_manifest(
         log: Gets a problem for all that is left out.
         allow_outside: Whether files may lie outside ``root``.
         encoding: Of the manifest, if it is text.
+        labels: Keys whose values are labels.
 
     Raises:
-        DataError: If it cannot be read, or no instance in it can be used.
+        DataError: If it cannot be read, no instance in it can be used, or none has a label.
     """
     beside = path if path.is_dir() else path.parent
     folder = beside if root is None else Path(root).expanduser()
     rows = (row for file in _files(path) for row in read_rows(file, log, encoding))
-    found = collect_instances(rows, folder, log, allow_outside=allow_outside)
+    found = collect_instances(rows, folder, log, allow_outside=allow_outside, labels=labels)
     if not found.instances:
         raise _nothing_in(path, log)
+    for label in labels:
+        if not any(instance.labels[label] for instance in found.instances):
+            raise DataError(f"{path}: labels: no instance has a value of {label!r}")
     return found
 
 
@@ -218,6 +228,10 @@ def split_instances(
         {modality: [rows[k] for k in kept] for modality, rows in members.items()},
         ids=range(len(kept)),
         names=[instance.name for instance in instances],
+        attributes={
+            label: [tuple(instance.labels[label]) for instance in instances]
+            for label in instances[0].labels
+        },
     )
     places, notes = _split(instances, seed, source)
     return DataSplits(

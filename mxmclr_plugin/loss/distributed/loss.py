@@ -136,7 +136,8 @@ def _parts(batch: Batch, options: Options, exchange: Exchange, differentiable: b
         of_sides = [peers(indices, indices) for _, indices, _ in sides]
         features, relation = (batch.soft_features0, batch.soft_features1), None
         teacher = any(x is not None for x in features)
-        if teacher or not options.normalize or options.relation_within:
+        soft = differentiable or weight < 1
+        if options.relation_within or (soft and (teacher or not options.normalize)):
             sums, folds = [], []
             for x, (_, indices, fold), of_side in zip(
                 features if teacher else (batch.z0, batch.z1), sides, of_sides, strict=True
@@ -153,7 +154,7 @@ def _parts(batch: Batch, options: Options, exchange: Exchange, differentiable: b
             relation,
             SoftTarget(options.soft_temperature, options.others, options.others),
             hard=differentiable or weight > 0,
-            soft=differentiable or weight < 1,
+            soft=soft,
             hard_weight=None if differentiable or weight in (0, 1) else weight,
             both_directions=not one_modality,
             skip_self=one_modality,

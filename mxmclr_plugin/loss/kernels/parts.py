@@ -47,14 +47,14 @@ def streaming_parts(
     scale, bound = scale_of(options, z0.device, dtype)
     index0, index1 = instances.index0, instances.index1
     fold0, fold1 = instances.fold0.to(dtype), instances.fold1.to(dtype)
-    relation = None
-    embeddings = comparison.features0 is None and comparison.features1 is None
-    if not embeddings or not options.normalize or options.relation_within:
+    weight, relation = options.hard_weight, None
+    soft = differentiable or weight < 1
+    teacher = comparison.features0 is not None or comparison.features1 is not None
+    if options.relation_within or (soft and (teacher or not options.normalize)):
         with torch.no_grad():
             relation = Relation.of_rows(
                 comparison.relation_features(), (index0, index1), (fold0, fold1), dtype
             )
-    weight = options.hard_weight
     problem = Problem(
         index0,
         (index1,),
@@ -63,7 +63,7 @@ def streaming_parts(
         relation,
         SoftTarget(options.soft_temperature, options.others, options.others),
         hard=differentiable or weight > 0,
-        soft=differentiable or weight < 1,
+        soft=soft,
         hard_weight=None if differentiable or weight in (0, 1) else weight,
         both_directions=comparison.both_directions,
         skip_self=comparison.skip_self,

@@ -291,7 +291,8 @@ class _Uniform:
     def __init__(self, batch: InstanceSums, relation: Relation, target: SoftTarget) -> None:
         self.batch = batch
         observed, device = relation.observed, relation.observed.device
-        self.kind = (observed @ observed.new_tensor([1.0, 2.0])[: observed.shape[1]]).long()
+        bits = torch.arange(1, observed.shape[1] + 1, device=device, dtype=observed.dtype)
+        self.kind = (observed @ bits).long()
         numbers = torch.arange(4, device=device)
         self.shares = ((numbers[:, None] & numbers) > 0).to(observed.dtype)
         self.with_itself = (self.kind > 0).to(observed.dtype)[:, None]

@@ -1,0 +1,80 @@
+"""Training from the command line, and ``rerun``."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from mxmclr_plugin.arguments import WORD
+from mxmclr_plugin.run.command import Context, new_path, print_line
+from mxmclr_plugin.safe_text import TerminalConsole
+
+if TYPE_CHECKING:  # it imports hydra
+    from mxmclr_plugin.experiment.config import RunConfig
+
+__all__ = ["RerunArguments", "rerun_command", "train"]
+
+_CONTINUE = "the same command with ckpt=last"
+
+
+@dataclass
+class RerunArguments:
+    """Arguments of ``rerun``.
+
+    Attributes:
+        run: Folder of a run.
+        out: New folder.
+        trust: Whether the run's configuration may name code that is not registered.
+    """
+
+    run: Path = field(metadata=WORD)
+    out: Path
+    trust: bool = False
+
+
+def rerun_command(arguments: RerunArguments, context: Context) -> int:
+    """Repeats a run from its configuration; returns the exit status.
+
+    Raises:
+        ConfigError: If the configuration cannot be read or run.
+    """
+    from mxmclr_plugin.experiment.folder import read_config
+    from mxmclr_plugin.experiment.resume import changed_run
+
+    out = new_path("out", arguments.out)
+    config = read_config(arguments.run, arguments.trust)
+    if context.overrides:
+        config = changed_run(config, context.overrides, context.config_dir)
+    return train(dataclasses.replace(config, out=str(out), ckpt=None), context.console)
+
+
+def train(config: RunConfig, console: Console) -> int:
+    """Trains and tests; returns 0, or 128 and the number of the signal that ended the run.
+
+    Raises:
+        ConfigError: If the configuration cannot be run.
+    """
+    from mxmclr_plugin.experiment.signals import PARENT, Interrupted, end_with_parent
+
+    end_with_parent()
+    os.environ[PARENT] = str(os.getpid())  # for the processes that Lightning starts
+    try:
+        from mxmclr_plugin.experiment.train import run_retrieval
+
+        run_retrieval(config, console)
+    except Interrupted as stopped:
+        if int(os.environ.get("LOCAL_RANK", 0)) > 0:
+            return 0  # else Lightning kills the first process, which is about to say the same
+        saved = "" if stopped.step is None else f" after step {stopped.step}, which is saved"
+        print_line(
+            TerminalConsole(stderr=True), f"interrupted by {stopped}{saved}: {_CONTINUE} continues"
+        )
+        return 128 + stopped.signum
+    finally:
+        os.environ.pop(PARENT, None)
+    return 0
