@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -11,6 +11,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
+
+from mxmclr_plugin.data.frames import CellStore, cells_by_instance, instances_of
 
 __all__ = ["Draw", "MultifoldDataset", "MultifoldInstance", "Store", "flattened"]
 
@@ -145,6 +147,72 @@ class MultifoldDataset(Dataset[MultifoldInstance]):
             stores[modality] = _stacked(modality, lists)
             _, members[modality] = flattened(lists)
         return cls(stores, members, np.arange(count) if ids is None else ids, names)
+
+    @classmethod
+    def from_frame(
+        cls,
+        frame: Any,
+        columns: Mapping[str, str | Sequence[str]],
+        *,
+        id: str | None = None,
+        read: Mapping[str, Callable[[Any], Tensor]] | None = None,
+    ) -> MultifoldDataset:
+        """The data set of a table, such as a pandas DataFrame.
+
+        ``from_frame(frame, {"text": ["title", "description"], "image": "photo"}, id="sku",
+        read={"image": read_photo})`` has an instance for each sku, with the texts and photos of all
+        of its rows. Cells may be empty, or hold lists.
+
+        Args:
+            frame: A DataFrame, a Hugging Face data set, or a mapping of lists.
+            columns: The column, or columns, of each modality.
+            id: Column of the instance's id; None if each row is an instance.
+            read: Makes a record of a value, for modalities that are neither texts nor arrays: of
+                the path of an image, say. It is called each time that a record is needed.
+
+        Raises:
+            ValueError: If a column does not exist, an instance has no observation, or values of a
+                modality that is not read are not all texts, or all arrays of one shape.
+        """
+        instances = instances_of(frame, id)
+        stores: dict[str, Store] = {}
+        members: dict[str, list[npt.NDArray[np.int64]]] = {}
+        for modality, of_modality in columns.items():
+            named = [of_modality] if isinstance(of_modality, str) else list(of_modality)
+            cells, members[modality] = flattened(cells_by_instance(frame, named, instances))
+            store = CellStore(frame, cells, (read or {}).get(modality))
+            if modality in (read or {}):
+                stores[modality] = store
+            else:
+                values = [store.value(k) for k in range(len(store))]
+                stores[modality] = _stacked(modality, [_records_of(f"{modality!r}", values)])
+        return cls(stores, members, np.arange(len(instances)), list(map(str, instances)))
+
+    @classmethod
+    def from_hub(
+        cls,
+        name: str,
+        columns: Mapping[str, str | Sequence[str]],
+        *,
+        split: str = "train",
+        id: str | None = None,
+        read: Mapping[str, Callable[[Any], Tensor]] | None = None,
+    ) -> MultifoldDataset:
+        """The data set of a split that Hugging Face's ``datasets.load_dataset`` loads.
+
+        Args:
+            name: Name on the hub, or a local folder, such as one of images.
+            columns: As for :meth:`from_frame`; so are ``id`` and ``read``.
+            split: Name of the split.
+            id: Column of the instance's id.
+            read: Makes a record of a value: of a PIL image, for a column of images.
+
+        Raises:
+            ValueError: As :meth:`from_frame`.
+        """
+        from datasets import load_dataset
+
+        return cls.from_frame(load_dataset(name, split=split), columns, id=id, read=read)
 
     def _check(self) -> None:
         if self.stores.keys() != self.members.keys():

@@ -58,6 +58,16 @@ def test_modalities_of_other_names(tmp_path):
     assert list(data["train"][0].observations["de"]) == ["eins", "ein"]
 
 
+def test_splits_are_drawn_from_instances_with_two_modalities(tmp_path):
+    lines = [{"id": k, "text:a": f"a{k}"} for k in range(40)]
+    for line in lines[::2]:
+        line["text:b"] = "b"
+    for seed in range(5):
+        data = texts(*lines, path=tmp_path / "m.jsonl", seed=seed)
+        assert [len(of) for of in data.values()] == [32, 4, 4]
+        assert all(of.folds("b").all() for split, of in data.items() if split != "train")
+
+
 def test_other_names_of_splits(tmp_path):
     names = {"train": "Training", "val": "validation", "test": "test "}
     lines = [{**line, "split": names[line["split"]]} for line in three()]

@@ -233,7 +233,8 @@ def split_instances(
             for label in instances[0].labels
         },
     )
-    places, notes = _split(instances, seed, source)
+    measurable = whole.observed_in(whole.modalities, min(2, len(whole.modalities)))
+    places, notes = _split(instances, measurable, seed, source)
     return DataSplits(
         {split: whole.subset(rows) for split, rows in places.items()},
         kinds={modality: found.kinds[modality] for modality in stores},
@@ -301,12 +302,16 @@ def _files(path: Path) -> list[Path]:
 
 
 def _split(
-    instances: Sequence[ManifestInstance], seed: int, source: Path
+    instances: Sequence[ManifestInstance],
+    measurable: npt.NDArray[np.bool_],
+    seed: int,
+    source: Path,
 ) -> tuple[dict[str, list[int]], list[str]]:
     """Indexes of the instances of each split, and caveats that belong with results.
 
     An instance that names no split is trained on. ``val`` and ``test``, where no instance names
-    them, are drawn from the training instances: a tenth each. Where all name a split and it is
+    them, are drawn from the training instances: a tenth each, of those with two modalities if there
+    are enough. Where all name a split and it is
     never ``train``, there are the splits that they name: such data are for evaluation.
     """
     places: dict[str, list[int]] = {split: [] for split in SPLITS}
@@ -326,7 +331,12 @@ def _split(
             "from them"
         )
     if drawn:
-        places |= hold_out(places["train"], dict.fromkeys(drawn, share), seed)
+        pool = [k for k in places["train"] if measurable[k]]
+        if len(pool) <= len(drawn) * share:
+            pool = places["train"]
+        rest = sorted({*places["train"]} - {*pool})
+        places |= hold_out(pool, dict.fromkeys(drawn, share), seed)
+        places["train"] = sorted([*places["train"], *rest])
         notes.append(
             f"{source.name} names no {' and no '.join(drawn)} split: {share} instances "
             f"{'each ' if len(drawn) > 1 else ''}were drawn with seed {seed}, results are those "
