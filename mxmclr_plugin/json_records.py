@@ -60,7 +60,7 @@ def read_record(kind: type[RecordT], file: Path) -> RecordT:
         raise ConfigError(f"{file} cannot be read: {error.strerror or error}") from error
     except json.JSONDecodeError as error:
         raise ConfigError(f"{file}, line {error.lineno}, is no JSON: {error.msg}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{file} cannot be read: {error}") from error
     try:
         record: RecordT = _read(kind, value, "")

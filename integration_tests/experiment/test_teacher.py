@@ -30,9 +30,9 @@ def test_relation_is_of_the_frozen_encoder(tmp_path, monkeypatch):
     losses, calls = [], []
     forward, step = MultimodalLoss.forward, RetrievalModule.training_step
 
-    def watched(self, z, ids, soft_features=None):
+    def watched(self, z, ids, soft_features=None, *rest):
         calls.append((z, ids, soft_features))
-        return forward(self, z, ids, soft_features)
+        return forward(self, z, ids, soft_features, *rest)
 
     def watched_step(self, batch, batch_idx):
         losses.append(step(self, batch, batch_idx))
@@ -101,6 +101,10 @@ def test_features_that_do_not_fit(options, soft, message):
         (["teacher.text=tower"], "the backbone of 'text' is trained"),
         ([*MINILM[:1], "teacher.text=tower", "loss=clip"], "the loss clip has no soft part"),
         ([*MINILM[:1], "teacher.text=tower", "loss=mxmclr_hard"], "mxmclr_hard has no soft part"),
+        (
+            [*MINILM[:1], "teacher.text=tower", "loss.soft_temperature=inf"],
+            "mxmclr has no soft part that could use it: .*a finite loss.soft_temperature",
+        ),
         ([*MINILM, "teacher.text=tower", "loss.memory_bank_size=[64,128]"], "a memory bank keeps"),
     ],
 )
@@ -119,8 +123,8 @@ def test_a_teacher_beside_the_towers_equals_the_loop_over_the_formula(tmp_path, 
     texts, calls = [], []
     forward, step = MultimodalLoss.forward, RetrievalModule.training_step
 
-    def watched(self, z, ids, soft_features=None):
-        loss = forward(self, z, ids, soft_features)
+    def watched(self, z, ids, soft_features=None, *rest):
+        loss = forward(self, z, ids, soft_features, *rest)
         calls.append((float(loss.detach()), z, ids))
         return loss
 
@@ -131,7 +135,7 @@ def test_a_teacher_beside_the_towers_equals_the_loop_over_the_formula(tmp_path, 
     monkeypatch.setattr(MultimodalLoss, "forward", watched)
     monkeypatch.setattr(RetrievalModule, "training_step", watched_step)
     teacher = "teacher.text=sentence_transformer"
-    run(tmp_path, teacher, "trainer.max_steps=1")
+    metrics = run(tmp_path, teacher, "trainer.max_steps=1")
     ((loss, z, ids),) = calls
     encoded = load_sentence_transformer("offline-minilm").encode(texts[0])
     sides = (z["text"], z["voxel"], ids["text"], ids["voxel"])
@@ -139,6 +143,11 @@ def test_a_teacher_beside_the_towers_equals_the_loop_over_the_formula(tmp_path, 
     assert loss == pytest.approx(float(expected), rel=1e-5)
     own, _, _ = loop_loss(*sides)
     assert loss != pytest.approx(float(own), rel=1e-4)
+
+    graded = [of.metrics["graded_ndcg@10"] for of in metrics.splits["test"].directions.values()]
+    assert metrics.splits["test"].flat()["graded_ndcg@10"] == pytest.approx(sum(graded) / 2)
+    assert 0 < min(graded) <= max(graded) <= 100
+    assert "the share of shape, colour, height, radius that two" in metrics.data.notes[-1]
 
     # Neither validation nor a second run encodes anything with the teacher.
     monkeypatch.setattr(SentenceTransformer, "forward", None)

@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from rich.console import Console
-from rich.text import Text
 
 import mxmclr_plugin
 from mxmclr_plugin.experiment.checkpoint_files import remove_checkpoint
@@ -229,7 +228,7 @@ def _finish(run: PlannedRun, status: int, console: Console) -> Outcome:
     error = _error(run.folder / "log.txt", status)
     if status not in _INTERRUPTED:
         write_atomically(run.folder / _FAILURE, json.dumps({"error": error}))
-    console.print(Text(f"failed: {run.folder.name}: {error}"), soft_wrap=True)
+    console.print(f"failed: {run.folder.name}: {error}", soft_wrap=True)
     return Outcome(error=error)
 
 

@@ -80,15 +80,9 @@ def augmented(
     members = [
         (rows[:, None] * copies + copy).ravel() for rows in dataset.members[modality]
     ]  # (records of an instance * copies,)
-    return MultifoldDataset(
-        {
-            **dataset.stores,
-            modality: AugmentedStore(dataset.stores[modality], transform, copies, seed),
-        },
-        {**dataset.members, modality: members},
-        dataset.ids,
-        dataset.names,
-        dataset.soft_features,
+    store = AugmentedStore(dataset.stores[modality], transform, copies, seed)
+    return dataset.replace(
+        stores={**dataset.stores, modality: store}, members={**dataset.members, modality: members}
     )
 
 

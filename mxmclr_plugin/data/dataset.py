@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -11,6 +11,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
+
+from mxmclr_plugin.data.frames import CellStore, cells_by_instance, instances_of
 
 __all__ = ["Draw", "MultifoldDataset", "MultifoldInstance", "Store", "flattened"]
 
@@ -71,6 +73,9 @@ class MultifoldDataset(Dataset[MultifoldInstance]):
         names: A name for each instance, by default its id.
         soft_features: A teacher's features of all records of a modality, by modality; see
             :meth:`with_soft_features`.
+        attributes: Values of each instance by attribute, none where it is unknown:
+            ``{"colour": [("red",), ("red", "blue"), ()]}``. They are not trained on; graded metrics
+            count those that two instances share.
 
     Raises:
         ValueError: If lengths do not fit, ids repeat, a record is not there or is named twice by
@@ -84,9 +89,11 @@ class MultifoldDataset(Dataset[MultifoldInstance]):
         ids: npt.ArrayLike,
         names: Sequence[str] | None = None,
         soft_features: Mapping[str, Store] | None = None,
+        attributes: Mapping[str, Sequence[Sequence[str]]] | None = None,
     ) -> None:
         self.stores = dict(stores)
         self.soft_features = dict(soft_features or {})
+        self.attributes = {name: list(values) for name, values in (attributes or {}).items()}
         self.ids = _integers("ids", ids)
         self.names = [str(i) for i in self.ids] if names is None else list(names)
         if len(self.names) != len(self.ids):
@@ -141,6 +148,72 @@ class MultifoldDataset(Dataset[MultifoldInstance]):
             _, members[modality] = flattened(lists)
         return cls(stores, members, np.arange(count) if ids is None else ids, names)
 
+    @classmethod
+    def from_frame(
+        cls,
+        frame: Any,
+        columns: Mapping[str, str | Sequence[str]],
+        *,
+        id: str | None = None,
+        read: Mapping[str, Callable[[Any], Tensor]] | None = None,
+    ) -> MultifoldDataset:
+        """The data set of a table, such as a pandas DataFrame.
+
+        ``from_frame(frame, {"text": ["title", "description"], "image": "photo"}, id="sku",
+        read={"image": read_photo})`` has an instance for each sku, with the texts and photos of all
+        of its rows. Cells may be empty, or hold lists.
+
+        Args:
+            frame: A DataFrame, a Hugging Face data set, or a mapping of lists.
+            columns: The column, or columns, of each modality.
+            id: Column of the instance's id; None if each row is an instance.
+            read: Makes a record of a value, for modalities that are neither texts nor arrays: of
+                the path of an image, say. It is called each time that a record is needed.
+
+        Raises:
+            ValueError: If a column does not exist, an instance has no observation, or values of a
+                modality that is not read are not all texts, or all arrays of one shape.
+        """
+        instances = instances_of(frame, id)
+        stores: dict[str, Store] = {}
+        members: dict[str, list[npt.NDArray[np.int64]]] = {}
+        for modality, of_modality in columns.items():
+            named = [of_modality] if isinstance(of_modality, str) else list(of_modality)
+            cells, members[modality] = flattened(cells_by_instance(frame, named, instances))
+            store = CellStore(frame, cells, (read or {}).get(modality))
+            if modality in (read or {}):
+                stores[modality] = store
+            else:
+                values = [store.value(k) for k in range(len(store))]
+                stores[modality] = _stacked(modality, [_records_of(f"{modality!r}", values)])
+        return cls(stores, members, np.arange(len(instances)), list(map(str, instances)))
+
+    @classmethod
+    def from_hub(
+        cls,
+        name: str,
+        columns: Mapping[str, str | Sequence[str]],
+        *,
+        split: str = "train",
+        id: str | None = None,
+        read: Mapping[str, Callable[[Any], Tensor]] | None = None,
+    ) -> MultifoldDataset:
+        """The data set of a split that Hugging Face's ``datasets.load_dataset`` loads.
+
+        Args:
+            name: Name on the hub, or a local folder, such as one of images.
+            columns: As for :meth:`from_frame`; so are ``id`` and ``read``.
+            split: Name of the split.
+            id: Column of the instance's id.
+            read: Makes a record of a value: of a PIL image, for a column of images.
+
+        Raises:
+            ValueError: As :meth:`from_frame`.
+        """
+        from datasets import load_dataset
+
+        return cls.from_frame(load_dataset(name, split=split), columns, id=id, read=read)
+
     def _check(self) -> None:
         if self.stores.keys() != self.members.keys():
             raise ValueError(
@@ -166,6 +239,12 @@ class MultifoldDataset(Dataset[MultifoldInstance]):
                     raise ValueError(
                         f"members[{modality!r}] of instance {name!r} name a record twice"
                     )
+        for attribute, listed in self.attributes.items():
+            if len(listed) != len(self.ids):
+                raise ValueError(
+                    f"attributes[{attribute!r}] has {len(listed)} entries for {len(self.ids)} "
+                    "instances"
+                )
         for modality, features in self.soft_features.items():
             self._of(modality)
             if len(features) != len(self.stores[modality]):
@@ -226,13 +305,24 @@ class MultifoldDataset(Dataset[MultifoldInstance]):
             indices: Indexes of the instances, in the order wanted, or a mask.
         """
         kept = np.arange(len(self))[list(indices)]
-        return MultifoldDataset(
-            self.stores,
-            {modality: [rows[k] for k in kept] for modality, rows in self.members.items()},
-            self.ids[kept],
-            [self.names[k] for k in kept],
-            self.soft_features,
+        return self.replace(
+            members={modality: [rows[k] for k in kept] for modality, rows in self.members.items()},
+            ids=self.ids[kept],
+            names=[self.names[k] for k in kept],
+            attributes={name: [of[k] for k in kept] for name, of in self.attributes.items()},
         )
+
+    def replace(self, **changes: Any) -> MultifoldDataset:
+        """The data set with other arguments.
+
+        Raises:
+            ValueError: As the constructor does.
+        """
+        arguments = {
+            name: changes.pop(name, getattr(self, name))
+            for name in ("stores", "members", "ids", "names", "soft_features", "attributes")
+        }
+        return MultifoldDataset(**arguments, **changes)
 
     @classmethod
     def joined(cls, datasets: Sequence[MultifoldDataset]) -> MultifoldDataset:
@@ -262,6 +352,11 @@ class MultifoldDataset(Dataset[MultifoldInstance]):
             members,
             ids if len(np.unique(ids)) == len(ids) else np.arange(len(ids)),
             [name for dataset in datasets for name in dataset.names],
+            attributes={
+                name: [values for dataset in datasets for values in dataset.attributes[name]]
+                for name in datasets[0].attributes
+                if all(name in dataset.attributes for dataset in datasets)
+            },
         )
 
     def with_store(self, modality: str, store: Store) -> MultifoldDataset:
@@ -276,8 +371,7 @@ class MultifoldDataset(Dataset[MultifoldInstance]):
                 f"the store of {modality!r} has {len(self.stores[modality])} records, the new one "
                 f"{len(store)}"
             )
-        stores = {**self.stores, modality: store}
-        return MultifoldDataset(stores, self.members, self.ids, self.names, self.soft_features)
+        return self.replace(stores={**self.stores, modality: store})
 
     def with_soft_features(self, modality: str, features: Store) -> MultifoldDataset:
         """The data set with a teacher's features, from which the loss takes the soft relation.
@@ -292,8 +386,7 @@ class MultifoldDataset(Dataset[MultifoldInstance]):
         Raises:
             ValueError: If the modality is unknown or the number of records differs.
         """
-        features_of = {**self.soft_features, modality: features}
-        return MultifoldDataset(self.stores, self.members, self.ids, self.names, features_of)
+        return self.replace(soft_features={**self.soft_features, modality: features})
 
     def __len__(self) -> int:
         return len(self.ids)

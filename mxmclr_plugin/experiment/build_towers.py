@@ -91,8 +91,13 @@ def check_teacher(config: RunConfig, towers: Mapping[str, Tower], loss: nn.Modul
                 f"its own (teacher.{modality}=sentence_transformer), or take a pretrained tower "
                 f"(towers/{modality}=...) with towers.{modality}.frozen=true"
             )
-    if config.teacher and (not takes_soft_features(loss) or getattr(loss, "hard_weight", 0.0) == 1):
+    if config.teacher and not takes_soft_features(loss):
         raise ConfigError(f"teacher: the loss {config.loss_name} has no soft part")
+    if config.teacher and not getattr(loss, "uses_relation", True):
+        raise ConfigError(
+            f"teacher: the loss {config.loss_name} has no soft part that could use it: set "
+            "loss.hard_weight below 1 and a finite loss.soft_temperature, or leave teacher out"
+        )
     if config.teacher and getattr(loss, "memory_bank", None) is not None:
         raise ConfigError(
             "teacher: a memory bank keeps no teacher's features of past observations: set "

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
-from typing import IO
+from typing import IO, Any
 
 import yaml
 
@@ -21,6 +21,8 @@ from mxmclr_plugin.experiment.config import RunConfig
 from mxmclr_plugin.experiment.metrics import RunMetrics
 from mxmclr_plugin.files import write_atomically
 from mxmclr_plugin.json_records import json_text, read_whole_record
+from mxmclr_plugin.plain_yaml import read_yaml
+from mxmclr_plugin.registry import DATASETS, LOSSES, TOWERS
 
 fcntl: ModuleType | None
 try:
@@ -72,7 +74,7 @@ class RunFolder:
         Raises:
             ConfigError: If it cannot be read.
         """
-        return read_config(self.path) if (self.path / "config.yaml").exists() else None
+        return read_config(self.path, trust=True) if (self.path / "config.yaml").exists() else None
 
     def hand_on(self) -> None:
         """Has the processes that Lightning starts use this folder and checkpoint."""
@@ -218,28 +220,49 @@ def default_folder(config: RunConfig) -> list[Path]:
     return paths[free:] if config.ckpt is None else [paths[max(free - 1, 0)]]
 
 
-def read_config(folder: Path) -> RunConfig:
+def read_config(folder: Path, trust: bool = False) -> RunConfig:
     """The configuration of a run.
+
+    Args:
+        folder: Folder of the run.
+        trust: Whether it may name code that is not registered.
 
     Raises:
         ConfigError: If the folder has none, or it is not valid.
     """
     file = folder / "config.yaml"
     try:
-        plain = yaml.safe_load(file.read_text(encoding="utf-8"))
+        plain = read_yaml(file)
     except OSError as error:
         raise ConfigError(
             f"ckpt: {folder} is no folder of a run, which has a config.yaml and checkpoints/: "
             f"{error.strerror or error}"
         ) from error
-    except (ValueError, yaml.YAMLError) as error:
-        raise ConfigError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(plain, dict):
         raise ConfigError(f"{file} holds no configuration")
+    for key, path in () if trust else _import_paths(plain):
+        if not any(registry.name_of(path) for registry in (LOSSES, TOWERS, DATASETS)):
+            raise ConfigError(
+                f"{file} names code by {key}={path}, which is not registered and was not imported; "
+                "if you trust this folder, add trust=true"
+            )
     try:
         return check_config(plain)
     except ConfigError as error:
         raise ConfigError(f"{file}: {error}") from error
+
+
+def _import_paths(value: Any, at: str = "") -> Iterator[tuple[str, str]]:
+    """Keys and values by which a configuration names code."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            key = f"{at}.{name}" if at else str(name)
+            if name in ("_target_", "class_path"):
+                yield key, str(inner)
+            yield from _import_paths(inner, key)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _import_paths(inner, at)
 
 
 def run_of(checkpoint: Path) -> Path:

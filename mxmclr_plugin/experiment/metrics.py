@@ -8,11 +8,14 @@ from typing import Any
 
 from torch import Tensor
 
+from mxmclr_plugin.data.dataset import MultifoldDataset
 from mxmclr_plugin.experiment.config import EvalConfig
 from mxmclr_plugin.retrieval.cross_modal import cross_modal_metrics, grouped_metrics, recall_sum
 from mxmclr_plugin.retrieval.direction import Direction
+from mxmclr_plugin.retrieval.graded import GRADED_AT, Relevance
 
 __all__ = [
+    "GRADED",
     "BatchRecord",
     "DataRecord",
     "DirectionMetrics",
@@ -20,8 +23,13 @@ __all__ = [
     "RunMetrics",
     "SplitMetrics",
     "TrainingRecord",
+    "graded_note",
     "measure",
+    "relevance_of",
 ]
+
+GRADED = f"graded_ndcg@{GRADED_AT}"
+"""Name of the graded metric of a direction, and of its mean over the directions."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +41,8 @@ class DirectionMetrics:
         gallery: Modality of the gallery, or a list of several.
         queries: Number of queries.
         items: Number of items in the gallery.
-        metrics: Rates in percent by name: ``r@1``, ``ndcg@5``, ``mrr``, ``chance@1``, ...
+        metrics: Rates in percent by name: ``r@1``, ``ndcg@5``, ``mrr``, ``chance@1``, ...; and
+            ``graded_ndcg@10`` where the data have attributes.
     """
 
     query: Any
@@ -82,10 +91,16 @@ class SplitMetrics:
         return sum(firsts) / len(firsts)
 
     def flat(self) -> dict[str, float]:
-        """``mean_recall``, ``rsum``, then every metric but chance as ``direction/metric``."""
+        """Means and sums over the directions, then every metric but chance as ``direction/metric``.
+
+        They are ``mean_recall``, ``rsum`` and, where it was measured, the mean of
+        ``graded_ndcg@10``.
+        """
+        graded = [of.metrics[GRADED] for of in self.directions.values() if GRADED in of.metrics]
         return {
             "mean_recall": self.mean_recall,
             "rsum": recall_sum({name: of.metrics for name, of in self.directions.items()}),
+            **({GRADED: sum(graded) / len(graded)} if graded else {}),
             **{
                 f"{direction}/{name}": value
                 for direction, of in self.directions.items()
@@ -185,6 +200,7 @@ def measure(
     evaluation: EvalConfig,
     *,
     groups: bool = False,
+    relevance: Relevance | None = None,
 ) -> SplitMetrics:
     """Compute the metrics that a configuration requests.
 
@@ -196,6 +212,7 @@ def measure(
         evaluation: The metrics.
         groups: Whether groups of instances are measured as well, if ``group_size`` is set and the
             instances fill one.
+        relevance: How relevant instances are to each other, for the graded metric.
 
     Raises:
         ValueError: If a modality is missing, or items cannot be ranked.
@@ -205,7 +222,7 @@ def measure(
         "ks": evaluation.ks,
         "ndcg_at": evaluation.ndcg_at,
     }
-    of_all = cross_modal_metrics(embeddings, ids, directions, **options)
+    of_all = cross_modal_metrics(embeddings, ids, directions, **options, relevance=relevance)
     first = next(iter(directions.values())).modalities[0]
     size = evaluation.group_size
     of_groups = None
@@ -213,6 +230,21 @@ def measure(
         means = grouped_metrics(embeddings, ids, directions, size, **options)
         of_groups = GroupMetrics(size, _records(means, directions), _rsum(means, evaluation))
     return SplitMetrics(_records(of_all, directions), _rsum(of_all, evaluation), of_groups)
+
+
+def relevance_of(dataset: MultifoldDataset) -> Relevance | None:
+    """How relevant instances are to each other by their attributes; None if they have none."""
+    if not dataset.attributes:
+        return None
+    return Relevance.of_attributes(dataset.ids.tolist(), dataset.attributes)
+
+
+def graded_note(relevance: Relevance) -> str:
+    """Who defines the relevance, for the notes of a result."""
+    return (
+        f"{GRADED}: relevance is {relevance.source}, as the data set says; items of the query's "
+        "own instance are left out"
+    )
 
 
 def _rsum(metrics: Mapping[str, Mapping[str, float]], evaluation: EvalConfig) -> float | None:

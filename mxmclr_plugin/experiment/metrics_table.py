@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from rich.table import Table
 
-from mxmclr_plugin.experiment.metrics import DirectionMetrics, RunMetrics
+from mxmclr_plugin.experiment.metrics import GRADED, DirectionMetrics, RunMetrics
 from mxmclr_plugin.retrieval.direction import Direction
 
 __all__ = ["metrics_tables"]
@@ -27,9 +27,18 @@ def metrics_tables(metrics: RunMetrics) -> list[Table]:
 def _table(
     metrics: RunMetrics, title: str, directions: Mapping[str, DirectionMetrics], rsum: float | None
 ) -> Table:
-    table = Table(title=title, caption=f"rates in percent, one run; {_origin(metrics)}")
+    # The graded metric does not fit beside the others.
+    graded = ", ".join(
+        f"{name} {of.metrics[GRADED]:.2f}"
+        for name, of in directions.items()
+        if GRADED in of.metrics
+    )
+    caption = f"rates in percent, one run; {_origin(metrics)}" + (
+        f"\n{GRADED}: {graded}" if graded else ""
+    )
+    table = Table(title=title, caption=caption)
     table.add_column("direction")
-    columns = list(next(iter(directions.values())).metrics)
+    columns = [name for name in next(iter(directions.values())).metrics if name != GRADED]
     for column in [*columns, "queries", "gallery"]:
         table.add_column(column, justify="right")
     for name, of in directions.items():

@@ -19,6 +19,7 @@ from mxmclr_plugin.experiment.metrics import SplitMetrics, measure
 from mxmclr_plugin.loss.multimodal import MultimodalLoss
 from mxmclr_plugin.models.tower import Tower
 from mxmclr_plugin.retrieval.direction import Direction
+from mxmclr_plugin.retrieval.graded import Relevance
 
 __all__ = ["RetrievalModule"]
 
@@ -35,6 +36,8 @@ class RetrievalModule(LightningModule):
 
     Attributes:
         tested: Metrics of the last test, None before it.
+        relevance: How relevant the instances of the next test are to each other, for the graded
+            metric.
         embeddings: Embeddings of the last training batch, detached, by modality.
     """
 
@@ -53,6 +56,7 @@ class RetrievalModule(LightningModule):
         self.optimizer_config = optimizer
         self.evaluation = evaluation
         self.tested: SplitMetrics | None = None
+        self.relevance: Relevance | None = None
         self._options: list[tuple[float, float]] = []  # learning rate and decay by group
         self.embeddings: dict[str, Tensor] = {}
         self._encoded: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {}
@@ -160,7 +164,13 @@ class RetrievalModule(LightningModule):
     test_step = validation_step
 
     def on_test_epoch_end(self) -> None:
-        self.tested = measure(*self._embeddings(), self.directions, self.evaluation, groups=True)
+        self.tested = measure(
+            *self._embeddings(),
+            self.directions,
+            self.evaluation,
+            groups=True,
+            relevance=self.relevance,
+        )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # So that dropout draws the same numbers after a resumption.

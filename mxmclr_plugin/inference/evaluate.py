@@ -5,7 +5,13 @@ from __future__ import annotations
 import dataclasses
 
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.experiment.metrics import DataRecord, RunMetrics, measure
+from mxmclr_plugin.experiment.metrics import (
+    DataRecord,
+    RunMetrics,
+    graded_note,
+    measure,
+    relevance_of,
+)
 from mxmclr_plugin.inference.run import Run
 
 __all__ = ["evaluate_run"]
@@ -31,6 +37,7 @@ def evaluate_run(run: Run, split: str = "test", progress: bool = True) -> RunMet
     """
     encoded = run.embeddings(split, progress=progress)
     config, device = run.config, run.device.place
+    relevance = relevance_of(run.split(split))
     try:
         measured = measure(
             {modality: embedded.z.to(device) for modality, embedded in encoded.items()},
@@ -38,15 +45,17 @@ def evaluate_run(run: Run, split: str = "test", progress: bool = True) -> RunMet
             config.directions,
             config.eval,
             groups=True,
+            relevance=relevance,
         )
     except ValueError as error:
         raise ConfigError(f"directions: {error}") from error
+    notes = [*run.data.notes, *([] if relevance is None else [graded_note(relevance)])]
     return RunMetrics(
         task=config.task,
         loss=config.loss_name,
         seed=config.seed,
         splits={split: measured},
-        data=DataRecord(list(run.data.notes), len(run.data.problems), _trained_on(run, split)),
+        data=DataRecord(notes, len(run.data.problems), _trained_on(run, split)),
         config=dataclasses.asdict(config),
         checkpoint=str(run.checkpoint),
     )

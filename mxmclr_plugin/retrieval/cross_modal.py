@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mxmclr_plugin.retrieval.direction import Direction, Side, modalities_of, side_name
+from mxmclr_plugin.retrieval.graded import GRADED_AT, Relevance, graded_ndcg
 from mxmclr_plugin.retrieval.metrics import retrieval_metrics
 
 __all__ = [
@@ -96,6 +97,7 @@ def cross_modal_metrics(
     ks: Sequence[int] = (1, 5),
     ndcg_at: int = 5,
     chunk: int | None = None,
+    relevance: Relevance | None = None,
 ) -> dict[str, dict[str, float]]:
     """Compute :func:`~mxmclr_plugin.retrieval.metrics.retrieval_metrics` in several directions.
 
@@ -107,6 +109,8 @@ def cross_modal_metrics(
         ks: Depths of ``r@k``.
         ndcg_at: Depth of ``ndcg@k``.
         chunk: Queries scored at a time.
+        relevance: How relevant instances are to each other, for ``graded_ndcg@10``, see
+            :func:`~mxmclr_plugin.retrieval.graded.graded_ndcg`; None leaves it out.
 
     Returns:
         Metrics of each direction.
@@ -123,6 +127,10 @@ def cross_modal_metrics(
             metrics[name] = retrieval_metrics(
                 queries, gallery, query_ids, gallery_ids, ks=ks, ndcg_at=ndcg_at, chunk=chunk
             )
+            if relevance is not None:
+                graded = graded_ndcg(queries, gallery, query_ids, gallery_ids, relevance)
+                if graded is not None:
+                    metrics[name][f"graded_ndcg@{GRADED_AT}"] = graded
         except ValueError as error:
             raise ValueError(f"{name} ({direction}): {error}") from error
     return metrics

@@ -64,6 +64,7 @@ def check_command(arguments: CheckArguments, context: Context) -> int:
             log,
             allow_outside=options["allow_outside"],
             encoding=options["encoding"],
+            labels=options["labels"],
         )
         data = split_instances(found, options, options["seed"], log, source)
     except (ValueError, OSError) as error:

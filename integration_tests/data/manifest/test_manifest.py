@@ -58,6 +58,16 @@ def test_modalities_of_other_names(tmp_path):
     assert list(data["train"][0].observations["de"]) == ["eins", "ein"]
 
 
+def test_splits_are_drawn_from_instances_with_two_modalities(tmp_path):
+    lines = [{"id": k, "text:a": f"a{k}"} for k in range(40)]
+    for line in lines[::2]:
+        line["text:b"] = "b"
+    for seed in range(5):
+        data = texts(*lines, path=tmp_path / "m.jsonl", seed=seed)
+        assert [len(of) for of in data.values()] == [32, 4, 4]
+        assert all(of.folds("b").all() for split, of in data.items() if split != "train")
+
+
 def test_other_names_of_splits(tmp_path):
     names = {"train": "Training", "val": "validation", "test": "test "}
     lines = [{**line, "split": names[line["split"]]} for line in three()]
@@ -387,3 +397,32 @@ def test_options_of_the_readers(tmp_path):
         image, voxel = (data["train"][0].observations[kind][0] for kind in ("image", "voxel"))
         assert image[:, 3, 4].tolist() == [10, 20, 32]
         assert ((voxel[3] > 0).numpy() == (grid > 0)).all()
+
+
+def test_labels_are_attributes(tmp_path):
+    lines = [
+        {"id": 1, "text": ["a"], "meta": {"kind": "cup", "year": 1999}},
+        {"id": 2, "text": ["b"], "kind": ["cup", "jar"]},
+        {"id": 1, "text": ["c"], "meta": {"kind": "mug"}},
+        {"id": 3, "text": ["d"], "kind": {"a": 1}},
+    ]
+    path = tmp_path / "my.jsonl"
+    path.write_text("".join(json.dumps({**line, "split": "test"}) + "\n" for line in lines))
+    data = manifest(str(path), labels=["kind", "year"])
+    assert data["test"].attributes == {
+        "kind": [("cup", "mug"), ("cup", "jar"), ()],
+        "year": [("1999",), (), ()],
+    }
+    assert data["test"].subset([1]).attributes == {"kind": [("cup", "jar")], "year": [()]}
+    assert [problem.kind for problem in data.problems] == ["label of a wrong type"]
+    assert manifest(str(path))["test"].attributes == {}
+    with pytest.raises(DataError, match="labels: no instance has a value of 'colour'"):
+        manifest(str(path), labels=["colour"])
+
+
+def test_a_column_of_labels(tmp_path):
+    path = tmp_path / "my.csv"
+    path.write_text("id,split,text,kind\n1,test,a,cup\n2,test,b,jar\n3,test,c,\n")
+    data = manifest(str(path), labels=["kind"])
+    assert data["test"].attributes == {"kind": [("cup",), ("jar",), ()]}
+    assert data.problems == ()

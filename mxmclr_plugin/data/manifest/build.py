@@ -83,6 +83,7 @@ def manifest(
     background: str = "white",
     npz_key: str | None = None,
     encoding: str = UTF_8,
+    labels: list[str] = [],  # noqa: B006 (a list as in YAML; only read)
     seed: int = 0,
     on_error: str = "skip",
 ) -> DataSplits:
@@ -105,6 +106,8 @@ def manifest(
         background: Colour behind transparent pixels, as Pillow names colours.
         npz_key: Name of the array in ``.npz`` files that hold several.
         encoding: Of the manifest, if it is text.
+        labels: Keys of a line, or of its ``meta``, whose values tell which instances are alike.
+            They are not trained on; ``graded_ndcg@10`` counts those that two instances share.
         seed: Of a split that is drawn.
         on_error: ``skip`` leaves out, and lists, what cannot be used; ``raise`` stops at the first.
 
@@ -131,7 +134,9 @@ def manifest(
         ) from None
     log = ProblemLog(on_error)
     source = Path(path).expanduser()
-    found = read_manifest(source, root, log, allow_outside=allow_outside, encoding=encoding)
+    found = read_manifest(
+        source, root, log, allow_outside=allow_outside, encoding=encoding, labels=labels
+    )
     torn = [problem for problem in log.problems if problem.kind == IN_TWO_SPLITS]
     if torn:
         more = f" ({len(torn) - 1} more such lines)" if len(torn) > 1 else ""
@@ -148,6 +153,7 @@ def read_manifest(
     *,
     allow_outside: bool = False,
     encoding: str = UTF_8,
+    labels: Sequence[str] = (),
 ) -> Instances:
     """The instances of a manifest; no file that it names is opened.
 
@@ -157,16 +163,20 @@ def read_manifest(
         log: Gets a problem for all that is left out.
         allow_outside: Whether files may lie outside ``root``.
         encoding: Of the manifest, if it is text.
+        labels: Keys whose values are labels.
 
     Raises:
-        DataError: If it cannot be read, or no instance in it can be used.
+        DataError: If it cannot be read, no instance in it can be used, or none has a label.
     """
     beside = path if path.is_dir() else path.parent
     folder = beside if root is None else Path(root).expanduser()
     rows = (row for file in _files(path) for row in read_rows(file, log, encoding))
-    found = collect_instances(rows, folder, log, allow_outside=allow_outside)
+    found = collect_instances(rows, folder, log, allow_outside=allow_outside, labels=labels)
     if not found.instances:
         raise _nothing_in(path, log)
+    for label in labels:
+        if not any(instance.labels[label] for instance in found.instances):
+            raise DataError(f"{path}: labels: no instance has a value of {label!r}")
     return found
 
 
@@ -218,8 +228,13 @@ def split_instances(
         {modality: [rows[k] for k in kept] for modality, rows in members.items()},
         ids=range(len(kept)),
         names=[instance.name for instance in instances],
+        attributes={
+            label: [tuple(instance.labels[label]) for instance in instances]
+            for label in instances[0].labels
+        },
     )
-    places, notes = _split(instances, seed, source)
+    measurable = whole.observed_in(whole.modalities, min(2, len(whole.modalities)))
+    places, notes = _split(instances, measurable, seed, source)
     return DataSplits(
         {split: whole.subset(rows) for split, rows in places.items()},
         kinds={modality: found.kinds[modality] for modality in stores},
@@ -287,12 +302,16 @@ def _files(path: Path) -> list[Path]:
 
 
 def _split(
-    instances: Sequence[ManifestInstance], seed: int, source: Path
+    instances: Sequence[ManifestInstance],
+    measurable: npt.NDArray[np.bool_],
+    seed: int,
+    source: Path,
 ) -> tuple[dict[str, list[int]], list[str]]:
     """Indexes of the instances of each split, and caveats that belong with results.
 
     An instance that names no split is trained on. ``val`` and ``test``, where no instance names
-    them, are drawn from the training instances: a tenth each. Where all name a split and it is
+    them, are drawn from the training instances: a tenth each, of those with two modalities if there
+    are enough. Where all name a split and it is
     never ``train``, there are the splits that they name: such data are for evaluation.
     """
     places: dict[str, list[int]] = {split: [] for split in SPLITS}
@@ -312,7 +331,12 @@ def _split(
             "from them"
         )
     if drawn:
-        places |= hold_out(places["train"], dict.fromkeys(drawn, share), seed)
+        pool = [k for k in places["train"] if measurable[k]]
+        if len(pool) <= len(drawn) * share:
+            pool = places["train"]
+        rest = sorted({*places["train"]} - {*pool})
+        places |= hold_out(pool, dict.fromkeys(drawn, share), seed)
+        places["train"] = sorted([*places["train"], *rest])
         notes.append(
             f"{source.name} names no {' and no '.join(drawn)} split: {share} instances "
             f"{'each ' if len(drawn) > 1 else ''}were drawn with seed {seed}, results are those "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -37,6 +37,7 @@ class ManifestInstance:
         split: ``train``, ``val``, ``test``, or None where no line of it says.
         records: Texts, or files, by modality.
         lines: Number of lines that it is made of.
+        labels: Values by label.
     """
 
     name: str
@@ -44,6 +45,7 @@ class ManifestInstance:
     split: str | None
     records: dict[str, list[Record]] = field(default_factory=dict)
     lines: int = 1
+    labels: dict[str, list[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,12 @@ class Instances:
 
 
 def collect_instances(
-    rows: Iterable[Row], root: Path, log: ProblemLog, *, allow_outside: bool = False
+    rows: Iterable[Row],
+    root: Path,
+    log: ProblemLog,
+    *,
+    allow_outside: bool = False,
+    labels: Sequence[str] = (),
 ) -> Instances:
     """Instances of rows; rows of one id are one instance with the observations of all.
 
@@ -70,11 +77,12 @@ def collect_instances(
         log: Gets a problem for what is left out: a row, a key's value, or a record.
         allow_outside: Whether files may lie outside ``root``, by ``..``, an absolute path or a
             symbolic link.
+        labels: Keys of a row, or of its ``meta``, whose values are labels.
 
     Raises:
         DataError: If two keys give one name to modalities of two kinds.
     """
-    reader = _RowReader(root.resolve(), log, allow_outside)
+    reader = _RowReader(root.resolve(), log, allow_outside, labels)
     by_id: dict[str, ManifestInstance] = {}
     for row in rows:
         instance = reader.read(row)
@@ -109,11 +117,16 @@ def _merge(first: ManifestInstance, other: ManifestInstance, log: ProblemLog) ->
         present = first.records.setdefault(modality, [])
         # An image with five captions may stand in five lines.
         first.records[modality] = list(dict.fromkeys([*present, *records]))
+    for label, values in other.labels.items():
+        first.labels[label] = list(dict.fromkeys([*first.labels.get(label, []), *values]))
 
 
 class _RowReader:
-    def __init__(self, root: Path, log: ProblemLog, allow_outside: bool) -> None:
+    def __init__(
+        self, root: Path, log: ProblemLog, allow_outside: bool, labels: Sequence[str]
+    ) -> None:
         self.root = root
+        self.labels = labels
         self.log = log
         self.allow_outside = allow_outside
         self.kinds: dict[str, str] = {}
@@ -145,11 +158,28 @@ class _RowReader:
                         f"{self.kinds[modality]} repeated", row.where, f"key {key!r} has one twice"
                     )
                 instance.records[modality] = once
+        meta = row.values.get("meta")
+        for label in self.labels:
+            value = row.values.get(label, meta.get(label) if isinstance(meta, dict) else None)
+            instance.labels[label] = self._label(label, value, row.where)
         return instance
+
+    def _label(self, label: str, value: Any, where: str) -> list[str]:
+        """The values of a label, none where there is none."""
+        values = value if isinstance(value, list) else [] if value in (None, "") else [value]
+        for item in values:
+            if not isinstance(item, (str, int, float)):
+                self.log.add(
+                    "label of a wrong type",
+                    where,
+                    f"label {label!r} is {_a(item)}, neither a text nor a number",
+                )
+                return []
+        return list(dict.fromkeys(str(item) for item in values))
 
     def _modality(self, key: str, where: str) -> str | None:
         """The modality that a key stands for, if it stands for one."""
-        if key in RESERVED:
+        if key in RESERVED or key in self.labels:
             return None
         if key not in self._keys and key not in self._unknown:
             try:

@@ -261,4 +261,8 @@ def _load(folder: Path, stores: dict[str, Store], order: npt.NDArray[np.int64]) 
         },
         ids=order,
         names=[kinds[index].name for index in order],
+        attributes={
+            attribute: [(str(getattr(kinds[index], attribute)),) for index in order]
+            for attribute in ATTRIBUTES
+        },
     )
