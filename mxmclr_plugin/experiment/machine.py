@@ -30,8 +30,8 @@ def check_machine(config: TrainerConfig) -> None:
         )
     if precision_of(config) == "16-true":
         raise ConfigError(
-            "trainer.precision=16-true: AdamW divides by 0 in float16, where its eps of 1e-8 rounds "
-            "to 0; take bf16-true or 16-mixed"
+            "trainer.precision=16-true: AdamW divides by 0 in float16, which rounds its eps to 0; "
+            "take bf16-true or 16-mixed"
         )
     try:
         Trainer(
