@@ -19,7 +19,7 @@ from uuid import uuid4
 
 from filelock import FileLock
 
-__all__ = ["FileMemory", "cache_folder", "kept", "replacing", "write_atomically"]
+__all__ = ["FileMemory", "cache_folder", "intact", "kept", "replacing", "write_atomically"]
 
 
 def cache_folder() -> Path:
@@ -76,7 +76,7 @@ def kept(path: str | Path, make: Callable[[Path], None]) -> Path:
         OSError: If the disk of the temporary folder is full as well.
     """
     path = cache_folder() / path  # an absolute one stays
-    if _intact(path):
+    if intact(path):
         return path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -88,7 +88,7 @@ def kept(path: str | Path, make: Callable[[Path], None]) -> Path:
             make(path)
         return path
     try:
-        if not _intact(path, say=True):
+        if not intact(path, say=True):
             try:
                 _make(path, make)
             except Exception as error:
@@ -129,8 +129,13 @@ def _make(path: Path, make: Callable[[Path], None]) -> None:
     unfinished.replace(path)
 
 
-def _intact(path: Path, say: bool = False) -> bool:
-    """Whether it is there and holds what was written."""
+def intact(path: Path, say: bool = False) -> bool:
+    """Whether a :func:`kept` file or folder is there and holds what was written.
+
+    Args:
+        path: Where it is kept.
+        say: Whether to warn of one that does not.
+    """
     if not (path.exists() and _checksum(path).exists()):
         return False
     try:
