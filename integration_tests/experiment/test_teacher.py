@@ -101,6 +101,10 @@ def test_features_that_do_not_fit(options, soft, message):
         (["teacher.text=tower"], "the backbone of 'text' is trained"),
         ([*MINILM[:1], "teacher.text=tower", "loss=clip"], "the loss clip has no soft part"),
         ([*MINILM[:1], "teacher.text=tower", "loss=mxmclr_hard"], "mxmclr_hard has no soft part"),
+        (
+            [*MINILM[:1], "teacher.text=tower", "loss.soft_temperature=inf"],
+            "mxmclr has no soft part that could use it: .*a finite loss.soft_temperature",
+        ),
         ([*MINILM, "teacher.text=tower", "loss.memory_bank_size=[64,128]"], "a memory bank keeps"),
     ],
 )

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.markup import escape
 
 from mxmclr_plugin.data.dataset import MultifoldDataset
 from mxmclr_plugin.data.splits import DataSplits
@@ -88,8 +87,7 @@ def completed(config: RunConfig, data: DataSplits, console: Console) -> RunConfi
         repeats = max(1, max_steps // (_VALIDATIONS * steps))
         lines.append(f"batch.repeats: {repeats}")
     console.print(
-        "chosen from the data (set any of these keys to override):\n  "
-        + escape("\n  ".join(lines)),
+        "chosen from the data (set any of these keys to override):\n  " + "\n  ".join(lines),
         highlight=False,
         soft_wrap=True,
     )

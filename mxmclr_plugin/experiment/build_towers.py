@@ -18,7 +18,7 @@ from mxmclr_plugin.experiment.compose import build_part
 from mxmclr_plugin.experiment.config import RunConfig
 from mxmclr_plugin.experiment.folder import RunFolder
 from mxmclr_plugin.loss.multimodal import takes_soft_features
-from mxmclr_plugin.models.feature_cache import FeatureStore, encoder_features
+from mxmclr_plugin.models.feature_cache import encoder_features
 from mxmclr_plugin.models.registry import build_tower
 from mxmclr_plugin.models.teacher import with_teacher
 from mxmclr_plugin.models.text import TextBackbone
@@ -91,8 +91,13 @@ def check_teacher(config: RunConfig, towers: Mapping[str, Tower], loss: nn.Modul
                 f"its own (teacher.{modality}=sentence_transformer), or take a pretrained tower "
                 f"(towers/{modality}=...) with towers.{modality}.frozen=true"
             )
-    if config.teacher and (not takes_soft_features(loss) or getattr(loss, "hard_weight", 0.0) == 1):
+    if config.teacher and not takes_soft_features(loss):
         raise ConfigError(f"teacher: the loss {config.loss_name} has no soft part")
+    if config.teacher and not getattr(loss, "uses_relation", True):
+        raise ConfigError(
+            f"teacher: the loss {config.loss_name} has no soft part that could use it: set "
+            "loss.hard_weight below 1 and a finite loss.soft_temperature, or leave teacher out"
+        )
     if config.teacher and getattr(loss, "memory_bank", None) is not None:
         raise ConfigError(
             "teacher: a memory bank keeps no teacher's features of past observations: set "
@@ -136,18 +141,18 @@ def with_cached_features(
     for modality, tower in towers.items():
         if not tower.frozen or tower.unfreeze_at is not None:
             continue
-        features: dict[int, FeatureStore] = {}  # splits mostly share one store
         for split, dataset in splits.items():
-            store = dataset.stores[modality]
-            if id(store) not in features:
-                features[id(store)] = encoder_features(
+            rows, _ = dataset.observations_of(modality)
+            if len(rows):
+                features = encoder_features(
                     tower.backbone,
-                    store,
+                    dataset.stores[modality],
+                    rows=rows,
                     batch_size=config.trainer.eval_batch,
                     device=device,
                     description=f"{modality} features",
                 )
-            splits[split] = dataset.with_store(modality, features[id(store)])
+                splits[split] = dataset.with_store(modality, features)
     return splits
 
 

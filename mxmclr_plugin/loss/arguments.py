@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -68,6 +69,12 @@ class Options:
     cache_bytes: int = CACHE_BYTES
     num_instances: int | None = None
     validate: bool = True
+
+    @property
+    def uses_relation(self) -> bool:
+        """Whether the loss depends on how alike instances are."""
+        soft = self.hard_weight < 1 or self.relation_within > 0
+        return soft and self.soft_temperature < math.inf
 
     @property
     def others(self) -> bool:

@@ -143,11 +143,6 @@ class MultifoldHybridLoss(nn.Module):
         gather: Gather = "auto",
     ) -> None:
         super().__init__()
-        check_options(
-            Options(
-                temperature, soft_temperature, hard_weight, soft_scope, relation_within, impl=impl
-            )
-        )
         if gather_distributed and not torch_dist.is_available():
             raise ValueError(
                 "gather_distributed is True but torch.distributed is not available. "
@@ -169,6 +164,7 @@ class MultifoldHybridLoss(nn.Module):
         self.impl: Implementation = impl
         self.validate = validate
         self.memory_bank = None if memory_bank_size == 0 else ObservationQueue(memory_bank_size)
+        check_options(self._options(temperature))
         check_gather(gather, gather_distributed, impl, self.memory_bank is not None)
         self.gather: Gather = gather
         self.last: dict[str, Tensor] = {}
@@ -176,6 +172,23 @@ class MultifoldHybridLoss(nn.Module):
             # Of one dimension, as FSDP shards parameters by their first.
             self.log_scale = nn.Parameter(torch.empty(1))
             self.reset_parameters()
+
+    @property
+    def uses_relation(self) -> bool:
+        """Whether the loss depends on how alike instances are, so that soft features matter."""
+        return self._options(self.temperature).uses_relation
+
+    def _options(self, temperature: float | Tensor, most: int | None = None) -> Options:
+        return Options(
+            temperature,
+            self.soft_temperature,
+            self.hard_weight,
+            self.soft_scope,
+            self.relation_within,
+            impl=self.impl,
+            num_instances=most,
+            validate=self.validate,
+        )
 
     def reset_parameters(self) -> None:
         """Sets a learnable temperature back to its value at the start."""
@@ -283,16 +296,7 @@ class MultifoldHybridLoss(nn.Module):
                 most += len(batch.queue)
         if temperature is None:
             temperature = self._current_temperature()
-        options = Options(
-            temperature,
-            self.soft_temperature,
-            self.hard_weight,
-            self.soft_scope,
-            self.relation_within,
-            impl=self.impl,
-            num_instances=most,
-            validate=self.validate,
-        )
+        options = self._options(temperature, most)
         if exchange is None:
             parts = hybrid_parts(batch, options, differentiable=differentiable)
         else:

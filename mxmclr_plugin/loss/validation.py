@@ -25,7 +25,7 @@ def check_share(name: str, value: float) -> None:
         raise ValueError(f"{name} must be a number from 0 to 1, got {value!r}")
 
 
-def check_options(options: Options) -> None:
+def check_options(options: Options, *, one_modality: bool = False) -> None:
     """Checks the options of the multifold hybrid loss; reads no value of a tensor.
 
     Raises:
@@ -44,6 +44,10 @@ def check_options(options: Options) -> None:
     check_share("hard_weight", options.hard_weight)
     if options.relation_within != 0:
         check_positive("relation_within", options.relation_within)
+        if one_modality:
+            raise ValueError(
+                "relation_within needs two modalities: with z1=None the soft part is within one"
+            )
     for name, known in (("impl", get_args(Implementation)), ("soft_scope", get_args(SoftScope))):
         value = getattr(options, name)
         if value not in known:

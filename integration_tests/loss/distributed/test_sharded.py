@@ -267,6 +267,10 @@ def zeros(rows=2, width=3, dtype=torch.float32, **others):
         ([zeros(), zeros(z0=torch.zeros(2, 3))], "rank 1: z0 .* row 0 is all zero"),
         ([zeros(), zeros(ids0=torch.arange(3))], "rank 1: ids0 must hold one id for each"),
         ([zeros(ids1=torch.tensor([7, 8]))] * 2, "rank 0: no row of z0 .* has a positive"),
+        (
+            [zeros(z1=None, ids1=None, relation_within=0.5)] * 2,
+            "rank 1: relation_within needs two modalities",
+        ),
         ([zeros(exchange="bus")] * 2, "exchange must be one of 'all_gather', 'ring', got 'bus'"),
         ([zeros(), zeros(soft_features0=torch.ones(2, 3))], "soft_features0 is of different"),
     ],

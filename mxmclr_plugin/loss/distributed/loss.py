@@ -93,7 +93,7 @@ def _parts(batch: Batch, options: Options, exchange: Exchange, differentiable: b
 
     def check() -> None:
         _check_exchange(exchange)
-        check_options(options)
+        check_options(options, one_modality=batch.z1 is None)
         if options.impl == "dense":
             raise ValueError("impl='dense' needs all rows on each process: gather them first")
         if options.impl == "triton":
