@@ -12,7 +12,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from mxmclr_plugin.errors import ConfigError
 
-__all__ = ["json_text", "plain", "read_record"]
+__all__ = ["json_text", "plain", "read_record", "read_whole_record"]
 
 RecordT = TypeVar("RecordT")
 
@@ -60,13 +60,21 @@ def read_record(kind: type[RecordT], file: Path) -> RecordT:
         raise ConfigError(f"{file} cannot be read: {error.strerror or error}") from error
     except json.JSONDecodeError as error:
         raise ConfigError(f"{file}, line {error.lineno}, is no JSON: {error.msg}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{file} cannot be read: {error}") from error
     try:
         record: RecordT = _read(kind, value, "")
     except ValueError as error:
         raise ConfigError(f"{file}: {error}") from error
     return record
+
+
+def read_whole_record(kind: type[RecordT], file: Path) -> RecordT | None:
+    """As :func:`read_record`; None if the file is missing or damaged, so that it is made anew."""
+    try:
+        return read_record(kind, file) if file.is_file() else None
+    except ConfigError:
+        return None
 
 
 _SCALARS: dict[Any, tuple[tuple[type, ...], str]] = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -11,6 +10,8 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+
+from mxmclr_plugin.safe_text import TerminalConsole
 
 __all__ = ["progress_bar"]
 
@@ -21,9 +22,9 @@ def progress_bar(shown: bool = True) -> Progress:
     Args:
         shown: False for nothing anywhere.
     """
-    console = Console(stderr=True)
+    console = TerminalConsole(stderr=True)
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TaskProgressColumn(show_speed=True),
         MofNCompleteColumn(),

@@ -1,5 +1,6 @@
 """Runs as command lines: they resume, are kept, and fail without taking the others with them."""
 
+import dataclasses
 import io
 import json
 import multiprocessing
@@ -14,7 +15,18 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from mxmclr_plugin.comparison.launcher import command_line, launch, outcome_of, plan_run
+from mxmclr_plugin.comparison.launcher import (
+    _finish,
+    command_line,
+    launch,
+    outcome_of,
+    plan_run,
+)
+from mxmclr_plugin.errors import ConfigError
+from mxmclr_plugin.experiment.compose import load_config
+from mxmclr_plugin.experiment.folder import RunFolder, only_process_in
+from mxmclr_plugin.experiment.metrics import DataRecord, RunMetrics
+from mxmclr_plugin.run.command_line import main
 
 SLICE = (
     *("data.classes=24", "data.captions=4", "data.samples=2", "batch.instances=6"),
@@ -137,3 +149,58 @@ def test_an_interrupted_run_continues(tmp_path):
     assert "continuing from" in (cut.folder / "log.txt").read_text()
     assert outcome.metrics.train.steps == expected.metrics.train.steps == 6
     assert outcome.metrics.splits == expected.metrics.splits
+
+
+def finished(folder):
+    """A finished run that has not run."""
+    run = planned(folder)
+    config = dataclasses.asdict(load_config("text2shape", list(run.overrides)))
+    record = RunMetrics("text2shape", "mxmclr", 0, {}, DataRecord([], 0), config)
+    RunFolder(run.folder).write_metrics(record)
+    return run
+
+
+@pytest.mark.parametrize("size", [0, 200])
+def test_a_damaged_record_is_a_run_to_do(tmp_path, size):
+    run = finished(tmp_path)
+    assert outcome_of(run).metrics.task == "text2shape"
+    path = run.folder / "metrics.json"
+    path.write_bytes(path.read_bytes()[:size])
+    assert outcome_of(run) is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [0, 40])
+@pytest.mark.parametrize("name", ["checkpoints/last.ckpt", "config.yaml", "curves/metrics.csv"])
+def test_a_damaged_file_of_a_run_is_mended_or_one_line(tmp_path, name, size):
+    run = planned(tmp_path, "trainer.validate_every=1")
+    arguments = [*run.overrides, f"out={run.folder}", "trainer.max_steps=3"]
+    assert main([run.task, *arguments]) == 0
+    (run.folder / "metrics.json").unlink()  # it was killed before that
+    path = run.folder / name
+    path.write_bytes(path.read_bytes()[:size])
+    shown = console()
+    outcome = launch([run], 1, shown, "runs")[run]
+    if name == "config.yaml":
+        assert "config.yaml" in outcome.error
+        assert "Traceback" not in (run.folder / "log.txt").read_text()
+        outcome = launch([run], 1, shown, "runs")[run]  # anew
+    assert outcome.error is None
+    assert outcome.metrics.train.steps == 6
+
+
+def test_a_run_that_a_signal_has_ended_continues(tmp_path):
+    run = planned(tmp_path)
+    run.folder.mkdir()
+    (run.folder / "log.txt").write_text("interrupted by SIGTERM after step 4, which is saved\n")
+    assert "SIGTERM" in _finish(run, 143, console()).error
+    assert not (run.folder / "failure.json").exists()
+    assert _finish(run, 2, console()).error
+    assert (run.folder / "failure.json").exists()
+
+
+def test_two_launchers_in_one_folder(tmp_path):
+    run = finished(tmp_path)
+    with only_process_in(tmp_path), pytest.raises(ConfigError, match="another run is writing"):
+        launch([run], 1, console(), "runs")
+    assert launch([run], 1, console(), "runs")[run].error is None

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBar
 from rich.table import Table
+from rich.text import Text
 
 from mxmclr_plugin.arguments import help_rows, parse_arguments
 from mxmclr_plugin.benchmark.loss import LossBenchmark, Measured, Progress, measure_losses
@@ -24,6 +24,7 @@ from mxmclr_plugin.benchmark.startup import MeasuredStartup, StartupBenchmark, m
 from mxmclr_plugin.files import write_atomically
 from mxmclr_plugin.json_records import json_text
 from mxmclr_plugin.registry import did_you_mean
+from mxmclr_plugin.safe_text import TerminalConsole, visible
 
 __all__ = ["main"]
 
@@ -53,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0, 2 if the arguments cannot be used, 130 if interrupted.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    console, errors = Console(), Console(stderr=True)
+    console, errors = TerminalConsole(), TerminalConsole(stderr=True)
     if not arguments or set(arguments) & {"-h", "--help"}:
         _show_help(console, [name for name in _BENCHMARKS if name in arguments])
         return 0 if arguments else 2
@@ -75,7 +76,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 size = f" at n = {m.n}" if hasattr(m, "n") else ""
                 console.print(f"{m.impl}{size} was skipped: {m.skipped}", markup=False)
     except (ValueError, OSError) as error:
-        errors.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        errors.print(
+            Text.assemble(("error:", "bold red"), f" {visible(str(error))}"), soft_wrap=True
+        )
         return 2
     except KeyboardInterrupt:
         errors.print("interrupted")
@@ -89,7 +92,7 @@ def _show_help(console: Console, names: Sequence[str]) -> None:
         console.print(f"{name}: {_BENCHMARKS[name].summary}", markup=False)
         grid = Table.grid(padding=(0, 2))
         for key, _, text in help_rows(_BENCHMARKS[name].config):
-            grid.add_row(f"  {escape(key)}", escape(text))
+            grid.add_row(f"  {key}", text)
         console.print(grid)
 
 
@@ -140,7 +143,7 @@ def _loss_table(measured: Sequence[Measured]) -> Table:
             "" if m.matmul_share is None else f"{m.matmul_share:.0%}",
             "" if m.max_relative_error is None else f"{m.max_relative_error:.0e}",
         ]
-        table.add_row(*map(escape, row), end_section=last)
+        table.add_row(*row, end_section=last)
     return table
 
 
@@ -156,7 +159,7 @@ def _retrieval_table(measured: Sequence[MeasuredRetrieval]) -> Table:
             "" if m.peak_extra_bytes is None else f"{m.peak_extra_bytes / 1e6:.1f}",
             f"{m.disagreement:.0e}",
         ]
-        table.add_row(*map(escape, row))
+        table.add_row(*row)
     return table
 
 
@@ -165,7 +168,7 @@ def _startup_table(measured: Sequence[MeasuredStartup]) -> Table:
     for column in ("program", "seconds", "of import torch"):
         table.add_column(column, justify="left" if column == "program" else "right")
     for m in measured:
-        table.add_row(escape(m.impl), f"{m.seconds:.2f}", f"{m.ratio:.2f}")
+        table.add_row(m.impl, f"{m.seconds:.2f}", f"{m.ratio:.2f}")
     return table
 
 

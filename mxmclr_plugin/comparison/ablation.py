@@ -29,7 +29,7 @@ from mxmclr_plugin.experiment.metrics import RunMetrics
 from mxmclr_plugin.files import write_atomically
 from mxmclr_plugin.inference.evaluate import evaluate_run
 from mxmclr_plugin.inference.run import load_run
-from mxmclr_plugin.json_records import json_text, read_record
+from mxmclr_plugin.json_records import json_text, read_whole_record
 
 __all__ = ["ablate", "ablation_folder"]
 
@@ -142,10 +142,12 @@ def _on_other_data(outcome: Outcome, folder: Path, overrides: Sequence[str]) -> 
         return outcome
     digest = blake2b(os.fsencode("\n".join(overrides)), digest_size=6).hexdigest()
     path = folder / "evaluate" / f"{digest}.json"
-    if not path.is_file():
-        metrics = evaluate_run(load_run(folder, overrides), "test", progress=False)
+    metrics = read_whole_record(RunMetrics, path)
+    if metrics is None:
+        run = load_run(folder, overrides, trust=True)  # it was trained here
+        metrics = evaluate_run(run, "test", progress=False)
         write_atomically(path, json_text(metrics))
-    return Outcome(read_record(RunMetrics, path))
+    return Outcome(metrics)
 
 
 def _sentences(

@@ -14,6 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from hashlib import blake2b
 from multiprocessing.process import BaseProcess
@@ -22,12 +23,11 @@ from typing import TYPE_CHECKING
 
 import torch
 from rich.console import Console
-from rich.text import Text
 
 import mxmclr_plugin
 from mxmclr_plugin.experiment.checkpoint_files import remove_checkpoint
 from mxmclr_plugin.experiment.compose import load_config
-from mxmclr_plugin.experiment.folder import RunFolder
+from mxmclr_plugin.experiment.folder import RunFolder, only_process_in
 from mxmclr_plugin.experiment.metrics import RunMetrics
 from mxmclr_plugin.files import write_atomically
 from mxmclr_plugin.progress import progress_bar
@@ -137,7 +137,19 @@ def launch(
 
     Returns:
         Outcome of every run, also of those that were finished before.
+
+    Raises:
+        ConfigError: If another process launches runs in the same folder.
     """
+    with ExitStack() as stack:
+        for folder in {run.folder.parent for run in runs}:
+            stack.enter_context(only_process_in(folder))
+        return _launch(runs, jobs, console, title)
+
+
+def _launch(
+    runs: Sequence[PlannedRun], jobs: int | None, console: Console, title: str
+) -> dict[PlannedRun, Outcome]:
     outcomes = {run: outcome for run in dict.fromkeys(runs) if (outcome := outcome_of(run))}
     queue = deque(run for run in dict.fromkeys(runs) if run not in outcomes)
     gpus = torch.cuda.device_count()
@@ -216,7 +228,7 @@ def _finish(run: PlannedRun, status: int, console: Console) -> Outcome:
     error = _error(run.folder / "log.txt", status)
     if status not in _INTERRUPTED:
         write_atomically(run.folder / _FAILURE, json.dumps({"error": error}))
-    console.print(Text(f"failed: {run.folder.name}: {error}"), soft_wrap=True)
+    console.print(f"failed: {run.folder.name}: {error}", soft_wrap=True)
     return Outcome(error=error)
 
 

@@ -17,6 +17,7 @@ from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.experiment.metrics import BatchRecord, SplitMetrics
 from mxmclr_plugin.files import write_atomically
 from mxmclr_plugin.json_records import json_text
+from mxmclr_plugin.safe_text import csv_cell
 
 __all__ = [
     "Ablation",
@@ -280,8 +281,8 @@ def write_results(results: Results, folder: Path, name: str) -> None:
     write_atomically(folder / f"{name}.json", json_text(results))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*results.axes, "seed", "metric", "value"])
+    writer.writerow(map(csv_cell, [*results.axes, "seed", "metric", "value"]))
     for run in results.runs:
         for metric, value in run.metrics.flat().items() if run.metrics is not None else ():
-            writer.writerow([*run.variant.values(), run.seed, metric, value])
+            writer.writerow(map(csv_cell, [*run.variant.values(), run.seed, metric, value]))
     write_atomically(folder / f"{name}.csv", text.getvalue())

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.markup import escape
 
 from mxmclr_plugin.data.dataset import MultifoldDataset
 from mxmclr_plugin.data.splits import DataSplits
@@ -88,8 +87,7 @@ def completed(config: RunConfig, data: DataSplits, console: Console) -> RunConfi
         repeats = max(1, max_steps // (_VALIDATIONS * steps))
         lines.append(f"batch.repeats: {repeats}")
     console.print(
-        "chosen from the data (set any of these keys to override):\n  "
-        + escape("\n  ".join(lines)),
+        "chosen from the data (set any of these keys to override):\n  " + "\n  ".join(lines),
         highlight=False,
         soft_wrap=True,
     )
@@ -126,9 +124,11 @@ def _modalities(directions: Mapping[str, Direction], data: DataSplits) -> list[s
             )
         held = [m for m in held if m in named]
     if len(held) < 2:
+        count = len(data.problems)
+        left_out = f"; `data check` lists {count} problems that were left out" if count else ""
         raise ConfigError(
             f"data: retrieval is between two modalities, but what can be trained on has "
-            f"{held[0] if held else 'none'!r} alone; `data check` lists what was left out"
+            f"{held[0] if held else 'none'!r} alone{left_out}"
         )
     return sorted(held, key=lambda m: data.kinds[m] != "text")
 

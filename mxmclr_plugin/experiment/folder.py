@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
-from typing import IO
+from typing import IO, Any
 
 import yaml
 
@@ -20,7 +20,9 @@ from mxmclr_plugin.experiment.compose import check_config
 from mxmclr_plugin.experiment.config import RunConfig
 from mxmclr_plugin.experiment.metrics import RunMetrics
 from mxmclr_plugin.files import write_atomically
-from mxmclr_plugin.json_records import json_text, read_record
+from mxmclr_plugin.json_records import json_text, read_whole_record
+from mxmclr_plugin.plain_yaml import read_yaml
+from mxmclr_plugin.registry import DATASETS, LOSSES, TOWERS
 
 fcntl: ModuleType | None
 try:
@@ -28,7 +30,14 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-__all__ = ["RunFolder", "claimed_folder", "default_folder", "read_config", "run_of"]
+__all__ = [
+    "RunFolder",
+    "claimed_folder",
+    "default_folder",
+    "only_process_in",
+    "read_config",
+    "run_of",
+]
 
 _DECIDED = "MXMCLR_RUN_FOLDER"
 """Variable with the folder and the checkpoint, from a process to those that it starts."""
@@ -65,7 +74,7 @@ class RunFolder:
         Raises:
             ConfigError: If it cannot be read.
         """
-        return read_config(self.path) if (self.path / "config.yaml").exists() else None
+        return read_config(self.path, trust=True) if (self.path / "config.yaml").exists() else None
 
     def hand_on(self) -> None:
         """Has the processes that Lightning starts use this folder and checkpoint."""
@@ -96,11 +105,7 @@ class RunFolder:
 
     def read_metrics(self) -> RunMetrics | None:
         """The record of ``metrics.json``; None if the run has not finished, or it is damaged."""
-        path = self.path / "metrics.json"
-        try:
-            return read_record(RunMetrics, path) if path.is_file() else None
-        except ConfigError:
-            return None
+        return read_whole_record(RunMetrics, self.path / "metrics.json")
 
     def add_changes(self, lines: Sequence[str]) -> None:
         """Appends changes with which the run continues to ``changes.txt``."""
@@ -150,34 +155,58 @@ def claimed_folder(config: RunConfig) -> Iterator[RunFolder]:
 
 @contextmanager
 def _claim(config: RunConfig) -> Iterator[Path]:
+    named = config.out is not None or config.ckpt is not None
     paths = [Path(config.out)] if config.out else default_folder(config)
     for path in paths:
         lock = _lock(path)
-        if lock is not None and (config.ckpt is not None or not _holds_run(path)):
-            break
-        if lock is None and (config.out or config.ckpt):
-            raise ConfigError(
-                f"out: another run is writing to {path} ({_owner(path)}); wait for it, or choose "
-                "another folder"
-            )
-        if lock is not None:
-            lock.close()
-        if config.out:
-            raise ConfigError(
-                f"out: {path} holds a run already; continue it with ckpt=last, or choose another "
-                "folder"
-            )
-    else:
-        raise ConfigError(f"out: there are too many runs beside {paths[0]}; choose a folder")
+        if lock is None and named:
+            raise _occupied(path)
+        if lock is None:
+            continue
+        with _held(path, lock):
+            if config.ckpt is None and _holds_run(path):
+                if named:
+                    raise ConfigError(
+                        f"out: {path} holds a run already; continue it with ckpt=last, or choose "
+                        "another folder"
+                    )
+                continue
+            yield path
+            return
+
+
+@contextmanager
+def only_process_in(folder: Path) -> Iterator[None]:
+    """Context in which no other process writes to a folder that enters it as well.
+
+    Raises:
+        ConfigError: If another process has entered it, or the folder cannot be written.
+    """
+    lock = _lock(folder)
+    if lock is None:
+        raise _occupied(folder)
+    with _held(folder, lock):
+        yield
+
+
+@contextmanager
+def _held(path: Path, lock: IO[str]) -> Iterator[None]:
     _claimed.add(path.resolve())
     try:
-        yield path
+        yield
     finally:
         _claimed.discard(path.resolve())
-        if [file.name for file in path.iterdir()] == [".lock"]:  # nothing has come of the run
-            (path / ".lock").unlink()
+        if path.is_dir() and [file.name for file in path.iterdir()] == [".lock"]:
+            (path / ".lock").unlink()  # nothing has come of it
             path.rmdir()
         lock.close()
+
+
+def _occupied(folder: Path) -> ConfigError:
+    return ConfigError(
+        f"out: another run is writing to {folder} ({_owner(folder)}); wait for it, or choose "
+        "another folder"
+    )
 
 
 def default_folder(config: RunConfig) -> list[Path]:
@@ -191,28 +220,49 @@ def default_folder(config: RunConfig) -> list[Path]:
     return paths[free:] if config.ckpt is None else [paths[max(free - 1, 0)]]
 
 
-def read_config(folder: Path) -> RunConfig:
+def read_config(folder: Path, trust: bool = False) -> RunConfig:
     """The configuration of a run.
+
+    Args:
+        folder: Folder of the run.
+        trust: Whether it may name code that is not registered.
 
     Raises:
         ConfigError: If the folder has none, or it is not valid.
     """
     file = folder / "config.yaml"
     try:
-        plain = yaml.safe_load(file.read_text(encoding="utf-8"))
+        plain = read_yaml(file)
     except OSError as error:
         raise ConfigError(
             f"ckpt: {folder} is no folder of a run, which has a config.yaml and checkpoints/: "
             f"{error.strerror or error}"
         ) from error
-    except (ValueError, yaml.YAMLError) as error:
-        raise ConfigError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(plain, dict):
         raise ConfigError(f"{file} holds no configuration")
+    for key, path in () if trust else _import_paths(plain):
+        if not any(registry.name_of(path) for registry in (LOSSES, TOWERS, DATASETS)):
+            raise ConfigError(
+                f"{file} names code by {key}={path}, which is not registered and was not imported; "
+                "if you trust this folder, add trust=true"
+            )
     try:
         return check_config(plain)
     except ConfigError as error:
         raise ConfigError(f"{file}: {error}") from error
+
+
+def _import_paths(value: Any, at: str = "") -> Iterator[tuple[str, str]]:
+    """Keys and values by which a configuration names code."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            key = f"{at}.{name}" if at else str(name)
+            if name in ("_target_", "class_path"):
+                yield key, str(inner)
+            yield from _import_paths(inner, key)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _import_paths(inner, at)
 
 
 def run_of(checkpoint: Path) -> Path:

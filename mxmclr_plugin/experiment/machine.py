@@ -10,7 +10,7 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Trainer
 
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.experiment.config import TrainerConfig
+from mxmclr_plugin.experiment.config import TrainerConfig, precision_of
 from mxmclr_plugin.experiment.loggers import check_loggers
 from mxmclr_plugin.experiment.trainer import hardware
 
@@ -27,6 +27,11 @@ def check_machine(config: TrainerConfig) -> None:
     if not re.fullmatch(r"auto|-1|\d{1,4}(,\d{1,4})*,?", config.devices):
         raise ConfigError(
             f"trainer.devices must be auto, a number, or indexes as 0,2, got {config.devices!r}"
+        )
+    if precision_of(config) == "16-true":
+        raise ConfigError(
+            "trainer.precision=16-true: AdamW divides by 0 in float16, which rounds its eps to 0; "
+            "take bf16-true or 16-mixed"
         )
     try:
         Trainer(

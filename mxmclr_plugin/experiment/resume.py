@@ -12,7 +12,6 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from rich.console import Console
-from rich.text import Text
 
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.experiment.checkpoint_files import load_checkpoint
@@ -54,7 +53,7 @@ def command_config(
     source = folder if (folder / "config.yaml").exists() else run_of(Path(ckpt))
     if (ckpt == "last" and source != folder) or not (source / "config.yaml").exists():
         return load_config(task, overrides, config_dir)
-    config = read_config(source)
+    config = read_config(source, trust=True)  # of this run
     if config.task != task:
         raise ConfigError(
             f"{source} holds a run of the task {config.task}: continue it with mxmclr {config.task}"
@@ -166,7 +165,7 @@ def changes_of(config: RunConfig, folder: RunFolder) -> dict[str, tuple[Any, Any
         source = run_of(Path(str(config.ckpt)))
     if not (source / "config.yaml").exists():
         return {}
-    before, now = _flat(read_config(source)), _flat(config)
+    before, now = _flat(read_config(source, trust=True)), _flat(config)
     changes = {
         key: (before.get(key), now.get(key))
         for key in dict.fromkeys([*before, *now])
@@ -218,4 +217,4 @@ def _parent(tree: dict[str, Any], key: str) -> dict[str, Any]:
 
 
 def _print(console: Console, line: str) -> None:
-    console.print(Text(line), soft_wrap=True)
+    console.print(line, soft_wrap=True)

@@ -14,8 +14,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 from rich.console import Console
-from rich.markup import escape
-from rich.text import Text
 from transformers.utils import logging as transformers_logging
 
 import mxmclr_plugin
@@ -59,6 +57,7 @@ from mxmclr_plugin.experiment.trainer import build_trainer
 from mxmclr_plugin.loss.multimodal import MultimodalLoss
 from mxmclr_plugin.loss.registry import build_loss, loss_positives
 from mxmclr_plugin.registry import DATASETS
+from mxmclr_plugin.safe_text import TerminalConsole
 
 __all__ = ["run_retrieval"]
 
@@ -77,7 +76,7 @@ def run_retrieval(config: RunConfig, console: Console | None = None) -> RunMetri
         ConfigError: If the configuration cannot be run.
         Interrupted: If a signal ended it.
     """
-    console = console or Console()
+    console = console or TerminalConsole()
     _quieten_libraries(console)
     check_machine(config.trainer)
     check_writable("out", Path(config.out or "runs"))
@@ -194,6 +193,7 @@ def _run(config: RunConfig, folder: RunFolder, stop: Stop, console: Console) -> 
                 f"the {modality} model was frozen, so none is written: "
                 f"towers.{modality}.frozen=false trains it",
                 highlight=False,
+                soft_wrap=True,
             )
     return metrics
 
@@ -289,8 +289,7 @@ def _print_setup(
         for modality, spec in config.teacher.items()
     )
     lines = [
-        f"[bold]{config.task}[/bold] with loss [bold]{config.loss_name}[/bold], "
-        f"seed {config.seed}, in {folder.path}",
+        f"{config.task} with loss {config.loss_name}, seed {config.seed}, in {folder.path}",
         f"data {config.data['name']}: instances {sizes}",
         f"towers {towers}" + (f"; teacher {teachers}" if teachers else ""),
         f"{config.trainer.max_steps} steps of {batch.instances} instances with "
@@ -310,7 +309,7 @@ def _record_start(
     """Writes the configuration, and the changes with which the run continues."""
     lines = [f"step {start.step}: {key}: {old} -> {new}" for key, (old, new) in changes.items()]
     for line in lines:
-        console.print(Text(line), soft_wrap=True)
+        console.print(line, soft_wrap=True)
     folder.add_changes(lines)
     # Not finished from now on.
     (folder.path / "metrics.json").unlink(missing_ok=True)
@@ -346,7 +345,7 @@ def _print_results(console: Console, metrics: RunMetrics, batch: BatchConfig, pa
             "their batch and added nothing"
         )
     for sentence in [*metrics.train.warnings, *metrics.data.notes]:
-        console.print(escape(sentence), highlight=False)
+        console.print(sentence)
     console.print(f"written to {path}", soft_wrap=True)
 
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.console import Console
-from rich.markup import escape
 from torch import Tensor
 
 from mxmclr_plugin.data.batch import stack
@@ -36,6 +35,7 @@ from mxmclr_plugin.inference.sentence_transformer import as_sentence_transformer
 from mxmclr_plugin.models.text import TextBackbone, write_sentence_transformer
 from mxmclr_plugin.models.tower import Tower
 from mxmclr_plugin.registry import did_you_mean
+from mxmclr_plugin.safe_text import TerminalConsole
 
 if TYPE_CHECKING:  # it takes seconds to import
     from sentence_transformers import SentenceTransformer
@@ -83,7 +83,7 @@ def export_run(
         ConfigError: If an argument cannot be, or a tower cannot be written or differs from what was
             written by more than :data:`LARGEST_DIFFERENCE`: all else is written first.
     """
-    console = console or Console()
+    console = console or TerminalConsole()
     for file_format in formats:
         if file_format not in FORMATS:
             raise ConfigError(
@@ -242,4 +242,4 @@ def _dtype(observations: Tensor) -> str:
 
 
 def _say(console: Console, what: str, file: str) -> None:
-    console.print(escape(f"{what} {file}".rstrip()), highlight=False, soft_wrap=True)
+    console.print(f"{what} {file}".rstrip(), soft_wrap=True)

@@ -33,6 +33,7 @@ from mxmclr_plugin.inference.device import Device
 from mxmclr_plugin.models.tower import Tower
 from mxmclr_plugin.progress import progress_bar
 from mxmclr_plugin.registry import DATASETS
+from mxmclr_plugin.safe_text import TerminalConsole
 
 __all__ = ["Embedded", "Run", "load_run"]
 
@@ -219,6 +220,7 @@ def load_run(
     checkpoint: str | None = None,
     device: str = "auto",
     console: Console | None = None,
+    trust: bool = False,
 ) -> Run:
     """Load a finished run.
 
@@ -232,14 +234,15 @@ def load_run(
             with.
         device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...; ``"auto"`` follows the configuration.
         console: Where data that are left out are reported; by default standard error.
+        trust: Whether the run's configuration may name code that is not registered.
 
     Raises:
         ConfigError: If there is no such run, its checkpoint does not fit its configuration, or a
             change, the data or the device cannot be used.
     """
-    console = console or Console(stderr=True)
+    console = console or TerminalConsole(stderr=True)
     folder, file = _located(Path(path).expanduser(), checkpoint)
-    original = read_config(folder)
+    original = read_config(folder, trust)
     file = file or folder / "checkpoints" / f"{checkpoint or original.trainer.test_with}.ckpt"
     config = changed_config(original, overrides)
     weights, step = _weights_of(file)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.losses.merged_forward import embed_columns
+from sentence_transformers.util import batch_to_device
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -49,6 +51,12 @@ class MultifoldHybridSentenceLoss(nn.Module):
     ``batch_sampler=BatchSamplers.GROUP_BY_LABEL`` sees to it. With labels and the default sampler
     an instance that comes twice in a batch is no false negative.
 
+    A teacher gives the soft relation in place of the embeddings that are trained. ``teacher`` is
+    another SentenceTransformer, which encodes the texts of each batch, as the guide of
+    sentence-transformers' ``GISTEmbedLoss`` does. Or the label column holds the embedding of each
+    row that was computed before, a list of numbers, as for its ``MSELoss``; then row k is instance
+    k.
+
     The trainer logs the weighted parts, ``hard``, ``soft`` and ``within``, and ``loss``, their sum.
 
     A learnable temperature is trained with the model. Give it a separate learning rate, such as
@@ -81,9 +89,12 @@ class MultifoldHybridSentenceLoss(nn.Module):
             too.
         relation_within: Weight of the soft part within each modality, for data sets with columns of
             two modalities.
+        teacher: Model whose embeddings give the soft relation. It is not trained. The texts are
+            decoded from the tokens of ``model`` for it.
 
     Raises:
-        ValueError: If an option is out of range.
+        ValueError: If an option is out of range, or with a teacher if there is no soft part or the
+            tokenizer of ``model`` cannot decode.
 
     Examples:
         >>> # columns of the data set: en_0 ... en_4, de_0 ... de_4
@@ -106,6 +117,7 @@ class MultifoldHybridSentenceLoss(nn.Module):
         gather: Gather = "auto",
         soft_scope: SoftScope = "others",
         relation_within: float = 0.0,
+        teacher: SentenceTransformer | None = None,
     ) -> None:
         super().__init__()
         if isinstance(anchor_columns, bool) or not isinstance(anchor_columns, int):
@@ -129,6 +141,10 @@ class MultifoldHybridSentenceLoss(nn.Module):
         self.anchor_columns = anchor_columns
         self.gather_across_devices = gather_across_devices
         self.log_parts = log_parts
+        # Hidden in a tuple, or the trainer would train it, save it and put it in training mode.
+        self._teacher = None if teacher is None else (teacher.eval(), _decoder_of(model.tokenizer))
+        if teacher is not None and hard_weight == 1 and not relation_within:
+            raise ValueError("a teacher needs a soft part: set hard_weight below 1")
         self._temperature_is_kept = not learnable_temperature
         if learnable_temperature:
             # The trainer's DistributedDataParallel holds the model, but not the loss.
@@ -141,16 +157,17 @@ class MultifoldHybridSentenceLoss(nn.Module):
 
         Args:
             sentence_features: What the model takes, for each text column.
-            labels: Instance ids of the rows, integers; None: row k is instance k. Shape: (N,).
+            labels: Instance ids of the rows, integers; None: row k is instance k. Shape: (N,). Or a
+                teacher's embeddings of the rows, floats. Shape: (N, any width).
 
         Returns:
             The weighted parts ``hard``, ``soft`` and ``within``, the sum of which is the loss;
             those of weight 0 are missing. With ``log_parts=False`` the loss, of shape ().
 
         Raises:
-            ValueError: If there are fewer text columns than ``anchor_columns``, labels are no
-                instance ids, a batch of one modality holds no instance twice, or embeddings cannot
-                be used.
+            ValueError: If there are fewer text columns than ``anchor_columns``, labels are neither
+                instance ids nor embeddings, there are two teachers, a batch of one modality holds
+                no instance twice, or embeddings cannot be used.
         """
         if self.training and not self._temperature_is_kept:
             self._temperature_is_kept = True
@@ -168,17 +185,39 @@ class MultifoldHybridSentenceLoss(nn.Module):
             if columns
             for embedding in embed_columns(self.model, columns, separate_first=False)
         ]
-        return self.compute_loss_from_embeddings(embeddings, labels)
+        taught = None if self._teacher is None else [self._taught(column) for column in features]
+        return self.compute_loss_from_embeddings(embeddings, labels, taught)
+
+    @torch.no_grad()
+    def _taught(self, column: dict[str, Any]) -> Tensor:
+        """The teacher's embeddings of a text column. Shape: (N, any width)."""
+        assert self._teacher is not None
+        teacher, decode = self._teacher
+        device = column["input_ids"].device
+        teacher.to(device)
+        inputs = batch_to_device(teacher.preprocess(decode(_token_rows(column))), device)
+        embeddings: Tensor = teacher(inputs)["sentence_embedding"]
+        return embeddings
 
     def compute_loss_from_embeddings(
-        self, embeddings: list[Tensor], labels: Tensor | None = None
+        self,
+        embeddings: list[Tensor],
+        labels: Tensor | None = None,
+        taught: list[Tensor] | None = None,
     ) -> Tensor | dict[str, Tensor]:
         """Loss of embeddings, as :meth:`forward`.
 
         Args:
             embeddings: One tensor for each text column. Shape: (N, D) each.
             labels: As in :meth:`forward`.
+            taught: The teacher's, in the same form. Shape: (N, any width) each.
         """
+        if labels is not None and labels.is_floating_point() and labels.ndim == 2:
+            if taught is not None:
+                raise ValueError(
+                    "the label column holds a teacher's embeddings, but the loss has a teacher too"
+                )
+            taught, labels = [labels] * len(embeddings), None
         anchors, others = embeddings[: self.anchor_columns], embeddings[self.anchor_columns :]
         if len(anchors) < self.anchor_columns:
             raise ValueError(
@@ -191,7 +230,11 @@ class MultifoldHybridSentenceLoss(nn.Module):
                 "text; without one, give several text columns"
             )
         ids = _instance_ids(labels, len(anchors[0]))
-        arguments = (anchors, others or None, ids, ids if others else None)
+        arguments = (
+            *(anchors, others or None, ids, ids if others else None),
+            None if taught is None else taught[: self.anchor_columns],
+            None if taught is None or not others else taught[self.anchor_columns :],
+        )
         weight, weight_within = self.criterion.hard_weight, self.criterion.relation_within
         if self.log_parts and (0 < weight < 1 or weight_within):
             parts = self.criterion.parts(*arguments)
@@ -223,6 +266,7 @@ class MultifoldHybridSentenceLoss(nn.Module):
             "anchor_columns": self.anchor_columns,
             "gather_across_devices": self.gather_across_devices,
             "gather": self.criterion.gather,
+            "teacher": None if self._teacher is None else self._teacher[0],
         }
 
     @property
@@ -333,10 +377,33 @@ def _instance_ids(labels: Tensor | None, rows: int) -> Tensor | None:
         return None
     if labels.is_floating_point() or labels.is_complex() or labels.shape != (rows,):
         raise ValueError(
-            "the label column must hold one whole number for each row, the id of its instance; "
+            "the label column must hold one whole number for each row, the id of its instance, or "
+            "a list of numbers, its embedding by a teacher; "
             f"got labels of dtype {labels.dtype} and shape {tuple(labels.shape)} for {rows} rows"
         )
     return labels.long()
+
+
+def _decoder_of(tokenizer: Any) -> Callable[[list[list[int]]], list[str]]:
+    """What turns rows of tokens into texts."""
+    for name in ("batch_decode", "decode_batch"):  # of transformers, of tokenizers
+        if hasattr(tokenizer, name):
+            return partial(getattr(tokenizer, name), skip_special_tokens=True)
+    raise ValueError(
+        f"a {type(tokenizer).__name__} cannot decode the texts for a teacher: give its embeddings "
+        "in the label column"
+    )
+
+
+def _token_rows(column: dict[str, Any]) -> list[list[int]]:
+    """Tokens of each text, from what the model takes."""
+    tokens: Tensor = column["input_ids"]
+    if "offsets" in column:  # of static embeddings: one text after the other
+        return [row.tolist() for row in tokens.tensor_split(column["offsets"][1:].cpu())]
+    if "cu_seq_lens_q" in column:  # of Flash Attention
+        return [row.tolist() for row in tokens[0].tensor_split(column["cu_seq_lens_q"][1:-1].cpu())]
+    rows: list[list[int]] = tokens.tolist()
+    return rows
 
 
 def _mean_over_ranks(gradient: Tensor) -> Tensor:

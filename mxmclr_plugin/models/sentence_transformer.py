@@ -154,7 +154,8 @@ def load_sentence_transformer(model: str) -> SentenceTransformer:
     try:
         # On the CPU until the tower is moved: else it takes a GPU by itself.
         return SentenceTransformer(source, device="cpu")
-    except (OSError, ValueError) as error:
+    # A damaged or hostile folder (pickles, code of its own, which are refused) ends in any error.
+    except Exception as error:
         reason = str(error).strip().split("\n")[0]
         if Path(source).is_dir():
             raise ValueError(

@@ -191,7 +191,10 @@ class Tower(nn.Module):
                 f"features are floats of the shape (rows, {self.in_features}), got "
                 f"{features.dtype} of {tuple(features.shape)}"
             )
-        vectors: Tensor = self.head(features)
+        # Records and features may be of another precision than the weights.
+        weight = self.head[0].weight
+        assert isinstance(weight, Tensor)
+        vectors: Tensor = self.head(features.to(weight.dtype))
         if vectors.dtype in (torch.float16, torch.bfloat16):
             vectors = vectors.float()
         return F.normalize(vectors, dim=1)

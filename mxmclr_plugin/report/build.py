@@ -28,6 +28,7 @@ from mxmclr_plugin.report.shown_runs import (
     choose_run,
 )
 from mxmclr_plugin.report.svg import save_figure
+from mxmclr_plugin.safe_text import TerminalConsole
 
 __all__ = ["Report", "build_report"]
 
@@ -58,6 +59,7 @@ def build_report(
     protocol: str | None = None,
     seed: int = 0,
     console: Console | None = None,
+    trust: bool = False,
 ) -> Report:
     """Build the report on a folder.
 
@@ -69,12 +71,13 @@ def build_report(
         protocol: Protocol under which they are shown; by default the first.
         seed: Seed of random draws and of the maps.
         console: Where data that are left out are reported.
+        trust: Whether the configuration of a run may name code that is not registered.
 
     Raises:
         ConfigError: If the folder is none of these, a file in it cannot be read, or there is no
             such loss or protocol.
     """
-    console = console or Console(stderr=True)
+    console = console or TerminalConsole(stderr=True)
     if not (folder / "compare.json").is_file() and (losses or protocol is not None):
         raise ConfigError("losses and protocol are of a comparison, which has a compare.json")
     if (folder / "compare.json").is_file():
@@ -88,7 +91,7 @@ def build_report(
             f"seeds {', '.join(map(str, comparison.seeds))}",
             [
                 *comparison_sections(comparison, folder, styles),
-                *qualitative_sections(shown, styles, seed, console),
+                *qualitative_sections(shown, styles, seed, console, trust),
                 appendix(comparison, styles),
             ],
         )
@@ -100,7 +103,7 @@ def build_report(
             ablation.title,
             [
                 *ablation_sections(ablation, folder),
-                *qualitative_sections(shown, {}, seed, console),
+                *qualitative_sections(shown, {}, seed, console, trust),
                 appendix(ablation, {}),
             ],
         )
@@ -112,7 +115,7 @@ def build_report(
             f"one run, seed {run.seed}",
             [
                 *run_sections(run, folder),
-                *qualitative_sections(shown, styles, seed, console),
+                *qualitative_sections(shown, styles, seed, console, trust),
                 run_appendix(run),
             ],
         )

@@ -39,7 +39,11 @@ _FEWEST = 4
 
 
 def qualitative_sections(
-    shown: ShownRuns, styles: Mapping[str, SeriesStyle], seed: int, console: Console
+    shown: ShownRuns,
+    styles: Mapping[str, SeriesStyle],
+    seed: int,
+    console: Console,
+    trust: bool = False,
 ) -> list[Section]:
     """Similarity matrices, embedding maps, gallery.
 
@@ -48,11 +52,12 @@ def qualitative_sections(
         styles: Styles by label.
         seed: Seed of random draws and of the maps.
         console: Where data that are left out are reported.
+        trust: Whether the configuration of a run may name code that is not registered.
     """
     loaded: Sequence[LoadedRun] = ()
     text = shown.text
     try:
-        loaded = shown.load(console)
+        loaded = shown.load(console, trust)
     except (ConfigError, DataError) as error:
         text = f"Left out: {error}"
     if not loaded:

@@ -37,7 +37,7 @@ class ShownRuns:
     split: str
     text: str
 
-    def load(self, console: Console) -> list[LoadedRun]:
+    def load(self, console: Console, trust: bool = False) -> list[LoadedRun]:
         """Load the runs and encode their data, unless their folders have the embeddings.
 
         Raises:
@@ -46,7 +46,7 @@ class ShownRuns:
         """
         loaded: list[LoadedRun] = []
         for label, folder in self.folders.items():
-            run = load_run(folder, console=console)
+            run = load_run(folder, console=console, trust=trust)
             sides = [s for d in run.config.directions.values() for s in (d.query, d.gallery)]
             data = run.split(self.split)
             items = {modalities_of(side): ranked_items(run, data, side) for side in sides}

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from mxmclr_plugin.report.palette import PALETTE
+from mxmclr_plugin.safe_text import identifier
 
 __all__ = ["inline_svg", "save_figure"]
 
@@ -27,6 +29,7 @@ def inline_svg(figure: Figure, name: str, description: str) -> str:
         name: Begins every id in it, so that ids of several figures on a page differ.
         description: Text for screen readers.
     """
+    name = identifier(name)
     text = _svg(figure)
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
@@ -42,26 +45,38 @@ def inline_svg(figure: Figure, name: str, description: str) -> str:
         f'class="plot" role="img" aria-label="{escape(description)}" '
         f'style="max-width: {width:.0f}px" viewBox='
     )
-    return re.sub(r'<svg[^>]*? viewBox=("[^"]*")[^>]*>', rf"<svg {attributes}\1>", text, count=1)
+    return re.sub(
+        r'<svg[^>]*? viewBox=("[^"]*")[^>]*>',
+        lambda found: f"<svg {attributes}{found[1]}>",
+        text,
+        count=1,
+    )
 
 
 def save_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
     """Writes ``<name>.png``, 200 dots an inch, and ``<name>.svg``, on white."""
+    name = identifier(name)
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}.png", folder / f"{name}.svg"]
-    with _writing():
+    with _writing(figure):
         figure.savefig(paths[0], dpi=200, facecolor="white")
         figure.savefig(paths[1], facecolor="white", metadata=_NOTHING)
     return paths
 
 
-def _writing() -> AbstractContextManager[None]:
+def _writing(figure: Figure) -> AbstractContextManager[None]:
+    # A dollar sign in a name begins no formula.
+    for text in figure.findobj(Text):
+        assert isinstance(text, Text)
+        text.set_parse_math(False)
     # Text stays text: it can be read aloud, found and copied.
-    return mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "mxmclr"})
+    return mpl.rc_context(
+        {"svg.fonttype": "none", "svg.hashsalt": "mxmclr", "text.parse_math": False}
+    )
 
 
 def _svg(figure: Figure) -> str:
     buffer = io.StringIO()
-    with _writing():
+    with _writing(figure):
         figure.savefig(buffer, format="svg", transparent=True, metadata=_NOTHING)
     return buffer.getvalue()

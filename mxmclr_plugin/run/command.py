@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.console import Console
-from rich.markup import escape
 
 from mxmclr_plugin.arguments import written
 from mxmclr_plugin.errors import ConfigError
@@ -86,8 +85,8 @@ def new_path(key: str, path: Path) -> Path:
 
 
 def print_line(console: Console, text: str) -> None:
-    """Prints a text as it is, without markup and line breaks."""
-    console.print(escape(text), highlight=False, soft_wrap=True)
+    """Prints a text without line breaks."""
+    console.print(text, soft_wrap=True)
 
 
 def print_data_notes(console: Console, data: DataSplits) -> None:
@@ -100,7 +99,7 @@ def print_data_notes(console: Console, data: DataSplits) -> None:
 
 def print_problems(console: Console, log: ProblemLog) -> None:
     """Prints the number of problems of each kind, and the first ones."""
-    console.print(f"[bold]{len(log.problems)} problems[/bold], left out in a run:")
+    print_line(console, f"{len(log.problems)} problems, left out in a run:")
     for kind, count in log.counts().items():
         of_kind = (problem for problem in log.problems if problem.kind == kind)
         lines = (f"{problem.where}: {problem.what}" for problem in of_kind)

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from mxmclr_plugin.arguments import WORD, help_rows, parse_arguments, usage, written
 from mxmclr_plugin.errors import ConfigError, DataError, TrainingError
@@ -34,6 +34,7 @@ from mxmclr_plugin.run.export_command import ExportArguments, export_command
 from mxmclr_plugin.run.report_command import ReportArguments, report_command
 from mxmclr_plugin.run.search_command import SearchArguments, search_command
 from mxmclr_plugin.run.train_command import RerunArguments, rerun_command, train
+from mxmclr_plugin.safe_text import TerminalConsole, visible
 
 __all__ = ["main"]
 
@@ -89,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Names of files may be no Unicode text, or not in the terminal's encoding.
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    console, errors = Console(), Console(stderr=True)
+    console, errors = TerminalConsole(), TerminalConsole(stderr=True)
     command: Command | None = None
     try:
         words, config_dir, help_wanted = _flags(sys.argv[1:] if arguments is None else arguments)
@@ -219,11 +220,11 @@ def _show_command(name: str, command: Command, console: Console) -> None:
 def _show_task(config: Any, console: Console) -> None:
     from mxmclr_plugin.experiment.compose import choices, describe, groups
 
-    console.print(f"[bold]{config.task}[/]: {escape(config.summary)}\n")
-    console.print("[bold]Choices[/] (group=choice):", highlight=False)
+    console.print(f"{config.task}: {config.summary}\n", style="bold")
+    console.print("Choices (group=choice):")
     for group in groups():
         console.print(f"  {group}: {', '.join(choices(group))}", highlight=False)
-    console.print("\n[bold]Keys[/] (key=value)", highlight=False)
+    console.print("\nKeys (key=value)")
     rows = [
         (
             f"{key.key}={written(key.default, brackets=True)}",
@@ -249,7 +250,7 @@ def _grid(title: str, rows: Iterable[tuple[str, str]]) -> Table:
     grid.add_column(overflow="fold", max_width=48)
     grid.add_column(overflow="fold")
     for left, right in rows:
-        grid.add_row(f"  {escape(left)}", escape(right))
+        grid.add_row(f"  {left}", right)
     return grid
 
 
@@ -302,12 +303,13 @@ def _table(columns: list[str], rows: list[list[str]]) -> Table:
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*map(escape, row))
+        table.add_row(*row)
     return table
 
 
 def _print_error(errors: Console, message: str) -> None:
-    errors.print(f"[bold red]error:[/] {escape(message)}", highlight=False, soft_wrap=True)
+    line = visible(" ".join(message.split()))
+    errors.print(Text.assemble(("error:", "bold red"), f" {line}"), soft_wrap=True)
 
 
 def _comparison_config() -> type[Any]:

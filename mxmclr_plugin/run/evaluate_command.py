@@ -20,11 +20,13 @@ class EvaluateArguments:
         ckpt: Folder of a run, or a checkpoint in it.
         split: Split that is evaluated.
         out: New JSON file for the metrics.
+        trust: Whether the run's configuration may name code that is not registered.
     """
 
     ckpt: Path
     split: str = "test"
     out: Path | None = None
+    trust: bool = False
 
 
 def evaluate_command(arguments: EvaluateArguments, context: Context) -> int:
@@ -38,7 +40,7 @@ def evaluate_command(arguments: EvaluateArguments, context: Context) -> int:
     from mxmclr_plugin.inference.run import load_run
 
     console, out = context.console, arguments.out and new_path("out", arguments.out)
-    run = load_run(arguments.ckpt, context.overrides, console=console)
+    run = load_run(arguments.ckpt, context.overrides, console=console, trust=arguments.trust)
     metrics = evaluate_run(run, arguments.split)
     for table in metrics_tables(metrics):
         console.print(table)

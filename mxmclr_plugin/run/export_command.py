@@ -21,6 +21,7 @@ class ExportArguments:
         split: Split whose observations are embedded, or all.
         format: Formats of the embeddings; parquet and faiss need the extra of that name.
         towers: Modalities whose towers are written; all, or none.
+        trust: Whether the run's configuration may name code that is not registered.
     """
 
     ckpt: Path
@@ -30,6 +31,7 @@ class ExportArguments:
         default_factory=lambda: ["safetensors"]  # type: ignore[list-item]
     )
     towers: list[str] = field(default_factory=lambda: ["all"])
+    trust: bool = False
 
 
 def export_command(arguments: ExportArguments, context: Context) -> int:
@@ -43,6 +45,7 @@ def export_command(arguments: ExportArguments, context: Context) -> int:
 
     out = new_path("out", arguments.out)
     named = {"all": None, "none": []}.get(",".join(arguments.towers), arguments.towers)
-    run = load_run(arguments.ckpt, context.overrides, console=context.console)
-    export_run(run, out, arguments.split, arguments.format, named, context.console)
+    console = context.console
+    run = load_run(arguments.ckpt, context.overrides, console=console, trust=arguments.trust)
+    export_run(run, out, arguments.split, arguments.format, named, console)
     return 0

@@ -22,7 +22,7 @@ def hits_table(found: Found, console: Console) -> Table:
     images = console.is_terminal and console.color_system is not None and blocks
     columns = ["name", "caption", *(["file"] if any(hit.file for hit in found.hits) else [])]
     table = Table(
-        title=Text(f"{found.query!r} among {found.items} of {found.among}"),
+        title=f"{found.query!r} among {found.items} of {found.among}",
         show_lines=images,
     )
     for column in ("rank", "cosine"):
@@ -37,7 +37,7 @@ def hits_table(found: Found, console: Console) -> Table:
             str(rank),
             f"{hit.score:.3f}",
             *([image] if images else []),
-            *(Text(getattr(hit, column) or "") for column in columns),
+            *(getattr(hit, column) or "" for column in columns),
         )
     return table
 

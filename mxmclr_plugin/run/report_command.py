@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from mxmclr_plugin.arguments import WORD
+from mxmclr_plugin.bounds import Seed
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.files import write_atomically
 from mxmclr_plugin.run.command import Context, print_line
@@ -25,6 +26,7 @@ class ReportArguments:
         losses: One or two losses that are shown in detail; by default the report chooses.
         protocol: Protocol whose runs are shown; null takes the first.
         seed: Seed whose run is shown in detail.
+        trust: Whether the run's configuration may name code that is not registered.
     """
 
     folder: Path = field(metadata=WORD)
@@ -32,11 +34,10 @@ class ReportArguments:
     plots: Path | None = None
     losses: list[str] = field(default_factory=list)
     protocol: str | None = None
-    seed: int = 0
+    seed: Seed = 0
+    trust: bool = False
 
     def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise ConfigError(f"seed must be 0 or more, got {self.seed}")
         if self.losses and len(set(self.losses)) > 2:
             raise ConfigError(f"losses takes one or two, got {', '.join(self.losses)}")
         if not self.folder.is_dir():
@@ -62,7 +63,12 @@ def report_command(arguments: ReportArguments, context: Context) -> int:
     if out.is_dir() or (out.exists() and GENERATOR not in _head(out)):
         raise ConfigError(f"out: {out} is there already and is not a report; give another file")
     report = build_report(
-        arguments.folder, arguments.losses, arguments.protocol, arguments.seed, console
+        arguments.folder,
+        arguments.losses,
+        arguments.protocol,
+        arguments.seed,
+        console,
+        arguments.trust,
     )
     write_atomically(out, report.html())
     print_line(console, f"written to {out}")

@@ -26,6 +26,7 @@ class SearchArguments:
             direction with such queries.
         by: Modality of the query; null takes the first one of its kind that has a tower.
         html: New HTML file for the results, with their images.
+        trust: Whether the run's configuration may name code that is not registered.
     """
 
     query: str = field(metadata=WORD)
@@ -35,6 +36,7 @@ class SearchArguments:
     modality: list[str] = field(default_factory=list)
     by: str | None = None
     html: Path | None = None
+    trust: bool = False
 
 
 def search_command(arguments: SearchArguments, context: Context) -> int:
@@ -49,7 +51,7 @@ def search_command(arguments: SearchArguments, context: Context) -> int:
     from mxmclr_plugin.run.hits_terminal import hits_table
 
     console, page = context.console, arguments.html and new_path("html", arguments.html)
-    run = load_run(arguments.ckpt, context.overrides, console=console)
+    run = load_run(arguments.ckpt, context.overrides, console=console, trust=arguments.trust)
     found = search(
         run,
         arguments.query,

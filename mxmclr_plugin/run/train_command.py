@@ -12,6 +12,7 @@ from rich.console import Console
 
 from mxmclr_plugin.arguments import WORD
 from mxmclr_plugin.run.command import Context, new_path, print_line
+from mxmclr_plugin.safe_text import TerminalConsole
 
 if TYPE_CHECKING:  # it imports hydra
     from mxmclr_plugin.experiment.config import RunConfig
@@ -28,10 +29,12 @@ class RerunArguments:
     Attributes:
         run: Folder of a run.
         out: New folder.
+        trust: Whether the run's configuration may name code that is not registered.
     """
 
     run: Path = field(metadata=WORD)
     out: Path
+    trust: bool = False
 
 
 def rerun_command(arguments: RerunArguments, context: Context) -> int:
@@ -44,7 +47,7 @@ def rerun_command(arguments: RerunArguments, context: Context) -> int:
     from mxmclr_plugin.experiment.resume import changed_run
 
     out = new_path("out", arguments.out)
-    config = read_config(arguments.run)
+    config = read_config(arguments.run, arguments.trust)
     if context.overrides:
         config = changed_run(config, context.overrides, context.config_dir)
     return train(dataclasses.replace(config, out=str(out), ckpt=None), context.console)
@@ -68,7 +71,9 @@ def train(config: RunConfig, console: Console) -> int:
         if int(os.environ.get("LOCAL_RANK", 0)) > 0:
             return 0  # else Lightning kills the first process, which is about to say the same
         saved = "" if stopped.step is None else f" after step {stopped.step}, which is saved"
-        print_line(Console(stderr=True), f"interrupted by {stopped}{saved}: {_CONTINUE} continues")
+        print_line(
+            TerminalConsole(stderr=True), f"interrupted by {stopped}{saved}: {_CONTINUE} continues"
+        )
         return 128 + stopped.signum
     finally:
         os.environ.pop(PARENT, None)

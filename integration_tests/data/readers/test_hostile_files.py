@@ -5,6 +5,7 @@ import io
 import pickle
 import subprocess
 import sys
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -172,3 +173,39 @@ def test_files_that_are_too_large(tmp_path):
         reader = "voxel" if name.endswith(("nrrd", "binvox")) else "points"
         with pytest.raises(UnreadableFile, match="bytes"):
             READERS[reader](tmp_path / name)
+
+
+def nrrd(kind, sizes, encoding, values):
+    head = f"NRRD0004\ntype: {kind}\ndimension: {len(sizes)}\n"
+    head += f"sizes: {' '.join(map(str, sizes))}\nencoding: {encoding}\nendian: little\n\n"
+    return head.encode() + values
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (nrrd("double", [4, 256, 256, 256], "gzip", gzip.compress(b"0")), "claims 536870912 bytes"),
+        (nrrd("uchar", [8, 8, 8], "ascii", b"1 " * 40_000), "bytes of text for 512 values"),
+        (nrrd("uchar", [2**40, 8, 8], "raw", b""), "claims the sizes"),
+    ],
+)
+def test_grids_whose_sizes_lie(tmp_path, content, words):
+    file = tmp_path / "grid.nrrd"
+    file.write_bytes(content)
+    with pytest.raises(UnreadableFile, match=words):
+        read_voxel(file, 8)
+
+
+@pytest.mark.parametrize(("kind", "times"), [(np.uint8, 5), (np.float32, 3)])
+def test_a_large_grid_takes_a_few_times_its_size(tmp_path, kind, times):
+    """A few kilobytes unfold to it; converted as a whole it would take 17 times its size."""
+    file = tmp_path / "grid.npz"
+    grid = np.ones((4, 128, 128, 128), kind)
+    np.savez_compressed(file, voxel=grid)
+    tracemalloc.start()
+    try:
+        read_voxel(file, 32)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < times * grid.nbytes

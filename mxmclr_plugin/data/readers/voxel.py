@@ -43,6 +43,7 @@ GREY = 128
 VOXEL_SUFFIXES = (".nrrd", ".nhdr", ".npy", ".npz", ".binvox")
 
 _MAX_HEADER = 2**16
+_NUMBER = 64  # bytes of a number as text, with the space around it
 _DEFLATE_RATIO = 1032  # zlib's documentation: no stream unpacks to more than this times its size
 
 _NRRD_FIELDS = (
@@ -164,6 +165,8 @@ def _read_nrrd(path: Path) -> Grid:
         packed = content[head.end() :] if name is None else _data_file(path, name)
         skips = header.pop("line skip", 0), header.pop("byte skip", 0)
         whole = math.prod(sizes) * _NRRD_BYTES[kind]
+        if whole > MAX_BYTES:
+            raise UnreadableFile(path, f"claims {whole} bytes, more than {MAX_BYTES} are not read")
         data = _unpacked_nrrd(path, packed, header["encoding"], skips, whole, math.prod(sizes))
         if isinstance(data, bytes):
             return np.asarray(nrrd.read_data({**header, "encoding": "raw"}, BytesIO(data)))
@@ -219,6 +222,8 @@ def _unpacked_nrrd(
     packed = stream.read()
     if encoding in ("ascii", "txt", "text"):
         packed = packed[max(skip, 0) :]
+        if len(packed) > _NUMBER * (count + 1):
+            raise UnreadableFile(path, f"holds {len(packed)} bytes of text for {count} values")
         if not re.fullmatch(rb"[\s0-9.eE+naifNAIF-]*", packed):
             raise UnreadableFile(path, "holds a text that is not numbers only")
         numbers = np.fromstring(packed, np.float64, sep=" ")
@@ -324,7 +329,7 @@ def _as_rgba(path: Path, grid: Grid) -> npt.NDArray[np.uint8]:
     if grid.dtype.kind not in "buif":
         raise UnreadableFile(path, f"holds {grid.dtype}, no numbers")
     floats = grid.dtype.kind == "f"
-    if floats and not np.isfinite(grid).all():
+    if floats and not all(np.isfinite(part).all() for part in grid):
         raise UnreadableFile(path, "holds NaN or infinity")
     if grid.ndim == 3:
         filled = grid > (0.5 if floats else 0)
@@ -335,8 +340,12 @@ def _as_rgba(path: Path, grid: Grid) -> npt.NDArray[np.uint8]:
         raise UnreadableFile(
             path, f"holds {grid.dtype} from {low:g} to {high:g}: RGBA is of 0 to {most}"
         )
-    rgba: npt.NDArray[np.uint8]
-    rgba = np.rint(grid * (255.0 / most)).astype(np.uint8) if most == 1 else grid.astype(np.uint8)
+    rgba: npt.NDArray[np.uint8] = np.empty(grid.shape, np.uint8)
+    # Channel by channel, which keeps copies of a large grid small.
+    for channel, values in zip(rgba, grid, strict=True):
+        channel[:] = np.rint(values * 255.0) if floats else values
+        if most == 1 and not floats:
+            channel *= 255
     rgba *= rgba[3] > 0
     return rgba
 
@@ -355,9 +364,14 @@ def _resized(path: Path, rgba: npt.NDArray[np.uint8], resolution: int) -> npt.ND
         )
     parts = edge // resolution
     blocks = rgba.reshape(4, resolution, parts, resolution, parts, resolution, parts)
-    filled = blocks[3:] > 0
-    count = filled.sum(axis=(2, 4, 6))
+    count = _sums(blocks[3:] > 0)
     # Empty parts are 0 and add nothing.
-    total = blocks.sum(axis=(2, 4, 6), dtype=np.float64)
-    mean: npt.NDArray[np.uint8] = np.rint(total / np.maximum(count, 1)).astype(np.uint8)
+    mean: npt.NDArray[np.uint8] = np.rint(_sums(blocks) / np.maximum(count, 1)).astype(np.uint8)
     return mean
+
+
+def _sums(blocks: npt.NDArray[Any]) -> npt.NDArray[np.uint32]:
+    """(C, R, p, R, p, R, p) to (C, R, R, R); axis by axis, the innermost first, which is fast."""
+    for axis in (6, 4, 2):
+        blocks = blocks.sum(axis=axis, dtype=np.uint32)
+    return blocks

@@ -1,0 +1,57 @@
+"""Every precision of Lightning trains and evaluates, or is refused in a line."""
+
+import typing
+
+import pytest
+import torch
+from experiment.small_training import fit, retrieval_module
+from lightning_fabric.connector import _PRECISION_INPUT
+from pytorch_lightning.plugins.precision import DoublePrecision, HalfPrecision
+
+from mxmclr_plugin.data.batch import MultifoldBatch
+from mxmclr_plugin.errors import ConfigError
+from mxmclr_plugin.experiment.compose import load_config
+from mxmclr_plugin.experiment.machine import check_machine
+from mxmclr_plugin.models.registry import build_tower
+
+TRAINS = ["32", "32-true", "bf16-mixed", "16-mixed", "16", "bf16", "bf16-true", "64", "64-true"]
+OFFERED = {str(p) for of in typing.get_args(_PRECISION_INPUT) for p in typing.get_args(of)}
+
+
+@pytest.mark.parametrize("precision", TRAINS)
+def test_a_precision_trains_and_is_measured(tmp_path, precision):
+    load_config("text2shape", [f"trainer.precision={precision}"])
+    trainer, _ = fit(retrieval_module(), tmp_path, 4, precision=precision)
+    assert trainer.global_step == 4
+    assert trainer.callback_metrics["train/loss"].isfinite()
+    assert "val/mean_recall" in trainer.callback_metrics
+
+
+@pytest.mark.parametrize("precision", sorted(OFFERED - set(TRAINS)))
+def test_every_other_one_is_refused_in_a_line(precision):
+    with pytest.raises(ConfigError, match=r"^trainer\.precision"):
+        check_machine(load_config("text2shape", [f"trainer.precision={precision}"]).trainer)
+
+
+RECORDS = {
+    "bag_of_words": ["a red cone", "a tall blue box"],
+    "features": torch.randn(2, 8),
+    "light_cnn2d": torch.randint(0, 255, (2, 3, 32, 32), dtype=torch.uint8),
+    "multi_view": torch.randint(0, 255, (2, 4, 3, 32, 32), dtype=torch.uint8),
+    "light_cnn3d": torch.randint(0, 255, (2, 4, 24, 24, 24), dtype=torch.uint8),
+    "point_net": torch.randn(2, 64, 3),
+    "stroke_cnn": torch.rand(2, 16, 4),
+}
+
+
+@pytest.mark.parametrize("tower", RECORDS)
+@pytest.mark.parametrize("plugin", [HalfPrecision("bf16-true"), DoublePrecision()])
+def test_every_tower_takes_records_in_the_precision_of_its_weights(tower, plugin):
+    records = RECORDS[tower]
+    built = plugin.convert_module(build_tower({"name": tower}, list(records)))
+    batch = plugin.convert_input(MultifoldBatch({"x": records}, {"x": torch.tensor([0, 1])}))
+    with plugin.forward_context():
+        z = built(batch.observations["x"])
+    z.sum().backward()
+    assert all(p.grad.isfinite().all() for p in built.parameters() if p.grad is not None)
+    torch.testing.assert_close(z.detach().float().norm(dim=1), torch.ones(2))
