@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import warnings
@@ -60,8 +62,8 @@ def kept(path: str | Path, make: Callable[[Path], None]) -> Path:
     Whatever decides its content belongs in its name: options, versions, a fingerprint of the data.
     Of several processes one makes it and the others wait. What a killed process left is given to
     ``make`` again, which may go on from there. A kept file that does not hold what was written is
-    made anew, with a warning. Where its folder cannot be written, a warning says so once, and it is
-    made in a temporary folder of this process.
+    made anew, with a warning. Where its folder cannot be written or is full, a warning says so
+    once, and it is made in a temporary folder of this process.
 
     Args:
         path: Where it is kept; relative to :func:`cache_folder`.
@@ -69,6 +71,9 @@ def kept(path: str | Path, make: Callable[[Path], None]) -> Path:
 
     Returns:
         Where it is.
+
+    Raises:
+        OSError: If the disk of the temporary folder is full as well.
     """
     path = cache_folder() / path  # an absolute one stays
     if intact(path):
@@ -84,14 +89,37 @@ def kept(path: str | Path, make: Callable[[Path], None]) -> Path:
         return path
     try:
         if not intact(path, say=True):
-            _make(path, make)
+            try:
+                _make(path, make)
+            except Exception as error:
+                full = _full_disk(error)
+                if full is None:
+                    raise
+                _remove(_unfinished(path))
+                path = _fallback(path, full)
+                make(path)
+    except Exception as error:
+        if full := _full_disk(error):
+            raise full from error
+        raise
     finally:
         lock.release()
     return path
 
 
+def _full_disk(error: Exception) -> OSError | None:
+    """The error of the system, if a disk or a quota is full; safetensors has errors of its own."""
+    number = re.search(r"\(os error (\d+)\)", str(error))
+    code = int(number[1]) if number else getattr(error, "errno", None)
+    return OSError(code, os.strerror(code)) if code in (errno.ENOSPC, errno.EDQUOT) else None
+
+
+def _unfinished(path: Path) -> Path:
+    return path.with_name(f".{path.name}.part")
+
+
 def _make(path: Path, make: Callable[[Path], None]) -> None:
-    unfinished = path.with_name(f".{path.name}.part")
+    unfinished = _unfinished(path)
     make(unfinished)
     _remove(path)
     # The checksum first: without its file it says nothing, but a file without it would be damaged.
