@@ -1,5 +1,6 @@
 """Files written whole or not at all, and what is kept in the cache folder."""
 
+import errno
 import json
 import os
 import stat
@@ -9,6 +10,7 @@ import warnings
 from concurrent.futures import ProcessPoolExecutor
 
 import pytest
+from safetensors import SafetensorError
 
 from mxmclr_plugin import files
 from mxmclr_plugin.files import FileMemory, cache_folder, kept, replacing, write_atomically
@@ -143,6 +145,32 @@ def test_an_unwritable_cache_is_gone_on_without(tmp_path, monkeypatch):
     assert (second / "b").read_text() == "made"
     assert kept("a/x.txt", never) == first
     assert memory.get("key") == "value"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        SafetensorError("Error while serializing: I/O error: No space left (os error 28)"),
+    ],
+)
+def test_a_full_cache_is_gone_on_without(cache, error):
+    full = [error]
+
+    def make(path):
+        path.write_text("half" if full else "made")
+        if full:
+            raise full.pop()
+
+    with pytest.warns(UserWarning, match=r"cannot be written.*No space left on device"):
+        assert kept("f/x.txt", make).read_text() == "made"
+    assert not list((cache / "f").glob(".*.part"))
+
+    def always(_):
+        raise error
+
+    with pytest.raises(OSError, match="No space left on device"):
+        kept("f/y.txt", always)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

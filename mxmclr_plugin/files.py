@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import warnings
@@ -17,7 +19,7 @@ from uuid import uuid4
 
 from filelock import FileLock
 
-__all__ = ["FileMemory", "cache_folder", "kept", "replacing", "write_atomically"]
+__all__ = ["FileMemory", "cache_folder", "intact", "kept", "replacing", "write_atomically"]
 
 
 def cache_folder() -> Path:
@@ -60,8 +62,8 @@ def kept(path: str | Path, make: Callable[[Path], None]) -> Path:
     Whatever decides its content belongs in its name: options, versions, a fingerprint of the data.
     Of several processes one makes it and the others wait. What a killed process left is given to
     ``make`` again, which may go on from there. A kept file that does not hold what was written is
-    made anew, with a warning. Where its folder cannot be written, a warning says so once, and it is
-    made in a temporary folder of this process.
+    made anew, with a warning. Where its folder cannot be written or is full, a warning says so
+    once, and it is made in a temporary folder of this process.
 
     Args:
         path: Where it is kept; relative to :func:`cache_folder`.
@@ -69,9 +71,12 @@ def kept(path: str | Path, make: Callable[[Path], None]) -> Path:
 
     Returns:
         Where it is.
+
+    Raises:
+        OSError: If the disk of the temporary folder is full as well.
     """
     path = cache_folder() / path  # an absolute one stays
-    if _intact(path):
+    if intact(path):
         return path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -83,15 +88,38 @@ def kept(path: str | Path, make: Callable[[Path], None]) -> Path:
             make(path)
         return path
     try:
-        if not _intact(path, say=True):
-            _make(path, make)
+        if not intact(path, say=True):
+            try:
+                _make(path, make)
+            except Exception as error:
+                full = _full_disk(error)
+                if full is None:
+                    raise
+                _remove(_unfinished(path))
+                path = _fallback(path, full)
+                make(path)
+    except Exception as error:
+        if full := _full_disk(error):
+            raise full from error
+        raise
     finally:
         lock.release()
     return path
 
 
+def _full_disk(error: Exception) -> OSError | None:
+    """The error of the system, if a disk or a quota is full; safetensors has errors of its own."""
+    number = re.search(r"\(os error (\d+)\)", str(error))
+    code = int(number[1]) if number else getattr(error, "errno", None)
+    return OSError(code, os.strerror(code)) if code in (errno.ENOSPC, errno.EDQUOT) else None
+
+
+def _unfinished(path: Path) -> Path:
+    return path.with_name(f".{path.name}.part")
+
+
 def _make(path: Path, make: Callable[[Path], None]) -> None:
-    unfinished = path.with_name(f".{path.name}.part")
+    unfinished = _unfinished(path)
     make(unfinished)
     _remove(path)
     # The checksum first: without its file it says nothing, but a file without it would be damaged.
@@ -101,8 +129,13 @@ def _make(path: Path, make: Callable[[Path], None]) -> None:
     unfinished.replace(path)
 
 
-def _intact(path: Path, say: bool = False) -> bool:
-    """Whether it is there and holds what was written."""
+def intact(path: Path, say: bool = False) -> bool:
+    """Whether a :func:`kept` file or folder is there and holds what was written.
+
+    Args:
+        path: Where it is kept.
+        say: Whether to warn of one that does not.
+    """
     if not (path.exists() and _checksum(path).exists()):
         return False
     try:

@@ -108,6 +108,8 @@ def test_summary_is_of_the_runs(finished):
             values = [(of["t2s"]["r@1"] + of["s2t"]["r@1"]) / 2 for of in directions]
         elif row["metric"] == "rsum":
             values = [sum(of[d][r] for d in of for r in ("r@1", "r@5")) for of in directions]
+        elif row["metric"] == "graded_ndcg@10":
+            values = [statistics.mean(of[d]["graded_ndcg@10"] for d in of) for of in directions]
         else:
             direction, name = row["metric"].split("/")
             values = [of[direction][name] for of in directions]

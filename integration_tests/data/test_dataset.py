@@ -39,6 +39,25 @@ def test_items():
         data[Draw(1, {"text": (1,)})]
 
 
+def test_joined():
+    data = dataset()
+    parts = [data.subset([2, 0]), data.subset([1])]
+    joined = MultifoldDataset.joined(parts)
+    assert joined.stores["text"] is data.stores["text"]
+    assert [as_lists(item) for item in joined] == [as_lists(i) for of in parts for i in of]
+    assert joined.names == ["lamp", "chair", "desk"]
+    other = MultifoldDataset.from_lists({"text": [["x"], ["y", "z"]], "sound": [[], [[1.0]]]})
+    joined = MultifoldDataset.joined([data, other, data])
+    assert joined.ids.tolist() == list(range(8))  # ids of the two occur twice
+    assert [list(item.observations["text"]) for item in joined] == [
+        *(["e", "a"], ["b"], ["c"], ["x"], ["y", "z"], ["e", "a"], ["b"], ["c"])
+    ]
+    assert joined.folds("sound").tolist() == [0, 0, 0, 0, 1, 0, 0, 0]
+    assert joined.folds("vector").tolist() == [1, 2, 0, 0, 0, 1, 2, 0]
+    assert as_lists(joined[6])[1]["vector"] == [[0.0, 1.0], [2.0, 3.0]]
+    assert joined.stores["text"][len(joined.stores["text"]) - 1] == "z"
+
+
 def test_folds_and_the_flat_view():
     data = dataset()
     assert data.folds("text").tolist() == [2, 1, 1]

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from mxmclr_plugin.data.images import image_of
+from mxmclr_plugin.data.images import image_of, without_border
 from mxmclr_plugin.data.rendering import render_views
 
 
@@ -17,6 +18,31 @@ def test_images_and_views_are_shown_as_they_are():
     grey = views[0, :1]
     assert torch.equal(pixels(image_of(grey, "image")), grey.expand(3, 7, 9))
     assert torch.equal(pixels(image_of(views[2] / 255, "image")), views[2])
+
+
+@pytest.mark.parametrize(
+    ("box", "size", "cut"),
+    [
+        ((30, 40, 50, 50), (100, 100), (29, 34, 51, 56)),
+        ((2, 2, 7, 7), (100, 60), (1, 1, 8, 8)),
+        ((95, 10, 100, 60), (100, 60), (48, 8, 100, 60)),
+        ((0, 30, 100, 31), (100, 60), None),
+        (None, (20, 30), None),
+    ],
+)
+def test_a_plain_border_is_cut_off(box, size, cut):
+    image = Image.new("RGB", size, "white")
+    if box is not None:
+        image.paste("red", box)
+    shown = without_border(image)
+    if cut is None:
+        assert shown is image
+    else:
+        assert shown.width == shown.height
+        assert shown.tobytes() == image.crop(cut).tobytes()
+        # All that is shown stays.
+        red = (255, 0, 0)
+        assert sum(p == red for p in shown.getdata()) == (box[2] - box[0]) * (box[3] - box[1])
 
 
 def test_grids_are_rendered():

@@ -140,6 +140,16 @@ def test_no_run(small_run, tmp_path):
         load_run(tmp_path / "run")
 
 
+def test_a_flipped_bit_is_found(small_run, tmp_path):
+    shutil.copytree(small_run, tmp_path / "run")
+    path = tmp_path / "run" / "checkpoints" / "best.ckpt"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ConfigError, match=r"best.ckpt is damaged: its checksum"):
+        load_run(tmp_path / "run")
+
+
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [

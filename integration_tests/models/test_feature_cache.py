@@ -4,6 +4,7 @@ import subprocess
 import sys
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -110,22 +111,44 @@ def test_a_damaged_file_is_computed_again(damage, tmp_path):
         features(TEXTS, tmp_path, Encoder(fail_after=0))
 
 
-def test_another_model_content_type_or_order_is_another_key(tmp_path):
+def test_another_model_content_or_type_is_encoded_anew(tmp_path):
     stores = [
         (GRIDS, "model"),
         (GRIDS, "other model"),
-        (GRIDS[:-1], "model"),
-        ([*GRIDS[:-1], GRIDS[0]], "model"),
-        (GRIDS[::-1], "model"),
         ([grid.reshape(2, 4, 2, 2) for grid in GRIDS], "model"),
         ([grid.to(torch.int8) for grid in GRIDS], "model"),
-        (TEXTS, "model"),
     ]
     for store, model in stores:
         encode = Encoder()
         features(store, tmp_path, encode, model)
-        assert encode.seen
-    assert len(list((tmp_path / "features").iterdir())) == len(stores)
+        assert len(encode.seen) == len(store)
+    assert len(list((tmp_path / "features").iterdir())) == 2
+
+
+def test_a_store_with_records_of_others_encodes_only_the_new_ones(tmp_path):
+    encode = Encoder()
+    features(TEXTS[:9], tmp_path, encode)
+    features(TEXTS[15:5:-1], tmp_path, encode)
+    mixed = [*TEXTS[::-1], "new", TEXTS[3], "newer"]
+    result = features(mixed, tmp_path, encode)
+    torch.testing.assert_close(result, Encoder()(mixed))
+    assert sorted(encode.seen) == sorted([*TEXTS, "new", "newer"])
+
+
+def test_only_the_rows_that_are_wanted_are_encoded(tmp_path, monkeypatch):
+    monkeypatch.setenv("MXMCLR_CACHE", str(tmp_path))
+    encode = Encoder()
+    rows = np.array([4, 2, 4, 9])
+    cached = cached_features(encode, TEXTS, model_fingerprint="model", rows=rows)
+    assert sorted(encode.seen) == sorted(TEXTS[k] for k in (2, 4, 9))
+    assert len(cached) == len(TEXTS)
+    torch.testing.assert_close(cached[9], Encoder()([TEXTS[9]])[0])
+    with pytest.raises(IndexError, match="record 3 was not encoded"):
+        cached[3]
+    assert cached.is_of(TEXTS)
+    assert not cached.is_of(TEXTS[:9])
+    assert not cached.is_of([*TEXTS[:9], "other", *TEXTS[10:]])
+    assert cached.is_of([*TEXTS[:3], "other", *TEXTS[4:]])  # which was not encoded
 
 
 def test_a_frozen_tower_and_its_cache_agree():

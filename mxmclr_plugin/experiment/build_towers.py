@@ -18,7 +18,7 @@ from mxmclr_plugin.experiment.compose import build_part
 from mxmclr_plugin.experiment.config import RunConfig
 from mxmclr_plugin.experiment.folder import RunFolder
 from mxmclr_plugin.loss.multimodal import takes_soft_features
-from mxmclr_plugin.models.feature_cache import FeatureStore, encoder_features
+from mxmclr_plugin.models.feature_cache import encoder_features
 from mxmclr_plugin.models.registry import build_tower
 from mxmclr_plugin.models.teacher import with_teacher
 from mxmclr_plugin.models.text import TextBackbone
@@ -141,18 +141,18 @@ def with_cached_features(
     for modality, tower in towers.items():
         if not tower.frozen or tower.unfreeze_at is not None:
             continue
-        features: dict[int, FeatureStore] = {}  # splits mostly share one store
         for split, dataset in splits.items():
-            store = dataset.stores[modality]
-            if id(store) not in features:
-                features[id(store)] = encoder_features(
+            rows, _ = dataset.observations_of(modality)
+            if len(rows):
+                features = encoder_features(
                     tower.backbone,
-                    store,
+                    dataset.stores[modality],
+                    rows=rows,
                     batch_size=config.trainer.eval_batch,
                     device=device,
                     description=f"{modality} features",
                 )
-            splits[split] = dataset.with_store(modality, features[id(store)])
+                splits[split] = dataset.with_store(modality, features)
     return splits
 
 

@@ -193,6 +193,7 @@ def _run(config: RunConfig, folder: RunFolder, stop: Stop, console: Console) -> 
                 f"the {modality} model was frozen, so none is written: "
                 f"towers.{modality}.frozen=false trains it",
                 highlight=False,
+                soft_wrap=True,
             )
     return metrics
 

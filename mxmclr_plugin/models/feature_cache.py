@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from mxmclr_plugin.data.batch import Observations
 from mxmclr_plugin.data.dataset import Store
 from mxmclr_plugin.data.file_store import FileStore
-from mxmclr_plugin.files import kept
+from mxmclr_plugin.files import cache_folder, intact, kept
 from mxmclr_plugin.models.record_digests import record_digests, tensor_bytes
 from mxmclr_plugin.models.text import tokenizer_digest
 from mxmclr_plugin.progress import progress_bar
@@ -31,43 +31,34 @@ __all__ = [
     "cached_features",
     "encoder_features",
     "fingerprint_module",
-    "fingerprint_records",
 ]
 
 # Part of every key: increase it when the content of the files changes meaning.
-_VERSION = "1"
+_VERSION = "2"
 
 
 class FeatureStore:
     """Rows of safetensors files, mapped into memory and read when they are used.
 
     Args:
-        paths: The files; each holds ``features`` of shape (rows, F), as many rows in each but the
-            last.
-        shard_size: Rows of each but the last.
-        rows: Row of each record, counted through all files. Shape: (records,).
-        records: Identifies the records, see :func:`fingerprint_records`.
+        paths: The files; each holds ``features`` of shape (rows, F), and the SHA-256 of the records
+            as ``records``, uint8 of shape (rows, 32).
+        places: File and row of each record, -1 for one that was not encoded. Shape: (records, 2).
     """
 
-    def __init__(
-        self,
-        paths: Sequence[Path],
-        shard_size: int,
-        rows: npt.NDArray[np.int64],
-        records: str,
-    ) -> None:
+    def __init__(self, paths: Sequence[Path], places: npt.NDArray[np.int64]) -> None:
         self.paths = list(paths)
-        self.shard_size = shard_size
-        self.rows = rows
-        self.records = records
+        self.places = places
         self._shards: dict[int, Tensor] = {}
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.places)
 
     def __getitem__(self, index: int) -> Tensor:
         """Features of a record. Shape: (F,)."""
-        shard, row = divmod(int(self.rows[index]), self.shard_size)
+        shard, row = self.places[index].tolist()
+        if shard < 0:
+            raise IndexError(f"record {index} was not encoded")
         if shard not in self._shards:
             with safe_open(self.paths[shard], framework="pt") as file:
                 self._shards[shard] = file.get_tensor("features")  # a view of the mapped file
@@ -76,6 +67,28 @@ class FeatureStore:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_shards": {}}  # another process maps the files itself
 
+    def selected(self, rows: npt.NDArray[np.int64]) -> FeatureStore:
+        """The store whose record k is record ``rows[k]`` of this one."""
+        return FeatureStore(self.paths, self.places[rows])
+
+    def is_of(self, store: Store) -> bool:
+        """Whether these are features of the records of a store."""
+        if len(store) != len(self):
+            return False
+        encoded = np.flatnonzero(self.places[:, 0] >= 0).tolist()
+        digests = [_digests_in(path) for path in self.paths]
+        return all(
+            digests[shard][row] == digest
+            for (shard, row), digest in zip(
+                self.places[encoded].tolist(), record_digests(store, encoded), strict=True
+            )
+        )
+
+
+def _digests_in(path: Path) -> list[bytes]:
+    with safe_open(path, framework="pt") as file:
+        return [row.tobytes() for row in file.get_tensor("records").numpy()]
+
 
 @torch.no_grad()
 def cached_features(
@@ -83,16 +96,17 @@ def cached_features(
     store: Store,
     *,
     model_fingerprint: str,
+    rows: npt.NDArray[np.int64] | None = None,
     batch_size: int = 256,
     shard_size: int = 4096,
     description: str = "encoding",
 ) -> FeatureStore:
     """Features of every record, from disk where they were computed before.
 
-    They lie in a folder of the cache that is named by the SHA-256 of the records and the model, as
-    safetensors files of ``shard_size`` records, each :func:`~mxmclr_plugin.files.kept` as soon as
-    it is done: after an interruption, a run continues behind its last file. A record that occurs
-    several times is encoded once.
+    They lie in a folder of the cache for each model, as safetensors files of ``shard_size``
+    records, each :func:`~mxmclr_plugin.files.kept` as soon as it is done: after an interruption, a
+    run continues behind its last file. A record is encoded once by a model, however often and in
+    whatever store it occurs.
 
     Args:
         encode: From records to features of shape (rows, F): tensors come stacked, strings as a list
@@ -100,6 +114,7 @@ def cached_features(
             mode: :meth:`Tower.encode <mxmclr_plugin.models.tower.Tower.encode>` of a frozen tower.
         store: The records: tensors of one shape, or strings.
         model_fingerprint: Identifies the encoder, see :func:`fingerprint_module`.
+        rows: Indexes of the records that are encoded; by default all.
         batch_size: Records encoded at a time.
         shard_size: Records in a file.
         description: Text of the progress bar.
@@ -112,7 +127,8 @@ def cached_features(
         ValueError: If the store is empty, its records cannot be stacked, or ``encode`` returns the
             wrong shape, NaN or infinity.
     """
-    if len(store) == 0:
+    positions = np.arange(len(store)) if rows is None else np.unique(rows)
+    if len(positions) == 0:
         raise ValueError(f"{description}: there are no records to encode")
     if batch_size < 1 or shard_size < 1:
         raise ValueError(
@@ -121,51 +137,73 @@ def cached_features(
     with progress_bar() as progress:
         digests = list(
             progress.track(
-                record_digests(store),
-                total=len(store),
+                record_digests(store, positions.tolist()),
+                total=len(positions),
                 description=f"{description}: reading",
             )
         )
-        records = hashlib.sha256(b"".join(digests)).hexdigest()
         first_of: dict[bytes, int] = {}  # digest of a record: where it occurs first
-        for position, digest in enumerate(digests):
+        for position, digest in zip(positions.tolist(), digests, strict=True):
             first_of.setdefault(digest, position)
+        paths: list[Path] = []
+        places: dict[bytes, tuple[int, int]] = {}
 
-        key = hashlib.sha256(f"{_VERSION}\n{model_fingerprint}\n{shard_size}\n".encode())
-        key.update(b"".join(digests))
-        folder = Path("features") / key.hexdigest()
-        unique = list(first_of.items())
-        if isinstance(store[0], str):
-            unique.sort(key=lambda item: -len(store[item[1]]))
+        def add(path: Path) -> None:
+            found = {
+                digest: (len(paths), row)
+                for row, digest in enumerate(_digests_in(path))
+                if digest in first_of and digest not in places
+            }
+            if found:
+                paths.append(path)
+                places.update(found)
 
-        task = progress.add_task(description, total=len(unique))
-        paths, widths = [], set()
-        for number, start in enumerate(range(0, len(unique), shard_size)):
-            positions = [position for _, position in unique[start : start + shard_size]]
+        key = hashlib.sha256(f"{_VERSION}\n{model_fingerprint}".encode()).hexdigest()
+        folder = Path("features") / key
+        for path in sorted((cache_folder() / folder).glob("*.safetensors")):
+            if intact(path):
+                add(path)
+        missing = [(digest, k) for digest, k in first_of.items() if digest not in places]
+        if isinstance(store[int(positions[0])], str):
+            missing.sort(key=lambda item: -len(store[item[1]]))
 
-            def write_shard(path: Path, positions: Sequence[int] = positions) -> None:
+        task = progress.add_task(description, total=len(first_of), completed=len(places))
+        for start in range(0, len(missing), shard_size):
+            shard = missing[start : start + shard_size]
+            content = b"".join(digest for digest, _ in shard)
+
+            def write_shard(
+                path: Path,
+                shard: Sequence[tuple[bytes, int]] = shard,
+                content: bytes = content,
+            ) -> None:
                 batches = []
-                for i in range(0, len(positions), batch_size):
-                    batches.append(_encode(encode, store, positions[i : i + batch_size]))
+                for i in range(0, len(shard), batch_size):
+                    wanted = [position for _, position in shard[i : i + batch_size]]
+                    batches.append(_encode(encode, store, wanted))
                     progress.advance(task, len(batches[-1]))
-                save_file({"features": torch.cat(batches).contiguous()}, path)
+                records = torch.frombuffer(bytearray(content), dtype=torch.uint8).view(-1, 32)
+                save_file({"features": torch.cat(batches).contiguous(), "records": records}, path)
 
-            path = kept(folder / f"{number:05d}.safetensors", write_shard)
-            progress.update(task, completed=start + len(positions))
-            paths.append(path)
-            with safe_open(path, framework="pt") as shard:
-                widths.add(shard.get_slice("features").get_shape()[1])
+            name = hashlib.sha256(content).hexdigest()
+            add(kept(folder / f"{name}.safetensors", write_shard))
+            progress.update(task, completed=len(places))
+    widths = set()
+    for path in paths:
+        with safe_open(path, framework="pt") as file:
+            widths.add(file.get_slice("features").get_shape()[1])
     if len(widths) > 1:
         raise ValueError(f"the encoder makes features of several widths: {sorted(widths)}")
-    row_of = {digest: row for row, (digest, _) in enumerate(unique)}
-    rows = np.array([row_of[digest] for digest in digests])
-    return FeatureStore(paths, shard_size, rows, records)
+    place_of = np.full((len(store), 2), -1)
+    place_of[positions] = [places[digest] for digest in digests]
+    return FeatureStore(paths, place_of)
 
 
 def encoder_features(
     encoder: nn.Module,
     store: Store,
     *,
+    rows: npt.NDArray[np.int64] | None = None,
     batch_size: int = 256,
     device: torch.device | str | None = None,
     description: str = "encoding",
@@ -175,6 +213,7 @@ def encoder_features(
     Args:
         encoder: From records to features. Shape: (rows, F).
         store: The records.
+        rows: Indexes of the records that are encoded; by default all.
         batch_size: Records encoded at a time.
         device: Device to which the encoder is moved; by default it stays where it is.
         description: Text of the progress bar.
@@ -199,17 +238,13 @@ def encoder_features(
             encode,
             store,
             model_fingerprint=fingerprint_module(encoder),
+            rows=rows,
             batch_size=batch_size,
             description=description,
         )
     finally:
         for module, mode in modes:
             module.training = mode
-
-
-def fingerprint_records(store: Store) -> str:
-    """SHA-256, in hexadecimal, of all records in their order."""
-    return hashlib.sha256(b"".join(record_digests(store))).hexdigest()
 
 
 def fingerprint_module(module: nn.Module) -> str:

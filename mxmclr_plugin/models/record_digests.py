@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from mxmclr_plugin.files import FileMemory
 __all__ = ["reader_identity", "record_digests", "tensor_bytes"]
 
 
-def record_digests(store: Store) -> Iterator[bytes]:
+def record_digests(store: Store, positions: Sequence[int] | None = None) -> Iterator[bytes]:
     """The SHA-256 of each record's type, shape and content, in their order.
 
     Of a :class:`~mxmclr_plugin.data.file_store.FileStore` this is the content of the decoded
@@ -31,12 +31,14 @@ def record_digests(store: Store) -> Iterator[bytes]:
 
     Args:
         store: The records.
+        positions: Those that are wanted; by default all.
 
     Raises:
         ValueError: If a record is neither a tensor nor a string.
     """
+    positions = range(len(store)) if positions is None else positions
     if not isinstance(store, FileStore):
-        for position in range(len(store)):
+        for position in positions:
             yield _digest(store[position], position)
         return
 
@@ -47,13 +49,14 @@ def record_digests(store: Store) -> Iterator[bytes]:
     try:
         identity = reader_identity(store.read)
         if identity is None:
-            yield from threads.map(read, range(len(store)))
+            yield from threads.map(read, positions)
             return
         name = f"{hashlib.sha256(identity.encode()).hexdigest()[:16]}.jsonl"
-        stamps = [file_stamp(path) for path in store.paths]
+        stamps = [file_stamp(store.paths[position]) for position in positions]
         with FileMemory(Path("records") / name) as remembered:
             known = [remembered.get(stamp) for stamp in stamps]
-            read_anew = threads.map(read, [k for k, digest in enumerate(known) if digest is None])
+            unknown = [p for p, digest in zip(positions, known, strict=True) if digest is None]
+            read_anew = threads.map(read, unknown)
             for stamp, found in zip(stamps, known, strict=True):
                 digest = next(read_anew) if found is None else bytes.fromhex(found)
                 if found is None and stamp is not None:

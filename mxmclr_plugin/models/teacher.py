@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mxmclr_plugin.data.augmented_store import AugmentedStore
 from mxmclr_plugin.data.dataset import MultifoldDataset, Store
 from mxmclr_plugin.data.observations import Records
-from mxmclr_plugin.models.feature_cache import FeatureStore, encoder_features, fingerprint_records
+from mxmclr_plugin.models.feature_cache import FeatureStore, encoder_features
 from mxmclr_plugin.models.registry import build_backbone
 from mxmclr_plugin.models.tower import Tower
 
@@ -42,8 +42,7 @@ def with_teacher(
     Batches of the data set then carry ``batch.soft_features[modality]``, of shape (rows, F): row k
     belongs to row k of ``batch[modality]`` and to the instance ``batch.ids[modality][k]``. The loss
     takes them as ``soft_features0`` or ``soft_features1``, and
-    :class:`~mxmclr_plugin.loss.multimodal.MultimodalLoss` as ``soft_features``. A record that
-    several instances share, or that occurs several times, is encoded once. Records of an
+    :class:`~mxmclr_plugin.loss.multimodal.MultimodalLoss` as ``soft_features``. Records of an
     :class:`~mxmclr_plugin.data.augmented_store.AugmentedStore` are encoded as they are before the
     transformation.
 
@@ -91,6 +90,7 @@ def with_teacher(
         features = encoder_features(
             _encoder(teacher, dataset, modality),
             store,
+            rows=dataset.observations_of(modality)[0] // copies,
             batch_size=batch_size,
             device=device,
             description=f"{modality} teacher",
@@ -124,7 +124,7 @@ def _encoder(
 
 
 def _of_these_records(features: FeatureStore, store: Store, modality: str) -> FeatureStore:
-    if features.records != fingerprint_records(store):
+    if not features.is_of(store):
         raise ValueError(
             f"the features were computed from other records than the {len(store)} of {modality!r}: "
             "compute them from this data set"
@@ -154,7 +154,7 @@ def _selected(
 ) -> FeatureStore | Tensor:
     if isinstance(features, Tensor):
         return features[torch.from_numpy(rows)]
-    return FeatureStore(features.paths, features.shard_size, features.rows[rows], features.records)
+    return features.selected(rows)
 
 
 def _shuffled(dataset: MultifoldDataset, modality: str, seed: int) -> npt.NDArray[np.int64]:
