@@ -162,6 +162,14 @@ def test_transformations_follow_the_runs_seed_and_a_drawn_split_does_not():
     assert load_config("coco").eval.group_size == 1000
 
 
+def test_captions_are_held_out():
+    assert load_config("multi30k", ["eval.held_out_captions={en: 2}"]).eval.held_out_captions == {
+        "en": 2
+    }
+    with pytest.raises(ConfigError, match=r"eval.held_out_captions.en must be 1 or more, got 0"):
+        load_config("multi30k", ["eval.held_out_captions.en=0"])
+
+
 def test_a_group_has_an_instance():
     with pytest.raises(ConfigError, match=r"eval\.group_size must be 1 or more, got 0"):
         load_config("coco", ["eval.group_size=0"])

@@ -1,17 +1,21 @@
 import json
 
+import faiss
 import numpy as np
 import pytest
 import torch
 from models.tiny_clip import write_tiny_clip
+from PIL import Image
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 
+from mxmclr_plugin.data.manifest.build import manifest
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.inference import export
 from mxmclr_plugin.inference.export import export_run
 from mxmclr_plugin.inference.graph import why_no_onnx
 from mxmclr_plugin.inference.run import load_run
+from mxmclr_plugin.inference.search import search
 from mxmclr_plugin.run.command_line import main
 
 
@@ -129,6 +133,46 @@ def test_parquet_by_the_command(trained, small_run, tmp_path, capsys):
     status, _, err = run(capsys, *asked)
     assert status == 2
     assert "is there already" in err
+
+
+def test_how_images_are_read(tmp_path):
+    for k in range(3):
+        Image.new("RGBA", (9, 9), (k, 0, 0, 0)).save(tmp_path / f"{k}.png")
+    lines = [json.dumps({"id": k, "image": f"{k}.png", "text": f"t {k}"}) for k in range(3)]
+    (tmp_path / "my.jsonl").write_text("\n".join(lines))
+    data = manifest(str(tmp_path / "my.jsonl"), size=8, background="red")
+    recorded = export._preprocessing(data["train"], "image", "image")
+    assert recorded["options"] == {"size": 8, "background": "red"}
+    assert "short side resized to size" in recorded["steps"]
+    assert export._preprocessing(data["train"], "text", "text") is None
+
+
+def test_instances_of_one_modality_stay(tmp_path):
+    lines = [{"id": k, "text:a": f"thing {k}", "text:b": f"a {k}"} for k in range(12)]
+    lines += [{"id": "alone", "split": "test", "text:a": "thing alone"}]
+    (tmp_path / "my.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    towers = [f"+towers/text@towers.{name}=bag_of_words" for name in "ab"]
+    few = ["trainer.max_steps=1", f"data.path={tmp_path / 'my.jsonl'}"]
+    lines[0]["split"] = "test"
+    (tmp_path / "my.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert main(["manifest", *towers, *few, f"out={tmp_path / 'run'}"]) == 0
+    trained = load_run(tmp_path / "run", device="cpu")
+    assert len(trained.split("test")) == 1
+    assert len(trained.searched("test")) == 2
+    assert len(trained.searched("all")) == 13
+    found = search(trained, "thing alone", k=13, modality="a")
+    assert {hit.name for hit in found.hits} == {*map(str, range(12)), "alone"}
+    index = export_run(trained, tmp_path / "x", formats=["faiss", "safetensors"], towers=[])
+    assert [index["embeddings"][name]["rows"] for name in "ab"] == [13, 12]
+    rows = [json.loads(line) for line in (tmp_path / "x" / "all_a.jsonl").open()]
+    assert [(row["name"], row["split"]) for row in rows if row["name"] == "alone"] == [
+        ("alone", "test")
+    ]
+    faiss_index = faiss.read_index(str(tmp_path / "x" / "all_a.faiss"))
+    z = load_file(tmp_path / "x" / "all_a.safetensors")["z"].numpy()
+    scores, numbers = faiss_index.search(z, 1)
+    np.testing.assert_allclose(scores[:, 0], 1, atol=1e-5)
+    np.testing.assert_allclose(z[numbers[:, 0]], z, atol=1e-5)
 
 
 def test_a_tower_for_two_kinds_is_written_once(tmp_path):

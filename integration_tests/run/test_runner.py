@@ -169,7 +169,7 @@ def test_a_run_that_was_stopped_in_an_epoch_goes_on_as_if_it_had_not(finished, t
         (["text2shape", "loss.temperture=1"], "did you mean 'loss.temperature'"),
         (["text2shape", "loss.temperature=0"], "loss: temperature must be a positive number"),
         (["text2shape", "trainer.max_steps=0"], "trainer.max_steps must be 1 or more"),
-        (["text2shape", "ckpt=last", "out=nowhere"], "there is no checkpoint"),
+        (["text2shape", "ckpt=nowhere.ckpt"], "there is no checkpoint"),
         (["list", "los"], "WHAT cannot be 'los': did you mean 'losses'"),
     ],
 )

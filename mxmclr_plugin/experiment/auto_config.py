@@ -124,9 +124,11 @@ def _modalities(directions: Mapping[str, Direction], data: DataSplits) -> list[s
             )
         held = [m for m in held if m in named]
     if len(held) < 2:
+        count = len(data.problems)
+        left_out = f"; `data check` lists {count} problems that were left out" if count else ""
         raise ConfigError(
             f"data: retrieval is between two modalities, but what can be trained on has "
-            f"{held[0] if held else 'none'!r} alone; `data check` lists what was left out"
+            f"{held[0] if held else 'none'!r} alone{left_out}"
         )
     return sorted(held, key=lambda m: data.kinds[m] != "text")
 

@@ -57,7 +57,10 @@ CONFIGS = Path(plugin_configs.__file__).parent
 _DEFAULTS = "run_defaults"
 """Name under which ``base.yaml`` includes the defaults of :class:`RunConfig`."""
 
-_CHECKED_LATER = ("loss.", "data.", "towers.", "teacher", "directions", "batch.folds")
+_CHECKED_LATER = (
+    *("loss.", "data.", "towers.", "teacher", "directions", "batch.folds"),
+    "eval.held_out_captions",
+)
 """Beginnings of keys that :func:`check_config` checks instead of Hydra."""
 
 PartT = TypeVar("PartT")

@@ -128,6 +128,8 @@ class EvalConfig:
         rsum: Whether RSUM is reported, the sum of r@k over all depths and directions.
         group_size: Reports also the mean over groups of this many instances of a split: 1000 for
             COCO's 5 x 1K. Null for none.
+        held_out_captions: Captions of each instance, by modality, that are not ranked: their words
+            are the relevance of ``graded_ndcg@10``. Of one modality.
     """
 
     split: str = "test"
@@ -137,6 +139,7 @@ class EvalConfig:
     fuse: list[str] = field(default_factory=list)
     rsum: bool = False
     group_size: Count | None = None
+    held_out_captions: dict[str, Count] = field(default_factory=dict)
 
 
 @dataclass

@@ -242,8 +242,8 @@ def relevance_of(dataset: MultifoldDataset) -> Relevance | None:
 def graded_note(relevance: Relevance) -> str:
     """Who defines the relevance, for the notes of a result."""
     return (
-        f"{GRADED}: relevance is {relevance.source}, as the data set says; items of the query's "
-        "own instance are left out"
+        f"{GRADED}: relevance is {relevance.source}, from the data and not from a model; items of "
+        "the query's own instance are left out"
     )
 
 

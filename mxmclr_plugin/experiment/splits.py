@@ -8,8 +8,10 @@ from dataclasses import replace
 from rich.console import Console
 
 from mxmclr_plugin.data.dataset import MultifoldDataset
+from mxmclr_plugin.data.held_out_captions import hold_out_captions
 from mxmclr_plugin.data.splits import DataSplits, hold_out
 from mxmclr_plugin.errors import ConfigError
+from mxmclr_plugin.experiment.compose import build_part
 from mxmclr_plugin.experiment.config import RunConfig
 
 __all__ = [
@@ -116,7 +118,13 @@ def measured_split(
     measured = measured_modalities(config)
     for modality in measured:
         _check_modality(split, data, modality, config)
-    return _observed(split, data.plain.get(split, data[split]), measured, len(measured), console)
+    plain = data.plain.get(split, data[split])
+    dataset = _observed(split, plain, measured, len(measured), console)
+    if len(config.eval.held_out_captions) > 1:
+        raise ConfigError("eval.held_out_captions is of one modality, got several")
+    for modality, number in config.eval.held_out_captions.items():
+        dataset = build_part("eval.held_out_captions", hold_out_captions, dataset, modality, number)
+    return dataset
 
 
 def searched_split(

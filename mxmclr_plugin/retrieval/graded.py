@@ -64,8 +64,11 @@ class Relevance:
             columns.append(F.normalize(torch.from_numpy(one_hot), dim=1))
         features = torch.cat(columns, dim=1) / len(attributes) ** 0.5
         named = ", ".join(attributes)
-        source = f"the share of {named} that two instances have in common"
-        return cls(torch.tensor(ids), features, source if len(attributes) > 1 else f"equal {named}")
+        if len(attributes) > 1:
+            source = f"the share of {named} that two instances have in common"
+        else:
+            source = f"the overlap of two instances in {named}"
+        return cls(torch.tensor(ids), features, source)
 
     def of(self, ids: Tensor) -> Tensor:
         """Features of instances. Shape: (rows, K).

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,7 +15,6 @@ from mxmclr_plugin.errors import ConfigError
 
 if TYPE_CHECKING:  # it imports torch
     from mxmclr_plugin.data.problems import ProblemLog
-    from mxmclr_plugin.data.splits import DataSplits
 
 __all__ = [
     "Command",
@@ -89,12 +88,12 @@ def print_line(console: Console, text: str) -> None:
     console.print(text, soft_wrap=True)
 
 
-def print_data_notes(console: Console, data: DataSplits) -> None:
+def print_data_notes(console: Console, notes: Sequence[str], problems: int) -> None:
     """Prints caveats of a data set, and the number of its problems."""
-    for note in data.notes:
+    for note in notes:
         print_line(console, note)
-    if data.problems:
-        print_line(console, f"{len(data.problems)} problems of the data set were left out")
+    if problems:
+        print_line(console, f"{problems} problems of the data set were left out")
 
 
 def print_problems(console: Console, log: ProblemLog) -> None:

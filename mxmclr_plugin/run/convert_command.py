@@ -119,7 +119,7 @@ def convert_command(arguments: ConvertArguments, context: Context) -> int:
         options = write_manifest(data, arguments.out, source, arguments.shards)
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from error
-    print_data_notes(context.console, data)
+    print_data_notes(context.console, data.notes, len(data.problems))
     count = sum(map(len, data.values()))
     train = train_command({"path": arguments.out, **options})
     print_line(context.console, f"{count} instances; {train}")

@@ -50,7 +50,7 @@ def evaluate_command(arguments: EvaluateArguments, context: Context) -> int:
     if known := metrics.data.trained_on:
         total = len(run.split(arguments.split))
         print_line(console, f"{known} of the {total} instances measured were trained on")
-    print_data_notes(console, run.data)
+    print_data_notes(console, metrics.data.notes, metrics.data.left_out)
     if out is not None:
         write_atomically(out, json_text(metrics))
         print_line(console, f"written to {out}")

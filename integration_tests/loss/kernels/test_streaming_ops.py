@@ -23,12 +23,17 @@ def random_ids(n, seed):
     [
         {},
         pytest.param({"hard_weight": 0.0}, marks=pytest.mark.slow),
+        pytest.param({"soft_temperature": float("inf")}, marks=pytest.mark.slow),
+        pytest.param({"soft_scope": "all", "soft_temperature": 0.1}, marks=pytest.mark.slow),
+        pytest.param({"relation_within": 0.5}, marks=pytest.mark.slow),
         pytest.param({"hard_weight": 1.0, "normalize": False}, marks=pytest.mark.slow),
     ],
     ids=str,
 )
 @pytest.mark.parametrize("modalities", [1, 2])
 def test_one_graph_for_any_number_of_rows(options, modalities):
+    if modalities == 1 and "relation_within" in options:
+        pytest.skip("needs two modalities")
     torch._dynamo.reset()
     counter = CompileCounterWithBackend("aot_eager")
 

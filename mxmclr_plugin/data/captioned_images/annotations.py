@@ -216,7 +216,10 @@ def _karpathy(content: Any, path: Path, log: ProblemLog) -> list[CaptionedPhoto]
     """
     entries = content.get("images") if isinstance(content, dict) else None
     if not isinstance(entries, list):
-        raise DataError(f'{path} should hold {{"images": [...]}} (Karpathy\'s form)')
+        raise DataError(
+            f'{path} should hold {{"images": [...]}}, Karpathy\'s form; if another file has the '
+            "captions, set data.annotations="
+        )
     photos = []
     for number, entry in enumerate(entries):
         where = f"{path}: images[{number}]"
@@ -331,7 +334,7 @@ def _listed(path: Path, log: ProblemLog, encoding: str) -> list[CaptionedPhoto]:
         head = list(dict.fromkeys(key for row in rows for key in row.values))
     image, caption = _columns(head)
     if image is None or caption is None:
-        got = f"got {','.join(head):.80}"
+        got = f"got {','.join(head):.80}; if another file has the captions, set data.annotations="
         if isinstance(rows, list):
             raise DataError(f"{path} should hold entries with an image and a caption, {got}")
         raise DataError(f"{path}:1: the head should be image,caption, {got}")

@@ -281,6 +281,8 @@ def _source_notes(source: Path) -> list[str]:
 
 def _nothing_in(source: Path, log: ProblemLog) -> DataError:
     reasons = log.summary() or "it is empty"
+    if any(problem.kind == "key unknown" for problem in log.problems):
+        reasons += "; `data convert table` makes a manifest of a table with other names"
     return DataError(f"{source} holds no instance that can be used: {reasons}")
 
 
