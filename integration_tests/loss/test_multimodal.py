@@ -1,6 +1,7 @@
 import pytest
 import torch
 from lightly.loss import NTXentLoss
+from oracles.hybrid_loss import loop_loss
 
 from mxmclr_plugin import MultifoldHybridLoss
 from mxmclr_plugin.loss.multimodal import MultimodalLoss
@@ -25,6 +26,20 @@ def test_all_pairs_with_weights():
     )
     torch.testing.assert_close(criterion(z, ids), expected)
     assert "text-voxel/hard" in criterion.last
+
+
+def test_relation_of_each_pair_equals_the_loop_over_the_formula():
+    z, ids = batch()
+    features = {"text": torch.randn(6, 3, generator=torch.Generator().manual_seed(1))}
+    options = {"hard_weight": 0.4, "relation_within": 0.5}
+    criterion = MultimodalLoss(MultifoldHybridLoss(**options), NAMES)
+    expected = 0
+    for x, y in [("text", "view"), ("text", "voxel"), ("view", "voxel")]:
+        expected += loop_loss(
+            *(z[x], z[y], ids[x], ids[y]), soft_features0=features.get(x), **options
+        )[0]
+    torch.testing.assert_close(criterion(z, ids, features), expected.float() / 3)
+    assert "view-voxel/within" in criterion.last
 
 
 def test_chosen_pairs():

@@ -310,6 +310,21 @@ def test_lists_with_a_split(tmp_path, write):
         assert found == [(k, captions_of(k)) for k in range(4 * number, 4 * number + 4)]
 
 
+def test_absolute_paths(tmp_path):
+    """As open_clip's tables have them; those that lead out of the folder are not read."""
+    rows = []
+    for k in range(6):
+        image(tmp_path / "a" / "b" / f"{k}.png", k)
+        rows.append({"filepath": str(tmp_path / "a" / "b" / f"{k}.png"), "title": f"caption {k}"})
+    rows.append({"filepath": str(tmp_path / "a" / ".." / "x.png"), "title": "out"})
+    rows.append({"filepath": str(tmp_path / "x.png"), "title": "out"})
+    image(tmp_path / "x.png", 9)
+    pandas.DataFrame(rows).to_csv(tmp_path / "a" / "train.csv", sep="\t", index=False)
+    data = captioned_images(str(tmp_path / "a"), size=8)
+    assert sorted(whole(data).values()) == [(k, [f"caption {k}"]) for k in range(6)]
+    assert [p.kind for p in data.problems] == ["image outside its folder"] * 2
+
+
 def test_another_encoding(tmp_path):
     kaggle(tmp_path, 4)
     text = (tmp_path / "captions.txt").read_text().replace("three", "trois étoiles")

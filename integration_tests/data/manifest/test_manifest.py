@@ -104,6 +104,12 @@ def test_paths_of_other_systems(tmp_path, name):
         assert problem.kind in ("image outside the folder", "image missing")
 
 
+def test_a_url_is_named(tmp_path):
+    (problem, *_) = texts(*three(image="https://x/a.png"), path=tmp_path / "m.jsonl").problems
+    assert problem.kind == "image missing"
+    assert "'https://x/a.png' is a URL: only files are read" in problem.what
+
+
 def test_a_name_that_is_no_unicode_text(tmp_path):
     name = os.fsdecode(b"caf\xe9.png")
     Image.new("RGB", (16, 16)).save(tmp_path / name)

@@ -92,13 +92,16 @@ def captioned_images(
     log = ProblemLog(on_error)
     annotated = Path(annotations or root or "").expanduser()
     named, notes = read_photos(annotated, log, encoding)
-    photos = [photo for photo in named if stays_inside(photo.file)]
+    finder = ImageFinder(_folders(images or root or ""))
+    photos = []
     for photo in named:
-        if not stays_inside(photo.file):
-            log.add("image outside its folder", photo.file, "no such image is read")
+        if stays_inside(photo.file, finder.folders):
+            photos.append(photo)
+        else:
+            what = "only images in data.root, or data.images, are read"
+            log.add("image outside its folder", photo.file, what)
     if not photos:
         raise DataError(f"no image that is named lies in a folder of images: {log.summary()}")
-    finder = ImageFinder(_folders(images or root or ""))
     found = finder.find([photo.file for photo in photos])
     photos, paths = _with_images(photos, found, size, log)
     if not paths:

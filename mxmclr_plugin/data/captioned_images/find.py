@@ -123,8 +123,11 @@ def _reason(found: Sequence[Path | str]) -> str:
     return f" ({reasons[0]})" if reasons else ""
 
 
-def stays_inside(file: str) -> bool:
-    """Whether the name of an image leads to a place below the folder of the images."""
+def stays_inside(file: str, folders: Sequence[Path]) -> bool:
+    """Whether the name of an image leads to a place below the folders of the images."""
     path = PurePosixPath(posix(file))
-    absolute = path.is_absolute() or file[1:2] == ":"
-    return bool(path.parts) and not absolute and ".." not in path.parts
+    if path.is_absolute():
+        below = any(path.is_relative_to(folder.absolute()) for folder in folders)
+    else:
+        below = bool(path.parts) and file[1:2] != ":"
+    return below and ".." not in path.parts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,8 @@ __all__ = ["IN_TWO_SPLITS", "Instances", "ManifestInstance", "Record", "collect_
 
 IN_TWO_SPLITS = "id in two splits"
 """The kind of problem that is one for the set as a whole: what is tested would be trained on."""
+
+_URL = re.compile(r"[a-z][a-z0-9+]+://", re.IGNORECASE)
 
 Record: TypeAlias = str | Path | EmbeddedFile
 
@@ -229,6 +232,10 @@ class _RowReader:
                     yield path
 
     def _path(self, kind: str, item: str, where: str, at: str) -> Path | None:
+        if _URL.match(item):
+            what = f"{at}, {item!r:.80} is a URL: only files are read"
+            self.log.add(f"{kind} missing", where, what)
+            return None
         try:
             path = located(self.root / item).resolve()
         # A null character; links in a circle.
