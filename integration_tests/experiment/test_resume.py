@@ -172,6 +172,7 @@ def test_a_folder_is_claimed_once(tmp_path, monkeypatch):
     ):
         pass
     assert not folder.path.exists()  # nothing has come of it
+    assert tmp_path.is_dir()
     default = load_config("text2shape")
     with claimed_folder(default) as first, claimed_folder(default) as second:
         assert [path.name for path in (first.path, second.path)] == [

@@ -212,6 +212,7 @@ def test_a_name_that_is_no_unicode_text(tmp_path, capsys):
         (["table", "path=a.csv", "out=t.jsonl"], "cannot be guessed from x, y: set for example"),
         (["table", "path=a.csv", "out=a.csv", "text=x"], "out must be a new file NAME.jsonl"),
         (["table", "path=hub:none", "out=t.jsonl"], "datasets cannot load 'none'"),
+        (["tabel", "path=a.csv", "out=t.jsonl"], "did you mean 'table'"),
     ],
 )
 def test_what_cannot_be_converted(tmp_path, capsys, monkeypatch, arguments, words):

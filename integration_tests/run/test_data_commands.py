@@ -96,6 +96,10 @@ def test_a_path_and_the_command_that_is_printed(tmp_path, capsys, monkeypatch, n
     [
         ([{"text": f"a {k}"} for k in range(12)], "what can be trained on has 'text' alone"),
         ([{"text": "a"}, {"text:de": "b"}], "too few to draw"),
+        (
+            [{"text": f"a {k}", "image": "none.png"} for k in range(12)],
+            "1 problems were left out, the first is",
+        ),
         ([{"split": "test", "text": "a", "text:de": "b"}], "there is nothing to train on"),
         (
             [{"split": s, "text" if s == "train" else "text:de": s} for s in ("train", "val")],

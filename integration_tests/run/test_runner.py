@@ -97,8 +97,8 @@ def test_learning_curves_and_checkpoints(finished):
     assert [row["train/loss"] for row in rows if row.get("train/loss")]
     assert [row["val/t2s/r@1"] for row in rows if row.get("val/t2s/r@1")]
     assert sorted(file.name for file in (out / "checkpoints").iterdir()) == [
-        "best.ckpt",
-        "last.ckpt",
+        *("best.ckpt", "best.ckpt.sha256"),
+        *("last.ckpt", "last.ckpt.sha256"),
     ]
 
 

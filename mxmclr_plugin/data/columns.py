@@ -12,7 +12,10 @@ __all__ = ["column_of", "key_for", "values_of"]
 
 # Of each key of a manifest; the first that a table has is its column.
 _NAMES: dict[str, tuple[str, ...]] = {
-    "id": ("id", "instance", "sku", "product", "item", "uid", "key", "model", "image", "img"),
+    "id": (
+        *("id", "sku", "instanceid", "productid", "itemid", "objectid", "modelid", "articleid"),
+        *("instance", "product", "item", "uid", "key", "model", "imageid", "image", "img"),
+    ),
     "split": ("split", "subset", "set", "partition", "fold"),
     "image": (
         *("image", "imagename", "imagepath", "imagefile", "filename", "filepath", "file", "path"),

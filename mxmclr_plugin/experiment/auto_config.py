@@ -124,8 +124,13 @@ def _modalities(directions: Mapping[str, Direction], data: DataSplits) -> list[s
             )
         held = [m for m in held if m in named]
     if len(held) < 2:
-        count = len(data.problems)
-        left_out = f"; `data check` lists {count} problems that were left out" if count else ""
+        left_out = ""
+        if data.problems:
+            first = data.problems[0]
+            left_out = (
+                f"; {len(data.problems)} problems were left out, the first is {first.where}: "
+                f"{first.what}"
+            )
         raise ConfigError(
             f"data: retrieval is between two modalities, but what can be trained on has "
             f"{held[0] if held else 'none'!r} alone{left_out}"

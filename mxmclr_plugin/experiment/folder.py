@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import yaml
 
@@ -190,7 +190,7 @@ def only_process_in(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _held(path: Path, lock: IO[str]) -> Iterator[None]:
+def _held(path: Path, lock: _Lock) -> Iterator[None]:
     _claimed.add(path.resolve())
     try:
         yield
@@ -198,8 +198,10 @@ def _held(path: Path, lock: IO[str]) -> Iterator[None]:
         _claimed.discard(path.resolve())
         if path.is_dir() and [file.name for file in path.iterdir()] == [".lock"]:
             (path / ".lock").unlink()  # nothing has come of it
-            path.rmdir()
-        lock.close()
+            with suppress(OSError):
+                for folder in lock.made:
+                    folder.rmdir()
+        lock.file.close()
 
 
 def _occupied(folder: Path) -> ConfigError:
@@ -274,7 +276,14 @@ def _holds_run(path: Path) -> bool:
     return (path / "config.yaml").exists() or (path / "checkpoints").exists()
 
 
-def _lock(folder: Path) -> IO[str] | None:
+class _Lock(NamedTuple):
+    """An open file that is locked, and the folders that were made for it, the innermost first."""
+
+    file: IO[str]
+    made: list[Path]
+
+
+def _lock(folder: Path) -> _Lock | None:
     """The lock of a folder, which is made if it is not there; None if another run holds it.
 
     The system frees it when the process ends, however that happens. Worker processes do not
@@ -283,6 +292,7 @@ def _lock(folder: Path) -> IO[str] | None:
     if folder.resolve() in _claimed:
         return None  # opening and closing the file would free it
     path = folder / ".lock"
+    made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = path.open("a+", encoding="utf-8")
@@ -304,7 +314,7 @@ def _lock(folder: Path) -> IO[str] | None:
         lock.truncate(0)
         lock.write(f"process {os.getpid()} on {socket.gethostname()}")
         lock.flush()
-    return lock
+    return _Lock(lock, made)
 
 
 def _owner(folder: Path) -> str:

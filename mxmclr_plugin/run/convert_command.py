@@ -111,8 +111,14 @@ def convert_command(arguments: ConvertArguments, context: Context) -> int:
     """
     from mxmclr_plugin.data.manifest.write import write_manifest
     from mxmclr_plugin.experiment.compose import check_data
-    from mxmclr_plugin.registry import DATASETS
+    from mxmclr_plugin.registry import DATASETS, did_you_mean
 
+    known = [*(entry.name for entry in DATASETS), "table", "folder"]
+    if arguments.data not in known:
+        raise ConfigError(
+            f"data convert: there is no data set {arguments.data!r}: "
+            f"{did_you_mean(arguments.data, known)}there are {', '.join(known)}"
+        )
     source = check_data(arguments.data, context.overrides)
     try:
         data: DataSplits = DATASETS.build(source)
