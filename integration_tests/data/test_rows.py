@@ -160,6 +160,9 @@ def test_what_git_lfs_leaves(tmp_path):
         (tmp_path / name).write_text(pointer)
         with pytest.raises(DataError, match=rf"{name} is a Git LFS pointer.*git lfs pull"):
             list(read_rows(tmp_path / name, ProblemLog()))
+    (tmp_path / "a.parquet").write_text(pointer)
+    with pytest.raises(DataError, match=r"a\.parquet: is no Parquet.*Git LFS pointer.*lfs pull"):
+        list(read_rows(tmp_path / "a.parquet", ProblemLog()))
 
 
 @pytest.mark.parametrize("encoding", ["cp1252", "utf-16", "utf-16-le", "cp932", "utf_8", "UTF8"])

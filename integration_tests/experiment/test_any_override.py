@@ -49,7 +49,7 @@ def refused_in_a_line(chosen, value):
     return None
 
 
-@pytest.mark.slow  # about two minutes
+@pytest.mark.slow  # several minutes
 @settings(
     max_examples=500,
     deadline=None,

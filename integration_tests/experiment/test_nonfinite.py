@@ -9,6 +9,8 @@ from mxmclr_plugin.errors import ConfigError, TrainingError
 from mxmclr_plugin.experiment.health import TrainingHealth
 from mxmclr_plugin.experiment.memory import MemoryAdvice
 from mxmclr_plugin.experiment.nonfinite import DUMP, NonFiniteGuard
+from mxmclr_plugin.loss.multifold_hybrid import MultifoldHybridLoss
+from mxmclr_plugin.loss.multimodal import MultimodalLoss
 
 BAD_STEP = 4
 
@@ -151,6 +153,18 @@ def test_collapse_is_said_while_it_trains_and_kept_for_the_end(tmp_path):
     fit(module, tmp_path, 6, health)
     assert health.console.file.getvalue().count("all embeddings are equal (collapse)") == 1
     assert any("collapse" in warning for warning in health.warnings)
+
+
+def test_a_learned_temperature_at_its_bound_is_said(tmp_path):
+    module = retrieval_module()
+    module.loss = MultimodalLoss(
+        MultifoldHybridLoss(temperature=0.01, learnable_temperature=True), ["a", "b"]
+    )
+    with torch.no_grad():
+        module.loss.criteria[0].log_scale.fill_(9.0)
+    health = TrainingHealth(0.1, 0.01, 1, Console(file=io.StringIO()))
+    fit(module, tmp_path, 3, health)
+    assert "the learned temperature is at its lower bound, 0.01" in health.warnings[0]
 
 
 class Limited(torch.nn.Module):

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mxmclr_plugin.data.file_store import UnreadableFile
+from mxmclr_plugin.data.readers.content import content_of
 from mxmclr_plugin.errors import DataError
 
 if TYPE_CHECKING:
@@ -126,14 +127,16 @@ def parquet_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                     yield f"{path} row {row + 1}", present
                     row += 1
     except OSError as error:
-        raise DataError(f"{path}: cannot be read: {_line(error)}") from error
+        raise DataError(f"{path}: cannot be read: {_reason(path, error)}") from error
     # pyarrow's errors, ValueError among them.
     except (_arrow().ArrowException, ValueError) as error:
-        raise DataError(f"{path}: is no Parquet file that can be read: {_line(error)}") from error
+        reason = _reason(path, error)
+        raise DataError(f"{path}: is no Parquet file that can be read: {reason}") from error
 
 
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())
+def _reason(path: Path, error: Exception) -> str:
+    guess = content_of(path)
+    return " ".join(str(error).split()) + (f" (its content is {guess})" if guess else "")
 
 
 def pyarrow_parquet() -> Any:

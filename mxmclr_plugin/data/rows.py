@@ -153,8 +153,10 @@ def _sheet(path: Path) -> Iterator[Row]:
         raise
     # What zipfile, the XML parser and openpyxl raise of a damaged file.
     except Exception as error:
+        guess = content_of(path)
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"{path} is no Excel file that can be read: {reason:.200}") from error
+        reason = f"its content is {guess}" if guess else f"{reason:.200}"
+        raise DataError(f"{path} is no Excel file that can be read: {reason}") from error
 
 
 def _cells(columns: Sequence[str], cells: Sequence[object]) -> dict[str, Any]:

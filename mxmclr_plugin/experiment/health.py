@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mxmclr_plugin.data.batch import MultifoldBatch
 from mxmclr_plugin.experiment.module import RetrievalModule
+from mxmclr_plugin.loss.multifold_hybrid import MAX_SCALE
 
 __all__ = [
     "TrainingHealth",
@@ -144,7 +145,11 @@ class TrainingHealth(Callback):
             float(value) for name, value in pl_module.loss.last.items() if name.endswith("scale")
         ]
         temperature = 1 / max(scales) if scales else self.temperature
-        self.warnings = warnings_of(z, self.lr, temperature)
+        learned = any(
+            getattr(of, "learnable_temperature", False) for of in pl_module.loss.modules()
+        )
+        at_bound = learned and max(scales, default=0) >= MAX_SCALE * (1 - 1e-6)
+        self.warnings = warnings_of(z, self.lr, temperature, at_bound)
         for warning in self.warnings:
             self._seen[warning] = self._seen.get(warning, 0) + 1
             if self._seen[warning] == _PATIENCE:
@@ -172,15 +177,23 @@ class TrainingHealth(Callback):
             setattr(self, name, state_dict[name])
 
 
-def warnings_of(z: Mapping[str, Tensor], lr: float, temperature: float | None) -> list[str]:
+def warnings_of(
+    z: Mapping[str, Tensor], lr: float, temperature: float | None, at_bound: bool = False
+) -> list[str]:
     """Sentences about what stops a training from learning.
 
     Args:
         z: Unit rows by modality; zero rows are those of a dead tower. Shape: (rows, D) each.
         lr: Learning rate.
         temperature: Temperature in use; None if the loss has none.
+        at_bound: Whether it is learned and has reached its lower bound.
     """
     found = []
+    if at_bound:
+        found.append(
+            f"the learned temperature is at its lower bound, {1 / MAX_SCALE:g}: try a higher "
+            "loss.temperature, or a lower optimizer.lr"
+        )
     if lr == 0:
         found.append("optimizer.lr is 0, so nothing is trained")
     low, high = _TEMPERATURES

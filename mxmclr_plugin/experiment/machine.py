@@ -55,7 +55,7 @@ def check_machine(config: TrainerConfig) -> None:
             for key in ("accelerator", "devices", "strategy", "num_nodes", "precision")
             if (value := getattr(config, key)) != getattr(TrainerConfig, key)
         ]
-        reason = " ".join(str(error).split()).partition(". ")[0].rstrip(".")
+        reason = " ".join(str(error).split()).partition(". ")[0].rstrip(".!")
         raise ConfigError(
             f"{', '.join(keys) or 'trainer'} cannot be used on this machine: {reason}; "
             "leave it out to use what there is"

@@ -85,10 +85,15 @@ class RetrievalModule(LightningModule):
         try:
             loss: Tensor = self.loss(z, batch.ids, batch.soft_features, self._pairs_of(batch))
         except ValueError as error:
-            if not all(rows.isfinite().all() for rows in z.values()):
+            bad = [name for name, rows in z.items() if not rows.isfinite().all()]
+            if bad and self.trainer.world_size == 1:
                 return None
             dead = [name for name, rows in z.items() if not rows.any(dim=1).all()]
-            reason = f"the embeddings of {dead[0]} are zero, its tower is dead" if dead else error
+            reason: object = error
+            if bad:  # other processes wait for the gradients of this one
+                reason = f"not finite: embeddings of {', '.join(bad)}; try a lower optimizer.lr"
+            elif dead:
+                reason = f"the embeddings of {dead[0]} are zero, its tower is dead"
             raise TrainingError(f"step {self.global_step}: {reason}") from error
         return loss
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 from rich.console import Console
+from torch import nn
 from transformers.utils import logging as transformers_logging
 
 import mxmclr_plugin
@@ -80,21 +81,23 @@ def run_retrieval(config: RunConfig, console: Console | None = None) -> RunMetri
     _quieten_libraries(console)
     check_machine(config.trainer)
     check_writable("out", Path(config.out or "runs"))
+    loss = build_part("loss", build_loss, config.loss)
     with Stop() as stop, claimed_folder(config) as folder:
         try:
-            return _run(config, folder, stop, console)
+            return _run(config, loss, folder, stop, console)
         except SystemExit as error:  # Lightning's answer to KeyboardInterrupt
             if stop.signum is None:
                 raise
             raise Interrupted(stop.signum) from error
 
 
-def _run(config: RunConfig, folder: RunFolder, stop: Stop, console: Console) -> RunMetrics:
+def _run(
+    config: RunConfig, loss: nn.Module, folder: RunFolder, stop: Stop, console: Console
+) -> RunMetrics:
     start = start_of(config, folder, console)
     if start.metrics is not None:
         return start.metrics
     folder.resume_from = start.checkpoint
-    loss = build_part("loss", build_loss, config.loss)
     data: DataSplits = build_part("data", DATASETS.build, config.data)
     data = with_train_instances(data, config.train_instances)
     if config.automatic:

@@ -57,7 +57,7 @@ def run_appendix(run: RunMetrics) -> Section:
         "seconds": run.train.seconds if run.train else None,
         "batch": dataclasses.asdict(run.batch) if run.batch else None,
         "seed": run.seed,
-        "notes": run.data.notes,
+        "notes": [*(run.train.warnings if run.train else ()), *run.data.notes],
     }
     tables = [facts_table("Settings", facts), facts_table("Versions", run.versions)]
     return Section("settings", "Settings", tables)

@@ -15,6 +15,8 @@ from mxmclr_plugin.data.problems import ProblemLog
 from mxmclr_plugin.data.rows import read_rows
 from mxmclr_plugin.errors import DataError
 
+pytest.importorskip("openpyxl")
+
 FRAME = pandas.DataFrame(
     [
         {
