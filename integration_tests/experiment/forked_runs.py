@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import resource
 import signal
 import sys
 import time
@@ -25,10 +26,18 @@ SLICE = (
 """A task whose epochs have three steps."""
 
 
-def start(*arguments, log, at_step=None, signum=signal.SIGKILL, where="training_step"):
+def start(
+    *arguments,
+    log,
+    at_step=None,
+    signum=signal.SIGKILL,
+    where="training_step",
+    largest_file=None,
+):
     """Starts a run and returns its process id.
 
-    It sends itself a signal in the step with a number, in training or in the validation after it.
+    It sends itself a signal in the step with a number, in training or in the validation after it,
+    or can write no file above a number of bytes.
     """
     pid = os.fork()
     if pid:
@@ -41,6 +50,8 @@ def start(*arguments, log, at_step=None, signum=signal.SIGKILL, where="training_
         # pytest has put its own in their place.
         sys.stdout, sys.stderr = (os.fdopen(k, "w", buffering=1, closefd=False) for k in (1, 2))
         os.environ["COLUMNS"] = "400"
+        if largest_file is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
         if at_step is not None:
             _signal_in(where, at_step, signum)
         for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

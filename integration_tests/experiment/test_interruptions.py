@@ -154,14 +154,23 @@ def test_an_early_stop_is_resumed(tmp_path, checkpoint):
     assert outcome(out)["steps"] == 12
 
 
-def test_curves_of_a_full_disk_are_one_line(tmp_path):
-    """A write that fails ends the run in a line, and what was saved before is whole."""
-    out, log = tmp_path / "run", tmp_path / "log"
-    assert run(*TASK, f"out={out}", log=log, at_step=5, signum=signal.SIGTERM) == 143
-    curves = out / "curves" / "metrics.csv"
-    curves.unlink()
-    curves.mkdir()
-    assert run(*TASK, f"out={out}", "ckpt=last", log=log) == 2
-    assert "Traceback" not in log.read_text()
-    curves.rmdir()
-    assert run(*TASK, f"out={out}", "ckpt=last", log=log) == 0
+def test_a_full_disk_ends_a_run_in_a_line(whole, tmp_path):
+    """What was saved before is whole, and the run goes on where there is room."""
+    out, log, full = tmp_path / "run", tmp_path / "log", tmp_path / "full"
+    assert run(*TASK, f"out={out}", log=log, at_step=3, signum=signal.SIGTERM) == 143
+    arguments = (*TASK, f"out={out}", "ckpt=last")
+    assert run(*arguments, log=full, largest_file=200_000) == 2
+    assert "last.ckpt cannot be written: File too large" in full.read_text() or (
+        "best.ckpt cannot be written: File too large" in full.read_text()
+    )
+    assert "Traceback" not in full.read_text()
+    assert run(*arguments, log=log) == 0
+    assert "continuing from" in log.read_text()
+    assert_same(outcome(out), outcome(whole))
+
+
+@pytest.mark.slow
+def test_workers_change_nothing(whole, tmp_path):
+    out = tmp_path / "run"
+    assert run(*TASK, "batch.workers=2", f"out={out}", log=tmp_path / "log") == 0
+    assert_same(outcome(out), outcome(whole))

@@ -67,15 +67,6 @@ class RunFolder:
         """Folder of the checkpoints."""
         return self.path / "checkpoints"
 
-    @property
-    def config(self) -> RunConfig | None:
-        """The configuration that was saved, None if none was.
-
-        Raises:
-            ConfigError: If it cannot be read.
-        """
-        return read_config(self.path, trust=True) if (self.path / "config.yaml").exists() else None
-
     def hand_on(self) -> None:
         """Has the processes that Lightning starts use this folder and checkpoint."""
         resume_from = None if self.resume_from is None else str(self.resume_from)

@@ -39,7 +39,7 @@ _BEGINS: tuple[tuple[bytes, str, tuple[str, ...]], ...] = (
     (rb"%!PS|\xc5\xd0\xd3\xc6", "a PostScript document", (".eps", ".ps")),
     (rb"%PDF", "a PDF document", (".pdf",)),
     (rb"\x93NUMPY", "an array of numpy (.npy)", (".npy",)),
-    (rb"PK\x03\x04", "a ZIP archive (.zip, .npz)", (".npz", ".zip")),
+    (rb"PK\x03\x04", "a ZIP archive (.zip, .npz)", (".npz", ".zip", ".xlsx", ".xlsm")),
     (rb"\x1f\x8b", "compressed with gzip", (".gz",)),
     (rb"BZh\d1AY", "compressed with bzip2", (".bz2",)),
     (rb"\xfd7zXZ\0", "compressed with xz", (".xz",)),
