@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-__all__ = ["TerminalConsole", "csv_cell", "identifier", "visible"]
+__all__ = ["TerminalConsole", "csv_cell", "identifier", "plain_text", "visible"]
 
 # C0 and C1 controls but tab and line feed, those that turn the direction of text, and what stands
 # for the bytes of a file name that is no text.
@@ -38,6 +38,11 @@ class TerminalConsole(Console):
 def visible(text: str) -> str:
     r"""A text with control characters written out: ``\x1b``."""
     return _CONTROLS.sub(lambda found: found.group().encode("unicode_escape").decode(), text)
+
+
+def plain_text(text: str) -> Text:
+    """A text for any console, whatever that takes for markup."""
+    return Text(visible(text))
 
 
 def csv_cell(value: Any) -> Any:

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from mxmclr_plugin.experiment.metrics import GRADED, DirectionMetrics, RunMetrics
 from mxmclr_plugin.retrieval.direction import Direction
+from mxmclr_plugin.safe_text import plain_text
 
 __all__ = ["metrics_tables"]
 
@@ -36,14 +37,14 @@ def _table(
     caption = f"rates in percent, one run; {_origin(metrics)}" + (
         f"\n{GRADED}: {graded}" if graded else ""
     )
-    table = Table(title=title, caption=caption)
+    table = Table(title=plain_text(title), caption=plain_text(caption))
     table.add_column("direction")
     columns = [name for name in next(iter(directions.values())).metrics if name != GRADED]
     for column in [*columns, "queries", "gallery"]:
         table.add_column(column, justify="right")
     for name, of in directions.items():
         table.add_row(
-            f"{name} ({Direction(of.query, of.gallery)})",
+            plain_text(f"{name} ({Direction(of.query, of.gallery)})"),
             *(f"{of.metrics[column]:.2f}" for column in columns),
             f"{of.queries:.0f}",
             f"{of.items:.0f}",

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mxmclr_plugin.inference.search import Found
+from mxmclr_plugin.safe_text import plain_text
 
 __all__ = ["half_blocks", "hits_table"]
 
@@ -22,7 +23,7 @@ def hits_table(found: Found, console: Console) -> Table:
     images = console.is_terminal and console.color_system is not None and blocks
     columns = ["name", "caption", *(["file"] if any(hit.file for hit in found.hits) else [])]
     table = Table(
-        title=f"{found.query!r} among {found.items} of {found.among}",
+        title=plain_text(f"{found.query!r} among {found.items} of {found.among}"),
         show_lines=images,
     )
     for column in ("rank", "cosine"):
@@ -37,7 +38,7 @@ def hits_table(found: Found, console: Console) -> Table:
             str(rank),
             f"{hit.score:.3f}",
             *([image] if images else []),
-            *(getattr(hit, column) or "" for column in columns),
+            *(plain_text(getattr(hit, column) or "") for column in columns),
         )
     return table
 
