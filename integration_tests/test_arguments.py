@@ -135,6 +135,43 @@ def test_what_is_missing_is_explained():
         parse_arguments("try", Sample, ["words"])
 
 
+@dataclass
+class Word:
+    """A command with a word.
+
+    Attributes:
+        path: A path.
+        k: A number.
+    """
+
+    path: str = field(metadata=WORD)
+    k: int = 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "path", "k", "further"),
+    [
+        (["lr=0.1/my.jsonl"], "lr=0.1/my.jsonl", 5, []),
+        (["lr=0.1/my.jsonl", "k=3"], "lr=0.1/my.jsonl", 3, []),
+        (["k=3", "size=8", "x=1"], "x=1", 3, ["size=8"]),
+        (["size=8", "my.jsonl"], "my.jsonl", 5, ["size=8"]),
+        (["k=3", "--", "k=5"], "k=5", 3, []),
+        (["size=2/there"], "size=2/there", 5, []),
+        (["--", "--k"], "--k", 5, []),
+    ],
+)
+def test_words_with_an_equals_sign(tmp_path, monkeypatch, arguments, path, k, further):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "size=2").mkdir()
+    (tmp_path / "size=2" / "there").touch()
+    assert parse_arguments("do", Word, arguments, ["size"]) == (Word(path, k), further)
+
+
+def test_an_unknown_key_beside_a_word():
+    with pytest.raises(ConfigError, match="do has no key 'siz': did you mean 'size'"):
+        parse_arguments("do", Word, ["my.jsonl", "siz=8"], ["size"])
+
+
 def test_further_keys_are_handed_on_as_they_are():
     given_on = ["data.root=a, b", "+loss.x=1", "towers/text=bag_of_words", "~data.y"]
     sample, further = parse("k=1", *given_on, others=["data", "loss", "towers"])

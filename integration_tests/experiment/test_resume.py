@@ -35,7 +35,7 @@ def start(config, folder):
 
 
 def files(folder):
-    return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name != ".lock"}
+    return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 @pytest.mark.parametrize("repeated", [[], OPTIONS, ["loss=ntxent"], OPTIONS[1:3]])

@@ -79,6 +79,11 @@ def test_a_query_with_an_equals_sign_is_a_query(small_run, capsys):
     status, out, _ = run(capsys, "search", "colour = red", f"ckpt={small_run}")
     assert status == 0
     assert "'colour = red' among" in out
+    status, out, _ = run(capsys, "search", f"ckpt={small_run}", "k=1", "--", "k=5 --red cone")
+    assert status == 0
+    assert "'k=5 --red cone' among" in out
+    status, _, err = run(capsys, "search", f"ckpt={small_run}", "--", "--red")
+    assert (status, err) == (0, "")
 
 
 def test_half_blocks_show_two_pixels_each():

@@ -187,11 +187,10 @@ def _held(path: Path, lock: _Lock) -> Iterator[None]:
         yield
     finally:
         _claimed.discard(path.resolve())
-        if path.is_dir() and [file.name for file in path.iterdir()] == [".lock"]:
-            (path / ".lock").unlink()  # nothing has come of it
-            with suppress(OSError):
-                for folder in lock.made:
-                    folder.rmdir()
+        (path / ".lock").unlink(missing_ok=True)
+        with suppress(OSError):  # they hold a run
+            for folder in lock.made:
+                folder.rmdir()
         lock.file.close()
 
 
@@ -298,7 +297,7 @@ def _lock(folder: Path) -> _Lock | None:
         return None
     except OSError:  # a file system without locks
         pass
-    if not path.exists():  # removed by a run that came to nothing
+    if not _is_at(lock, path):  # removed by a run that has ended in between
         lock.close()
         return _lock(folder)
     with suppress(OSError):  # a full disk
@@ -306,6 +305,12 @@ def _lock(folder: Path) -> _Lock | None:
         lock.write(f"process {os.getpid()} on {socket.gethostname()}")
         lock.flush()
     return _Lock(lock, made)
+
+
+def _is_at(file: IO[str], path: Path) -> bool:
+    with suppress(OSError):
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    return False
 
 
 def _owner(folder: Path) -> str:

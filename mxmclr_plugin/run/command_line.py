@@ -139,7 +139,9 @@ def _flags(arguments: Sequence[str]) -> tuple[list[str], Path | None, bool]:
     rest = iter(arguments)
     for argument in rest:
         flag, equals, value = argument.partition("=")
-        if argument in ("-h", "--help"):
+        if argument == "--":  # words as they are
+            words += [argument, *rest]
+        elif argument in ("-h", "--help"):
             help_wanted = True
         elif flag == "--config-dir":
             folder = value if equals else next(rest, "")
