@@ -56,6 +56,16 @@ def test_stopped_by_a_signal(whole, tmp_path, signum, status):
     assert_same(outcome(out), outcome(whole))
 
 
+@pytest.mark.slow
+def test_stopped_in_the_test_after_training(whole, tmp_path):
+    out, log = tmp_path / "run", tmp_path / "log"
+    stop = {"at_step": 8, "where": "on_test_epoch_start", "signum": signal.SIGTERM}
+    assert run(*TASK, f"out={out}", log=log, **stop) == 143
+    assert "interrupted by SIGTERM: the same command with ckpt=last" in log.read_text()
+    assert run(*TASK, f"out={out}", "ckpt=last", log=log) == 0
+    assert_same(outcome(out), outcome(whole))
+
+
 def test_a_second_interruption_ends_at_once(tmp_path):
     out, log = tmp_path / "run", tmp_path / "log"
     arguments = (*TASK, f"out={out}", "trainer.max_steps=1000000", "trainer.validate_every=100000")

@@ -136,6 +136,7 @@ def assert_same(first, second):
             assert torch.equal(a[key], b[key])
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_in_an_epoch_goes_on_as_if_it_had_not(finished, tmp_path):
     whole, _ = finished
     # The schedule of the learning rate depends on the end, so the run is stopped by a signal.

@@ -118,6 +118,9 @@ class LastCheckpoint(Checkpoint):
         self.stop.install()
         self.stop.training = True
 
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.stop.install()
+
     def on_train_batch_end(
         self,
         trainer: Trainer,
