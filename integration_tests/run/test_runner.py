@@ -63,7 +63,7 @@ def test_metrics_json(finished):
     assert list(metrics["splits"]) == ["test"]
     assert list(metrics["splits"]["test"]["directions"]) == ["t2s", "s2t"]
     t2s, s2t = metrics["splits"]["test"]["directions"].values()
-    names = {"r@1", "r@5", "ndcg@5", "mrr", "chance@1"}
+    names = {"r@1", "r@5", "ndcg@5", "mrr", "chance@1", "graded_ndcg@10"}
     assert set(t2s["metrics"]) == set(s2t["metrics"]) == names
     assert (t2s["queries"], t2s["items"]) == (s2t["items"], s2t["queries"])
     classes = s2t["queries"] // 3
