@@ -34,6 +34,7 @@ NAMES = [
 ]
 
 
+@pytest.mark.slow
 def test_every_implementation_is_measured_and_ours_agree(tmp_path, capsys):
     file = tmp_path / "figures.json"
     status = main(

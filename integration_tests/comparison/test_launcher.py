@@ -83,6 +83,7 @@ def test_an_error_is_an_outcome(tmp_path):
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.slow
 def test_runs_end_with_the_launcher(tmp_path, stop):
     run = planned(tmp_path, "trainer.max_steps=100000")
     script = (

@@ -9,10 +9,13 @@ import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
+
+from mxmclr_plugin.run.command_line import main
 
 SLICE = [
     "data.classes=24",
@@ -38,6 +41,19 @@ def run(*arguments, cwd=None, **environment):
         text=True,
         check=False,
     )
+
+
+@pytest.fixture
+def run_here(tmp_path, monkeypatch, capsys):
+    """Runs the command in this process, in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run_here(*arguments):
+        status = main([*map(str, arguments)])
+        return SimpleNamespace(returncode=status, **capsys.readouterr()._asdict())
+
+    return run_here
 
 
 def metrics_of(folder):
@@ -102,23 +118,22 @@ def test_learning_curves_and_checkpoints(finished):
     ]
 
 
-def test_ntxent_runs_on_pairs(tmp_path):
-    done = run("text2shape", *SLICE, "loss=ntxent", "trainer.max_steps=3", f"out={tmp_path / 'x'}")
-    assert done.returncode == 0, done.stderr
-    assert "ntxent takes one positive per row" in done.stdout
+def test_ntxent_runs_on_pairs(run_here, tmp_path):
+    done = run_here("text2shape", *SLICE, "loss=ntxent", "trainer.max_steps=3", "out=x")
+    assert not done.returncode, done.err
+    assert "ntxent takes one positive per row" in done.out
     assert metrics_of(tmp_path / "x")["loss"] == "ntxent"
     observations = 3 * 8 * 2
     train = metrics_of(tmp_path / "x")["train"]
     assert train["observations_per_second"] * train["seconds"] == pytest.approx(observations)
 
 
-def test_a_run_is_not_overwritten(finished):
+def test_a_run_is_not_overwritten(finished, run_here):
     out, _ = finished
     before = (out / "metrics.json").read_text()
-    done = run("text2shape", *SLICE, f"out={out}")
+    done = run_here("text2shape", *SLICE, f"out={out}")
     assert done.returncode == 2
-    assert "holds a run already" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert "holds a run already" in done.err
     assert (out / "metrics.json").read_text() == before
 
 
@@ -174,11 +189,11 @@ def test_a_run_that_was_stopped_in_an_epoch_goes_on_as_if_it_had_not(finished, t
         (["list", "los"], "WHAT cannot be 'los': did you mean 'losses'"),
     ],
 )
-def test_errors_are_one_line(arguments, message, tmp_path):
-    done = run(*arguments, cwd=tmp_path)
+def test_errors_are_one_line(arguments, message, run_here, tmp_path):
+    done = run_here(*arguments)
     assert done.returncode == 2
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
+    assert done.err.startswith("error: ")
+    assert message in done.err
     assert not list(tmp_path.iterdir())
 
 
@@ -192,7 +207,7 @@ def test_errors_are_one_line(arguments, message, tmp_path):
                 "trainer.max_steps=400",
                 "loss=mxmclr",
                 "ntxent",
-                "loss.soft_temperature=0.05",
+                "loss.soft_temperature=2.0",
                 "Optimizer steps",
             ],
         ),
@@ -202,22 +217,22 @@ def test_errors_are_one_line(arguments, message, tmp_path):
         (["list", "data"], ["primitives"]),
     ],
 )
-def test_help_and_lists(arguments, words):
-    done = run(*arguments)
-    assert done.returncode == 0, done.stderr
+def test_help_and_lists(arguments, words, run_here):
+    done = run_here(*arguments)
+    assert not done.returncode, done.err
     for word in words:
-        assert word in done.stdout
+        assert word in done.out
 
 
-def test_default_folders_are_numbered(tmp_path):
-    arguments = ["text2shape", *SLICE, "trainer.max_steps=1"]
+def test_default_folders_are_numbered(run_here, tmp_path):
     for _ in range(2):
-        done = run(*arguments, cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
+        done = run_here("text2shape", *SLICE, "trainer.max_steps=1")
+        assert not done.returncode, done.err
     folders = sorted(path.name for path in (tmp_path / "runs" / "text2shape").iterdir())
     assert folders == ["mxmclr-seed0", "mxmclr-seed0-2"]
 
 
+@pytest.mark.slow
 def test_the_wheel_outside_the_repository(tmp_path):
     repository = Path(__file__).parents[2]
     subprocess.run(
@@ -283,13 +298,14 @@ def test_the_wheel_outside_the_repository(tmp_path):
     assert "text2shape" in script.stdout, script.stderr
 
 
-def test_a_frozen_sentence_transformer_is_encoded_once(tmp_path):
+def test_a_frozen_sentence_transformer_is_encoded_once(run_here, tmp_path, monkeypatch):
     arguments = ["text2shape", *SLICE, "towers/text=sentence_transformer", "trainer.max_steps=3"]
     cache = tmp_path / "cache"
+    monkeypatch.setenv("MXMCLR_CACHE", str(cache))
     figures = []
     for number in range(2):
-        done = run(*arguments, f"out={tmp_path / str(number)}", MXMCLR_CACHE=str(cache))
-        assert done.returncode == 0, done.stderr
+        done = run_here(*arguments, f"out={tmp_path / str(number)}")
+        assert not done.returncode, done.err
         files = {path: path.stat().st_mtime_ns for path in cache.rglob("features/*/*.safetensors")}
         figures.append((metrics_of(tmp_path / str(number))["splits"], files))
     assert figures[0][1]
@@ -316,9 +332,9 @@ def test_two_processes_train_in_one_folder(tmp_path):
     assert "holds a run already" in refused.stderr
 
 
-def test_early_stop(tmp_path):
+def test_early_stop(run_here, tmp_path):
     # A learning rate of 0 never gets better than at the first validation.
-    done = run(
+    done = run_here(
         "text2shape",
         *SLICE,
         "trainer.max_steps=200",
@@ -326,5 +342,5 @@ def test_early_stop(tmp_path):
         "optimizer.lr=0",
         f"out={tmp_path / 'x'}",
     )
-    assert done.returncode == 0, done.stderr
+    assert not done.returncode, done.err
     assert metrics_of(tmp_path / "x")["train"]["steps"] == 3 * 8

@@ -46,7 +46,7 @@ _CONTEXT: ForkServerContext | SpawnContext = (
     if "forkserver" in multiprocessing.get_all_start_methods()
     else multiprocessing.get_context("spawn")
 )
-_CONTEXT.set_forkserver_preload(["mxmclr_plugin.experiment.train"])
+_CONTEXT.set_forkserver_preload(["mxmclr_plugin.experiment.train", "sentence_transformers"])
 
 _INTERRUPTED = (129, 130, 143)
 """Exit statuses of a run that a signal has ended, and that continues."""

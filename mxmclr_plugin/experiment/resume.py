@@ -79,7 +79,7 @@ def changed_run(
     except ConfigError as error:
         load_config(config.task, overrides, config_dir)  # where they are wrong by themselves
         raise ConfigError(
-            f"{' '.join(overrides)}: does not go with {' '.join(config.overrides)}, which the run "
+            f"{_choices(overrides)}: does not go with {_choices(config.overrides)}, which the run "
             f"has: {error}"
         ) from error
     tree = copy.deepcopy(dataclasses.asdict(config))
@@ -105,6 +105,10 @@ class Start:
     checkpoint: Path | None = None
     step: int = 0
     metrics: RunMetrics | None = None
+
+
+def _choices(overrides: Sequence[str]) -> str:
+    return " ".join(text for text in overrides if text.partition("=")[0] not in ("out", "ckpt"))
 
 
 def start_of(config: RunConfig, folder: RunFolder, console: Console) -> Start:

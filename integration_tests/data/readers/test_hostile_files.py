@@ -87,6 +87,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 
 
 @pytest.mark.timeout(240)
+@pytest.mark.slow
 def test_archives_that_unfold_take_no_memory(tmp_path):
     paths = []
     for name, content in bombs().items():
