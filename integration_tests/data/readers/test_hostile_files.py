@@ -185,7 +185,10 @@ def nrrd(kind, sizes, encoding, values):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (nrrd("double", [4, 256, 256, 256], "gzip", gzip.compress(b"0", mtime=0)), "claims 536870912 bytes"),
+        (
+            nrrd("double", [4, 256, 256, 256], "gzip", gzip.compress(b"0", mtime=0)),
+            "claims 536870912 bytes",
+        ),
         (nrrd("uchar", [8, 8, 8], "ascii", b"1 " * 40_000), "bytes of text for 512 values"),
         (nrrd("uchar", [2**40, 8, 8], "raw", b""), "claims the sizes"),
     ],
