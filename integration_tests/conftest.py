@@ -1,5 +1,6 @@
 """Nothing is fetched, nothing is written to the user's cache."""
 
+import multiprocessing
 import os
 from pathlib import Path
 
@@ -10,6 +11,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 # Test processes share the cores; threads that wait for each other cost more than they bring.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Processes are forks of one server, which starts once and imports what takes long.
+multiprocessing.set_forkserver_preload(["mxmclr_plugin.experiment.train", "sentence_transformers"])
 
 
 @pytest.fixture(autouse=True, scope="session")

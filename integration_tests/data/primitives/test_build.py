@@ -199,7 +199,6 @@ def test_what_is_said_beside_figures(tmp_path):
 
 def test_two_processes_at_once_make_the_same_files(tmp_path):
     context = multiprocessing.get_context("forkserver")  # strings have other hashes there
-    context.set_forkserver_preload(["mxmclr_plugin.data.primitives"])
     shared = tmp_path / "shared"
     processes = [context.Process(target=generate, args=(shared, SMALL)) for _ in range(2)]
     for process in processes:

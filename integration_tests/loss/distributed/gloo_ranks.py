@@ -24,7 +24,6 @@ class GlooRanks:
     def __enter__(self):
         # Forked from one process that has imported what takes long, and has run nothing.
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["losses.gloo_ranks", "mxmclr_plugin"])
         self.folder = tempfile.TemporaryDirectory()
         self.jobs = 0
         self.pipes, self.processes = [], []
