@@ -31,8 +31,8 @@ _KEYS = {
 # STRIP rows, so all cuts of "logsumexp" have that BLOCK_M.
 _Cut = tuple[int, int, int, int, int]
 _HOPPER_16_BIT: dict[str, list[_Cut]] = {
-    "logsumexp": [(128, 256, 64, 8, 3), (128, 128, 64, 8, 4), (128, 128, 64, 4, 3)],
-    "weights": [(128, 256, 64, 8, 3), (128, 128, 64, 8, 3), (128, 128, 64, 4, 3)],
+    "logsumexp": [(128, 128, 64, 8, 4), (128, 128, 64, 8, 3)],
+    "weights": [(64, 256, 64, 8, 3), (128, 128, 64, 8, 3), (64, 128, 64, 4, 4)],
     "product": [(128, 256, 64, 8, 3), (128, 128, 64, 8, 4), (128, 128, 64, 8, 3)],
 }
 _16_BIT: dict[str, list[_Cut]] = {
