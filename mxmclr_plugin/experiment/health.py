@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import combinations
 from typing import Any
 
 import torch
@@ -122,12 +121,12 @@ class TrainingHealth(Callback):
         self.warnings: list[str] = []
         self.rows_without_positive = 0
         self.pairs_without_positive = 0
-        self._seen: dict[str, int] = {}
+        self._counts: dict[str, int] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for warning in warnings_of({}, self.lr, self.temperature):
             self._say(warning, trainer)
-            self._seen[warning] = _PATIENCE
+            self._counts[warning] = _PATIENCE
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
@@ -151,8 +150,8 @@ class TrainingHealth(Callback):
         at_bound = learned and max(scales, default=0) >= MAX_SCALE * (1 - 1e-6)
         self.warnings = warnings_of(z, self.lr, temperature, at_bound)
         for warning in self.warnings:
-            self._seen[warning] = self._seen.get(warning, 0) + 1
-            if self._seen[warning] == _PATIENCE:
+            self._counts[warning] = self._counts.get(warning, 0) + 1
+            if self._counts[warning] == _PATIENCE:
                 self._say(f"step {trainer.global_step + 1}: {warning}", trainer)
 
     def on_train_batch_start(
@@ -233,7 +232,7 @@ def _measured(
     z: Mapping[str, Tensor], ids: Mapping[str, Tensor], pairs: Iterable[Sequence[str]]
 ) -> dict[str, Tensor]:
     measured = {}
-    several = len(list(combinations(z, 2))) > 1
+    several = len(z) > 2
     for first, second in pairs:
         if first in z and second in z:
             behind = f"/{first}-{second}" if several else ""
