@@ -308,13 +308,13 @@ def _comparisons(batch: Batch, options: Options, count: bool) -> list[Comparison
         features0, features1 = None, features0
     if batch.negatives is not None and len(batch.negatives) > 0:
         # Of one group without rows on side 0, so that as rows of side 1 they have no loss.
-        count = len(batch.negatives)
+        added = len(batch.negatives)
         forward = replace(
             forward,
             z1=torch.cat((columns, batch.negatives)),
-            instances=forward.instances.with_negatives(count),
+            instances=forward.instances.with_negatives(added),
         )
-        features1 = None if features1 is None else F.pad(features1, (0, 0, 0, count))
+        features1 = None if features1 is None else F.pad(features1, (0, 0, 0, added))
     forward = replace(forward, features0=features0, features1=features1)
     if batch.z1 is None or batch.ids1 is None:
         return [replace(forward, both_directions=False, skip_self=True)]

@@ -50,8 +50,8 @@ class Instances:
             first = rows.new_full(used.shape, len(rows)).scatter_reduce_(0, index, rows, "amin")
             index = torch.empty_like(first).scatter_(0, first.argsort(), rows[: len(used)])[index]
             index0, index1 = index[: len(ids0)], index[len(ids0) :]
-            folds = (torch.bincount(x, minlength=len(used)) for x in (index0, index1))
-            return cls(index0, index1, *folds)
+            fold0, fold1 = (torch.bincount(x, minlength=len(used)) for x in (index0, index1))
+            return cls(index0, index1, fold0, fold1)
         ordered, order = torch.sort(torch.cat((ids0, ids1)))
         index_of_ordered = F.pad((ordered[1:] != ordered[:-1]).long().cumsum(0), (1, 0))
         index = torch.empty_like(order).scatter(0, order, index_of_ordered)

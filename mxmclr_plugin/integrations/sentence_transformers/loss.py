@@ -257,7 +257,7 @@ class MultifoldHybridSentenceLoss(CachedLossMixin, nn.Module):  # type: ignore[m
     ) -> Tensor | LossParts:
         """Loss whose backward pass embeds the texts again, some at a time."""
         self._learned: Tensor | None = None
-        loss: Any = self.forward_cached(features, others)
+        loss: Any = self.forward_cached(features, others)  # type: ignore[arg-type]
         if not torch.is_grad_enabled():
             return self._logged(loss)
         # The backward pass starts from the first part, which has the value of the part alone.
@@ -278,7 +278,7 @@ class MultifoldHybridSentenceLoss(CachedLossMixin, nn.Module):  # type: ignore[m
 
     def calculate_loss(
         self, reps: list[list[Tensor]], labels: Any = None, *, with_backward: bool = False
-    ) -> Tensor | LossParts:
+    ) -> Any:
         """Loss of cached embeddings, called by ``CachedLossMixin``.
 
         Args:
@@ -297,7 +297,7 @@ class MultifoldHybridSentenceLoss(CachedLossMixin, nn.Module):  # type: ignore[m
             piece.grad = torch.zeros_like(piece) if gradient is None else gradient
         self._learned = gradients[-1] if self._learns else None
         self._parts = {name: part.detach() for name, part in parts.items()}
-        return loss.detach()  # type: ignore[union-attr, return-value]
+        return loss.detach()  # type: ignore[union-attr]
 
     @property
     def _learns(self) -> bool:
