@@ -20,6 +20,7 @@ from transformers.utils import logging as transformers_logging
 import mxmclr_plugin
 from mxmclr_plugin.data.dataset import MultifoldDataset
 from mxmclr_plugin.data.splits import DataSplits
+from mxmclr_plugin.errors import build_part
 from mxmclr_plugin.experiment.auto_config import completed
 from mxmclr_plugin.experiment.build_towers import (
     build_towers,
@@ -32,7 +33,6 @@ from mxmclr_plugin.experiment.build_towers import (
 )
 from mxmclr_plugin.experiment.checkpoint_files import remove_checkpoint
 from mxmclr_plugin.experiment.clock import TrainingClock, advice_on_waiting
-from mxmclr_plugin.experiment.compose import build_part
 from mxmclr_plugin.experiment.config import BatchConfig, RunConfig
 from mxmclr_plugin.experiment.data_module import RetrievalData
 from mxmclr_plugin.experiment.folder import RunFolder, claimed_folder
