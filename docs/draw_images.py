@@ -148,7 +148,7 @@ def multifold_batch() -> Figure:
     figure.text(
         0.155, 0.025,
         "A batch of 4 instances, with 2 or 3 captions (rows) and 2 voxel grids (columns) each. "
-        "Every row sums to 1.",
+        "Every row sums to 1 (soft_temperature 0.7).",
         fontsize=9, color=MUTED,
     )  # fmt: skip
     return figure
@@ -196,9 +196,14 @@ def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
 def _box(axes: Axes, x: float, y: float, text: str, colour: str, width: float = 1.75) -> None:
     axes.add_patch(
         FancyBboxPatch(
-            (x, y), width, 0.62, boxstyle="round,pad=0,rounding_size=0.1", facecolor=PALE,
-            edgecolor=colour, linewidth=1.6,
-        )  # fmt: skip
+            (x, y),
+            width,
+            0.62,
+            boxstyle="round,pad=0,rounding_size=0.1",
+            facecolor=PALE,
+            edgecolor=colour,
+            linewidth=1.6,
+        )
     )
     axes.text(x + width / 2, y + 0.31, text, ha="center", va="center", fontsize=9.5, color=INK)
 
@@ -228,8 +233,8 @@ def teacher() -> Figure:
     axes.text(8.25, 1.3, "soft target", fontsize=9, color=GREEN)
     axes.text(7.4, 3.0, "hard target: instance ids", fontsize=9, color=BLUE)
     axes.text(
-        4.5, 0.1, "Without a teacher, the embeddings of the towers give it, without gradient.",
-        fontsize=8.5, color=MUTED, ha="left",
+        2.0, 0.08, "Without a teacher, the towers' embeddings give the similarity of instances, "
+        "without gradient.", fontsize=8.5, color=MUTED,
     )  # fmt: skip
     return figure
 
