@@ -14,8 +14,9 @@ from hydra.errors import HydraException
 from rich.console import Console
 
 from mxmclr_plugin.errors import ConfigError
+from mxmclr_plugin.experiment.check_config import check_config
 from mxmclr_plugin.experiment.checkpoint_files import load_checkpoint
-from mxmclr_plugin.experiment.compose import check_config, literal_texts, load_config
+from mxmclr_plugin.experiment.compose import literal_texts, load_config
 from mxmclr_plugin.experiment.config import RunConfig
 from mxmclr_plugin.experiment.folder import RunFolder, default_folder, read_config, run_of
 from mxmclr_plugin.experiment.metrics import RunMetrics

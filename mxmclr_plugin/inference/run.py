@@ -15,10 +15,9 @@ from torch import Tensor, nn
 from mxmclr_plugin.data.dataset import MultifoldDataset
 from mxmclr_plugin.data.observations import observation_loader
 from mxmclr_plugin.data.splits import DataSplits
-from mxmclr_plugin.errors import ConfigError
+from mxmclr_plugin.errors import ConfigError, build_part
 from mxmclr_plugin.experiment.build_towers import build_towers, with_cached_features
 from mxmclr_plugin.experiment.checkpoint_files import checksum, load_checkpoint
-from mxmclr_plugin.experiment.compose import build_part
 from mxmclr_plugin.experiment.config import RunConfig
 from mxmclr_plugin.experiment.folder import read_config
 from mxmclr_plugin.experiment.splits import (

@@ -82,10 +82,10 @@ def _roles(names: Sequence[str], anchor_columns: int | None) -> tuple[Role, ...]
                 f"anchor_columns is {anchor_columns}, but not all of the first columns can be "
                 f"anchors: {', '.join(names)}"
             )
-        others = (
+        others: list[Role] = [
             "negative" if role == "negative" else "positive" for role in roles[anchor_columns:]
-        )
-        return ("anchor",) * anchor_columns + tuple(others)
+        ]
+        return (*_ANCHOR * anchor_columns, *others)
     # An anchor and its positive may have any name, such as question and answer.
     roles[0] = roles[0] or "anchor"
     if len(roles) > 1 and roles[1] is None and "positive" not in roles:

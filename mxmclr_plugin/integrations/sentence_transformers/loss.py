@@ -177,7 +177,7 @@ class MultifoldHybridSentenceLoss(CachedLossMixin, nn.Module):  # type: ignore[m
         self.anchor_columns = anchor_columns
         self.columns = None if columns is None else observation_columns(columns)
         self.data_columns: list[tuple[str, ...]] = []  # as the trainer's data set names them
-        self.mini_batch_size = mini_batch_size
+        self.mini_batch_size = mini_batch_size  # type: ignore[assignment]
         self.uses_gradient_cache = mini_batch_size is not None
         self.gather_across_devices = gather_across_devices
         self.log_parts = log_parts
@@ -366,7 +366,8 @@ class MultifoldHybridSentenceLoss(CachedLossMixin, nn.Module):  # type: ignore[m
                 features = None if features is None else features[keep]
             return z, ids_of_rows, features
 
-        anchors, positives, negatives = map(observed, ("anchor", "positive", "negative"))
+        anchors, positives = observed("anchor"), observed("positive")
+        negatives = observed("negative")
         assert anchors is not None
         z0, ids0, features0 = anchors
         z1, ids1, features1 = positives or (None, None, None)

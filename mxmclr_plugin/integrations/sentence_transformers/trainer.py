@@ -113,7 +113,7 @@ class MultifoldCallback(TrainerCallback):
 
 
 # Trainers read this list when they are made. It is the only way to be told of the data set.
-host_trainer.DEFAULT_CALLBACKS.append(MultifoldCallback)
+host_trainer.DEFAULT_CALLBACKS.append(MultifoldCallback)  # type: ignore[arg-type]
 
 
 class _MarksAbsent:
