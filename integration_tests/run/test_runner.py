@@ -319,10 +319,11 @@ def test_a_frozen_sentence_transformer_is_encoded_once(run_here, tmp_path, monke
 
 def test_two_processes_train_in_one_folder(tmp_path):
     two = ["trainer.accelerator=cpu", "trainer.devices=2", "trainer.strategy=ddp"]
-    few = ["batch.instances=4", "trainer.max_steps=4", "loss.gather_distributed=true"]
+    few = ["batch.instances=4", "trainer.max_steps=4", "trainer.cache_chunk=3"]
     arguments = ["text2shape", *SLICE, *two, *few, "seed=7"]
     done = run(*arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+    assert "of each of the 2 processes alone" not in done.stdout
     assert "holds a run" not in done.stderr
     assert [folder.name for folder in (tmp_path / "runs" / "text2shape").iterdir()] == [
         "mxmclr-seed7"

@@ -91,6 +91,8 @@ class TrainerConfig:
         skip_nonfinite: Steps with a loss, gradient or embeddings that are not finite which are left
             out of training before it stops.
         eval_batch: Observations encoded at once in evaluation.
+        cache_chunk: Observations encoded at once in training, for batches beyond memory: the
+            backward pass encodes each chunk again (GradCache). Null encodes the batch at once.
         log_every: Steps between entries of the log.
         loggers: Where curves are written: csv (always), tensorboard, wandb.
         deterministic: Whether torch uses deterministic algorithms.
@@ -109,6 +111,7 @@ class TrainerConfig:
     test_with: Annotated[str, OneOf(("best", "last"))] = "best"
     skip_nonfinite: Annotated[int, Ge(0)] = 0
     eval_batch: Count = 256
+    cache_chunk: Count | None = None
     log_every: Count = 10
     loggers: list[Annotated[str, OneOf(LOGGERS)]] = field(default_factory=lambda: ["csv"])
     deterministic: bool = False

@@ -59,6 +59,8 @@ from mxmclr_plugin.experiment.trainer import build_trainer
 from mxmclr_plugin.experiment.training_progress import TrainingProgress
 from mxmclr_plugin.loss.multimodal import MultimodalLoss
 from mxmclr_plugin.loss.registry import build_loss, loss_positives
+from mxmclr_plugin.models.checkpointing import has_batch_norm
+from mxmclr_plugin.models.tower import Tower
 from mxmclr_plugin.registry import DATASETS
 from mxmclr_plugin.safe_text import TerminalConsole
 
@@ -117,6 +119,7 @@ def _run(
         config.directions,
         config.optimizer,
         config.eval,
+        config.trainer.cache_chunk,
     )
     assert batch.instances is not None
     clock = TrainingClock()
@@ -132,6 +135,10 @@ def _run(
         *(config.trainer, config.optimizer, folder.path, callbacks, stop, start.step),
     )
     check_processes(towers, config, trainer.world_size)
+    if trainer.world_size > 1:
+        _compare_all_processes(module.loss, config, trainer, console)
+    if config.trainer.cache_chunk is not None:
+        _print_batch_norm(towers, config.trainer.cache_chunk, console)
     device = trainer.strategy.root_device
     with memory.explaining():
         # Before features take the place of records.
@@ -216,8 +223,11 @@ def _quieten_libraries(console: Console) -> None:
     warnings.filterwarnings("ignore", ".*LeafSpec.*", module="pytorch_lightning")
     # A run that continues has checkpoints.
     warnings.filterwarnings("ignore", ".*exists and is not empty", module="pytorch_lightning")
-    # An epoch of a small data set has few batches.
-    warnings.filterwarnings("ignore", ".*logging interval", module="pytorch_lightning")
+    # Metrics are those of the rows of all processes, so each has the same.
+    warnings.filterwarnings("ignore", ".*sync_dist=True", module="pytorch_lightning")
+    warnings.filterwarnings("ignore", ".*all_gather is deprecated", module="lightning_fabric")
+    # An epoch may be shorter than trainer.log_every.
+    warnings.filterwarnings("ignore", ".*smaller than the logging interval")
 
 
 def _test(
@@ -268,6 +278,31 @@ def _batch_for(config: RunConfig, train: MultifoldDataset, console: Console) -> 
         )
         batch = dataclasses.replace(batch, folds=dict.fromkeys(batch.folds, 1))
     return batch
+
+
+def _compare_all_processes(
+    loss: nn.Module, config: RunConfig, trainer: pl.Trainer, console: Console
+) -> None:
+    """Has the loss compare the rows of all processes, unless it is configured not to."""
+    parts = [part for part in loss.modules() if hasattr(part, "gather_distributed")]
+    if "loss.gather_distributed=false" not in [text.lower() for text in config.overrides]:
+        for part in parts:
+            part.gather_distributed = True  # type: ignore[assignment]
+    if trainer.is_global_zero and not any(part.gather_distributed for part in parts):
+        console.print(
+            f"the loss compares the rows of each of the {trainer.world_size} processes alone",
+            highlight=False,
+        )
+
+
+def _print_batch_norm(towers: Mapping[str, Tower], chunk: int, console: Console) -> None:
+    named = [name for name, tower in towers.items() if has_batch_norm(tower)]
+    if named:
+        console.print(
+            f"trainer.cache_chunk: batch normalisation in the towers of {', '.join(named)} takes "
+            f"its statistics from {chunk} observations, not from the whole batch",
+            highlight=False,
+        )
 
 
 def _describe(folds: Mapping[str, int]) -> str:
