@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import platform
+import shlex
 import warnings
 from collections import Counter
 from collections.abc import Mapping
@@ -55,6 +56,7 @@ from mxmclr_plugin.experiment.resume import Start, changes_of, start_of
 from mxmclr_plugin.experiment.signals import Interrupted, Stop
 from mxmclr_plugin.experiment.splits import usable_splits, with_train_instances
 from mxmclr_plugin.experiment.trainer import build_trainer
+from mxmclr_plugin.experiment.training_progress import TrainingProgress
 from mxmclr_plugin.loss.multimodal import MultimodalLoss
 from mxmclr_plugin.loss.registry import build_loss, loss_positives
 from mxmclr_plugin.models.checkpointing import has_batch_norm
@@ -126,7 +128,7 @@ def _run(
         config.optimizer.lr, config.loss.get("temperature"), config.trainer.log_every, console
     )
     memory = MemoryAdvice(batch.instances, config.trainer.eval_batch)
-    callbacks = [clock, guard, health, memory]
+    callbacks = [clock, guard, health, memory, TrainingProgress(console)]
     trainer = build_part(
         "trainer",
         build_trainer,
@@ -190,7 +192,7 @@ def _run(
         # Written last: a run with metrics is finished.
         path = folder.write_metrics(metrics)
         remove_checkpoint(folder.checkpoints / "previous.ckpt")
-        _print_results(console, metrics, batch, path)
+        _print_results(console, metrics, batch, path, len(data.notes))
         for modality, saved in towers_written.items():
             console.print(
                 f"trained {modality} model written to {saved}: SentenceTransformer({str(saved)!r}) "
@@ -205,6 +207,7 @@ def _run(
                 highlight=False,
                 soft_wrap=True,
             )
+        _print_next(console, folder, _example_query(data, config))
     return metrics
 
 
@@ -218,6 +221,8 @@ def _quieten_libraries(console: Console) -> None:
     # Of a step that NonFiniteGuard reports.
     warnings.filterwarnings("ignore", ".*returned `None`", module="pytorch_lightning")
     warnings.filterwarnings("ignore", ".*LeafSpec.*", module="pytorch_lightning")
+    # A run that continues has checkpoints.
+    warnings.filterwarnings("ignore", ".*exists and is not empty", module="pytorch_lightning")
     # Metrics are those of the rows of all processes, so each has the same.
     warnings.filterwarnings("ignore", ".*sync_dist=True", module="pytorch_lightning")
     warnings.filterwarnings("ignore", ".*all_gather is deprecated", module="lightning_fabric")
@@ -328,15 +333,19 @@ def _print_setup(
         f"{modality}: {spec['name']}{' (shuffled)' if spec['shuffle'] else ''}"
         for modality, spec in config.teacher.items()
     )
-    lines = [
-        f"{config.task} with loss {config.loss_name}, seed {config.seed}, in {folder.path}",
-        f"data {config.data['name']}: instances {sizes}",
-        f"towers {towers}" + (f"; teacher {teachers}" if teachers else ""),
-        f"{config.trainer.max_steps} steps of {batch.instances} instances with "
-        f"{_describe(batch.folds)} each, on {trainer.strategy.root_device} in precision "
-        f"{trainer.precision}",
-    ]
-    console.print("\n".join(lines), highlight=False, soft_wrap=True)
+    lines = {
+        "run": f"{config.task}, loss {config.loss_name}, seed {config.seed}",
+        "data": f"{config.data['name']}: instances {sizes}",
+        "towers": towers,
+        "teacher": teachers,
+        "batch": f"{batch.instances} instances with {_describe(batch.folds)} each",
+        "training": f"{config.trainer.max_steps} steps on {trainer.strategy.root_device}, "
+        f"precision {trainer.precision}",
+        "folder": str(folder.path),
+    }
+    for name, text in lines.items():
+        if text:
+            console.print(f"{name:<9} {text}", highlight=False, soft_wrap=True, markup=False)
 
 
 def _record_start(
@@ -371,7 +380,9 @@ def _print_data(console: Console, data: DataSplits, folder: RunFolder) -> None:
         )
 
 
-def _print_results(console: Console, metrics: RunMetrics, batch: BatchConfig, path: Path) -> None:
+def _print_results(
+    console: Console, metrics: RunMetrics, batch: BatchConfig, path: Path, notes_printed: int
+) -> None:
     for table in metrics_tables(metrics):
         console.print(table)
     assert metrics.train is not None
@@ -384,9 +395,35 @@ def _print_results(console: Console, metrics: RunMetrics, batch: BatchConfig, pa
             f"{metrics.train.pairs_without_positive} pairs of modalities shared no instance in "
             "their batch and added nothing"
         )
-    for sentence in [*metrics.train.warnings, *metrics.data.notes]:
+    for sentence in metrics.train.warnings:
         console.print(sentence)
-    console.print(f"written to {path}", soft_wrap=True)
+    # The others stand above the progress.
+    for note in metrics.data.notes[notes_printed:]:
+        console.print(note, highlight=False)
+    console.print(f"written to {path}", highlight=False, soft_wrap=True)
+
+
+def _print_next(console: Console, folder: RunFolder, query: str | None) -> None:
+    """The commands that go on from here."""
+    run = shlex.quote(str(folder.path))
+    commands = [f"mxmclr evaluate ckpt={run} split=val", f"mxmclr report {run}"]
+    if query is not None:
+        commands.insert(0, f"mxmclr search {shlex.quote(query)} ckpt={run}")
+    for word, command in zip(["next:", "", ""], commands, strict=False):
+        console.print(f"{word:<5} {command}", highlight=False, soft_wrap=True, markup=False)
+
+
+def _example_query(data: DataSplits, config: RunConfig) -> str | None:
+    """The shortest text of the first test instance that a direction has as a query."""
+    if "test" not in data or not len(data["test"]):
+        return None
+    observations = data["test"][0].observations
+    for direction in config.directions.values():
+        if isinstance(direction.query, str):
+            texts = [x for x in observations.get(direction.query, ()) if isinstance(x, str)]
+            if texts:
+                return min(texts, key=len)
+    return None
 
 
 def _versions() -> dict[str, str]:
