@@ -87,7 +87,7 @@ def test_what_is_refused(trained, tmp_path):
     with pytest.raises(ConfigError, match=r"is not empty and has no encode\.json"):
         encode_run(trained, tmp_path / "else")
     encode_run(trained, tmp_path / "out", modalities=["text"])
-    with pytest.raises(ConfigError, match="embeddings with another rows, files; choose another folder"):
+    with pytest.raises(ConfigError, match="with another rows, files; choose another"):
         encode_run(trained, tmp_path / "out", modalities=["text"], rows=5)
     with pytest.raises(ConfigError, match=r"process is from 0 to 1 \(processes - 1\), got 2"):
         Share(2, 2)
