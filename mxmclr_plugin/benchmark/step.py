@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -102,7 +102,7 @@ def measure_steps(
 
 
 def _step(
-    towers: list[nn.Module], images: list[Tensor], ids: Tensor, loss: nn.Module, chunk: int
+    towers: Sequence[nn.Module], images: list[Tensor], ids: Tensor, loss: nn.Module, chunk: int
 ) -> None:
     for tower in towers:
         tower.zero_grad()
