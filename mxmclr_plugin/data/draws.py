@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence, Sized
 from hashlib import blake2b
 from typing import Any, TypeVar
@@ -17,6 +16,8 @@ from mxmclr_plugin.data.members import Members
 __all__ = ["InstanceDraws", "at_least_one", "counter_of"]
 
 T = TypeVar("T")
+
+_AT_ONCE = 1024  # instances whose observations are drawn together
 
 
 class InstanceDraws(DistributedSampler[T]):
@@ -77,10 +78,13 @@ class InstanceDraws(DistributedSampler[T]):
         if not 0 <= seed < 2**63:
             raise ValueError(f"seed must be from 0 to 2**63 - 1, got {seed}")
         self._ids = ids
-        self._drawn = {name: Members.of_sizes(folds[name]) for name in observations}
+        self._orders = {name: Members.of_sizes(folds[name]) for name in observations}
         self._wanted = dict(observations)
         self._streams = {modality: counter_of(modality) for modality in observations}
-        # The order in use of each instance's observations, and its cycle: a cache of _order.
+        self._permutation = _Permutation(seed)
+        # The order in use of each instance's observations, and its cycle.
+        for orders in self._orders.values():
+            orders.rows.fill(0)  # that of a single observation
         self._cycles = {name: np.full(len(ids), -1, np.int64) for name in observations}
         self._steps()
 
@@ -109,39 +113,62 @@ class InstanceDraws(DistributedSampler[T]):
         (epoch, skip), self.start = self.start or (self.epoch, 0), None
         steps = self._steps()
         for number in range(epoch * self.repeats, (epoch + 1) * self.repeats):
-            order = _order(self.seed, 0, number, 0, len(self._ids))
+            order = self._permutation(0, number, 0, len(self._ids))
             # (steps, processes, instances): a step is one row of it.
             order = order[: steps * self.num_replicas * self.instances]
             mine = order.reshape(steps, self.num_replicas, self.instances)[:, self.rank].ravel()
-            for instance in mine[skip:].tolist():
-                yield instance, self._rows(instance, number)
+            for start in range(skip, len(mine), _AT_ONCE):
+                drawn = mine[start : start + _AT_ONCE]
+                rows = [self._rows(name, drawn, number) for name in self._wanted]
+                for instance, *of_instance in zip(drawn.tolist(), *rows, strict=True):
+                    yield instance, dict(zip(self._wanted, of_instance, strict=True))
             skip = max(0, skip - len(mine))
 
-    def _rows(self, instance: int, number: int) -> dict[str, Sequence[int]]:
-        """Observations of the ``number``-th draw of an instance, by modality."""
-        rows: dict[str, Sequence[int]] = {}
-        for modality, wanted in self._wanted.items():
-            order = self._drawn[modality][instance]
-            fold = len(order)
-            if fold == 0:
-                rows[modality] = ()
-                continue
-            cycle, turn = divmod(number, math.ceil(fold / wanted))
-            if self._cycles[modality][instance] != cycle:
-                self._draw_order(modality, instance, cycle, order)
-            start = max(0, min(turn * wanted, fold - wanted))
-            drawn = order[start : start + wanted]
-            if self.pad_folds and fold < wanted:
-                drawn = np.resize(order, wanted)  # the order again and again
-            rows[modality] = tuple(drawn.tolist())
+    def _rows(
+        self, modality: str, instances: npt.NDArray[np.int64], number: int
+    ) -> list[tuple[int, ...]]:
+        """Observations of the ``number``-th draw of each instance, in a modality."""
+        wanted, cycles = self._wanted[modality], self._cycles[modality]
+        orders = self._orders[modality]
+        if not len(orders.rows):
+            return [()] * len(instances)
+        begins = orders.offsets[instances]
+        folds = orders.offsets[instances + 1] - begins
+        cycle, turn = np.divmod(number, np.maximum(1, -(-folds // wanted)))
+        for k in np.flatnonzero((cycles[instances] != cycle) & (folds > 1)).tolist():
+            begin, fold, id_ = int(begins[k]), int(folds[k]), int(self._ids[instances[k]])
+            orders.rows[begin : begin + fold] = self._permutation(
+                self._streams[modality], id_, int(cycle[k]), fold
+            )
+        cycles[instances] = cycle
+        starts = begins + np.maximum(0, np.minimum(turn * wanted, folds - wanted))
+        whole = (folds >= wanted)[:, None]
+        drawn = orders.rows[np.where(whole, starts[:, None] + np.arange(wanted), 0)].tolist()
+        rows = list(map(tuple, drawn))
+        for k in np.flatnonzero(folds < wanted).tolist():
+            order = orders.rows[begins[k] : begins[k] + folds[k]]
+            if self.pad_folds and len(order):
+                order = np.resize(order, wanted)  # the order again and again
+            rows[k] = tuple(order.tolist())
         return rows
 
-    def _draw_order(
-        self, modality: str, instance: int, cycle: int, order: npt.NDArray[np.int64]
-    ) -> None:
-        id_ = int(self._ids[instance])
-        order[:] = _order(self.seed, self._streams[modality], id_, cycle, len(order))
-        self._cycles[modality][instance] = cycle
+
+class _Permutation:
+    """Random permutations of n, each a function of the seed and the numbers it is called with.
+
+    Philox counts, so that each (first, second) has 2**128 numbers of its own. Its raw output, other
+    than numpy's permutation, is promised to stay as it is.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._philox = np.random.Philox(key=np.array([seed, 0], dtype=np.uint64))
+        self._state: Any = self._philox.state  # set anew in each call: making a Philox is slow
+
+    def __call__(self, stream: int, first: int, second: int, n: int) -> npt.NDArray[np.int64]:
+        self._state["state"]["key"][1] = stream
+        self._state["state"]["counter"][:] = (0, 0, first % 2**64, second)
+        self._philox.state = self._state
+        return np.asarray(self._philox.random_raw(n)).argsort(kind="stable")
 
 
 def at_least_one(name: str, number: int) -> int:
@@ -158,20 +185,6 @@ def at_least_one(name: str, number: int) -> int:
 def counter_of(name: str) -> int:
     """A 64-bit number for a name, never 0."""
     return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "little") | 1
-
-
-def _order(seed: int, stream: int, first: int, second: int, n: int) -> npt.NDArray[np.int64]:
-    """A random permutation of n: a function of the numbers before it.
-
-    Philox counts, so that each (first, second) has 2**128 numbers of its own. Its raw output, other
-    than numpy's permutation, is promised to stay as it is.
-    """
-    if n == 1:
-        return np.zeros(1, dtype=np.int64)
-    key = np.array([seed, stream], dtype=np.uint64)
-    counter = np.array([0, 0, first % 2**64, second], dtype=np.uint64)
-    numbers = np.random.Philox(key=key, counter=counter).random_raw(n)
-    return np.asarray(numbers).argsort(kind="stable")
 
 
 def _in_process_group() -> bool:
