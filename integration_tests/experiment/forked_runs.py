@@ -12,9 +12,12 @@ import time
 import traceback
 from pathlib import Path
 
+# Imported once, by the process that forks; a run would import them when it needs them.
+import sentence_transformers  # noqa: F401
 import torch
+import torch._dynamo
 
-# Imported once, by the process that forks.
+import mxmclr_plugin.experiment.train  # noqa: F401
 from mxmclr_plugin.experiment.module import RetrievalModule
 from mxmclr_plugin.run.command_line import main
 
