@@ -53,7 +53,8 @@ def command_config(
     source = folder if (folder / "config.yaml").exists() else run_of(Path(ckpt))
     if (ckpt == "last" and source != folder) or not (source / "config.yaml").exists():
         return load_config(task, overrides, config_dir)
-    config = read_config(source, trust=True)  # of this run
+    # The folder may be somebody else's: code is what this command names.
+    config = read_config(source, named=[text.partition("=")[2].strip("'\"") for text in overrides])
     if config.task != task:
         raise ConfigError(
             f"{source} holds a run of the task {config.task}: continue it with mxmclr {config.task}"
