@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["ConfigError", "DataError", "TrainingError"]
+__all__ = ["ConfigError", "DataError", "MissingPackage", "TrainingError"]
 
 
 class ConfigError(ValueError):
@@ -11,6 +11,10 @@ class ConfigError(ValueError):
 
 class DataError(ValueError):
     """Data that cannot be used; the message names the file and what to do."""
+
+
+class MissingPackage(ConfigError, ImportError):
+    """A package that is not installed; the message names the extra that installs it."""
 
 
 class TrainingError(ValueError):

@@ -134,6 +134,51 @@ def test_files_embedded_in_parquet(tmp_path, capsys):
             assert (tmp_path / line["image"][0]).read_bytes() == image_bytes("png", seed=k)
 
 
+def test_a_data_set_of_the_hub(tmp_path, capsys, monkeypatch):
+    """Called by its name and configuration; there is no hub here, so load_dataset is a stand-in."""
+    datasets = pytest.importorskip("datasets", reason="datasets is not installed")
+    calls = []
+
+    def load_dataset(*arguments):
+        calls.append(arguments)
+        features = datasets.Features(
+            {
+                "image": datasets.Image(),
+                "caption": datasets.Sequence(datasets.Value("string")),
+                "label": datasets.ClassLabel(names=["mug", "chair"]),
+                "id": datasets.Value("int64"),
+            }
+        )
+        parts = {}
+        for part, (split, ids) in enumerate((("train", [7, 8]), ("validation", [9]))):
+            rows = {
+                "image": [{"bytes": image_bytes("png", seed=k), "path": "x.png"} for k in ids],
+                "caption": [[f"{split} {k}", "more"] for k in ids],
+                "label": [part] * len(ids),
+                "id": ids,
+            }
+            parts[split] = datasets.Dataset.from_dict(rows, features=features)
+        return datasets.DatasetDict(parts)
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    out = tmp_path / "my.jsonl"
+    status, said, _ = run(
+        *(capsys, "data", "convert", "table", "path=hub:owner/photos:small"),
+        *(f"out={out}", "image=image", "text=caption", "text:kind=label"),
+    )
+    assert status == 0
+    assert calls == [("owner/photos", "small")]
+    assert "3 instances with 3 image, 6 text, 3 kind" in said
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [(line["id"], line["split"]) for line in lines] == [
+        *(("7", "train"), ("8", "train"), ("9", "val"))
+    ]
+    assert [line["text:kind"] for line in lines] == [["mug"], ["mug"], ["chair"]]
+    assert lines[2]["text"] == ["validation 9", "more"]
+    for line, seed in zip(lines, (7, 8, 9), strict=True):
+        assert (tmp_path / line["image"][0]).read_bytes() == image_bytes("png", seed=seed)
+
+
 def test_folders_that_are_named_by_what_they_show(tmp_path, capsys):
     for split in ("train", "validation", "test"):
         for k, name in enumerate(("red_mug", "old-chair")):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Protocol, TypeAlias, runtime_checkable
@@ -25,6 +26,7 @@ __all__ = [
     "UnreadableFile",
     "file_stamp",
     "readable_files",
+    "temporary_file",
 ]
 
 Reader: TypeAlias = Callable[[Path], Tensor]
@@ -63,6 +65,15 @@ class EmbeddedFile(Protocol):
         Raises:
             UnreadableFile: If it cannot be had.
         """
+
+
+@contextmanager
+def temporary_file(content: bytes, name: str) -> Iterator[Path]:
+    """A file among the system's temporary files, with the suffix of a name."""
+    with tempfile.TemporaryDirectory(prefix="mxmclr-") as folder:
+        file = Path(folder) / f"file{Path(name).suffix}"
+        file.write_bytes(content)
+        yield file
 
 
 class FileStore:

@@ -7,8 +7,6 @@ are written small: reading one file costs :data:`ROW_GROUP_BYTES`, or its own si
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,9 +14,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mxmclr_plugin.data.file_store import UnreadableFile
+from mxmclr_plugin.data.file_store import UnreadableFile, temporary_file
 from mxmclr_plugin.data.readers.content import content_of
 from mxmclr_plugin.errors import DataError
+from mxmclr_plugin.optional_packages import optional
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -71,13 +70,8 @@ class ParquetRecord:
         Raises:
             UnreadableFile: If it is not there.
         """
-        handle, name = tempfile.mkstemp(suffix=Path(self.name).suffix)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(self._bytes())
-            yield Path(name)
-        finally:
-            Path(name).unlink()
+        with temporary_file(self._bytes(), self.name) as file:
+            yield file
 
     @staticmethod
     def _alone(cell: pa.Scalar) -> bool:
@@ -143,16 +137,9 @@ def pyarrow_parquet() -> Any:
     """The module ``pyarrow.parquet``.
 
     Raises:
-        DataError: If it is not installed.
+        MissingPackage: If it is not installed.
     """
-    try:
-        import pyarrow.parquet
-    except ImportError:
-        raise DataError(
-            "Parquet files are read by pyarrow, which is not installed: "
-            "pip install mxmclr-plugin[parquet]"
-        ) from None
-    return pyarrow.parquet
+    return optional("pyarrow.parquet", "Parquet files are read and written by", "parquet")
 
 
 def _arrow() -> Any:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
-__all__ = ["existing", "located", "posix"]
+__all__ = ["existing", "located", "posix", "unicode_text"]
 
 
 def posix(name: str) -> str:
     """A path with forward slashes; a name that has some already keeps its backslashes."""
     return name if "/" in name else name.replace("\\", "/")
+
+
+def unicode_text(name: str) -> str:
+    """The name of a file as Unicode text, which JSON and Parquet need."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def located(path: Path) -> Path:

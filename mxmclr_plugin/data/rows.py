@@ -21,6 +21,7 @@ from mxmclr_plugin.data.parquet import parquet_rows
 from mxmclr_plugin.data.problems import ProblemLog
 from mxmclr_plugin.data.readers.content import content_of
 from mxmclr_plugin.errors import DataError
+from mxmclr_plugin.optional_packages import optional
 
 __all__ = ["UTF_8", "Row", "read_json", "read_rows", "read_table", "text_lines"]
 
@@ -127,13 +128,7 @@ def _checked_head(path: Path, cells: Iterable[object]) -> list[str]:
 
 def _sheet(path: Path) -> Iterator[Row]:
     """Rows of the first sheet of an Excel file; all values are texts."""
-    try:
-        import openpyxl
-    except ImportError:
-        raise DataError(
-            "Excel files are read by openpyxl, which is not installed: "
-            "pip install mxmclr-plugin[excel]"
-        ) from None
+    openpyxl = optional("openpyxl", "Excel files are read by", "excel")
     try:
         with zipfile.ZipFile(path) as archive:
             size = sum(entry.file_size for entry in archive.infolist())

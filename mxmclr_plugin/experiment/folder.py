@@ -242,9 +242,10 @@ def read_config(
     for key, path in () if trust else _import_paths(plain):
         registered = any(registry.name_of(path) for registry in (LOSSES, TOWERS, DATASETS))
         if not registered and path not in (named or ()):
+            remedy = "trust=true" if named is None else f"{key}={path}"
             raise ConfigError(
                 f"{file} names code by {key}={path}, which is not registered and was not imported; "
-                f"if you trust this folder, add {'trust=true' if named is None else f'{key}={path}'}"
+                f"if you trust this folder, add {remedy}"
             )
     try:
         return check_config(plain)

@@ -52,7 +52,7 @@ def repeat_step(dump: Path, console: Console, trust: bool = False) -> list[str]:
         module.load_state_dict(step["state_dict"])
     except (RuntimeError, ValueError) as error:
         raise ConfigError(
-            f"{dump} holds other towers than the config.yaml beside it: {str(error):.300}"
+            f"{dump} holds other towers than the config.yaml beside it: {error!s:.300}"
         ) from error
     for tower in towers.values():
         if tower.unfreeze_at is not None and step["step"] >= tower.unfreeze_at:
@@ -81,9 +81,7 @@ def _read(dump: Path) -> dict[str, Any]:
     return step
 
 
-def first_not_finite(
-    module: RetrievalModule, batch: MultifoldBatch, device: Device
-) -> str | None:
+def first_not_finite(module: RetrievalModule, batch: MultifoldBatch, device: Device) -> str | None:
     """The first tensor of a training step that is not finite: weights, records, forward, backward.
 
     Args:

@@ -53,7 +53,7 @@ def read_points(path: Path, points: int, npz_key: str | None = None) -> Tensor:
 
     Raises:
         UnreadableFile: If the file holds no such cloud, or numbers that are not finite.
-        DataError: If the file is a mesh and trimesh is not installed.
+        MissingPackage: If the file is a mesh and trimesh is not installed.
     """
     cloud = _read(path, points, npz_key)
     if cloud.dtype.kind not in "uif" or cloud.ndim != 2 or cloud.shape[1] < 3 or not len(cloud):
