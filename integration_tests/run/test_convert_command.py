@@ -59,7 +59,7 @@ def test_a_table_of_pandas(tmp_path, capsys, monkeypatch, suffix):
         *("image=photo", "text=title,description", "out=my.jsonl"),
     )
     assert (status, err) == (0, "")
-    assert "columns: id=sku, split=split, text=title,description, image=photo" in out
+    assert "columns: id=sku, split=split, image=photo, text=title,description" in out
     assert "3 instances with 6 text, 6 image, in my.jsonl" in out
     lines = [json.loads(line) for line in (tmp_path / "my.jsonl").read_text().splitlines()]
     assert lines == [

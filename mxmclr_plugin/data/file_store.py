@@ -14,6 +14,7 @@ from typing import Protocol, TypeAlias, runtime_checkable
 
 from torch import Tensor
 
+from mxmclr_plugin.data.paths import hint
 from mxmclr_plugin.data.problems import ProblemLog
 from mxmclr_plugin.errors import DataError
 from mxmclr_plugin.files import FileMemory
@@ -144,7 +145,8 @@ def readable_files(
             for path, stamp in zip(batch, stamps, strict=True):
                 reason = reasons.get(path)
                 if stamp is None:
-                    log.add(f"{kind} missing", path, "there is no such file")
+                    found = hint(path) if isinstance(path, Path) else ""
+                    log.add(f"{kind} missing", path, f"there is no such file{found}")
                 elif reason is not None:
                     log.add(f"{kind} unreadable", path, reason)
                 elif known.get(stamp) is None:

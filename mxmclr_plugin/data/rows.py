@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import re
 import zipfile
 import zlib
 from collections import deque
@@ -33,6 +34,8 @@ _LONGEST_RECORD = 100  # lines of one quoted text
 _LARGEST = 2**31  # bytes of a file that is read as a whole, after decompression
 _MOST_ROWS = 2**20  # of a sheet, as in Excel
 _DELIMITERS = ",;\t|"
+_SEPARATOR_LINE = re.compile(r"sep=(.)", re.IGNORECASE)
+_QUOTED = re.compile(r'"[^"]*"')
 _MARKS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 
 
@@ -77,6 +80,12 @@ def read_rows(path: Path, log: ProblemLog, encoding: str = UTF_8) -> Iterator[Ro
     elif suffix == ".json" and _is_list(path, encoding):
         for number, entry in enumerate(read_json(path, encoding)):
             yield Row(f"{path}: entry {number}", entry if isinstance(entry, dict) else {"": entry})
+    elif suffix == ".json" and _is_one_object(path, encoding):
+        raise DataError(
+            f"{path} holds one object; a table is a list of objects: "
+            '[{"image": "a.jpg", "text": "a dog"}, ...], as pandas\' to_json(orient="records") '
+            "writes it"
+        )
     else:
         yield from _json_lines(path, log, encoding)
 
@@ -106,10 +115,13 @@ def read_table(
         DataError: If the file cannot be read, is empty, or has two columns of one name.
     """
     lines = text_lines(path, log, encoding)
-    _, head = next(lines, (1, ""))
-    delimiter = max(_DELIMITERS, key=head.count)
+    _, head = next((line for line in lines if line[1].strip()), (1, ""))
+    named = _SEPARATOR_LINE.fullmatch(head)  # as Excel writes it
+    if named:
+        _, head = next(lines, (2, ""))
+    delimiter = named[1] if named else max(_DELIMITERS, key=_QUOTED.sub("", head).count)
     try:
-        columns = _checked_head(path, next(csv.reader([head], delimiter=delimiter), []))
+        columns = _checked_head(path, next(_fields(head, delimiter), []))
     except csv.Error as error:
         reason = "its lines end in \\r alone" if "\r" in head else str(error)
         raise DataError(f"{path}:1: is no head of a table: {reason}") from error
@@ -204,9 +216,12 @@ def _records(lines: Iterator[tuple[int, str]], delimiter: str) -> Iterator[tuple
         more: list[tuple[int, str]] = []
         while True:
             try:
-                fields = next(csv.reader([text], delimiter=delimiter, strict=True))
+                fields = next(_fields(text, delimiter, strict=True))
                 break
             except csv.Error as error:
+                if '\\"' in text and (escaped := _escaped(text, delimiter)):  # MySQL's
+                    fields = escaped
+                    break
                 following = None
                 if "unexpected end" in str(error) and len(more) < _LONGEST_RECORD:
                     following = unused.popleft() if unused else next(lines, None)
@@ -217,6 +232,18 @@ def _records(lines: Iterator[tuple[int, str]], delimiter: str) -> Iterator[tuple
                 more.append(following)
                 text += f"\n{following[1]}"
         yield number, fields
+
+
+def _fields(text: str, delimiter: str, **options: Any) -> Iterator[list[str]]:
+    return csv.reader([text], delimiter=delimiter, skipinitialspace=True, **options)
+
+
+def _escaped(text: str, delimiter: str) -> list[str] | None:
+    """Fields of a record with quotation marks behind backslashes, None if it is none."""
+    try:
+        return next(_fields(text, delimiter, strict=True, doublequote=False, escapechar="\\"))
+    except csv.Error:
+        return None
 
 
 def _json_lines(path: Path, log: ProblemLog, encoding: str) -> Iterator[Row]:
@@ -291,11 +318,15 @@ def _next_line(path: Path, lines: IO[bytes] | IO[str], encoding: str) -> bytes |
 
 
 def _check_first(path: Path, line: bytes) -> None:
-    if line[:2] in _MARKS:
-        name = _MARKS[line[:2]]
+    begin = line[:64]
+    name = _MARKS.get(line[:2])
+    if name is None and begin.count(b"\0") > len(begin) // 4:
+        name = "UTF-16-LE" if begin[1:2] == b"\0" else "UTF-16-BE"
+    guess = content_of(path)
+    if name is not None and (guess is None or begin.strip(b"\0")):
         raise DataError(f"{path} is text in {name}: save it as UTF-8, or set encoding={name}")
-    if line.startswith(b"version https://git-lfs."):
-        raise DataError(f"{path} is {content_of(path)}")
+    if guess is not None and line:
+        raise DataError(f"{path} is no text: it is {guess}")
 
 
 @contextmanager
@@ -361,6 +392,25 @@ def _is_list(path: Path, encoding: str) -> bool:
     with _opened(path) as file:
         text = file.read(1024).decode(_known(encoding), "ignore")
     return text.lstrip("\ufeff \t\r\n").startswith("[")
+
+
+def _is_one_object(path: Path, encoding: str) -> bool:
+    """Whether a file is a single JSON object, and no line of JSONL."""
+    first, second = (*islice((t for _, t in _filled(path, encoding)), 2), "", "")[:2]
+    try:
+        values = json.loads(first)
+    except (ValueError, RecursionError):  # its lines are parts of it
+        try:
+            return isinstance(read_json(path, encoding), dict)
+        except DataError:
+            return False
+    inner = values.values() if isinstance(values, dict) else ()
+    nested = any(isinstance(i, dict) for v in inner for i in (v if isinstance(v, list) else [v]))
+    return not second and nested
+
+
+def _filled(path: Path, encoding: str) -> Iterator[tuple[int, str]]:
+    return (line for line in text_lines(path, ProblemLog(), encoding) if line[1].strip())
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
