@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import unicodedata
 
 import pandas
 import pytest
@@ -60,7 +61,7 @@ def test_a_table_of_pandas(tmp_path, capsys, monkeypatch, suffix):
     )
     assert (status, err) == (0, "")
     assert "columns: id=sku, split=split, image=photo, text=title,description" in out
-    assert "3 instances with 6 text, 6 image, in my.jsonl" in out
+    assert "3 instances with 6 image, 6 text, in my.jsonl" in out
     lines = [json.loads(line) for line in (tmp_path / "my.jsonl").read_text().splitlines()]
     assert lines == [
         {
@@ -132,6 +133,53 @@ def test_files_embedded_in_parquet(tmp_path, capsys):
         assert [line["text"] for line in lines] == [["a"], ["b"], ["c"]]
         for k, line in enumerate(lines):
             assert (tmp_path / line["image"][0]).read_bytes() == image_bytes("png", seed=k)
+
+
+def test_columns_with_numbers_are_one_key(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    products(tmp_path)
+    photo = sorted(path.name for path in tmp_path.rglob("*.png"))[0]
+    where = next(tmp_path.rglob(photo)).relative_to(tmp_path).as_posix()
+    (tmp_path / "t.csv").write_text(
+        f"Image,caption_1,caption_2,caption_3\n{where},a,b,c\n{where},,d,\n"
+    )
+    status, out, _ = run(capsys, "data", "convert", "table", "path=t.csv", "out=t.jsonl")
+    assert status == 0
+    assert "columns: id=Image, text=caption_1,caption_2,caption_3, image=Image" in out
+    (line,) = map(json.loads, (tmp_path / "t.jsonl").read_text().splitlines())
+    assert line["text"] == ["a", "b", "c", "d"]
+
+
+def test_hints_at_files_with_another_suffix_and_names_in_another_form(
+    tmp_path, capsys, monkeypatch
+):
+    """A Mac writes accents as characters of their own."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.png", unicodedata.normalize("NFD", "é.png"), "c.png"):
+        image(tmp_path / name, 9)
+    accent = unicodedata.normalize("NFC", "é.png")
+    (tmp_path / "t.csv").write_text(f"image,caption\na.jpg,x\n{accent},y\nc.png,z\n")
+    status, out, _ = run(capsys, "data", "convert", "table", "path=t.csv", "out=t.jsonl")
+    assert status == 0
+    assert "there is no file" in out
+    assert "a.jpg; there is a.png" in out
+    lines = [json.loads(line) for line in (tmp_path / "t.jsonl").read_text().splitlines()]
+    assert [line["image"] for line in lines if "image" in line] == [
+        [unicodedata.normalize("NFD", "é.png")],
+        ["c.png"],
+    ]
+    (tmp_path / "u.csv").write_text("image,caption\na,x\nc,y\n")
+    status, _, err = run(capsys, "data", "convert", "table", "path=u.csv", "out=u.jsonl")
+    assert status == 2
+    assert "there is a.png" in err
+
+
+def test_a_table_without_a_row_that_can_be_read_says_why(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "t.csv").write_text("# made by us\nimage,caption\na.png,x\n")
+    status, _, err = run(capsys, "data", "convert", "table", "path=t.csv", "out=t.jsonl")
+    assert status == 2
+    assert "no row can be read: line unreadable: 2 (t.csv:2: it has 2 fields, the head has 1" in err
 
 
 def test_a_data_set_of_the_hub(tmp_path, capsys, monkeypatch):
@@ -254,7 +302,7 @@ def test_a_name_that_is_no_unicode_text(tmp_path, capsys):
         (["folder", "path=.", "out=m"], "out must be a new file NAME.jsonl, got m"),
         (["folder", "path=."], "data convert folder needs out=OUT"),
         (["table", "path=t.csv", "out=t.jsonl"], "t.csv cannot be read: No such file"),
-        (["table", "path=a.csv", "out=t.jsonl"], "cannot be guessed from x, y: set for example"),
+        (["table", "path=a.csv", "out=t.jsonl"], "names x, y: set for example"),
         (["table", "path=a.csv", "out=a.csv", "text=x"], "out must be a new file NAME.jsonl"),
         (["table", "path=hub:none", "out=t.jsonl"], "datasets cannot load 'none'"),
         (["tabel", "path=a.csv", "out=t.jsonl"], "did you mean 'table'"),

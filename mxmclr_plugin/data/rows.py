@@ -35,6 +35,7 @@ _LARGEST = 2**31  # bytes of a file that is read as a whole, after decompression
 _MOST_ROWS = 2**20  # of a sheet, as in Excel
 _DELIMITERS = ",;\t|"
 _SEPARATOR_LINE = re.compile(r"sep=(.)", re.IGNORECASE)
+_SPACE_AND_QUOTE = re.compile(r'\s+"')
 _QUOTED = re.compile(r'"[^"]*"')
 _MARKS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 
@@ -121,7 +122,9 @@ def read_table(
         _, head = next(lines, (2, ""))
     delimiter = named[1] if named else max(_DELIMITERS, key=_QUOTED.sub("", head).count)
     try:
-        columns = _checked_head(path, next(_fields(head, delimiter), []))
+        columns = _checked_head(
+            path, next(csv.reader([head], delimiter=delimiter, skipinitialspace=True), [])
+        )
     except csv.Error as error:
         reason = "its lines end in \\r alone" if "\r" in head else str(error)
         raise DataError(f"{path}:1: is no head of a table: {reason}") from error
@@ -149,12 +152,18 @@ def _sheet(path: Path) -> Iterator[Row]:
         book = openpyxl.load_workbook(path, read_only=True, data_only=True)
         sheet = book.worksheets[0]
         sheet.reset_dimensions()  # a file may claim any
-        rows = islice(sheet.iter_rows(values_only=True), _MOST_ROWS)
-        columns = _checked_head(path, next(rows, ()))
-        for number, cells in enumerate(rows, start=2):
-            values = _cells(columns, cells)
-            if values:
+        cells_of = enumerate(islice(sheet.iter_rows(values_only=True), _MOST_ROWS), start=1)
+        rows = ((number, cells) for number, cells in cells_of if any(map(_cell, cells)))
+        columns = _checked_head(path, next(rows, (1, ()))[1])
+        number = 0
+        for number, cells in rows:
+            if values := _cells(columns, cells):
                 yield Row(f"{path}: row {number}", dict.fromkeys(filter(None, columns)) | values)
+        if not number and len(book.sheetnames) > 1:
+            raise DataError(
+                f"{path}: the first sheet, {sheet.title!r}, has no rows below its column names, "
+                f"and others are not read: {', '.join(book.sheetnames[1:])}"
+            )
         book.close()
     except DataError:
         raise
@@ -186,7 +195,7 @@ def _table_rows(
     delimiter: str,
     last_takes_rest: bool,
 ) -> Iterator[Row]:
-    for number, fields in _records(lines, delimiter):
+    for number, fields in _records(lines, delimiter, len(columns)):
         while len(fields) > len(columns) and not fields[-1].strip():
             fields.pop()
         if last_takes_rest and len(fields) > len(columns):
@@ -205,7 +214,9 @@ def _table_rows(
             )
 
 
-def _records(lines: Iterator[tuple[int, str]], delimiter: str) -> Iterator[tuple[int, list[str]]]:
+def _records(
+    lines: Iterator[tuple[int, str]], delimiter: str, count: int
+) -> Iterator[tuple[int, list[str]]]:
     """Number of the first line, and fields, of each record."""
     unused: deque[tuple[int, str]] = deque()
     while record := unused.popleft() if unused else next(lines, None):
@@ -216,12 +227,14 @@ def _records(lines: Iterator[tuple[int, str]], delimiter: str) -> Iterator[tuple
         more: list[tuple[int, str]] = []
         while True:
             try:
-                fields = next(_fields(text, delimiter, strict=True))
+                fields = _fields(text, delimiter, count)
                 break
             except csv.Error as error:
-                if '\\"' in text and (escaped := _escaped(text, delimiter)):  # MySQL's
-                    fields = escaped
-                    break
+                if '\\"' in text:  # MySQL's
+                    escaped = {"doublequote": False, "escapechar": "\\"}
+                    if (other := _fields_with(text, delimiter, **escaped)) is not None:
+                        fields = other
+                        break
                 following = None
                 if "unexpected end" in str(error) and len(more) < _LONGEST_RECORD:
                     following = unused.popleft() if unused else next(lines, None)
@@ -234,14 +247,23 @@ def _records(lines: Iterator[tuple[int, str]], delimiter: str) -> Iterator[tuple
         yield number, fields
 
 
-def _fields(text: str, delimiter: str, **options: Any) -> Iterator[list[str]]:
-    return csv.reader([text], delimiter=delimiter, skipinitialspace=True, **options)
+def _fields(text: str, delimiter: str, count: int) -> list[str]:
+    """Fields of a record, by preference as many as the head has.
+
+    Raises:
+        csv.Error: If it is no CSV.
+    """
+    fields = next(csv.reader([text], delimiter=delimiter, strict=True))
+    if delimiter != "\t" and any(_SPACE_AND_QUOTE.match(field) for field in fields):
+        other = _fields_with(text, delimiter, skipinitialspace=True)
+        return other if other is not None and len(other) == count else fields
+    return fields
 
 
-def _escaped(text: str, delimiter: str) -> list[str] | None:
-    """Fields of a record with quotation marks behind backslashes, None if it is none."""
+def _fields_with(text: str, delimiter: str, **options: Any) -> list[str] | None:
+    """Fields of a record in a dialect of CSV, None if it is none."""
     try:
-        return next(_fields(text, delimiter, strict=True, doublequote=False, escapechar="\\"))
+        return next(csv.reader([text], delimiter=delimiter, strict=True, **options))
     except csv.Error:
         return None
 
@@ -322,11 +344,10 @@ def _check_first(path: Path, line: bytes) -> None:
     name = _MARKS.get(line[:2])
     if name is None and begin.count(b"\0") > len(begin) // 4:
         name = "UTF-16-LE" if begin[1:2] == b"\0" else "UTF-16-BE"
-    guess = content_of(path)
-    if name is not None and (guess is None or begin.strip(b"\0")):
+    if line and (guess := content_of(path)):
+        raise DataError(f"{path} is {guess}")
+    if name is not None:
         raise DataError(f"{path} is text in {name}: save it as UTF-8, or set encoding={name}")
-    if guess is not None and line:
-        raise DataError(f"{path} is no text: it is {guess}")
 
 
 @contextmanager

@@ -55,6 +55,23 @@ def test_as_many_points_as_asked_for_stay_in_order(tmp_path):
     np.testing.assert_allclose(found.numpy(), points, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x,y,z\n{0[0]},{0[1]},{0[2]}\n{1[0]},{1[1]},{1[2]}\n",
+        '"Z";"x";"Y"\n{0[2]};{0[0]};{0[1]}\n{1[2]};{1[0]};{1[1]}\n',
+    ],
+)
+@pytest.mark.parametrize("comma", [False, True])
+def test_tables_with_a_head_and_decimals_behind_commas(tmp_path, text, comma):
+    points = np.array([[1.5, 2.25, -3.0], [4.0, 5.5, 60.75]])
+    content = text.format(*points)
+    if comma:  # as Excel writes in many countries, with semicolons between
+        content = content.replace(",", ";").replace(".", ",")
+    found = read_points(written(tmp_path, "a.csv", content.encode()), 2)
+    np.testing.assert_allclose(found.numpy(), slow(points, 2), atol=1e-6)
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "binary"])
 @pytest.mark.parametrize("coloured", [False, True])
 @pytest.mark.parametrize("faces", [False, True])

@@ -41,9 +41,10 @@ def read_points(path: Path, points: int, npz_key: str | None = None) -> Tensor:
     Args:
         path: ``.npy``, ``.npz``: x, y, z and further numbers of each point; ``.ply``, ``.pcd``:
             x, y, z and, where there are any, colours (0..1); ``.xyz``, ``.txt``, ``.pts``,
-            ``.csv``: a point a line, numbers with spaces, commas or semicolons between them, ``#``
-            or ``//`` before a comment; ``.off``, ``.obj``, ``.stl``, ``.glb``: x, y, z of points
-            on the surface, with trimesh.
+            ``.csv``: a point a line, numbers with spaces, commas or semicolons between them (with
+            semicolons, a comma is that of decimals), ``#`` or ``//`` before a comment, columns in
+            any order under a head with ``x``, ``y``, ``z``; ``.off``, ``.obj``, ``.stl``,
+            ``.glb``: x, y, z of points on the surface, with trimesh.
         points: How many points are taken, 1 or more.
         npz_key: Which array of a ``.npz`` file; by default the only one with two axes, or the one
             named points, pc, xyz, pos or vertices.
@@ -110,13 +111,21 @@ def _points_first(path: Path, cloud: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 def _table(path: Path) -> npt.NDArray[np.float64]:
     try:
-        text = file_bytes(path).decode("utf-8-sig").replace(",", " ").replace(";", " ")
-        lines = text.splitlines()
-        first = lines[0].split() if lines else []
-        if len(first) == 1 and first[0].isdigit():  # Leica's .pts begins with their number
+        text = file_bytes(path).decode("utf-8-sig")
+        if ";" in text:  # then a comma is that of decimals, as Excel writes in many countries
+            text = text.replace(",", ".")
+        lines = text.replace(",", " ").replace(";", " ").splitlines()
+        first = lines[0].lower().replace('"', "").split() if lines else []
+        columns = None
+        if {"x", "y", "z"} <= {*first}:
+            places = [first.index(name) for name in "xyz"]
+            columns = [*places, *(k for k in range(len(first)) if k not in places)]
+            lines = lines[1:]
+        elif len(first) == 1 and first[0].isdigit():  # Leica's .pts begins with their number
             lines = lines[1:]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of an empty file: refused by its shape
-            return np.loadtxt(lines, np.float64, comments=("#", "//"), ndmin=2)
+            table = np.loadtxt(lines, np.float64, comments=("#", "//"), ndmin=2)
+        return table if columns is None else table[:, columns]
     except ValueError as error:
         raise UnreadableFile(path, f"is no table of numbers: {error}") from error
