@@ -115,17 +115,18 @@ def _table(path: Path) -> npt.NDArray[np.float64]:
         if ";" in text:  # then a comma is that of decimals, as Excel writes in many countries
             text = text.replace(",", ".")
         lines = text.replace(",", " ").replace(";", " ").splitlines()
-        first = lines[0].lower().replace('"', "").split() if lines else []
-        columns = None
-        if {"x", "y", "z"} <= {*first}:
-            places = [first.index(name) for name in "xyz"]
-            columns = [*places, *(k for k in range(len(first)) if k not in places)]
-            lines = lines[1:]
-        elif len(first) == 1 and first[0].isdigit():  # Leica's .pts begins with their number
+        head = lines[0].lower().replace('"', "").strip() if lines else ""
+        names = head.lstrip("#/").split()
+        named = {"x", "y", "z"} <= {*names}
+        # Leica's .pts begins with their number.
+        if (named and not head.startswith(("#", "//"))) or (len(names) == 1 and head.isdigit()):
             lines = lines[1:]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of an empty file: refused by its shape
             table = np.loadtxt(lines, np.float64, comments=("#", "//"), ndmin=2)
-        return table if columns is None else table[:, columns]
+        if not named or len(names) != table.shape[1]:
+            return table
+        places = [names.index(name) for name in "xyz"]
+        return table[:, [*places, *(k for k in range(len(names)) if k not in places)]]
     except ValueError as error:
         raise UnreadableFile(path, f"is no table of numbers: {error}") from error
