@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mxmclr_plugin.data.registry import list_datasets as list_datasets
     from mxmclr_plugin.data.sampler import MultifoldSampler as MultifoldSampler
     from mxmclr_plugin.inference.run import load_run as load_run
+    from mxmclr_plugin.inference.train import train as train
     from mxmclr_plugin.integrations.registration import register as register
     from mxmclr_plugin.loss.functional import multifold_hybrid_loss as multifold_hybrid_loss
     from mxmclr_plugin.loss.functional import multifold_hybrid_parts as multifold_hybrid_parts
@@ -52,6 +53,7 @@ _MODULES = {
     "register": "integrations.registration",
     "retrieval_metrics": "retrieval.metrics",
     "top_k": "retrieval.top_k",
+    "train": "inference.train",
     "with_teacher": "models.teacher",
 }
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-__all__ = ["ConfigError", "DataError", "MissingPackage", "TrainingError"]
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+__all__ = ["ConfigError", "DataError", "MissingPackage", "TrainingError", "build_part"]
+
+PartT = TypeVar("PartT")
 
 
 class ConfigError(ValueError):
@@ -19,3 +24,18 @@ class MissingPackage(ConfigError, ImportError):
 
 class TrainingError(ValueError):
     """A training that cannot go on; the message names the step and what to do."""
+
+
+def build_part(key: str, build: Callable[..., PartT], *args: Any) -> PartT:
+    """Builds a part of the run.
+
+    Raises:
+        ConfigError: If it cannot be built; the message starts with the key.
+    """
+    try:
+        return build(*args)
+    except MemoryError as error:
+        raise ConfigError(f"{key}: there is not enough memory; choose smaller values") from error
+    # RuntimeError is also torch's for memory.
+    except (ValueError, TypeError, OSError, ImportError, RuntimeError, OverflowError) as error:
+        raise ConfigError(f"{key}: {' '.join(str(error).split())}") from error

@@ -33,7 +33,8 @@ def plain(record: Any) -> Any:
         return {str(key): plain(value) for key, value in record.items()}
     if isinstance(record, list | tuple):
         return [plain(value) for value in record]
-    return record
+    # JSON has no infinity; as an option (soft_temperature) it is written as on the command line.
+    return "inf" if record == math.inf else record
 
 
 def json_text(record: Any) -> str:

@@ -64,13 +64,14 @@ def test_variants_and_metrics(tmp_path):
     out = tmp_path / "folds"
     arguments = ["ablate", "text2shape", *SLICE, "study=folds", "axes.batch.folds.text=1,3"]
     arguments += ["axes.batch.folds.voxel=1,2", "seeds=0", f"out={out}", "jobs=2"]
-    assert main(arguments) == 0
+    assert main([*arguments, "loss.soft_temperature=inf"]) == 0
     result = json.loads((out / "ablate.json").read_text())
     assert result["axes"] == {"batch.folds.text": ["1", "3"], "batch.folds.voxel": ["1", "2"]}
     assert len(result["runs"]) == 4
     for run in result["runs"]:
         metrics = json.loads((out / run["folder"] / "metrics.json").read_text())
         assert metrics["seed"] == run["seed"]
+        assert metrics["config"]["loss"]["soft_temperature"] == "inf"
         assert {f"batch.folds.{m}": str(k) for m, k in metrics["batch"]["folds"].items()} == (
             run["variant"]
         )

@@ -63,7 +63,7 @@ def retrieval_module(lr=0.01, **options):
     )
 
 
-def fit(module, out, steps, *callbacks, ckpt=None, dataset=None, workers=0, **options):
+def fit(module, out, steps, *callbacks, ckpt=None, dataset=None, workers=0, instances=8, **options):
     """Trains, three steps an epoch, and returns the trainer and the clock."""
     torch.manual_seed(1)
     clock = TrainingClock()
@@ -77,7 +77,7 @@ def fit(module, out, steps, *callbacks, ckpt=None, dataset=None, workers=0, **op
     data = RetrievalData(
         {"train": dataset, "val": dataset, "test": dataset},
         ["a", "b"],
-        BatchConfig(instances=8, folds={"a": 2, "b": 1}, workers=workers),
+        BatchConfig(instances=instances, folds={"a": 2, "b": 1}, workers=workers),
         seed=0,
         eval_batch=16,
         pin_memory=False,

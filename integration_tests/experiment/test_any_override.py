@@ -5,8 +5,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from mxmclr_plugin.arguments import written
-from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.experiment.compose import build_part, describe, load_config
+from mxmclr_plugin.errors import ConfigError, build_part
+from mxmclr_plugin.experiment.compose import load_config
+from mxmclr_plugin.experiment.describe_config import describe
 from mxmclr_plugin.experiment.machine import check_machine
 from mxmclr_plugin.loss.registry import build_loss
 from mxmclr_plugin.registry import LOSSES

@@ -5,14 +5,9 @@ import typing
 import pytest
 
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.experiment.compose import (
-    check_config,
-    choices,
-    compose_choice,
-    describe,
-    load_config,
-    tasks,
-)
+from mxmclr_plugin.experiment.check_config import check_config
+from mxmclr_plugin.experiment.compose import choices, compose_choice, load_config, tasks
+from mxmclr_plugin.experiment.describe_config import describe
 from mxmclr_plugin.registry import DATASETS, LOSSES, TOWERS
 
 ENTRIES = [

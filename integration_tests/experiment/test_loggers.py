@@ -45,7 +45,7 @@ def test_tensorboard_reads_what_the_csv_file_has(tmp_path):
         "tensorboard.backend.event_processing.event_accumulator",
         reason="tensorboard is not installed",
     )
-    from mxmclr_plugin.report.curves import read_curve
+    from mxmclr_plugin.experiment.curves import read_curve
 
     out = tmp_path / "run"
     assert main(["text2shape", *SMALL, "trainer.loggers=[tensorboard]", f"out={out}"]) == 0

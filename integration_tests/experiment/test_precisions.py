@@ -33,6 +33,13 @@ def test_every_other_one_is_refused_in_a_line(precision):
         check_machine(load_config("text2shape", [f"trainer.precision={precision}"]).trainer)
 
 
+@pytest.mark.parametrize("strategy", ["ddp_spawn", "ddp_fork", "ddp_notebook"])
+def test_strategies_whose_processes_keep_their_results_are_refused(strategy):
+    config = load_config("text2shape", [f"trainer.strategy={strategy}", "trainer.devices=2"])
+    with pytest.raises(ConfigError, match=rf"^trainer\.strategy={strategy}: .*take ddp"):
+        check_machine(config.trainer)
+
+
 RECORDS = {
     "bag_of_words": ["a red cone", "a tall blue box"],
     "features": torch.randn(2, 8),

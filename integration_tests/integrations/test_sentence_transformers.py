@@ -1,18 +1,16 @@
 import json
 import random
-import warnings
 from pathlib import Path
 
 import pytest
 import torch
-from integrations.sentence_jobs import gradients, step, word_model
+from integrations.sentence_jobs import WORDS, gradients, step, word_model
 from loss.distributed.gloo_ranks import GlooRanks
+from PIL import Image
 
 from mxmclr_plugin import multifold_hybrid_loss, multifold_hybrid_parts
-from mxmclr_plugin.integrations.sentence_transformers import (
-    MultifoldHybridSentenceLoss,
-    TemperatureCallback,
-)
+from mxmclr_plugin.integrations.sentence_transformers import MultifoldHybridSentenceLoss
+from mxmclr_plugin.integrations.sentence_transformers.columns import column_roles
 from mxmclr_plugin.loss.multifold_hybrid import MultifoldHybridLoss
 from mxmclr_plugin.models.bag_of_words import bag_of_words
 from mxmclr_plugin.models.sentence_transformer import load_sentence_transformer
@@ -25,6 +23,7 @@ from sentence_transformers import (  # noqa: E402
     SentenceTransformerTrainer,
     SentenceTransformerTrainingArguments,
 )
+from sentence_transformers.sentence_transformer import losses  # noqa: E402
 from sentence_transformers.sentence_transformer.losses import (  # noqa: E402
     MatryoshkaLoss,
     MultipleNegativesRankingLoss,
@@ -104,6 +103,8 @@ def test_two_columns_hard_only_is_the_symmetric_ranking_loss():
 
 
 def embedded(model, columns):
+    if isinstance(columns[0], str):
+        return torch.as_tensor(model.encode(columns))
     return [torch.as_tensor(model.encode(column)) for column in columns]
 
 
@@ -178,7 +179,7 @@ def test_one_column_with_labels_drawn_by_label(tmp_path):
     assert logged(trainer, "loss")[-1] < 0.9 * logged(trainer, "loss")[0]
 
 
-def run(folder, resume=False, callback=True, **given):
+def run(folder, resume=False, **given):
     model = word_model()
     loss = MultifoldHybridSentenceLoss(model, learnable_temperature=True)
     trainer = SentenceTransformerTrainer(
@@ -194,7 +195,6 @@ def run(folder, resume=False, callback=True, **given):
         word_dataset(columns=2),
         eval_dataset=word_dataset(rows=8, columns=2),
         loss=loss,
-        callbacks=[TemperatureCallback(loss)] if callback else [],
     )
     trainer.train(resume_from_checkpoint=resume)
     return model, loss, trainer
@@ -229,27 +229,466 @@ def test_the_best_model_comes_with_its_temperature(tmp_path):
     assert trainer.evaluate()["eval_loss"] == pytest.approx(trainer.state.best_metric, rel=1e-5)
 
 
-def test_a_learned_temperature_that_nobody_keeps_is_warned_of(tmp_path):
-    with pytest.warns(UserWarning, match="TemperatureCallback"):
-        run(tmp_path, callback=False, max_steps=3)
+def test_a_checkpoint_of_other_losses_is_refused(tmp_path):
+    run(tmp_path, max_steps=3)
+    state = tmp_path / "checkpoint-3" / "trainer_state.json"
+    saved = json.loads(state.read_text())
+    del saved["stateful_callbacks"]["MultifoldHybridSentenceLoss"]
+    state.write_text(json.dumps(saved))
     with pytest.raises(ValueError, match="holds 0 learned temperatures, but there are 1 losses"):
         run(tmp_path, resume=True)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        model = word_model()
-        MultifoldHybridSentenceLoss(model)([model.preprocess(column) for column in texts(4, 2)])
 
 
-def test_inside_matryoshka_loss(tmp_path):
+def test_the_temperature_gets_no_gradients_of_past_steps(tmp_path):
+    """Before version 6.2 the trainer has no callback that clears the gradients of losses."""
+    _, expected, _ = run(tmp_path / "all")
     model = word_model()
-    before = weights(model)
-    inner = MultifoldHybridSentenceLoss(model, anchor_columns=2, log_parts=False)
+    loss = MultifoldHybridSentenceLoss(model, learnable_temperature=True)
     trainer = SentenceTransformerTrainer(
-        model, arguments(tmp_path), word_dataset(), loss=MatryoshkaLoss(model, inner, [8, 4])
+        model,
+        arguments(tmp_path, learning_rate_mapping={"log_scale": 0.02}),
+        word_dataset(columns=2),
+        loss=loss,
+    )
+    for callback in list(trainer.callback_handler.callbacks):
+        if type(callback).__name__ == "_OptimizerZeroGradCallback":
+            trainer.remove_callback(callback)
+    trainer.train()
+    assert loss.temperature == pytest.approx(expected.temperature, rel=1e-6)
+
+
+@pytest.fixture(scope="module")
+def transformer_folder(tmp_path_factory):
+    """A transformer of three small layers with random weights."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("transformer")
+    vocabulary = ["[PAD]", "[UNK]", *WORDS]
+    tokenizer = Tokenizer(models.WordLevel({word: k for k, word in enumerate(vocabulary)}, "[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", model_max_length=16
+    ).save_pretrained(folder)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "max_position_embeddings": 16}
+    config = BertConfig(
+        vocab_size=len(vocabulary), num_hidden_layers=3, num_attention_heads=2, **sizes
+    )
+    BertModel(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def transformer(transformer_folder):
+    return lambda: SentenceTransformer(str(transformer_folder), device="cpu")
+
+
+@pytest.mark.parametrize("wrapper", ["MatryoshkaLoss", "AdaptiveLayerLoss", "Matryoshka2dLoss"])
+def test_losses_around_it_work_and_log_its_parts(tmp_path, transformer, wrapper):
+    values = []
+    for log_parts in (True, False):
+        model = transformer().eval()
+        loss = MultifoldHybridSentenceLoss(model, log_parts=log_parts)
+        options = {} if wrapper == "AdaptiveLayerLoss" else {"matryoshka_dims": [16, 8]}
+        wrapped = getattr(losses, wrapper)(model, loss, **options)
+        random.seed(0)
+        value = wrapped([model.preprocess(column) for column in texts(6, 2)], None)
+        value = sum(value.values()) if log_parts else value
+        value.backward()
+        values.append((value.detach(), [p.grad for p in model.parameters()]))
+    torch.testing.assert_close(*values)
+
+    model = transformer()
+    before = weights(model)
+    wrapped = getattr(losses, wrapper)(model, MultifoldHybridSentenceLoss(model), **options)
+    trainer = SentenceTransformerTrainer(
+        model, arguments(tmp_path, max_steps=3), word_dataset(columns=2), loss=wrapped
     )
     trainer.train()
     assert changed(before, model)
-    assert logged(trainer, "loss")[-1] < 0.9 * logged(trainer, "loss")[0]
+    assert logged(trainer, "hard")[0] > 0
+    assert logged(trainer, "soft")[0] > 0
+    parts = sum(
+        logged(trainer, key)[0] for key in ("hard", "soft", "added") if logged(trainer, key)
+    )
+    assert logged(trainer, "loss")[0] == pytest.approx(parts, abs=2e-4)
+
+
+def test_two_columns_and_negatives_hard_only_are_the_symmetric_ranking_loss():
+    columns = texts(10, 4)
+    model, other = word_model(), word_model()
+    names = ["question", "answer", "negative_1", "negative_2"]
+    ours = MultifoldHybridSentenceLoss(
+        model, temperature=0.05, hard_weight=1.0, log_parts=False, columns=names
+    )
+    theirs = MultipleNegativesRankingLoss(
+        other,
+        scale=20.0,
+        directions=("query_to_doc", "doc_to_query"),
+        partition_mode="per_direction",
+    )
+    torch.testing.assert_close(
+        gradients(model, ours, columns), gradients(other, theirs, columns), rtol=1e-5, atol=1e-6
+    )
+
+
+ROLES = {
+    ("anchor", "positive"): "ap",
+    ("question", "answer"): "ap",
+    ("question", "answer", "negative"): "apn",
+    ("anchor", "positive", "negative_1", "negative_2"): "apnn",
+    ("anchor", "positive", "positive_2", "negative"): "appn",
+    ("anchor", "anchor_2", "positive"): "aap",
+    ("positive", "anchor"): "pa",
+    ("premise", "entailment", "contradiction"): "apn",
+    ("text",): "a",
+    ("anchor", "negative"): "an",
+}
+
+
+@pytest.mark.parametrize("names", ROLES)
+def test_names_tell_what_columns_hold(names):
+    assert "".join(role[0] for role in column_roles(len(names), [names], None)) == ROLES[names]
+
+
+@pytest.mark.parametrize(
+    ("count", "named", "anchor_columns", "message"),
+    [
+        (3, [("a", "b", "c")], None, "the columns a, b, c cannot be told apart: name the columns"),
+        (3, [("a", "positive", "c")], None, "cannot be told apart"),
+        (2, [("negative", "positive")], None, "cannot be told apart"),
+        (3, [], None, "give the loss columns=dataset.column_names"),
+        (3, [("a", "b")], None, "names of the 3 columns are not known"),
+        (3, [("a", "b", "negative"), ("a", "positive", "positive_2")], None, "different roles"),
+        (3, [("a", "negative", "positive")], 2, "not all of the first columns can be anchors"),
+        (1, [], 2, "has only 1 column of"),
+    ],
+)
+def test_columns_that_cannot_be_told_apart(count, named, anchor_columns, message):
+    with pytest.raises(ValueError, match=message):
+        column_roles(count, named, anchor_columns)
+
+
+def test_anchor_columns_say_what_names_leave_open():
+    roles = column_roles(4, [("en_0", "en_1", "de_0", "negative")], 2)
+    assert roles == ("anchor", "anchor", "positive", "negative")
+
+
+def recorded(trainer_loss):
+    """What the loss is called with, in a list that grows."""
+    seen = []
+    weighted = trainer_loss._weighted
+    trainer_loss._weighted = lambda *arguments: seen.append(arguments) or weighted(*arguments)
+    return seen
+
+
+def test_the_trainer_tells_the_names(tmp_path):
+    columns = texts(8, 4)
+    names = ["anchor", "positive", "positive_2", "negative"]
+    data = datasets.Dataset.from_dict(
+        {**dict(zip(names, columns)), "label": [0, 1, 2, 3, 0, 1, 2, 3]}
+    )
+    model = word_model()
+    loss = MultifoldHybridSentenceLoss(model)
+    seen = recorded(loss)
+    criterion = recorded_calls(loss.criterion)
+    SentenceTransformerTrainer(
+        model, arguments(tmp_path, max_steps=1, logging_steps=1), data, loss=loss
+    ).train()
+    ((embeddings, labels, _, absent),) = seen
+    ((z0, z1, ids0, ids1, *_), options) = criterion[0]
+    assert sorted(labels.tolist()) == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert ids0.equal(labels)
+    assert ids1.equal(labels.repeat_interleave(2))
+    assert z0.equal(embeddings[0])
+    assert z1.equal(torch.stack(embeddings[1:3], dim=1).flatten(0, 1))
+    assert options["negatives"].equal(embeddings[3])
+    assert absent == [None] * 4
+
+
+def recorded_calls(criterion):
+    calls = []
+    parts = criterion.parts
+    criterion.parts = lambda *a, **k: calls.append((a, k)) or parts(*a, **k)
+    return calls
+
+
+def test_unclear_names_stop_the_trainer(tmp_path):
+    model = word_model()
+    trainer = SentenceTransformerTrainer(
+        model,
+        arguments(tmp_path),
+        word_dataset(columns=3),
+        loss=MultifoldHybridSentenceLoss(model),
+    )
+    with pytest.raises(ValueError, match="text_0, text_1, text_2 cannot be told apart"):
+        trainer.train()
+
+
+def test_none_is_no_observation():
+    model = word_model()
+    columns = texts(6, 3)
+    columns[0][5] = columns[2][1] = None
+    columns[1][3] = ""
+    loss = MultifoldHybridSentenceLoss(model, anchor_columns=1, log_parts=False)
+    value = loss([model.preprocess(column) for column in columns])
+    z = [embedded(model, [text or "word1" for text in column]) for column in columns]
+    kept0, kept1, kept2 = ([k for k, text in enumerate(column) if text] for column in columns)
+    expected = MultifoldHybridLoss()(
+        z[0][kept0],
+        torch.cat((z[1][kept1], z[2][kept2])),
+        torch.tensor(kept0),
+        torch.tensor(kept1 + kept2),
+    )
+    torch.testing.assert_close(value, expected)
+
+
+def test_empty_texts_are_no_observations_in_the_trainer(tmp_path):
+    columns = texts(8, 4)
+    columns[2][1] = columns[2][5] = columns[3][0] = ""
+    names = ["anchor", "positive", "positive_2", "negative"]
+    model = word_model()
+    loss = MultifoldHybridSentenceLoss(model)
+    calls = recorded_calls(loss.criterion)
+    SentenceTransformerTrainer(
+        model,
+        arguments(tmp_path, max_steps=1, logging_steps=1, prompts="word19 "),
+        datasets.Dataset.from_dict(dict(zip(names, columns))),
+        loss=loss,
+    ).train()
+    ((z0, z1, _, ids1, *_), options) = calls[0]
+    assert len(z0) == 8
+    assert len(z1) == len(ids1) == 14
+    assert sorted(ids1.bincount().tolist()) == [1, 1, 2, 2, 2, 2, 2, 2]
+    assert len(options["negatives"]) == 7
+
+
+@pytest.mark.parametrize("validate", [True, False])
+def test_a_text_without_a_known_word_does_not_stop_the_run(validate):
+    model = word_model()
+    columns = texts(6, 3)
+    columns[0][2] = columns[1][4] = columns[2][0] = "unheard of"
+    loss = MultifoldHybridSentenceLoss(
+        model, columns=["anchor", "positive", "negative"], log_parts=False, validate=validate
+    )
+    value = loss([model.preprocess(column) for column in columns])
+    value.backward()
+    assert value.isfinite()
+    if validate:
+        z = embedded(model, columns)
+        keep = [k for k in range(6) if k != 2], [k for k in range(6) if k != 4]
+        expected = MultifoldHybridLoss()(
+            *(z[side][keep[side]] for side in (0, 1)),
+            *map(torch.tensor, keep),
+            negatives=z[2][1:],
+        )
+        torch.testing.assert_close(value, expected)
+
+
+def test_a_batch_without_a_pair_has_a_loss_of_zero():
+    model = word_model()
+    loss = MultifoldHybridSentenceLoss(model, log_parts=False)
+    value = loss([model.preprocess(column) for column in (["word1", "no"], ["no", "word2"])])
+    value.backward()
+    assert value == 0
+    assert not any(p.grad.any() for p in model.parameters())
+
+
+@pytest.mark.parametrize("learnable", [False, True])
+@pytest.mark.parametrize("names", ["ap", "appn"])
+def test_mini_batches_give_the_loss_and_gradients_of_the_whole(names, learnable, transformer):
+    columns = texts(7, len(names))
+    columns[-1][3] = "word1 " * 9  # of another length
+    kinds = {"a": "anchor", "p": "positive", "n": "negative"}
+    answers = []
+    for mini_batch_size in (None, 3):
+        model = transformer()
+        torch.manual_seed(0)
+        loss = MultifoldHybridSentenceLoss(
+            model,
+            columns=[f"{kinds[name]}_{k}" for k, name in enumerate(names)],
+            mini_batch_size=mini_batch_size,
+            learnable_temperature=learnable,
+        )
+        sizes = []
+        model.eval().register_forward_hook(
+            lambda _, inputs, __, sizes=sizes: sizes.append(len(inputs[0]["input_ids"]))
+        )
+        parts = loss([model.preprocess(column) for column in columns])
+        (3 * sum(parts.values())).backward()
+        answers.append((dict(parts), [p.grad for p in loss.parameters()]))
+        assert max(sizes) <= (mini_batch_size or 99)
+    torch.testing.assert_close(*answers)
+    assert [sorted(parts) for parts, _ in answers] == [["hard", "soft"]] * 2
+
+
+def test_mini_batches_in_matryoshka_loss(transformer):
+    columns = texts(7, 2)
+    answers = []
+    for mini_batch_size in (None, 3):
+        model = transformer().eval()
+        inner = MultifoldHybridSentenceLoss(model, mini_batch_size=mini_batch_size)
+        loss = MatryoshkaLoss(model, inner, [16, 8], [1, 0.5])
+        value = loss([model.preprocess(column) for column in columns], None)
+        value = sum(value.values()) if isinstance(value, dict) else value
+        value.backward()
+        answers.append((value.detach(), [p.grad for p in model.parameters()]))
+    torch.testing.assert_close(*answers)
+
+
+def test_mini_batches_train_and_log_the_parts(tmp_path, transformer):
+    model = transformer()
+    loss = MultifoldHybridSentenceLoss(model, mini_batch_size=3)
+    trainer = SentenceTransformerTrainer(
+        model,
+        arguments(tmp_path, max_steps=6, eval_strategy="steps", eval_steps=6, learning_rate=5e-3),
+        word_dataset(columns=2),
+        eval_dataset=word_dataset(rows=8, columns=2),
+        loss=loss,
+    )
+    trainer.train()
+    for prefix in ("", "eval_"):
+        for value, hard, soft in zip(
+            *(logged(trainer, prefix + k) for k in ("loss", "hard", "soft"))
+        ):
+            assert value == pytest.approx(hard + soft, abs=2e-4)
+    assert logged(trainer, "loss")[-1] < logged(trainer, "loss")[0]
+
+
+def test_static_embeddings_cannot_be_cut():
+    with pytest.raises(ValueError, match="leave out mini_batch_size"):
+        MultifoldHybridSentenceLoss(static_model(["red"], 0), mini_batch_size=4)
+
+
+def test_several_data_sets_with_a_loss_each(tmp_path):
+    model = word_model()
+    before = weights(model)
+    triplets = dict(zip(["anchor", "positive", "negative"], texts(16, 3)))
+    data = {"pairs": word_dataset(columns=2), "triplets": datasets.Dataset.from_dict(triplets)}
+    made = {name: MultifoldHybridSentenceLoss(model, learnable_temperature=True) for name in data}
+    trainer = SentenceTransformerTrainer(
+        model,
+        arguments(
+            tmp_path,
+            save_strategy="steps",
+            save_steps=6,
+            max_steps=6,
+            learning_rate_mapping={r"log_scale": 0.02},
+        ),
+        datasets.DatasetDict(data),
+        loss=made,
+    )
+    trainer.train()
+    assert changed(before, model)
+    saved = json.loads((tmp_path / "checkpoint-6" / "trainer_state.json").read_text())
+    log_scales = saved["stateful_callbacks"]["MultifoldHybridSentenceLoss"]["attributes"]
+    expected = [loss.criterion.log_scale.item() for loss in made.values()]
+    assert log_scales["log_scales"] == expected
+    assert len({*expected}) == 2
+
+
+def test_an_adapter_is_trained_with_prompts_in_bfloat16(tmp_path, transformer):
+    peft = pytest.importorskip("peft")
+    model = transformer()
+    config = peft.LoraConfig(task_type="FEATURE_EXTRACTION", r=2, target_modules=["query", "value"])
+    model[0].model = peft.get_peft_model(model[0].model, config)
+    before = weights(model)
+    trainer = SentenceTransformerTrainer(
+        model,
+        arguments(
+            tmp_path,
+            bf16=True,
+            max_steps=4,
+            logging_steps=1,
+            prompts={"text_0": "word3 ", "text_1": "word4 "},
+        ),
+        word_dataset(columns=2),
+        loss=MultifoldHybridSentenceLoss(model),
+    )
+    trainer.train()
+    assert changed(before, model)
+    assert all("lora" in name for name in changed(before, model))
+    assert all(0 < value < 10 for value in logged(trainer, "hard"))
+
+
+def test_images_with_several_captions(tmp_path):
+    """CLIP with random weights: an image is an anchor, its captions are a fold."""
+    model = clip_model(tmp_path / "model")
+    draw = random.Random(0)
+    colours = [tuple(draw.randrange(256) for _ in range(3)) for _ in range(12)]
+    captions = texts(12, 3)
+    captions[2][4] = ""
+    data = datasets.Dataset.from_dict(
+        {
+            "anchor": [Image.new("RGB", (24, 24), colour) for colour in colours[:-1]] + [None],
+            **{f"positive_{k}": column for k, column in enumerate(captions)},
+        }
+    )
+    before = weights(model)
+    loss = MultifoldHybridSentenceLoss(model)
+    calls = recorded_calls(loss.criterion)
+    trainer = SentenceTransformerTrainer(
+        model,
+        arguments(
+            tmp_path,
+            per_device_train_batch_size=12,
+            max_steps=10,
+            learning_rate=1e-3,
+            logging_steps=1,
+        ),
+        data,
+        loss=loss,
+    )
+    trainer.train()
+    (z0, z1, *_), _ = calls[0]
+    assert (len(z0), len(z1)) == (11, 35)
+    for tower in ("vision_model", "text_model"):
+        assert any(tower in name for name in changed(before, model))
+    assert logged(trainer, "loss")[-1] < logged(trainer, "loss")[0]
+
+
+def clip_model(folder):
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import (
+        CLIPConfig,
+        CLIPImageProcessor,
+        CLIPModel,
+        CLIPProcessor,
+        PreTrainedTokenizerFast,
+    )
+
+    vocabulary = ["<s>", "</s>", *WORDS]
+    tokenizer = Tokenizer(models.WordLevel({w: k for k, w in enumerate(vocabulary)}, "</s>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        "<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)]
+    )
+    tokens = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "</s>", "unk_token": "</s>"}
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=16, **tokens)
+    layer = {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
+    ids = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
+    torch.manual_seed(0)
+    config = CLIPConfig(
+        text_config={
+            **layer,
+            **ids,
+            "vocab_size": len(vocabulary),
+            "max_position_embeddings": 16,
+        },
+        vision_config={**layer, "image_size": 24, "patch_size": 8},
+        projection_dim=16,
+    )
+    CLIPModel(config).save_pretrained(folder)
+    size = {"height": 24, "width": 24}
+    images = CLIPImageProcessor(size={"shortest_edge": 24}, crop_size=size)
+    CLIPProcessor(images, fast).save_pretrained(folder)
+    return SentenceTransformer(str(folder), device="cpu")
 
 
 @pytest.mark.parametrize("labels", [None, [4, 4, 9, 2, 9]])
@@ -295,8 +734,10 @@ def test_without_gathering_ranks_learn_the_same_temperature(ranks):
 @pytest.mark.parametrize(
     ("options", "columns", "labels", "message"),
     [
-        ({"anchor_columns": 3}, 2, None, "anchor_columns is 3, but .* only 2 text columns"),
-        ({}, 1, None, "one text column needs a column 'label'"),
+        ({"anchor_columns": 3}, 2, None, "anchor_columns is 3, but .* only 2 columns of"),
+        ({"columns": ["a", "b"]}, 3, None, "columns names 2 columns, a, b, but .* has 3"),
+        ({}, 3, None, "positives and hard negatives cannot be told apart"),
+        ({}, 1, None, "one column of observations needs a column 'label'"),
         ({}, 2, torch.rand(4), r"one whole number for each row.*torch.float32 and shape \(4,\)"),
         ({}, 2, torch.ones(4, 2).long(), r"torch.int64 and shape \(4, 2\) for 4 rows"),
         ({}, 1, torch.arange(4), "ids0 holds every id once"),
@@ -317,8 +758,8 @@ def test_options_that_cannot_be_are_refused():
         MultifoldHybridSentenceLoss(model, anchor_columns=1.5)
     with pytest.raises(ValueError, match="temperature must be a positive number"):
         MultifoldHybridSentenceLoss(model, temperature=-1)
-    with pytest.raises(ValueError, match="learnable_temperature=True"):
-        TemperatureCallback(MultifoldHybridSentenceLoss(model))
+    with pytest.raises(ValueError, match="mini_batch_size must be at least 1"):
+        MultifoldHybridSentenceLoss(model, mini_batch_size=0)
 
 
 def test_a_language_model_is_trained_and_reloads_plainly(tmp_path):
@@ -445,7 +886,7 @@ def test_embeddings_in_the_label_column(tmp_path):
     expected = teachers_loss(model, [embeddings] * 3)
     assert float(loss(features, embeddings).detach()) == pytest.approx(expected, rel=1e-5)
     with pytest.raises(ValueError, match="but the loss has a teacher too"):
-        MultifoldHybridSentenceLoss(model, teacher=model)(features, embeddings)
+        MultifoldHybridSentenceLoss(model, teacher=model, anchor_columns=2)(features, embeddings)
 
     seen = []
     forward = loss.forward

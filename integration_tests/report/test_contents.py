@@ -13,8 +13,8 @@ from report.report_folders import (
 
 from mxmclr_plugin.comparison.records import Ablation, Comparison
 from mxmclr_plugin.errors import ConfigError
+from mxmclr_plugin.experiment.curves import read_curve
 from mxmclr_plugin.json_records import plain, read_record
-from mxmclr_plugin.report.curves import read_curve
 
 
 def read(tmp_path, content):

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -98,13 +99,17 @@ def test_metrics_json(finished):
 
 def test_what_is_shown(finished):
     out, done = finished
-    assert "t2s (text to" in done.stdout
-    assert "s2t (voxel to" in done.stdout
+    assert "t2s: text to" in done.stdout
+    assert "s2t: voxel to" in done.stdout
     assert str(out / "metrics.json") in done.stdout
     assert "waiting for data" in done.stdout
     # Not on a terminal: no bar, nothing redrawn.
     assert "\r" not in done.stdout + done.stderr
-    assert "it/s" not in done.stdout + done.stderr
+    # A line at every tenth of the steps.
+    assert re.search(r"^step 11/11 .* loss \d", done.stdout, re.MULTILINE)
+    assert len(re.findall(r"^step \d+/11 ", done.stdout, re.MULTILINE)) <= 11
+    # The commands that go on from here.
+    assert f"mxmclr report {out}" in done.stdout
 
 
 def test_learning_curves_and_checkpoints(finished):
@@ -314,10 +319,11 @@ def test_a_frozen_sentence_transformer_is_encoded_once(run_here, tmp_path, monke
 
 def test_two_processes_train_in_one_folder(tmp_path):
     two = ["trainer.accelerator=cpu", "trainer.devices=2", "trainer.strategy=ddp"]
-    few = ["batch.instances=4", "trainer.max_steps=4", "loss.gather_distributed=true"]
+    few = ["batch.instances=4", "trainer.max_steps=4", "trainer.cache_chunk=3"]
     arguments = ["text2shape", *SLICE, *two, *few, "seed=7"]
     done = run(*arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+    assert "of each of the 2 processes alone" not in done.stdout
     assert "holds a run" not in done.stderr
     assert [folder.name for folder in (tmp_path / "runs" / "text2shape").iterdir()] == [
         "mxmclr-seed7"

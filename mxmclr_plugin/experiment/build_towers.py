@@ -13,8 +13,7 @@ from torch import nn
 from mxmclr_plugin.data.batch import stack
 from mxmclr_plugin.data.dataset import MultifoldDataset
 from mxmclr_plugin.data.observations import Records
-from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.experiment.compose import build_part
+from mxmclr_plugin.errors import ConfigError, build_part
 from mxmclr_plugin.experiment.config import RunConfig
 from mxmclr_plugin.experiment.folder import RunFolder
 from mxmclr_plugin.loss.multimodal import takes_soft_features

@@ -34,7 +34,8 @@ class BatchConfig:
     """Contents of a training batch.
 
     Attributes:
-        instances: Instances per batch (on each process); null chooses from the data if automatic.
+        instances: Instances per batch (on each process), 2 or more; null chooses from the data if
+            automatic.
         folds: Observations drawn of each instance, by modality.
         repeats: How many times an epoch goes through the instances; null chooses from the data if
             automatic.
@@ -44,7 +45,7 @@ class BatchConfig:
         workers: Processes that read data; 0 reads in the main process.
     """
 
-    instances: Count | None = 128
+    instances: Annotated[int, Ge(2), Le(2**31 - 1)] | None = 128
     folds: dict[str, Count] = field(default_factory=dict)
     repeats: Count | None = 1
     pad_folds: bool = False
@@ -91,6 +92,8 @@ class TrainerConfig:
         skip_nonfinite: Steps with a loss, gradient or embeddings that are not finite which are left
             out of training before it stops.
         eval_batch: Observations encoded at once in evaluation.
+        cache_chunk: Observations encoded at once in training, for batches beyond memory: the
+            backward pass encodes each chunk again (GradCache). Null encodes the batch at once.
         log_every: Steps between entries of the log.
         loggers: Where curves are written: csv (always), tensorboard, wandb.
         deterministic: Whether torch uses deterministic algorithms.
@@ -109,6 +112,7 @@ class TrainerConfig:
     test_with: Annotated[str, OneOf(("best", "last"))] = "best"
     skip_nonfinite: Annotated[int, Ge(0)] = 0
     eval_batch: Count = 256
+    cache_chunk: Count | None = None
     log_every: Count = 10
     loggers: list[Annotated[str, OneOf(LOGGERS)]] = field(default_factory=lambda: ["csv"])
     deterministic: bool = False

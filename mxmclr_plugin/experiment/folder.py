@@ -17,7 +17,7 @@ import yaml
 
 from mxmclr_plugin.data.problems import Problem
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.experiment.compose import check_config
+from mxmclr_plugin.experiment.check_config import check_config
 from mxmclr_plugin.experiment.config import RunConfig
 from mxmclr_plugin.experiment.metrics import RunMetrics
 from mxmclr_plugin.files import write_atomically

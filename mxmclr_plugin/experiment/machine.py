@@ -28,6 +28,11 @@ def check_machine(config: TrainerConfig) -> None:
         raise ConfigError(
             f"trainer.devices must be auto, a number, or indexes as 0,2, got {config.devices!r}"
         )
+    if re.search("spawn|fork|notebook", config.strategy):
+        raise ConfigError(
+            f"trainer.strategy={config.strategy}: the results of such processes are lost when they "
+            "end; take ddp, whose processes run the same command"
+        )
     if precision_of(config) == "16-true":
         raise ConfigError(
             "trainer.precision=16-true: AdamW divides by 0 in float16, which rounds its eps to 0; "

@@ -70,7 +70,8 @@ class MemoryAdvice(Callback):
         self._advice = f"batch.instances: a step of {self.instances} instances ({rows} rows) "
         self._advice += f"does not fit in the memory of {pl_module.device}; "
         self._advice += (
-            f"batch.instances={fits} does"
+            f"batch.instances={fits} does; trainer.cache_chunk={max(1, rows // 8)} keeps the batch "
+            "and encodes it in parts"
             if fits
             else "nor does one of a single instance; lower batch.folds, or take smaller records or "
             "a smaller tower"

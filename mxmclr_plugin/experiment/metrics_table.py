@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from rich import box
 from rich.table import Table
 
 from mxmclr_plugin.experiment.metrics import GRADED, DirectionMetrics, RunMetrics
@@ -34,17 +35,24 @@ def _table(
         for name, of in directions.items()
         if GRADED in of.metrics
     )
-    caption = f"rates in percent, one run; {_origin(metrics)}" + (
-        f"\n{GRADED}: {graded}" if graded else ""
+    caption = f"percent, one run; {_origin(metrics)}" + (f"\n{GRADED}: {graded}" if graded else "")
+    # 80 columns hold it with three kinds of recall.
+    table = Table(
+        title=plain_text(title),
+        caption=plain_text(caption),
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
     )
-    table = Table(title=plain_text(title), caption=plain_text(caption))
     table.add_column("direction")
     columns = [name for name in next(iter(directions.values())).metrics if name != GRADED]
     for column in [*columns, "queries", "gallery"]:
         table.add_column(column, justify="right")
     for name, of in directions.items():
         table.add_row(
-            plain_text(f"{name} ({Direction(of.query, of.gallery)})"),
+            plain_text(f"{name}: {Direction(of.query, of.gallery)}"),
             *(f"{of.metrics[column]:.2f}" for column in columns),
             f"{of.queries:.0f}",
             f"{of.items:.0f}",
@@ -61,7 +69,7 @@ def _origin(metrics: RunMetrics) -> str:
     if train is None:
         return f"data {metrics.config['data']['name']}, weights of {metrics.checkpoint}"
     return (
-        f"{train.steps} steps in {train.seconds:.0f} s of training "
-        f"({train.waiting_for_data:.0%} of it waiting for data), "
-        f"{train.observations_per_second:.0f} observations a second"
+        f"{train.steps} steps in {train.seconds:.0f} s "
+        f"({train.waiting_for_data:.0%} waiting for data, "
+        f"{train.observations_per_second:.0f} observations/s)"
     )

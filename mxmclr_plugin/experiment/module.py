@@ -11,12 +11,13 @@ from lightly.utils.scheduler import CosineWarmupScheduler
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
-from mxmclr_plugin.data.batch import MultifoldBatch
+from mxmclr_plugin.data.batch import MultifoldBatch, Observations
 from mxmclr_plugin.data.observations import ObservationBatch
 from mxmclr_plugin.errors import TrainingError
 from mxmclr_plugin.experiment.config import EvalConfig, OptimizerConfig
 from mxmclr_plugin.experiment.metrics import SplitMetrics, measure
 from mxmclr_plugin.loss.multimodal import MultimodalLoss
+from mxmclr_plugin.models.checkpointing import encode_in_chunks
 from mxmclr_plugin.models.tower import Tower
 from mxmclr_plugin.retrieval.direction import Direction
 from mxmclr_plugin.retrieval.graded import Relevance
@@ -33,9 +34,12 @@ class RetrievalModule(LightningModule):
         directions: Directions of retrieval by name: ``{"t2s": Direction("text", "voxel")}``.
         optimizer: Options of the optimizer.
         evaluation: The metrics.
+        cache_chunk: Observations encoded at once in training; None for all of a batch, see
+            :func:`~mxmclr_plugin.models.checkpointing.encode_in_chunks`.
 
     Attributes:
         tested: Metrics of the last test, None before it.
+        training_set: Digest of the training set, kept in checkpoints.
         relevance: How relevant the instances of the next test are to each other, for the graded
             metric.
         embeddings: Embeddings of the last training batch, detached, by modality.
@@ -48,6 +52,7 @@ class RetrievalModule(LightningModule):
         directions: Mapping[str, Direction],
         optimizer: OptimizerConfig,
         evaluation: EvalConfig,
+        cache_chunk: int | None = None,
     ) -> None:
         super().__init__()
         self.towers = nn.ModuleDict(towers)
@@ -55,7 +60,9 @@ class RetrievalModule(LightningModule):
         self.directions = dict(directions)
         self.optimizer_config = optimizer
         self.evaluation = evaluation
+        self.cache_chunk = cache_chunk
         self.tested: SplitMetrics | None = None
+        self.training_set: str | None = None
         self.relevance: Relevance | None = None
         self._options: list[tuple[float, float]] = []  # learning rate and decay by group
         self.embeddings: dict[str, Tensor] = {}
@@ -80,7 +87,7 @@ class RetrievalModule(LightningModule):
         Raises:
             TrainingError: If the loss refuses the batch for another reason.
         """
-        z = {name: self.towers[name](batch.observations[name]) for name in batch.modalities}
+        z = {name: self._encode(name, batch.observations[name]) for name in batch.modalities}
         self.embeddings = {name: rows.detach() for name, rows in z.items()}
         try:
             loss: Tensor = self.loss(z, batch.ids, batch.soft_features, self._pairs_of(batch))
@@ -96,6 +103,13 @@ class RetrievalModule(LightningModule):
                 reason = f"the embeddings of {dead[0]} are zero, its tower is dead"
             raise TrainingError(f"step {self.global_step}: {reason}") from error
         return loss
+
+    def _encode(self, modality: str, observations: Observations) -> Tensor:
+        chunk = self.cache_chunk or len(observations)
+        tower = self.towers[modality]
+        if chunk < len(observations):
+            return encode_in_chunks(tower, observations, chunk)
+        return tower(observations)  # type: ignore[no-any-return]
 
     def _pairs_of(self, batch: MultifoldBatch) -> frozenset[tuple[str, str]] | None:
         # Processes that gather rows must agree on the pairs; a row may have its positive elsewhere.
@@ -180,6 +194,7 @@ class RetrievalModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # So that dropout draws the same numbers after a resumption.
         checkpoint["torch_rng_state"] = torch.get_rng_state()
+        checkpoint["training_set"] = self.training_set
         if self.device.type == "cuda":
             checkpoint["cuda_rng_state"] = torch.cuda.get_rng_state(self.device)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +15,25 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from rich.console import Console
 
+from mxmclr_plugin.data.dataset import MultifoldDataset
 from mxmclr_plugin.errors import ConfigError
+from mxmclr_plugin.experiment.check_config import check_config
 from mxmclr_plugin.experiment.checkpoint_files import load_checkpoint
-from mxmclr_plugin.experiment.compose import check_config, literal_texts, load_config
+from mxmclr_plugin.experiment.compose import literal_texts, load_config
 from mxmclr_plugin.experiment.config import RunConfig
 from mxmclr_plugin.experiment.folder import RunFolder, default_folder, read_config, run_of
 from mxmclr_plugin.experiment.metrics import RunMetrics
+from mxmclr_plugin.experiment.module import RetrievalModule
 
-__all__ = ["Start", "changed_run", "changes_of", "command_config", "start_of"]
+__all__ = [
+    "Start",
+    "changed_run",
+    "changes_of",
+    "check_fits",
+    "command_config",
+    "start_of",
+    "training_set_digest",
+]
 
 _MAY_CHANGE = (
     *("optimizer", "trainer", "batch.workers", "summary"),
@@ -183,6 +196,46 @@ def changes_of(config: RunConfig, folder: RunFolder) -> dict[str, tuple[Any, Any
                 "it out to continue, or start another run with another out="
             )
     return changes
+
+
+def check_fits(module: RetrievalModule, checkpoint: Path) -> None:
+    """Check, before anything in a folder is changed, that a run can continue from a checkpoint.
+
+    Args:
+        module: The towers and the loss, whose weights become those of the checkpoint.
+        checkpoint: The checkpoint.
+
+    Raises:
+        ConfigError: If the training set, the towers or the loss are not those of the run.
+    """
+    content = load_checkpoint(checkpoint, mmap=True)
+    recorded = content.get("training_set")
+    if recorded not in (None, module.training_set):
+        raise ConfigError(
+            f"data: the training set is not the one of {run_of(checkpoint)}, whose instances or "
+            "texts were others; start another run with another out="
+        )
+    try:
+        module.load_state_dict(content["state_dict"])
+    except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(
+            f"ckpt: {checkpoint} has other towers or another loss than this run: {reason:.300}"
+        ) from error
+
+
+def training_set_digest(train: MultifoldDataset) -> str:
+    """SHA-256, in hexadecimal, of names, numbers of observations, and texts of a training set."""
+    digest = hashlib.sha256()
+    for name in train.names:
+        digest.update(f"{name!r}\n".encode())
+    for modality, rows in train.members.items():
+        store = train.stores[modality]
+        texts = isinstance(store, list) and bool(store) and isinstance(store[0], str)
+        for of_instance in rows:
+            held = [store[row] for row in of_instance] if texts else len(of_instance)
+            digest.update(json.dumps([modality, held]).encode())
+    return digest.hexdigest()
 
 
 def _by_key(overrides: Sequence[str]) -> dict[str, str]:

@@ -10,8 +10,7 @@ from rich.console import Console
 from mxmclr_plugin.data.dataset import MultifoldDataset
 from mxmclr_plugin.data.held_out_captions import hold_out_captions
 from mxmclr_plugin.data.splits import DataSplits, hold_out
-from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.experiment.compose import build_part
+from mxmclr_plugin.errors import ConfigError, build_part
 from mxmclr_plugin.experiment.config import RunConfig
 
 __all__ = [

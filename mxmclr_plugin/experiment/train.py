@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import platform
+import shlex
 import warnings
 from collections import Counter
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ from transformers.utils import logging as transformers_logging
 import mxmclr_plugin
 from mxmclr_plugin.data.dataset import MultifoldDataset
 from mxmclr_plugin.data.splits import DataSplits
+from mxmclr_plugin.errors import build_part
 from mxmclr_plugin.experiment.auto_config import completed
 from mxmclr_plugin.experiment.build_towers import (
     build_towers,
@@ -32,7 +34,6 @@ from mxmclr_plugin.experiment.build_towers import (
 )
 from mxmclr_plugin.experiment.checkpoint_files import remove_checkpoint
 from mxmclr_plugin.experiment.clock import TrainingClock, advice_on_waiting
-from mxmclr_plugin.experiment.compose import build_part
 from mxmclr_plugin.experiment.config import BatchConfig, RunConfig
 from mxmclr_plugin.experiment.data_module import RetrievalData
 from mxmclr_plugin.experiment.folder import RunFolder, claimed_folder
@@ -51,12 +52,21 @@ from mxmclr_plugin.experiment.metrics import (
 from mxmclr_plugin.experiment.metrics_table import metrics_tables
 from mxmclr_plugin.experiment.module import RetrievalModule
 from mxmclr_plugin.experiment.nonfinite import NonFiniteGuard
-from mxmclr_plugin.experiment.resume import Start, changes_of, start_of
+from mxmclr_plugin.experiment.resume import (
+    Start,
+    changes_of,
+    check_fits,
+    start_of,
+    training_set_digest,
+)
 from mxmclr_plugin.experiment.signals import Interrupted, Stop
 from mxmclr_plugin.experiment.splits import usable_splits, with_train_instances
 from mxmclr_plugin.experiment.trainer import build_trainer
+from mxmclr_plugin.experiment.training_progress import TrainingProgress
 from mxmclr_plugin.loss.multimodal import MultimodalLoss
 from mxmclr_plugin.loss.registry import build_loss, loss_positives
+from mxmclr_plugin.models.checkpointing import has_batch_norm
+from mxmclr_plugin.models.tower import Tower
 from mxmclr_plugin.registry import DATASETS
 from mxmclr_plugin.safe_text import TerminalConsole
 
@@ -115,7 +125,11 @@ def _run(
         config.directions,
         config.optimizer,
         config.eval,
+        config.trainer.cache_chunk,
     )
+    module.training_set = training_set_digest(splits["train"])
+    if start.checkpoint is not None:
+        check_fits(module, start.checkpoint)
     assert batch.instances is not None
     clock = TrainingClock()
     guard = NonFiniteGuard(folder.path, config.trainer.skip_nonfinite, console)
@@ -123,13 +137,17 @@ def _run(
         config.optimizer.lr, config.loss.get("temperature"), config.trainer.log_every, console
     )
     memory = MemoryAdvice(batch.instances, config.trainer.eval_batch)
-    callbacks = [clock, guard, health, memory]
+    callbacks = [clock, guard, health, memory, TrainingProgress(console)]
     trainer = build_part(
         "trainer",
         build_trainer,
         *(config.trainer, config.optimizer, folder.path, callbacks, stop, start.step),
     )
     check_processes(towers, config, trainer.world_size)
+    if trainer.world_size > 1:
+        _compare_all_processes(module.loss, config, trainer, console)
+    if config.trainer.cache_chunk is not None:
+        _print_batch_norm(towers, config.trainer.cache_chunk, console)
     device = trainer.strategy.root_device
     with memory.explaining():
         # Before features take the place of records.
@@ -183,7 +201,7 @@ def _run(
         # Written last: a run with metrics is finished.
         path = folder.write_metrics(metrics)
         remove_checkpoint(folder.checkpoints / "previous.ckpt")
-        _print_results(console, metrics, batch, path)
+        _print_results(console, metrics, batch, path, len(data.notes))
         for modality, saved in towers_written.items():
             console.print(
                 f"trained {modality} model written to {saved}: SentenceTransformer({str(saved)!r}) "
@@ -198,6 +216,7 @@ def _run(
                 highlight=False,
                 soft_wrap=True,
             )
+        _print_next(console, folder, _example_query(data, config))
     return metrics
 
 
@@ -211,6 +230,13 @@ def _quieten_libraries(console: Console) -> None:
     # Of a step that NonFiniteGuard reports.
     warnings.filterwarnings("ignore", ".*returned `None`", module="pytorch_lightning")
     warnings.filterwarnings("ignore", ".*LeafSpec.*", module="pytorch_lightning")
+    # A run that continues has checkpoints.
+    warnings.filterwarnings("ignore", ".*exists and is not empty", module="pytorch_lightning")
+    # Metrics are those of the rows of all processes, so each has the same.
+    warnings.filterwarnings("ignore", ".*sync_dist=True", module="pytorch_lightning")
+    warnings.filterwarnings("ignore", ".*all_gather is deprecated", module="lightning_fabric")
+    # An epoch may be shorter than trainer.log_every.
+    warnings.filterwarnings("ignore", ".*smaller than the logging interval")
 
 
 def _test(
@@ -263,6 +289,31 @@ def _batch_for(config: RunConfig, train: MultifoldDataset, console: Console) -> 
     return batch
 
 
+def _compare_all_processes(
+    loss: nn.Module, config: RunConfig, trainer: pl.Trainer, console: Console
+) -> None:
+    """Has the loss compare the rows of all processes, unless it is configured not to."""
+    parts = [part for part in loss.modules() if hasattr(part, "gather_distributed")]
+    if "loss.gather_distributed=false" not in [text.lower() for text in config.overrides]:
+        for part in parts:
+            part.gather_distributed = True  # type: ignore[assignment]
+    if trainer.is_global_zero and not any(part.gather_distributed for part in parts):
+        console.print(
+            f"the loss compares the rows of each of the {trainer.world_size} processes alone",
+            highlight=False,
+        )
+
+
+def _print_batch_norm(towers: Mapping[str, Tower], chunk: int, console: Console) -> None:
+    named = [name for name, tower in towers.items() if has_batch_norm(tower)]
+    if named:
+        console.print(
+            f"trainer.cache_chunk: batch normalisation in the towers of {', '.join(named)} takes "
+            f"its statistics from {chunk} observations, not from the whole batch",
+            highlight=False,
+        )
+
+
 def _describe(folds: Mapping[str, int]) -> str:
     return " and ".join(f"{fold} {modality}" for modality, fold in folds.items())
 
@@ -291,15 +342,19 @@ def _print_setup(
         f"{modality}: {spec['name']}{' (shuffled)' if spec['shuffle'] else ''}"
         for modality, spec in config.teacher.items()
     )
-    lines = [
-        f"{config.task} with loss {config.loss_name}, seed {config.seed}, in {folder.path}",
-        f"data {config.data['name']}: instances {sizes}",
-        f"towers {towers}" + (f"; teacher {teachers}" if teachers else ""),
-        f"{config.trainer.max_steps} steps of {batch.instances} instances with "
-        f"{_describe(batch.folds)} each, on {trainer.strategy.root_device} in precision "
-        f"{trainer.precision}",
-    ]
-    console.print("\n".join(lines), highlight=False, soft_wrap=True)
+    lines = {
+        "run": f"{config.task}, loss {config.loss_name}, seed {config.seed}",
+        "data": f"{config.data['name']}: instances {sizes}",
+        "towers": towers,
+        "teacher": teachers,
+        "batch": f"{batch.instances} instances with {_describe(batch.folds)} each",
+        "training": f"{config.trainer.max_steps} steps on {trainer.strategy.root_device}, "
+        f"precision {trainer.precision}",
+        "folder": str(folder.path),
+    }
+    for name, text in lines.items():
+        if text:
+            console.print(f"{name:<9} {text}", highlight=False, soft_wrap=True, markup=False)
 
 
 def _record_start(
@@ -334,7 +389,9 @@ def _print_data(console: Console, data: DataSplits, folder: RunFolder) -> None:
         )
 
 
-def _print_results(console: Console, metrics: RunMetrics, batch: BatchConfig, path: Path) -> None:
+def _print_results(
+    console: Console, metrics: RunMetrics, batch: BatchConfig, path: Path, notes_printed: int
+) -> None:
     for table in metrics_tables(metrics):
         console.print(table)
     assert metrics.train is not None
@@ -347,9 +404,35 @@ def _print_results(console: Console, metrics: RunMetrics, batch: BatchConfig, pa
             f"{metrics.train.pairs_without_positive} pairs of modalities shared no instance in "
             "their batch and added nothing"
         )
-    for sentence in [*metrics.train.warnings, *metrics.data.notes]:
+    for sentence in metrics.train.warnings:
         console.print(sentence)
-    console.print(f"written to {path}", soft_wrap=True)
+    # The others stand above the progress.
+    for note in metrics.data.notes[notes_printed:]:
+        console.print(note, highlight=False)
+    console.print(f"written to {path}", highlight=False, soft_wrap=True)
+
+
+def _print_next(console: Console, folder: RunFolder, query: str | None) -> None:
+    """The commands that go on from here."""
+    run = shlex.quote(str(folder.path))
+    commands = [f"mxmclr evaluate ckpt={run} split=val", f"mxmclr report {run}"]
+    if query is not None:
+        commands.insert(0, f"mxmclr search {shlex.quote(query)} ckpt={run}")
+    for word, command in zip(["next:", "", ""], commands, strict=False):
+        console.print(f"{word:<5} {command}", highlight=False, soft_wrap=True, markup=False)
+
+
+def _example_query(data: DataSplits, config: RunConfig) -> str | None:
+    """The shortest text of the first test instance that a direction has as a query."""
+    if "test" not in data or not len(data["test"]):
+        return None
+    observations = data["test"][0].observations
+    for direction in config.directions.values():
+        if isinstance(direction.query, str):
+            texts = [x for x in observations.get(direction.query, ()) if isinstance(x, str)]
+            if texts:
+                return min(texts, key=len)
+    return None
 
 
 def _versions() -> dict[str, str]:

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pytorch_lightning import Callback, Trainer
-from pytorch_lightning.callbacks import LearningRateMonitor, RichProgressBar
-from rich.console import Console
+from pytorch_lightning.callbacks import LearningRateMonitor
 
 from mxmclr_plugin.experiment.checkpoints import (
     BestCheckpoint,
@@ -82,9 +81,6 @@ def build_trainer(
     ]
     if config.patience is not None:
         callbacks.append(Patience(config.patience))
-    on_terminal = Console().is_terminal
-    if on_terminal:
-        callbacks.append(RichProgressBar())
     return Trainer(
         **hardware(config),
         max_steps=config.max_steps,
@@ -97,7 +93,7 @@ def build_trainer(
         callbacks=callbacks,
         logger=build_loggers(config.loggers, out, step),
         plugins=[WholeCheckpointIO()],
-        enable_progress_bar=on_terminal,
+        enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=True,
     )

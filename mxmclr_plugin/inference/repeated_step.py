@@ -12,8 +12,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from mxmclr_plugin.data.batch import MultifoldBatch
-from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.experiment.compose import build_part
+from mxmclr_plugin.errors import ConfigError, build_part
 from mxmclr_plugin.experiment.folder import read_config
 from mxmclr_plugin.experiment.module import RetrievalModule
 from mxmclr_plugin.inference.device import Device

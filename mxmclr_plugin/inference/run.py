@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.console import Console
@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from mxmclr_plugin.data.dataset import MultifoldDataset
 from mxmclr_plugin.data.observations import observation_loader
 from mxmclr_plugin.data.splits import DataSplits
-from mxmclr_plugin.errors import ConfigError
+from mxmclr_plugin.errors import ConfigError, build_part
 from mxmclr_plugin.experiment.build_towers import build_towers, with_cached_features
 from mxmclr_plugin.experiment.checkpoint_files import checksum, load_checkpoint
-from mxmclr_plugin.experiment.compose import build_part
 from mxmclr_plugin.experiment.config import RunConfig
-from mxmclr_plugin.experiment.folder import read_config
+from mxmclr_plugin.experiment.folder import RunFolder, read_config
+from mxmclr_plugin.experiment.metrics import RunMetrics
+from mxmclr_plugin.experiment.metrics_table import metrics_tables
 from mxmclr_plugin.experiment.splits import (
     measured_modalities,
     measured_split,
@@ -34,6 +35,9 @@ from mxmclr_plugin.models.tower import Tower
 from mxmclr_plugin.progress import progress_bar
 from mxmclr_plugin.registry import DATASETS
 from mxmclr_plugin.safe_text import TerminalConsole
+
+if TYPE_CHECKING:  # the extra report
+    from matplotlib.figure import Figure
 
 __all__ = ["Embedded", "Run", "load_run", "untrained_towers"]
 
@@ -55,7 +59,7 @@ class Embedded:
     positions: Tensor
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Run:
     """A finished run: configuration, data and towers, as in its test; see :func:`load_run`.
 
@@ -80,6 +84,42 @@ class Run:
     device: Device
     console: Console
     _splits: dict[str, MultifoldDataset] = field(default_factory=dict, repr=False)
+
+    def __repr__(self) -> str:
+        towers = ", ".join(
+            f"{modality}: {spec.get('name') or 'that of ' + spec['same_as']}"
+            for modality, spec in self.config.towers.items()
+        )
+        return (
+            f"Run({str(self.folder)!r}, task {self.config.task}, loss {self.config.loss_name}, "
+            f"seed {self.config.seed}, data {self.config.data['name']}, towers {towers})"
+        )
+
+    @cached_property
+    def metrics(self) -> RunMetrics:
+        """The record of its ``metrics.json``.
+
+        Raises:
+            ConfigError: If the run has not finished.
+        """
+        metrics = RunFolder(self.folder).read_metrics()
+        if metrics is None:
+            raise ConfigError(f"{self.folder} has no metrics.json: its training has not finished")
+        return metrics
+
+    def show(self) -> Figure:
+        """Print the metrics, and return a figure of the learning curves.
+
+        In Jupyter the figure appears if it is the last value of a cell. Needs the extra ``report``.
+
+        Raises:
+            ConfigError: If the run has not finished, or matplotlib is not installed.
+        """
+        from mxmclr_plugin.inference.show import curves_figure
+
+        for table in metrics_tables(self.metrics):
+            TerminalConsole().print(table)
+        return curves_figure(self.folder)
 
     @cached_property
     def digest(self) -> str:

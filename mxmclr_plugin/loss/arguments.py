@@ -45,6 +45,7 @@ class Batch:
     soft_features1: Tensor | None = None
     queue: Tensor | None = None
     queue_ids: Tensor | None = None
+    negatives: Tensor | None = None
 
     @property
     def dtype(self) -> torch.dtype:

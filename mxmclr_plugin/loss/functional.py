@@ -67,6 +67,7 @@ def multifold_hybrid_loss(
     soft_features1: Tensor | None = None,
     queue: Tensor | None = None,
     queue_ids: Tensor | None = None,
+    negatives: Tensor | None = None,
     normalize: bool = True,
     impl: Implementation = "auto",
     tile: int | None = None,
@@ -135,8 +136,10 @@ def multifold_hybrid_loss(
         soft_features1: The same in place of ``z1``. Shape: (n_1, any width).
         queue: Past embeddings; not together with soft features. Shape: (n_q, D).
         queue_ids: Instance id of each row of ``queue``, integers. Shape: (n_q,).
-        normalize: Whether rows of ``z0``, ``z1`` and ``queue`` are scaled to unit length here. If
-            False they are used as they are.
+        negatives: Hard negatives. They are columns for every row of ``z0``, with a gradient, and
+            have no part in the targets: nothing is pulled towards them. Shape: (n_n, D).
+        normalize: Whether rows of ``z0``, ``z1``, ``queue`` and ``negatives`` are scaled to unit
+            length here. If False they are used as they are.
         impl: ``"dense"`` holds the whole n_0 x n_1 matrix. ``"streaming"`` makes it tile by tile,
             in memory that grows with n_0 + n_1; it can be differentiated once. ``"triton"`` is the
             same by Triton kernels: for bfloat16, float16 or float32 rows on a CUDA device.
@@ -168,7 +171,7 @@ def multifold_hybrid_loss(
         >>> caption_ids = torch.tensor([0, 0, 1, 1, 1, 2, 2])
         >>> loss = multifold_hybrid_loss(shapes, captions, shape_ids, caption_ids)
     """
-    batch = Batch(z0, z1, ids0, ids1, soft_features0, soft_features1, queue, queue_ids)
+    batch = Batch(z0, z1, ids0, ids1, soft_features0, soft_features1, queue, queue_ids, negatives)
     options = Options(
         temperature,
         soft_temperature,
@@ -200,6 +203,7 @@ def multifold_hybrid_parts(
     soft_features1: Tensor | None = None,
     queue: Tensor | None = None,
     queue_ids: Tensor | None = None,
+    negatives: Tensor | None = None,
     normalize: bool = True,
     impl: Implementation = "auto",
     tile: int | None = None,
@@ -216,7 +220,7 @@ def multifold_hybrid_parts(
         >>> z0, z1, ids = torch.randn(6, 32), torch.randn(6, 32), torch.arange(6) // 2
         >>> loss, hard, soft = multifold_hybrid_parts(z0, z1, ids, ids)
     """
-    batch = Batch(z0, z1, ids0, ids1, soft_features0, soft_features1, queue, queue_ids)
+    batch = Batch(z0, z1, ids0, ids1, soft_features0, soft_features1, queue, queue_ids, negatives)
     options = Options(
         temperature,
         soft_temperature,
@@ -247,8 +251,8 @@ def hybrid_parts(batch: Batch, options: Options, *, differentiable: bool) -> Par
     With ``differentiable`` there are both the hard and the soft part, and each part has a gradient.
     Otherwise only the loss needs to have one, and a part of weight 0 is None.
     """
-    check_options(options, one_modality=batch.z1 is None)
     check_shapes(batch)
+    check_options(options, one_modality=batch.z1 is None)
     if torch.compiler.is_compiling():
         options = replace(options, validate=False)
     if options.validate:
@@ -299,11 +303,23 @@ def _comparisons(batch: Batch, options: Options, count: bool) -> list[Comparison
         columns = torch.cat((columns, batch.queue.detach()))
         ids_columns = torch.cat((ids_columns, batch.queue_ids))
     forward = Comparison(z0, columns, instances(ids0, ids_columns))
+    features0, features1 = batch.soft_features0, batch.soft_features1
+    if batch.z1 is None:
+        features0, features1 = None, features0
+    if batch.negatives is not None and len(batch.negatives) > 0:
+        # Of one group without rows on side 0, so that as rows of side 1 they have no loss.
+        added = len(batch.negatives)
+        forward = replace(
+            forward,
+            z1=torch.cat((columns, batch.negatives)),
+            instances=forward.instances.with_negatives(added),
+        )
+        features1 = None if features1 is None else F.pad(features1, (0, 0, 0, added))
+    forward = replace(forward, features0=features0, features1=features1)
     if batch.z1 is None or batch.ids1 is None:
-        features = batch.soft_features0
-        return [replace(forward, features1=features, both_directions=False, skip_self=True)]
+        return [replace(forward, both_directions=False, skip_self=True)]
     if batch.queue is None:
-        return [replace(forward, features0=batch.soft_features0, features1=batch.soft_features1)]
+        return [forward]
     backward = Comparison(batch.z1, z0, instances(batch.ids1, ids0), both_directions=False)
     return [replace(forward, both_directions=False), backward]
 
@@ -320,4 +336,5 @@ def _computed_rows(batch: Batch, dtype: torch.dtype, normalize: bool) -> Batch:
         z0=computed(batch.z0),
         z1=None if batch.z1 is None else computed(batch.z1),
         queue=None if batch.queue is None else computed(batch.queue),
+        negatives=None if batch.negatives is None else computed(batch.negatives),
     )

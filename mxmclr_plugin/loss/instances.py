@@ -24,12 +24,14 @@ class Instances:
         index1: Group index of each row of side 1. Shape: (n_1,).
         fold0: Observations on side 0 by group index. Shape: (groups,).
         fold1: Observations on side 1 by group index. Shape: (groups,).
+        has_negatives: Whether the last group holds hard negatives, which are related to nothing.
     """
 
     index0: Tensor
     index1: Tensor
     fold0: Tensor
     fold1: Tensor
+    has_negatives: bool = False
 
     @classmethod
     def from_ids(cls, ids0: Tensor, ids1: Tensor, num_instances: int | None = None) -> Instances:
@@ -48,8 +50,8 @@ class Instances:
             first = rows.new_full(used.shape, len(rows)).scatter_reduce_(0, index, rows, "amin")
             index = torch.empty_like(first).scatter_(0, first.argsort(), rows[: len(used)])[index]
             index0, index1 = index[: len(ids0)], index[len(ids0) :]
-            folds = (torch.bincount(x, minlength=len(used)) for x in (index0, index1))
-            return cls(index0, index1, *folds)
+            fold0, fold1 = (torch.bincount(x, minlength=len(used)) for x in (index0, index1))
+            return cls(index0, index1, fold0, fold1)
         ordered, order = torch.sort(torch.cat((ids0, ids1)))
         index_of_ordered = F.pad((ordered[1:] != ordered[:-1]).long().cumsum(0), (1, 0))
         index = torch.empty_like(order).scatter(0, order, index_of_ordered)
@@ -68,10 +70,23 @@ class Instances:
         used = int(torch.maximum(self.index0.max(), self.index1.max())) + 1
         return Instances(self.index0, self.index1, self.fold0[:used], self.fold1[:used])
 
+    def with_negatives(self, count: int) -> Instances:
+        """The same with some hard negatives behind the rows of side 1, as one group."""
+        index1 = torch.cat((self.index1, self.index1.new_full((count,), self.groups)))
+        folds = F.pad(self.fold0, (0, 1)), F.pad(self.fold1, (0, 1), value=count)
+        return Instances(self.index0, index1, *folds, has_negatives=True)
+
     @property
     def groups(self) -> int:
         """Number of groups, an upper bound of the number of instances."""
         return len(self.fold0)
+
+    @property
+    def related_folds(self) -> tuple[Tensor, Tensor]:
+        """Observations on both sides that give a relation. Shape: (groups,) each."""
+        if not self.has_negatives:
+            return self.fold0, self.fold1
+        return self.fold0, F.pad(self.fold1[:-1], (0, 1))
 
 
 @dataclass(frozen=True)

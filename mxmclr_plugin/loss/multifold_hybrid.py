@@ -205,6 +205,7 @@ class MultifoldHybridLoss(nn.Module):
         soft_features1: Tensor | Sequence[Tensor] | None = None,
         *,
         temperature: float | Tensor | None = None,
+        negatives: Tensor | None = None,
     ) -> Tensor:
         """Loss between the observations in ``z0`` and those in ``z1``, or within ``z0``.
 
@@ -223,6 +224,9 @@ class MultifoldHybridLoss(nn.Module):
             soft_features1: The same in place of ``z1``.
             temperature: Temperature of this call in place of the module's, such as that of a model
                 which learns it; a number or a tensor of one element.
+            negatives: Hard negatives: columns for every row of ``z0``, with a gradient, towards
+                which nothing is pulled. With several processes each needs all rows then, whatever
+                ``gather`` says. Shape: (rows, D).
 
         Returns:
             The loss. Shape: ().
@@ -234,7 +238,9 @@ class MultifoldHybridLoss(nn.Module):
                 infinite or no row of ``z0`` has a positive.
         """
         arguments = (z0, z1, ids0, ids1, soft_features0, soft_features1)
-        return self._compute(*arguments, differentiable=False, temperature=temperature).loss
+        return self._compute(
+            *arguments, differentiable=False, temperature=temperature, negatives=negatives
+        ).loss
 
     def parts(
         self,
@@ -244,10 +250,12 @@ class MultifoldHybridLoss(nn.Module):
         ids1: Tensor | None = None,
         soft_features0: Tensor | Sequence[Tensor] | None = None,
         soft_features1: Tensor | Sequence[Tensor] | None = None,
+        *,
+        negatives: Tensor | None = None,
     ) -> HybridLossParts:
         """The loss and its parts, each differentiable; called as :meth:`forward` is."""
         arguments = (z0, z1, ids0, ids1, soft_features0, soft_features1)
-        return public_parts(self._compute(*arguments, differentiable=True))
+        return public_parts(self._compute(*arguments, differentiable=True, negatives=negatives))
 
     def _compute(
         self,
@@ -260,6 +268,7 @@ class MultifoldHybridLoss(nn.Module):
         *,
         differentiable: bool,
         temperature: float | Tensor | None = None,
+        negatives: Tensor | None = None,
     ) -> Parts:
         """The loss and its parts, which need a gradient only if ``differentiable``."""
         z0 = _stack_views(z0, "z0")
@@ -277,6 +286,7 @@ class MultifoldHybridLoss(nn.Module):
             ids1,
             _as_rows(soft_features0, "soft_features0"),
             _as_rows(soft_features1, "soft_features1"),
+            negatives=negatives,
         )
         if bank is not None and not (batch.soft_features0 is None and batch.soft_features1 is None):
             # Said at the first step: the bank is still empty then, and nothing else would object.
@@ -286,7 +296,8 @@ class MultifoldHybridLoss(nn.Module):
             )
         exchange = None
         if self.gather_distributed:
-            exchange = choose_exchange(self.gather, self.impl, bank is not None, z0, z1)
+            needs_all = bank is not None or negatives is not None
+            exchange = choose_exchange(self.gather, self.impl, needs_all, z0, z1)
             most = None  # other processes may hold more
             if exchange is None:
                 batch = gather_batch(batch)

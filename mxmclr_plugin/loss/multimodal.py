@@ -89,7 +89,7 @@ class MultimodalLoss(nn.Module):
             soft_features: What the soft relation is taken from in place of the embeddings, by
                 modality; for a criterion that takes them. Shape: (rows, any width) each.
             pairs: Pairs in which some instance has observations, see
-                :attr:`MultifoldBatch.pairs <mxmclr_plugin.data.batch.MultifoldBatch.pairs>`. The
+                :attr:`~mxmclr_plugin.data.batch.MultifoldBatch.pairs`. The
                 others add 0, so that modalities may be missing. None takes all pairs.
 
         Returns:

@@ -153,7 +153,7 @@ def dense_parts(comparison: Comparison, options: Options, *, differentiable: boo
                 Relation.of_rows(
                     comparison.relation_features(),
                     (index0, index1),
-                    (instances.fold0, instances.fold1),
+                    instances.related_folds,
                     z0.dtype,
                 ),
                 options,

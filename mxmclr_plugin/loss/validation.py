@@ -13,6 +13,9 @@ from mxmclr_plugin.loss.arguments import Batch, Implementation, Options, SoftSco
 __all__ = ["check_options", "check_positive", "check_shapes", "check_share", "check_values"]
 
 
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
+
 def check_positive(name: str, value: float) -> None:
     """Raises a ValueError that names the option unless its value is a finite number above 0."""
     if not _is_number(value) or not 0 < value < math.inf:
@@ -74,6 +77,7 @@ def check_shapes(batch: Batch, *, may_be_empty: bool = False) -> None:
         ("z0", z0, "ids0", batch.ids0, batch.soft_features0),
         ("z1", batch.z1, "ids1", batch.ids1, batch.soft_features1),
         ("queue", batch.queue, "queue_ids", batch.queue_ids, None),
+        ("negatives", batch.negatives, "", None, None),
     ):
         features_name = f"soft_features{name[-1]}"
         if z is None:
@@ -81,15 +85,9 @@ def check_shapes(batch: Batch, *, may_be_empty: bool = False) -> None:
                 if tensor is not None:
                     raise ValueError(f"{other} is given but {name} is None")
             continue
-        _check_matrix(name, z, may_be_empty)
-        if not isinstance(ids, Tensor) or ids.is_floating_point() or ids.is_complex():
-            kind = ids.dtype if isinstance(ids, Tensor) else type(ids).__name__
-            raise ValueError(f"{ids_name} must be a tensor of integers, got {kind}")
-        if ids.shape != z.shape[:1]:
-            raise ValueError(
-                f"{ids_name} must hold one id for each of the {len(z)} rows of {name}, "
-                f"got shape {tuple(ids.shape)}"
-            )
+        _check_matrix(name, z, may_be_empty or name == "negatives")
+        if ids_name:
+            _check_ids(ids_name, ids, name, len(z))
         if features is not None:
             _check_matrix(features_name, features, may_be_empty)
             if len(features) != len(z):
@@ -132,6 +130,7 @@ def check_values(batch: Batch, options: Options | None = None) -> None:
             ("soft_features0", batch.soft_features0, True),
             ("soft_features1", batch.soft_features1, True),
             ("queue", batch.queue, options.normalize),
+            ("negatives", batch.negatives, options.normalize),
         )
         if matrix is not None
     ]
@@ -182,6 +181,17 @@ def _has_positive(batch: Batch) -> Tensor:
         ordered = batch.ids0.sort().values
         found.append((ordered[1:] == ordered[:-1]).any())
     return torch.stack(found).any()
+
+
+def _check_ids(ids_name: str, ids: Tensor | None, name: str, rows: int) -> None:
+    if not isinstance(ids, Tensor) or ids.dtype not in _INTEGERS:
+        kind = ids.dtype if isinstance(ids, Tensor) else type(ids).__name__
+        raise ValueError(f"{ids_name} must be a tensor of integers, got {kind}")
+    if ids.shape != (rows,):
+        raise ValueError(
+            f"{ids_name} must hold one id for each of the {rows} rows of {name}, "
+            f"got shape {tuple(ids.shape)}"
+        )
 
 
 def _check_matrix(name: str, matrix: Tensor, may_be_empty: bool) -> None:

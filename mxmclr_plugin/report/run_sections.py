@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
+from mxmclr_plugin.experiment.curves import read_curve
 from mxmclr_plugin.experiment.metrics import DirectionMetrics, RunMetrics
 from mxmclr_plugin.report.blocks import Block, Plot, Section, Table, TableCell, Text
-from mxmclr_plugin.report.curves import read_curve
 from mxmclr_plugin.report.palette import series_styles
 from mxmclr_plugin.report.plots.learning_curves import CurveSeries, learning_curves
 from mxmclr_plugin.report.tables import facts_table

@@ -220,7 +220,8 @@ def _show_command(name: str, command: Command, console: Console) -> None:
 
 
 def _show_task(config: Any, console: Console) -> None:
-    from mxmclr_plugin.experiment.compose import choices, describe, groups
+    from mxmclr_plugin.experiment.compose import choices, groups
+    from mxmclr_plugin.experiment.describe_config import describe
 
     console.print(f"{config.task}: {config.summary}\n", style="bold")
     console.print("Choices (group=choice):")

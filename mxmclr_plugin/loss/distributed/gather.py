@@ -43,22 +43,24 @@ def check_gather(gather: str, gather_distributed: bool, impl: str, has_queue: bo
 
 
 def choose_exchange(
-    gather: Gather, impl: Implementation, has_queue: bool, z0: Tensor, z1: Tensor | None
+    gather: Gather, impl: Implementation, needs_all: bool, z0: Tensor, z1: Tensor | None
 ) -> Exchange | None:
     """The exchange of columns of the sharded loss, or None where each process is to have all rows.
 
     ``"auto"`` is ``"all_gather"`` where the loss of all rows would be streamed, and ``"rows"``
-    below that size, with ``impl="dense"`` or a memory bank, under transforms of ``torch.func``, and
-    while ``torch.compile`` traces. All ranks decide alike, as they count the rows of all.
+    below that size, with ``impl="dense"``, a memory bank or hard negatives, under transforms of
+    ``torch.func``, and while ``torch.compile`` traces. All ranks decide alike, as they
+    count the rows of all.
 
     Args:
         gather: The option.
         impl: The implementation asked for.
-        has_queue: Whether there is a memory bank.
+        needs_all: Whether there is a memory bank, or hard negatives, for which each process needs
+            all rows.
         z0: Rows of this rank. Shape: (n_0, D).
         z1: Those of the other modality, None if there is one modality. Shape: (n_1, D).
     """
-    if Ranks().size == 1 or has_queue or gather == "rows":
+    if Ranks().size == 1 or needs_all or gather == "rows":
         return None
     if gather != "auto":
         return gather
@@ -83,7 +85,11 @@ def gather_batch(batch: Batch) -> Batch:
         if batch.soft_features1 is not None:
             features1, _ = gather_rows(batch.soft_features1, ids1)
         z1, ids1 = gather_rows(z1, ids1)
-    return Batch(z0, z1, ids0, ids1, features0, features1)
+    negatives = batch.negatives
+    if negatives is not None:
+        no_ids = torch.zeros(len(negatives), dtype=torch.long, device=negatives.device)
+        negatives, _ = gather_rows(negatives, no_ids)
+    return Batch(z0, z1, ids0, ids1, features0, features1, negatives=negatives)
 
 
 def gather_rows(z: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:

@@ -50,10 +50,11 @@ def streaming_parts(
     weight, relation = options.hard_weight, None
     soft = differentiable or weight < 1
     teacher = comparison.features0 is not None or comparison.features1 is not None
-    if options.relation_within or (soft and (teacher or not options.normalize)):
+    apart = teacher or not options.normalize or instances.has_negatives
+    if options.relation_within or (soft and apart):
         with torch.no_grad():
             relation = Relation.of_rows(
-                comparison.relation_features(), (index0, index1), (fold0, fold1), dtype
+                comparison.relation_features(), (index0, index1), instances.related_folds, dtype
             )
     problem = Problem(
         index0,

@@ -1,0 +1,67 @@
+"""The site is built without a warning, its links lead somewhere, and it loads from no server."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    pytest.importorskip("material")
+    pytest.importorskip("mkdocstrings")
+    from mkdocs.commands.build import build
+    from mkdocs.config import load_config
+
+    folder = tmp_path_factory.mktemp("site")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NO_MKDOCS_2_WARNING", "1")
+        # Links and anchors that lead nowhere, and pages outside the navigation, are warnings.
+        build(load_config(str(ROOT / "mkdocs.yml"), site_dir=str(folder), strict=True))
+    return folder
+
+
+def test_every_page_is_built(site):
+    pages = {path.relative_to(ROOT / "docs").with_suffix("") for path in markdown_files()}
+    for page in pages:
+        folder = page.parent if page.name in ("index", "README") else page
+        assert (site / folder / "index.html").is_file()
+        text = (site / folder / "index.html").read_text(encoding="utf-8")
+        assert "<!-- table:" not in text
+        assert "--8<--" not in text
+        assert not re.search(r":(attr|class|data|func|math|meth|mod):", text), page
+
+
+def test_nothing_is_loaded_from_a_server(site):
+    for path in site.rglob("*.html"):
+        text = path.read_text(encoding="utf-8")
+        loaded = re.findall(r'<(?:script|img|link)\b[^>]*?(?:src|href)="(https?:[^"]+)"', text)
+        assert loaded == [], path
+
+
+def test_the_reference_has_the_public_names(site):
+    import mxmclr_plugin
+
+    pages = [path.read_text(encoding="utf-8") for path in (site / "api").rglob("index.html")]
+    text = "\n".join(pages)
+    for name in mxmclr_plugin.__all__:
+        assert re.search(rf'id="mxmclr_plugin\.[\w.]*\.{name}"', text), name
+
+
+def markdown_files():
+    return sorted((ROOT / "docs").rglob("*.md"))
+
+
+@pytest.mark.parametrize("name", ["README.md", "CHANGELOG.md"])
+def test_links_of_the_top_level_lead_somewhere(name):
+    for link in re.findall(r"\]\(([^)\s]+)\)", (ROOT / name).read_text(encoding="utf-8")):
+        if re.match(r"https?:", link):
+            continue
+        path, _, anchor = link.partition("#")
+        assert (ROOT / path).exists(), link
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", (ROOT / path).read_text(), re.MULTILINE)
+            slugs = [re.sub(r"[^\w\s-]", "", h).strip().lower().replace(" ", "-") for h in headings]
+            assert anchor in slugs, link
