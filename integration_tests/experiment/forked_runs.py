@@ -67,7 +67,7 @@ def start(
         os._exit(status)
 
 
-def ended(pid, timeout=120):
+def ended(pid, timeout=600):
     """Exit status of a process, negative for a signal."""
     deadline = time.monotonic() + timeout
     while True:

@@ -1,6 +1,7 @@
 """Folders that the user may read but not write."""
 
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -61,7 +62,7 @@ def test_what_may_not_be_written(folder, capsys):
     # In this process, so that the other user need not read what is imported on the way.
     assert main([*TASK, f"out={run}"]) == 0
     assert main(["evaluate", f"ckpt={run}"]) == 0
-    measured = capsys.readouterr().out
+    measured = capsys.readouterr().out.rpartition("direction")[2]
     shutil.rmtree(run / "embeddings", ignore_errors=True)
     closed.mkdir(mode=0o555)
     open_.mkdir()
@@ -80,22 +81,12 @@ def test_what_may_not_be_written(folder, capsys):
         {"MXMCLR_CACHE": str(closed / "cache"), "HOME": str(closed)},
     )
     parts = [part.strip() for part in said.split("exit ")]
+    assert [part[:1] for part in parts[1:]] == ["2", "2", "0", "0"], said
     assert parts[0] == f"error: out: {closed} cannot be written to; choose another folder"
-    assert parts[1].startswith("2")
     assert f"error: out: {run} cannot be written to; choose another folder" in parts[1]
     assert len(parts[1].splitlines()) == 2
     assert files(run) == before
-    assert parts[2].startswith("2")
-    rates = [line for line in measured.splitlines() if "t2s (text" in line]
-    assert rates
-    assert all(
-        line.split()[-4:] == found.split()[-4:]
-        for line, found in zip(
-            rates, (line for line in parts[2].splitlines() if "t2s (text" in line), strict=True
-        )
-    )
-    assert parts[3].startswith("0")
-    assert "written to" in parts[3]
+    numbers = [re.findall(r"\d+\.\d\d", text) for text in (measured, parts[2])]
+    assert numbers[0] == numbers[1] != [], said
     assert "Traceback" not in said
-    assert [part[0] for part in parts[1:]] == ["2", "2", "0", "0"]
     assert (open_ / "run" / "metrics.json").is_file()
