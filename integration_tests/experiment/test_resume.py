@@ -188,7 +188,7 @@ def test_a_run_continues_with_its_own_weights_and_training_set(tmp_path):
     check_fits(again, path)
     content["state_dict"]["towers.a.head.0.weight"] = torch.zeros(3, 3)
     save_checkpoint(content, path)
-    with pytest.raises(ConfigError, match="other towers or another loss.*size mismatch"):
+    with pytest.raises(ConfigError, match=r"other towers or another loss.*size mismatch"):
         check_fits(again, path)
 
 

@@ -250,7 +250,7 @@ def _by_key(overrides: Sequence[str]) -> dict[str, str]:
 
 
 def _value(override: str | None) -> str | None:
-    value = (override or "").partition("=")[2].strip("'\"")
+    value = (override or "").partition("=")[2]
     return None if value in ("", "null") else value
 
 
