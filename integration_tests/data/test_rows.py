@@ -83,10 +83,10 @@ def test_the_delimiter_is_not_looked_for_in_quotes(tmp_path):
     assert rows == [{"image": "a.png", "a; b; c; d": "x"}]
 
 
-@pytest.mark.parametrize("line", [r'"he said \"hi\", yes"', r'"he said \"hi\""', r'"\"", "'])
+@pytest.mark.parametrize("line", [r'"he said \"hi\", yes"', r'"he said \"hi\""'])
 def test_quotes_behind_backslashes(tmp_path, line):
     """As MySQL and pandas with an escape character write them."""
-    (tmp_path / "p.csv").write_text(text := f"image,caption\na.png,{line.rstrip(', ')}\n")
+    (tmp_path / "p.csv").write_text(text := f"image,caption\na.png,{line}\n")
     frame = pandas.read_csv(tmp_path / "p.csv", escapechar="\\", doublequote=False)
     _, rows, problems = table(tmp_path, text)
     assert rows == frame.to_dict("records")

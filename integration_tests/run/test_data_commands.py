@@ -117,6 +117,10 @@ def test_sizes_of_images(tmp_path, capsys):
         ([{"text": f"a {k}"} for k in range(12)], "what can be trained on has 'text' alone"),
         ([{"text": "a"}, {"text:de": "b"}], "too few to draw"),
         (
+            [{"split": s, "text": s, "text:de": "b"} for s in ("train", "val", "test")],
+            "a single instance can be trained on",
+        ),
+        (
             [{"text": f"a {k}", "image": "none.png"} for k in range(12)],
             "1 problems were left out, the first is",
         ),

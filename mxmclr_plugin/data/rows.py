@@ -34,7 +34,7 @@ _LONGEST_RECORD = 100  # lines of one quoted text
 _LARGEST = 2**31  # bytes of a file that is read as a whole, after decompression
 _MOST_ROWS = 2**20  # of a sheet, as in Excel
 _DELIMITERS = ",;\t|"
-_SEPARATOR_LINE = re.compile(r"sep=(.)", re.IGNORECASE)
+_SEPARATOR_LINE = re.compile(r"sep=(.)\s*", re.IGNORECASE)
 _SPACE_AND_QUOTE = re.compile(r'\s+"')
 _QUOTED = re.compile(r'"[^"]*"')
 _MARKS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
@@ -116,10 +116,11 @@ def read_table(
         DataError: If the file cannot be read, is empty, or has two columns of one name.
     """
     lines = text_lines(path, log, encoding)
-    _, head = next((line for line in lines if line[1].strip()), (1, ""))
+    filled = (line for _, line in lines if line.strip())
+    head = next(filled, "")
     named = _SEPARATOR_LINE.fullmatch(head)  # as Excel writes it
     if named:
-        _, head = next(lines, (2, ""))
+        head = next(filled, "")
     delimiter = named[1] if named else max(_DELIMITERS, key=_QUOTED.sub("", head).count)
     try:
         columns = _checked_head(

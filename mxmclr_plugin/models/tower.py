@@ -9,7 +9,6 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from mxmclr_plugin.data.batch import Observations
 
@@ -50,8 +49,12 @@ class Backbone(nn.Module):
 
 @contextmanager
 def _running_statistics(tower: nn.Module, needed: bool) -> Iterator[None]:
-    """Has batch normalization use its running statistics: a single row has none of its own."""
-    layers = [m for m in tower.modules() if needed and isinstance(m, _BatchNorm) and m.training]
+    """Has batch normalization use its running statistics: a single row has none of its own.
+
+    Not if it is synchronized: other processes have rows, and wait for this one.
+    """
+    kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+    layers = [m for m in tower.modules() if needed and isinstance(m, kinds) and m.training]
     for layer in layers:
         layer.training = False
     try:

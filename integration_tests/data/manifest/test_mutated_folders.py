@@ -94,4 +94,7 @@ def test_data_sets_of_the_hub(monkeypatch, seed):
     if value not in (None, "", []) and not (isinstance(value, str) and len(value) > 1):
         read = [str(r) for i in found.instances for of in i.records.values() for r in of]
         names = [instance.name for instance in found.instances]
-        assert log.problems or str(value) in [*names, *read] or value in ([[]],), (seed, value)
+        assert log.problems or str(value).lower() in [*names, *read] or value in ([[]],), (
+            seed,
+            value,
+        )
