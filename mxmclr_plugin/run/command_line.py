@@ -390,7 +390,7 @@ _COMMANDS: dict[str, Command] = {
         if_interrupted=_SAME,
     ),
     "rerun": Command(
-        "Repeats a run from its configuration, in another folder.",
+        "Repeats a run in another folder, or the step that stopped one (RUN/nonfinite.pt).",
         lambda: RerunArguments,
         rerun_command,
         others=_task_keys,
