@@ -15,13 +15,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from mxmclr_plugin.comparison.launcher import (
-    _finish,
-    command_line,
-    launch,
-    outcome_of,
-    plan_run,
-)
+from mxmclr_plugin.comparison.config import ComparisonConfig
+from mxmclr_plugin.comparison.launcher import _finish, launch
+from mxmclr_plugin.comparison.planned_run import command_line, outcome_of, plan_run
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.experiment.compose import load_config
 from mxmclr_plugin.experiment.folder import RunFolder, only_process_in
@@ -36,6 +32,10 @@ SLICE = (
 
 def planned(folder, *overrides):
     return plan_run("text2shape", [*SLICE, *overrides], folder, "run")
+
+
+def jobs(number):
+    return ComparisonConfig(jobs=number)
 
 
 def console():
@@ -59,7 +59,7 @@ def test_a_killed_run_fails_and_the_rest_goes_on(tmp_path):
 
     killer = threading.Thread(target=kill)
     killer.start()
-    outcomes = launch(runs, 1, shown, "runs")
+    outcomes = launch(runs, jobs(1), shown, "runs")
     killer.join()
     assert outcomes[runs[0]].error == "killed by signal 9 (SIGKILL)"
     assert outcomes[runs[1]].error is None
@@ -68,7 +68,7 @@ def test_a_killed_run_fails_and_the_rest_goes_on(tmp_path):
     # A failed run is tried again, a finished one is kept.
     assert outcome_of(runs[0]) is None
     before = (runs[1].folder / "metrics.json").stat().st_mtime_ns
-    again = launch([runs[0], runs[1], runs[1]], 2, console(), "runs")
+    again = launch([runs[0], runs[1], runs[1]], jobs(2), console(), "runs")
     assert [again[run].error for run in runs] == [None, None]
     assert (runs[1].folder / "metrics.json").stat().st_mtime_ns == before
     assert not (runs[0].folder / "failure.json").exists()
@@ -76,7 +76,7 @@ def test_a_killed_run_fails_and_the_rest_goes_on(tmp_path):
 
 def test_an_error_is_an_outcome(tmp_path):
     run = planned(tmp_path, "data.resolution=7")
-    outcome = launch([run], 1, console(), "runs")[run]
+    outcome = launch([run], jobs(1), console(), "runs")[run]
     assert "resolution must be" in outcome.error
     assert "resolution must be" in (run.folder / "log.txt").read_text()
     assert outcome_of(run) is None
@@ -89,14 +89,16 @@ def test_runs_end_with_the_launcher(tmp_path, stop):
     script = (
         "import multiprocessing, threading, time\n"
         "from pathlib import Path; from rich.console import Console\n"
-        "from mxmclr_plugin.comparison.launcher import PlannedRun, launch\n"
+        "from mxmclr_plugin.comparison.config import ComparisonConfig\n"
+        "from mxmclr_plugin.comparison.launcher import launch\n"
+        "from mxmclr_plugin.comparison.planned_run import PlannedRun\n"
         "def tell():\n"
         "    while not (runs := multiprocessing.active_children()): time.sleep(0.05)\n"
         "    print(runs[0].pid, flush=True)\n"
         "if __name__ == '__main__':\n"
         "    threading.Thread(target=tell, daemon=True).start()\n"
         f"    run = PlannedRun({run.task!r}, {run.overrides!r}, Path({str(run.folder)!r}))\n"
-        "    launch([run], 1, Console(), 'runs')\n"
+        "    launch([run], ComparisonConfig(jobs=1), Console(), 'runs')\n"
     )
     launcher = subprocess.Popen(
         [sys.executable, "-c", script],
@@ -125,7 +127,7 @@ def test_runs_end_with_the_launcher(tmp_path, stop):
 def test_an_interrupted_run_continues(tmp_path):
     """Killed after it has saved, it continues from there to the metrics of the whole run."""
     whole, cut = planned(tmp_path / "whole"), planned(tmp_path / "cut")
-    expected = launch([whole], 1, console(), "runs")[whole]
+    expected = launch([whole], jobs(1), console(), "runs")[whole]
     assert expected.error is None
     assert not (whole.folder / "checkpoints" / "last.ckpt").exists()
     assert (whole.folder / "checkpoints" / "best.ckpt").exists()
@@ -146,7 +148,7 @@ def test_an_interrupted_run_continues(tmp_path):
     assert (cut.folder / "checkpoints" / "last.ckpt").exists()
     assert outcome_of(cut) is None
     assert "ckpt=last" in command_line(cut)
-    outcome = launch([cut], 1, console(), "runs")[cut]
+    outcome = launch([cut], jobs(1), console(), "runs")[cut]
     assert "continuing from" in (cut.folder / "log.txt").read_text()
     assert outcome.metrics.train.steps == expected.metrics.train.steps == 6
     assert outcome.metrics.splits == expected.metrics.splits
@@ -181,11 +183,11 @@ def test_a_damaged_file_of_a_run_is_mended_or_one_line(tmp_path, name, size):
     path = run.folder / name
     path.write_bytes(path.read_bytes()[:size])
     shown = console()
-    outcome = launch([run], 1, shown, "runs")[run]
+    outcome = launch([run], jobs(1), shown, "runs")[run]
     if name == "config.yaml":
         assert "config.yaml" in outcome.error
         assert "Traceback" not in (run.folder / "log.txt").read_text()
-        outcome = launch([run], 1, shown, "runs")[run]  # anew
+        outcome = launch([run], jobs(1), shown, "runs")[run]  # anew
     assert outcome.error is None
     assert outcome.metrics.train.steps == 6
 
@@ -203,5 +205,5 @@ def test_a_run_that_a_signal_has_ended_continues(tmp_path):
 def test_two_launchers_in_one_folder(tmp_path):
     run = finished(tmp_path)
     with only_process_in(tmp_path), pytest.raises(ConfigError, match="another run is writing"):
-        launch([run], 1, console(), "runs")
-    assert launch([run], 1, console(), "runs")[run].error is None
+        launch([run], jobs(1), console(), "runs")
+    assert launch([run], jobs(1), console(), "runs")[run].error is None

@@ -11,7 +11,8 @@ from pathlib import Path
 from rich.console import Console
 
 from mxmclr_plugin.comparison.config import AblationConfig, as_arguments
-from mxmclr_plugin.comparison.launcher import Outcome, PlannedRun, launch, plan_run
+from mxmclr_plugin.comparison.launcher import launch
+from mxmclr_plugin.comparison.planned_run import Outcome, PlannedRun, plan_run
 from mxmclr_plugin.comparison.records import (
     Ablation,
     RunRecord,
@@ -89,7 +90,7 @@ def ablate(
         name = f"{config.study}-seed{seed}"
         planned[values, seed] = plan_run(task, lines, folder / "runs", name, config_dir)
     title = f"{config.study} on {task}"
-    outcomes = launch(list(planned.values()), config.jobs, console, title)
+    outcomes = launch(list(planned.values()), config, console, title)
     sets: dict[str, Sequence[str] | None] = {own_data: None, **config.evaluate}
     runs = []
     for (values, seed), run in planned.items():

@@ -13,7 +13,8 @@ import hydra.utils
 from rich.console import Console
 
 from mxmclr_plugin.comparison.config import ComparedLoss, ComparisonConfig, as_arguments
-from mxmclr_plugin.comparison.launcher import Outcome, PlannedRun, launch, plan_run
+from mxmclr_plugin.comparison.launcher import launch
+from mxmclr_plugin.comparison.planned_run import Outcome, PlannedRun, plan_run
 from mxmclr_plugin.comparison.protocols import PROTOCOLS, batch_overrides
 from mxmclr_plugin.comparison.records import (
     Comparison,
@@ -73,7 +74,7 @@ def compare(
         for variant, seed in itertools.product(plan.variants, config.seeds)
         if not config.tune or chosen[variant] is not None
     }
-    outcomes = launch(list(planned.values()), config.jobs, console, f"comparing on {task}")
+    outcomes = launch(list(planned.values()), config, console, f"comparing on {task}")
     runs = [
         _record(variant, seed, planned.get((variant, seed)), outcomes, chosen.get(variant), plan)
         for variant, seed in itertools.product(plan.variants, config.seeds)
@@ -207,7 +208,7 @@ def _tune(plan: _Plan, console: Console) -> dict[_Variant, list[Trial]]:
         for variant, trials in grids.items()
         for k, trial in enumerate(trials)
     }
-    outcomes = launch(list(planned.values()), plan.config.jobs, console, f"tuning on {plan.task}")
+    outcomes = launch(list(planned.values()), plan.config, console, f"tuning on {plan.task}")
     for variant, trials in grids.items():
         for k, trial in enumerate(trials):
             metrics = outcomes[planned[variant, k]].metrics

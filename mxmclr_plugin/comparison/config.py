@@ -65,7 +65,11 @@ class ComparisonConfig:
         options: Overrides of one loss, by its label: ``options.mxmclr.loss.hard_weight=0.5``.
         encoder_cost: Cost of encoding one observation by modality, for ``same_encoder_cost``; 1 by
             default.
-        jobs: Runs at a time; null for one per GPU, or per core.
+        launcher: Where runs are started: local (processes of this machine), ray (tasks of the Ray
+            cluster at RAY_ADDRESS, or of this machine) or slurm (jobs, submitted by submitit).
+        jobs: Runs at a time; null for one per GPU or per core, and on a cluster for all that fit.
+        resources: What each run gets on a cluster: options of ``ray.remote``
+            (``resources.num_gpus=1``) or parameters of submitit (``resources.timeout_min=60``).
         out: Folder; null for ``runs/compare/<task>``. Finished runs in it are not repeated.
     """
 
@@ -81,7 +85,9 @@ class ComparisonConfig:
     tune_seed: Seed = 1000
     options: dict[str, Any] = field(default_factory=dict)
     encoder_cost: dict[str, Annotated[float, Ge(0)]] = field(default_factory=dict)
+    launcher: Annotated[str, OneOf(("local", "ray", "slurm"))] = "local"
     jobs: Count | None = None
+    resources: dict[str, Any] = field(default_factory=dict)
     out: str | None = None
 
     def __post_init__(self) -> None:
@@ -124,7 +130,11 @@ class AblationConfig:
         metric: Metric of the table: ``mean_recall``, ``rsum``, or a direction with a metric.
         evaluate: Other data whose test set is measured as well, with a name for each:
             ``evaluate.tables=[data.category=table]``, with the keys of ``run evaluate``.
-        jobs: Runs at a time; null for one per GPU, or per core.
+        launcher: Where runs are started: local (processes of this machine), ray (tasks of the Ray
+            cluster at RAY_ADDRESS, or of this machine) or slurm (jobs, submitted by submitit).
+        jobs: Runs at a time; null for one per GPU or per core, and on a cluster for all that fit.
+        resources: What each run gets on a cluster: options of ``ray.remote``
+            (``resources.num_gpus=1``) or parameters of submitit (``resources.timeout_min=60``).
         out: Folder; null for ``runs/ablate/<task>-<study>``. Finished runs in it are not repeated.
     """
 
@@ -134,7 +144,9 @@ class AblationConfig:
     split: Annotated[str, OneOf(("val", "test"))] = "val"
     metric: str = "mean_recall"
     evaluate: dict[str, list[str]] = field(default_factory=dict)
+    launcher: Annotated[str, OneOf(("local", "ray", "slurm"))] = "local"
     jobs: Count | None = None
+    resources: dict[str, Any] = field(default_factory=dict)
     out: str | None = None
 
     def __post_init__(self) -> None:

@@ -1,127 +1,59 @@
-"""Launcher of runs: a process with a command line each, in which a crash fails one run only."""
+"""Launcher of the runs of a comparison: on this machine, or on a cluster."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import multiprocessing
-import os
-import runpy
-import shutil
 import signal
-import sys
-import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
-from hashlib import blake2b
-from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
-import torch
 from rich.console import Console
 
-import mxmclr_plugin
+from mxmclr_plugin.comparison.local_processes import LocalProcesses
+from mxmclr_plugin.comparison.planned_run import FAILURE, Outcome, PlannedRun, outcome_of
+from mxmclr_plugin.comparison.ray_tasks import RayTasks
+from mxmclr_plugin.comparison.slurm_jobs import SlurmJobs
 from mxmclr_plugin.experiment.checkpoint_files import remove_checkpoint
-from mxmclr_plugin.experiment.compose import load_config
-from mxmclr_plugin.experiment.folder import RunFolder, only_process_in
-from mxmclr_plugin.experiment.metrics import RunMetrics
+from mxmclr_plugin.experiment.folder import only_process_in
 from mxmclr_plugin.files import write_atomically
 from mxmclr_plugin.progress import progress_bar
 
-if TYPE_CHECKING:  # Windows has one of them
-    from multiprocessing.context import ForkServerContext, SpawnContext
-
-__all__ = ["Outcome", "PlannedRun", "command_line", "launch", "outcome_of", "plan_run"]
-
-_FAILURE = "failure.json"
-_PROGRAM = "mxmclr_plugin.run"
-
-# A server imports the libraries once, and each run is a fork of it: that saves seconds a run.
-_CONTEXT: ForkServerContext | SpawnContext = (
-    multiprocessing.get_context("forkserver")
-    if "forkserver" in multiprocessing.get_all_start_methods()
-    else multiprocessing.get_context("spawn")
-)
-_CONTEXT.set_forkserver_preload(["mxmclr_plugin.experiment.train", "sentence_transformers"])
+__all__ = ["launch"]
 
 _INTERRUPTED = (129, 130, 143)
 """Exit statuses of a run that a signal has ended, and that continues."""
 
 
-@dataclass(frozen=True)
-class PlannedRun:
-    """A run to launch.
+class LauncherConfig(Protocol):
+    """Where runs are started."""
 
-    Attributes:
-        task: Name of the task.
-        overrides: Changes to its defaults, without ``out`` and ``ckpt``.
-        folder: Folder of the run.
-        config_dir: Folder with further tasks and groups.
-    """
-
-    task: str
-    overrides: tuple[str, ...]
-    folder: Path
-    config_dir: Path | None = None
+    launcher: str
+    jobs: int | None
+    resources: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """Outcome of a run: its metrics, or its error."""
+class _Started(Protocol):
+    def status(self) -> int | str | None:
+        """Exit status, or what ended the run without one; None while it runs."""
 
-    metrics: RunMetrics | None = None
-    error: str | None = None
+    def stop(self) -> None: ...
 
-
-def plan_run(
-    task: str, overrides: Sequence[str], folder: Path, name: str, config_dir: Path | None = None
-) -> PlannedRun:
-    """Plan a run whose folder is named by its configuration, so that equal runs are one.
-
-    Args:
-        task: Name of the task.
-        overrides: Changes to its defaults.
-        folder: Folder of all runs.
-        name: Beginning of the name of the run's folder.
-        config_dir: Folder with further tasks and groups.
-
-    Raises:
-        ConfigError: If the configuration is not valid.
-    """
-    config = dataclasses.asdict(load_config(task, overrides, config_dir))
-    for key in ("out", "ckpt", "overrides"):
-        config.pop(key, None)
-    for key in ("loggers", "checkpoint_every_steps", "checkpoint_every_minutes"):
-        config["trainer"].pop(key)  # without influence on a run
-    text = json.dumps([mxmclr_plugin.__version__, config], sort_keys=True)
-    digest = blake2b(os.fsencode(text), digest_size=6).hexdigest()
-    return PlannedRun(task, tuple(overrides), folder / f"{name}-{digest}", config_dir)
+    def wait_stopped(self) -> None: ...
 
 
-def outcome_of(run: PlannedRun) -> Outcome | None:
-    """Outcome of a finished run; None if it is not finished or failed, or its record is damaged."""
-    if (run.folder / _FAILURE).exists():
-        return None
-    metrics = RunFolder(run.folder).read_metrics()
-    return None if metrics is None else Outcome(metrics)
+class _Launcher(Protocol):
+    slots: int
+    poll_seconds: float
 
-
-def command_line(run: PlannedRun) -> list[str]:
-    """Command line of a run; it continues from the run's last checkpoint, if there is one."""
-    arguments = [run.task, *run.overrides, f"out={run.folder.absolute()}"]
-    if (run.folder / "checkpoints" / "last.ckpt").is_file():
-        arguments.append("ckpt=last")
-    if run.config_dir is not None:
-        arguments += ["--config-dir", str(run.config_dir.absolute())]
-    return [sys.executable, "-m", _PROGRAM, *arguments]
+    def start(self, run: PlannedRun, slot: int) -> _Started: ...
 
 
 def launch(
-    runs: Sequence[PlannedRun], jobs: int | None, console: Console, title: str
+    runs: Sequence[PlannedRun], config: LauncherConfig, console: Console, title: str
 ) -> dict[PlannedRun, Outcome]:
     """Run all that is not finished, several at a time.
 
@@ -130,8 +62,7 @@ def launch(
 
     Args:
         runs: The runs; equal ones are run once.
-        jobs: Number of runs at a time; None for one per GPU, or per core. They share the cores, and
-            each sees one GPU.
+        config: Launcher, number of runs at a time, and resources of a run.
         console: Where failures, and on a terminal the progress, are shown.
         title: Title of the progress bar.
 
@@ -139,87 +70,55 @@ def launch(
         Outcome of every run, also of those that were finished before.
 
     Raises:
-        ConfigError: If another process launches runs in the same folder.
+        ConfigError: If another process launches runs in the same folder, or the launcher cannot be
+            used.
     """
     with ExitStack() as stack:
         for folder in {run.folder.parent for run in runs}:
             stack.enter_context(only_process_in(folder))
-        return _launch(runs, jobs, console, title)
+        return _launch(runs, config, console, title)
 
 
 def _launch(
-    runs: Sequence[PlannedRun], jobs: int | None, console: Console, title: str
+    runs: Sequence[PlannedRun], config: LauncherConfig, console: Console, title: str
 ) -> dict[PlannedRun, Outcome]:
     outcomes = {run: outcome for run in dict.fromkeys(runs) if (outcome := outcome_of(run))}
     queue = deque(run for run in dict.fromkeys(runs) if run not in outcomes)
-    gpus = torch.cuda.device_count()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    slots = min(jobs or gpus or cores or 1, len(queue))
-    active: dict[int, tuple[PlannedRun, BaseProcess]] = {}
+    if not queue:
+        return outcomes
+    launcher = _launcher(config, len(queue), queue[0].folder.parent)
+    active: dict[int, tuple[PlannedRun, _Started]] = {}
     try:
-        with progress_bar(console.is_terminal and bool(queue)) as progress:
+        with progress_bar(console.is_terminal) as progress:
             bar = progress.add_task(title, total=len(queue))
             while queue or active:
-                for slot in set(range(slots)) - set(active):
+                for slot in set(range(launcher.slots)) - set(active):
                     if queue:
                         run = queue.popleft()
-                        gpu = slot % gpus if gpus else None
-                        active[slot] = run, _start(run, max(1, (cores or 1) // slots), gpu)
-                time.sleep(0.05)
-                for slot, (run, process) in list(active.items()):
-                    if process.exitcode is not None:
+                        active[slot] = run, launcher.start(run, slot)
+                time.sleep(launcher.poll_seconds)
+                for slot, (run, started) in list(active.items()):
+                    if (status := started.status()) is not None:
                         del active[slot]
-                        outcomes[run] = _finish(run, process.exitcode, console)
+                        outcomes[run] = _finish(run, status, console)
                         progress.advance(bar)
     finally:
-        for _, process in active.values():
-            process.terminate()
-        for _, process in active.values():
-            process.join(timeout=10)
-            process.kill()
-            process.join()
+        for _, started in active.values():
+            started.stop()
+        for _, started in active.values():
+            started.wait_stopped()
     return outcomes
 
 
-def _start(run: PlannedRun, threads: int, gpu: int | None) -> BaseProcess:
-    if (run.folder / _FAILURE).exists():
-        shutil.rmtree(run.folder)
-    arguments = command_line(run)[3:]
-    if "ckpt=last" not in arguments:
-        shutil.rmtree(run.folder, ignore_errors=True)
-    run.folder.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "COLUMNS": "120"}
-    if gpu is not None:
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        environment["CUDA_VISIBLE_DEVICES"] = visible.split(",")[gpu] if visible else str(gpu)
-    log = (run.folder / "log.txt").absolute()
-    process = _CONTEXT.Process(target=_run, args=(arguments, environment, threads, log))
-    process.start()
-    return process
+def _launcher(config: LauncherConfig, waiting: int, folder: Path) -> _Launcher:
+    if config.launcher == "ray":
+        return RayTasks(config.jobs, waiting, config.resources)
+    if config.launcher == "slurm":
+        return SlurmJobs(config.jobs, waiting, config.resources, folder.parent / "slurm")
+    return LocalProcesses(config.jobs, waiting, config.resources)
 
 
-def _run(arguments: Sequence[str], environment: Mapping[str, str], threads: int, log: Path) -> None:
-    """Run ``python -m mxmclr_plugin.run`` in this process."""
-    with log.open("ab") as output, Path(os.devnull).open("rb") as nothing:
-        for stream, target in enumerate((nothing, output, output)):
-            os.dup2(target.fileno(), stream)
-    launcher = multiprocessing.parent_process()
-    assert launcher is not None
-    threading.Thread(target=_end_with, args=(launcher,), daemon=True).start()
-    os.environ.clear()
-    os.environ.update(environment)
-    torch.set_num_threads(threads)
-    sys.argv[1:] = arguments
-    runpy.run_module(_PROGRAM, run_name="__main__", alter_sys=True)
-
-
-def _end_with(launcher: BaseProcess) -> None:
-    """End this process once its launcher is gone, however that ended."""
-    launcher.join()
-    os._exit(1)
-
-
-def _finish(run: PlannedRun, status: int, console: Console) -> Outcome:
+def _finish(run: PlannedRun, status: int | str, console: Console) -> Outcome:
     outcome = outcome_of(run) if status == 0 else None
     if outcome is not None:
         # The best weights are kept; those to continue from are not needed any more.
@@ -227,13 +126,15 @@ def _finish(run: PlannedRun, status: int, console: Console) -> Outcome:
         return outcome
     error = _error(run.folder / "log.txt", status)
     if status not in _INTERRUPTED:
-        write_atomically(run.folder / _FAILURE, json.dumps({"error": error}))
+        write_atomically(run.folder / FAILURE, json.dumps({"error": error}))
     console.print(f"failed: {run.folder.name}: {error}", soft_wrap=True)
     return Outcome(error=error)
 
 
-def _error(log: Path, status: int) -> str:
-    """Error of a run: the signal that ended it, or the last line of its output."""
+def _error(log: Path, status: int | str) -> str:
+    """Error of a run: what ended it without a status, or the last line of its output."""
+    if isinstance(status, str):
+        return status
     if status < 0:
         return f"killed by signal {-status} ({signal.Signals(-status).name})"
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mxmclr_plugin.comparison.launcher import Outcome
+from mxmclr_plugin.comparison.planned_run import Outcome
 from mxmclr_plugin.comparison.statistics import Difference, paired_difference
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.experiment.metrics import BatchRecord, SplitMetrics

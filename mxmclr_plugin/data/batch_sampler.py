@@ -11,6 +11,7 @@ from torch import Generator, Tensor
 from torch.utils.data import BatchSampler
 
 from mxmclr_plugin.data.draws import InstanceDraws, at_least_one, counter_of
+from mxmclr_plugin.data.members import Members
 
 __all__ = ["MultifoldBatchSampler"]
 
@@ -72,8 +73,8 @@ class MultifoldBatchSampler(InstanceDraws[list[int]], BatchSampler):
         place = np.empty(len(unique), np.int64)
         place[first.argsort()] = np.arange(len(unique))
         owner = place[owner]
-        ends = np.bincount(owner, minlength=len(unique)).cumsum()
-        self._members = np.split(owner.argsort(kind="stable"), ends[:-1])
+        offsets = Members.of_sizes(np.bincount(owner, minlength=len(unique))).offsets
+        self._members = Members(owner.argsort(kind="stable"), offsets)
         options: dict[str, Any] = {
             "instances": instances,
             "repeats": repeats,
@@ -85,7 +86,7 @@ class MultifoldBatchSampler(InstanceDraws[list[int]], BatchSampler):
         super().__init__(
             column,
             _counters(column[np.sort(first)]),
-            {"row": np.array([len(rows) for rows in self._members])},
+            {"row": self._members.folds},
             observations={"row": at_least_one("observations", observations)},
             **options,
         )

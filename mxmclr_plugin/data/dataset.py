@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,10 +13,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mxmclr_plugin.data.frames import CellStore, cells_by_instance, instances_of
+from mxmclr_plugin.data.members import Members, flattened, integers
 
-__all__ = ["Draw", "MultifoldDataset", "MultifoldInstance", "Store", "flattened"]
-
-T = TypeVar("T")
+__all__ = ["Draw", "MultifoldDataset", "MultifoldInstance", "Store"]
 
 
 class Store(Protocol):
@@ -94,15 +93,13 @@ class MultifoldDataset(Dataset[MultifoldInstance]):
         self.stores = dict(stores)
         self.soft_features = dict(soft_features or {})
         self.attributes = {name: list(values) for name, values in (attributes or {}).items()}
-        self.ids = _integers("ids", ids)
+        self.ids = integers("ids", ids)
         self.names = [str(i) for i in self.ids] if names is None else list(names)
         if len(self.names) != len(self.ids):
             raise ValueError(f"there are {len(self.ids)} instances but {len(self.names)} names")
         self.members = {
-            modality: [
-                _integers(f"members[{modality!r}][{k}]", rows) for k, rows in enumerate(instances)
-            ]
-            for modality, instances in members.items()
+            modality: Members.of_lists(f"members[{modality!r}]", lists)
+            for modality, lists in members.items()
         }
         self._check()
 
@@ -134,7 +131,7 @@ class MultifoldDataset(Dataset[MultifoldInstance]):
             raise ValueError("from_lists needs a modality: {'text': [['a', 'b'], ['c']]}")
         count = len(next(iter(observations.values())))
         stores: dict[str, Store] = {}
-        members: dict[str, list[npt.NDArray[np.int64]]] = {}
+        members: dict[str, Members] = {}
         for modality, of_instances in observations.items():
             if isinstance(of_instances, str) or len(of_instances) != count:
                 raise ValueError(
@@ -176,7 +173,7 @@ class MultifoldDataset(Dataset[MultifoldInstance]):
         """
         instances = instances_of(frame, id)
         stores: dict[str, Store] = {}
-        members: dict[str, list[npt.NDArray[np.int64]]] = {}
+        members: dict[str, Members] = {}
         for modality, of_modality in columns.items():
             named = [of_modality] if isinstance(of_modality, str) else list(of_modality)
             cells, members[modality] = flattened(cells_by_instance(frame, named, instances))
@@ -229,16 +226,18 @@ class MultifoldDataset(Dataset[MultifoldInstance]):
                     f"{len(self.ids)} instances"
                 )
             records = len(self.stores[modality])
-            for name, rows in zip(self.names, of_instances, strict=True):
-                if len(rows) and not (rows.min() >= 0 and rows.max() < records):
-                    raise ValueError(
-                        f"members[{modality!r}] of instance {name!r} name records "
-                        f"{rows.min()} to {rows.max()}, but the store has {records}"
-                    )
-                if len(set(rows.tolist())) < len(rows):
-                    raise ValueError(
-                        f"members[{modality!r}] of instance {name!r} name a record twice"
-                    )
+            wrong = (of_instances.rows < 0) | (of_instances.rows >= records)
+            if wrong.any():
+                k = int(np.searchsorted(of_instances.offsets, wrong.argmax(), side="right")) - 1
+                rows = of_instances[k]
+                raise ValueError(
+                    f"members[{modality!r}] of instance {self.names[k]!r} name records "
+                    f"{rows.min()} to {rows.max()}, but the store has {records}"
+                )
+            for k in of_instances.repeating()[:1].tolist():
+                raise ValueError(
+                    f"members[{modality!r}] of instance {self.names[k]!r} name a record twice"
+                )
         for attribute, listed in self.attributes.items():
             if len(listed) != len(self.ids):
                 raise ValueError(
@@ -260,7 +259,7 @@ class MultifoldDataset(Dataset[MultifoldInstance]):
                 f"instance {self.names[int(np.argmin(total))]!r} has no observation in any modality"
             )
 
-    def _of(self, modality: str) -> list[npt.NDArray[np.int64]]:
+    def _of(self, modality: str) -> Members:
         if modality not in self.members:
             raise ValueError(f"there is no modality {modality!r}, only {self.modalities}")
         return self.members[modality]
@@ -272,7 +271,7 @@ class MultifoldDataset(Dataset[MultifoldInstance]):
 
     def folds(self, modality: str) -> npt.NDArray[np.int64]:
         """Number of observations of each instance. Shape: (instances,)."""
-        return np.array([len(rows) for rows in self._of(modality)], dtype=np.int64)
+        return self._of(modality).folds
 
     def observed_in(self, modalities: Sequence[str], least: int) -> npt.NDArray[np.bool_]:
         """Whether each instance has observations in so many of some modalities.
@@ -295,8 +294,8 @@ class MultifoldDataset(Dataset[MultifoldInstance]):
         Returns:
             Their records' indexes in the store and their instance ids. Shape: (rows,) each.
         """
-        rows = np.concatenate([*self._of(modality), np.empty(0, np.int64)])
-        return rows, np.repeat(self.ids, self.folds(modality))
+        members = self._of(modality)
+        return members.rows, np.repeat(self.ids, members.folds)
 
     def subset(self, indices: Sequence[int] | npt.NDArray[Any]) -> MultifoldDataset:
         """The data set of some of the instances; stores are shared.
@@ -306,7 +305,7 @@ class MultifoldDataset(Dataset[MultifoldInstance]):
         """
         kept = np.arange(len(self))[list(indices)]
         return self.replace(
-            members={modality: [rows[k] for k in kept] for modality, rows in self.members.items()},
+            members={modality: of.selected(kept) for modality, of in self.members.items()},
             ids=self.ids[kept],
             names=[self.names[k] for k in kept],
             attributes={name: [of[k] for k in kept] for name, of in self.attributes.items()},
@@ -334,18 +333,20 @@ class MultifoldDataset(Dataset[MultifoldInstance]):
             datasets: The data sets; not all need to have all modalities.
         """
         stores: dict[str, Store] = {}
-        members: dict[str, list[npt.NDArray[np.int64]]] = {}
+        members: dict[str, Members] = {}
         for modality in dict.fromkeys(m for dataset in datasets for m in dataset.modalities):
             owned = [of.stores[modality] for of in datasets if modality in of.stores]
             parts = list({id(store): store for store in owned}.values())
             ends = np.cumsum([0, *map(len, parts)]).tolist()
             starts = {id(store): start for store, start in zip(parts, ends, strict=False)}
             stores[modality] = parts[0] if len(parts) == 1 else _ChainedStore(parts)
-            members[modality] = []
+            rows, folds = [], []
             for dataset in datasets:
-                rows = dataset.members.get(modality, [np.empty(0, np.int64)] * len(dataset))
-                start = starts.get(id(dataset.stores.get(modality)), 0)
-                members[modality] += [of_instance + start for of_instance in rows]
+                of = dataset.members.get(modality) or Members.of_sizes([0] * len(dataset))
+                rows.append(of.rows + starts.get(id(dataset.stores.get(modality)), 0))
+                folds.append(of.folds)
+            offsets = Members.of_sizes(np.concatenate(folds)).offsets
+            members[modality] = Members(np.concatenate(rows), offsets)
         ids = np.concatenate([dataset.ids for dataset in datasets])
         return cls(
             stores,
@@ -436,16 +437,6 @@ class _ChainedStore:
         return self.stores[part][index - int(self.ends[part]) + len(self.stores[part])]
 
 
-def flattened(lists: Iterable[Sequence[T]]) -> tuple[list[T], list[npt.NDArray[np.int64]]]:
-    """All records of lists, one after the other, and the indexes of each list's records."""
-    records: list[T] = []
-    members = []
-    for of_list in lists:
-        members.append(np.arange(len(records), len(records) + len(of_list)))
-        records += of_list
-    return records, members
-
-
 def _records_of(where: str, records: Any) -> list[Tensor | str]:
     """The records of one instance: strings as they are, all else as tensors."""
     if records is None:
@@ -482,12 +473,3 @@ def _stacked(modality: str, lists: Sequence[Sequence[Tensor | str]]) -> Store:
                 "observations of a modality are stacked"
             )
     return torch.stack([record for record in flat if isinstance(record, Tensor)])
-
-
-def _integers(name: str, values: npt.ArrayLike) -> npt.NDArray[np.int64]:
-    array = np.asarray(values)
-    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
-        raise ValueError(
-            f"{name} must be a list of integers, got {array.dtype} of shape {array.shape}"
-        )
-    return array.astype(np.int64)

@@ -12,6 +12,8 @@ import numpy.typing as npt
 from torch import distributed
 from torch.utils.data import DistributedSampler
 
+from mxmclr_plugin.data.members import Members
+
 __all__ = ["InstanceDraws", "at_least_one", "counter_of"]
 
 T = TypeVar("T")
@@ -75,11 +77,11 @@ class InstanceDraws(DistributedSampler[T]):
         if not 0 <= seed < 2**63:
             raise ValueError(f"seed must be from 0 to 2**63 - 1, got {seed}")
         self._ids = ids
-        self._drawn_folds = {name: folds[name].tolist() for name in observations}
+        self._drawn = {name: Members.of_sizes(folds[name]) for name in observations}
         self._wanted = dict(observations)
         self._streams = {modality: counter_of(modality) for modality in observations}
-        # The order in use of an instance's observations: a cache of what _order returns.
-        self._orders: dict[tuple[str, int], tuple[int, npt.NDArray[np.int64]]] = {}
+        # The order in use of each instance's observations, and its cycle: a cache of _order.
+        self._cycles = {name: np.full(len(ids), -1, np.int64) for name in observations}
         self._steps()
 
     def _steps(self) -> int:
@@ -119,12 +121,14 @@ class InstanceDraws(DistributedSampler[T]):
         """Observations of the ``number``-th draw of an instance, by modality."""
         rows: dict[str, Sequence[int]] = {}
         for modality, wanted in self._wanted.items():
-            fold = self._drawn_folds[modality][instance]
+            order = self._drawn[modality][instance]
+            fold = len(order)
             if fold == 0:
                 rows[modality] = ()
                 continue
             cycle, turn = divmod(number, math.ceil(fold / wanted))
-            order = self._order_of(modality, instance, cycle, fold)
+            if self._cycles[modality][instance] != cycle:
+                self._draw_order(modality, instance, cycle, order)
             start = max(0, min(turn * wanted, fold - wanted))
             drawn = order[start : start + wanted]
             if self.pad_folds and fold < wanted:
@@ -132,15 +136,12 @@ class InstanceDraws(DistributedSampler[T]):
             rows[modality] = tuple(drawn.tolist())
         return rows
 
-    def _order_of(
-        self, modality: str, instance: int, cycle: int, fold: int
-    ) -> npt.NDArray[np.int64]:
-        known = self._orders.get((modality, instance))
-        if known is not None and known[0] == cycle:
-            return known[1]
-        order = _order(self.seed, self._streams[modality], int(self._ids[instance]), cycle, fold)
-        self._orders[modality, instance] = (cycle, order)
-        return order
+    def _draw_order(
+        self, modality: str, instance: int, cycle: int, order: npt.NDArray[np.int64]
+    ) -> None:
+        id_ = int(self._ids[instance])
+        order[:] = _order(self.seed, self._streams[modality], id_, cycle, len(order))
+        self._cycles[modality][instance] = cycle
 
 
 def at_least_one(name: str, number: int) -> int:

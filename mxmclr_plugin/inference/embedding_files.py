@@ -11,7 +11,6 @@ import numpy as np
 from safetensors.torch import save
 
 from mxmclr_plugin.data.dataset import MultifoldDataset
-from mxmclr_plugin.data.observations import ObservationDataset
 from mxmclr_plugin.data.parquet import pyarrow_parquet
 from mxmclr_plugin.data.paths import unicode_text
 from mxmclr_plugin.files import write_atomically
@@ -59,14 +58,14 @@ def write_embeddings(
     """
     rows = _described(embedded, dataset, modality, split_of)
     entry: dict[str, Any] = {"rows": embedded.z.shape[0], "dim": embedded.z.shape[1]}
-    for file_format in formats:
-        file = path.with_name(f"{path.name}.{file_format}")
-        write_atomically(file, _CONTENT[file_format](embedded, rows))
-        entry[file_format] = file.name
     if "parquet" not in formats:
         listed = path.with_name(f"{path.name}.jsonl")
         write_atomically(listed, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
         entry["observations"] = listed.name
+    for file_format in formats:
+        file = path.with_name(f"{path.name}.{file_format}")
+        write_atomically(file, _CONTENT[file_format](embedded, rows))
+        entry[file_format] = file.name
     return entry
 
 
@@ -74,23 +73,23 @@ def _described(
     embedded: Embedded, dataset: MultifoldDataset, modality: str, split_of: dict[str, str]
 ) -> list[dict[str, Any]]:
     """What each row is of."""
-    observations = ObservationDataset(dataset, modality)
-    store, places = dataset.stores[modality], dataset.observations_of(modality)[0].tolist()
-    name_of = dict(zip(dataset.ids.tolist(), dataset.names, strict=True))
+    store, members = dataset.stores[modality], dataset.members[modality]
+    positions = embedded.positions.numpy()
+    places = members.rows[positions].tolist()
+    instances = np.searchsorted(members.offsets, positions, side="right") - 1
     # Whether records are texts is seen at the first: others may cost a file each.
-    texts = len(observations) > 0 and isinstance(observations[0].record, str)
+    texts = len(places) > 0 and isinstance(store[places[0]], str)
     rows = []
-    for instance, position in zip(embedded.ids.tolist(), embedded.positions.tolist(), strict=True):
-        name = name_of[instance]
-        file = file_of(store, places[position])
+    for instance, place in zip(instances.tolist(), places, strict=True):
+        file = file_of(store, place)
         rows.append(
             {
-                "id": instance,
-                "name": unicode_text(name),
-                "split": split_of.get(name),
+                "id": int(dataset.ids[instance]),
+                "name": unicode_text(dataset.names[instance]),
+                "split": split_of.get(dataset.names[instance]),
                 "modality": modality,
                 "file": None if file is None else unicode_text(file),
-                "text": observations[position].record if texts else None,
+                "text": store[place] if texts else None,
             }
         )
     return rows

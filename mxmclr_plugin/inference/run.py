@@ -214,7 +214,7 @@ class Run:
         towers = {modality: self.towers[modality] for modality in wanted}
         device = self.device.place
         cached = with_cached_features({"": dataset}, towers, self.config, device)[""]
-        return {modality: self._encoded(cached, modality, progress) for modality in wanted}
+        return {modality: self.encoded(cached, modality, None, progress) for modality in wanted}
 
     def encode(self, modality: str, observations: Sequence[str] | Tensor) -> Tensor:
         """Encode observations to unit vectors, as in the run's test.
@@ -240,12 +240,30 @@ class Run:
             z: Tensor = tower(observations)
         return z.float().cpu()
 
-    def _encoded(self, dataset: MultifoldDataset, modality: str, progress: bool) -> Embedded:
+    def encoded(
+        self,
+        dataset: MultifoldDataset,
+        modality: str,
+        positions: range | None = None,
+        progress: bool = False,
+    ) -> Embedded:
+        """Encode observations of a data set, without a cache.
+
+        Args:
+            dataset: The data set.
+            modality: Its modality.
+            positions: Which of its observations; None for all.
+            progress: Whether to show a bar, where there is a terminal.
+
+        Raises:
+            ConfigError: If the modality has no tower.
+        """
         loader = observation_loader(
             dataset,
             modality,
             self.config.trainer.eval_batch,
             workers=self.config.batch.workers,
+            positions=positions,
         )
         rows: list[tuple[Tensor, Tensor, Tensor]] = []
         with progress_bar(shown=progress) as bar:

@@ -19,8 +19,9 @@ def register() -> None:
     """Makes the loss an attribute of the modules where other libraries have theirs.
 
     Afterwards ``pytorch_metric_learning.losses.MultifoldHybridLoss`` and
-    ``lightly.loss.MultifoldHybridLoss`` exist, each with the call of that library's losses. Calling
-    it again changes nothing.
+    ``lightly.loss.MultifoldHybridLoss`` exist, each with the call of that library's losses, and
+    ``CrossBatchMemory`` and ``SelfSupervisedLoss`` of pytorch-metric-learning take the former.
+    Calling it again changes nothing.
 
     Raises:
         RuntimeError: If one of these libraries has something else of that name; then nothing is
@@ -39,3 +40,4 @@ def register() -> None:
             )
     for module, loss in places:
         setattr(module, _NAME, loss)
+    importlib.import_module(_MODULES["pytorch_metric_learning.losses"]).open_host_wrappers()

@@ -32,6 +32,8 @@ class ObservationQueue(nn.Module):
         from lightly.models.modules.memory_bank import MemoryBankModule  # takes seconds to import
 
         super().__init__()
+        if isinstance(size, int) or len(size) != 2 or not all(number > 0 for number in size):
+            raise ValueError(f"memory bank size must be (entries, dim), got {size}")
         self.rows = MemoryBankModule(size, feature_dim_first=False)
         self.size: tuple[int, ...] = self.rows.size
         # Two whole numbers an entry: its id, and whether it is empty, or where its id is from.
@@ -40,6 +42,13 @@ class ObservationQueue(nn.Module):
         for bank in (self.rows, self.labels):
             for name, buffer in list(bank.named_buffers()):
                 bank.register_buffer(name, buffer, persistent=True)
+
+    def reset_parameters(self) -> None:
+        """Empties the queue, also after ``to_empty``, which leaves it as memory happens to be."""
+        for bank in (self.rows, self.labels):
+            nn.init.zeros_(bank.bank)
+            nn.init.zeros_(bank.bank_ptr)
+        self.labels.bank.fill_(_EMPTY)
 
     def entries(self) -> tuple[Tensor, Tensor]:
         """Rows and ids held now. Shape: (held, D), (held,)."""

@@ -191,7 +191,9 @@ class MultifoldHybridLoss(nn.Module):
         )
 
     def reset_parameters(self) -> None:
-        """Sets a learnable temperature back to its value at the start."""
+        """Sets a learnable temperature back to its start, and empties a memory bank."""
+        if self.memory_bank is not None:
+            self.memory_bank.reset_parameters()
         if self.learnable_temperature:
             nn.init.constant_(self.log_scale, -math.log(self.temperature))
 

@@ -29,6 +29,7 @@ from mxmclr_plugin.run.convert_command import (
     folder_command,
     table_command,
 )
+from mxmclr_plugin.run.encode_command import EncodeArguments, encode_command
 from mxmclr_plugin.run.evaluate_command import EvaluateArguments, evaluate_command
 from mxmclr_plugin.run.export_command import ExportArguments, export_command
 from mxmclr_plugin.run.report_command import ReportArguments, report_command
@@ -416,6 +417,13 @@ _COMMANDS: dict[str, Command] = {
         "Writes embeddings and towers for use without this package.",
         lambda: ExportArguments,
         export_command,
+        others=_changed_keys,
+        others_help=_OF_RUN,
+    ),
+    "encode": Command(
+        "Encodes a large data set into files of some rows each; resumes, and shares the work.",
+        lambda: EncodeArguments,
+        encode_command,
         others=_changed_keys,
         others_help=_OF_RUN,
     ),

@@ -11,6 +11,7 @@ from mxmclr_plugin.integrations.pytorch_metric_learning import (
     DistributedLossWrapper,
     MultifoldHybridLoss,
     SelfSupervisedLoss,
+    open_host_wrappers,
 )
 
 
@@ -24,20 +25,59 @@ def mean(losses):
     return sum(losses.values()) / len(losses)
 
 
-@pytest.mark.parametrize(
-    ("ours", "theirs", "options"),
-    [
-        (CrossBatchMemory, losses.CrossBatchMemory, {"embedding_size": 6}),
-        (SelfSupervisedLoss, losses.SelfSupervisedLoss, {}),
-    ],
-)
+WRAPPERS = [
+    (CrossBatchMemory, losses.CrossBatchMemory, {"embedding_size": 6}),
+    (SelfSupervisedLoss, losses.SelfSupervisedLoss, {}),
+]
+
+
+@pytest.mark.parametrize(("ours", "theirs", "options"), WRAPPERS)
 def test_allowlists_are_extended_by_our_loss_alone(ours, theirs, options):
-    with pytest.raises(Exception, match="not supported for MultifoldHybridLoss"):
-        theirs(MultifoldHybridLoss(), **options)
     assert ours(MultifoldHybridLoss(), **options).loss.temperature == 0.07
+    assert "MultifoldHybridLoss" in ours.supported_losses()
     ours(TripletMarginLoss(), **options)
-    with pytest.raises(Exception, match="not supported for ArcFaceLoss"):
-        ours(losses.ArcFaceLoss(3, 6), **options)
+    for wrapper in (ours, theirs):
+        with pytest.raises(Exception, match="not supported for ArcFaceLoss"):
+            wrapper(losses.ArcFaceLoss(3, 6), **options)
+
+
+@pytest.fixture
+def _opened(monkeypatch):
+    for _, theirs, _ in WRAPPERS:
+        monkeypatch.setattr(theirs, "supported_losses", staticmethod(theirs.supported_losses))
+    memory = losses.CrossBatchMemory
+    monkeypatch.setattr(memory, "create_indices_tuple", memory.create_indices_tuple)
+    open_host_wrappers()
+    open_host_wrappers()
+
+
+@pytest.mark.usefixtures("_opened")
+def test_the_librarys_own_memory_gives_our_values():
+    torch.manual_seed(0)
+    miner = miners.MultiSimilarityMiner()
+    for options in ({}, {"miner": miner}):
+        ours, theirs = (
+            wrapper(MultifoldHybridLoss(), embedding_size=6, memory_size=13, **options)
+            for wrapper in (CrossBatchMemory, losses.CrossBatchMemory)
+        )
+        for seed in range(4):
+            z, labels = batch(8, seed)
+            value = theirs(z, labels)
+            torch.testing.assert_close(value, ours(z, labels))
+            assert value > 0
+    plain = losses.CrossBatchMemory(TripletMarginLoss(), embedding_size=6, memory_size=13)
+    assert plain(*batch(8, 0)) > 0
+
+
+@pytest.mark.usefixtures("_opened")
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_the_librarys_own_self_supervised_loss_gives_our_values(symmetric):
+    z0, z1 = batch(7, 0)[0], batch(7, 1)[0]
+    values = [
+        wrapper(MultifoldHybridLoss(), symmetric=symmetric)(z0, z1)
+        for wrapper in (SelfSupervisedLoss, losses.SelfSupervisedLoss)
+    ]
+    torch.testing.assert_close(*values)
 
 
 @pytest.mark.parametrize("miner", [None, miners.TripletMarginMiner(margin=0.5)])

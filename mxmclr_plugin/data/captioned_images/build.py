@@ -12,8 +12,9 @@ from mxmclr_plugin.data.augmented_store import augmented
 from mxmclr_plugin.data.captioned_images.annotations import CaptionedPhoto, read_photos
 from mxmclr_plugin.data.captioned_images.augmentations import MARGIN, build_augmentation
 from mxmclr_plugin.data.captioned_images.find import ImageFinder, stays_inside
-from mxmclr_plugin.data.dataset import MultifoldDataset, flattened
+from mxmclr_plugin.data.dataset import MultifoldDataset
 from mxmclr_plugin.data.file_store import FileStore, readable_files
+from mxmclr_plugin.data.members import flattened
 from mxmclr_plugin.data.problems import ProblemLog
 from mxmclr_plugin.data.readers.image import IMAGE_SUFFIXES, read_image
 from mxmclr_plugin.data.rows import UTF_8

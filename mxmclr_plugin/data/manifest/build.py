@@ -16,7 +16,7 @@ import torch
 from PIL import ImageColor
 from torch import Tensor
 
-from mxmclr_plugin.data.dataset import MultifoldDataset, Store, flattened
+from mxmclr_plugin.data.dataset import MultifoldDataset, Store
 from mxmclr_plugin.data.file_store import (
     EmbeddedFile,
     FileStore,
@@ -31,6 +31,7 @@ from mxmclr_plugin.data.manifest.instances import (
     collect_instances,
 )
 from mxmclr_plugin.data.manifest.kinds import FILE_KINDS
+from mxmclr_plugin.data.members import flattened
 from mxmclr_plugin.data.problems import ProblemLog
 from mxmclr_plugin.data.rows import UTF_8, read_rows
 from mxmclr_plugin.data.splits import SPLITS, DataSplits, hold_out

@@ -13,7 +13,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mxmclr_plugin.data.dataset import MultifoldDataset, Store, flattened
+from mxmclr_plugin.data.dataset import MultifoldDataset, Store
+from mxmclr_plugin.data.members import flattened
 from mxmclr_plugin.data.primitives.captions import (
     ATTRIBUTES,
     FEWEST,

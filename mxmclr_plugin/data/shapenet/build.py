@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mxmclr_plugin.data.dataset import MultifoldDataset, flattened
+from mxmclr_plugin.data.dataset import MultifoldDataset
+from mxmclr_plugin.data.members import flattened
 from mxmclr_plugin.data.problems import ProblemLog
 from mxmclr_plugin.data.shapenet.captions import (
     CATEGORIES,

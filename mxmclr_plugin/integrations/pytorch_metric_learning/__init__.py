@@ -5,6 +5,7 @@ from mxmclr_plugin.integrations.pytorch_metric_learning.wrappers import (
     CrossBatchMemory,
     DistributedLossWrapper,
     SelfSupervisedLoss,
+    open_host_wrappers,
 )
 
 __all__ = [
@@ -12,4 +13,5 @@ __all__ = [
     "DistributedLossWrapper",
     "MultifoldHybridLoss",
     "SelfSupervisedLoss",
+    "open_host_wrappers",
 ]

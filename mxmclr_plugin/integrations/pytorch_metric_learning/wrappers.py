@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial, wraps
 from typing import Any
 
 import torch
@@ -13,7 +14,40 @@ from torch import Tensor, distributed, nn
 
 from mxmclr_plugin.integrations.pytorch_metric_learning.loss import MultifoldHybridLoss
 
-__all__ = ["CrossBatchMemory", "DistributedLossWrapper", "SelfSupervisedLoss"]
+__all__ = [
+    "CrossBatchMemory",
+    "DistributedLossWrapper",
+    "SelfSupervisedLoss",
+    "open_host_wrappers",
+]
+
+_NAME = MultifoldHybridLoss.__name__
+
+
+def open_host_wrappers() -> None:
+    """Makes the library's own wrappers take :class:`MultifoldHybridLoss`.
+
+    Its ``CrossBatchMemory`` then takes instances from labels, as :class:`CrossBatchMemory` does.
+    """
+    for host in (_HostCrossBatchMemory, _HostSelfSupervisedLoss):
+        supported = host.supported_losses()
+        if _NAME not in supported:
+            host.supported_losses = staticmethod(partial(list, [*supported, _NAME]))
+    create = _HostCrossBatchMemory.create_indices_tuple
+    if create.__module__ != __name__:
+
+        @wraps(create)
+        def with_labels(memory: _HostCrossBatchMemory, *args: Any, **kwargs: Any) -> Any:
+            _take_labels(memory.loss)
+            return create(memory, *args, **kwargs)
+
+        with_labels.__module__ = __name__
+        _HostCrossBatchMemory.create_indices_tuple = with_labels
+
+
+def _take_labels(loss: nn.Module) -> None:
+    if isinstance(loss, MultifoldHybridLoss):
+        loss.instances_from = "labels"
 
 
 class CrossBatchMemory(_HostCrossBatchMemory):  # type: ignore[misc]
@@ -30,8 +64,7 @@ class CrossBatchMemory(_HostCrossBatchMemory):  # type: ignore[misc]
 
     def __init__(self, loss: nn.Module, *args: Any, **kwargs: Any) -> None:
         super().__init__(loss, *args, **kwargs)
-        if isinstance(loss, MultifoldHybridLoss):
-            loss.instances_from = "labels"
+        _take_labels(loss)
 
     def forward(
         self,
@@ -66,7 +99,7 @@ class CrossBatchMemory(_HostCrossBatchMemory):  # type: ignore[misc]
     @staticmethod
     def supported_losses() -> list[str]:
         """Names of the classes of losses that can be wrapped."""
-        return [*_HostCrossBatchMemory.supported_losses(), MultifoldHybridLoss.__name__]
+        return _with_ours(_HostCrossBatchMemory.supported_losses())
 
 
 class SelfSupervisedLoss(_HostSelfSupervisedLoss):  # type: ignore[misc]
@@ -79,7 +112,7 @@ class SelfSupervisedLoss(_HostSelfSupervisedLoss):  # type: ignore[misc]
     @staticmethod
     def supported_losses() -> list[str]:
         """Names of the classes of losses that can be wrapped."""
-        return [*_HostSelfSupervisedLoss.supported_losses(), MultifoldHybridLoss.__name__]
+        return _with_ours(_HostSelfSupervisedLoss.supported_losses())
 
 
 class DistributedLossWrapper(host_distributed.DistributedLossWrapper):  # type: ignore[misc]
@@ -146,6 +179,10 @@ class DistributedLossWrapper(host_distributed.DistributedLossWrapper):  # type: 
             _gathered(emb, emb), _gathered(labels, emb), indices_tuple, _gathered(enqueue_mask, emb)
         )
         return _for_averaged_gradients(loss, world_size)
+
+
+def _with_ours(supported: Sequence[str]) -> list[str]:
+    return list(dict.fromkeys([*supported, _NAME]))
 
 
 def _gathered(rows: Any, like: Tensor) -> Any:

@@ -1,0 +1,99 @@
+"""A planned run: its folder, command line and outcome."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+
+import mxmclr_plugin
+from mxmclr_plugin.experiment.compose import load_config
+from mxmclr_plugin.experiment.folder import RunFolder
+from mxmclr_plugin.experiment.metrics import RunMetrics
+
+__all__ = ["FAILURE", "Outcome", "PlannedRun", "command_line", "outcome_of", "plan_run", "prepare"]
+
+FAILURE = "failure.json"
+"""File of a run that failed."""
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A run to launch.
+
+    Attributes:
+        task: Name of the task.
+        overrides: Changes to its defaults, without ``out`` and ``ckpt``.
+        folder: Folder of the run.
+        config_dir: Folder with further tasks and groups.
+    """
+
+    task: str
+    overrides: tuple[str, ...]
+    folder: Path
+    config_dir: Path | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Outcome of a run: its metrics, or its error."""
+
+    metrics: RunMetrics | None = None
+    error: str | None = None
+
+
+def plan_run(
+    task: str, overrides: Sequence[str], folder: Path, name: str, config_dir: Path | None = None
+) -> PlannedRun:
+    """Plan a run whose folder is named by its configuration, so that equal runs are one.
+
+    Args:
+        task: Name of the task.
+        overrides: Changes to its defaults.
+        folder: Folder of all runs.
+        name: Beginning of the name of the run's folder.
+        config_dir: Folder with further tasks and groups.
+
+    Raises:
+        ConfigError: If the configuration is not valid.
+    """
+    config = dataclasses.asdict(load_config(task, overrides, config_dir))
+    for key in ("out", "ckpt", "overrides"):
+        config.pop(key, None)
+    for key in ("loggers", "checkpoint_every_steps", "checkpoint_every_minutes"):
+        config["trainer"].pop(key)  # without influence on a run
+    text = json.dumps([mxmclr_plugin.__version__, config], sort_keys=True)
+    digest = blake2b(os.fsencode(text), digest_size=6).hexdigest()
+    return PlannedRun(task, tuple(overrides), folder / f"{name}-{digest}", config_dir)
+
+
+def outcome_of(run: PlannedRun) -> Outcome | None:
+    """Outcome of a finished run; None if it is not finished or failed, or its record is damaged."""
+    if (run.folder / FAILURE).exists():
+        return None
+    metrics = RunFolder(run.folder).read_metrics()
+    return None if metrics is None else Outcome(metrics)
+
+
+def command_line(run: PlannedRun) -> list[str]:
+    """Command line of a run; it continues from the run's last checkpoint, if there is one."""
+    arguments = [run.task, *run.overrides, f"out={run.folder.absolute()}"]
+    if (run.folder / "checkpoints" / "last.ckpt").is_file():
+        arguments.append("ckpt=last")
+    if run.config_dir is not None:
+        arguments += ["--config-dir", str(run.config_dir.absolute())]
+    return [sys.executable, "-m", "mxmclr_plugin.run", *arguments]
+
+
+def prepare(run: PlannedRun) -> None:
+    """Make the folder of a run: what a failed run left, or one without a checkpoint, is removed."""
+    kept = (run.folder / "checkpoints" / "last.ckpt").is_file()
+    if (run.folder / FAILURE).exists() or not kept:
+        shutil.rmtree(run.folder, ignore_errors=True)
+    run.folder.mkdir(parents=True, exist_ok=True)
