@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -226,15 +225,13 @@ def check_fits(module: RetrievalModule, checkpoint: Path) -> None:
 
 def training_set_digest(train: MultifoldDataset) -> str:
     """SHA-256, in hexadecimal, of names, numbers of observations, and texts of a training set."""
-    digest = hashlib.sha256()
-    for name in train.names:
-        digest.update(f"{name!r}\n".encode())
-    for modality, rows in train.members.items():
-        store = train.stores[modality]
-        texts = isinstance(store, list) and bool(store) and isinstance(store[0], str)
-        for of_instance in rows:
-            held = [store[row] for row in of_instance] if texts else len(of_instance)
-            digest.update(json.dumps([modality, held]).encode())
+    digest = hashlib.sha256("\n".join(train.names).encode("utf-8", "surrogatepass"))
+    for modality, members in train.members.items():
+        digest.update(f"\n{modality}\n".encode())
+        digest.update(members.folds.astype("<i8").tobytes())
+        store, rows = train.stores[modality], members.rows.tolist()
+        if rows and isinstance(store[rows[0]], str):
+            digest.update("\0".join(map(store.__getitem__, rows)).encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
 
 
