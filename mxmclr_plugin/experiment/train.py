@@ -38,6 +38,7 @@ from mxmclr_plugin.experiment.config import BatchConfig, RunConfig
 from mxmclr_plugin.experiment.data_module import RetrievalData
 from mxmclr_plugin.experiment.folder import RunFolder, claimed_folder
 from mxmclr_plugin.experiment.health import TrainingHealth
+from mxmclr_plugin.experiment.lost_process import explaining_lost_process
 from mxmclr_plugin.experiment.machine import check_machine, check_writable
 from mxmclr_plugin.experiment.memory import MemoryAdvice
 from mxmclr_plugin.experiment.metrics import (
@@ -167,7 +168,7 @@ def _run(
         _record_start(console, config, start, changes, folder)
         _print_data(console, data, folder)
 
-    with memory.explaining():
+    with memory.explaining(), explaining_lost_process(trainer.world_size):
         trainer.fit(module, loaders, ckpt_path=start.checkpoint)
     metrics = RunMetrics(
         task=config.task,
