@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from mxmclr_plugin.data.primitives.classes import all_classes
 from mxmclr_plugin.run.command_line import main
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
@@ -52,7 +53,10 @@ def test_the_commands_after_the_main_job(tmp_path, monkeypatch, capsys):
     search, compare, report = commands
     capsys.readouterr()
     assert main(search) == 0
-    assert "cone-red-h100-r20" in capsys.readouterr().out  # a tall thin red cone
+    shown = capsys.readouterr().out
+    assert "'a tall thin red cone' among 756 of voxel" in shown
+    assert "not in the vocabulary" not in shown
+    assert "cone-red-h100-r20" in [kind.name for kind in all_classes()]  # it is among them
     short = [word for word in compare if not word.startswith("trainer.max_steps")]
     assert main([*short, *SMALL, "trainer.max_steps=2"]) == 0
     assert main(report) == 0
