@@ -95,7 +95,9 @@ def table_instances(
     table = list(rows)
     head = list(dict.fromkeys(key for row in table for key in row.values))
     if not head:
-        raise DataError(f"no row can be read: {log.summary() or 'there is none'}")
+        raise DataError(
+            f"no row can be read: {log.summary() or 'there is none below the column names'}"
+        )
     columns = columns.completed(head)
     return collect_instances(_renamed(table, columns), root, log, allow_outside=True), columns
 
