@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from mxmclr_plugin.retrieval.metrics import retrieval_metrics as retrieval_metrics
     from mxmclr_plugin.retrieval.top_k import top_k as top_k
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _MODULES = {
     "MultifoldBatchSampler": "data.batch_sampler",

@@ -178,3 +178,15 @@ def test_startup_is_measured_against_torch(tmp_path, monkeypatch):
     assert records["import torch"]["ratio"] == 1
     assert 0.2 < records["mxmclr --help"]["ratio"] < 0.95
     assert records["mxmclr --help"]["seconds"] >= 0.01
+
+
+def test_steps_in_chunks_need_less_memory(tmp_path):
+    file = tmp_path / "steps.json"
+    arguments = ["n=8,400", "cache_chunk=0,8", "size=16", "repeats=1", f"json={file}"]
+    assert main(["step", *arguments]) == 0
+    measured = {(of["impl"], of["n"]): of for of in json.loads(file.read_text())}
+    whole, chunked = measured["whole batch", 400], measured["cache_chunk=8", 400]
+    assert set(measured) == {("whole batch", 8), ("whole batch", 400), ("cache_chunk=8", 400)}
+    if whole["peak_extra_bytes"] is not None:
+        assert chunked["peak_extra_bytes"] < whole["peak_extra_bytes"]
+    assert min(of["seconds"] for of in measured.values()) > 0

@@ -30,7 +30,7 @@ def test_every_page_is_built(site):
         assert (site / folder / "index.html").is_file()
         text = (site / folder / "index.html").read_text(encoding="utf-8")
         assert "<!-- table:" not in text
-        assert "--8<--" not in text
+        assert not re.search(r"--\s?8\s?&lt;\s?--", text), page
         assert not re.search(r":(attr|class|data|func|math|meth|mod):", text), page
 
 
@@ -65,3 +65,16 @@ def test_links_of_the_top_level_lead_somewhere(name):
             headings = re.findall(r"^#+ (.+)$", (ROOT / path).read_text(), re.MULTILINE)
             slugs = [re.sub(r"[^\w\s-]", "", h).strip().lower().replace(" ", "-") for h in headings]
             assert anchor in slugs, link
+
+
+def test_every_requirement_has_a_licence_and_every_extra_a_purpose():
+    tomllib = pytest.importorskip("tomllib")  # Python 3.11
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    needed = [*project["dependencies"], *(one for extra in extras.values() for one in extra)]
+    licences = (ROOT / "docs" / "licences.md").read_text(encoding="utf-8")
+    for requirement in needed:
+        name = re.match(r"[\w.-]+", requirement)[0]
+        assert re.search(rf"^\| `{name}` \| \S.* \|$", licences, re.MULTILINE), name
+    purposes = (ROOT / "docs" / "runner.md").read_text(encoding="utf-8").partition("## Extras")[2]
+    assert set(re.findall(r"`(\w+)`", purposes)) >= set(extras)

@@ -1,5 +1,6 @@
 """Two processes that a signal stops end, together, and go on from where they were."""
 
+import json
 import os
 import signal
 import subprocess
@@ -8,6 +9,8 @@ import time
 
 import pytest
 from experiment.forked_runs import SLICE
+
+from mxmclr_plugin.experiment.checkpoint_files import load_checkpoint
 
 TWO = (
     *("text2shape", *SLICE, "batch.instances=4", "trainer.devices=2", "trainer.strategy=ddp"),
@@ -56,7 +59,8 @@ def test_two_ranks_end(tmp_path, to, delay):
 
 
 @pytest.mark.slow
-def test_the_other_rank_ends_with_the_first(tmp_path):
+@pytest.mark.parametrize("killed", ["first", "second"])
+def test_a_process_that_dies_ends_the_run_which_goes_on_with_one(tmp_path, killed):
     out, log = tmp_path / "run", tmp_path / "log"
     command = [sys.executable, "-m", "mxmclr_plugin.run", *TWO, f"out={out}"]
     with log.open("w") as file:
@@ -65,9 +69,22 @@ def test_the_other_rank_ends_with_the_first(tmp_path):
         assert process.poll() is None, log.read_text()
         time.sleep(0.05)
     (other,) = children(process.pid)
-    process.kill()
-    process.wait()
+    os.kill(process.pid if killed == "first" else other, signal.SIGKILL)
+    status = process.wait(timeout=60)
     deadline = time.monotonic() + 20
     while alive(other):
         assert time.monotonic() < deadline, "the other rank goes on"
         time.sleep(0.1)
+    if killed == "second":
+        said = log.read_text()
+        assert status == 1, said
+        assert "error: another of the 2 processes has ended" in said
+        assert "Traceback" not in said
+    step = load_checkpoint(out / "checkpoints" / "last.ckpt")["global_step"]
+    with (tmp_path / "again").open("w") as file:
+        alone = ["trainer.devices=1", "trainer.strategy=auto", f"trainer.max_steps={step + 3}"]
+        arguments = [*command[:3], "text2shape", f"out={out}", "ckpt=last", *alone]
+        subprocess.run(arguments, stdout=file, stderr=file, check=False)
+    said = (tmp_path / "again").read_text()
+    assert "trainer.devices: 2 -> 1" in said, said
+    assert json.loads((out / "metrics.json").read_text())["train"]["steps"] == step + 3

@@ -21,6 +21,7 @@ from mxmclr_plugin.benchmark.retrieval import (
     measure_retrieval,
 )
 from mxmclr_plugin.benchmark.startup import MeasuredStartup, StartupBenchmark, measure_startup
+from mxmclr_plugin.benchmark.step import MeasuredStep, StepBenchmark, measure_steps
 from mxmclr_plugin.files import write_atomically
 from mxmclr_plugin.json_records import json_text
 from mxmclr_plugin.registry import did_you_mean
@@ -172,6 +173,16 @@ def _startup_table(measured: Sequence[MeasuredStartup]) -> Table:
     return table
 
 
+def _step_table(measured: Sequence[MeasuredStep]) -> Table:
+    table = Table()
+    for column in ("n", "step", "seconds", "extra MB"):
+        table.add_column(column, justify="left" if column == "step" else "right")
+    for m in measured:
+        extra = "" if m.peak_extra_bytes is None else f"{m.peak_extra_bytes / 1e6:.0f}"
+        table.add_row(str(m.n), m.impl, f"{m.seconds:.2f}", extra)
+    return table
+
+
 _BENCHMARKS = {
     "loss": _Benchmark(
         "Time, memory and error of loss implementations, interleaved in one run.",
@@ -190,5 +201,11 @@ _BENCHMARKS = {
         StartupBenchmark,
         measure_startup,
         _startup_table,
+    ),
+    "step": _Benchmark(
+        "Time and memory of a training step of two towers, whole and in chunks.",
+        StepBenchmark,
+        measure_steps,
+        _step_table,
     ),
 }

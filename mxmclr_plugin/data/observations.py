@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from mxmclr_plugin.data.batch import Observations, stack
 from mxmclr_plugin.data.dataset import MultifoldDataset
@@ -128,6 +128,7 @@ def observation_loader(
     *,
     workers: int = 0,
     pin_memory: bool = False,
+    positions: range | None = None,
 ) -> DataLoader[Observation]:
     """Batches of one modality, in the order of :class:`ObservationDataset`.
 
@@ -137,9 +138,11 @@ def observation_loader(
         batch_size: Observations a batch.
         workers: Processes that read; 0 reads in the calling one.
         pin_memory: Whether batches are copied to page-locked memory.
+        positions: Which observations; None for all.
     """
+    observations: Dataset[Observation] = ObservationDataset(dataset, modality)
     return DataLoader(
-        ObservationDataset(dataset, modality),
+        observations if positions is None else Subset(observations, positions),
         batch_size=batch_size,
         collate_fn=collate_observations,
         num_workers=workers,

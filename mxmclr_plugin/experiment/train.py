@@ -38,6 +38,7 @@ from mxmclr_plugin.experiment.config import BatchConfig, RunConfig
 from mxmclr_plugin.experiment.data_module import RetrievalData
 from mxmclr_plugin.experiment.folder import RunFolder, claimed_folder
 from mxmclr_plugin.experiment.health import TrainingHealth
+from mxmclr_plugin.experiment.lost_process import explaining_lost_process
 from mxmclr_plugin.experiment.machine import check_machine, check_writable
 from mxmclr_plugin.experiment.memory import MemoryAdvice
 from mxmclr_plugin.experiment.metrics import (
@@ -52,7 +53,13 @@ from mxmclr_plugin.experiment.metrics import (
 from mxmclr_plugin.experiment.metrics_table import metrics_tables
 from mxmclr_plugin.experiment.module import RetrievalModule
 from mxmclr_plugin.experiment.nonfinite import NonFiniteGuard
-from mxmclr_plugin.experiment.resume import Start, changes_of, start_of
+from mxmclr_plugin.experiment.resume import (
+    Start,
+    changes_of,
+    check_fits,
+    start_of,
+    training_set_digest,
+)
 from mxmclr_plugin.experiment.signals import Interrupted, Stop
 from mxmclr_plugin.experiment.splits import usable_splits, with_train_instances
 from mxmclr_plugin.experiment.trainer import build_trainer
@@ -121,6 +128,9 @@ def _run(
         config.eval,
         config.trainer.cache_chunk,
     )
+    module.training_set = training_set_digest(splits["train"])
+    if start.checkpoint is not None:
+        check_fits(module, start.checkpoint)
     assert batch.instances is not None
     clock = TrainingClock()
     guard = NonFiniteGuard(folder.path, config.trainer.skip_nonfinite, console)
@@ -158,7 +168,7 @@ def _run(
         _record_start(console, config, start, changes, folder)
         _print_data(console, data, folder)
 
-    with memory.explaining():
+    with memory.explaining(), explaining_lost_process(trainer.world_size):
         trainer.fit(module, loaders, ckpt_path=start.checkpoint)
     metrics = RunMetrics(
         task=config.task,

@@ -39,7 +39,7 @@ from mxmclr_plugin.safe_text import TerminalConsole
 if TYPE_CHECKING:  # the extra report
     from matplotlib.figure import Figure
 
-__all__ = ["Embedded", "Run", "load_run"]
+__all__ = ["Embedded", "Run", "load_run", "untrained_towers"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,7 +214,7 @@ class Run:
         towers = {modality: self.towers[modality] for modality in wanted}
         device = self.device.place
         cached = with_cached_features({"": dataset}, towers, self.config, device)[""]
-        return {modality: self._encoded(cached, modality, progress) for modality in wanted}
+        return {modality: self.encoded(cached, modality, None, progress) for modality in wanted}
 
     def encode(self, modality: str, observations: Sequence[str] | Tensor) -> Tensor:
         """Encode observations to unit vectors, as in the run's test.
@@ -240,12 +240,30 @@ class Run:
             z: Tensor = tower(observations)
         return z.float().cpu()
 
-    def _encoded(self, dataset: MultifoldDataset, modality: str, progress: bool) -> Embedded:
+    def encoded(
+        self,
+        dataset: MultifoldDataset,
+        modality: str,
+        positions: range | None = None,
+        progress: bool = False,
+    ) -> Embedded:
+        """Encode observations of a data set, without a cache.
+
+        Args:
+            dataset: The data set.
+            modality: Its modality.
+            positions: Which of its observations; None for all.
+            progress: Whether to show a bar, where there is a terminal.
+
+        Raises:
+            ConfigError: If the modality has no tower.
+        """
         loader = observation_loader(
             dataset,
             modality,
             self.config.trainer.eval_batch,
             workers=self.config.batch.workers,
+            positions=positions,
         )
         rows: list[tuple[Tensor, Tensor, Tensor]] = []
         with progress_bar(shown=progress) as bar:
@@ -288,11 +306,7 @@ def load_run(
     weights, step = _weights_of(file)
     place = Device(config.trainer, device)
 
-    data = _training_data(original.data, config.data)
-    data = with_train_instances(data, original.train_instances)
-    with torch.random.fork_rng(devices=[]):  # random weights, which are replaced
-        train = trained_split(data, original, console)
-        towers = build_towers(original, train)
+    towers, data, train = untrained_towers(original, config.data, console)
     _load_weights(towers, weights, step, file)
     if config.data != original.data:
         data = build_part("data", DATASETS.build, config.data)
@@ -309,6 +323,25 @@ def load_run(
         place,
         console,
     )
+
+
+def untrained_towers(
+    config: RunConfig, moved: dict[str, Any], console: Console
+) -> tuple[dict[str, Tower], DataSplits, MultifoldDataset]:
+    """Towers of a run before training, its data, and the training set that they are made from.
+
+    Args:
+        config: The run's configuration.
+        moved: Options of the data, if these have moved.
+        console: Where data that are left out are reported.
+
+    Raises:
+        ConfigError: If the data or the towers cannot be built.
+    """
+    data = with_train_instances(_training_data(config.data, moved), config.train_instances)
+    with torch.random.fork_rng(devices=[]):  # random weights, which are replaced
+        train = trained_split(data, config, console)
+        return build_towers(config, train), data, train
 
 
 def _located(path: Path, checkpoint: str | None) -> tuple[Path, Path | None]:

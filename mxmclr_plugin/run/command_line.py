@@ -29,6 +29,7 @@ from mxmclr_plugin.run.convert_command import (
     folder_command,
     table_command,
 )
+from mxmclr_plugin.run.encode_command import EncodeArguments, encode_command
 from mxmclr_plugin.run.evaluate_command import EvaluateArguments, evaluate_command
 from mxmclr_plugin.run.export_command import ExportArguments, export_command
 from mxmclr_plugin.run.report_command import ReportArguments, report_command
@@ -341,6 +342,12 @@ def _manifest_options() -> Sequence[str]:
     return [option for option in DATASETS["manifest"].options if option != "path"]
 
 
+def _kinds() -> Sequence[str]:
+    from mxmclr_plugin.data.manifest.kinds import KINDS
+
+    return KINDS
+
+
 def _changed_keys() -> Sequence[str]:
     from mxmclr_plugin.inference.changes import CHANGED
 
@@ -354,6 +361,10 @@ _OF_RUN = (
     "\nOther data, or other metrics, than those of the run: data=NAME, data.KEY=..., eval.KEY=..., "
     "directions.NAME=..., towers.MODALITY.same_as=MODALITY, trainer.accelerator=..., "
     "trainer.eval_batch=..., trainer.precision=..."
+)
+_OF_COLUMNS = (
+    "\nColumns of each modality, by the keys of a manifest: image=photo text=title,description "
+    "text:de=titel. Keys are text, image, voxel, points, features, views, strokes, or KEY:NAME."
 )
 _OF_DATA = "\nOptions of the data set are accepted too: mxmclr TASK data=NAME --help shows them."
 
@@ -380,7 +391,7 @@ _COMMANDS: dict[str, Command] = {
         if_interrupted=_SAME,
     ),
     "rerun": Command(
-        "Repeats a run from its configuration, in another folder.",
+        "Repeats a run in another folder, or the step that stopped one (RUN/nonfinite.pt).",
         lambda: RerunArguments,
         rerun_command,
         others=_task_keys,
@@ -409,6 +420,13 @@ _COMMANDS: dict[str, Command] = {
         others=_changed_keys,
         others_help=_OF_RUN,
     ),
+    "encode": Command(
+        "Encodes a large data set into files of some rows each; resumes, and shares the work.",
+        lambda: EncodeArguments,
+        encode_command,
+        others=_changed_keys,
+        others_help=_OF_RUN,
+    ),
     "report": Command(
         "Writes a comparison, an ablation or a run as one HTML file.",
         lambda: ReportArguments,
@@ -425,6 +443,8 @@ _COMMANDS: dict[str, Command] = {
         "Writes a manifest of a CSV, TSV, Excel, JSON or Parquet file, or a Hugging Face data set.",
         lambda: TableArguments,
         table_command,
+        others=_kinds,
+        others_help=_OF_COLUMNS,
     ),
     "data convert folder": Command(
         "Writes a manifest of a folder of images with texts.",

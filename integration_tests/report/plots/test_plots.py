@@ -37,6 +37,14 @@ def texts(figure):
     return [(text.get_text(), Text.get_window_extent(text)) for text in found]
 
 
+def assert_inside(figure):
+    width, height = figure.get_size_inches() * figure.dpi
+    for text, box in texts(figure):
+        assert min(box.x0, box.y0) >= 0, text
+        assert box.x1 <= width, text
+        assert box.y1 <= height, text
+
+
 def assert_apart(figure, of=None):
     found = [(text, box) for text, box in texts(figure) if of is None or text in of]
     for (a, box_a), (b, box_b) in itertools.combinations(found, 2):
@@ -160,10 +168,21 @@ def test_a_map_has_a_legend_of_modalities_and_instances(width):
     names = [f"cylinder-orange-h100-r{k}" for k in range(8)]
     points = PlanePoints(places, ["text"] * 6 + ["voxel"] * 6, [*names, "", "", "", ""])
     figure = embedding_map({"mxmclr": points, "clip": points}, width)
+    assert_inside(figure)
     assert {"text", "voxel", "mxmclr", "clip", *names} <= written(figure)
     assert_apart(figure)
     drawn = sum(len(of.get_offsets()) for of in figure.axes[0].collections)
     assert drawn == 12
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("runs", [["mxmclr"], ["mxmclr", "clip"]])
+def test_a_legend_of_long_names_is_not_clipped(runs, width):
+    names = [
+        f"a photo of a red pyramid, taken from above in the morning, number {k}" for k in range(8)
+    ]
+    points = PlanePoints(np.eye(8, 2, dtype=np.float32), ["text"] * 8, names)
+    assert_inside(embedding_map(dict.fromkeys(runs, points), width))
 
 
 def test_styles_are_all_different_and_colours_no_two_roles():

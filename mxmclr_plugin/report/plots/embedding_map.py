@@ -31,6 +31,10 @@ class PlanePoints:
     highlighted: Sequence[str]
 
 
+_CHARACTER, _MARK = 0.085, 0.5
+"""Inches of a character of the legend, and of a mark with its margins."""
+
+
 def embedding_map(maps: Mapping[str, PlanePoints], width: float) -> Figure:
     """A panel for each run: a mark by modality, a colour for each of a few instances.
 
@@ -73,16 +77,25 @@ def embedding_map(maps: Mapping[str, PlanePoints], width: float) -> Figure:
         *(_mark(mark, MUTED, modality) for modality, mark in marks.items()),
         *(_mark("s", colour, name) for name, colour in colours.items()),
     ]
+    most = max(8, int((edge * beside - _MARK) / _CHARACTER))
+    for handle in handles:
+        handle.set_label(_shortened(str(handle.get_label()), most))
+    longest = max(len(str(handle.get_label())) for handle in handles)
+    columns = int(edge * beside / (longest * _CHARACTER + _MARK))
     figure.legend(
         handles=handles,
         loc="outside lower center",
-        ncols=3 if width >= WIDE else 1,
+        ncols=min(3, max(1, columns)),
         frameon=False,
         fontsize=FONT_SIZE,
         labelcolor=INK,
         handletextpad=0.3,
     )
     return figure
+
+
+def _shortened(name: str, most: int) -> str:
+    return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
 def _mark(mark: str, colour: str, label: str) -> Line2D:
