@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mxmclr_plugin.data.problems import ProblemLog
-from mxmclr_plugin.data.rows import Row, read_rows, read_table
+from mxmclr_plugin.data.rows import Row, read_rows, read_table, text_lines
 from mxmclr_plugin.errors import DataError
 
 WORDS = st.text(st.sampled_from("ab ,;|\t\"'\n#é椅"), max_size=8).map(str.strip)
@@ -130,6 +130,12 @@ def test_files_that_are_no_table(tmp_path, name, content, words):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=words):
         list(read_rows(tmp_path / name, ProblemLog()))
+
+
+@pytest.mark.parametrize("text", ["Off we go", "ply", "BM and GIF89a", "NRRD0004", "é glTF"])
+def test_a_text_may_begin_as_a_file_of_another_form(tmp_path, text):
+    (tmp_path / "a.txt").write_text(f"{text}\n", encoding="utf-8")
+    assert list(text_lines(tmp_path / "a.txt", ProblemLog("raise"))) == [(1, text)]
 
 
 def test_lines_of_json_in_a_file_called_json(tmp_path):

@@ -35,6 +35,10 @@ _LARGEST = 2**31  # bytes of a file that is read as a whole, after decompression
 _MOST_ROWS = 2**20  # of a sheet, as in Excel
 _DELIMITERS = ",;\t|"
 _SEPARATOR_LINE = re.compile(r"sep=(.)\s*", re.IGNORECASE)
+_NO_TEXT = re.compile(
+    rb".{0,64}[\0-\x08\x0e-\x1f]|\x89PNG|\s*(version https://git-lfs|<!doctype|<html|%PDF)",
+    re.IGNORECASE | re.DOTALL,
+)
 _SPACE_AND_QUOTE = re.compile(r'\s+"')
 _QUOTED = re.compile(r'"[^"]*"')
 _MARKS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
@@ -345,7 +349,8 @@ def _check_first(path: Path, line: bytes) -> None:
     name = _MARKS.get(line[:2])
     if name is None and begin.count(b"\0") > len(begin) // 4:
         name = "UTF-16-LE" if begin[1:2] == b"\0" else "UTF-16-BE"
-    if line and (guess := content_of(path)):
+    # A text may begin as a file of another form does: "Off we go".
+    if _NO_TEXT.match(line) and (guess := content_of(path)):
         raise DataError(f"{path} is {guess}")
     if name is not None:
         raise DataError(f"{path} is text in {name}: save it as UTF-8, or set encoding={name}")
