@@ -55,7 +55,7 @@ def test_the_commands_after_the_main_job(tmp_path, monkeypatch, capsys):
     assert main(search) == 0
     shown = capsys.readouterr().out
     assert "'a tall thin red cone' among 756 of voxel" in shown
-    assert "not in the vocabulary" not in shown
+    assert "not known to the text tower" not in shown
     assert "cone-red-h100-r20" in [kind.name for kind in all_classes()]  # it is among them
     short = [word for word in compare if not word.startswith("trainer.max_steps")]
     assert main([*short, *SMALL, "trainer.max_steps=2"]) == 0
