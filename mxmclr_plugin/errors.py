@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-__all__ = ["ConfigError", "DataError", "TrainingError", "build_part"]
+__all__ = ["ConfigError", "DataError", "MissingPackage", "TrainingError", "build_part"]
 
 PartT = TypeVar("PartT")
 
@@ -16,6 +16,10 @@ class ConfigError(ValueError):
 
 class DataError(ValueError):
     """Data that cannot be used; the message names the file and what to do."""
+
+
+class MissingPackage(ConfigError, ImportError):
+    """A package that is not installed; the message names the extra that installs it."""
 
 
 class TrainingError(ValueError):

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mxmclr_plugin.data.problems import ProblemLog
-from mxmclr_plugin.data.rows import Row, read_rows, read_table
+from mxmclr_plugin.data.rows import Row, read_rows, read_table, text_lines
 from mxmclr_plugin.errors import DataError
 
 WORDS = st.text(st.sampled_from("ab ,;|\t\"'\n#é椅"), max_size=8).map(str.strip)
@@ -65,6 +65,84 @@ def test_quotation_marks_that_are_no_quotes(tmp_path):
         *('"big" dog', '"never closed', "a dog, running", '5" tall')
     ]
     assert problems == []
+
+
+@pytest.mark.parametrize("before", ["sep=;\n", "\n  \n", "\ufeffSEP=;\r\n\r\n"])
+def test_lines_before_the_head(tmp_path, before):
+    """Excel names the delimiter in a line of its own, which pandas would take for the head."""
+    text = "image;caption\na.png;one, two\n"
+    columns, rows, problems = table(tmp_path, before + text)
+    assert columns == ["image", "caption"]
+    assert rows == [{"image": "a.png", "caption": "one, two"}]
+    assert not problems
+
+
+def test_the_delimiter_is_not_looked_for_in_quotes(tmp_path):
+    columns, rows, _ = table(tmp_path, '"image","a; b; c; d"\na.png,x\n')
+    assert columns == ["image", "a; b; c; d"]
+    assert rows == [{"image": "a.png", "a; b; c; d": "x"}]
+
+
+@pytest.mark.parametrize("line", [r'"he said \"hi\", yes"', r'"he said \"hi\""'])
+def test_quotes_behind_backslashes(tmp_path, line):
+    """As MySQL and pandas with an escape character write them."""
+    (tmp_path / "p.csv").write_text(text := f"image,caption\na.png,{line}\n")
+    frame = pandas.read_csv(tmp_path / "p.csv", escapechar="\\", doublequote=False)
+    _, rows, problems = table(tmp_path, text)
+    assert rows == frame.to_dict("records")
+    assert not problems
+
+
+@pytest.mark.parametrize(
+    ("line", "caption"),
+    [
+        ('a.png, "a, b"', "a, b"),
+        ('a.png, "abc"', "abc"),
+        ('a.png, 5" pipe', '5" pipe'),
+        ('a.png,He said, "hi"', 'He said, "hi"'),
+        ("a.png,A man,  a dog", "A man,  a dog"),
+    ],
+)
+def test_quotes_behind_blanks(tmp_path, line, caption):
+    """A quoted field may follow a blank; in captions without quotes all is kept."""
+    text = f"image, caption\n{line}\n"
+    _, rows, problems = table(tmp_path, text, last_takes_rest=True)
+    assert rows == [{"image": "a.png", "caption": caption}]
+    assert not problems
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.csv", b"PK\x03\x04abc", "is a ZIP archive"),
+        ("a.csv", b"PAR1\0\0\0\0\0\0\0\0\n", "is a Parquet file"),
+        ("a.csv", b"\x1f\x8b\x08abc\n", "is compressed with gzip"),
+        ("a.jsonl", b"<!DOCTYPE html>\n<html>", "is an HTML page"),
+        ("a.xls", b"\xd0\xcf\x11\xe0\0\0", "is an Office file of before 2007: save it as .xlsx"),
+        ("a.csv", "image,text\na,b\n".encode("utf-16-le"), "text in UTF-16-LE.*set encoding="),
+        ("a.csv", "image,text\na,b\n".encode("utf-16-be"), "text in UTF-16-BE.*set encoding="),
+        ("a.json", b'{"image": {"0": "a.png"}, "text": {"0": "b"}}', "holds one object.*records"),
+        ("a.json", b'{"data": [{"image": "a.png", "text": "b"}]}', "holds one object"),
+        ("a.json", b'{\n "image": "a.png",\n "text": "b"\n}', "holds one object"),
+    ],
+)
+def test_files_that_are_no_table(tmp_path, name, content, words):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=words):
+        list(read_rows(tmp_path / name, ProblemLog()))
+
+
+@pytest.mark.parametrize("text", ["Off we go", "ply", "BM and GIF89a", "NRRD0004", "é glTF"])
+def test_a_text_may_begin_as_a_file_of_another_form(tmp_path, text):
+    (tmp_path / "a.txt").write_text(f"{text}\n", encoding="utf-8")
+    assert list(text_lines(tmp_path / "a.txt", ProblemLog("raise"))) == [(1, text)]
+
+
+def test_lines_of_json_in_a_file_called_json(tmp_path):
+    path = tmp_path / "a.json"
+    for lines in ([{"image": "a", "text": ["b", "c"]}], [{"text": [{"raw": "a"}]}, {"text": "b"}]):
+        path.write_text("\n".join(map(json.dumps, lines)))
+        assert [row.values for row in read_rows(path, ProblemLog("raise"))] == lines
 
 
 def test_lines_of_another_length(tmp_path):
@@ -229,6 +307,40 @@ def test_what_excel_has(tmp_path):
     (tmp_path / "a.xlsx").write_bytes(b"PK no zip")
     with pytest.raises(DataError, match="is no Excel file that can be read"):
         list(read_rows(tmp_path / "a.xlsx", ProblemLog()))
+
+
+def test_rows_before_and_sheets_behind_those_of_excel(tmp_path):
+    openpyxl = pytest.importorskip("openpyxl")
+    path = tmp_path / "a.xlsx"
+    book = openpyxl.Workbook()
+    for cells in ((None, " "), ("image", "caption"), ("a.png", 5), (None, None), ("b.png", "x")):
+        book.active.append(cells)
+    book.save(path)
+    found = [(row.where, row.values) for row in read_rows(path, ProblemLog("raise"))]
+    assert found == [
+        (f"{path}: row 3", {"image": "a.png", "caption": "5"}),
+        (f"{path}: row 5", {"image": "b.png", "caption": "x"}),
+    ]
+    book = openpyxl.Workbook()
+    book.active.title = "read me"
+    book.active.append(["made by us"])
+    book.create_sheet("data").append(["image"])
+    book.save(path)
+    with pytest.raises(DataError, match=r"first sheet, 'read me', has no rows.*not read: data"):
+        list(read_rows(path, ProblemLog()))
+
+
+def test_a_column_of_bytes_is_one_of_files(tmp_path):
+    frame = pandas.DataFrame({"image": [b"one", b"two", None], "caption": ["a", "b", "c"]})
+    frame.to_parquet(tmp_path / "a.parquet", row_group_size=2)
+    rows = [row.values for row in read_rows(tmp_path / "a.parquet", ProblemLog("raise"))]
+    assert [row["caption"] for row in rows] == ["a", "b", "c"]
+    for row, content in zip(rows, (b"one", b"two"), strict=False):
+        (file,) = row["image"]
+        with file.unpacked() as path:
+            assert path.read_bytes() == content
+    with pytest.raises(DataError, match=r"row 3, image 1 .* holds no bytes"):
+        rows[2]["image"][0].unpacked().__enter__()
 
 
 def test_a_file_that_is_not_there(tmp_path):

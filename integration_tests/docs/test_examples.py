@@ -45,6 +45,17 @@ SWAPS = {
         "metric_learning_trainer.py", '"MultifoldHybridLoss"', '"NTXentLoss"'
     ),
     "lightly_simclr": Swap("lightly_simclr.py", "loss.MultifoldHybridLoss(", "loss.NTXentLoss("),
+    "lightly_moco": Swap("lightly_moco.py", "loss.MultifoldHybridLoss(", "loss.NTXentLoss("),
+    "lightly_multi_crop": Swap(
+        "lightly_multi_crop.py",
+        "loss.MultifoldHybridLoss(temperature=0.1)",
+        "lambda crops: loss.NTXentLoss(temperature=0.1)(*crops[:2])",
+    ),
+    "lightly_clip": Swap(
+        "lightly_clip.py",
+        "loss.MultifoldHybridLoss(gather_distributed=True)",
+        "lambda z0, z1: loss.NTXentLoss(gather_distributed=True)(z0, z1[:, 0])",
+    ),
     "sentence_transformers_trainer": Swap(
         "sentence_transformers_trainer.py",
         "multifold.MultifoldHybridSentenceLoss(model, anchor_columns=fold)",
@@ -107,11 +118,22 @@ def launch(name, cwd, *arguments, folder=EXAMPLES):
     return map(float, figures)
 
 
-@pytest.mark.parametrize("name", SWAPS)
+SLOW = {"lightly_moco", "lightly_multi_crop", "lightly_clip"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in SWAPS]
+)
 def test_an_example_learns(name, tmp_path):
     before, after, chance = launch(name, tmp_path / "here")
     assert after > 10 * chance
     assert after > before + 20
+
+
+@pytest.mark.slow
+def test_the_clip_example_learns_in_two_processes(tmp_path):
+    before, after, chance = launch("lightly_clip", tmp_path / "here", "2")
+    assert after > max(10 * chance, before + 20)
 
 
 def test_the_sentence_transformers_example_learns_on_real_captions(test_data, tmp_path):

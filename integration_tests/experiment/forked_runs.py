@@ -12,9 +12,12 @@ import time
 import traceback
 from pathlib import Path
 
+# Imported once, by the process that forks; a run would import them when it needs them.
+import sentence_transformers  # noqa: F401
 import torch
+import torch._dynamo
 
-# Imported once, by the process that forks.
+import mxmclr_plugin.experiment.train  # noqa: F401
 from mxmclr_plugin.experiment.module import RetrievalModule
 from mxmclr_plugin.run.command_line import main
 
@@ -64,7 +67,7 @@ def start(
         os._exit(status)
 
 
-def ended(pid, timeout=120):
+def ended(pid, timeout=600):
     """Exit status of a process, negative for a signal."""
     deadline = time.monotonic() + timeout
     while True:

@@ -67,6 +67,8 @@ def test_no_override_ends_in_a_traceback(chosen, value):
     ("key", "value"),
     [
         ("batch.instances", "0"),
+        ("batch.instances", "1"),
+        ("trainer.loggers", "tensorboard"),
         ("batch.repeats", "0"),
         ("batch.workers", "-1"),
         ("batch.folds.text", "0"),

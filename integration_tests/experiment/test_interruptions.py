@@ -57,6 +57,20 @@ def test_stopped_by_a_signal(whole, tmp_path, signum, status):
 
 
 @pytest.mark.slow
+def test_stopped_before_the_first_checkpoint(whole, tmp_path):
+    """While data and towers are built, and again after the configuration was written."""
+    out, log = tmp_path / "run", tmp_path / "log"
+    stop = {"at_step": 0, "where": "configure_optimizers", "signum": signal.SIGTERM}
+    for number in (1, 2):
+        assert run(*TASK, f"out={out}", "ckpt=last", log=log, **stop) == 143
+        assert log.read_text().count("the same command with ckpt=last continues") == number
+        assert not (out / "checkpoints").exists()
+    assert run("text2shape", f"out={out}", "ckpt=last", log=log) == 0
+    assert log.read_text().count("nothing was saved yet") == 3
+    assert_same(outcome(out), outcome(whole))
+
+
+@pytest.mark.slow
 def test_stopped_in_the_test_after_training(whole, tmp_path):
     out, log = tmp_path / "run", tmp_path / "log"
     stop = {"at_step": 8, "where": "on_test_epoch_start", "signum": signal.SIGTERM}

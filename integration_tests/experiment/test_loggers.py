@@ -57,6 +57,24 @@ def test_tensorboard_reads_what_the_csv_file_has(tmp_path):
     assert [event.value for event in read] == pytest.approx(curve.values)
 
 
+def test_tensorboard_has_no_step_twice_after_a_resumption(tmp_path):
+    """Killed after step 5, it continues from a checkpoint at step 3."""
+    accumulator = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator",
+        reason="tensorboard is not installed",
+    )
+    for first, last in ((0, 5), (3, 7)):
+        _, logger = build_loggers(["tensorboard"], tmp_path, first)
+        for step in range(first, last):
+            logger.log_metrics({"train/loss": float(10 * first + step)}, step)
+            logger.log_metrics({"train/loss": float(10 * first + step)}, step)  # saved in between
+        logger.finalize("success")
+    events = accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    found = [(event.step, event.value) for event in events.Scalars("train/loss")]
+    assert found == [(0, 0), (1, 1), (2, 2), (3, 33), (4, 34), (5, 35), (6, 36)]
+
+
 def test_wandb_offline_writes_to_the_folder_of_the_run(tmp_path, monkeypatch):
     pytest.importorskip("wandb", reason="wandb is not installed")
     monkeypatch.setenv("WANDB_MODE", "offline")

@@ -4,13 +4,22 @@ import io
 
 import pytest
 import torch
+from experiment.small_training import retrieval_module
 from rich.console import Console
 
+from mxmclr_plugin.data.dataset import MultifoldDataset
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.experiment.checkpoint_files import save_checkpoint
 from mxmclr_plugin.experiment.compose import load_config
 from mxmclr_plugin.experiment.folder import RunFolder, claimed_folder
-from mxmclr_plugin.experiment.resume import changed_run, changes_of, command_config, start_of
+from mxmclr_plugin.experiment.resume import (
+    changed_run,
+    changes_of,
+    check_fits,
+    command_config,
+    start_of,
+    training_set_digest,
+)
 
 OPTIONS = ["loss=ntxent", "loss.temperature=0.1", "towers.voxel.widths=[4,8]", "optimizer.lr=0.01"]
 
@@ -152,6 +161,35 @@ def test_a_named_checkpoint_continues_in_another_folder(tmp_path):
         start(command_config("text2shape", [f"ckpt={checkpoint}", f"out={out}", "seed=4"]), folder)
     with pytest.raises(ConfigError, match=r"there is no checkpoint nowhere.ckpt"):
         start(command_config("text2shape", ["ckpt=nowhere.ckpt", f"out={out}"]), RunFolder(out))
+
+
+def test_a_run_continues_with_its_own_weights_and_training_set(tmp_path):
+    module = retrieval_module()
+    path = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    texts = {"text": [["a dog"], ["a cat", "no dog"]], "image": [[], [torch.zeros(2)]]}
+    module.training_set = training_set_digest(MultifoldDataset.from_lists(texts))
+    content = {"state_dict": module.state_dict(), "global_step": 3}
+    save_checkpoint({**content, "training_set": module.training_set}, path)
+    again = retrieval_module()
+    with torch.no_grad():
+        again.towers["a"].head[0].weight.zero_()
+    again.training_set = module.training_set
+    check_fits(again, path)
+    assert all(map(torch.equal, again.parameters(), module.parameters()))
+    for other in (
+        {**texts, "text": [["a dog"], ["a cat", "no cat"]]},
+        {**texts, "text": [["a dog", "a cat"], ["no dog"]]},
+        {**texts, "image": [[torch.zeros(2)], []]},
+    ):
+        again.training_set = training_set_digest(MultifoldDataset.from_lists(other))
+        with pytest.raises(ConfigError, match=r"^data: the training set is not the one of"):
+            check_fits(again, path)
+    save_checkpoint(content, path)  # as versions before wrote it
+    check_fits(again, path)
+    content["state_dict"]["towers.a.head.0.weight"] = torch.zeros(3, 3)
+    save_checkpoint(content, path)
+    with pytest.raises(ConfigError, match=r"other towers or another loss.*size mismatch"):
+        check_fits(again, path)
 
 
 def test_a_run_with_changes_for_rerun():

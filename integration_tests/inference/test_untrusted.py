@@ -60,6 +60,42 @@ def test_code_that_is_not_registered_is_refused(run, monkeypatch, capsys, comman
     assert not run.touched.exists()
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"loss": {"_target_": "hostile_loss.Loss"}},
+        {"overrides": ["loss._target_=hostile_loss.Loss"]},
+        {"overrides": ["+loss={'_target_': 'hostile_loss.Loss'}"]},
+    ],
+)
+@pytest.mark.parametrize("last", [True, False])
+def test_training_goes_on_from_no_folder_that_names_code(
+    run, monkeypatch, capsys, tmp_path, content, last
+):
+    folder = run(config(**content))
+    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints" / "last.ckpt").write_bytes(b"")
+    monkeypatch.syspath_prepend(str(folder))
+    where = [f"out={folder}", "ckpt=last"]
+    if not last:
+        where = [f"out={tmp_path / 'new'}", f"ckpt={folder / 'checkpoints' / 'last.ckpt'}"]
+    assert main(["text2shape", *where]) == 2
+    error = " ".join(capsys.readouterr().err.split())
+    assert "_target_=hostile_loss.Loss, which is not registered" in error
+    assert "_target_=hostile_loss.Loss" in error.partition("if you trust this folder, add ")[2]
+    assert not run.touched.exists()
+
+
+def test_training_goes_on_with_code_that_the_command_names(run, monkeypatch):
+    from mxmclr_plugin.experiment.resume import command_config
+
+    folder = run(config(loss={"_target_": "hostile_loss.Loss"}))
+    monkeypatch.syspath_prepend(str(folder))
+    named = "loss._target_=hostile_loss.Loss"
+    found = command_config("text2shape", [f"out={folder}", "ckpt=last", named])
+    assert found.loss["_target_"] == "hostile_loss.Loss"
+
+
 def test_trust_goes_on_to_the_checkpoint(run):
     folder = run(config(loss={"_target_": "hostile_loss.Loss"}))
     with pytest.raises(ConfigError, match="there is no checkpoint"):

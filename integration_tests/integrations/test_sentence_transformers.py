@@ -192,7 +192,8 @@ def run(folder, resume=False, **given):
             learning_rate_mapping={"log_scale": 0.02},
             **given,
         ),
-        word_dataset(columns=2),
+        # One batch: before version 6.2 a resumed run draws other batches.
+        word_dataset(rows=8, columns=2),
         eval_dataset=word_dataset(rows=8, columns=2),
         loss=loss,
     )
@@ -206,9 +207,9 @@ def test_a_learned_temperature_is_carried_over_a_resumed_run(tmp_path):
     run(tmp_path / "parts", max_steps=6)
     resumed_model, resumed_loss, resumed = run(tmp_path / "parts", resume=True)
     assert resumed.state.global_step == trainer.state.global_step == 12
-    assert logged(resumed, "loss")[6:] == logged(trainer, "loss")[6:]
-    assert resumed_loss.temperature == loss.temperature
-    assert not changed(weights(model), resumed_model)
+    assert logged(resumed, "loss")[6:] == pytest.approx(logged(trainer, "loss")[6:], rel=1e-4)
+    assert resumed_loss.temperature == pytest.approx(loss.temperature, rel=1e-5)
+    torch.testing.assert_close(weights(resumed_model), weights(model), rtol=1e-4, atol=1e-5)
 
 
 def test_the_best_model_comes_with_its_temperature(tmp_path):
@@ -247,7 +248,7 @@ def test_the_temperature_gets_no_gradients_of_past_steps(tmp_path):
     trainer = SentenceTransformerTrainer(
         model,
         arguments(tmp_path, learning_rate_mapping={"log_scale": 0.02}),
-        word_dataset(columns=2),
+        word_dataset(rows=8, columns=2),
         loss=loss,
     )
     for callback in list(trainer.callback_handler.callbacks):

@@ -385,6 +385,7 @@ def spoiled(row, value):
         ({"ids0": IDS[:3]}, r"ids0.*each of the 4 rows of z0, got shape \(3,\)"),
         ({"ids1": IDS[None]}, r"ids1.*got shape \(1, 4\)"),
         ({"ids1": IDS.float()}, r"ids1 must be a tensor of integers, got torch.float32"),
+        ({"ids1": IDS.bool()}, r"ids1 must be a tensor of integers, got torch.bool"),
         ({"ids0": [0, 0, 1, 1]}, r"ids0 must be a tensor of integers, got list"),
         ({"z0": spoiled(2, math.nan)}, r"z0 \(shape \(4, 3\)\).*row 2 holds NaN"),
         ({"z1": spoiled(1, math.inf)}, r"z1 .*row 1 holds an infinite value"),

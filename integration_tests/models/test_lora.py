@@ -81,5 +81,5 @@ def test_errors_say_what_to_do(monkeypatch):
     with pytest.raises(ValueError, match=r"frozen with random weights \(of adapters"):
         build_tower({"name": "sentence_transformer", "lora_rank": 4})
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(ImportError, match=r"pip install mxmclr-plugin\[lora\]"):
+    with pytest.raises(ImportError, match=r"pip install .mxmclr-plugin\[lora\]"):
         sentence_transformer(lora_rank=4)

@@ -75,5 +75,5 @@ def test_errors_say_what_to_do(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="holds no state dict of resnet18"):
         TimmBackbone("resnet18", str(tmp_path / "other.pt"))
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(ImportError, match=r"pip install mxmclr-plugin\[timm\]"):
+    with pytest.raises(ImportError, match=r"pip install .mxmclr-plugin\[timm\]"):
         TimmBackbone("resnet18")

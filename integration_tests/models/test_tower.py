@@ -35,6 +35,22 @@ def test_forward_is_encode_then_project():
     torch.testing.assert_close(tower(x), tower.project(tower.backbone(x)))
 
 
+def test_a_single_row_trains_with_the_running_statistics_of_batch_normalization():
+    """It has no statistics of its own: torch raises for it, as in a batch with one image."""
+    tower = Tower(Batchy()).train()
+    tower.backbone.body[2].p = 0.0
+    tower(torch.randn(8, 3))
+    x = torch.randn(1, 3)
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        tower.backbone(x)
+    before = tower.backbone.body[1].running_mean.clone()
+    row = tower(x)
+    row.sum().backward()
+    assert torch.equal(tower.backbone.body[1].running_mean, before)
+    assert tower.backbone.body[1].training
+    torch.testing.assert_close(row, tower.eval()(x))
+
+
 def test_a_single_row_trains():
     tower = Tower(nn.Linear(3, 6)).train()
     tower(torch.randn(1, 3)).sum().backward()

@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import unicodedata
 
 import pandas
 import pytest
@@ -59,8 +60,8 @@ def test_a_table_of_pandas(tmp_path, capsys, monkeypatch, suffix):
         *("image=photo", "text=title,description", "out=my.jsonl"),
     )
     assert (status, err) == (0, "")
-    assert "columns: id=sku, split=split, text=title,description, image=photo" in out
-    assert "3 instances with 6 text, 6 image, in my.jsonl" in out
+    assert "columns: id=sku, split=split, image=photo, text=title,description" in out
+    assert "3 instances with 6 image, 6 text, in my.jsonl" in out
     lines = [json.loads(line) for line in (tmp_path / "my.jsonl").read_text().splitlines()]
     assert lines == [
         {
@@ -132,6 +133,97 @@ def test_files_embedded_in_parquet(tmp_path, capsys):
         assert [line["text"] for line in lines] == [["a"], ["b"], ["c"]]
         for k, line in enumerate(lines):
             assert (tmp_path / line["image"][0]).read_bytes() == image_bytes("png", seed=k)
+
+
+def test_columns_with_numbers_are_one_key(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    products(tmp_path)
+    where = "photos/0.JPG"
+    (tmp_path / "t.csv").write_text(
+        f"Image,caption_1,caption_2,caption_3\n{where},a,b,c\n{where},,d,\n"
+    )
+    status, out, _ = run(capsys, "data", "convert", "table", "path=t.csv", "out=t.jsonl")
+    assert status == 0
+    assert "columns: id=Image, text=caption_1,caption_2,caption_3, image=Image" in out
+    (line,) = map(json.loads, (tmp_path / "t.jsonl").read_text().splitlines())
+    assert line["text"] == ["a", "b", "c", "d"]
+
+
+def test_hints_at_files_with_another_suffix_and_names_in_another_form(
+    tmp_path, capsys, monkeypatch
+):
+    """A Mac writes accents as characters of their own."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.png", unicodedata.normalize("NFD", "é.png"), "c.png"):
+        image(tmp_path / name, 9)
+    accent = unicodedata.normalize("NFC", "é.png")
+    (tmp_path / "t.csv").write_text(f"image,caption\na.jpg,x\n{accent},y\nc.png,z\n")
+    status, out, _ = run(capsys, "data", "convert", "table", "path=t.csv", "out=t.jsonl")
+    assert status == 0
+    assert "there is no file" in out
+    assert "a.jpg; there is a.png" in out
+    lines = [json.loads(line) for line in (tmp_path / "t.jsonl").read_text().splitlines()]
+    assert [line["image"] for line in lines if "image" in line] == [
+        [unicodedata.normalize("NFD", "é.png")],
+        ["c.png"],
+    ]
+    (tmp_path / "u.csv").write_text("image,caption\na,x\nc,y\n")
+    status, _, err = run(capsys, "data", "convert", "table", "path=u.csv", "out=u.jsonl")
+    assert status == 2
+    assert "there is a.png" in err
+
+
+def test_a_table_without_a_row_that_can_be_read_says_why(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "t.csv").write_text("# made by us\nimage,caption\na.png,x\n")
+    status, _, err = run(capsys, "data", "convert", "table", "path=t.csv", "out=t.jsonl")
+    assert status == 2
+    assert "no row can be read: line unreadable: 2 (t.csv:2: it has 2 fields, the head has 1" in err
+
+
+def test_a_data_set_of_the_hub(tmp_path, capsys, monkeypatch):
+    """Called by its name and configuration; there is no hub here, so load_dataset is a stand-in."""
+    datasets = pytest.importorskip("datasets", reason="datasets is not installed")
+    calls = []
+
+    def load_dataset(*arguments):
+        calls.append(arguments)
+        features = datasets.Features(
+            {
+                "image": datasets.Image(),
+                "caption": datasets.Sequence(datasets.Value("string")),
+                "label": datasets.ClassLabel(names=["mug", "chair"]),
+                "id": datasets.Value("int64"),
+            }
+        )
+        parts = {}
+        for part, (split, ids) in enumerate((("train", [7, 8]), ("validation", [9]))):
+            rows = {
+                "image": [{"bytes": image_bytes("png", seed=k), "path": "x.png"} for k in ids],
+                "caption": [[f"{split} {k}", "more"] for k in ids],
+                "label": [part] * len(ids),
+                "id": ids,
+            }
+            parts[split] = datasets.Dataset.from_dict(rows, features=features)
+        return datasets.DatasetDict(parts)
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    out = tmp_path / "my.jsonl"
+    status, said, _ = run(
+        *(capsys, "data", "convert", "table", "path=hub:owner/photos:small"),
+        *(f"out={out}", "image=image", "text=caption", "text:kind=label"),
+    )
+    assert status == 0
+    assert calls == [("owner/photos", "small")]
+    assert "3 instances with 3 image, 6 text, 3 kind" in said
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [(line["id"], line["split"]) for line in lines] == [
+        *(("7", "train"), ("8", "train"), ("9", "val"))
+    ]
+    assert [line["text:kind"] for line in lines] == [["mug"], ["mug"], ["chair"]]
+    assert lines[2]["text"] == ["validation 9", "more"]
+    for line, seed in zip(lines, (7, 8, 9), strict=True):
+        assert (tmp_path / line["image"][0]).read_bytes() == image_bytes("png", seed=seed)
 
 
 def test_folders_that_are_named_by_what_they_show(tmp_path, capsys):
@@ -209,7 +301,7 @@ def test_a_name_that_is_no_unicode_text(tmp_path, capsys):
         (["folder", "path=.", "out=m"], "out must be a new file NAME.jsonl, got m"),
         (["folder", "path=."], "data convert folder needs out=OUT"),
         (["table", "path=t.csv", "out=t.jsonl"], "t.csv cannot be read: No such file"),
-        (["table", "path=a.csv", "out=t.jsonl"], "cannot be guessed from x, y: set for example"),
+        (["table", "path=a.csv", "out=t.jsonl"], "names x, y: set for example"),
         (["table", "path=a.csv", "out=a.csv", "text=x"], "out must be a new file NAME.jsonl"),
         (["table", "path=hub:none", "out=t.jsonl"], "datasets cannot load 'none'"),
         (["tabel", "path=a.csv", "out=t.jsonl"], "did you mean 'table'"),

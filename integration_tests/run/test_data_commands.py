@@ -3,6 +3,7 @@ import shlex
 
 import pytest
 from data.manifest.sample_files import write_lines, write_sample
+from PIL import Image
 
 from mxmclr_plugin.experiment.compose import load_config
 from mxmclr_plugin.run.command_line import main
@@ -91,11 +92,34 @@ def test_a_path_and_the_command_that_is_printed(tmp_path, capsys, monkeypatch, n
     assert (config.data["path"], config.data["root"]) == (f"{name}/my.jsonl", ".")
 
 
+def test_sizes_of_images(tmp_path, capsys):
+    sizes = [(64, 64), (100, 80), (20, 30), (300, 90), (128, 128), (50, 10)]
+    for k, size in enumerate(sizes):
+        image = Image.new("RGB", size, (40 * k, 0, 0))
+        exif = Image.Exif()
+        exif[0x0112] = 6 if k == 1 else 1  # stands on its side
+        image.save(tmp_path / f"{k}.jpg", exif=exif)
+    lines = [{"text": f"a {k}", "image": f"{k}.jpg"} for k in range(len(sizes))]
+    path = write_lines(tmp_path / "my.jsonl", lines)
+    status, out, _ = run(capsys, "data", "check", path, "size=64")
+    assert status == 0
+    assert "smallest, median and largest file are of 50 x 10, 80 x 100, 128 x 128 pixels" in out
+    assert "all become 64 x 64 (size=64)" in out
+    small = f"2 files of image are smaller than that, and are enlarged {tmp_path}/5.jpg: 50 x 10"
+    assert f"{small} {tmp_path}/2.jpg: 20 x 30" in out
+    assert "2 files of image are more than 2 times as long as wide" in out
+    assert f"{tmp_path}/3.jpg: 300 x 90" in out
+
+
 @pytest.mark.parametrize(
     ("lines", "reason"),
     [
         ([{"text": f"a {k}"} for k in range(12)], "what can be trained on has 'text' alone"),
         ([{"text": "a"}, {"text:de": "b"}], "too few to draw"),
+        (
+            [{"split": s, "text": s, "text:de": "b"} for s in ("train", "val", "test")],
+            "a single instance can be trained on",
+        ),
         (
             [{"text": f"a {k}", "image": "none.png"} for k in range(12)],
             "1 problems were left out, the first is",

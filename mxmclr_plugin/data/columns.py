@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["column_of", "key_for", "values_of"]
+__all__ = ["column_of", "columns_of", "key_for", "values_of"]
 
 # Of each key of a manifest; the first that a table has is its column.
 _NAMES: dict[str, tuple[str, ...]] = {
@@ -39,6 +39,17 @@ def column_of(key: str, columns: Iterable[str]) -> str | None:
     """The column of a table that has the values of a key of a manifest, None if there is none."""
     by_name = {_plain(column): column for column in reversed(list(columns))}
     return next((by_name[name] for name in _NAMES[key] if name in by_name), None)
+
+
+def columns_of(key: str, columns: Iterable[str]) -> list[str]:
+    """All columns of a key of a manifest: ``caption``, or ``caption_1``, ``caption_2``, ..."""
+    head = list(columns)
+    single = column_of(key, head)
+    if single is not None:
+        return [single]
+    stems = [_plain(column).rstrip("0123456789") for column in head]
+    stem = next((name for name in _NAMES[key] if name in stems), None)
+    return [column for column, of in zip(head, stems, strict=True) if of == stem]
 
 
 def key_for(name: str) -> str | None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Protocol, TypeAlias, runtime_checkable
 
 from torch import Tensor
 
+from mxmclr_plugin.data.paths import hint
 from mxmclr_plugin.data.problems import ProblemLog
 from mxmclr_plugin.errors import DataError
 from mxmclr_plugin.files import FileMemory
@@ -25,6 +27,7 @@ __all__ = [
     "UnreadableFile",
     "file_stamp",
     "readable_files",
+    "temporary_file",
 ]
 
 Reader: TypeAlias = Callable[[Path], Tensor]
@@ -63,6 +66,15 @@ class EmbeddedFile(Protocol):
         Raises:
             UnreadableFile: If it cannot be had.
         """
+
+
+@contextmanager
+def temporary_file(content: bytes, name: str) -> Iterator[Path]:
+    """A file among the system's temporary files, with the suffix of a name."""
+    with tempfile.TemporaryDirectory(prefix="mxmclr-") as folder:
+        file = Path(folder) / f"file{Path(name).suffix}"
+        file.write_bytes(content)
+        yield file
 
 
 class FileStore:
@@ -133,7 +145,8 @@ def readable_files(
             for path, stamp in zip(batch, stamps, strict=True):
                 reason = reasons.get(path)
                 if stamp is None:
-                    log.add(f"{kind} missing", path, "there is no such file")
+                    found = hint(path) if isinstance(path, Path) else ""
+                    log.add(f"{kind} missing", path, f"there is no such file{found}")
                 elif reason is not None:
                     log.add(f"{kind} unreadable", path, reason)
                 elif known.get(stamp) is None:

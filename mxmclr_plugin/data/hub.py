@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mxmclr_plugin.data.file_store import UnreadableFile
+from mxmclr_plugin.data.file_store import UnreadableFile, temporary_file
 from mxmclr_plugin.data.rows import Row
 from mxmclr_plugin.data.splits import split_named
 from mxmclr_plugin.errors import DataError
+from mxmclr_plugin.optional_packages import optional
 
 __all__ = ["HubRecord", "hub_rows"]
 
@@ -50,9 +50,7 @@ class HubRecord:
         cell = self.dataset[self.row][self.column]
         if not cell["bytes"]:
             raise UnreadableFile(self, "holds no bytes")
-        with tempfile.TemporaryDirectory(prefix="mxmclr-") as folder:
-            file = Path(folder) / f"file{Path(cell['path'] or '').suffix}"
-            file.write_bytes(cell["bytes"])
+        with temporary_file(cell["bytes"], cell["path"] or "") as file:
             yield file
 
 
@@ -60,20 +58,17 @@ def hub_rows(name: str) -> Iterator[Row]:
     """Rows of a data set as ``datasets.load_dataset`` loads it, with the name of their split.
 
     Args:
-        name: Name on the hub, or a local folder, such as one of images.
+        name: Name on the hub, ``NAME:CONFIG`` for one of its configurations; or a local folder,
+            such as one of images.
 
     Raises:
-        DataError: If the package ``datasets`` is not installed, or cannot load it.
+        DataError: If it cannot be loaded.
+        MissingPackage: If the package ``datasets`` is not installed.
     """
+    datasets = optional("datasets", "Hugging Face data sets are read by", "trainer")
+    source, _, config = (name, "", "") if Path(name).exists() else name.partition(":")
     try:
-        import datasets
-    except ImportError:
-        raise DataError(
-            "Hugging Face data sets are read by the package datasets, which is not installed: "
-            "pip install mxmclr-plugin[trainer]"
-        ) from None
-    try:
-        loaded = datasets.load_dataset(name)
+        loaded = datasets.load_dataset(source, config or None)
     # What a builder, the network or pyarrow raise.
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__

@@ -1,14 +1,13 @@
 """Parquet manifests, whose rows may hold the files themselves, and random access to those.
 
-A column of files is a list of structures ``{bytes, path}``, as Hugging Face ``datasets`` writes
-images; ``path`` then is no more than a name. Row groups are what Parquet reads at once, so they
-are written small: reading one file costs :data:`ROW_GROUP_BYTES`, or its own size.
+A column of files is one of bytes, or of structures ``{bytes, path}`` or lists of these, as Hugging
+Face ``datasets`` writes images; ``path`` then is no more than a name. Row groups are what Parquet
+reads at once, so they are written small: reading one file costs :data:`ROW_GROUP_BYTES`, or its own
+size.
 """
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,9 +15,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mxmclr_plugin.data.file_store import UnreadableFile
+from mxmclr_plugin.data.file_store import UnreadableFile, temporary_file
 from mxmclr_plugin.data.readers.content import content_of
 from mxmclr_plugin.errors import DataError
+from mxmclr_plugin.optional_packages import optional
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -71,30 +71,21 @@ class ParquetRecord:
         Raises:
             UnreadableFile: If it is not there.
         """
-        handle, name = tempfile.mkstemp(suffix=Path(self.name).suffix)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(self._bytes())
-            yield Path(name)
-        finally:
-            Path(name).unlink()
-
-    @staticmethod
-    def _alone(cell: pa.Scalar) -> bool:
-        return bool(_arrow().types.is_struct(cell.type))
+        with temporary_file(self._bytes(), self.name) as file:
+            yield file
 
     def _bytes(self) -> bytes:
         try:
             changed = self.shard.stat().st_mtime_ns
             cell = _row_group_column(self.shard, changed, self.group, self.column)[self.place]
             # Of a list only the one item is made bytes of.
-            record = (cell if self._alone(cell) else cell.values[self.item]).as_py()
+            record = (cell.values[self.item] if _is_list(cell.type) else cell).as_py()
         # What pyarrow raises of a damaged file, or of one that was written anew.
         except Exception as error:
             raise UnreadableFile(self, f"cannot be read: {error}") from error
-        if record is None or not record.get("bytes"):
+        content: bytes | None = record.get("bytes") if isinstance(record, dict) else record
+        if not content:
             raise UnreadableFile(self, "holds no bytes")
-        content: bytes = record["bytes"]
         return content
 
 
@@ -112,7 +103,8 @@ def parquet_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             columns = [
                 leaf
                 for leaf in leaves
-                if leaf.split(".")[0] not in embedded or not leaf.endswith(".bytes")
+                if leaf.split(".")[0] not in embedded
+                or not (leaf in embedded or leaf.endswith(".bytes"))
             ]
             row = 0
             for group in range(file.num_row_groups):
@@ -121,7 +113,7 @@ def parquet_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                     for column in embedded:
                         values[column] = [
                             ParquetRecord(path, row, group, place, column, item, name)
-                            for item, name in enumerate(_names(values[column]))
+                            for item, name in enumerate(_names(values.get(column, "")))
                         ]
                     present = {key: value for key, value in values.items() if value is not None}
                     yield f"{path} row {row + 1}", present
@@ -143,16 +135,9 @@ def pyarrow_parquet() -> Any:
     """The module ``pyarrow.parquet``.
 
     Raises:
-        DataError: If it is not installed.
+        MissingPackage: If it is not installed.
     """
-    try:
-        import pyarrow.parquet
-    except ImportError:
-        raise DataError(
-            "Parquet files are read by pyarrow, which is not installed: "
-            "pip install mxmclr-plugin[parquet]"
-        ) from None
-    return pyarrow.parquet
+    return optional("pyarrow.parquet", "Parquet files are read and written by", "parquet")
 
 
 def _arrow() -> Any:
@@ -161,10 +146,17 @@ def _arrow() -> Any:
     return pyarrow
 
 
-def _holds_files(type_: pa.DataType) -> bool:
-    """Whether a column is of {bytes, path} structures, or lists of them."""
+def _is_list(type_: pa.DataType) -> bool:
     types = _arrow().types
-    if types.is_list(type_) or types.is_large_list(type_):
+    return bool(types.is_list(type_) or types.is_large_list(type_))
+
+
+def _holds_files(type_: pa.DataType) -> bool:
+    """Whether a column is of bytes, of {bytes, path} structures, or of lists of these."""
+    types = _arrow().types
+    if types.is_binary(type_) or types.is_large_binary(type_):
+        return True
+    if _is_list(type_):
         type_ = type_.value_type
     return types.is_struct(type_) and {"bytes", "path"} <= {field.name for field in type_}
 

@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import re
 import zipfile
 import zlib
 from collections import deque
@@ -21,6 +22,7 @@ from mxmclr_plugin.data.parquet import parquet_rows
 from mxmclr_plugin.data.problems import ProblemLog
 from mxmclr_plugin.data.readers.content import content_of
 from mxmclr_plugin.errors import DataError
+from mxmclr_plugin.optional_packages import optional
 
 __all__ = ["UTF_8", "Row", "read_json", "read_rows", "read_table", "text_lines"]
 
@@ -32,6 +34,13 @@ _LONGEST_RECORD = 100  # lines of one quoted text
 _LARGEST = 2**31  # bytes of a file that is read as a whole, after decompression
 _MOST_ROWS = 2**20  # of a sheet, as in Excel
 _DELIMITERS = ",;\t|"
+_SEPARATOR_LINE = re.compile(r"sep=(.)\s*", re.IGNORECASE)
+_NO_TEXT = re.compile(
+    rb".{0,64}[\0-\x08\x0e-\x1f]|\x89PNG|\s*(version https://git-lfs|<!doctype|<html|%PDF)",
+    re.IGNORECASE | re.DOTALL,
+)
+_SPACE_AND_QUOTE = re.compile(r'\s+"')
+_QUOTED = re.compile(r'"[^"]*"')
 _MARKS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 
 
@@ -76,6 +85,12 @@ def read_rows(path: Path, log: ProblemLog, encoding: str = UTF_8) -> Iterator[Ro
     elif suffix == ".json" and _is_list(path, encoding):
         for number, entry in enumerate(read_json(path, encoding)):
             yield Row(f"{path}: entry {number}", entry if isinstance(entry, dict) else {"": entry})
+    elif suffix == ".json" and _is_one_object(path, encoding):
+        raise DataError(
+            f"{path} holds one object; a table is a list of objects: "
+            '[{"image": "a.jpg", "text": "a dog"}, ...], as pandas\' to_json(orient="records") '
+            "writes it"
+        )
     else:
         yield from _json_lines(path, log, encoding)
 
@@ -105,10 +120,16 @@ def read_table(
         DataError: If the file cannot be read, is empty, or has two columns of one name.
     """
     lines = text_lines(path, log, encoding)
-    _, head = next(lines, (1, ""))
-    delimiter = max(_DELIMITERS, key=head.count)
+    filled = (line for _, line in lines if line.strip())
+    head = next(filled, "")
+    named = _SEPARATOR_LINE.fullmatch(head)  # as Excel writes it
+    if named:
+        head = next(filled, "")
+    delimiter = named[1] if named else max(_DELIMITERS, key=_QUOTED.sub("", head).count)
     try:
-        columns = _checked_head(path, next(csv.reader([head], delimiter=delimiter), []))
+        columns = _checked_head(
+            path, next(csv.reader([head], delimiter=delimiter, skipinitialspace=True), [])
+        )
     except csv.Error as error:
         reason = "its lines end in \\r alone" if "\r" in head else str(error)
         raise DataError(f"{path}:1: is no head of a table: {reason}") from error
@@ -127,13 +148,7 @@ def _checked_head(path: Path, cells: Iterable[object]) -> list[str]:
 
 def _sheet(path: Path) -> Iterator[Row]:
     """Rows of the first sheet of an Excel file; all values are texts."""
-    try:
-        import openpyxl
-    except ImportError:
-        raise DataError(
-            "Excel files are read by openpyxl, which is not installed: "
-            "pip install mxmclr-plugin[excel]"
-        ) from None
+    openpyxl = optional("openpyxl", "Excel files are read by", "excel")
     try:
         with zipfile.ZipFile(path) as archive:
             size = sum(entry.file_size for entry in archive.infolist())
@@ -142,12 +157,18 @@ def _sheet(path: Path) -> Iterator[Row]:
         book = openpyxl.load_workbook(path, read_only=True, data_only=True)
         sheet = book.worksheets[0]
         sheet.reset_dimensions()  # a file may claim any
-        rows = islice(sheet.iter_rows(values_only=True), _MOST_ROWS)
-        columns = _checked_head(path, next(rows, ()))
-        for number, cells in enumerate(rows, start=2):
-            values = _cells(columns, cells)
-            if values:
+        cells_of = enumerate(islice(sheet.iter_rows(values_only=True), _MOST_ROWS), start=1)
+        rows = ((number, cells) for number, cells in cells_of if any(map(_cell, cells)))
+        columns = _checked_head(path, next(rows, (1, ()))[1])
+        number = 0
+        for number, cells in rows:
+            if values := _cells(columns, cells):
                 yield Row(f"{path}: row {number}", dict.fromkeys(filter(None, columns)) | values)
+        if not number and len(book.sheetnames) > 1:
+            raise DataError(
+                f"{path}: the first sheet, {sheet.title!r}, has no rows below its column names, "
+                f"and others are not read: {', '.join(book.sheetnames[1:])}"
+            )
         book.close()
     except DataError:
         raise
@@ -179,7 +200,7 @@ def _table_rows(
     delimiter: str,
     last_takes_rest: bool,
 ) -> Iterator[Row]:
-    for number, fields in _records(lines, delimiter):
+    for number, fields in _records(lines, delimiter, len(columns)):
         while len(fields) > len(columns) and not fields[-1].strip():
             fields.pop()
         if last_takes_rest and len(fields) > len(columns):
@@ -198,7 +219,9 @@ def _table_rows(
             )
 
 
-def _records(lines: Iterator[tuple[int, str]], delimiter: str) -> Iterator[tuple[int, list[str]]]:
+def _records(
+    lines: Iterator[tuple[int, str]], delimiter: str, count: int
+) -> Iterator[tuple[int, list[str]]]:
     """Number of the first line, and fields, of each record."""
     unused: deque[tuple[int, str]] = deque()
     while record := unused.popleft() if unused else next(lines, None):
@@ -209,9 +232,14 @@ def _records(lines: Iterator[tuple[int, str]], delimiter: str) -> Iterator[tuple
         more: list[tuple[int, str]] = []
         while True:
             try:
-                fields = next(csv.reader([text], delimiter=delimiter, strict=True))
+                fields = _fields(text, delimiter, count)
                 break
             except csv.Error as error:
+                if '\\"' in text:  # MySQL's
+                    escaped = {"doublequote": False, "escapechar": "\\"}
+                    if (other := _fields_with(text, delimiter, **escaped)) is not None:
+                        fields = other
+                        break
                 following = None
                 if "unexpected end" in str(error) and len(more) < _LONGEST_RECORD:
                     following = unused.popleft() if unused else next(lines, None)
@@ -222,6 +250,27 @@ def _records(lines: Iterator[tuple[int, str]], delimiter: str) -> Iterator[tuple
                 more.append(following)
                 text += f"\n{following[1]}"
         yield number, fields
+
+
+def _fields(text: str, delimiter: str, count: int) -> list[str]:
+    """Fields of a record, by preference as many as the head has.
+
+    Raises:
+        csv.Error: If it is no CSV.
+    """
+    fields = next(csv.reader([text], delimiter=delimiter, strict=True))
+    if delimiter != "\t" and any(_SPACE_AND_QUOTE.match(field) for field in fields):
+        other = _fields_with(text, delimiter, skipinitialspace=True)
+        return other if other is not None and len(other) == count else fields
+    return fields
+
+
+def _fields_with(text: str, delimiter: str, **options: Any) -> list[str] | None:
+    """Fields of a record in a dialect of CSV, None if it is none."""
+    try:
+        return next(csv.reader([text], delimiter=delimiter, strict=True, **options))
+    except csv.Error:
+        return None
 
 
 def _json_lines(path: Path, log: ProblemLog, encoding: str) -> Iterator[Row]:
@@ -296,11 +345,15 @@ def _next_line(path: Path, lines: IO[bytes] | IO[str], encoding: str) -> bytes |
 
 
 def _check_first(path: Path, line: bytes) -> None:
-    if line[:2] in _MARKS:
-        name = _MARKS[line[:2]]
+    begin = line[:64]
+    name = _MARKS.get(line[:2])
+    if name is None and begin.count(b"\0") > len(begin) // 4:
+        name = "UTF-16-LE" if begin[1:2] == b"\0" else "UTF-16-BE"
+    # A text may begin as a file of another form does: "Off we go".
+    if _NO_TEXT.match(line) and (guess := content_of(path)):
+        raise DataError(f"{path} is {guess}")
+    if name is not None:
         raise DataError(f"{path} is text in {name}: save it as UTF-8, or set encoding={name}")
-    if line.startswith(b"version https://git-lfs."):
-        raise DataError(f"{path} is {content_of(path)}")
 
 
 @contextmanager
@@ -366,6 +419,25 @@ def _is_list(path: Path, encoding: str) -> bool:
     with _opened(path) as file:
         text = file.read(1024).decode(_known(encoding), "ignore")
     return text.lstrip("\ufeff \t\r\n").startswith("[")
+
+
+def _is_one_object(path: Path, encoding: str) -> bool:
+    """Whether a file is a single JSON object, and no line of JSONL."""
+    first, second = (*islice((t for _, t in _filled(path, encoding)), 2), "", "")[:2]
+    try:
+        values = json.loads(first)
+    except (ValueError, RecursionError):  # its lines are parts of it
+        try:
+            return isinstance(read_json(path, encoding), dict)
+        except DataError:
+            return False
+    inner = values.values() if isinstance(values, dict) else ()
+    nested = any(isinstance(i, dict) for v in inner for i in (v if isinstance(v, list) else [v]))
+    return not second and nested
+
+
+def _filled(path: Path, encoding: str) -> Iterator[tuple[int, str]]:
+    return (line for line in text_lines(path, ProblemLog(), encoding) if line[1].strip())
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -75,7 +75,7 @@ def completed(config: RunConfig, data: DataSplits, console: Console) -> RunConfi
     taught = int(train.observed_in(modalities, 2).sum())
     instances = config.batch.instances
     if instances is None:
-        instances = max(1, min(_MOST_INSTANCES, taught // 2))
+        instances = max(2, min(_MOST_INSTANCES, taught // 2))
         lines.append(f"batch.instances: {instances} of {taught}")
     steps = max(1, taught // instances)  # once through the instances
     max_steps = config.trainer.max_steps

@@ -210,6 +210,8 @@ def _plain_type(hint: Any) -> Any:
 def _explain(error: OmegaConfBaseException, prefix: str = "") -> str:
     key = prefix + str(error.full_key or error.key or "")
     message = str(error.msg or error).splitlines()[0]
+    if "is not a ListConfig" in message:
+        message = "must be a list: [a,b]"
     return f"{key}: {message}"
 
 

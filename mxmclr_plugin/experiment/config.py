@@ -34,7 +34,8 @@ class BatchConfig:
     """Contents of a training batch.
 
     Attributes:
-        instances: Instances per batch (on each process); null chooses from the data if automatic.
+        instances: Instances per batch (on each process), 2 or more; null chooses from the data if
+            automatic.
         folds: Observations drawn of each instance, by modality.
         repeats: How many times an epoch goes through the instances; null chooses from the data if
             automatic.
@@ -44,7 +45,7 @@ class BatchConfig:
         workers: Processes that read data; 0 reads in the main process.
     """
 
-    instances: Count | None = 128
+    instances: Annotated[int, Ge(2), Le(2**31 - 1)] | None = 128
     folds: dict[str, Count] = field(default_factory=dict)
     repeats: Count | None = 1
     pad_folds: bool = False

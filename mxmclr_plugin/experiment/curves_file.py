@@ -14,7 +14,21 @@ from torch import Tensor
 
 from mxmclr_plugin.files import write_atomically
 
-__all__ = ["CurvesLogger"]
+__all__ = ["CurvesLogger", "OncePerStep"]
+
+
+class OncePerStep:
+    """Tells whether metrics were logged at a step already, as by a save in the middle of a step."""
+
+    def __init__(self) -> None:
+        self._logged: set[tuple[int, frozenset[str]]] = set()
+
+    def is_new(self, metrics: Mapping[str, Any], step: int) -> bool:
+        """Whether they were not; from now on they are."""
+        logged = (step, frozenset(metrics))
+        new = logged not in self._logged
+        self._logged = {of for of in self._logged if of[0] == step} | {logged}
+        return new
 
 
 class CurvesLogger(Logger):
@@ -32,7 +46,7 @@ class CurvesLogger(Logger):
         self.path = path
         self.step = step
         self._columns: list[str] | None = None  # None until the file is read
-        self._logged: set[tuple[int, frozenset[str]]] = set()
+        self._once = OncePerStep()
 
     @property
     def name(self) -> str:
@@ -60,10 +74,8 @@ class CurvesLogger(Logger):
         """
         step = step or 0
         row = {key: v.item() if isinstance(v, Tensor) else v for key, v in metrics.items()}
-        logged = (step, frozenset(row))
-        if logged in self._logged:
+        if not self._once.is_new(row, step):
             return
-        self._logged = {of for of in self._logged if of[0] == step} | {logged}
         row["step"] = step
         if self._columns is None:
             self._columns = self._cut()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
@@ -44,6 +45,9 @@ _DECIDED = "MXMCLR_RUN_FOLDER"
 
 _CONTINUED = ("last.ckpt", "previous.ckpt", "best.ckpt")
 """Checkpoints from which ``ckpt=last`` continues, in this order."""
+
+_IMPORTS = re.compile(r"([\w.]*(?:_target_|class_path))['\"\s]*[=:]['\"\s]*([\w.]+)")
+"""Keys and values in an override by which it names code."""
 
 _claimed: set[Path] = set()
 
@@ -212,12 +216,15 @@ def default_folder(config: RunConfig) -> list[Path]:
     return paths[free:] if config.ckpt is None else [paths[max(free - 1, 0)]]
 
 
-def read_config(folder: Path, trust: bool = False) -> RunConfig:
+def read_config(
+    folder: Path, trust: bool = False, named: Collection[str] | None = None
+) -> RunConfig:
     """The configuration of a run.
 
     Args:
         folder: Folder of the run.
         trust: Whether it may name code that is not registered.
+        named: For a command without ``trust``: code that the command itself names.
 
     Raises:
         ConfigError: If the folder has none, or it is not valid.
@@ -233,10 +240,12 @@ def read_config(folder: Path, trust: bool = False) -> RunConfig:
     if not isinstance(plain, dict):
         raise ConfigError(f"{file} holds no configuration")
     for key, path in () if trust else _import_paths(plain):
-        if not any(registry.name_of(path) for registry in (LOSSES, TOWERS, DATASETS)):
+        registered = any(registry.name_of(path) for registry in (LOSSES, TOWERS, DATASETS))
+        if not registered and path not in (named or ()):
+            remedy = "trust=true" if named is None else f"{key}={path}"
             raise ConfigError(
                 f"{file} names code by {key}={path}, which is not registered and was not imported; "
-                "if you trust this folder, add trust=true"
+                f"if you trust this folder, add {remedy}"
             )
     try:
         return check_config(plain)
@@ -255,6 +264,8 @@ def _import_paths(value: Any, at: str = "") -> Iterator[tuple[str, str]]:
     elif isinstance(value, list):
         for inner in value:
             yield from _import_paths(inner, at)
+    elif isinstance(value, str) and at == "overrides":
+        yield from _IMPORTS.findall(value)
 
 
 def run_of(checkpoint: Path) -> Path:

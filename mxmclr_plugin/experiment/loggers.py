@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
+from pytorch_lightning.utilities import rank_zero_only
 
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.experiment.curves_file import CurvesLogger
+from mxmclr_plugin.experiment.curves_file import CurvesLogger, OncePerStep
 
 __all__ = ["build_loggers", "check_loggers"]
 
@@ -27,6 +29,19 @@ def check_loggers(names: Sequence[str]) -> None:
             )
 
 
+class _ResumedTensorBoard(TensorBoardLogger):
+    """Event files of which TensorBoard drops the steps that a resumed run repeats."""
+
+    def __init__(self, out: Path, step: int) -> None:
+        super().__init__(out, name="", version="tensorboard", purge_step=step or None)
+        self._once = OncePerStep()
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        if self._once.is_new(metrics, step or 0):
+            super().log_metrics(dict(metrics), step)
+
+
 def build_loggers(names: Sequence[str], out: Path, step: int = 0) -> list[Logger]:
     """Loggers of a run.
 
@@ -42,7 +57,7 @@ def build_loggers(names: Sequence[str], out: Path, step: int = 0) -> list[Logger
     """
     loggers: list[Logger] = [CurvesLogger(out / "curves" / "metrics.csv", step)]
     if "tensorboard" in names:
-        loggers.append(TensorBoardLogger(out, name="", version="tensorboard"))
+        loggers.append(_ResumedTensorBoard(out, step))
     if "wandb" in names:
         out.mkdir(parents=True, exist_ok=True)
         loggers.append(WandbLogger(name=out.name, save_dir=out, project="mxmclr_plugin"))

@@ -35,7 +35,7 @@ def _table(
         for name, of in directions.items()
         if GRADED in of.metrics
     )
-    caption = f"percent, one run; {_origin(metrics)}" + (f"\n{GRADED}: {graded}" if graded else "")
+    caption = f"percent; {_origin(metrics)}" + (f"\n{GRADED}: {graded}" if graded else "")
     # 80 columns hold it with three kinds of recall.
     table = Table(
         title=plain_text(title),

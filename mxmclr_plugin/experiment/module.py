@@ -39,6 +39,7 @@ class RetrievalModule(LightningModule):
 
     Attributes:
         tested: Metrics of the last test, None before it.
+        training_set: Digest of the training set, kept in checkpoints.
         relevance: How relevant the instances of the next test are to each other, for the graded
             metric.
         embeddings: Embeddings of the last training batch, detached, by modality.
@@ -61,6 +62,7 @@ class RetrievalModule(LightningModule):
         self.evaluation = evaluation
         self.cache_chunk = cache_chunk
         self.tested: SplitMetrics | None = None
+        self.training_set: str | None = None
         self.relevance: Relevance | None = None
         self._options: list[tuple[float, float]] = []  # learning rate and decay by group
         self.embeddings: dict[str, Tensor] = {}
@@ -192,6 +194,7 @@ class RetrievalModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # So that dropout draws the same numbers after a resumption.
         checkpoint["torch_rng_state"] = torch.get_rng_state()
+        checkpoint["training_set"] = self.training_set
         if self.device.type == "cuda":
             checkpoint["cuda_rng_state"] = torch.cuda.get_rng_state(self.device)
 

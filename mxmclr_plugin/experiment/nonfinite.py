@@ -33,6 +33,7 @@ class _Step:
     embeddings: dict[str, Tensor]
     parts: list[str]
     finite: Tensor
+    random_state: Tensor
     copied: torch.cuda.Event | None = None
 
     def is_finite(self) -> bool:
@@ -46,7 +47,9 @@ class NonFiniteGuard(Callback):
 
     Writes that step to ``nonfinite.pt``: a dict of ``step``, ``not_finite`` (words),
     ``observations`` (a tensor, or a list of strings), ``ids`` and ``soft_features`` by modality,
-    and ``state_dict`` of the module. ``torch.load(path, weights_only=True)`` reads it.
+    ``random_state`` of torch on the CPU, and ``state_dict`` of the module.
+    ``torch.load(path, weights_only=True)`` reads it, and
+    :func:`~mxmclr_plugin.inference.repeated_step.repeat_step` repeats it.
 
     On a CUDA device the check stays on the device and is read one step later, so that the host does
     not wait for it; without ``skip`` the weights in the file are then those after the step.
@@ -71,11 +74,13 @@ class NonFiniteGuard(Callback):
         self._batch: MultifoldBatch | None = None
         self._loss: Tensor | None = None
         self._pending: _Step | None = None
+        self._random_state = torch.get_rng_state()
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: MultifoldBatch, batch_idx: int
     ) -> None:
         self._batch, self._loss = batch, None
+        self._random_state = torch.get_rng_state()
 
     def on_before_backward(
         self, trainer: Trainer, pl_module: LightningModule, loss: Tensor
@@ -97,7 +102,10 @@ class NonFiniteGuard(Callback):
         if getattr(trainer.precision_plugin, "scaler", None) is None:
             parts["gradient"] = self.norm.isfinite().to(pl_module.device)
         finite = torch.stack(list(parts.values()))
-        step = _Step(trainer.global_step, self._batch, embeddings, list(parts), finite)
+        step = _Step(
+            *(trainer.global_step, self._batch, embeddings, list(parts), finite),
+            self._random_state,
+        )
         if _reads_later(finite.device):
             if self.skip:
                 for gradient in gradients:
@@ -146,7 +154,10 @@ class NonFiniteGuard(Callback):
         path = self.folder / DUMP
         if trainer.is_global_zero:
             _write(path, step, bad, module)
-        raise TrainingError(f"{where}; {_advice(step, trainer)}; the step is in {path}")
+        raise TrainingError(
+            f"{where}; {_advice(step, trainer)}; `mxmclr rerun {path}` repeats the step and names "
+            "the first tensor that is not finite"
+        )
 
     def state_dict(self) -> dict[str, int]:
         return {"skipped": self.skipped}
@@ -194,6 +205,7 @@ def _write(path: Path, step: _Step, bad: list[str], module: LightningModule) -> 
         },
         "ids": {name: ids.cpu() for name, ids in step.batch.ids.items()},
         "soft_features": {name: rows.cpu() for name, rows in step.batch.soft_features.items()},
+        "random_state": step.random_state,
         "state_dict": {name: value.cpu() for name, value in module.state_dict().items()},
     }
     with replacing(path) as file:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from rich.console import Console
 
+from mxmclr_plugin.data.dataset import MultifoldDataset
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.experiment.check_config import check_config
 from mxmclr_plugin.experiment.checkpoint_files import load_checkpoint
@@ -20,8 +22,17 @@ from mxmclr_plugin.experiment.compose import literal_texts, load_config
 from mxmclr_plugin.experiment.config import RunConfig
 from mxmclr_plugin.experiment.folder import RunFolder, default_folder, read_config, run_of
 from mxmclr_plugin.experiment.metrics import RunMetrics
+from mxmclr_plugin.experiment.module import RetrievalModule
 
-__all__ = ["Start", "changed_run", "changes_of", "command_config", "start_of"]
+__all__ = [
+    "Start",
+    "changed_run",
+    "changes_of",
+    "check_fits",
+    "command_config",
+    "start_of",
+    "training_set_digest",
+]
 
 _MAY_CHANGE = (
     *("optimizer", "trainer", "batch.workers", "summary"),
@@ -54,7 +65,8 @@ def command_config(
     source = folder if (folder / "config.yaml").exists() else run_of(Path(ckpt))
     if (ckpt == "last" and source != folder) or not (source / "config.yaml").exists():
         return load_config(task, overrides, config_dir)
-    config = read_config(source, trust=True)  # of this run
+    # The folder may be somebody else's: code is what this command names.
+    config = read_config(source, named=[text.partition("=")[2].strip("'\"") for text in overrides])
     if config.task != task:
         raise ConfigError(
             f"{source} holds a run of the task {config.task}: continue it with mxmclr {config.task}"
@@ -185,6 +197,44 @@ def changes_of(config: RunConfig, folder: RunFolder) -> dict[str, tuple[Any, Any
     return changes
 
 
+def check_fits(module: RetrievalModule, checkpoint: Path) -> None:
+    """Check, before anything in a folder is changed, that a run can continue from a checkpoint.
+
+    Args:
+        module: The towers and the loss, whose weights become those of the checkpoint.
+        checkpoint: The checkpoint.
+
+    Raises:
+        ConfigError: If the training set, the towers or the loss are not those of the run.
+    """
+    content = load_checkpoint(checkpoint, mmap=True)
+    recorded = content.get("training_set")
+    if recorded not in (None, module.training_set):
+        raise ConfigError(
+            f"data: the training set is not the one of {run_of(checkpoint)}, whose instances or "
+            "texts were others; start another run with another out="
+        )
+    try:
+        module.load_state_dict(content["state_dict"])
+    except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(
+            f"ckpt: {checkpoint} has other towers or another loss than this run: {reason:.300}"
+        ) from error
+
+
+def training_set_digest(train: MultifoldDataset) -> str:
+    """SHA-256, in hexadecimal, of names, numbers of observations, and texts of a training set."""
+    digest = hashlib.sha256("\n".join(train.names).encode("utf-8", "surrogatepass"))
+    for modality, members in train.members.items():
+        digest.update(f"\n{modality}\n".encode())
+        digest.update(members.folds.astype("<i8").tobytes())
+        store, rows = train.stores[modality], members.rows.tolist()
+        if rows and isinstance(store[rows[0]], str):
+            digest.update("\0".join(map(store.__getitem__, rows)).encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
+
+
 def _by_key(overrides: Sequence[str]) -> dict[str, str]:
     """The last override of each key."""
     try:
@@ -197,7 +247,7 @@ def _by_key(overrides: Sequence[str]) -> dict[str, str]:
 
 
 def _value(override: str | None) -> str | None:
-    value = (override or "").partition("=")[2].strip("'\"")
+    value = (override or "").partition("=")[2]
     return None if value in ("", "null") else value
 
 

@@ -61,6 +61,10 @@ def usable_splits(
         ConfigError: If the data lack a modality or a split, or nothing is left of one.
     """
     splits = {"train": trained_split(data, config, console)}
+    if len(splits["train"]) < 2:
+        raise ConfigError(
+            "data: a single instance can be trained on, which has no negative: 2 or more are needed"
+        )
     if config.eval.split not in data:
         raise ConfigError(
             f"eval.split: there is no split {config.eval.split!r}, there are {', '.join(data)}"

@@ -53,7 +53,13 @@ from mxmclr_plugin.experiment.metrics import (
 from mxmclr_plugin.experiment.metrics_table import metrics_tables
 from mxmclr_plugin.experiment.module import RetrievalModule
 from mxmclr_plugin.experiment.nonfinite import NonFiniteGuard
-from mxmclr_plugin.experiment.resume import Start, changes_of, start_of
+from mxmclr_plugin.experiment.resume import (
+    Start,
+    changes_of,
+    check_fits,
+    start_of,
+    training_set_digest,
+)
 from mxmclr_plugin.experiment.signals import Interrupted, Stop
 from mxmclr_plugin.experiment.splits import usable_splits, with_train_instances
 from mxmclr_plugin.experiment.trainer import build_trainer
@@ -122,6 +128,9 @@ def _run(
         config.eval,
         config.trainer.cache_chunk,
     )
+    module.training_set = training_set_digest(splits["train"])
+    if start.checkpoint is not None:
+        check_fits(module, start.checkpoint)
     assert batch.instances is not None
     clock = TrainingClock()
     guard = NonFiniteGuard(folder.path, config.trainer.skip_nonfinite, console)

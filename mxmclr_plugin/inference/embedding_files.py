@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,12 @@ import numpy as np
 from safetensors.torch import save
 
 from mxmclr_plugin.data.dataset import MultifoldDataset
+from mxmclr_plugin.data.parquet import pyarrow_parquet
+from mxmclr_plugin.data.paths import unicode_text
 from mxmclr_plugin.files import write_atomically
 from mxmclr_plugin.inference.items import file_of
 from mxmclr_plugin.inference.run import Embedded
+from mxmclr_plugin.optional_packages import optional
 
 __all__ = ["FORMATS", "write_embeddings"]
 
@@ -52,7 +54,7 @@ def write_embeddings(
         For an index: names of the files, number of rows and of dimensions.
 
     Raises:
-        ImportError: If pyarrow or faiss is needed and not installed.
+        MissingPackage: If pyarrow or faiss is needed and not installed.
     """
     rows = _described(embedded, dataset, modality, split_of)
     entry: dict[str, Any] = {"rows": embedded.z.shape[0], "dim": embedded.z.shape[1]}
@@ -83,19 +85,14 @@ def _described(
         rows.append(
             {
                 "id": int(dataset.ids[instance]),
-                "name": _text(dataset.names[instance]),
+                "name": unicode_text(dataset.names[instance]),
                 "split": split_of.get(dataset.names[instance]),
                 "modality": modality,
-                "file": None if file is None else _text(file),
+                "file": None if file is None else unicode_text(file),
                 "text": store[place] if texts else None,
             }
         )
     return rows
-
-
-def _text(name: str) -> str:
-    """A name as Unicode text, which Parquet needs."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _safetensors(embedded: Embedded, _rows: list[dict[str, Any]]) -> bytes:
@@ -103,33 +100,22 @@ def _safetensors(embedded: Embedded, _rows: list[dict[str, Any]]) -> bytes:
 
 
 def _parquet(embedded: Embedded, rows: list[dict[str, Any]]) -> bytes:
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet
-    except ImportError as error:
-        raise ImportError(
-            "Parquet is written by pyarrow, which is not installed: pip install "
-            "mxmclr-plugin[parquet]"
-        ) from error
+    parquet = pyarrow_parquet()
+    import pyarrow as pa
+
     columns: dict[str, Any] = {"id": pa.array(embedded.ids.numpy())}
     for name in ("name", "split", "modality", "file", "text"):
         columns[name] = pa.array([row[name] for row in rows], pa.string())
     flat = pa.array(np.ascontiguousarray(embedded.z.numpy()).ravel())
     columns["z"] = pa.FixedSizeListArray.from_arrays(flat, embedded.z.shape[1])
     buffer = pa.BufferOutputStream()
-    pyarrow.parquet.write_table(pa.table(columns), buffer)
+    parquet.write_table(pa.table(columns), buffer)
     content: bytes = buffer.getvalue().to_pybytes()
     return content
 
 
 def _faiss(embedded: Embedded, _rows: list[dict[str, Any]]) -> bytes:
-    try:
-        import faiss
-    except ImportError as error:
-        raise ImportError(
-            "FAISS indexes are written by faiss, which is not installed: pip install "
-            "mxmclr-plugin[faiss]"
-        ) from error
+    faiss = optional("faiss", "FAISS indexes are written by", "faiss")
     index = faiss.IndexFlatIP(embedded.z.shape[1])
     index.add(np.ascontiguousarray(embedded.z.numpy(), dtype=np.float32))
     content: bytes = faiss.serialize_index(index).tobytes()

@@ -39,7 +39,7 @@ from mxmclr_plugin.safe_text import TerminalConsole
 if TYPE_CHECKING:  # the extra report
     from matplotlib.figure import Figure
 
-__all__ = ["Embedded", "Run", "load_run"]
+__all__ = ["Embedded", "Run", "load_run", "untrained_towers"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -306,11 +306,7 @@ def load_run(
     weights, step = _weights_of(file)
     place = Device(config.trainer, device)
 
-    data = _training_data(original.data, config.data)
-    data = with_train_instances(data, original.train_instances)
-    with torch.random.fork_rng(devices=[]):  # random weights, which are replaced
-        train = trained_split(data, original, console)
-        towers = build_towers(original, train)
+    towers, data, train = untrained_towers(original, config.data, console)
     _load_weights(towers, weights, step, file)
     if config.data != original.data:
         data = build_part("data", DATASETS.build, config.data)
@@ -327,6 +323,25 @@ def load_run(
         place,
         console,
     )
+
+
+def untrained_towers(
+    config: RunConfig, moved: dict[str, Any], console: Console
+) -> tuple[dict[str, Tower], DataSplits, MultifoldDataset]:
+    """Towers of a run before training, its data, and the training set that they are made from.
+
+    Args:
+        config: The run's configuration.
+        moved: Options of the data, if these have moved.
+        console: Where data that are left out are reported.
+
+    Raises:
+        ConfigError: If the data or the towers cannot be built.
+    """
+    data = with_train_instances(_training_data(config.data, moved), config.train_instances)
+    with torch.random.fork_rng(devices=[]):  # random weights, which are replaced
+        train = trained_split(data, config, console)
+        return build_towers(config, train), data, train
 
 
 def _located(path: Path, checkpoint: str | None) -> tuple[Path, Path | None]:

@@ -19,7 +19,7 @@ class MultifoldHybridLoss(multifold_hybrid.MultifoldHybridLoss):
     lists of views.
     """
 
-    def forward(
+    def forward(  # type: ignore[override]
         self,
         out0: Tensor | Sequence[Tensor],
         out1: Tensor | Sequence[Tensor] | None = None,

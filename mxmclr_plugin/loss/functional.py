@@ -251,8 +251,8 @@ def hybrid_parts(batch: Batch, options: Options, *, differentiable: bool) -> Par
     With ``differentiable`` there are both the hard and the soft part, and each part has a gradient.
     Otherwise only the loss needs to have one, and a part of weight 0 is None.
     """
-    check_options(options, one_modality=batch.z1 is None)
     check_shapes(batch)
+    check_options(options, one_modality=batch.z1 is None)
     if torch.compiler.is_compiling():
         options = replace(options, validate=False)
     if options.validate:

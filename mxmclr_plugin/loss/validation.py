@@ -13,6 +13,9 @@ from mxmclr_plugin.loss.arguments import Batch, Implementation, Options, SoftSco
 __all__ = ["check_options", "check_positive", "check_shapes", "check_share", "check_values"]
 
 
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
+
 def check_positive(name: str, value: float) -> None:
     """Raises a ValueError that names the option unless its value is a finite number above 0."""
     if not _is_number(value) or not 0 < value < math.inf:
@@ -181,7 +184,7 @@ def _has_positive(batch: Batch) -> Tensor:
 
 
 def _check_ids(ids_name: str, ids: Tensor | None, name: str, rows: int) -> None:
-    if not isinstance(ids, Tensor) or ids.is_floating_point() or ids.is_complex():
+    if not isinstance(ids, Tensor) or ids.dtype not in _INTEGERS:
         kind = ids.dtype if isinstance(ids, Tensor) else type(ids).__name__
         raise ValueError(f"{ids_name} must be a tensor of integers, got {kind}")
     if ids.shape != (rows,):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
-import importlib
 import sys
 from typing import Any, TypeVar
 
 from torch import nn
+
+from mxmclr_plugin.optional_packages import optional
 
 __all__ = ["add_lora", "merged"]
 
@@ -73,9 +74,4 @@ def merged(model: ModuleT) -> ModuleT:
 
 
 def _peft() -> Any:
-    try:
-        return importlib.import_module("peft")
-    except ImportError as error:
-        raise ImportError(
-            "low-rank adapters are peft's, which is not installed: pip install mxmclr-plugin[lora]"
-        ) from error
+    return optional("peft", "low-rank adapters are of", "lora")

@@ -7,6 +7,7 @@ import json
 import shutil
 import tempfile
 from abc import abstractmethod
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,16 +104,26 @@ def tokenizer_digest(tokenizer: Any) -> str:
     """
     backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
     if isinstance(backend, Tokenizer):
-        state = json.loads(backend.to_str())
-        # Set anew by every call from the model's maximal length, so they vary with what was run.
-        state.pop("truncation", None)
-        state.pop("padding", None)
-    elif hasattr(tokenizer, "get_vocab"):
+        return _digest_of(backend.to_str())
+    if hasattr(tokenizer, "get_vocab"):
         vocabulary = tokenizer.get_vocab()
         entries = vocabulary.items() if isinstance(vocabulary, dict) else enumerate(vocabulary)
         state = [type(tokenizer).__name__, sorted(map(list, entries))]
     else:
         state = [type(tokenizer).__name__]
+    return _sha256(state)
+
+
+@lru_cache(maxsize=8)  # of each checkpoint, and a large vocabulary takes a second
+def _digest_of(text: str) -> str:
+    state = json.loads(text)
+    # Set anew by every call from the model's maximal length, so they vary with what was run.
+    state.pop("truncation", None)
+    state.pop("padding", None)
+    return _sha256(state)
+
+
+def _sha256(state: Any) -> str:
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 

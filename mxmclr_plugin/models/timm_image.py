@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
 from mxmclr_plugin.models.image import ImageModel
 from mxmclr_plugin.models.pretrained import load_weights, read_weights
+from mxmclr_plugin.optional_packages import optional
 from mxmclr_plugin.registry import did_you_mean, register_tower
 
 __all__ = ["PRETRAINED", "TimmBackbone"]
@@ -78,9 +78,4 @@ class TimmBackbone(ImageModel):
 
 
 def _timm() -> Any:
-    try:
-        return importlib.import_module("timm")
-    except ImportError as error:
-        raise ImportError(
-            "this model is timm's, which is not installed: pip install mxmclr-plugin[timm]"
-        ) from error
+    return optional("timm", "this model is of", "timm")

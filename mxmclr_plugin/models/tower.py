@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +45,23 @@ class Backbone(nn.Module):
             Features. Shape: (rows, out_features).
         """
         raise NotImplementedError(f"{type(self).__name__} has no forward")
+
+
+@contextmanager
+def _running_statistics(tower: nn.Module, needed: bool) -> Iterator[None]:
+    """Has batch normalization use its running statistics: a single row has none of its own.
+
+    Not if it is synchronized: other processes have rows, and wait for this one.
+    """
+    kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+    layers = [m for m in tower.modules() if needed and isinstance(m, kinds) and m.training]
+    for layer in layers:
+        layer.training = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.training = True
 
 
 class Tower(nn.Module):
@@ -212,7 +231,8 @@ class Tower(nn.Module):
         Raises:
             ValueError: If the observations are of the wrong kind or shape.
         """
-        return self.project(self.features(observations))
+        with _running_statistics(self, self.training and len(observations) == 1):
+            return self.project(self.features(observations))
 
     def _are_features(self, x: Tensor) -> bool:
         return x.is_floating_point() and x.ndim == 2 and x.shape[1] == self.in_features

@@ -27,6 +27,9 @@ if TYPE_CHECKING:  # it imports torch
 
 __all__ = ["CheckArguments", "check_command"]
 
+_LONG = 2
+"""Ratio of the sides from which half of an image is cut off."""
+
 
 @dataclass
 class CheckArguments:
@@ -78,6 +81,7 @@ def check_command(arguments: CheckArguments, context: Context) -> int:
         counts = ", ".join(f"{fold}: {count}" for fold, count in sorted(folds.items()))
         print_line(console, f"{modality} ({kind}): instances by number of observations: {counts}")
     _print_positives(data, console)
+    _print_image_sizes(data, options["size"], console)
     _print_repeated(found, console)
     for note in data.notes:
         print_line(console, note)
@@ -125,6 +129,39 @@ def _print_positives(data: DataSplits, console: Console) -> None:
         both = train.observed_in(pair, 2)
         if not both.all():
             print_line(console, f"{' and '.join(pair)}: {both.mean():.0%} have both")
+
+
+def _print_image_sizes(data: DataSplits, size: int, console: Console) -> None:
+    """Sizes of the image files, and those that lose much when they are scaled and cut."""
+    from mxmclr_plugin.data.file_store import FileStore
+    from mxmclr_plugin.data.manifest.survey import image_sizes
+
+    whole = next(iter(data.values()))  # splits share their stores
+    for modality, kind in data.kinds.items():
+        store = whole.stores[modality]
+        if kind != "image" or not isinstance(store, FileStore):
+            continue
+        images = image_sizes(store)
+        if not images:
+            continue
+        least, median, most = images[0], images[len(images) // 2], images[-1]
+        shown = ", ".join(f"{image.width} x {image.height}" for image in (least, median, most))
+        print_line(
+            console,
+            f"{modality}: smallest, median and largest file are of {shown} pixels; all become "
+            f"{size} x {size} (size={size})",
+        )
+        small = [image for image in images if min(image.width, image.height) < size]
+        if small:
+            title = f"{len(small)} files of {modality} are smaller than that, and are enlarged"
+            print_examples(title, map(str, small), len(small), console)
+        long = [i for i in images if max(i.width, i.height) > _LONG * min(i.width, i.height)]
+        if long:
+            title = (
+                f"{len(long)} files of {modality} are more than {_LONG} times as long as wide: "
+                "only the square in their middle is seen"
+            )
+            print_examples(title, map(str, long), len(long), console)
 
 
 def _print_repeated(found: Instances, console: Console) -> None:

@@ -342,6 +342,12 @@ def _manifest_options() -> Sequence[str]:
     return [option for option in DATASETS["manifest"].options if option != "path"]
 
 
+def _kinds() -> Sequence[str]:
+    from mxmclr_plugin.data.manifest.kinds import KINDS
+
+    return KINDS
+
+
 def _changed_keys() -> Sequence[str]:
     from mxmclr_plugin.inference.changes import CHANGED
 
@@ -355,6 +361,10 @@ _OF_RUN = (
     "\nOther data, or other metrics, than those of the run: data=NAME, data.KEY=..., eval.KEY=..., "
     "directions.NAME=..., towers.MODALITY.same_as=MODALITY, trainer.accelerator=..., "
     "trainer.eval_batch=..., trainer.precision=..."
+)
+_OF_COLUMNS = (
+    "\nColumns of each modality, by the keys of a manifest: image=photo text=title,description "
+    "text:de=titel. Keys are text, image, voxel, points, features, views, strokes, or KEY:NAME."
 )
 _OF_DATA = "\nOptions of the data set are accepted too: mxmclr TASK data=NAME --help shows them."
 
@@ -381,7 +391,7 @@ _COMMANDS: dict[str, Command] = {
         if_interrupted=_SAME,
     ),
     "rerun": Command(
-        "Repeats a run from its configuration, in another folder.",
+        "Repeats a run in another folder, or the step that stopped one (RUN/nonfinite.pt).",
         lambda: RerunArguments,
         rerun_command,
         others=_task_keys,
@@ -433,6 +443,8 @@ _COMMANDS: dict[str, Command] = {
         "Writes a manifest of a CSV, TSV, Excel, JSON or Parquet file, or a Hugging Face data set.",
         lambda: TableArguments,
         table_command,
+        others=_kinds,
+        others_help=_OF_COLUMNS,
     ),
     "data convert folder": Command(
         "Writes a manifest of a folder of images with texts.",

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mxmclr_plugin.arguments import WORD
+from mxmclr_plugin.arguments import WORD, convert
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.run.command import (
     Context,
@@ -73,17 +73,11 @@ class TableArguments:
 
     Attributes:
         path: CSV, TSV, Excel (extra ``excel``), JSON, JSONL or Parquet file; or ``hub:NAME``, a
-            name or folder for Hugging Face's ``load_dataset`` (extra ``trainer``).
+            name, ``NAME:CONFIG`` or folder for Hugging Face's ``load_dataset`` (extra
+            ``trainer``).
         out: New manifest, ``my.jsonl``; files stay where they are.
         id: Column of the instance: rows of one id are one instance.
         split: Column of the split: train, val, validation, dev, test.
-        text: Columns of texts.
-        image: Columns of image files.
-        voxel: Columns of files of voxel grids.
-        points: Columns of files of point clouds.
-        features: Columns of files of vectors.
-        views: Columns of files of views.
-        strokes: Columns of files of pen strokes.
         root: Folder that paths in the table are relative to; by default that of the table.
         encoding: Encoding of the table.
     """
@@ -92,13 +86,6 @@ class TableArguments:
     out: Path
     id: str | None = None
     split: str | None = None
-    text: list[str] = field(default_factory=list)
-    image: list[str] = field(default_factory=list)
-    voxel: list[str] = field(default_factory=list)
-    points: list[str] = field(default_factory=list)
-    features: list[str] = field(default_factory=list)
-    views: list[str] = field(default_factory=list)
-    strokes: list[str] = field(default_factory=list)
     root: Path | None = None
     encoding: str = "utf-8"
 
@@ -156,18 +143,25 @@ def table_command(arguments: TableArguments, context: Context) -> int:
     """Writes a table as a manifest; returns 0.
 
     Raises:
-        ConfigError: If the manifest exists already.
+        ConfigError: If the manifest exists already, or a key stands for no modality.
         DataError: If the table cannot be read, has no such column, or no row can be used.
     """
     from mxmclr_plugin.data.hub import hub_rows
-    from mxmclr_plugin.data.manifest.kinds import KINDS
+    from mxmclr_plugin.data.manifest.kinds import modality_of
     from mxmclr_plugin.data.manifest.table import TableColumns, table_instances
     from mxmclr_plugin.data.problems import ProblemLog
     from mxmclr_plugin.data.rows import read_rows
 
     out, log = _new_list(arguments.out), ProblemLog()
     path = Path(arguments.path).expanduser()
-    modalities = {kind: getattr(arguments, kind) for kind in KINDS}
+    modalities: dict[str, list[str]] = {}
+    for argument in context.overrides:
+        key, _, text = argument.partition("=")
+        try:
+            modality_of(key)
+        except ValueError as error:
+            raise ConfigError(f"{key}: {error}") from error
+        modalities[key] = convert(list[str], key, text)
     columns = TableColumns(arguments.id, arguments.split, modalities)
     if arguments.path.startswith(_HUB) and not path.exists():
         rows = hub_rows(arguments.path.removeprefix(_HUB))

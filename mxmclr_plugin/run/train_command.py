@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from mxmclr_plugin.arguments import WORD
+from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.run.command import Context, new_path, print_line
 from mxmclr_plugin.safe_text import TerminalConsole
 
@@ -27,22 +28,26 @@ class RerunArguments:
     """Arguments of ``rerun``.
 
     Attributes:
-        run: Folder of a run.
-        out: New folder.
+        run: Folder of a run; or the ``nonfinite.pt`` of one that stopped, whose step is repeated.
+        out: New folder of the run.
         trust: Whether the run's configuration may name code that is not registered.
     """
 
     run: Path = field(metadata=WORD)
-    out: Path
+    out: Path | None = None
     trust: bool = False
 
 
 def rerun_command(arguments: RerunArguments, context: Context) -> int:
-    """Repeats a run from its configuration; returns the exit status.
+    """Repeats a run from its configuration, or its last step; returns the exit status.
 
     Raises:
-        ConfigError: If the configuration cannot be read or run.
+        ConfigError: If the configuration or the step cannot be read or run.
     """
+    if arguments.run.is_file():
+        return _repeat_step(arguments, context)
+    if arguments.out is None:
+        raise ConfigError("rerun needs out=, the folder of the new run")
     from mxmclr_plugin.experiment.folder import read_config
     from mxmclr_plugin.experiment.resume import changed_run
 
@@ -51,6 +56,17 @@ def rerun_command(arguments: RerunArguments, context: Context) -> int:
     if context.overrides:
         config = changed_run(config, context.overrides, context.config_dir)
     return train(dataclasses.replace(config, out=str(out), ckpt=None), context.console)
+
+
+def _repeat_step(arguments: RerunArguments, context: Context) -> int:
+    """Repeats the step that stopped a run."""
+    if arguments.out is not None or context.overrides:
+        raise ConfigError(f"{arguments.run} is one step: it is repeated without out= or other keys")
+    from mxmclr_plugin.inference.repeated_step import repeat_step
+
+    for line in repeat_step(arguments.run, context.console, arguments.trust):
+        print_line(context.console, line)
+    return 0
 
 
 def train(config: RunConfig, console: Console) -> int:

@@ -43,7 +43,7 @@ def any_good(ground, chance, *kinds):
 
 def cut_short(ground, chance, folder, lines):
     kind, name, content = any_good(ground, chance)
-    while name.endswith((".xyz", ".gif", ".bmp", ".ppm")):
+    while name.endswith((".xyz", ".obj", ".gif", ".bmp", ".ppm")):
         # Part of a text is a text; Pillow pads these with grey.
         kind, name, content = any_good(ground, chance)
     return put(

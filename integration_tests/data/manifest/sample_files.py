@@ -1,5 +1,6 @@
 """Small files of every kind that a manifest may name, and lines about them."""
 
+import bz2
 import io
 import json
 
@@ -64,12 +65,22 @@ def hex_nrrd(seed=0):
     return head + grid(seed=seed).tobytes(order="F").hex().encode()
 
 
-def pcd(points):
+def text_nrrd(seed=0):
+    head = b"NRRD0004\ntype: uchar\ndimension: 4\nsizes: 4 8 8 8\nencoding: ascii\n\n"
+    return head + " ".join(map(str, grid(seed=seed).flatten(order="F"))).encode()
+
+
+def packed_nrrd(seed=0):
+    head = b"NRRD0004\ntype: uchar\ndimension: 4\nsizes: 4 8 8 8\nencoding: bzip2\n\n"
+    return head + bz2.compress(grid(seed=seed).tobytes(order="F"))
+
+
+def pcd(points, form="binary"):
     head = (
         "VERSION 0.7\nFIELDS x y z\nSIZE 4 4 4\nTYPE F F F\nCOUNT 1 1 1\n"
-        f"WIDTH {len(points)}\nHEIGHT 1\nPOINTS {len(points)}\nDATA binary\n"
+        f"WIDTH {len(points)}\nHEIGHT 1\nPOINTS {len(points)}\nDATA {form}\n"
     )
-    return head.encode() + points.astype("<f4").tobytes()
+    return head.encode() + (xyz(points) if form == "ascii" else points.astype("<f4").tobytes())
 
 
 def box(form):
@@ -121,6 +132,8 @@ def files(folder):
             "d.binvox": binvox(),
             "e.npy": array(grid(seed=3)[3] / np.float32(255)),
             "f.nrrd": hex_nrrd(),
+            "g.nrrd": text_nrrd(),
+            "h.nrrd": packed_nrrd(),
         },
         "points": {
             "a.npy": array(cloud(seed=1)),
@@ -132,6 +145,9 @@ def files(folder):
             "g.npz": archive(points=cloud(seed=7)),
             "h.glb": box("glb"),
             "i.stl": box("stl"),
+            "j.off": box("off"),
+            "k.obj": box("obj"),
+            "l.pcd": pcd(cloud(seed=8), "ascii"),
         },
         "features": {
             "a.npy": array(vector),

@@ -8,6 +8,7 @@ import zipfile
 
 import pandas
 import pytest
+from data.manifest.byte_mutations import mutated
 
 from mxmclr_plugin.data.captioned_images.annotations import read_photos
 from mxmclr_plugin.data.manifest.table import TableColumns, table_instances
@@ -47,32 +48,6 @@ FORMS = {
 }
 CHECKED = ("a.csv.gz", "a.xlsx")  # with checksums
 BATCHES, QUICK = 10, 1
-
-
-def mutated(content, chance):
-    content = bytearray(content)
-    how = chance.choice(["cut", "flip", "flip", "insert", "swap", "noise", "twice", "bytes"])
-    at = chance.randrange(len(content))
-    if how == "cut":
-        del content[at:]
-    elif how == "flip":
-        for _ in range(chance.choice([1, 3, 30])):
-            content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
-    elif how == "insert":
-        marks = [b'"', b"'", b"\n", b"\r", b"\0", b",", b"\xff", b"[" * 9999, b"\xef\xbb\xbf", b"{"]
-        content[at:at] = chance.choice(marks) * chance.choice([1, 2, 200])
-    elif how == "swap":
-        other = chance.randrange(len(content))
-        content[min(at, other) : max(at, other)] = content[min(at, other) : max(at, other)][::-1]
-    elif how == "noise":
-        content[:] = chance.randbytes(chance.choice([1, 50, 5000]))
-    elif how == "twice":
-        content += bytes(content)
-    else:
-        content[:] = bytes(content).replace(
-            *chance.choice([(b"p1", b"p0"), (b"photos", b"../../etc"), (b"train", b"trian")])
-        )
-    return bytes(content)
 
 
 def outcome(path):

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from mxmclr_plugin.data.file_store import UnreadableFile
 from mxmclr_plugin.data.readers.points import read_points
-from mxmclr_plugin.errors import DataError
+from mxmclr_plugin.errors import MissingPackage
 
 
 def slow(points, wanted):
@@ -53,6 +53,24 @@ def test_as_many_points_as_asked_for_stay_in_order(tmp_path):
     points /= np.linalg.norm(points, axis=1).max()
     found = read_points(written(tmp_path, "a.npy", array(points)), 17)
     np.testing.assert_allclose(found.numpy(), points, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x,y,z\n{0[0]},{0[1]},{0[2]}\n{1[0]},{1[1]},{1[2]}\n",
+        "# x y z\n{0[0]} {0[1]} {0[2]}\n{1[0]} {1[1]} {1[2]}\n",
+        '"Z";"x";"Y"\n{0[2]};{0[0]};{0[1]}\n{1[2]};{1[0]};{1[1]}\n',
+    ],
+)
+@pytest.mark.parametrize("comma", [False, True])
+def test_tables_with_a_head_and_decimals_behind_commas(tmp_path, text, comma):
+    points = np.array([[1.5, 2.25, -3.0], [4.0, 5.5, 60.75]])
+    content = text.format(*points)
+    if comma:  # as Excel writes in many countries, with semicolons between
+        content = content.replace(" ", ";").replace(",", ";").replace(".", ",")
+    found = read_points(written(tmp_path, "a.csv", content.encode()), 2)
+    np.testing.assert_allclose(found.numpy(), slow(points, 2), atol=1e-6)
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "binary"])
@@ -509,7 +527,7 @@ def test_meshes_that_are_none(tmp_path, name, content):
 
 def test_trimesh_is_named_where_it_is_missing(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "trimesh", None)
-    with pytest.raises(DataError, match=r"pip install 'mxmclr-plugin\[mesh\]'"):
+    with pytest.raises(MissingPackage, match=r"pip install 'mxmclr-plugin\[mesh\]'"):
         read_points(written(tmp_path, "a.obj", b"v 0 0 0\n"), 8)
 
 

@@ -16,7 +16,7 @@ from mxmclr_plugin.data.dataset import MultifoldDataset
 from mxmclr_plugin.data.file_store import FileStore, readable_files
 from mxmclr_plugin.data.members import flattened
 from mxmclr_plugin.data.problems import ProblemLog
-from mxmclr_plugin.data.readers.image import read_image
+from mxmclr_plugin.data.readers.image import IMAGE_SUFFIXES, read_image
 from mxmclr_plugin.data.rows import UTF_8
 from mxmclr_plugin.data.splits import SPLITS, DataSplits, hold_out
 from mxmclr_plugin.errors import DataError
@@ -210,7 +210,7 @@ def _with_images(
         images = parent.iterdir() if parent.is_dir() else ()
         for path in sorted(images):
             hidden = path.name.startswith(".")
-            image = path.suffix.lower() in (".jpg", ".jpeg", ".png")
+            image = path.suffix.lower() in IMAGE_SUFFIXES
             if image and not hidden and path not in paths:
                 log.add("photo without captions", path, "the annotations do not name it")
     wanted = [path for path, photo in paths.items() if photo.captions]

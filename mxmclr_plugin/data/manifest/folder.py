@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from mxmclr_plugin.data.captioned_images.annotations import read_photos
 from mxmclr_plugin.data.captioned_images.find import ImageFinder
 from mxmclr_plugin.data.manifest.instances import Instances, collect_instances
+from mxmclr_plugin.data.paths import unicode_text
 from mxmclr_plugin.data.problems import ProblemLog
 from mxmclr_plugin.data.readers.image import IMAGE_SUFFIXES
 from mxmclr_plugin.data.rows import UTF_8, Row, text_lines
@@ -59,7 +59,11 @@ def folder_instances(
         for photo, place in zip(photos, places, strict=True):
             if isinstance(place, str):
                 log.add("image missing", photo.file, place or "there is no such file")
-            values = {"id": _text(photo.file), "split": photo.split, "text": list(photo.captions)}
+            values = {
+                "id": unicode_text(photo.file),
+                "split": photo.split,
+                "text": list(photo.captions),
+            }
             images = [str(place.absolute())] if isinstance(place, Path) else []
             rows.append(Row(photo.file, {**values, "image": images}))
         found = collect_instances(rows, path, log, allow_outside=True)
@@ -103,7 +107,7 @@ def _captioned_rows(
         if file is None:
             log.add("photo without captions", image, "there is no text file beside it")
         else:
-            name = _text(image.relative_to(root).as_posix())
+            name = unicode_text(image.relative_to(root).as_posix())
             values = {"id": name, "split": _split_of(image, root), "image": [str(image.absolute())]}
             yield Row(str(image), {**values, "text": _lines(file, log, encoding)})
 
@@ -113,7 +117,7 @@ def _class_rows(
 ) -> Iterator[Row]:
     for folder, images in folders.items():
         split = _split_of(images[0], root)
-        parts = tuple(map(_text, folder.relative_to(root).parts))
+        parts = tuple(map(unicode_text, folder.relative_to(root).parts))
         files = sorted(file for file in folder.iterdir() if file.suffix.lower() == ".txt")
         texts = [text for file in files for text in _lines(file, log, encoding)]
         if not texts and len(parts) > (split is not None):
@@ -128,11 +132,6 @@ def _class_rows(
 
 def _lines(file: Path, log: ProblemLog, encoding: str) -> list[str]:
     return [line.strip() for _, line in text_lines(file, log, encoding) if line.strip()]
-
-
-def _text(name: str) -> str:
-    """The name of a file as Unicode text."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _split_of(image: Path, root: Path) -> str | None:

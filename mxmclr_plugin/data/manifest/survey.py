@@ -1,14 +1,19 @@
-"""Records of a manifest that several instances share."""
+"""A survey of a manifest: records that several instances share, and sizes of images."""
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
+from mxmclr_plugin.data.file_store import EmbeddedFile, FileStore
 from mxmclr_plugin.data.manifest.instances import Instances
+from mxmclr_plugin.data.readers.image import image_size
 
-__all__ = ["SharedRecord", "shared_records"]
+__all__ = ["SharedRecord", "SizedImage", "image_sizes", "shared_records"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,43 @@ def shared_records(found: Instances) -> list[SharedRecord]:
             if len(names) > 1
         ]
     return sorted(shared, key=lambda record: -len(record.names))
+
+
+@dataclass(frozen=True)
+class SizedImage:
+    """An image file and its size.
+
+    Attributes:
+        file: Where it is.
+        width: In pixels, upright.
+        height: In pixels.
+    """
+
+    file: str
+    width: int
+    height: int
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.width} x {self.height}"
+
+
+def image_sizes(store: FileStore) -> list[SizedImage]:
+    """Sizes of image files, the smallest short side first; arrays have none."""
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        sizes = threads.map(_size, store.paths)
+        images = [
+            SizedImage(str(path), *size)
+            for path, size in zip(store.paths, sizes, strict=True)
+            if size is not None
+        ]
+    return sorted(images, key=lambda image: (min(image.width, image.height), image.file))
+
+
+def _size(path: Path | EmbeddedFile) -> tuple[int, int] | None:
+    if isinstance(path, Path):
+        return image_size(path)
+    with path.unpacked() as file:
+        return image_size(file)
 
 
 def _records(found: Instances, modality: str) -> Iterator[tuple[str, str]]:

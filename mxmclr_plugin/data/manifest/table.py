@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mxmclr_plugin.data.columns import column_of, values_of
+from mxmclr_plugin.data.columns import column_of, columns_of, values_of
 from mxmclr_plugin.data.file_store import EmbeddedFile
 from mxmclr_plugin.data.manifest.instances import Instances, collect_instances
 from mxmclr_plugin.data.manifest.kinds import KINDS
@@ -53,12 +53,12 @@ class TableColumns:
                 )
         modalities = {key: list(of) for key, of in self.modalities.items() if of}
         if not modalities:
-            guesses = {key: column_of(key, head) for key in KINDS}
-            modalities = {key: [column] for key, column in guesses.items() if column is not None}
+            guesses = {key: columns_of(key, head) for key in KINDS}
+            modalities = {key: of for key, of in guesses.items() if of}
         if not modalities:
             raise DataError(
-                f"which column is what cannot be guessed from {', '.join(head)}: set for example "
-                f"image={head[0] if head else 'COLUMN'} text=COLUMN"
+                f"which column is what cannot be guessed from the column names "
+                f"{', '.join(head):.300}: set for example image={head[0]} text=COLUMN"
             )
         used = {column for of in modalities.values() for column in of}
         files = [of[0] for key, of in modalities.items() if key != "text"]
@@ -93,7 +93,12 @@ def table_instances(
         DataError: If a column does not exist or cannot be guessed.
     """
     table = list(rows)
-    columns = columns.completed(list(dict.fromkeys(key for row in table for key in row.values)))
+    head = list(dict.fromkeys(key for row in table for key in row.values))
+    if not head:
+        raise DataError(
+            f"no row can be read: {log.summary() or 'there is none below the column names'}"
+        )
+    columns = columns.completed(head)
     return collect_instances(_renamed(table, columns), root, log, allow_outside=True), columns
 
 

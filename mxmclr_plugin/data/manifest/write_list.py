@@ -12,6 +12,7 @@ from typing import Any
 from mxmclr_plugin.data.file_store import EmbeddedFile
 from mxmclr_plugin.data.manifest.instances import Instances, Record
 from mxmclr_plugin.data.manifest.kinds import key_of
+from mxmclr_plugin.data.paths import hint
 from mxmclr_plugin.data.problems import ProblemLog
 from mxmclr_plugin.errors import DataError
 from mxmclr_plugin.files import replacing, write_atomically
@@ -41,7 +42,7 @@ def only_present(found: Instances, root: Path, log: ProblemLog) -> Instances:
             missing[modality] += len(of) - len(records[modality])
             for path in of:
                 if path not in records[modality]:
-                    what = f"there is no file {path}"
+                    what = f"there is no file {path}{hint(path) if isinstance(path, Path) else ''}"
                     log.add(f"{found.kinds[modality]} missing", instance.where, what)
         if any(records.values()):
             kept.append(replace(instance, records=records))

@@ -108,8 +108,11 @@ def read_stored(
     Raises:
         UnreadableFile: If there is no such array, or more than one.
     """
-    if path.suffix.lower() != ".npz":
+    suffix = path.suffix.lower()
+    if suffix == ".npy":
         return read_npy(path)
+    if suffix != ".npz":
+        raise UnreadableFile(path, "is neither .npy nor .npz")
     shapes = npz_shapes(path)
     fitting = [name for name, shape in shapes.items() if fits(shape)]
     named = [npz_key] if npz_key else [n for n in fitting if n.lower() in usual][:1] or fitting

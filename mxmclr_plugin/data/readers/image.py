@@ -14,7 +14,15 @@ from mxmclr_plugin.data.file_store import UnreadableFile
 from mxmclr_plugin.data.readers.arrays import read_npz
 from mxmclr_plugin.data.readers.content import explained
 
-__all__ = ["IMAGE_SUFFIXES", "MAX_PIXELS", "evenly", "read_image", "read_packed_views", "to_rgb"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "MAX_PIXELS",
+    "evenly",
+    "image_size",
+    "read_image",
+    "read_packed_views",
+    "to_rgb",
+]
 
 MAX_PIXELS = 2**27
 """Pixels of the largest image that is decoded: 134 million, 400 MB as RGB."""
@@ -80,6 +88,17 @@ def read_image(path: Path, size: int, background: str = "white") -> Tensor:
     fitted = ImageOps.fit(rgb, (size, size), Image.Resampling.BICUBIC)
     # (size, size, 3) to (3, size, size)
     return torch.from_numpy(np.array(fitted)).permute(2, 0, 1).contiguous()
+
+
+def image_size(path: Path) -> tuple[int, int] | None:
+    """Width and height of an upright image, from its header; None if it cannot be read."""
+    try:
+        with Image.open(path, formats=_formats()) as image:
+            width, height = image.size
+            turned = _orientation(image) >= 5
+    except Exception:  # as in read_image
+        return None
+    return (height, width) if turned else (width, height)
 
 
 def to_rgb(image: Image.Image, background: str = "white") -> Image.Image:

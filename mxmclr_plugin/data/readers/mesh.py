@@ -16,7 +16,8 @@ import numpy.typing as npt
 
 from mxmclr_plugin.data.file_store import UnreadableFile
 from mxmclr_plugin.data.readers.arrays import MAX_BYTES, file_bytes
-from mxmclr_plugin.errors import DataError
+from mxmclr_plugin.errors import DataError, MissingPackage
+from mxmclr_plugin.optional_packages import optional
 
 __all__ = ["MESH_SUFFIXES", "read_mesh_points"]
 
@@ -44,14 +45,14 @@ def read_mesh_points(path: Path, points: int) -> Places:
 
     Raises:
         UnreadableFile: If the file holds no mesh, or one without a surface.
-        DataError: If trimesh is not installed.
+        MissingPackage: If trimesh is not installed.
     """
     content = file_bytes(path)
     try:
         vertices, triangles = (
             _off(content) if path.suffix.lower() == ".off" else _by_trimesh(path, content)
         )
-    except DataError:
+    except (DataError, MissingPackage):
         raise
     # trimesh's loaders raise whatever a damaged file leads them to.
     except Exception as error:
@@ -64,13 +65,7 @@ def read_mesh_points(path: Path, points: int) -> Places:
 
 def _by_trimesh(path: Path, content: bytes) -> tuple[Places, Places]:
     """Vertices of shape (n, 3) and triangles of shape (n, 3, 3)."""
-    try:
-        import trimesh
-    except ImportError:
-        raise DataError(
-            f"{path} is a mesh, which trimesh reads: pip install 'mxmclr-plugin[mesh]'"
-        ) from None
-
+    trimesh = optional("trimesh", f"{path} is a mesh, which is read by", "mesh")
     suffix = path.suffix.lower()
     if suffix == ".glb":
         _check_glb(path, content)

@@ -41,9 +41,10 @@ def read_points(path: Path, points: int, npz_key: str | None = None) -> Tensor:
     Args:
         path: ``.npy``, ``.npz``: x, y, z and further numbers of each point; ``.ply``, ``.pcd``:
             x, y, z and, where there are any, colours (0..1); ``.xyz``, ``.txt``, ``.pts``,
-            ``.csv``: a point a line, numbers with spaces, commas or semicolons between them, ``#``
-            or ``//`` before a comment; ``.off``, ``.obj``, ``.stl``, ``.glb``: x, y, z of points
-            on the surface, with trimesh.
+            ``.csv``: a point a line, numbers with spaces, commas or semicolons between them (with
+            semicolons, a comma is that of decimals), ``#`` or ``//`` before a comment, columns in
+            any order under a head with ``x``, ``y``, ``z``; ``.off``, ``.obj``, ``.stl``,
+            ``.glb``: x, y, z of points on the surface, with trimesh.
         points: How many points are taken, 1 or more.
         npz_key: Which array of a ``.npz`` file; by default the only one with two axes, or the one
             named points, pc, xyz, pos or vertices.
@@ -53,7 +54,7 @@ def read_points(path: Path, points: int, npz_key: str | None = None) -> Tensor:
 
     Raises:
         UnreadableFile: If the file holds no such cloud, or numbers that are not finite.
-        DataError: If the file is a mesh and trimesh is not installed.
+        MissingPackage: If the file is a mesh and trimesh is not installed.
     """
     cloud = _read(path, points, npz_key)
     if cloud.dtype.kind not in "uif" or cloud.ndim != 2 or cloud.shape[1] < 3 or not len(cloud):
@@ -110,13 +111,22 @@ def _points_first(path: Path, cloud: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 def _table(path: Path) -> npt.NDArray[np.float64]:
     try:
-        text = file_bytes(path).decode("utf-8-sig").replace(",", " ").replace(";", " ")
-        lines = text.splitlines()
-        first = lines[0].split() if lines else []
-        if len(first) == 1 and first[0].isdigit():  # Leica's .pts begins with their number
+        text = file_bytes(path).decode("utf-8-sig")
+        if ";" in text:  # then a comma is that of decimals, as Excel writes in many countries
+            text = text.replace(",", ".")
+        lines = text.replace(",", " ").replace(";", " ").splitlines()
+        head = lines[0].lower().replace('"', "").strip() if lines else ""
+        names = head.lstrip("#/").split()
+        named = {"x", "y", "z"} <= {*names}
+        # Leica's .pts begins with their number.
+        if (named and not head.startswith(("#", "//"))) or (len(names) == 1 and head.isdigit()):
             lines = lines[1:]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of an empty file: refused by its shape
-            return np.loadtxt(lines, np.float64, comments=("#", "//"), ndmin=2)
+            table = np.loadtxt(lines, np.float64, comments=("#", "//"), ndmin=2)
+        if not named or len(names) != table.shape[1]:
+            return table
+        places = [names.index(name) for name in "xyz"]
+        return table[:, [*places, *(k for k in range(len(names)) if k not in places)]]
     except ValueError as error:
         raise UnreadableFile(path, f"is no table of numbers: {error}") from error
