@@ -1,0 +1,80 @@
+#!/bin/bash
+# The comparisons of docs/comparison.md: compare.sh SET DATA [key=value ...]
+#
+#   docs/evidence/compare.sh multi30k_2000 FOLDER     # of Multi30K; also multi30k_6000, multi30k
+#   docs/evidence/compare.sh primitives ""
+#   docs/evidence/compare.sh omniglot FOLDER          # of Omniglot
+#   docs/evidence/compare.sh emoji emoji.jsonl        # written by docs/evidence/emoji_manifest.py
+#
+# Temperature and learning rate were tuned on the validation set, with runs of full length, for
+# hard, clip and ntxent: `compare TASK ... losses=hard:mxmclr_hard,clip,ntxent tune=true seeds=1000`.
+# The losses of many positives take those of hard. An interrupted comparison resumes.
+set -euo pipefail
+set_=$1 data=$2
+shift 2
+
+one() { echo "options.$1.loss.temperature=$2 options.$1.optimizer.lr=$3"; } # LOSS TEMPERATURE LR
+# Options that are the same on every set, by loss.
+uniform="options.uniform.loss.soft_temperature=inf"
+all="options.all.loss.soft_scope=all options.all.loss.soft_temperature=0.05 options.all.loss.hard_weight=0.8"
+softer="options.softer.loss.hard_weight=0.4"
+within="options.within.loss.relation_within=0.3"
+smoothed="options.smoothed.loss.soft_scope=all options.smoothed.loss.soft_temperature=inf options.smoothed.loss.hard_weight=0.9"
+decayed="options.decayed.optimizer.weight_decay=0.1"
+
+case $set_ in
+multi30k*)
+  size=${set_#multi30k}
+  teacher=teacher.en=sentence_transformer
+  task="multi30k data.root=$data train_instances=${size#_} batch.instances=128 batch.repeats=5"
+  common="loss.temperature=0.1 optimizer.lr=0.03"
+  case $set_ in
+  multi30k_2000)
+    task="$task trainer.max_steps=300"
+    losses=hybrid:mxmclr,tuned:mxmclr,uniform:mxmclr,all:mxmclr,softer:mxmclr,taught:mxmclr,taught_softer:mxmclr,within:mxmclr,smoothed:mxmclr,decayed:mxmclr_hard,longer:mxmclr_hard,supcon,clip,ntxent
+    options="$(one tuned 0.15 0.03) $uniform $all $softer options.taught.$teacher options.taught_softer.$teacher
+      options.taught_softer.loss.hard_weight=0.4 $within $smoothed $decayed options.longer.trainer.max_steps=600"
+    ;;
+  multi30k_6000) task="$task trainer.max_steps=450" losses=hybrid:mxmclr,taught:mxmclr,clip options=options.taught.$teacher ;;
+  multi30k) task="${task/train_instances= /} trainer.max_steps=600" losses=hybrid:mxmclr,taught:mxmclr options=options.taught.$teacher ;;
+  esac
+  batches="$(one clip 0.15 0.06) $(one ntxent 0.15 0.015)" cost="$(one clip 0.1 0.03) $(one ntxent 0.15 0.03)"
+  ;;
+primitives)
+  task="text2shape data=primitives_hard batch.instances=32 batch.repeats=20 trainer.max_steps=200"
+  common="loss.temperature=0.15 optimizer.lr=0.002"
+  losses=hybrid:mxmclr,uniform:mxmclr,all:mxmclr,softer:mxmclr,taught:mxmclr,within:mxmclr,smoothed:mxmclr,decayed:mxmclr_hard,longer:mxmclr_hard,longer_hybrid:mxmclr,supcon,clip,ntxent
+  options="$uniform $all $softer options.taught.teacher.text=sentence_transformer $within $smoothed $decayed
+    options.longer.trainer.max_steps=400 options.longer_hybrid.trainer.max_steps=400"
+  batches="$(one clip 0.07 0.001) $(one ntxent 0.15 0.001)" cost="$(one clip 0.07 0.002) $(one ntxent 0.15 0.001)"
+  ;;
+omniglot)
+  task="omniglot data.root=$data batch.instances=32 batch.repeats=20 trainer.max_steps=200"
+  common="loss.temperature=0.15 optimizer.lr=0.002"
+  losses=hybrid:mxmclr,uniform:mxmclr,all:mxmclr,within:mxmclr,clip
+  options="$uniform $all $within"
+  batches="" cost=""
+  ;;
+emoji)
+  task="manifest data.path=$data towers/image=light_cnn2d towers.text.model=offline-minilm batch.instances=64 batch.repeats=5 trainer.max_steps=200"
+  common="loss.temperature=0.15"
+  losses=hybrid:mxmclr,taught:mxmclr,taught_within:mxmclr,clip
+  options="options.taught.teacher.text=tower options.taught_within.teacher.text=tower
+    options.taught_within.loss.relation_within=0.3 options.taught_within.loss.soft_temperature=0.5"
+  batches="" cost=""
+  ;;
+*) echo "there is no set $set_" >&2 && exit 2 ;;
+esac
+
+for protocol in same_batches same_encoder_cost; do
+  tuned=$batches
+  [ $protocol = same_batches ] || tuned=$cost
+  # ntxent and others that are not compared have no options.
+  chosen=""
+  for option in $options $tuned; do
+    label=${option#options.} && label=${label%%.*}
+    case ",$losses," in *",$label:"* | *",$label,"*) chosen="$chosen $option" ;; esac
+  done
+  python -m mxmclr_plugin.run compare $task losses="$losses,hard:mxmclr_hard" baseline=hard metric=rsum \
+    eval.rsum=true seeds=0,1,2,3,4 protocol=$protocol $common $chosen out="runs/compare/$set_-$protocol" "$@"
+done
