@@ -150,7 +150,7 @@ def test_waiting_for_slow_data_is_told_with_what_to_do(photos, tmp_path, capsys)
     )
     share = metrics_of(out)["train"]["waiting_for_data"]
     printed = capsys.readouterr().out
-    assert f"{share:.0%} of it waiting for data" in " ".join(printed.split())
+    assert f"{share:.0%} waiting for data" in " ".join(printed.split())
     assert ("batch.workers=" in printed) == (share > 0.2)
 
 

@@ -64,6 +64,8 @@ def show(browser, file, scheme, width):
         message["params"]["request"]["url"]
         for message in messages
         if message["method"] == "Network.requestWillBeSent"
+        # Of the browser's own new tab.
+        and not message["params"]["request"]["url"].startswith("chrome:")
     ]
 
 

@@ -9,7 +9,6 @@ from rich.console import Console
 
 from mxmclr_plugin.experiment.folder import default_folder
 from mxmclr_plugin.experiment.resume import command_config
-from mxmclr_plugin.experiment.train import run_retrieval
 from mxmclr_plugin.inference.run import Run, load_run
 
 __all__ = ["train"]
@@ -39,6 +38,8 @@ def train(
         >>> run = train("text2shape", "trainer.max_steps=50", out="runs/short")
         >>> run.show()
     """
+    from mxmclr_plugin.experiment.train import run_retrieval  # it takes seconds to import
+
     config = command_config(task, [*overrides, *([] if out is None else [f"out={out}"])])
     if config.out is None:
         config = dataclasses.replace(config, out=str(default_folder(config)[0]))

@@ -6,7 +6,7 @@ import itertools
 import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -14,22 +14,27 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers import trainer as host_trainer
 
 from mxmclr_plugin.integrations.sentence_transformers.columns import observation_columns
-
-if TYPE_CHECKING:
-    from mxmclr_plugin.integrations.sentence_transformers.loss import MultifoldHybridSentenceLoss
+from mxmclr_plugin.loss.multifold_hybrid import MultifoldHybridLoss
 
 __all__ = ["ABSENT", "MultifoldCallback", "follow"]
 
 ABSENT = "absent"
 """Feature of a column that says which rows have no observation. Shape: (N,), bool."""
 
-_LOSSES: weakref.WeakValueDictionary[int, MultifoldHybridSentenceLoss] = (
-    weakref.WeakValueDictionary()
-)
+
+class _Loss(Protocol):
+    """A loss whose trainers are followed."""
+
+    model: Any
+    criterion: MultifoldHybridLoss
+    data_columns: list[tuple[str, ...]]
+
+
+_LOSSES: weakref.WeakValueDictionary[int, _Loss] = weakref.WeakValueDictionary()
 _NUMBERS = itertools.count()
 
 
-def follow(loss: MultifoldHybridSentenceLoss) -> None:
+def follow(loss: _Loss) -> None:
     """Make trainers tell the loss what it needs, and its model take None for no observation."""
     _LOSSES[next(_NUMBERS)] = loss
     if not isinstance(loss.model.preprocess, _MarksAbsent):
@@ -48,7 +53,7 @@ class MultifoldCallback(TrainerCallback):
     """Name of the entry under ``stateful_callbacks`` in ``trainer_state.json``."""
 
     def __init__(self) -> None:
-        self.learning: list[MultifoldHybridSentenceLoss] = []
+        self.learning: list[_Loss] = []
 
     def on_train_begin(
         self,
