@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -22,7 +22,9 @@ from mxmclr_plugin.experiment.compose import literal_texts, load_config
 from mxmclr_plugin.experiment.config import RunConfig
 from mxmclr_plugin.experiment.folder import RunFolder, default_folder, read_config, run_of
 from mxmclr_plugin.experiment.metrics import RunMetrics
-from mxmclr_plugin.experiment.module import RetrievalModule
+
+if TYPE_CHECKING:  # it takes seconds to import
+    from mxmclr_plugin.experiment.module import RetrievalModule
 
 __all__ = [
     "Start",
