@@ -67,7 +67,7 @@ def test_a_run_whose_ray_node_dies_goes_on_elsewhere(tmp_path):
     logs = [folder.read_text() for folder in tmp_path.glob("run-*/log.txt")]
     assert len(logs) == 3
     # The one whose node died has two beginnings and one end.
-    assert sorted(log.count("steps of 6 instances") for log in logs) == [1, 1, 2]
+    assert sorted(log.count("batch     6 instances") for log in logs) == [1, 1, 2]
     assert [log.count("metrics.json") for log in logs] == [1, 1, 1]
     whole = planned(tmp_path / "whole", *options[len(SLICE) :], "seed=0")
     assert launch([whole], ComparisonConfig(jobs=1), console(), "runs")[whole].error is None
