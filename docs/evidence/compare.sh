@@ -50,10 +50,10 @@ primitives)
   ;;
 omniglot)
   task="omniglot data.root=$data batch.instances=32 batch.repeats=20 trainer.max_steps=200"
-  common="loss.temperature=0.15 optimizer.lr=0.002"
-  losses=hybrid:mxmclr,uniform:mxmclr,all:mxmclr,within:mxmclr,clip
-  options="$uniform $all $within"
-  batches="" cost=""
+  common="loss.temperature=0.07 optimizer.lr=0.002"
+  losses=hybrid:mxmclr,uniform:mxmclr,all:mxmclr,clip
+  options="$uniform $all"
+  batches="$(one clip 0.15 0.002)" cost="$(one clip 0.15 0.002)"
   ;;
 emoji)
   task="manifest data.path=$data towers/image=light_cnn2d towers.text.model=offline-minilm batch.instances=64 batch.repeats=5 trainer.max_steps=200"
