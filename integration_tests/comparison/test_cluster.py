@@ -100,8 +100,8 @@ def test_options_that_a_cluster_does_not_know(tmp_path):
             launch([planned(tmp_path)], config, console(), "runs")
 
 
-@pytest.mark.parametrize(("launcher", "package"), [("ray", "Ray"), ("slurm", "submitit")])
+@pytest.mark.parametrize(("launcher", "package"), [("ray", "ray"), ("slurm", "submitit")])
 def test_a_launcher_that_is_not_installed(tmp_path, monkeypatch, launcher, package):
-    monkeypatch.setitem(sys.modules, "ray" if launcher == "ray" else "submitit", None)
-    with pytest.raises(ConfigError, match=rf"launcher={launcher} needs {package}: pip install"):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ConfigError, match=rf"launcher={launcher} needs {package}, .*pip install"):
         launch([planned(tmp_path)], ComparisonConfig(launcher=launcher), console(), "runs")

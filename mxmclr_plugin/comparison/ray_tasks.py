@@ -10,6 +10,7 @@ from typing import Any
 from mxmclr_plugin.comparison.local_processes import run_here
 from mxmclr_plugin.comparison.planned_run import PlannedRun
 from mxmclr_plugin.errors import ConfigError
+from mxmclr_plugin.optional_packages import optional
 
 __all__ = ["RayTasks"]
 
@@ -38,12 +39,7 @@ class RayTasks:
     poll_seconds = 0.5
 
     def __init__(self, jobs: int | None, waiting: int, resources: Mapping[str, Any]) -> None:
-        try:
-            import ray
-        except ImportError as error:
-            raise ConfigError(
-                'launcher=ray needs Ray: pip install "mxmclr_plugin[cluster]"'
-            ) from error
+        ray = optional("ray", "launcher=ray needs", "cluster")
         self._ray = ray
         address = os.environ.get("RAY_ADDRESS")
         try:

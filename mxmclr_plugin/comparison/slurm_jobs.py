@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mxmclr_plugin.comparison.local_processes import run_here
 from mxmclr_plugin.comparison.planned_run import PlannedRun
 from mxmclr_plugin.errors import ConfigError
+from mxmclr_plugin.optional_packages import optional
 
 if TYPE_CHECKING:
     from submitit import Job
@@ -43,12 +44,7 @@ class SlurmJobs:
     def __init__(
         self, jobs: int | None, waiting: int, resources: Mapping[str, Any], folder: Path
     ) -> None:
-        try:
-            import submitit
-        except ImportError as error:
-            raise ConfigError(
-                'launcher=slurm needs submitit: pip install "mxmclr_plugin[cluster]"'
-            ) from error
+        submitit = optional("submitit", "launcher=slurm needs", "cluster")
         self._executor = submitit.AutoExecutor(folder)
         try:
             self._executor.update_parameters(**{"timeout_min": 24 * 60, **resources})
