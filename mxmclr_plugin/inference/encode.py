@@ -70,6 +70,7 @@ def encode_run(
 
     Raises:
         ConfigError: If the folder holds other embeddings, or an argument cannot be.
+        MissingPackage: If pyarrow is needed and not installed.
     """
     console = console or TerminalConsole()
     share = share or Share()
@@ -107,10 +108,7 @@ def encode_run(
             if path.exists():
                 continue
             embedded = run.encoded(dataset, modality, positions)
-            try:
-                write_embeddings(embedded, dataset, modality, out / name, [file_format], split_of)
-            except ImportError as error:
-                raise ConfigError(f"format: {error}") from error
+            write_embeddings(embedded, dataset, modality, out / name, [file_format], split_of)
             observations += len(positions)
     console.print(
         f"{observations} observations encoded; {len(paths)} of {sum(map(len, files.values()))} "
