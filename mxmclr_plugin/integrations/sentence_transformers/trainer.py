@@ -127,7 +127,7 @@ def _serve_losses() -> None:
                 callback.losses += [each for each in losses if each not in callback.losses]
         return prepared
 
-    BaseTrainer.prepare_loss = prepare_and_serve
+    BaseTrainer.prepare_loss = prepare_and_serve  # type: ignore[method-assign, assignment]
 
 
 _serve_losses()
@@ -151,7 +151,7 @@ class _MarksAbsent:
 def _column_names(dataloader: Any) -> list[tuple[str, ...]]:
     """Names of the columns of each data set that a data loader draws from."""
     dataset = getattr(dataloader, "dataset", None)
-    names = []
+    names: list[list[str] | None] = []
     for part in getattr(dataset, "datasets", [dataset]):
         if (getattr(part, "format", None) or {}).get("type") == "custom":
             # The function of `set_transform` makes other columns.
