@@ -153,7 +153,8 @@ def _column_names(dataloader: Any) -> list[tuple[str, ...]]:
     dataset = getattr(dataloader, "dataset", None)
     names: list[list[str] | None] = []
     for part in getattr(dataset, "datasets", [dataset]):
-        if (getattr(part, "format", None) or {}).get("type") == "custom":
+        form = getattr(part, "format", None)
+        if isinstance(form, dict) and form.get("type") == "custom":
             # The function of `set_transform` makes other columns.
             names.append(list(part[0]))
         else:
