@@ -146,7 +146,7 @@ def test_a_text_model_that_is_trained(run, shop, tmp_path):
     asked = ["manifest", f"data.path={shop / 'my.jsonl'}", "trainer.max_steps=1"]
     status, out, _ = run(*asked, f"out={tmp_path / 'x'}", "towers.text.frozen=false")
     assert status == 0
-    assert f"trained text model written to {tmp_path / 'x' / 'text_tower'}" in out
+    assert f"text model (SentenceTransformer): {tmp_path / 'x' / 'text_tower'}" in out
     model = SentenceTransformer(str(tmp_path / "x" / "text_tower"), device="cpu")
     assert model.encode(["thing"]).shape == (1, 384)
     status, out, _ = run(*asked, f"out={tmp_path / 'y'}")

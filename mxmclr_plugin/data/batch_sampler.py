@@ -144,7 +144,10 @@ class MultifoldBatchSampler(InstanceDraws[list[int]], BatchSampler):
                 f"{dataset.column_names}; set column="
             )
         if at_least_one("observations", observations) > batch_size:
-            raise ValueError(f"a batch of {batch_size} rows holds no {observations} observations")
+            raise ValueError(
+                f"a batch of {batch_size} rows is too small for {observations} observations of an "
+                "instance"
+            )
         return cls(
             dataset[found],
             instances=batch_size // observations,

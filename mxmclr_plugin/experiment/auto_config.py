@@ -173,7 +173,7 @@ def _is_fine_tuned(tower: Mapping[str, Any]) -> bool:
 def _about_tower(modality: str, tower: Mapping[str, Any]) -> str:
     key = f"towers.{modality}"
     if "same_as" in tower:
-        return f"{key}: that of {tower['same_as']}"
+        return f"{key}: the tower of {tower['same_as']}"
     if _is_fine_tuned(tower):
         scale = tower.get("lr_scale", 1)
         return f"{key}: {tower['name']}, trained with lr_scale={scale:g}"

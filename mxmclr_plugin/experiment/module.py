@@ -189,6 +189,7 @@ class RetrievalModule(LightningModule):
             self.evaluation,
             groups=True,
             relevance=self.relevance,
+            progress=self.trainer.is_global_zero,
         )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -205,8 +205,7 @@ def _run(
         _print_results(console, metrics, batch, path, len(data.notes))
         for modality, saved in towers_written.items():
             console.print(
-                f"trained {modality} model written to {saved}: SentenceTransformer({str(saved)!r}) "
-                "loads it",
+                f"{modality} model (SentenceTransformer): {saved}",
                 highlight=False,
                 soft_wrap=True,
             )
@@ -264,7 +263,8 @@ def _test(
         size = config.eval.group_size
         if module.tested.groups is None and size is not None and trainer.is_global_zero:
             console.print(
-                f"{split}: its {len(loaders.splits[split])} instances fill no group of {size}",
+                f"{split}: its {len(loaders.splits[split])} instances are fewer than a group of "
+                f"{size}",
                 highlight=False,
             )
     return tested
@@ -300,7 +300,7 @@ def _compare_all_processes(
             part.gather_distributed = True  # type: ignore[assignment]
     if trainer.is_global_zero and not any(part.gather_distributed for part in parts):
         console.print(
-            f"the loss compares the rows of each of the {trainer.world_size} processes alone",
+            f"each of the {trainer.world_size} processes compares its own rows alone",
             highlight=False,
         )
 
@@ -336,7 +336,7 @@ def _print_setup(
 ) -> None:
     sizes = ", ".join(f"{name} {len(dataset)}" for name, dataset in splits.items())
     towers = ", ".join(
-        f"{modality}: {spec.get('name') or 'that of ' + spec['same_as']}"
+        f"{modality}: {spec.get('name') or 'the tower of ' + spec['same_as']}"
         for modality, spec in config.towers.items()
     )
     teachers = ", ".join(
@@ -410,17 +410,17 @@ def _print_results(
     # The others stand above the progress.
     for note in metrics.data.notes[notes_printed:]:
         console.print(note, highlight=False)
-    console.print(f"written to {path}", highlight=False, soft_wrap=True)
+    console.print(f"metrics: {path}", highlight=False, soft_wrap=True)
 
 
 def _print_next(console: Console, folder: RunFolder, query: str | None) -> None:
     """The commands that go on from here."""
     run = shlex.quote(str(folder.path))
-    commands = [f"mxmclr evaluate ckpt={run} split=val", f"mxmclr report {run}"]
+    commands = [f"  mxmclr evaluate ckpt={run} split=val", f"  mxmclr report {run}"]
     if query is not None:
-        commands.insert(0, f"mxmclr search {shlex.quote(query)} ckpt={run}")
-    for word, command in zip(["next:", "", ""], commands, strict=False):
-        console.print(f"{word:<5} {command}", highlight=False, soft_wrap=True, markup=False)
+        commands.insert(0, f"  mxmclr search {shlex.quote(query)} ckpt={run}")
+    for line in ("next:", *commands):
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
 def _example_query(data: DataSplits, config: RunConfig) -> str | None:

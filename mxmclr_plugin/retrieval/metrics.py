@@ -94,7 +94,7 @@ def retrieval_metrics(
     n, m = len(ranked.queries), len(ranked.items)
     sums: dict[str, Tensor] = {}
     with progress_bar() if progress else nullcontext() as bar:
-        task = None if bar is None else bar.add_task("retrieval", total=n)
+        task = None if bar is None else bar.add_task("ranking", total=n)
         for rows, right, wrong, number in ranked.blocks(ndcg_at):
             metrics = _expected_metrics(right, wrong, number, m, depths, ndcg_at)
             for name, values in metrics.items():

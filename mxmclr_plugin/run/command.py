@@ -91,14 +91,14 @@ def print_line(console: Console, text: str) -> None:
 def print_data_notes(console: Console, notes: Sequence[str], problems: int) -> None:
     """Prints caveats of a data set, and the number of its problems."""
     for note in notes:
-        print_line(console, note)
+        console.print(note, highlight=False)
     if problems:
         print_line(console, f"{problems} problems of the data set were left out")
 
 
 def print_problems(console: Console, log: ProblemLog) -> None:
     """Prints the number of problems of each kind, and the first ones."""
-    print_line(console, f"{len(log.problems)} problems, left out in a run:")
+    print_line(console, f"{len(log.problems)} problems; runs leave these records out:")
     for kind, count in log.counts().items():
         of_kind = (problem for problem in log.problems if problem.kind == kind)
         lines = (f"{problem.where}: {problem.what}" for problem in of_kind)
@@ -121,5 +121,5 @@ def train_command(options: Mapping[str, Any]) -> str:
         options: Options of the data.
     """
     keys = (f"data.{key}={written(value, brackets=True)}" for key, value in options.items())
-    words = ["python", "-m", "mxmclr_plugin.run", "manifest", *map(shlex.quote, keys)]
+    words = ["mxmclr", "manifest", *map(shlex.quote, keys)]
     return f"to train: {' '.join(words)}"

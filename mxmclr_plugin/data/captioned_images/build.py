@@ -102,7 +102,7 @@ def captioned_images(
             what = "only images in data.root, or data.images, are read"
             log.add("image outside its folder", photo.file, what)
     if not photos:
-        raise DataError(f"no image that is named lies in a folder of images: {log.summary()}")
+        raise DataError(f"none of the named images is in a folder of images: {log.summary()}")
     found = finder.find([photo.file for photo in photos])
     photos, paths = _with_images(photos, found, size, log)
     if not paths:
@@ -203,7 +203,7 @@ def _with_images(
             log.add("photo repeated", path, "the annotations name it twice; the first is used")
         elif not photo.captions:
             paths[path] = photo
-            log.add("photo without captions", path, "the annotations have none of it")
+            log.add("photo without captions", path, "the annotations have no caption of it")
         else:
             paths[path] = photo
     for parent in sorted({path.parent for path in paths}):

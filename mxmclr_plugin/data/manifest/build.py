@@ -91,8 +91,8 @@ def manifest(
     """Your own data: a JSONL file with an instance a line, or CSV, TSV, Parquet.
 
     ``{"id": "chair 1", "split": "train", "text": ["a red chair"], "voxel": ["chairs/1.nrrd"]}``; or
-    a Parquet file, or a folder of Parquet shards that hold the files themselves. docs/data.md
-    tells the whole format.
+    a Parquet file, or a folder of Parquet shards that hold the files themselves. The
+    whole format: docs/data/manifest.md.
 
     Instances that name no split are trained on; ``val`` or ``test``, where no instance names it, is
     drawn from those, a tenth of them each, and that is noted.

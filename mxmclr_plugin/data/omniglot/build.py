@@ -125,13 +125,13 @@ def _split(
         alphabets = list(dict.fromkeys(name.split("/")[0] for name in names))
         drawn = hold_out(alphabets, {"test": _TEST, "val": _VAL}, seed, what="alphabets")
         note = (
-            f"the alphabets tested, {', '.join(sorted(drawn['test']))}, were drawn with seed {seed}"
+            f"the test alphabets, {', '.join(sorted(drawn['test']))}, were drawn with seed {seed}"
         )
     else:
         drawn = hold_out(names, {"test": _TEST, "val": _VAL}, seed, what="characters")
         note = (
-            f"the {len(drawn['test'])} characters tested are unseen in training, but were drawn "
-            f"with seed {seed} from alphabets that mostly are not"
+            f"the {len(drawn['test'])} test characters do not occur in training, but most of their "
+            f"alphabets do; they were drawn with seed {seed}"
         )
     split_of = {name: part for part, of_part in drawn.items() for name in of_part}
     splits: dict[str, list[int]] = {part: [] for part in SPLITS}

@@ -38,8 +38,8 @@ __all__ = ["VoxelStore", "primitives"]
 _VERSION = 4
 _ALL_CAPTIONS = 191_850
 _NOTE = (
-    "Text2Shape Primitives is regenerated with this project's templates and noise: results "
-    "published on the original files are of another set"
+    "Text2Shape Primitives is regenerated with this project's templates and noise: do not "
+    "compare results with those published for the original files"
 )
 
 _PERMUTATION, _GRIDS, _CAPTIONS, _HELD_OUT = range(4)  # streams of random numbers
