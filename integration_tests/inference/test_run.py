@@ -113,7 +113,7 @@ def test_data_that_have_moved(tmp_path):
     assert main(["manifest", *towers, *few, f"out={tmp_path / 'run'}"]) == 0
     before = load_run(tmp_path / "run").embeddings("test")
     (tmp_path / "my.jsonl").rename(tmp_path / "moved.jsonl")
-    with pytest.raises(ConfigError, match="the data that the run was trained on"):
+    with pytest.raises(ConfigError, match="the run needs its training data"):
         load_run(tmp_path / "run")
     moved = [f"data.path={tmp_path / 'moved.jsonl'}"]
     after = load_run(tmp_path / "run", moved).embeddings("test")
