@@ -99,17 +99,17 @@ def manifest(
 
     Args:
         path: The JSONL or Parquet file, or a folder of such.
-        root: What paths in it are relative to; by default the manifest's folder.
+        root: Folder to which its paths are relative; by default the manifest's own.
         allow_outside: Whether files may lie outside that folder.
-        size: Edge in pixels to which images are scaled and cut.
-        resolution: Edge in voxels of grids.
-        points: Points of a cloud that are taken.
+        size: Pixels a side, to which images are resized and cropped.
+        resolution: Voxels a side of a grid.
+        points: Points per cloud.
         background: Colour behind transparent pixels, as Pillow names colours.
         npz_key: Name of the array in ``.npz`` files that hold several.
-        encoding: Of the manifest, if it is text.
+        encoding: Encoding of the manifest, if it is text.
         labels: Keys of a line, or of its ``meta``, whose values tell which instances are alike.
             They are not trained on; ``graded_ndcg@10`` counts those that two instances share.
-        seed: Of a split that is drawn.
+        seed: Seed of a split that is drawn at random.
         on_error: ``skip`` leaves out, and lists, what cannot be used; ``raise`` stops at the first.
 
     Returns:
@@ -163,7 +163,7 @@ def read_manifest(
         root: What paths are relative to.
         log: Gets a problem for all that is left out.
         allow_outside: Whether files may lie outside ``root``.
-        encoding: Of the manifest, if it is text.
+        encoding: Encoding of the manifest, if it is text.
         labels: Keys whose values are labels.
 
     Raises:
@@ -189,7 +189,7 @@ def split_instances(
     Args:
         found: The instances.
         options: Of the readers: ``size``, ``resolution``, ``points``.
-        seed: Of a split that is drawn.
+        seed: Seed of a split that is drawn at random.
         log: Gets a problem for each file that cannot be read.
         source: The manifest.
 

@@ -77,15 +77,15 @@ def shapenet(
         splits: Folder of the split files, if not found.
         grids: Folder of the voxel grids, if not found.
         images: Folder of the images, if not found.
-        resolution: R of the grids: 32, 64 or 128.
+        resolution: Voxels a side of the grids: 32, 64 or 128.
         category: ``"chair"``, ``"table"`` or ``"both"``.
-        views: 6 or 12 for images of each shape, from all round; null for none.
-        view_size: Edge of an image in pixels.
-        views_from: ``"images"`` that lie there, ``"grids"``, which are rendered, or ``"auto"``:
+        views: 6 or 12 images of each shape, from all sides; null for none.
+        view_size: Pixels a side of an image.
+        views_from: ``"images"`` reads the files, ``"grids"`` renders the grids, ``"auto"`` reads
             images if there are any.
-        separate_views: Whether each image is an observation of the modality ``image``, so that
-            the fold is ``views``, or all together are one of the modality ``views``.
-        seed: Of the split, where there is no official one.
+        separate_views: Whether each image is an observation of its own, of the modality ``image``;
+            else all together are one observation of the modality ``views``.
+        seed: Seed of the split, if there is no official one.
         on_error: ``"skip"`` leaves out what cannot be used and lists it, ``"raise"`` makes it an
             error.
 
