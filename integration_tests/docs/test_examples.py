@@ -204,5 +204,6 @@ def test_every_example_is_run_and_stands_in_the_table():
     assert {path.stem for path in EXAMPLES.glob("*.py")} == set(SWAPS)
     table = source("README.md")
     for name, swap in SWAPS.items():
-        assert f"`{launch_command(name)}`" in table
+        assert f"docs/examples/{name}.py" in launch_command(name)
+        assert f"`{name}.py`" in table
         assert f"| `{swap.file}` | `{swap.ours}` | `{swap.theirs}` |" in table

@@ -84,7 +84,7 @@ def check_command(arguments: CheckArguments, context: Context) -> int:
     _print_image_sizes(data, options["size"], console)
     _print_repeated(found, console)
     for note in data.notes:
-        print_line(console, note)
+        console.print(note, highlight=False)
     if log.problems:
         print_problems(console, log)
     reason = why_not_trainable(load_config("manifest"), data)

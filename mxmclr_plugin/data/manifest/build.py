@@ -323,7 +323,9 @@ def _split(
     notes = []
     undecided = sum(instance.split is None for instance in instances)
     if 0 < undecided < len(instances):
-        notes.append(f"{undecided} instances of {source.name} name no split and count as train")
+        notes.append(
+            f"{undecided} instances of {source.name} have no split and are used for training"
+        )
     if not places["train"]:
         return {split: of for split, of in places.items() if of}, notes
     drawn = [split for split in ("test", "val") if not places[split]]
@@ -341,8 +343,8 @@ def _split(
         places |= hold_out(pool, dict.fromkeys(drawn, share), seed)
         places["train"] = sorted([*places["train"], *rest])
         notes.append(
-            f"{source.name} names no {' and no '.join(drawn)} split: {share} instances "
-            f"{'each ' if len(drawn) > 1 else ''}were drawn with seed {seed}, results are those "
-            "of that draw"
+            f"{source.name} has no {' and no '.join(drawn)} split: {share} instances "
+            f"{'each ' if len(drawn) > 1 else ''}were drawn with seed {seed}, and results hold for "
+            "this draw"
         )
     return places, notes
