@@ -89,7 +89,7 @@ def run_retrieval(config: RunConfig, console: Console | None = None) -> RunMetri
         Interrupted: If a signal ended it.
     """
     console = console or TerminalConsole()
-    _quieten_libraries(console)
+    _quieten_libraries()
     check_machine(config.trainer)
     check_writable("out", Path(config.out or "runs"))
     loss = build_part("loss", build_loss, config.loss)
@@ -211,7 +211,7 @@ def _run(
             )
         for modality in frozen_texts(towers):
             console.print(
-                f"the {modality} model was frozen, so none is written: "
+                f"{modality} model: frozen, so not written; "
                 f"towers.{modality}.frozen=false trains it",
                 highlight=False,
                 soft_wrap=True,
@@ -220,11 +220,10 @@ def _run(
     return metrics
 
 
-def _quieten_libraries(console: Console) -> None:
+def _quieten_libraries() -> None:
     # Lightning's devices, tips and files are in our own lines.
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    if not console.is_terminal:
-        transformers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
     # Frozen backbones are in evaluation mode on purpose.
     warnings.filterwarnings("ignore", ".*eval mode at the start", module="pytorch_lightning")
     # Of a step that NonFiniteGuard reports.
@@ -335,10 +334,7 @@ def _print_setup(
     folder: RunFolder,
 ) -> None:
     sizes = ", ".join(f"{name} {len(dataset)}" for name, dataset in splits.items())
-    towers = ", ".join(
-        f"{modality}: {spec.get('name') or 'the tower of ' + spec['same_as']}"
-        for modality, spec in config.towers.items()
-    )
+    towers = ", ".join(f"{name}: {_about_tower(spec)}" for name, spec in config.towers.items())
     teachers = ", ".join(
         f"{modality}: {spec['name']}{' (shuffled)' if spec['shuffle'] else ''}"
         for modality, spec in config.teacher.items()
@@ -356,6 +352,14 @@ def _print_setup(
     for name, text in lines.items():
         if text:
             console.print(f"{name:<9} {text}", highlight=False, soft_wrap=True, markup=False)
+
+
+def _about_tower(tower: Mapping[str, Any]) -> str:
+    if "same_as" in tower:
+        return f"the tower of {tower['same_as']}"
+    scale = tower.get("lr_scale", 1)
+    state = "frozen" if tower.get("frozen") else "" if scale == 1 else f"lr_scale {scale:g}"
+    return f"{tower['name']} ({state})" if state else str(tower["name"])
 
 
 def _record_start(
