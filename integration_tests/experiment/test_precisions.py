@@ -33,11 +33,17 @@ def test_every_other_one_is_refused_in_a_line(precision):
         check_machine(load_config("text2shape", [f"trainer.precision={precision}"]).trainer)
 
 
-@pytest.mark.parametrize("strategy", ["ddp_spawn", "ddp_fork", "ddp_notebook"])
-def test_strategies_whose_processes_keep_their_results_are_refused(strategy):
-    config = load_config("text2shape", [f"trainer.strategy={strategy}", "trainer.devices=2"])
-    with pytest.raises(ConfigError, match=rf"^trainer\.strategy={strategy}: .*take ddp"):
-        check_machine(config.trainer)
+@pytest.mark.parametrize("strategy", ["ddp_spawn", "ddp_fork", "fsdp", "deepspeed", "xla"])
+def test_strategies_that_do_not_train_here_are_refused(strategy):
+    with pytest.raises(ConfigError, match=rf"^trainer\.strategy must be .*fsdp2, got '{strategy}'"):
+        load_config("text2shape", [f"trainer.strategy={strategy}", "trainer.devices=2"])
+
+
+@pytest.mark.parametrize("precision", ["16-mixed", "64"])
+def test_precisions_that_fsdp2_cannot_have_are_refused(precision):
+    options = ["trainer.strategy=fsdp2", f"trainer.precision={precision}"]
+    with pytest.raises(ConfigError, match=r"^trainer\.strategy=fsdp2"):
+        check_machine(load_config("text2shape", options).trainer)
 
 
 RECORDS = {

@@ -28,10 +28,10 @@ def check_machine(config: TrainerConfig) -> None:
         raise ConfigError(
             f"trainer.devices must be auto, a number, or indexes as 0,2, got {config.devices!r}"
         )
-    if re.search("spawn|fork|notebook", config.strategy):
+    if config.strategy == "fsdp2" and precision_of(config) == "16-mixed":
         raise ConfigError(
-            f"trainer.strategy={config.strategy}: the results of such processes are lost when they "
-            "end; take ddp, whose processes run the same command"
+            "trainer.strategy=fsdp2: each process scales float16 gradients by a factor of its own; "
+            "take trainer.precision=bf16-mixed or 32"
         )
     if precision_of(config) == "16-true":
         raise ConfigError(
