@@ -39,6 +39,21 @@ def test_strategies_that_do_not_train_here_are_refused(strategy):
         load_config("text2shape", [f"trainer.strategy={strategy}", "trainer.devices=2"])
 
 
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"TORCHELASTIC_RUN_ID": "1", "WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"},
+        {"SLURM_NTASKS": "2", "SLURM_JOB_NAME": "train", "SLURM_NTASKS_PER_NODE": "2"},
+    ],
+)
+def test_started_processes_that_would_train_alone_are_refused(variables, monkeypatch):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    config = load_config("text2shape", ["trainer.devices=1", "trainer.accelerator=cpu"])
+    with pytest.raises(ConfigError, match=r"^trainer\.devices: 2 processes .* is 1"):
+        check_machine(config.trainer)
+
+
 @pytest.mark.parametrize("precision", ["16-mixed", "64"])
 def test_precisions_that_fsdp2_cannot_have_are_refused(precision):
     options = ["trainer.strategy=fsdp2", f"trainer.precision={precision}"]

@@ -82,8 +82,8 @@ class TrainerConfig:
         max_steps: Optimizer steps; null chooses from the data if automatic.
         accelerator: As in Lightning.
         devices: As in Lightning: auto or a number.
-        strategy: auto, ddp, ddp_find_unused_parameters_true (towers of which a part gets no gradient),
-            or fsdp2 (each process keeps a share of the weights and optimizer states).
+        strategy: auto, ddp, ddp_find_unused_parameters_true (for towers of which a part gets no
+            gradient), or fsdp2 (each process keeps a share of weights and optimizer states).
         num_nodes: Machines.
         precision: auto (bf16-mixed on a GPU that supports it, 16-mixed on another GPU, else 32),
             or as in Lightning.

@@ -6,6 +6,7 @@ import os
 import re
 from pathlib import Path
 
+from lightning_fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Trainer
 
@@ -21,7 +22,8 @@ def check_machine(config: TrainerConfig) -> None:
     """Check that the devices, strategy, precision and loggers of a configuration can be used.
 
     Raises:
-        ConfigError: If one cannot; the message names the keys that differ from their defaults.
+        ConfigError: If one cannot; the message names the keys that differ from their defaults. Or
+            if torchrun or srun has started another number of processes.
     """
     check_loggers(config.loggers)
     if not re.fullmatch(r"auto|-1|\d{1,4}(,\d{1,4})*,?", config.devices):
@@ -39,7 +41,7 @@ def check_machine(config: TrainerConfig) -> None:
             "take bf16-true or 16-mixed"
         )
     try:
-        Trainer(
+        trainer = Trainer(
             **hardware(config),
             logger=False,
             enable_checkpointing=False,
@@ -65,6 +67,13 @@ def check_machine(config: TrainerConfig) -> None:
             f"{', '.join(keys) or 'trainer'} cannot be used on this machine: {reason}; "
             "leave it out to use what there is"
         ) from error
+    for launcher in (TorchElasticEnvironment, SLURMEnvironment):
+        if launcher.detect() and (started := launcher().world_size()) != trainer.world_size:
+            raise ConfigError(
+                f"trainer.devices: {started} processes were started, but trainer.devices x "
+                f"trainer.num_nodes is {trainer.world_size}, so each would train by itself: set "
+                "both to the numbers that torchrun or srun has, and trainer.strategy=ddp"
+            )
 
 
 def check_writable(key: str, folder: Path) -> None:

@@ -75,9 +75,9 @@ class MultifoldHybridLoss(nn.Module):
         gather_distributed:
             If True the loss is that of the rows of all processes, which may hold different numbers
             of them, on each process. If False each process compares its own rows alone. None
-            gathers if there is a process group of several processes. Under ``DistributedDataParallel`` parameters then get the
-            gradient of one process that had all rows; see
-            :func:`~mxmclr_plugin.loss.distributed.gather.gather_rows`.
+            gathers if there is a process group of several processes. Under
+            ``DistributedDataParallel`` parameters then get the gradient of one process that had all
+            rows; see :func:`~mxmclr_plugin.loss.distributed.gather.gather_rows`.
         soft_temperature:
             Temperature of the relation between instances, in standard deviations. Infinity treats
             all other instances alike.
