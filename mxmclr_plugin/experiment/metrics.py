@@ -201,6 +201,7 @@ def measure(
     *,
     groups: bool = False,
     relevance: Relevance | None = None,
+    distributed: bool = False,
 ) -> SplitMetrics:
     """Compute the metrics that a configuration requests.
 
@@ -213,6 +214,7 @@ def measure(
         groups: Whether groups of instances are measured as well, if ``group_size`` is set and the
             instances fill one.
         relevance: How relevant instances are to each other, for the graded metric.
+        distributed: Whether the processes of the default group divide the queries.
 
     Raises:
         ValueError: If a modality is missing, or items cannot be ranked.
@@ -222,7 +224,9 @@ def measure(
         "ks": evaluation.ks,
         "ndcg_at": evaluation.ndcg_at,
     }
-    of_all = cross_modal_metrics(embeddings, ids, directions, **options, relevance=relevance)
+    of_all = cross_modal_metrics(
+        embeddings, ids, directions, **options, relevance=relevance, distributed=distributed
+    )
     first = next(iter(directions.values())).modalities[0]
     size = evaluation.group_size
     of_groups = None

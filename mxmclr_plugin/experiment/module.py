@@ -187,7 +187,12 @@ class RetrievalModule(LightningModule):
         )
 
     def on_validation_epoch_end(self) -> None:
-        measured = measure(*self._embeddings(), self.directions, self.evaluation)
+        measured = measure(
+            *self._embeddings(),
+            self.directions,
+            self.evaluation,
+            distributed=self.trainer.world_size > 1,
+        )
         for name, value in measured.flat().items():
             self.log(f"val/{name}", value, prog_bar=name == "mean_recall")
 
@@ -201,6 +206,7 @@ class RetrievalModule(LightningModule):
             self.evaluation,
             groups=True,
             relevance=self.relevance,
+            distributed=self.trainer.world_size > 1,
         )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
