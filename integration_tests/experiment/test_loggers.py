@@ -1,3 +1,5 @@
+import time
+
 import pytest
 
 from mxmclr_plugin.errors import ConfigError
@@ -73,6 +75,19 @@ def test_tensorboard_has_no_step_twice_after_a_resumption(tmp_path):
     events.Reload()
     found = [(event.step, event.value) for event in events.Scalars("train/loss")]
     assert found == [(0, 0), (1, 1), (2, 2), (3, 33), (4, 34), (5, 35), (6, 36)]
+
+
+def test_a_resumed_run_continues_its_wandb_run(tmp_path, monkeypatch):
+    pytest.importorskip("wandb", reason="wandb is not installed")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    ids = []
+    for step in (0, 3, 0, 5):  # The second run began anew: it had no checkpoint.
+        _, logger = build_loggers(["wandb"], tmp_path, step)
+        logger.log_metrics({"train/loss": 1.0}, step)
+        ids.append(logger.version)
+        logger.experiment.finish()
+        time.sleep(1.1)  # Times in names are in seconds.
+    assert ids[0] == ids[1] != ids[2] == ids[3]
 
 
 def test_wandb_offline_writes_to_the_folder_of_the_run(tmp_path, monkeypatch):

@@ -1,5 +1,8 @@
 import json
+import os
 import shlex
+import subprocess
+import sys
 
 import pytest
 from data.manifest.sample_files import write_lines, write_sample
@@ -29,6 +32,22 @@ def test_a_good_manifest(sample, capsys):
     assert "data.resolution=8" in out
     assert "text (text): instances by number of observations: 2: 10" in out
     assert "image (image): instances by number of observations: 1: 10" in out
+
+
+def test_a_warning_is_one_line_without_code(sample, tmp_path):
+    """In a process of its own: pytest takes warnings."""
+    _, _, path = sample
+    (tmp_path / "file").touch()
+    done = subprocess.run(
+        [sys.executable, "-m", "mxmclr_plugin.run", "data", "check", str(path), "resolution=8"],
+        env=os.environ | {"MXMCLR_CACHE": str(tmp_path / "file")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"warning: {tmp_path / 'file'} cannot be written")
+    assert line.endswith("set MXMCLR_CACHE to another folder")
 
 
 def test_a_manifest_with_problems(sample, capsys):

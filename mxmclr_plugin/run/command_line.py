@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import sys
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from io import TextIOWrapper
 from pathlib import Path
@@ -76,6 +78,22 @@ class ListArguments:
     what: Literal["tasks", "losses", "towers", "data", "studies"] = field(metadata=WORD)
 
 
+@contextmanager
+def _warnings_in_a_line() -> Iterator[None]:
+    """Warnings without the line of code that raised them."""
+
+    def one_line(message: Warning | str, *_: Any, **__: Any) -> str:
+        return f"warning: {visible(str(message))}\n"
+
+    before = warnings.formatwarning
+    warnings.formatwarning = one_line
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
+
+
+@_warnings_in_a_line()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line.
 

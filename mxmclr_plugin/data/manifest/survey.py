@@ -14,6 +14,7 @@ import numpy as np
 from mxmclr_plugin.data.file_store import EmbeddedFile, FileStore
 from mxmclr_plugin.data.manifest.instances import Instances
 from mxmclr_plugin.data.readers.image import image_size
+from mxmclr_plugin.progress import progress_bar
 
 __all__ = ["SharedRecord", "SizedImage", "image_sizes", "shared_records"]
 
@@ -78,8 +79,10 @@ class SizedImage:
 
 def image_sizes(store: FileStore) -> list[SizedImage]:
     """Sizes of image files, the smallest short side first; arrays have none."""
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
-        sizes = threads.map(_size, store.paths)
+    with ThreadPoolExecutor(os.cpu_count()) as threads, progress_bar() as progress:
+        sizes = progress.track(
+            threads.map(_size, store.paths), len(store.paths), description="sizes of images"
+        )
         images = [
             SizedImage(str(path), *size)
             for path, size in zip(store.paths, sizes, strict=True)
