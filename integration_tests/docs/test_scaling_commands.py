@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from mxmclr_plugin.experiment.checkpoint_files import load_checkpoint
 from mxmclr_plugin.run.command_line import main
@@ -125,6 +126,18 @@ def test_torchrun_on_two_nodes(start, strategy):
     nodes = [start(command, node) for node in range(NODES)]
     for process, log in nodes:
         assert process.wait(timeout=400) == 0, log.read_text()
+    assert_trained_as_one_process("both")
+
+
+@pytest.mark.gpu
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_two_cards(start, strategy):
+    command = here(page_command("mxmclr coco"), "both")
+    cards = ["trainer.accelerator=gpu", "trainer.devices=2", f"trainer.strategy={strategy}"]
+    process, log = start([*command, *cards, "out=both"], 0)
+    assert process.wait(timeout=400) == 0, log.read_text()
     assert_trained_as_one_process("both")
 
 
