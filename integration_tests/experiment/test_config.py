@@ -68,7 +68,7 @@ def test_overrides():
         "text2shape",
         ["loss=ntxent", "loss.temperature=0.1", "trainer.max_steps=50", "seed=3", "out=x y"],
     )
-    assert config.loss == {"name": "ntxent", "temperature": 0.1, "gather_distributed": False}
+    assert config.loss == {"name": "ntxent", "temperature": 0.1, "gather_distributed": None}
     assert config.loss_name == "ntxent"
     assert (config.trainer.max_steps, config.seed, config.out) == (50, 3, "x y")
     assert config.loss["temperature"] == 0.1

@@ -42,6 +42,9 @@ _MAY_CHANGE = (
 )
 """Keys, or their beginnings, that do not decide which run this is."""
 
+_AT_ONCE = 2**16
+"""Texts of a training set that are joined at once."""
+
 
 def command_config(
     task: str, overrides: Sequence[str] = (), config_dir: Path | None = None
@@ -233,7 +236,10 @@ def training_set_digest(train: MultifoldDataset) -> str:
         digest.update(members.folds.astype("<i8").tobytes())
         store, rows = train.stores[modality], members.rows.tolist()
         if rows and isinstance(store[rows[0]], str):
-            digest.update("\0".join(map(store.__getitem__, rows)).encode("utf-8", "surrogatepass"))
+            for start in range(0, len(rows), _AT_ONCE):
+                texts = [store[row] for row in rows[start : start + _AT_ONCE]]
+                joined = "\0".join(["", *texts] if start else texts)
+                digest.update(joined.encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
 
 

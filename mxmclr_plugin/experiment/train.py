@@ -37,6 +37,7 @@ from mxmclr_plugin.experiment.clock import TrainingClock, advice_on_waiting
 from mxmclr_plugin.experiment.config import BatchConfig, RunConfig
 from mxmclr_plugin.experiment.data_module import RetrievalData
 from mxmclr_plugin.experiment.folder import RunFolder, claimed_folder
+from mxmclr_plugin.experiment.fully_sharded import gather_weights
 from mxmclr_plugin.experiment.health import TrainingHealth
 from mxmclr_plugin.experiment.lost_process import explaining_lost_process
 from mxmclr_plugin.experiment.machine import check_machine, check_writable
@@ -145,8 +146,7 @@ def _run(
         *(config.trainer, config.optimizer, folder.path, callbacks, stop, start.step),
     )
     check_processes(towers, config, trainer.world_size)
-    if trainer.world_size > 1:
-        _compare_all_processes(module.loss, config, trainer, console)
+    _set_gathering(module.loss, config, trainer, console)
     if config.trainer.cache_chunk is not None:
         _print_batch_norm(towers, config.trainer.cache_chunk, console)
     device = trainer.strategy.root_device
@@ -197,6 +197,7 @@ def _run(
         metrics.splits.update(_test(trainer, module, loaders, config, folder, console))
     if module.relevance is not None:
         metrics.data.notes.append(graded_note(module.relevance))
+    gather_weights(module)
     if trainer.is_global_zero:
         towers_written = save_sentence_transformers(towers, folder)
         # Written last: a run with metrics is finished.
@@ -234,6 +235,8 @@ def _quieten_libraries() -> None:
     # Metrics are those of the rows of all processes, so each has the same.
     warnings.filterwarnings("ignore", ".*sync_dist=True", module="pytorch_lightning")
     warnings.filterwarnings("ignore", ".*all_gather is deprecated", module="lightning_fabric")
+    # What several processes encode twice in evaluation is ranked once.
+    warnings.filterwarnings("ignore", ".*Using `DistributedSampler` with the dataloaders")
     # An epoch may be shorter than trainer.log_every.
     warnings.filterwarnings("ignore", ".*smaller than the logging interval")
 
@@ -289,15 +292,18 @@ def _batch_for(config: RunConfig, train: MultifoldDataset, console: Console) -> 
     return batch
 
 
-def _compare_all_processes(
+def _set_gathering(
     loss: nn.Module, config: RunConfig, trainer: pl.Trainer, console: Console
 ) -> None:
     """Has the loss compare the rows of all processes, unless it is configured not to."""
+    options = {**config.loss, **(config.loss.get("init_args") or {})}
+    gathers: Any = options.get("gather_distributed")
+    if gathers is None:
+        gathers = trainer.world_size > 1
     parts = [part for part in loss.modules() if hasattr(part, "gather_distributed")]
-    if "loss.gather_distributed=false" not in [text.lower() for text in config.overrides]:
-        for part in parts:
-            part.gather_distributed = True  # type: ignore[assignment]
-    if trainer.is_global_zero and not any(part.gather_distributed for part in parts):
+    for part in parts:
+        part.gather_distributed = gathers
+    if trainer.world_size > 1 and trainer.is_global_zero and not (parts and gathers):
         console.print(
             f"each of the {trainer.world_size} processes compares its own rows alone",
             highlight=False,

@@ -15,6 +15,7 @@ from mxmclr_plugin.experiment.checkpoints import (
     WholeCheckpointIO,
 )
 from mxmclr_plugin.experiment.config import OptimizerConfig, TrainerConfig, precision_of
+from mxmclr_plugin.experiment.fully_sharded import FullyShardedStrategy
 from mxmclr_plugin.experiment.loggers import build_loggers
 from mxmclr_plugin.experiment.signals import Stop
 
@@ -33,7 +34,7 @@ def hardware(config: TrainerConfig) -> dict[str, Any]:
     return {
         "accelerator": config.accelerator,
         "devices": int(config.devices) if config.devices.isdigit() else config.devices,
-        "strategy": config.strategy,
+        "strategy": FullyShardedStrategy() if config.strategy == "fsdp2" else config.strategy,
         "num_nodes": config.num_nodes,
         "precision": precision_of(config),
     }

@@ -99,6 +99,7 @@ def cross_modal_metrics(
     chunk: int | None = None,
     relevance: Relevance | None = None,
     progress: bool = False,
+    distributed: bool = False,
 ) -> dict[str, dict[str, float]]:
     """Compute :func:`~mxmclr_plugin.retrieval.metrics.retrieval_metrics` in several directions.
 
@@ -113,6 +114,7 @@ def cross_modal_metrics(
         relevance: How relevant instances are to each other, for ``graded_ndcg@10``, see
             :func:`~mxmclr_plugin.retrieval.graded.graded_ndcg`; None leaves it out.
         progress: Whether to show a progress bar on a terminal.
+        distributed: Whether the processes of the default group divide the queries.
 
     Returns:
         Metrics of each direction.
@@ -135,6 +137,7 @@ def cross_modal_metrics(
                 ndcg_at=ndcg_at,
                 chunk=chunk,
                 progress=progress,
+                distributed=distributed,
             )
             if relevance is not None:
                 graded = graded_ndcg(queries, gallery, query_ids, gallery_ids, relevance)

@@ -68,7 +68,8 @@ def _table(comparison: Comparison, protocol: str) -> Table:
 
 def _trials_table(comparison: Comparison) -> Table:
     """Chosen options of each loss, and the mean recall of all trials."""
-    table = Table(title="tuned by mean recall on the validation set")
+    tuner = comparison.settings["tuner"]
+    table = Table(title=f"tuned by mean recall on the validation set ({tuner})")
     for column in ("protocol", "loss", "chosen", "mean recall of each trial"):
         table.add_column(column, no_wrap=column == "loss")
     variants: dict[tuple[str, str], list[Trial]] = {}

@@ -201,7 +201,7 @@ def split_instances(
     for modality, kind in found.kinds.items():
         of_instances = [instance.records.get(modality, []) for instance in found.instances]
         if kind == "text":
-            texts = [[str(text) for text in records] for records in of_instances]
+            texts = ([str(text) for text in records] for records in of_instances)
             stores[modality], members[modality] = flattened(texts)
         else:
             # A file that several instances name is one record.

@@ -30,7 +30,7 @@ _URL = re.compile(r"[a-z][a-z0-9+]+://", re.IGNORECASE)
 Record: TypeAlias = str | Path | EmbeddedFile
 
 
-@dataclass
+@dataclass(slots=True)
 class ManifestInstance:
     """One instance.
 
@@ -86,14 +86,15 @@ def collect_instances(
         DataError: If two keys give one name to modalities of two kinds.
     """
     reader = _RowReader(root.resolve(), log, allow_outside, labels)
-    by_id: dict[str, ManifestInstance] = {}
+    by_id: dict[str | tuple[str], ManifestInstance] = {}
     for row in rows:
         instance = reader.read(row)
         if instance is None:
             continue
         # 1 and "1" are two ids; a row without one is an instance by itself.
-        key = json.dumps(row.values["id"]) if row.values.get("id") is not None else row.where
-        first = by_id.setdefault(key, instance)
+        id_ = row.values.get("id")
+        text = row.where if id_ is None else json.dumps(id_)
+        first = by_id.setdefault(instance.name if isinstance(id_, str) else (text,), instance)
         if first is not instance:
             _merge(first, instance, log)
     reader.report_unknown_keys()
