@@ -94,7 +94,10 @@ def start(folder):
     for process in started:
         if process.poll() is None:
             process.terminate()  # torchrun ends its workers, which have sessions of their own
-            process.wait()
+            try:
+                process.wait(timeout=60)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
 
 def slurm(node, port):
