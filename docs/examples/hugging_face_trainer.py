@@ -6,9 +6,9 @@
 Needs accelerate (pip install "mxmclr-plugin[trainer]"). 320 images of four colored squares are made
 up, with four captions each. A caption names three of the squares: each of the four places has its
 own six words for the colors. A tiny CLIPModel (a SiglipModel or a VisionTextDualEncoderModel is
-trained in the same way) learns from scratch on 256 of the images. What is printed is how often the
-nearest of the other 64 is the one of the caption. With two processes the loss compares the images
-and captions of both.
+trained in the same way) learns from scratch on 256 of the images. It prints how often the nearest
+of the other 64 is the one of the caption. With two processes the loss compares the images and
+captions of both.
 """
 
 from __future__ import annotations
