@@ -19,6 +19,7 @@ from mxmclr_plugin.run.command import (
     print_line,
     print_problems,
     train_command,
+    print_text,
 )
 
 if TYPE_CHECKING:  # it imports torch
@@ -84,7 +85,7 @@ def check_command(arguments: CheckArguments, context: Context) -> int:
     _print_image_sizes(data, options["size"], console)
     _print_repeated(found, console)
     for note in data.notes:
-        console.print(note, highlight=False)
+        print_text(console, note)
     if log.problems:
         print_problems(console, log)
     reason = why_not_trainable(load_config("manifest"), data)
