@@ -18,8 +18,8 @@ from mxmclr_plugin.run.command import (
     print_examples,
     print_line,
     print_problems,
-    train_command,
     print_text,
+    train_command,
 )
 
 if TYPE_CHECKING:  # it imports torch

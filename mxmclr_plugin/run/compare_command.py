@@ -58,7 +58,7 @@ def _table(comparison: Comparison, protocol: str) -> Table:
     shown = [first, *(metric for metric in others if metric.endswith("/r@1"))]
     table = Table(title=f"{comparison.task}, {protocol}: mean ± standard deviation")
     table.add_column("loss", no_wrap=True)
-    for column in [*shown, f"{first} - that of {comparison.baseline}"]:
+    for column in [*shown, f"difference to {comparison.baseline}"]:
         table.add_column(column, justify="right")
     for loss in comparison.axes["loss"]:
         variant = {"loss": loss, "protocol": protocol}
