@@ -40,6 +40,7 @@ TEXT = {
     "num_hidden_layers": 1,
     "num_attention_heads": 2,
     "max_position_embeddings": 4,
+    "bos_token_id": 0,
     "eos_token_id": END,
 }
 VISION = {
