@@ -68,7 +68,7 @@ def test_a_command_has_keys_and_values_that_exist(line, tmp_path, monkeypatch):
         words = words[1:]
     if words[0] == "srun":
         words = words[1:]
-    if words[0] == "torchrun":
+    if words[0] == "torchrun" and "-m" in words:
         words = ["python", *words[words.index("-m") :]]
     if words[:3] == ["python", "-m", "mxmclr_plugin.benchmark"]:
         name, *rest = words[3:]
@@ -77,8 +77,10 @@ def test_a_command_has_keys_and_values_that_exist(line, tmp_path, monkeypatch):
     if words[:3] == ["python", "-m", "mxmclr_plugin.run"]:
         words = ["mxmclr", *words[3:]]
     if words[0] != "mxmclr":
-        known = {"python", ".venv/bin/python", *SHELL}
+        known = {"python", "torchrun", ".venv/bin/python", *SHELL}
         assert words[0] in known, "what is this command?"
+        for word in words:
+            assert not word.startswith("docs/examples/") or (ROOT / word).is_file(), word
         return
     words = words[1:]
     name = next((n for k in (3, 2, 1) if (n := " ".join(words[:k])) in _COMMANDS), None)

@@ -61,6 +61,19 @@ def test_a_log_of_slow_steps_is_not_silent(monkeypatch):
     assert "61.0 s/step" in lines[0]
 
 
+def test_the_test_has_a_bar():
+    out = io.StringIO()
+    progress = TrainingProgress(Console(file=out, force_terminal=True, width=80))
+    trainer = SimpleNamespace(is_global_zero=True, num_test_batches=[3, 2])
+    progress.on_test_start(trainer, None)
+    for batch in range(5):
+        progress.on_test_batch_end(trainer, None, None, None, batch)
+    progress.on_test_epoch_end(trainer, None)
+    assert "encoding for the test" in out.getvalue()
+    assert "5/5" in out.getvalue()
+    assert out.getvalue().count("\x1b[?25h") == 1  # the cursor is back
+
+
 @pytest.mark.parametrize("terminal", [True, False])
 def test_an_interrupted_training_leaves_the_terminal_in_order(terminal, monkeypatch):
     text = shown(10, terminal, 0.1, monkeypatch, stop=3)

@@ -99,7 +99,7 @@ def compare(
         settings={
             "command": " ".join(
                 [
-                    f"python -m mxmclr_plugin.run compare {task}",
+                    f"mxmclr compare {task}",
                     *as_arguments(config, ("losses", "seeds", "protocol")),
                     *overrides,
                 ]
@@ -319,8 +319,8 @@ def _sentences(
         best = _best(of_variant)
         if best is not None and (keys := _at_the_edge(best, of_variant)):
             sentences.append(
-                f"{variant_name(_named(variant))}: the tuned {', '.join(keys)} is the least or "
-                "greatest that was tried."
+                f"{variant_name(_named(variant))}: the best {', '.join(keys)} is at the edge of "
+                "the grid: a value beyond it may be better."
             )
     return sentences
 

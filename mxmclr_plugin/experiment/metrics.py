@@ -201,6 +201,7 @@ def measure(
     *,
     groups: bool = False,
     relevance: Relevance | None = None,
+    progress: bool = False,
     distributed: bool = False,
 ) -> SplitMetrics:
     """Compute the metrics that a configuration requests.
@@ -214,6 +215,7 @@ def measure(
         groups: Whether groups of instances are measured as well, if ``group_size`` is set and the
             instances fill one.
         relevance: How relevant instances are to each other, for the graded metric.
+        progress: Whether to show a progress bar on a terminal.
         distributed: Whether the processes of the default group divide the queries.
 
     Raises:
@@ -225,7 +227,13 @@ def measure(
         "ndcg_at": evaluation.ndcg_at,
     }
     of_all = cross_modal_metrics(
-        embeddings, ids, directions, **options, relevance=relevance, distributed=distributed
+        embeddings,
+        ids,
+        directions,
+        **options,
+        relevance=relevance,
+        progress=progress,
+        distributed=distributed,
     )
     first = next(iter(directions.values())).modalities[0]
     size = evaluation.group_size

@@ -206,6 +206,7 @@ class RetrievalModule(LightningModule):
             self.evaluation,
             groups=True,
             relevance=self.relevance,
+            progress=self.trainer.is_global_zero,
             distributed=self.trainer.world_size > 1,
         )
 

@@ -184,8 +184,8 @@ def _observed(
     if kept.all():
         return dataset
     console.print(
-        f"{split}: {int((~kept).sum())} of {len(dataset)} instances are left out, which do not "
-        f"have {named}",
+        f"{split}: {int((~kept).sum())} of {len(dataset)} instances are left out, for lack of "
+        f"{named}",
         markup=False,
         highlight=False,
         soft_wrap=True,

@@ -90,7 +90,7 @@ def run_retrieval(config: RunConfig, console: Console | None = None) -> RunMetri
         Interrupted: If a signal ended it.
     """
     console = console or TerminalConsole()
-    _quieten_libraries(console)
+    _quieten_libraries()
     check_machine(config.trainer)
     check_writable("out", Path(config.out or "runs"))
     loss = build_part("loss", build_loss, config.loss)
@@ -206,14 +206,13 @@ def _run(
         _print_results(console, metrics, batch, path, len(data.notes))
         for modality, saved in towers_written.items():
             console.print(
-                f"trained {modality} model written to {saved}: SentenceTransformer({str(saved)!r}) "
-                "loads it",
+                f"{modality} model (SentenceTransformer): {saved}",
                 highlight=False,
                 soft_wrap=True,
             )
         for modality in frozen_texts(towers):
             console.print(
-                f"the {modality} model was frozen, so none is written: "
+                f"{modality} model: frozen, so not written; "
                 f"towers.{modality}.frozen=false trains it",
                 highlight=False,
                 soft_wrap=True,
@@ -222,11 +221,10 @@ def _run(
     return metrics
 
 
-def _quieten_libraries(console: Console) -> None:
+def _quieten_libraries() -> None:
     # Lightning's devices, tips and files are in our own lines.
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    if not console.is_terminal:
-        transformers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
     # Frozen backbones are in evaluation mode on purpose.
     warnings.filterwarnings("ignore", ".*eval mode at the start", module="pytorch_lightning")
     # Of a step that NonFiniteGuard reports.
@@ -267,7 +265,8 @@ def _test(
         size = config.eval.group_size
         if module.tested.groups is None and size is not None and trainer.is_global_zero:
             console.print(
-                f"{split}: its {len(loaders.splits[split])} instances fill no group of {size}",
+                f"{split}: its {len(loaders.splits[split])} instances are fewer than a group of "
+                f"{size}",
                 highlight=False,
             )
     return tested
@@ -306,7 +305,7 @@ def _set_gathering(
         part.gather_distributed = gathers
     if trainer.world_size > 1 and trainer.is_global_zero and not (parts and gathers):
         console.print(
-            f"the loss compares the rows of each of the {trainer.world_size} processes alone",
+            f"each of the {trainer.world_size} processes compares its own rows alone",
             highlight=False,
         )
 
@@ -341,10 +340,7 @@ def _print_setup(
     folder: RunFolder,
 ) -> None:
     sizes = ", ".join(f"{name} {len(dataset)}" for name, dataset in splits.items())
-    towers = ", ".join(
-        f"{modality}: {spec.get('name') or 'that of ' + spec['same_as']}"
-        for modality, spec in config.towers.items()
-    )
+    towers = ", ".join(f"{name}: {_about_tower(spec)}" for name, spec in config.towers.items())
     teachers = ", ".join(
         f"{modality}: {spec['name']}{' (shuffled)' if spec['shuffle'] else ''}"
         for modality, spec in config.teacher.items()
@@ -362,6 +358,14 @@ def _print_setup(
     for name, text in lines.items():
         if text:
             console.print(f"{name:<9} {text}", highlight=False, soft_wrap=True, markup=False)
+
+
+def _about_tower(tower: Mapping[str, Any]) -> str:
+    if "same_as" in tower:
+        return f"the tower of {tower['same_as']}"
+    scale = tower.get("lr_scale", 1)
+    state = "frozen" if tower.get("frozen") else "" if scale == 1 else f"lr_scale {scale:g}"
+    return f"{tower['name']} ({state})" if state else str(tower["name"])
 
 
 def _record_start(
@@ -416,17 +420,17 @@ def _print_results(
     # The others stand above the progress.
     for note in metrics.data.notes[notes_printed:]:
         console.print(note, highlight=False)
-    console.print(f"written to {path}", highlight=False, soft_wrap=True)
+    console.print(f"metrics: {path}", highlight=False, soft_wrap=True)
 
 
 def _print_next(console: Console, folder: RunFolder, query: str | None) -> None:
     """The commands that go on from here."""
     run = shlex.quote(str(folder.path))
-    commands = [f"mxmclr evaluate ckpt={run} split=val", f"mxmclr report {run}"]
+    commands = [f"  mxmclr evaluate ckpt={run} split=val", f"  mxmclr report {run}"]
     if query is not None:
-        commands.insert(0, f"mxmclr search {shlex.quote(query)} ckpt={run}")
-    for word, command in zip(["next:", "", ""], commands, strict=False):
-        console.print(f"{word:<5} {command}", highlight=False, soft_wrap=True, markup=False)
+        commands.insert(0, f"  mxmclr search {shlex.quote(query)} ckpt={run}")
+    for line in ("next:", *commands):
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
 def _example_query(data: DataSplits, config: RunConfig) -> str | None:

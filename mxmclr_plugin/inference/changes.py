@@ -102,6 +102,4 @@ def _set(changed: dict[str, Any], key: str, value: Any) -> None:
             )
         known[path[0]] = value
     else:
-        raise ConfigError(
-            f"{key}: the run is trained, this cannot be changed any more; there are {_FORMS}"
-        )
+        raise ConfigError(f"{key} cannot be changed after training; these can: {_FORMS}")

@@ -46,6 +46,7 @@ def evaluate_run(run: Run, split: str = "test", progress: bool = True) -> RunMet
             config.eval,
             groups=True,
             relevance=relevance,
+            progress=progress,
         )
     except ValueError as error:
         raise ConfigError(f"directions: {error}") from error

@@ -87,7 +87,7 @@ class Run:
 
     def __repr__(self) -> str:
         towers = ", ".join(
-            f"{modality}: {spec.get('name') or 'that of ' + spec['same_as']}"
+            f"{modality}: {spec.get('name') or 'the tower of ' + spec['same_as']}"
             for modality, spec in self.config.towers.items()
         )
         return (
@@ -368,8 +368,7 @@ def _training_data(original: dict[str, Any], changed: dict[str, Any]) -> DataSpl
             data = build_part("data", DATASETS.build, moved)
         else:
             raise ConfigError(
-                f"{error}; these are the data that the run was trained on, which its towers are "
-                "made from"
+                f"{error}; the run needs its training data to build its towers"
             ) from error
     return data
 

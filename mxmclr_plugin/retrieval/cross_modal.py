@@ -98,6 +98,7 @@ def cross_modal_metrics(
     ndcg_at: int = 5,
     chunk: int | None = None,
     relevance: Relevance | None = None,
+    progress: bool = False,
     distributed: bool = False,
 ) -> dict[str, dict[str, float]]:
     """Compute :func:`~mxmclr_plugin.retrieval.metrics.retrieval_metrics` in several directions.
@@ -112,6 +113,7 @@ def cross_modal_metrics(
         chunk: Queries scored at a time.
         relevance: How relevant instances are to each other, for ``graded_ndcg@10``, see
             :func:`~mxmclr_plugin.retrieval.graded.graded_ndcg`; None leaves it out.
+        progress: Whether to show a progress bar on a terminal.
         distributed: Whether the processes of the default group divide the queries.
 
     Returns:
@@ -134,6 +136,7 @@ def cross_modal_metrics(
                 ks=ks,
                 ndcg_at=ndcg_at,
                 chunk=chunk,
+                progress=progress,
                 distributed=distributed,
             )
             if relevance is not None:

@@ -102,7 +102,7 @@ def retrieval_metrics(
     names = [*(f"r@{k}" for k in depths), f"ndcg@{ndcg_at}", "mrr", "chance@1"]
     sums = ranked.items.unit(ranked.queries[:0]).new_zeros(len(names))
     with progress_bar() if progress else nullcontext() as bar:
-        task = None if bar is None else bar.add_task("retrieval", total=mine.stop - mine.start)
+        task = None if bar is None else bar.add_task("ranking", total=mine.stop - mine.start)
         for rows, right, wrong, number in ranked.blocks(ndcg_at, mine):
             metrics = _expected_metrics(right, wrong, number, m, depths, ndcg_at)
             sums += torch.stack([metrics[name].sum() for name in names])

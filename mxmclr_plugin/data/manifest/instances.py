@@ -159,7 +159,9 @@ class _RowReader:
                 once = list(dict.fromkeys(records))
                 for _ in range(len(records) - len(once)):
                     self.log.add(
-                        f"{self.kinds[modality]} repeated", row.where, f"key {key!r} has one twice"
+                        f"{self.kinds[modality]} repeated",
+                        row.where,
+                        f"key {key!r} has one twice",
                     )
                 instance.records[modality] = once
         meta = row.values.get("meta")
@@ -196,8 +198,8 @@ class _RowReader:
         name, kind = self._keys[key]
         if self.kinds.setdefault(name, kind) != kind:
             raise DataError(
-                f"{where}: key {key!r} calls a modality {name!r}, as one of the kind "
-                f"{self.kinds[name]!r} is called already"
+                f"{where}: key {key!r} names a modality {name!r}, but a modality of the "
+                f"kind {self.kinds[name]!r} has this name"
             )
         return name
 
