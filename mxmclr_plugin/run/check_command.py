@@ -18,6 +18,7 @@ from mxmclr_plugin.run.command import (
     print_examples,
     print_line,
     print_problems,
+    print_text,
     train_command,
 )
 
@@ -84,7 +85,7 @@ def check_command(arguments: CheckArguments, context: Context) -> int:
     _print_image_sizes(data, options["size"], console)
     _print_repeated(found, console)
     for note in data.notes:
-        console.print(note, highlight=False)
+        print_text(console, note)
     if log.problems:
         print_problems(console, log)
     reason = why_not_trainable(load_config("manifest"), data)

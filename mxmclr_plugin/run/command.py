@@ -23,7 +23,9 @@ __all__ = [
     "print_data_notes",
     "print_examples",
     "print_line",
+    "print_next",
     "print_problems",
+    "print_text",
     "train_command",
 ]
 
@@ -88,10 +90,20 @@ def print_line(console: Console, text: str) -> None:
     console.print(text, soft_wrap=True)
 
 
+def print_text(console: Console, text: str) -> None:
+    """Prints sentences; a terminal breaks them between words."""
+    console.print(text, highlight=False, soft_wrap=not console.is_terminal)
+
+
+def print_next(console: Console, command: str) -> None:
+    """Prints the command that goes on from here."""
+    print_line(console, f"next:\n  {command}")
+
+
 def print_data_notes(console: Console, notes: Sequence[str], problems: int) -> None:
     """Prints caveats of a data set, and the number of its problems."""
     for note in notes:
-        console.print(note, highlight=False)
+        print_text(console, note)
     if problems:
         print_line(console, f"{problems} problems of the data set were left out")
 
