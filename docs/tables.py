@@ -15,8 +15,8 @@ from latex2mathml.converter import convert
 
 from mxmclr_plugin.arguments import written
 from mxmclr_plugin.comparison.study import studies
-from mxmclr_plugin.experiment.compose import load_config, tasks
-from mxmclr_plugin.experiment.describe_config import describe
+from mxmclr_plugin.experiment.config.compose import load_config, tasks
+from mxmclr_plugin.experiment.config.describe_config import describe
 from mxmclr_plugin.registry import DATASETS, LOSSES, TOWERS, Option
 
 
@@ -102,6 +102,10 @@ def on_page_content(content: str, **_: object) -> str:
     """Called by mkdocs with the HTML of every page."""
     content = re.sub(r":math:<code>(.*?)</code>", _inline_formula, content, flags=re.DOTALL)
     content = re.sub(r"<p>\.\. math::\s*(.*?)</p>", _formula, content, flags=re.DOTALL)
+    # Tables of Sphinx, as they are written.
+    content = re.sub(
+        r"<p>(=+ +=+\n.*?)</p>", r"<pre><code>\1</code></pre>", content, flags=re.DOTALL
+    )
     roles = "attr|class|data|func|meth|mod"
     return re.sub(rf":(?:{roles}):\s?<code>(~?)([\w.]+)</code>", _reference, content)
 

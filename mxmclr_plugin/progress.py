@@ -17,7 +17,9 @@ __all__ = ["progress_bar"]
 
 
 def progress_bar(shown: bool = True) -> Progress:
-    """A bar with rate and time left on standard error; nothing where that is no terminal.
+    """A bar with rate and time left on standard error, gone when the work is done.
+
+    Nothing is shown where standard error is no terminal.
 
     Args:
         shown: False for nothing anywhere.
@@ -30,5 +32,6 @@ def progress_bar(shown: bool = True) -> Progress:
         MofNCompleteColumn(),
         TimeRemainingColumn(),
         console=console,
+        transient=True,
         disable=not (shown and console.is_terminal),
     )

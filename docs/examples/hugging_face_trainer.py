@@ -1,12 +1,14 @@
 """Hugging Face Trainer: a CLIPModel with several captions of each image.
 
     python docs/examples/hugging_face_trainer.py
+    torchrun --nproc-per-node=2 docs/examples/hugging_face_trainer.py
 
 Needs accelerate (pip install "mxmclr-plugin[trainer]"). 320 images of four colored squares are made
 up, with four captions each. A caption names three of the squares: each of the four places has its
 own six words for the colors. A tiny CLIPModel (a SiglipModel or a VisionTextDualEncoderModel is
-trained in the same way) learns from scratch on 256 of the images. What is printed is how often the
-nearest of the other 64 is the one of the caption.
+trained in the same way) learns from scratch on 256 of the images. It prints how often the nearest
+of the other 64 is the one of the caption. With two processes the loss compares the images and
+captions of both.
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ TEXT = {
     "num_hidden_layers": 1,
     "num_attention_heads": 2,
     "max_position_embeddings": 4,
+    "bos_token_id": 0,
     "eos_token_id": END,
 }
 VISION = {
@@ -76,7 +79,7 @@ model = transformers.CLIPModel(
     transformers.CLIPConfig(text_config=TEXT, vision_config=VISION, projection_dim=32)
 )
 collator = multifold.CaptionCollator(processor, captions=3)
-loss = multifold.MultifoldHybridTrainerLoss(model)
+loss = multifold.MultifoldHybridTrainerLoss(model, gather_distributed=True)
 
 
 @torch.no_grad()
@@ -113,7 +116,8 @@ with tempfile.TemporaryDirectory() as folder:
     trainer.train()
     after = retrieval()
 
-print(
-    f"r@1 in percent: before {before['r@1']:.1f}, after {after['r@1']:.1f}, "
-    f"chance {after['chance@1']:.1f}"
-)
+if trainer.is_world_process_zero():
+    print(
+        f"r@1 in percent: before {before['r@1']:.1f}, after {after['r@1']:.1f}, "
+        f"chance {after['chance@1']:.1f}"
+    )

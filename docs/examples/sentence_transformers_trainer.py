@@ -2,13 +2,14 @@
 
     python docs/examples/sentence_transformers_trainer.py
     python docs/examples/sentence_transformers_trainer.py FOLDER
+    torchrun --nproc-per-node=2 docs/examples/sentence_transformers_trainer.py
 
 Needs datasets and accelerate (pip install "mxmclr-plugin[trainer]"). FOLDER holds train.jsonl and
 val.jsonl, a photo a line: {"en": ["...", ...], "de": ["...", ...]}, as many captions of a language
 for each; the first 1,000 and 200 photos are used. Without one 96 photos are made up, 3 x 3 captions
-each. The model, a bag of words, learns from scratch which captions are of the same photo. What is
-printed is how often the nearest of all German captions is of the English one's photo, for photos
-not trained on.
+each. The model, a bag of words, learns from scratch which captions are of the same photo. It prints
+how often the nearest of all German captions is of the English one's photo, for photos not seen in
+training. With two processes the loss compares the captions of both.
 
 To compare with MultipleNegativesRankingLoss, take one caption of each language: it reads a third
 text column and those behind it as negatives.
@@ -26,7 +27,7 @@ import sentence_transformers as st
 import torch
 from datasets import Dataset
 
-import mxmclr_plugin.integrations.sentence_transformers as multifold
+import mxmclr_plugin.integrations.sentence_transformers as hybrid
 from mxmclr_plugin import retrieval_metrics
 from mxmclr_plugin.models.bag_of_words import bag_of_words
 
@@ -81,7 +82,7 @@ dataset = Dataset.from_dict(
 torch.manual_seed(0)
 captions = [caption for photo in train for language in ("en", "de") for caption in photo[language]]
 model = bag_of_words(captions, embedding_dim=64).sentence_transformer()  # any SentenceTransformer
-loss = multifold.MultifoldHybridSentenceLoss(model, anchor_columns=fold)
+loss = hybrid.MultifoldHybridSentenceLoss(model, anchor_columns=fold, gather_across_devices=True)
 
 
 def retrieval() -> dict[str, float]:
@@ -113,7 +114,8 @@ with tempfile.TemporaryDirectory() as folder:
     trainer.train()
     after = retrieval()
 
-print(
-    f"r@1 in percent: before {before['r@1']:.1f}, after {after['r@1']:.1f}, "
-    f"chance {after['chance@1']:.1f}"
-)
+if trainer.is_world_process_zero():
+    print(
+        f"r@1 in percent: before {before['r@1']:.1f}, after {after['r@1']:.1f}, "
+        f"chance {after['chance@1']:.1f}"
+    )

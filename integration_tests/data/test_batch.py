@@ -68,7 +68,7 @@ def test_is_a_mapping():
     with pytest.raises(KeyError, match="image"):
         batch["image"]
     for wrong in ({"text": ["a"]}, {"text": ["a"], "ids": {}}):
-        with pytest.raises(ValueError, match="a batch has one ids, and no modality of that name"):
+        with pytest.raises(ValueError, match="no modality can be called 'ids'"):
             MultifoldBatch(wrong, {} if "ids" in wrong else None)
 
 
@@ -185,7 +185,11 @@ def test_pinned_and_moved_to_a_gpu():
 @pytest.mark.parametrize(
     ("observations", "ids", "message"),
     [
-        ({"a": torch.zeros(2, 3)}, {}, r"observations are of \['a'\] but ids of \[\]"),
+        (
+            {"a": torch.zeros(2, 3)},
+            {},
+            r"have the modalities \['a'\] but ids have \[\]",
+        ),
         ({"a": ["x"]}, {"a": torch.tensor([1, 2])}, r"'a' has 1 records but ids of shape \(2,\)"),
         ({"a": ["x"]}, {"a": torch.tensor([[1]])}, r"'a' has 1 records but ids of shape \(1, 1\)"),
         ({"a": ["x"]}, {"a": torch.tensor([1.0])}, r"ids of 'a' must be int64, got torch.float32"),

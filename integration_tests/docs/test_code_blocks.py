@@ -16,7 +16,7 @@ import yaml
 
 from mxmclr_plugin.arguments import parse_arguments
 from mxmclr_plugin.benchmark.command_line import _BENCHMARKS
-from mxmclr_plugin.experiment.compose import load_config
+from mxmclr_plugin.experiment.config.compose import load_config
 from mxmclr_plugin.run.command_line import _COMMANDS
 
 ROOT = Path(__file__).parents[2]
@@ -59,7 +59,7 @@ def commands():
                 yield pytest.param(line, id=name, marks=() if block.id.startswith(FIRST) else SLOW)
 
 
-@pytest.mark.parametrize("line", commands())
+@pytest.mark.parametrize("line", list(commands()))
 def test_a_command_has_keys_and_values_that_exist(line, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("runs/compare/text2shape").mkdir(parents=True)
@@ -68,7 +68,7 @@ def test_a_command_has_keys_and_values_that_exist(line, tmp_path, monkeypatch):
         words = words[1:]
     if words[0] == "srun":
         words = words[1:]
-    if words[0] == "torchrun":
+    if words[0] == "torchrun" and "-m" in words:
         words = ["python", *words[words.index("-m") :]]
     if words[:3] == ["python", "-m", "mxmclr_plugin.benchmark"]:
         name, *rest = words[3:]
@@ -77,8 +77,10 @@ def test_a_command_has_keys_and_values_that_exist(line, tmp_path, monkeypatch):
     if words[:3] == ["python", "-m", "mxmclr_plugin.run"]:
         words = ["mxmclr", *words[3:]]
     if words[0] != "mxmclr":
-        known = {"python", ".venv/bin/python", *SHELL}
+        known = {"python", "torchrun", ".venv/bin/python", *SHELL}
         assert words[0] in known, "what is this command?"
+        for word in words:
+            assert not word.startswith("docs/examples/") or (ROOT / word).is_file(), word
         return
     words = words[1:]
     name = next((n for k in (3, 2, 1) if (n := " ".join(words[:k])) in _COMMANDS), None)
@@ -100,13 +102,13 @@ def check_task(words):
     load_config(task, [key for key in keys if key != "--help" and not key.startswith("ckpt=")])
 
 
-@pytest.mark.parametrize(("mark", "text"), blocks("json"))
+@pytest.mark.parametrize(("mark", "text"), list(blocks("json")))
 def test_json_can_be_read(mark, text):  # noqa: ARG001
     for line in text.splitlines():
         assert isinstance(json.loads(line), dict)
 
 
-@pytest.mark.parametrize(("mark", "text"), blocks("yaml"))
+@pytest.mark.parametrize(("mark", "text"), list(blocks("yaml")))
 def test_yaml_can_be_read(mark, text):  # noqa: ARG001
     assert included(text) or yaml.safe_load(text)
 
@@ -131,6 +133,8 @@ def surroundings():
         "text_ids": ids.repeat_interleave(2),
         "shape_ids": ids,
         "photo_ids": torch.arange(256) // 4,
+        "image_encoder": torch.nn.Linear(8, 8),
+        "text_encoder": torch.nn.Linear(8, 8),
         "dataset": rows,
         "multifold": MultifoldDataset.from_lists({"image": images, "text": texts}),
         "criterion": MultifoldHybridLoss(),
@@ -145,7 +149,7 @@ def surroundings():
 LISTS = {"texts": [list(torch.randn(5, 8)) for _ in range(64)]}
 
 
-@pytest.mark.parametrize(("mark", "text"), blocks("python"))
+@pytest.mark.parametrize(("mark", "text"), list(blocks("python")))
 def test_a_program_runs(mark, text):
     if included(text) or mark in ELSEWHERE:
         return

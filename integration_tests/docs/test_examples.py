@@ -44,6 +44,9 @@ SWAPS = {
     "metric_learning_trainer": Swap(
         "metric_learning_trainer.py", '"MultifoldHybridLoss"', '"NTXentLoss"'
     ),
+    "metric_learning_two_processes": Swap(
+        "metric_learning_two_processes.py", '"MultifoldHybridLoss"', '"NTXentLoss"'
+    ),
     "lightly_simclr": Swap("lightly_simclr.py", "loss.MultifoldHybridLoss(", "loss.NTXentLoss("),
     "lightly_moco": Swap("lightly_moco.py", "loss.MultifoldHybridLoss(", "loss.NTXentLoss("),
     "lightly_multi_crop": Swap(
@@ -58,13 +61,14 @@ SWAPS = {
     ),
     "sentence_transformers_trainer": Swap(
         "sentence_transformers_trainer.py",
-        "multifold.MultifoldHybridSentenceLoss(model, anchor_columns=fold)",
+        "hybrid.MultifoldHybridSentenceLoss"
+        "(model, anchor_columns=fold, gather_across_devices=True)",
         "st.sentence_transformer.losses.MultipleNegativesRankingLoss(model)",
         ("datasets", "accelerate"),
     ),
     "hugging_face_trainer": Swap(
         "hugging_face_trainer.py",
-        "multifold.MultifoldHybridTrainerLoss(model)",
+        "multifold.MultifoldHybridTrainerLoss(model, gather_distributed=True)",
         "lambda outputs, *_, **__: transformers.models.clip.modeling_clip"
         ".image_text_contrastive_loss(outputs.logits_per_text[::3])",
         ("accelerate",),
@@ -81,21 +85,26 @@ SWAPS = {
 
 def launch_command(name):
     """The first command of the docstring."""
-    found = re.search(r"^    (python docs/examples/.+)$", source(f"{name}.py"), re.MULTILINE)
-    assert found, f"{name}.py does not say how it is launched"
-    return found[1]
+    commands = re.findall(r"^    ((?:python|torchrun) .+)$", source(f"{name}.py"), re.MULTILINE)
+    assert commands, f"{name}.py does not say how it is launched"
+    return commands[0]
 
 
 def source(file):
     return (EXAMPLES / file).read_text(encoding="utf-8")
 
 
-def launch(name, cwd, *arguments, folder=EXAMPLES):
+def launch(name, cwd, *arguments, folder=EXAMPLES, processes=1):
     """Runs an example, which leaves nothing behind, and returns the figures that it prints."""
     for package in SWAPS[name].needs:
         pytest.importorskip(package)
-    python, *command = shlex.split(launch_command(name).replace("docs/examples", folder.as_posix()))
-    assert python == "python"
+    program, *command = shlex.split(
+        launch_command(name).replace("docs/examples", folder.as_posix())
+    )
+    if processes > 1:
+        program, command = "torchrun", [f"--nproc-per-node={processes}", *command]
+    if program == "torchrun":
+        command = ["-m", "torch.distributed.run", "--standalone", *command]
     cwd.mkdir()
     done = subprocess.run(
         [sys.executable, *command, *map(str, arguments)],
@@ -118,7 +127,13 @@ def launch(name, cwd, *arguments, folder=EXAMPLES):
     return map(float, figures)
 
 
-SLOW = {"lightly_moco", "lightly_multi_crop", "lightly_clip"}
+SLOW = {
+    "ddp_two_processes",
+    "lightly_clip",
+    "lightly_moco",
+    "lightly_multi_crop",
+    "metric_learning_two_processes",
+}
 
 
 @pytest.mark.parametrize(
@@ -131,8 +146,16 @@ def test_an_example_learns(name, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_clip_example_learns_in_two_processes(tmp_path):
-    before, after, chance = launch("lightly_clip", tmp_path / "here", "2")
+@pytest.mark.parametrize(
+    ("name", "arguments", "processes"),
+    [
+        ("lightly_clip", ["2"], 1),  # Lightning starts the second one
+        ("sentence_transformers_trainer", [], 2),
+        ("hugging_face_trainer", [], 2),
+    ],
+)
+def test_an_example_learns_in_two_processes(name, arguments, processes, tmp_path):
+    before, after, chance = launch(name, tmp_path / "here", *arguments, processes=processes)
     assert after > max(10 * chance, before + 20)
 
 
@@ -181,5 +204,6 @@ def test_every_example_is_run_and_stands_in_the_table():
     assert {path.stem for path in EXAMPLES.glob("*.py")} == set(SWAPS)
     table = source("README.md")
     for name, swap in SWAPS.items():
-        assert f"`{launch_command(name)}`" in table
+        assert f"docs/examples/{name}.py" in launch_command(name)
+        assert f"`{name}.py`" in table
         assert f"| `{swap.file}` | `{swap.ours}` | `{swap.theirs}` |" in table

@@ -69,7 +69,7 @@ def test_vectors_for_an_index(searched, monkeypatch, capsys):
     pytest.importorskip("lancedb")
     monkeypatch.chdir(searched)
     text = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
-    line = re.search(r"mxmclr_plugin\.run (export ckpt=runs/photos .*)", text)[1]
+    line = re.search(r"mxmclr (export ckpt=runs/photos .*)", text)[1]
     assert main(shlex.split(line)) == 0
     index = json.loads((searched / "exported" / "export.json").read_text())
     assert index["embeddings"]["image"]["rows"] == 36

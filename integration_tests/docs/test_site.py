@@ -67,6 +67,20 @@ def test_links_of_the_top_level_lead_somewhere(name):
             assert anchor in slugs, link
 
 
+def test_the_lock_file_has_every_requirement_and_each_package_has_a_licence():
+    requirements = pytest.importorskip("packaging.requirements")
+    tomllib = pytest.importorskip("tomllib")  # Python 3.11
+    lines = (ROOT / ".ci" / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = dict(line.split("==") for line in lines if not line.startswith("#"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    for text in [*project["dependencies"], *project["optional-dependencies"]["test"]]:
+        needed = requirements.Requirement(text)
+        assert needed.specifier.contains(pins[needed.name.lower().replace("_", "-")]), text
+    licences = (ROOT / "docs" / "licences.md").read_text(encoding="utf-8").replace("_", "-")
+    for name in pins:
+        assert re.search(rf"^\| `{name}` \| \S.* \|$", licences, re.MULTILINE), name
+
+
 def test_every_requirement_has_a_licence_and_every_extra_a_purpose():
     tomllib = pytest.importorskip("tomllib")  # Python 3.11
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]

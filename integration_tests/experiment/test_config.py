@@ -5,9 +5,9 @@ import typing
 import pytest
 
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.experiment.check_config import check_config
-from mxmclr_plugin.experiment.compose import choices, compose_choice, load_config, tasks
-from mxmclr_plugin.experiment.describe_config import describe
+from mxmclr_plugin.experiment.config.check_config import check_config
+from mxmclr_plugin.experiment.config.compose import choices, compose_choice, load_config, tasks
+from mxmclr_plugin.experiment.config.describe_config import describe
 from mxmclr_plugin.registry import DATASETS, LOSSES, TOWERS
 
 ENTRIES = [
@@ -68,7 +68,7 @@ def test_overrides():
         "text2shape",
         ["loss=ntxent", "loss.temperature=0.1", "trainer.max_steps=50", "seed=3", "out=x y"],
     )
-    assert config.loss == {"name": "ntxent", "temperature": 0.1, "gather_distributed": False}
+    assert config.loss == {"name": "ntxent", "temperature": 0.1, "gather_distributed": None}
     assert config.loss_name == "ntxent"
     assert (config.trainer.max_steps, config.seed, config.out) == (50, 3, "x y")
     assert config.loss["temperature"] == 0.1

@@ -1,9 +1,11 @@
+import time
+
 import pytest
 
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.experiment.compose import load_config
-from mxmclr_plugin.experiment.curves_file import CurvesLogger
-from mxmclr_plugin.experiment.loggers import build_loggers
+from mxmclr_plugin.experiment.config.compose import load_config
+from mxmclr_plugin.experiment.run_folder.curves_file import CurvesLogger
+from mxmclr_plugin.experiment.training.loggers import build_loggers
 from mxmclr_plugin.run.command_line import main
 
 SMALL = [
@@ -33,7 +35,7 @@ def test_an_unknown_logger_is_named():
 def test_a_missing_package_names_the_extra_before_anything_runs(
     tmp_path, capsys, monkeypatch, name
 ):
-    monkeypatch.setattr("mxmclr_plugin.experiment.loggers.find_spec", lambda _: None)
+    monkeypatch.setattr("mxmclr_plugin.experiment.training.loggers.find_spec", lambda _: None)
     out = tmp_path / "run"
     assert main(["text2shape", *SMALL, f"trainer.loggers=[csv,{name}]", f"out={out}"]) == 2
     assert f"pip install 'mxmclr-plugin[{name}]'" in " ".join(capsys.readouterr().err.split())
@@ -45,7 +47,7 @@ def test_tensorboard_reads_what_the_csv_file_has(tmp_path):
         "tensorboard.backend.event_processing.event_accumulator",
         reason="tensorboard is not installed",
     )
-    from mxmclr_plugin.experiment.curves import read_curve
+    from mxmclr_plugin.experiment.run_folder.curves import read_curve
 
     out = tmp_path / "run"
     assert main(["text2shape", *SMALL, "trainer.loggers=[tensorboard]", f"out={out}"]) == 0
@@ -73,6 +75,19 @@ def test_tensorboard_has_no_step_twice_after_a_resumption(tmp_path):
     events.Reload()
     found = [(event.step, event.value) for event in events.Scalars("train/loss")]
     assert found == [(0, 0), (1, 1), (2, 2), (3, 33), (4, 34), (5, 35), (6, 36)]
+
+
+def test_a_resumed_run_continues_its_wandb_run(tmp_path, monkeypatch):
+    pytest.importorskip("wandb", reason="wandb is not installed")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    ids = []
+    for step in (0, 3, 0, 5):  # The second run began anew: it had no checkpoint.
+        _, logger = build_loggers(["wandb"], tmp_path, step)
+        logger.log_metrics({"train/loss": 1.0}, step)
+        ids.append(logger.version)
+        logger.experiment.finish()
+        time.sleep(1.1)  # Times in names are in seconds.
+    assert ids[0] == ids[1] != ids[2] == ids[3]
 
 
 def test_wandb_offline_writes_to_the_folder_of_the_run(tmp_path, monkeypatch):

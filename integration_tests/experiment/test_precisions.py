@@ -10,7 +10,7 @@ from pytorch_lightning.plugins.precision import DoublePrecision, HalfPrecision
 
 from mxmclr_plugin.data.batch import MultifoldBatch
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.experiment.compose import load_config
+from mxmclr_plugin.experiment.config.compose import load_config
 from mxmclr_plugin.experiment.machine import check_machine
 from mxmclr_plugin.models.registry import build_tower
 
@@ -33,11 +33,32 @@ def test_every_other_one_is_refused_in_a_line(precision):
         check_machine(load_config("text2shape", [f"trainer.precision={precision}"]).trainer)
 
 
-@pytest.mark.parametrize("strategy", ["ddp_spawn", "ddp_fork", "ddp_notebook"])
-def test_strategies_whose_processes_keep_their_results_are_refused(strategy):
-    config = load_config("text2shape", [f"trainer.strategy={strategy}", "trainer.devices=2"])
-    with pytest.raises(ConfigError, match=rf"^trainer\.strategy={strategy}: .*take ddp"):
+@pytest.mark.parametrize("strategy", ["ddp_spawn", "ddp_fork", "fsdp", "deepspeed", "xla"])
+def test_strategies_that_do_not_train_here_are_refused(strategy):
+    with pytest.raises(ConfigError, match=rf"^trainer\.strategy must be .*fsdp2, got '{strategy}'"):
+        load_config("text2shape", [f"trainer.strategy={strategy}", "trainer.devices=2"])
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"TORCHELASTIC_RUN_ID": "1", "WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"},
+        {"SLURM_NTASKS": "2", "SLURM_JOB_NAME": "train", "SLURM_NTASKS_PER_NODE": "2"},
+    ],
+)
+def test_started_processes_that_would_train_alone_are_refused(variables, monkeypatch):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    config = load_config("text2shape", ["trainer.devices=1", "trainer.accelerator=cpu"])
+    with pytest.raises(ConfigError, match=r"^trainer\.devices: 2 processes .* is 1"):
         check_machine(config.trainer)
+
+
+@pytest.mark.parametrize("precision", ["16-mixed", "64"])
+def test_precisions_that_fsdp2_cannot_have_are_refused(precision):
+    options = ["trainer.strategy=fsdp2", f"trainer.precision={precision}"]
+    with pytest.raises(ConfigError, match=r"^trainer\.strategy=fsdp2"):
+        check_machine(load_config("text2shape", options).trainer)
 
 
 RECORDS = {

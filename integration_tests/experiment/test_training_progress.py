@@ -8,8 +8,8 @@ import pytest
 import torch
 from rich.console import Console
 
-from mxmclr_plugin.experiment import training_progress
-from mxmclr_plugin.experiment.training_progress import TrainingProgress
+from mxmclr_plugin.experiment.training import training_progress
+from mxmclr_plugin.experiment.training.training_progress import TrainingProgress
 
 
 def shown(steps, terminal, seconds_a_step, monkeypatch, stop=None):
@@ -59,6 +59,19 @@ def test_a_log_of_slow_steps_is_not_silent(monkeypatch):
     lines = shown(40, False, 61.0, monkeypatch).splitlines()
     assert len(lines) == 40
     assert "61.0 s/step" in lines[0]
+
+
+def test_the_test_has_a_bar():
+    out = io.StringIO()
+    progress = TrainingProgress(Console(file=out, force_terminal=True, width=80))
+    trainer = SimpleNamespace(is_global_zero=True, num_test_batches=[3, 2])
+    progress.on_test_start(trainer, None)
+    for batch in range(5):
+        progress.on_test_batch_end(trainer, None, None, None, batch)
+    progress.on_test_epoch_end(trainer, None)
+    assert "encoding for the test" in out.getvalue()
+    assert "5/5" in out.getvalue()
+    assert out.getvalue().count("\x1b[?25h") == 1  # the cursor is back
 
 
 @pytest.mark.parametrize("terminal", [True, False])

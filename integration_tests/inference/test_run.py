@@ -83,7 +83,7 @@ def test_another_modality_with_a_trained_tower(small_run, tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ("loss.temperature=1", "cannot be changed any more"),
+        ("loss.temperature=1", "cannot be changed after training"),
         ("data.clases=5", "did you mean 'classes'"),
         ("data.classes=many", "data.classes"),
         ("data=primitive", "did you mean 'primitives'"),
@@ -94,7 +94,7 @@ def test_another_modality_with_a_trained_tower(small_run, tmp_path):
         ("directions.x={query:text,gallery:image}", "'image', which has no tower"),
         ("directions.t2s.query=image", "'image', which has no tower"),
         ("directions.t2s=[text,voxel]", "directions.t2s must be {query: MODALITY"),
-        ("trainer.max_steps=3", "cannot be changed any more"),
+        ("trainer.max_steps=3", "cannot be changed after training"),
         ("data.classes=1,2", "one value"),
         ("data=", "data cannot be"),
     ],
@@ -113,7 +113,7 @@ def test_data_that_have_moved(tmp_path):
     assert main(["manifest", *towers, *few, f"out={tmp_path / 'run'}"]) == 0
     before = load_run(tmp_path / "run").embeddings("test")
     (tmp_path / "my.jsonl").rename(tmp_path / "moved.jsonl")
-    with pytest.raises(ConfigError, match="the data that the run was trained on"):
+    with pytest.raises(ConfigError, match="the run needs its training data"):
         load_run(tmp_path / "run")
     moved = [f"data.path={tmp_path / 'moved.jsonl'}"]
     after = load_run(tmp_path / "run", moved).embeddings("test")

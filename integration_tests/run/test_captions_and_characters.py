@@ -86,7 +86,7 @@ def test_a_split_too_small_for_a_group(photos, tmp_path, capsys, monkeypatch):
     out = tmp_path / "x"
     status, shown = run(capsys, monkeypatch, "coco", photos, *SMALL_TOWERS, *SHORT, f"out={out}")
     assert status == 0, shown
-    assert "test: its 30 instances fill no group of 1000" in shown
+    assert "test: its 30 instances are fewer than a group of 1000" in shown
     assert "groups" not in metrics_of(out)["splits"]["test"]
 
 

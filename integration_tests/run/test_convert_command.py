@@ -94,7 +94,7 @@ def test_images_that_are_not_there(tmp_path, capsys):
     asked = ["data", "convert", "table", f"path={tmp_path / 'products.csv'}"]
     status, out, _ = run(capsys, *asked, f"out={tmp_path / 'a.jsonl'}")
     assert status == 0
-    assert "1 problems, left out in a run: image missing: 1" in out
+    assert "1 problems; runs leave these records out: image missing: 1" in out
     status, _, err = run(capsys, *asked, f"out={tmp_path / 'b.jsonl'}", f"root={tmp_path / 'x'}")
     assert status == 2
     assert f"6 of 6 files of 'image' do not exist; paths are relative to {tmp_path / 'x'}" in err

@@ -1,11 +1,14 @@
 import json
+import os
 import shlex
+import subprocess
+import sys
 
 import pytest
 from data.manifest.sample_files import write_lines, write_sample
 from PIL import Image
 
-from mxmclr_plugin.experiment.compose import load_config
+from mxmclr_plugin.experiment.config.compose import load_config
 from mxmclr_plugin.run.command_line import main
 
 
@@ -31,6 +34,22 @@ def test_a_good_manifest(sample, capsys):
     assert "image (image): instances by number of observations: 1: 10" in out
 
 
+def test_a_warning_is_one_line_without_code(sample, tmp_path):
+    """In a process of its own: pytest takes warnings."""
+    _, _, path = sample
+    (tmp_path / "file").touch()
+    done = subprocess.run(
+        [sys.executable, "-m", "mxmclr_plugin.run", "data", "check", str(path), "resolution=8"],
+        env=os.environ | {"MXMCLR_CACHE": str(tmp_path / "file")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"warning: {tmp_path / 'file'} cannot be written")
+    assert line.endswith("set MXMCLR_CACHE to another folder")
+
+
 def test_a_manifest_with_problems(sample, capsys):
     folder, lines, path = sample
     lines[0]["image"] = ["image/a.jpg", "image/a.jpg", "image/none.jpg"]
@@ -45,10 +64,10 @@ def test_a_manifest_with_problems(sample, capsys):
     for words in (
         *("image repeated: 1", "image missing: 1", "voxel unreadable: 1", "id in two splits: 1"),
         f"'4' is in 'test' here, but in 'train' at {path}:5",
-        "1 ids stand in several lines",
-        "1 texts of text are of several instances",
+        "1 ids occur in several lines",
+        "1 texts of text belong to several instances",
         "'thing number 0': 0, 1, 2",
-        "files of image are of several instances",
+        "files of image belong to several instances",
     ):
         assert words in out, words
 
@@ -87,8 +106,8 @@ def test_a_path_and_the_command_that_is_printed(tmp_path, capsys, monkeypatch, n
     said = capsys.readouterr().out
     assert status == 0
     words = shlex.split(said.splitlines()[-1].partition("to train: ")[2])
-    assert words[:4] == ["python", "-m", "mxmclr_plugin.run", "manifest"]
-    config = load_config("manifest", words[4:])
+    assert words[:2] == ["mxmclr", "manifest"]
+    config = load_config("manifest", words[2:])
     assert (config.data["path"], config.data["root"]) == (f"{name}/my.jsonl", ".")
 
 
@@ -103,9 +122,9 @@ def test_sizes_of_images(tmp_path, capsys):
     path = write_lines(tmp_path / "my.jsonl", lines)
     status, out, _ = run(capsys, "data", "check", path, "size=64")
     assert status == 0
-    assert "smallest, median and largest file are of 50 x 10, 80 x 100, 128 x 128 pixels" in out
-    assert "all become 64 x 64 (size=64)" in out
-    small = f"2 files of image are smaller than that, and are enlarged {tmp_path}/5.jpg: 50 x 10"
+    assert "smallest, median and largest file have 50 x 10, 80 x 100, 128 x 128 pixels" in out
+    assert "all are resized to 64 x 64 (size=64)" in out
+    small = f"2 files of image are smaller than that and are enlarged {tmp_path}/5.jpg: 50 x 10"
     assert f"{small} {tmp_path}/2.jpg: 20 x 30" in out
     assert "2 files of image are more than 2 times as long as wide" in out
     assert f"{tmp_path}/3.jpg: 300 x 90" in out

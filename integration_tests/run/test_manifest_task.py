@@ -1,6 +1,5 @@
 """Anybody's own data through the runner, with nothing but its path."""
 
-import io
 import json
 import os
 import shutil
@@ -19,8 +18,8 @@ from mxmclr_plugin.data.manifest.build import manifest
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.experiment import auto_config
 from mxmclr_plugin.experiment.auto_config import completed
-from mxmclr_plugin.experiment.compose import load_config
-from mxmclr_plugin.experiment.describe_config import describe
+from mxmclr_plugin.experiment.config.compose import load_config
+from mxmclr_plugin.experiment.config.describe_config import describe
 from mxmclr_plugin.run.command_line import main
 
 FROZEN = ["towers.text.frozen=false", "data.path=x"]
@@ -60,9 +59,9 @@ def test_with_no_more_than_its_path(run, shop, tmp_path, monkeypatch):
     status, out, err = run("manifest", "data.path=my.jsonl", *QUICK, f"out={tmp_path / 'x'}")
     assert status == 0, err
     for words in (
-        *("towers.text: sentence_transformer", "towers.image: light_cnn2d"),
-        *("towers.scent: features", "directions: t2i, i2t, t2s, s2t"),
-        *("batch.folds: 2 text, 1 image, 1 scent", "batch.instances: 4 of 8"),
+        "chosen    from the data: towers, directions, batch.folds, batch.instances",
+        "text: sentence_transformer (frozen), image: light_cnn2d, scent: features",
+        "4 instances with 2 text and 1 image and 1 scent each",
     ):
         assert words in out
     metrics = metrics_of(tmp_path / "x")
@@ -109,26 +108,23 @@ def test_an_option_of_a_tower_that_is_chosen(shop, monkeypatch):
     data = manifest(str(shop / "my.jsonl"), size=16)
 
     def chosen(*overrides):
-        console = Console(record=True, quiet=False, file=io.StringIO(), width=200)
-        config = completed(load_config("manifest", [*overrides, "data.path=x"]), data, console)
-        return config.towers["text"], console.export_text()
+        config = load_config("manifest", [*overrides, "data.path=x"])
+        return completed(config, data, Console(quiet=True)).towers["text"]
 
-    tower, said = chosen()
+    tower = chosen()
     assert (tower["name"], tower["frozen"]) == ("sentence_transformer", True)
-    assert "towers.text: sentence_transformer, frozen but for its head (towers.text.frozen" in said
-    tower, said = chosen("towers.text.frozen=false")
+    tower = chosen("towers.text.frozen=false")
     assert (tower["name"], tower["frozen"], tower["lr_scale"]) == (
         *("sentence_transformer", False, 0.01),
     )
-    assert "towers.text: sentence_transformer, trained with lr_scale=0.01" in said
     for overrides in (
         ("towers.text.frozen=false", "towers/text=sentence_transformer"),
         ("towers/text=sentence_transformer", "towers.text.frozen=false"),
     ):
-        assert chosen(*overrides)[0]["frozen"] is False
-    assert chosen("towers.text.model=all-MiniLM-L6-v2")[0]["name"] == "sentence_transformer"
-    assert chosen("towers.text.min_count=2")[0]["name"] == "bag_of_words"
-    assert chosen("towers.text.frozen=false", "towers.text.lr_scale=1")[0]["lr_scale"] == 1
+        assert chosen(*overrides)["frozen"] is False
+    assert chosen("towers.text.model=all-MiniLM-L6-v2")["name"] == "sentence_transformer"
+    assert chosen("towers.text.min_count=2")["name"] == "bag_of_words"
+    assert chosen("towers.text.frozen=false", "towers.text.lr_scale=1")["lr_scale"] == 1
     with pytest.raises(
         ConfigError, match=r"towers\.text\.frozne.*did you mean.*towers\.text\.frozen"
     ):
@@ -137,8 +133,8 @@ def test_an_option_of_a_tower_that_is_chosen(shop, monkeypatch):
         chosen("towers.text.widths=[1]")
     assert "towers.text.frozen" in [key.key for key in describe(load_config("manifest", FROZEN))]
     monkeypatch.setattr(auto_config, "_FEW_TEXTS", 0)
-    assert chosen()[0]["name"] == "bag_of_words"
-    assert chosen("towers.text.lora_rank=4")[0]["name"] == "sentence_transformer"
+    assert chosen()["name"] == "bag_of_words"
+    assert chosen("towers.text.lora_rank=4")["name"] == "sentence_transformer"
 
 
 @pytest.mark.slow
@@ -146,12 +142,12 @@ def test_a_text_model_that_is_trained(run, shop, tmp_path):
     asked = ["manifest", f"data.path={shop / 'my.jsonl'}", "trainer.max_steps=1"]
     status, out, _ = run(*asked, f"out={tmp_path / 'x'}", "towers.text.frozen=false")
     assert status == 0
-    assert f"trained text model written to {tmp_path / 'x' / 'text_tower'}" in out
+    assert f"text model (SentenceTransformer): {tmp_path / 'x' / 'text_tower'}" in out
     model = SentenceTransformer(str(tmp_path / "x" / "text_tower"), device="cpu")
     assert model.encode(["thing"]).shape == (1, 384)
     status, out, _ = run(*asked, f"out={tmp_path / 'y'}")
     assert not (tmp_path / "y" / "text_tower").exists()
-    assert "the text model was frozen, so none is written: towers.text.frozen=false" in out
+    assert "text model: frozen, so not written; towers.text.frozen=false" in out
 
 
 @pytest.mark.slow

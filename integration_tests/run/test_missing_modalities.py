@@ -42,7 +42,7 @@ def test_instances_with_one_modality_are_left_out_and_the_rest_trains(shop, tmp_
     options += ["batch.instances=4", "trainer.max_steps=9", f"loss={loss}", f"out={out}"]
     assert main(["manifest", f"data.path={shop}", *options]) == 0
     printed = " ".join(capsys.readouterr().out.split())
-    assert "train: 28 of 40 instances are left out, which do not have" in printed
+    assert "train: 28 of 40 instances are left out, for lack of" in printed
     train = json.loads((out / "metrics.json").read_text())["train"]
     assert train["steps"] == 9
     assert train["rows_without_positive"] == train["pairs_without_positive"] == 0

@@ -323,7 +323,7 @@ def test_two_processes_train_in_one_folder(tmp_path):
     arguments = ["text2shape", *SLICE, *two, *few, "seed=7"]
     done = run(*arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "of each of the 2 processes alone" not in done.stdout
+    assert "of the 2 processes compares its own rows alone" not in done.stdout
     assert "holds a run" not in done.stderr
     assert [folder.name for folder in (tmp_path / "runs" / "text2shape").iterdir()] == [
         "mxmclr-seed7"

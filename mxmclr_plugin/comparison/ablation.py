@@ -25,8 +25,8 @@ from mxmclr_plugin.comparison.records import (
 )
 from mxmclr_plugin.comparison.study import load_study
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.experiment.compose import load_config
-from mxmclr_plugin.experiment.metrics import RunMetrics
+from mxmclr_plugin.experiment.config.compose import load_config
+from mxmclr_plugin.experiment.run_folder.metrics import RunMetrics
 from mxmclr_plugin.files import write_atomically
 from mxmclr_plugin.inference.evaluate import evaluate_run
 from mxmclr_plugin.inference.run import load_run
@@ -70,8 +70,8 @@ def ablate(
     own_data = base.data["name"]
     if config.evaluate and len(study.axes) > 1:
         raise ConfigError(
-            f"evaluate: the study {config.study!r} has two axes already, and the data would be a "
-            "third; take a study of one"
+            f"evaluate: the study {config.study!r} has two axes, and the data would be a third: "
+            "choose a study with one axis"
         )
     if own_data in config.evaluate:
         raise ConfigError(f"evaluate.{own_data}: this is the training data; choose another name")
@@ -115,7 +115,7 @@ def ablate(
         settings={
             "command": " ".join(
                 [
-                    f"python -m mxmclr_plugin.run ablate {task}",
+                    f"mxmclr ablate {task}",
                     *as_arguments(config, ("study",)),
                     *overrides,
                 ]

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from mxmclr_plugin.comparison.config import ComparedLoss, ComparisonConfig, as_arguments
 from mxmclr_plugin.comparison.launcher import launch
+from mxmclr_plugin.comparison.optuna_search import Options, optuna_search
 from mxmclr_plugin.comparison.planned_run import Outcome, PlannedRun, plan_run
 from mxmclr_plugin.comparison.protocols import PROTOCOLS, batch_overrides
 from mxmclr_plugin.comparison.records import (
@@ -29,9 +30,10 @@ from mxmclr_plugin.comparison.records import (
 )
 from mxmclr_plugin.comparison.statistics import conclusion
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.experiment.compose import load_config
-from mxmclr_plugin.experiment.config import RunConfig
+from mxmclr_plugin.experiment.config.compose import load_config
+from mxmclr_plugin.experiment.config.run_config import RunConfig
 from mxmclr_plugin.loss.registry import loss_positives
+from mxmclr_plugin.optional_packages import optional
 from mxmclr_plugin.registry import LOSSES
 
 __all__ = ["compare", "comparison_folder"]
@@ -65,6 +67,8 @@ def compare(
         ConfigError: If a configuration is not valid; nothing has run then.
     """
     plan = _Plan(task, config, list(overrides), config_dir)
+    if config.tune and config.tuner == "optuna":
+        optional("optuna", "tuner=optuna needs", "optuna")
     for variant in plan.variants:  # mistakes are found before hours are spent
         plan.run(*variant, config.seeds[0])
     trials = _tune(plan, console) if config.tune else {}
@@ -95,7 +99,7 @@ def compare(
         settings={
             "command": " ".join(
                 [
-                    f"python -m mxmclr_plugin.run compare {task}",
+                    f"mxmclr compare {task}",
                     *as_arguments(config, ("losses", "seeds", "protocol")),
                     *overrides,
                 ]
@@ -108,6 +112,7 @@ def compare(
                 "folds": dict(plan.base.batch.folds),
             },
             "protocols": {name: PROTOCOLS[name].says for name in config.protocol},
+            "tuner": config.tuner if config.tune else None,
             "grid": dataclasses.asdict(config.grid) if config.tune else None,
             "seconds": sum({run.folder: run.seconds for run in runs}.values()),
         },
@@ -202,46 +207,54 @@ def _tuned(trial: Trial | None) -> list[str]:
 
 def _tune(plan: _Plan, console: Console) -> dict[_Variant, list[Trial]]:
     """Trials of every variant, with one chosen."""
-    grids = {variant: _grid(plan, variant) for variant in plan.variants}
-    planned = {
-        (variant, k): plan.trial(*variant, trial)
-        for variant, trials in grids.items()
-        for k, trial in enumerate(trials)
-    }
-    outcomes = launch(list(planned.values()), plan.config, console, f"tuning on {plan.task}")
-    for variant, trials in grids.items():
-        for k, trial in enumerate(trials):
-            metrics = outcomes[planned[variant, k]].metrics
-            score = None if metrics is None else metrics.best_validation
-            trials[k] = dataclasses.replace(trial, mean_recall=score)
-        finished = [trial for trial in trials if trial.mean_recall is not None]
+    grid = plan.config.grid
+    values = {variant: _values(plan, variant) for variant in plan.variants}
+
+    def measure(points: Sequence[tuple[_Variant, Options]]) -> list[float | None]:
+        planned = [
+            plan.trial(*variant, Trial(_named(variant), options, None))
+            for variant, options in points
+        ]
+        outcomes = launch(planned, plan.config, console, f"tuning on {plan.task}")
+        metrics = [outcomes[run].metrics for run in planned]
+        return [None if of is None else of.best_validation for of in metrics]
+
+    if plan.config.tuner == "optuna":
+        ranges = {
+            variant: {key: (min(of), max(of)) for key, of in by_key.items()}
+            for variant, by_key in values.items()
+        }
+        count = len(grid.lr) * max(len(grid.temperature), len(grid.scale))
+        tried = optuna_search(ranges, count, plan.config.tune_seed, measure)
+    else:
+        points = [
+            (variant, dict(zip(by_key, point, strict=True)))
+            for variant, by_key in values.items()
+            for point in itertools.product(*by_key.values())
+        ]
+        tried = [(*p, score) for p, score in zip(points, measure(points), strict=True)]
+    trials: dict[_Variant, list[Trial]] = {variant: [] for variant in plan.variants}
+    for variant, options, score in tried:
+        trials[variant].append(Trial(_named(variant), options, score))
+    for of_variant in trials.values():
+        finished = [trial for trial in of_variant if trial.mean_recall is not None]
         if finished:
             best = max(finished, key=lambda trial: trial.mean_recall or 0.0)
-            trials[trials.index(best)] = dataclasses.replace(best, chosen=True)
-    return grids
+            of_variant[of_variant.index(best)] = dataclasses.replace(best, chosen=True)
+    return trials
 
 
-def _grid(plan: _Plan, variant: _Variant) -> list[Trial]:
-    """Trials of a variant: equally many for every loss with a temperature or a margin."""
+def _values(plan: _Plan, variant: _Variant) -> dict[str, list[float]]:
+    """Values of each option on the grid: a temperature or a margin, and the learning rate."""
     config, grid = plan.loaded(*variant), plan.config.grid
-    rates = [config.optimizer.lr * factor for factor in grid.lr]
     scale, default = _scale(config.loss)
-    values: Sequence[float | None] = [None]
+    values: dict[str, list[float]] = {}
     if scale == "temperature":
-        values = grid.temperature
+        values["loss.temperature"] = grid.temperature
     elif scale is not None:
-        values = [default * factor for factor in grid.scale]
-    return [
-        Trial(
-            _named(variant),
-            {
-                **({} if value is None else {f"loss.{scale}": _short(value)}),
-                "optimizer.lr": _short(rate),
-            },
-            None,
-        )
-        for value, rate in itertools.product(values, rates)
-    ]
+        values[f"loss.{scale}"] = [default * factor for factor in grid.scale]
+    values["optimizer.lr"] = [config.optimizer.lr * factor for factor in grid.lr]
+    return {key: [_short(value) for value in of] for key, of in values.items()}
 
 
 def _scale(loss: Mapping[str, Any]) -> tuple[str | None, float]:
@@ -306,8 +319,8 @@ def _sentences(
         best = _best(of_variant)
         if best is not None and (keys := _at_the_edge(best, of_variant)):
             sentences.append(
-                f"{variant_name(_named(variant))}: the tuned {', '.join(keys)} is the least or "
-                "greatest that was tried."
+                f"{variant_name(_named(variant))}: the best {', '.join(keys)} is at the edge of "
+                "the grid: a value beyond it may be better."
             )
     return sentences
 

@@ -58,7 +58,9 @@ class ComparisonConfig:
         metric: Metric of the sentences, and the first of the table: ``mean_recall`` (the mean over
             the directions of the first r@k), ``rsum``, or a direction with a metric (``t2s/r@1``).
         confidence: Confidence of the intervals.
-        tune: Whether each loss gets the best of ``grid`` by validation, under each protocol.
+        tune: Whether each loss gets the best options by validation, under each protocol.
+        tuner: grid tries all of ``grid``; optuna as many trials between the ends of ``grid``, the
+            same number for every loss.
         grid: Values to try.
         tune_steps: Steps of a trial; null for those of the task.
         tune_seed: Seed of the trials.
@@ -80,6 +82,7 @@ class ComparisonConfig:
     metric: str = "mean_recall"
     confidence: Annotated[float, Ge(0.5), Lt(1)] = 0.95
     tune: bool = False
+    tuner: Annotated[str, OneOf(("grid", "optuna"))] = "grid"
     grid: GridConfig = field(default_factory=GridConfig)
     tune_steps: Count | None = None
     tune_seed: Seed = 1000

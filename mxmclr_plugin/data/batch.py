@@ -49,14 +49,15 @@ class MultifoldBatch(Mapping[str, Any]):
         records = dict(observations)
         inner = records.pop("ids", None)
         if (ids is None) == (inner is None):
-            raise ValueError("a batch has one ids, and no modality of that name")
+            raise ValueError("give ids once; no modality can be called 'ids'")
         features = records.pop("soft_features", soft_features)
         self.observations: dict[str, Observations] = records
         self.ids: dict[str, Tensor] = dict(inner if ids is None else ids)
         self.soft_features: dict[str, Tensor] = dict(features or {})
         if self.observations.keys() != self.ids.keys():
             raise ValueError(
-                f"observations are of {sorted(self.observations)} but ids of {sorted(self.ids)}"
+                f"observations have the modalities {sorted(self.observations)} but ids have "
+                f"{sorted(self.ids)}"
             )
         for modality, of_modality in self.observations.items():
             row_ids = self.ids[modality]

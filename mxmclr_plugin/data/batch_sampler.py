@@ -119,8 +119,8 @@ class MultifoldBatchSampler(InstanceDraws[list[int]], BatchSampler):
         """The batch sampler that sentence-transformers' training arguments take.
 
         ``batch_sampler=functools.partial(MultifoldBatchSampler.from_dataset, observations=4)``
-        draws batches of ``batch_size // observations`` instances. Processes are accelerate's
-        business, which hands each of them its share of the batches.
+        draws batches of ``batch_size // observations`` instances. accelerate gives
+        each process its share of the batches.
 
         Args:
             dataset: A Hugging Face data set.
@@ -144,7 +144,10 @@ class MultifoldBatchSampler(InstanceDraws[list[int]], BatchSampler):
                 f"{dataset.column_names}; set column="
             )
         if at_least_one("observations", observations) > batch_size:
-            raise ValueError(f"a batch of {batch_size} rows holds no {observations} observations")
+            raise ValueError(
+                f"a batch of {batch_size} rows is too small for {observations} observations of an "
+                "instance"
+            )
         return cls(
             dataset[found],
             instances=batch_size // observations,
@@ -161,7 +164,7 @@ class MultifoldBatchSampler(InstanceDraws[list[int]], BatchSampler):
         return self
 
     def __len__(self) -> int:
-        """Batches an epoch on this process."""
+        """Number of batches per epoch on this process."""
         return self.repeats * self._steps()
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -175,11 +178,11 @@ class MultifoldBatchSampler(InstanceDraws[list[int]], BatchSampler):
                 batch = []
 
     def state_dict(self) -> dict[str, int]:
-        """Epoch, and number of its batches that were handed out."""
+        """The epoch, and the number of its batches that were handed out."""
         return dict(zip(("epoch", "batches"), self._position, strict=True))
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Has the next iteration go on behind the batches that were handed out.
+        """Make the next iteration continue after the batches that were handed out.
 
         Raises:
             ValueError: If it is not a state of this class.

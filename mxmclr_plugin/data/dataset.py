@@ -111,15 +111,15 @@ class MultifoldDataset(Dataset[MultifoldInstance]):
         names: Sequence[str] | None = None,
         ids: npt.ArrayLike | None = None,
     ) -> MultifoldDataset:
-        """The data set of observations in lists, one list an instance and modality.
+        """The data set of observations in lists, one list per instance and modality.
 
         ``MultifoldDataset.from_lists({"image": [[i0, i1], [i2]], "text": [["a", "b"], ["c"]]})``
         has two instances, the first with two images and two texts.
 
         Args:
             observations: For each modality, the observations of each instance: tensors, arrays, or
-                numbers, which become tensors, or strings. An instance without any in a modality has
-                an empty list or None there.
+                numbers, which become tensors, or strings. An instance without observations in a
+                modality has an empty list or None there.
             names: A name for each instance, by default its id.
             ids: An id for each instance, all different; by default 0, 1, 2, ...
 

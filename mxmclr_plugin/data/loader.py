@@ -22,7 +22,7 @@ class ResumableLoader(DataLoader[Any]):
     :class:`MultifoldBatchSampler`.
 
     Lightning keeps the state of a loader that has ``state_dict`` and ``load_state_dict`` in its
-    checkpoints. A resumed epoch starts behind the batches that were used; those are not decoded.
+    checkpoints. A resumed epoch starts after the batches that were used; those are not decoded.
     The length stays that of the whole epoch: Lightning counts the used batches itself.
 
     Takes what :class:`torch.utils.data.DataLoader` takes, and
@@ -83,12 +83,12 @@ class ResumableLoader(DataLoader[Any]):
     def state_dict(self) -> dict[str, int]:
         """The epoch that is drawn and the number of batches of it that were handed out.
 
-        Those that workers hold in readiness do not count.
+        Batches that workers have prefetched do not count.
         """
         return {"epoch": self._epoch, "batches": self._used}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Has the next iteration go on behind the batches that were used, if there were any.
+        """Make the next iteration continue after the batches that were used, if there were any.
 
         Raises:
             ValueError: If it is not a state of this class.

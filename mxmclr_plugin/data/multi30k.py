@@ -41,7 +41,7 @@ def multi30k(
             ``{"id": "1.jpg", "en": [...], "de": [...]}``; or of the authors' raw text, compressed
             or not: ``train.1.en.gz`` to ``train.5.en.gz``, or ``train.en.gz``, and so on, with the
             names of the photos in ``image_splits`` if that folder is in it or beside it.
-        languages: Keys of those lists that are read, each a modality.
+        languages: Keys of the lists to read; each is a modality.
         on_error: ``skip`` leaves out, and lists, lines of another form, captions without words, and
             photos that lack a language or occur again; ``raise`` stops at the first.
 

@@ -18,7 +18,7 @@ class MultifoldSampler(InstanceDraws[Draw]):
     It is the ``sampler`` of a data loader with ``batch_size=instances``;
     :class:`~mxmclr_plugin.data.draws.InstanceDraws` describes the order. Lightning keeps a
     subclass of ``DistributedSampler`` as it is and calls ``set_epoch``. For another data set with
-    one row a pair or an observation there is
+    one row per pair or observation, use
     :class:`~mxmclr_plugin.data.batch_sampler.MultifoldBatchSampler`.
 
     Args:
@@ -52,7 +52,7 @@ class MultifoldSampler(InstanceDraws[Draw]):
         if not isinstance(dataset, MultifoldDataset):
             raise TypeError(
                 f"a MultifoldSampler draws from a MultifoldDataset, got {type(dataset).__name__}; "
-                "for a data set with one row a pair or an observation use DataLoader(dataset, "
+                "for a data set with one row per pair or observation use DataLoader(dataset, "
                 "batch_sampler=MultifoldBatchSampler(ids, instances=..., observations=...))"
             )
         self.folds = {name: at_least_one(f"folds[{name!r}]", p) for name, p in folds.items()}
@@ -79,7 +79,7 @@ class MultifoldSampler(InstanceDraws[Draw]):
         )
 
     def __len__(self) -> int:
-        """Draws an epoch on this process."""
+        """Number of draws per epoch on this process."""
         return self.repeats * self._steps() * self.instances
 
     def __iter__(self) -> Iterator[Draw]:

@@ -13,8 +13,8 @@ from rich.console import Console
 from mxmclr_plugin.data.dataset import MultifoldDataset
 from mxmclr_plugin.data.splits import DataSplits
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.experiment.check_config import check_config
-from mxmclr_plugin.experiment.config import RunConfig
+from mxmclr_plugin.experiment.config.check_config import check_config
+from mxmclr_plugin.experiment.config.run_config import RunConfig
 from mxmclr_plugin.experiment.splits import check_trainable, usable_splits
 from mxmclr_plugin.registry import TOWERS
 from mxmclr_plugin.retrieval.direction import Direction
@@ -63,33 +63,32 @@ def completed(config: RunConfig, data: DataSplits, console: Console) -> RunConfi
     train = data["train"]
     modalities = _modalities(config.directions, data)
     towers = {m: _tower(m, data, config.towers.get(m, {})) for m in modalities}
-    lines = [_about_tower(m, tower) for m, tower in towers.items()]
+    keys = ["towers"]
     directions = config.directions
     if not directions:
         directions = _directions(modalities)
-        lines.append(f"directions: {', '.join(directions)}")
+        keys.append("directions")
     folds = config.batch.folds
     if not folds:
         folds = {m: _fold(train, m, data.kinds[m]) for m in modalities}
-        lines.append(f"batch.folds: {', '.join(f'{n} {m}' for m, n in folds.items())}")
+        keys.append("batch.folds")
     taught = int(train.observed_in(modalities, 2).sum())
     instances = config.batch.instances
     if instances is None:
         instances = max(2, min(_MOST_INSTANCES, taught // 2))
-        lines.append(f"batch.instances: {instances} of {taught}")
+        keys.append("batch.instances")
     steps = max(1, taught // instances)  # once through the instances
     max_steps = config.trainer.max_steps
     if max_steps is None:
         max_steps = min(max(_PASSES * steps, _FEWEST_STEPS), _MOST_STEPS)
-        lines.append(f"trainer.max_steps: {max_steps}")
+        keys.append("trainer.max_steps")
     repeats = config.batch.repeats
     if repeats is None:
         repeats = max(1, max_steps // (_VALIDATIONS * steps))
-        lines.append(f"batch.repeats: {repeats}")
+        keys.append("batch.repeats")
     console.print(
-        "chosen from the data (set any of these keys to override):\n  " + "\n  ".join(lines),
+        f"chosen    from the data: {', '.join(keys)}; set any of them to override",
         highlight=False,
-        soft_wrap=True,
     )
     filled = dataclasses.replace(
         config,
@@ -168,18 +167,6 @@ def _is_fine_tuned(tower: Mapping[str, Any]) -> bool:
     """Whether a backbone is trained that is frozen unless it is configured otherwise."""
     frozen = TOWERS[tower["name"]].defaults.get("frozen", False)
     return bool(frozen) and not tower.get("frozen", frozen)
-
-
-def _about_tower(modality: str, tower: Mapping[str, Any]) -> str:
-    key = f"towers.{modality}"
-    if "same_as" in tower:
-        return f"{key}: that of {tower['same_as']}"
-    if _is_fine_tuned(tower):
-        scale = tower.get("lr_scale", 1)
-        return f"{key}: {tower['name']}, trained with lr_scale={scale:g}"
-    if tower.get("frozen", TOWERS[tower["name"]].defaults.get("frozen", False)):
-        return f"{key}: {tower['name']}, frozen but for its head ({key}.frozen=false trains it)"
-    return f"{key}: {tower['name']}"
 
 
 def _directions(modalities: Sequence[str]) -> dict[str, Direction]:

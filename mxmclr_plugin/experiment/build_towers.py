@@ -14,8 +14,8 @@ from mxmclr_plugin.data.batch import stack
 from mxmclr_plugin.data.dataset import MultifoldDataset
 from mxmclr_plugin.data.observations import Records
 from mxmclr_plugin.errors import ConfigError, build_part
-from mxmclr_plugin.experiment.config import RunConfig
-from mxmclr_plugin.experiment.folder import RunFolder
+from mxmclr_plugin.experiment.config.run_config import RunConfig
+from mxmclr_plugin.experiment.run_folder.folder import RunFolder
 from mxmclr_plugin.loss.multimodal import takes_soft_features
 from mxmclr_plugin.models.feature_cache import encoder_features
 from mxmclr_plugin.models.registry import build_tower
@@ -61,12 +61,20 @@ def _tower_that_takes(records: Sequence[Any], spec: Mapping[str, Any]) -> Tower:
 
 
 def check_processes(towers: Mapping[str, Tower], config: RunConfig, processes: int) -> None:
-    """Checks that DDP does not wait for gradients of a backbone that is unfrozen later.
+    """Checks that several processes can train the towers together.
 
     Raises:
-        ConfigError: If there are several processes and the strategy does not find unused
-            parameters.
+        ConfigError: If DDP would wait for gradients of a backbone that is unfrozen later, or FSDP2
+            cannot shard a tower.
     """
+    if config.trainer.strategy == "fsdp2":
+        for modality, tower in towers.items():
+            for name, parameter in tower.named_parameters():
+                if parameter.ndim == 0:
+                    raise ConfigError(
+                        f"trainer.strategy=fsdp2: the tower of {modality} has a parameter without "
+                        f"dimensions, {name}, which FSDP2 cannot shard; take ddp"
+                    )
     late = [name for name, tower in towers.items() if tower.unfreeze_at is not None]
     if processes > 1 and late and "find_unused_parameters" not in config.trainer.strategy:
         raise ConfigError(

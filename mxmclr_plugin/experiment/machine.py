@@ -6,13 +6,14 @@ import os
 import re
 from pathlib import Path
 
+from lightning_fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Trainer
 
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.experiment.config import TrainerConfig, precision_of
-from mxmclr_plugin.experiment.loggers import check_loggers
-from mxmclr_plugin.experiment.trainer import hardware
+from mxmclr_plugin.experiment.config.run_config import TrainerConfig, precision_of
+from mxmclr_plugin.experiment.training.loggers import check_loggers
+from mxmclr_plugin.experiment.training.trainer import hardware
 
 __all__ = ["check_machine", "check_writable"]
 
@@ -21,17 +22,18 @@ def check_machine(config: TrainerConfig) -> None:
     """Check that the devices, strategy, precision and loggers of a configuration can be used.
 
     Raises:
-        ConfigError: If one cannot; the message names the keys that differ from their defaults.
+        ConfigError: If one cannot; the message names the keys that differ from their defaults. Or
+            if torchrun or srun has started another number of processes.
     """
     check_loggers(config.loggers)
     if not re.fullmatch(r"auto|-1|\d{1,4}(,\d{1,4})*,?", config.devices):
         raise ConfigError(
             f"trainer.devices must be auto, a number, or indexes as 0,2, got {config.devices!r}"
         )
-    if re.search("spawn|fork|notebook", config.strategy):
+    if config.strategy == "fsdp2" and precision_of(config) == "16-mixed":
         raise ConfigError(
-            f"trainer.strategy={config.strategy}: the results of such processes are lost when they "
-            "end; take ddp, whose processes run the same command"
+            "trainer.strategy=fsdp2: each process scales float16 gradients by a factor of its own; "
+            "take trainer.precision=bf16-mixed or 32"
         )
     if precision_of(config) == "16-true":
         raise ConfigError(
@@ -39,7 +41,7 @@ def check_machine(config: TrainerConfig) -> None:
             "take bf16-true or 16-mixed"
         )
     try:
-        Trainer(
+        trainer = Trainer(
             **hardware(config),
             logger=False,
             enable_checkpointing=False,
@@ -65,6 +67,13 @@ def check_machine(config: TrainerConfig) -> None:
             f"{', '.join(keys) or 'trainer'} cannot be used on this machine: {reason}; "
             "leave it out to use what there is"
         ) from error
+    for launcher in (TorchElasticEnvironment, SLURMEnvironment):
+        if launcher.detect() and (started := launcher().world_size()) != trainer.world_size:
+            raise ConfigError(
+                f"trainer.devices: {started} processes were started, but trainer.devices x "
+                f"trainer.num_nodes is {trainer.world_size}, so each would train by itself: set "
+                "both to the numbers that torchrun or srun has, and trainer.strategy=ddp"
+            )
 
 
 def check_writable(key: str, folder: Path) -> None:

@@ -16,15 +16,20 @@ from rich.console import Console
 
 from mxmclr_plugin.data.dataset import MultifoldDataset
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.experiment.check_config import check_config
-from mxmclr_plugin.experiment.checkpoint_files import load_checkpoint
-from mxmclr_plugin.experiment.compose import literal_texts, load_config
-from mxmclr_plugin.experiment.config import RunConfig
-from mxmclr_plugin.experiment.folder import RunFolder, default_folder, read_config, run_of
-from mxmclr_plugin.experiment.metrics import RunMetrics
+from mxmclr_plugin.experiment.config.check_config import check_config
+from mxmclr_plugin.experiment.config.compose import literal_texts, load_config
+from mxmclr_plugin.experiment.config.run_config import RunConfig
+from mxmclr_plugin.experiment.run_folder.checkpoint_files import load_checkpoint
+from mxmclr_plugin.experiment.run_folder.folder import (
+    RunFolder,
+    default_folder,
+    read_config,
+    run_of,
+)
+from mxmclr_plugin.experiment.run_folder.metrics import RunMetrics
 
 if TYPE_CHECKING:  # it takes seconds to import
-    from mxmclr_plugin.experiment.module import RetrievalModule
+    from mxmclr_plugin.experiment.training.module import RetrievalModule
 
 __all__ = [
     "Start",
@@ -41,6 +46,9 @@ _MAY_CHANGE = (
     *("eval.split", "eval.test", "eval.ndcg_at", "eval.rsum", "eval.group_size"),
 )
 """Keys, or their beginnings, that do not decide which run this is."""
+
+_AT_ONCE = 2**16
+"""Texts of a training set that are joined at once."""
 
 
 def command_config(
@@ -233,7 +241,10 @@ def training_set_digest(train: MultifoldDataset) -> str:
         digest.update(members.folds.astype("<i8").tobytes())
         store, rows = train.stores[modality], members.rows.tolist()
         if rows and isinstance(store[rows[0]], str):
-            digest.update("\0".join(map(store.__getitem__, rows)).encode("utf-8", "surrogatepass"))
+            for start in range(0, len(rows), _AT_ONCE):
+                texts = [store[row] for row in rows[start : start + _AT_ONCE]]
+                joined = "\0".join(["", *texts] if start else texts)
+                digest.update(joined.encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
 
 

@@ -32,16 +32,18 @@ from mxmclr_plugin.experiment.build_towers import (
     with_cached_features,
     with_teachers,
 )
-from mxmclr_plugin.experiment.checkpoint_files import remove_checkpoint
-from mxmclr_plugin.experiment.clock import TrainingClock, advice_on_waiting
-from mxmclr_plugin.experiment.config import BatchConfig, RunConfig
-from mxmclr_plugin.experiment.data_module import RetrievalData
-from mxmclr_plugin.experiment.folder import RunFolder, claimed_folder
-from mxmclr_plugin.experiment.health import TrainingHealth
-from mxmclr_plugin.experiment.lost_process import explaining_lost_process
+from mxmclr_plugin.experiment.config.run_config import BatchConfig, RunConfig
 from mxmclr_plugin.experiment.machine import check_machine, check_writable
-from mxmclr_plugin.experiment.memory import MemoryAdvice
-from mxmclr_plugin.experiment.metrics import (
+from mxmclr_plugin.experiment.resume import (
+    Start,
+    changes_of,
+    check_fits,
+    start_of,
+    training_set_digest,
+)
+from mxmclr_plugin.experiment.run_folder.checkpoint_files import remove_checkpoint
+from mxmclr_plugin.experiment.run_folder.folder import RunFolder, claimed_folder
+from mxmclr_plugin.experiment.run_folder.metrics import (
     BatchRecord,
     DataRecord,
     RunMetrics,
@@ -50,20 +52,19 @@ from mxmclr_plugin.experiment.metrics import (
     graded_note,
     relevance_of,
 )
-from mxmclr_plugin.experiment.metrics_table import metrics_tables
-from mxmclr_plugin.experiment.module import RetrievalModule
-from mxmclr_plugin.experiment.nonfinite import NonFiniteGuard
-from mxmclr_plugin.experiment.resume import (
-    Start,
-    changes_of,
-    check_fits,
-    start_of,
-    training_set_digest,
-)
-from mxmclr_plugin.experiment.signals import Interrupted, Stop
+from mxmclr_plugin.experiment.run_folder.metrics_table import metrics_tables
 from mxmclr_plugin.experiment.splits import usable_splits, with_train_instances
-from mxmclr_plugin.experiment.trainer import build_trainer
-from mxmclr_plugin.experiment.training_progress import TrainingProgress
+from mxmclr_plugin.experiment.training.clock import TrainingClock, advice_on_waiting
+from mxmclr_plugin.experiment.training.data_module import RetrievalData
+from mxmclr_plugin.experiment.training.fully_sharded import gather_weights
+from mxmclr_plugin.experiment.training.health import TrainingHealth
+from mxmclr_plugin.experiment.training.lost_process import explaining_lost_process
+from mxmclr_plugin.experiment.training.memory import MemoryAdvice
+from mxmclr_plugin.experiment.training.module import RetrievalModule
+from mxmclr_plugin.experiment.training.nonfinite import NonFiniteGuard
+from mxmclr_plugin.experiment.training.signals import Interrupted, Stop
+from mxmclr_plugin.experiment.training.trainer import build_trainer
+from mxmclr_plugin.experiment.training.training_progress import TrainingProgress
 from mxmclr_plugin.loss.multimodal import MultimodalLoss
 from mxmclr_plugin.loss.registry import build_loss, loss_positives
 from mxmclr_plugin.models.checkpointing import has_batch_norm
@@ -89,7 +90,7 @@ def run_retrieval(config: RunConfig, console: Console | None = None) -> RunMetri
         Interrupted: If a signal ended it.
     """
     console = console or TerminalConsole()
-    _quieten_libraries(console)
+    _quieten_libraries()
     check_machine(config.trainer)
     check_writable("out", Path(config.out or "runs"))
     loss = build_part("loss", build_loss, config.loss)
@@ -145,8 +146,7 @@ def _run(
         *(config.trainer, config.optimizer, folder.path, callbacks, stop, start.step),
     )
     check_processes(towers, config, trainer.world_size)
-    if trainer.world_size > 1:
-        _compare_all_processes(module.loss, config, trainer, console)
+    _set_gathering(module.loss, config, trainer, console)
     if config.trainer.cache_chunk is not None:
         _print_batch_norm(towers, config.trainer.cache_chunk, console)
     device = trainer.strategy.root_device
@@ -197,6 +197,7 @@ def _run(
         metrics.splits.update(_test(trainer, module, loaders, config, folder, console))
     if module.relevance is not None:
         metrics.data.notes.append(graded_note(module.relevance))
+    gather_weights(module)
     if trainer.is_global_zero:
         towers_written = save_sentence_transformers(towers, folder)
         # Written last: a run with metrics is finished.
@@ -205,14 +206,13 @@ def _run(
         _print_results(console, metrics, batch, path, len(data.notes))
         for modality, saved in towers_written.items():
             console.print(
-                f"trained {modality} model written to {saved}: SentenceTransformer({str(saved)!r}) "
-                "loads it",
+                f"{modality} model (SentenceTransformer): {saved}",
                 highlight=False,
                 soft_wrap=True,
             )
         for modality in frozen_texts(towers):
             console.print(
-                f"the {modality} model was frozen, so none is written: "
+                f"{modality} model: frozen, so not written; "
                 f"towers.{modality}.frozen=false trains it",
                 highlight=False,
                 soft_wrap=True,
@@ -221,11 +221,10 @@ def _run(
     return metrics
 
 
-def _quieten_libraries(console: Console) -> None:
+def _quieten_libraries() -> None:
     # Lightning's devices, tips and files are in our own lines.
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    if not console.is_terminal:
-        transformers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
     # Frozen backbones are in evaluation mode on purpose.
     warnings.filterwarnings("ignore", ".*eval mode at the start", module="pytorch_lightning")
     # Of a step that NonFiniteGuard reports.
@@ -236,6 +235,8 @@ def _quieten_libraries(console: Console) -> None:
     # Metrics are those of the rows of all processes, so each has the same.
     warnings.filterwarnings("ignore", ".*sync_dist=True", module="pytorch_lightning")
     warnings.filterwarnings("ignore", ".*all_gather is deprecated", module="lightning_fabric")
+    # What several processes encode twice in evaluation is ranked once.
+    warnings.filterwarnings("ignore", ".*Using `DistributedSampler` with the dataloaders")
     # An epoch may be shorter than trainer.log_every.
     warnings.filterwarnings("ignore", ".*smaller than the logging interval")
 
@@ -264,7 +265,8 @@ def _test(
         size = config.eval.group_size
         if module.tested.groups is None and size is not None and trainer.is_global_zero:
             console.print(
-                f"{split}: its {len(loaders.splits[split])} instances fill no group of {size}",
+                f"{split}: its {len(loaders.splits[split])} instances are fewer than a group of "
+                f"{size}",
                 highlight=False,
             )
     return tested
@@ -290,17 +292,20 @@ def _batch_for(config: RunConfig, train: MultifoldDataset, console: Console) -> 
     return batch
 
 
-def _compare_all_processes(
+def _set_gathering(
     loss: nn.Module, config: RunConfig, trainer: pl.Trainer, console: Console
 ) -> None:
     """Has the loss compare the rows of all processes, unless it is configured not to."""
+    options = {**config.loss, **(config.loss.get("init_args") or {})}
+    gathers: Any = options.get("gather_distributed")
+    if gathers is None:
+        gathers = trainer.world_size > 1
     parts = [part for part in loss.modules() if hasattr(part, "gather_distributed")]
-    if "loss.gather_distributed=false" not in [text.lower() for text in config.overrides]:
-        for part in parts:
-            part.gather_distributed = True  # type: ignore[assignment]
-    if trainer.is_global_zero and not any(part.gather_distributed for part in parts):
+    for part in parts:
+        part.gather_distributed = gathers
+    if trainer.world_size > 1 and trainer.is_global_zero and not (parts and gathers):
         console.print(
-            f"the loss compares the rows of each of the {trainer.world_size} processes alone",
+            f"each of the {trainer.world_size} processes compares its own rows alone",
             highlight=False,
         )
 
@@ -335,10 +340,7 @@ def _print_setup(
     folder: RunFolder,
 ) -> None:
     sizes = ", ".join(f"{name} {len(dataset)}" for name, dataset in splits.items())
-    towers = ", ".join(
-        f"{modality}: {spec.get('name') or 'that of ' + spec['same_as']}"
-        for modality, spec in config.towers.items()
-    )
+    towers = ", ".join(f"{name}: {_about_tower(spec)}" for name, spec in config.towers.items())
     teachers = ", ".join(
         f"{modality}: {spec['name']}{' (shuffled)' if spec['shuffle'] else ''}"
         for modality, spec in config.teacher.items()
@@ -356,6 +358,14 @@ def _print_setup(
     for name, text in lines.items():
         if text:
             console.print(f"{name:<9} {text}", highlight=False, soft_wrap=True, markup=False)
+
+
+def _about_tower(tower: Mapping[str, Any]) -> str:
+    if "same_as" in tower:
+        return f"the tower of {tower['same_as']}"
+    scale = tower.get("lr_scale", 1)
+    state = "frozen" if tower.get("frozen") else "" if scale == 1 else f"lr_scale {scale:g}"
+    return f"{tower['name']} ({state})" if state else str(tower["name"])
 
 
 def _record_start(
@@ -410,17 +420,17 @@ def _print_results(
     # The others stand above the progress.
     for note in metrics.data.notes[notes_printed:]:
         console.print(note, highlight=False)
-    console.print(f"written to {path}", highlight=False, soft_wrap=True)
+    console.print(f"metrics: {path}", highlight=False, soft_wrap=True)
 
 
 def _print_next(console: Console, folder: RunFolder, query: str | None) -> None:
     """The commands that go on from here."""
     run = shlex.quote(str(folder.path))
-    commands = [f"mxmclr evaluate ckpt={run} split=val", f"mxmclr report {run}"]
+    commands = [f"  mxmclr evaluate ckpt={run} split=val", f"  mxmclr report {run}"]
     if query is not None:
-        commands.insert(0, f"mxmclr search {shlex.quote(query)} ckpt={run}")
-    for word, command in zip(["next:", "", ""], commands, strict=False):
-        console.print(f"{word:<5} {command}", highlight=False, soft_wrap=True, markup=False)
+        commands.insert(0, f"  mxmclr search {shlex.quote(query)} ckpt={run}")
+    for line in ("next:", *commands):
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
 def _example_query(data: DataSplits, config: RunConfig) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.experiment.metrics import (
+from mxmclr_plugin.experiment.run_folder.metrics import (
     DataRecord,
     RunMetrics,
     graded_note,
@@ -46,6 +46,7 @@ def evaluate_run(run: Run, split: str = "test", progress: bool = True) -> RunMet
             config.eval,
             groups=True,
             relevance=relevance,
+            progress=progress,
         )
     except ValueError as error:
         raise ConfigError(f"directions: {error}") from error

@@ -17,11 +17,11 @@ from mxmclr_plugin.data.observations import observation_loader
 from mxmclr_plugin.data.splits import DataSplits
 from mxmclr_plugin.errors import ConfigError, build_part
 from mxmclr_plugin.experiment.build_towers import build_towers, with_cached_features
-from mxmclr_plugin.experiment.checkpoint_files import checksum, load_checkpoint
-from mxmclr_plugin.experiment.config import RunConfig
-from mxmclr_plugin.experiment.folder import RunFolder, read_config
-from mxmclr_plugin.experiment.metrics import RunMetrics
-from mxmclr_plugin.experiment.metrics_table import metrics_tables
+from mxmclr_plugin.experiment.config.run_config import RunConfig
+from mxmclr_plugin.experiment.run_folder.checkpoint_files import checksum, load_checkpoint
+from mxmclr_plugin.experiment.run_folder.folder import RunFolder, read_config
+from mxmclr_plugin.experiment.run_folder.metrics import RunMetrics
+from mxmclr_plugin.experiment.run_folder.metrics_table import metrics_tables
 from mxmclr_plugin.experiment.splits import (
     measured_modalities,
     measured_split,
@@ -87,7 +87,7 @@ class Run:
 
     def __repr__(self) -> str:
         towers = ", ".join(
-            f"{modality}: {spec.get('name') or 'that of ' + spec['same_as']}"
+            f"{modality}: {spec.get('name') or 'the tower of ' + spec['same_as']}"
             for modality, spec in self.config.towers.items()
         )
         return (
@@ -368,8 +368,7 @@ def _training_data(original: dict[str, Any], changed: dict[str, Any]) -> DataSpl
             data = build_part("data", DATASETS.build, moved)
         else:
             raise ConfigError(
-                f"{error}; these are the data that the run was trained on, which its towers are "
-                "made from"
+                f"{error}; the run needs its training data to build its towers"
             ) from error
     return data
 

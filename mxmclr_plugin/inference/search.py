@@ -184,7 +184,7 @@ def _modality_of_query(run: Run, file: Path | None, by: str | None) -> str:
     if len(fitting) != 1:
         raise ConfigError(
             f"search: {file} is for a tower of {' or '.join(of_suffix or FILE_KINDS)}, the run has "
-            f"towers of {', '.join(kinds)}" + ("; say which by by=MODALITY" if fitting else "")
+            f"towers of {', '.join(kinds)}" + ("; choose one with by=MODALITY" if fitting else "")
         )
     return fitting[0]
 

@@ -69,14 +69,15 @@ class MultifoldHybridLoss(nn.Module):
             without gradient; one of an instance that is in the batch is a positive. The direction
             from ``z1`` to ``z0`` is that of the batch alone. Without ``z1`` they are those of
             ``z0``. As in lightly the queue changes only when ``z0`` needs a gradient, and is that
-            of all processes if ``gather_distributed``. Unlike in lightly the batch's other
+            of all processes if rows are gathered. Unlike in lightly the batch's other
             rows are negatives beside it, entries not filled yet are left out, and the state dict
             holds it.
         gather_distributed:
             If True the loss is that of the rows of all processes, which may hold different numbers
-            of them, on each process. Under ``DistributedDataParallel`` parameters then get the
-            gradient of one process that had all rows; see
-            :func:`~mxmclr_plugin.loss.distributed.gather.gather_rows`.
+            of them, on each process. If False each process compares its own rows alone. None
+            gathers if there is a process group of several processes. Under
+            ``DistributedDataParallel`` parameters then get the gradient of one process that had all
+            rows; see :func:`~mxmclr_plugin.loss.distributed.gather.gather_rows`.
         soft_temperature:
             Temperature of the relation between instances, in standard deviations. Infinity treats
             all other instances alike.
@@ -131,7 +132,7 @@ class MultifoldHybridLoss(nn.Module):
         self,
         temperature: float = TEMPERATURE,
         memory_bank_size: int | Sequence[int] = 0,
-        gather_distributed: bool = False,
+        gather_distributed: bool | None = None,
         *,
         soft_temperature: Annotated[float, Gt(0), Le(float("inf"))] = SOFT_TEMPERATURE,
         hard_weight: float = HARD_WEIGHT,
@@ -165,7 +166,7 @@ class MultifoldHybridLoss(nn.Module):
         self.validate = validate
         self.memory_bank = None if memory_bank_size == 0 else ObservationQueue(memory_bank_size)
         check_options(self._options(temperature))
-        check_gather(gather, gather_distributed, impl, self.memory_bank is not None)
+        check_gather(gather, gather_distributed is not False, impl, self.memory_bank is not None)
         self.gather: Gather = gather
         self.last: dict[str, Tensor] = {}
         if learnable_temperature:
@@ -177,6 +178,10 @@ class MultifoldHybridLoss(nn.Module):
     def uses_relation(self) -> bool:
         """Whether the loss depends on how alike instances are, so that soft features matter."""
         return self._options(self.temperature).uses_relation
+
+    @property
+    def _gathers(self) -> bool:
+        return Ranks().size > 1 if self.gather_distributed is None else self.gather_distributed
 
     def _options(self, temperature: float | Tensor, most: int | None = None) -> Options:
         return Options(
@@ -297,7 +302,7 @@ class MultifoldHybridLoss(nn.Module):
                 "observations: set memory_bank_size=0"
             )
         exchange = None
-        if self.gather_distributed:
+        if self._gathers:
             needs_all = bank is not None or negatives is not None
             exchange = choose_exchange(self.gather, self.impl, needs_all, z0, z1)
             most = None  # other processes may hold more
@@ -333,7 +338,7 @@ class MultifoldHybridLoss(nn.Module):
         if z1 is None and ids1 is not None:
             raise ValueError("ids1 is given but z1 is None; ids of z0 are ids0")
         bank = self.memory_bank
-        beyond = self.gather_distributed or bank is not None
+        beyond = self._gathers or bank is not None
         if ids0 is None and ids1 is None:
             if z1 is not None and len(z0) != len(z1):
                 raise ValueError(
@@ -342,7 +347,7 @@ class MultifoldHybridLoss(nn.Module):
                 )
             if beyond:
                 ids = torch.arange(len(z0), device=z0.device)
-                if self.gather_distributed:
+                if self._gathers:
                     ranks = Ranks()
                     ids = ids * ranks.size + ranks.rank
                 if bank is not None:

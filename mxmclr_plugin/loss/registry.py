@@ -32,7 +32,7 @@ def build_loss(spec: str | Mapping[str, Any]) -> nn.Module:
 
     Returns:
         A module. Registered losses are called ``loss(z0, z1, ids0, ids1)``, as
-        :class:`~mxmclr_plugin.loss.multifold_hybrid.MultifoldHybridLoss`.
+        ``MultifoldHybridLoss`` is.
 
     Raises:
         ValueError: If the name or an option is unknown, or the class cannot be found or built.

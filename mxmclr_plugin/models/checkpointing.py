@@ -13,14 +13,14 @@ from torch.utils.checkpoint import checkpoint
 
 from mxmclr_plugin.data.batch import Observations
 
-__all__ = ["checkpoint_blocks", "encode_in_chunks", "has_batch_norm"]
+__all__ = ["blocks_of", "checkpoint_blocks", "encode_in_chunks", "has_batch_norm"]
 
 
 def checkpoint_blocks(model: nn.Module) -> int:
     """Makes a model recompute its blocks in the backward pass instead of storing activations.
 
-    Blocks are the members of the outermost ``nn.Sequential`` and ``nn.ModuleList`` that are made of
-    several layers (ResNet's blocks, a transformer's layers). Chen et al. 2016, arXiv 1604.06174.
+    Blocks are those of :func:`blocks_of`: ResNet's blocks, a transformer's layers. Chen et al.
+    2016, arXiv 1604.06174.
     Values, gradients and BatchNorm's running statistics do not change.
 
     Args:
@@ -29,7 +29,7 @@ def checkpoint_blocks(model: nn.Module) -> int:
     Returns:
         The number of blocks.
     """
-    blocks = list(_blocks(model))
+    blocks = list(blocks_of(model))
     for block in blocks:
         block.forward = partial(_recomputed, block, block.forward)  # type: ignore[method-assign]
     return len(blocks)
@@ -62,12 +62,13 @@ def has_batch_norm(tower: nn.Module) -> bool:
     return any(_normalises(part) for part in tower.modules())
 
 
-def _blocks(module: nn.Module) -> Iterator[nn.Module]:
+def blocks_of(module: nn.Module) -> Iterator[nn.Module]:
+    """Blocks of several layers in the outermost ``nn.Sequential`` and ``nn.ModuleList``."""
     for child in module.children():
         if isinstance(child, (nn.Sequential, nn.ModuleList)):
             yield from (block for block in child.children() if any(block.children()))
         else:
-            yield from _blocks(child)
+            yield from blocks_of(child)
 
 
 def _recomputed(block: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

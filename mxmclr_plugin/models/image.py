@@ -140,10 +140,10 @@ class TorchvisionBackbone(ImageModel):
     to one size of image (ViT, MaxViT) has others resized to it.
 
     Args:
-        arch: One of :func:`image_models`.
-        weights: None for random ones; a name of torchvision's, such as ``"IMAGENET1K_V1"`` or
-            ``"DEFAULT"`` (downloaded); or a state dict's file, ``.pt``, ``.pth`` or
-            ``.safetensors``, of the torchvision model (for any number of classes).
+        arch: Name of a torchvision model, one of :func:`image_models`.
+        weights: null for random weights; torchvision's name, such as ``"IMAGENET1K_V1"`` or
+            ``"DEFAULT"`` (downloaded); or the file of a state dict (``.pt``, ``.pth``,
+            ``.safetensors``) of the torchvision model, for any number of classes.
         gradient_checkpointing: Saves memory by a second forward pass.
 
     Raises:

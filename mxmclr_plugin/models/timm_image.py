@@ -23,10 +23,10 @@ class TimmBackbone(ImageModel):
     bound to one size of image has others resized to it.
 
     Args:
-        arch: A name of ``timm.list_models()``, with or without the tag of its weights.
-        weights: None for random ones; ``"pretrained"`` for timm's own (downloaded); or a state
-            dict's file, ``.pt``, ``.pth`` or ``.safetensors``, of the timm model (for any number of
-            classes).
+        arch: Name of a timm model (``timm.list_models()``), with or without the tag of its weights.
+        weights: null for random weights; ``"pretrained"`` for timm's own (downloaded); or the file
+            of a state dict (``.pt``, ``.pth``, ``.safetensors``) of the timm model, for any number
+            of classes.
         gradient_checkpointing: Saves memory by a second forward pass.
 
     Raises:

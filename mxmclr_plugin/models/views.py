@@ -93,7 +93,7 @@ def multi_view(
 
     Args:
         arch: ``"light_cnn2d"``, one of :func:`~mxmclr_plugin.models.image.image_models`, or
-            ``"timm/"`` and a name of timm's.
+            ``"timm/"`` and the name of a timm model.
         weights: See :class:`~mxmclr_plugin.models.image.TorchvisionBackbone` and
             :class:`~mxmclr_plugin.models.timm_image.TimmBackbone`.
         pooling: ``"mean"``, ``"max"`` or ``"attention"``.

@@ -106,10 +106,10 @@ class VideoBackbone(Backbone):
     is zero.
 
     Args:
-        arch: One of :func:`video_models`.
-        weights: None for random ones; a name of torchvision's, such as ``"KINETICS400_V1"`` or
-            ``"DEFAULT"`` (downloaded); or a state dict's file, ``.pt``, ``.pth`` or
-            ``.safetensors``, of the torchvision model (for 3 or 4 channels).
+        arch: Name of a torchvision video model, one of :func:`video_models`.
+        weights: null for random weights; torchvision's name, such as ``"KINETICS400_V1"`` or
+            ``"DEFAULT"`` (downloaded); or the file of a state dict (``.pt``, ``.pth``,
+            ``.safetensors``) of the torchvision model, for 3 or 4 channels.
 
     Raises:
         ValueError: If the model is unknown, or the weights are not for it.

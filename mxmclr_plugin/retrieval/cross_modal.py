@@ -98,6 +98,8 @@ def cross_modal_metrics(
     ndcg_at: int = 5,
     chunk: int | None = None,
     relevance: Relevance | None = None,
+    progress: bool = False,
+    distributed: bool = False,
 ) -> dict[str, dict[str, float]]:
     """Compute :func:`~mxmclr_plugin.retrieval.metrics.retrieval_metrics` in several directions.
 
@@ -111,6 +113,8 @@ def cross_modal_metrics(
         chunk: Queries scored at a time.
         relevance: How relevant instances are to each other, for ``graded_ndcg@10``, see
             :func:`~mxmclr_plugin.retrieval.graded.graded_ndcg`; None leaves it out.
+        progress: Whether to show a progress bar on a terminal.
+        distributed: Whether the processes of the default group divide the queries.
 
     Returns:
         Metrics of each direction.
@@ -125,7 +129,15 @@ def cross_modal_metrics(
             queries, query_ids = retrieval_items(embeddings, ids, direction.query, fuse)
             gallery, gallery_ids = retrieval_items(embeddings, ids, direction.gallery, fuse)
             metrics[name] = retrieval_metrics(
-                queries, gallery, query_ids, gallery_ids, ks=ks, ndcg_at=ndcg_at, chunk=chunk
+                queries,
+                gallery,
+                query_ids,
+                gallery_ids,
+                ks=ks,
+                ndcg_at=ndcg_at,
+                chunk=chunk,
+                progress=progress,
+                distributed=distributed,
             )
             if relevance is not None:
                 graded = graded_ndcg(queries, gallery, query_ids, gallery_ids, relevance)

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch import distributed as torch_dist
 
 from mxmclr_plugin.progress import progress_bar
 from mxmclr_plugin.retrieval.cosines import (
@@ -38,6 +39,7 @@ def retrieval_metrics(
     chunk: int | None = None,
     gallery_chunk: int | None = None,
     progress: bool = False,
+    distributed: bool = False,
 ) -> dict[str, float]:
     """Rank the gallery for every query; items with the query's id are right, all others wrong.
 
@@ -74,6 +76,8 @@ def retrieval_metrics(
             about 128 MiB on a CPU and 2 GiB on a GPU.
         gallery_chunk: Items scored at a time.
         progress: Whether to show a progress bar on a terminal.
+        distributed: Whether the processes of the default group divide the queries. All call this
+            with all rows and get the same metrics, those of one process.
 
     Returns:
         ``{"r@1", "r@5", "ndcg@5", "mrr", "chance@1", "queries", "gallery"}`` (depths as given):
@@ -92,16 +96,21 @@ def retrieval_metrics(
         )
     ranked = _RankedQueries(queries, gallery, query_ids, gallery_ids, chunk, gallery_chunk)
     n, m = len(ranked.queries), len(ranked.items)
-    sums: dict[str, Tensor] = {}
+    size = torch_dist.get_world_size() if distributed else 1
+    rank = torch_dist.get_rank() if distributed else 0
+    mine = slice(n * rank // size, n * (rank + 1) // size)
+    names = [*(f"r@{k}" for k in depths), f"ndcg@{ndcg_at}", "mrr", "chance@1"]
+    sums = ranked.items.unit(ranked.queries[:0]).new_zeros(len(names))
     with progress_bar() if progress else nullcontext() as bar:
-        task = None if bar is None else bar.add_task("retrieval", total=n)
-        for rows, right, wrong, number in ranked.blocks(ndcg_at):
+        task = None if bar is None else bar.add_task("ranking", total=mine.stop - mine.start)
+        for rows, right, wrong, number in ranked.blocks(ndcg_at, mine):
             metrics = _expected_metrics(right, wrong, number, m, depths, ndcg_at)
-            for name, values in metrics.items():
-                sums[name] = sums.get(name, 0) + values.sum()
+            sums += torch.stack([metrics[name].sum() for name in names])
             if bar is not None and task is not None:
                 bar.advance(task, len(rows))
-    rates: dict[str, float] = {name: 100 * float(total) / n for name, total in sums.items()}
+    if distributed:
+        torch_dist.all_reduce(sums)
+    rates = dict(zip(names, (100 * sums / n).tolist(), strict=True))
     return {**rates, "queries": n, "gallery": m}
 
 
@@ -188,11 +197,14 @@ class _RankedQueries:
         self.right_items = count[: len(instances)]
         self.items = Gallery(gallery, item_order, device)
 
-    def blocks(self, depth: int) -> Iterator[tuple[Tensor, _Best, _Wrong, Tensor]]:
+    def blocks(
+        self, depth: int, some: slice | None = None
+    ) -> Iterator[tuple[Tensor, _Best, _Wrong, Tensor]]:
         """Rank the queries.
 
         Args:
             depth: How many of the best items are kept.
+            some: Which of the queries, in the order of their instances; None for all.
 
         Yields:
             Rows of the queries, their best right items, their wrong items, and the number of right
@@ -200,7 +212,8 @@ class _RankedQueries:
         """
         ends = self.right_items.cumsum(0)
         most_right = min(depth, int(self.right_items.max()))
-        for part in slices(0, len(self.queries), self.rows):
+        some = some or slice(0, len(self.queries))
+        for part in slices(some.start, some.stop, self.rows):
             group, rows = self.query_group[part], self.query_order[part]
             block = self.items.unit(self.queries[rows])
             number = self.right_items[group]

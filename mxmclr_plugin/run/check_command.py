@@ -18,6 +18,7 @@ from mxmclr_plugin.run.command import (
     print_examples,
     print_line,
     print_problems,
+    print_text,
     train_command,
 )
 
@@ -54,8 +55,8 @@ def check_command(arguments: CheckArguments, context: Context) -> int:
     from mxmclr_plugin.data.manifest.build import read_manifest, split_instances
     from mxmclr_plugin.data.problems import ProblemLog
     from mxmclr_plugin.experiment.auto_config import why_not_trainable
-    from mxmclr_plugin.experiment.check_config import check_data
-    from mxmclr_plugin.experiment.compose import load_config
+    from mxmclr_plugin.experiment.config.check_config import check_data
+    from mxmclr_plugin.experiment.config.compose import load_config
 
     console = context.console
     options = {**check_data("manifest", context.overrides), "path": arguments.manifest}
@@ -84,7 +85,7 @@ def check_command(arguments: CheckArguments, context: Context) -> int:
     _print_image_sizes(data, options["size"], console)
     _print_repeated(found, console)
     for note in data.notes:
-        print_line(console, note)
+        print_text(console, note)
     if log.problems:
         print_problems(console, log)
     reason = why_not_trainable(load_config("manifest"), data)
@@ -148,18 +149,18 @@ def _print_image_sizes(data: DataSplits, size: int, console: Console) -> None:
         shown = ", ".join(f"{image.width} x {image.height}" for image in (least, median, most))
         print_line(
             console,
-            f"{modality}: smallest, median and largest file are of {shown} pixels; all become "
-            f"{size} x {size} (size={size})",
+            f"{modality}: smallest, median and largest file have {shown} pixels; all are resized "
+            f"to {size} x {size} (size={size})",
         )
         small = [image for image in images if min(image.width, image.height) < size]
         if small:
-            title = f"{len(small)} files of {modality} are smaller than that, and are enlarged"
+            title = f"{len(small)} files of {modality} are smaller than that and are enlarged"
             print_examples(title, map(str, small), len(small), console)
         long = [i for i in images if max(i.width, i.height) > _LONG * min(i.width, i.height)]
         if long:
             title = (
                 f"{len(long)} files of {modality} are more than {_LONG} times as long as wide: "
-                "only the square in their middle is seen"
+                "only the square in their middle is used"
             )
             print_examples(title, map(str, long), len(long), console)
 
@@ -168,7 +169,7 @@ def _print_repeated(found: Instances, console: Console) -> None:
     merged = [instance for instance in found.instances if instance.lines > 1]
     if merged:
         console.print(
-            f"{len(merged)} ids stand in several lines, which were put together", highlight=False
+            f"{len(merged)} ids occur in several lines, which are merged", highlight=False
         )
     from mxmclr_plugin.data.manifest.survey import shared_records
 
@@ -178,8 +179,8 @@ def _print_repeated(found: Instances, console: Console) -> None:
         if of_modality:
             what = "texts" if kind == "text" else "files"
             print_examples(
-                f"{len(of_modality)} {what} of {modality} are of several instances, which makes "
-                "these likely false negatives of each other",
+                f"{len(of_modality)} {what} of {modality} belong to several instances, which are "
+                "then likely false negatives of each other",
                 (f"{record.record!r}: {', '.join(record.names)}" for record in of_modality),
                 len(of_modality),
                 console,

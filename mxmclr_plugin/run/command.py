@@ -23,7 +23,9 @@ __all__ = [
     "print_data_notes",
     "print_examples",
     "print_line",
+    "print_next",
     "print_problems",
+    "print_text",
     "train_command",
 ]
 
@@ -88,17 +90,27 @@ def print_line(console: Console, text: str) -> None:
     console.print(text, soft_wrap=True)
 
 
+def print_text(console: Console, text: str) -> None:
+    """Prints sentences; a terminal breaks them between words."""
+    console.print(text, highlight=False, soft_wrap=not console.is_terminal)
+
+
+def print_next(console: Console, command: str) -> None:
+    """Prints the command that goes on from here."""
+    print_line(console, f"next:\n  {command}")
+
+
 def print_data_notes(console: Console, notes: Sequence[str], problems: int) -> None:
     """Prints caveats of a data set, and the number of its problems."""
     for note in notes:
-        print_line(console, note)
+        print_text(console, note)
     if problems:
         print_line(console, f"{problems} problems of the data set were left out")
 
 
 def print_problems(console: Console, log: ProblemLog) -> None:
     """Prints the number of problems of each kind, and the first ones."""
-    print_line(console, f"{len(log.problems)} problems, left out in a run:")
+    print_line(console, f"{len(log.problems)} problems; runs leave these records out:")
     for kind, count in log.counts().items():
         of_kind = (problem for problem in log.problems if problem.kind == kind)
         lines = (f"{problem.where}: {problem.what}" for problem in of_kind)
@@ -121,5 +133,5 @@ def train_command(options: Mapping[str, Any]) -> str:
         options: Options of the data.
     """
     keys = (f"data.{key}={written(value, brackets=True)}" for key, value in options.items())
-    words = ["python", "-m", "mxmclr_plugin.run", "manifest", *map(shlex.quote, keys)]
+    words = ["mxmclr", "manifest", *map(shlex.quote, keys)]
     return f"to train: {' '.join(words)}"

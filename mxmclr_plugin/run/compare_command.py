@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
-from mxmclr_plugin.run.command import Context, print_line
+from mxmclr_plugin.run.command import Context, print_line, print_next, print_text
 
 if TYPE_CHECKING:  # it imports torch
     from mxmclr_plugin.comparison.config import ComparisonConfig
@@ -29,6 +30,7 @@ def compare_command(arguments: ComparisonConfig, context: Context) -> int:
     _print(comparison, console)
     folder = comparison_folder(task, arguments)
     print_line(console, f"written to {folder / 'compare.json'} and compare.csv")
+    print_next(console, f"mxmclr report {shlex.quote(str(folder))}")
     return 1 if comparison.errors else 0
 
 
@@ -38,9 +40,9 @@ def _print(comparison: Comparison, console: Console) -> None:
     settings = comparison.settings
     for protocol in comparison.axes["protocol"] if comparison.metrics else []:
         console.print(_table(comparison, protocol))
-        print_line(console, f"{protocol}: {settings['protocols'][protocol]}\n")
+        print_text(console, f"{protocol}: {settings['protocols'][protocol]}\n")
     runs = len(comparison.runs)
-    print_line(
+    print_text(
         console,
         f"rates in percent; {settings['steps']} steps; {runs - len(comparison.errors)} of {runs} "
         f"runs done, seeds {', '.join(map(str, comparison.seeds))}; "
@@ -48,7 +50,7 @@ def _print(comparison: Comparison, console: Console) -> None:
         + ", ".join(f"{name} {number}" for name, number in comparison.versions.items()),
     )
     for line in [*settings["notes"], *comparison.sentences]:
-        print_line(console, line)
+        print_text(console, line)
 
 
 def _table(comparison: Comparison, protocol: str) -> Table:
@@ -56,7 +58,7 @@ def _table(comparison: Comparison, protocol: str) -> Table:
     shown = [first, *(metric for metric in others if metric.endswith("/r@1"))]
     table = Table(title=f"{comparison.task}, {protocol}: mean ± standard deviation")
     table.add_column("loss", no_wrap=True)
-    for column in [*shown, f"{first} - that of {comparison.baseline}"]:
+    for column in [*shown, f"difference to {comparison.baseline}"]:
         table.add_column(column, justify="right")
     for loss in comparison.axes["loss"]:
         variant = {"loss": loss, "protocol": protocol}
@@ -68,7 +70,8 @@ def _table(comparison: Comparison, protocol: str) -> Table:
 
 def _trials_table(comparison: Comparison) -> Table:
     """Chosen options of each loss, and the mean recall of all trials."""
-    table = Table(title="tuned by mean recall on the validation set")
+    tuner = comparison.settings["tuner"]
+    table = Table(title=f"tuned by mean recall on the validation set ({tuner})")
     for column in ("protocol", "loss", "chosen", "mean recall of each trial"):
         table.add_column(column, no_wrap=column == "loss")
     variants: dict[tuple[str, str], list[Trial]] = {}

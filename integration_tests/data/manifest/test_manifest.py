@@ -149,7 +149,7 @@ def test_lines_of_one_id_are_one_instance(tmp_path):
     ]
     assert list(train[0].observations["text"]) == ["a train", "again"]
     assert not data.problems
-    assert data.notes == ("3 instances of m.jsonl name no split and count as train",)
+    assert data.notes == ("3 instances of m.jsonl have no split and are used for training",)
 
 
 def test_an_id_in_two_splits_is_an_error_that_names_both_lines(tmp_path):
@@ -172,7 +172,7 @@ def test_a_split_that_is_not_said_is_drawn(tmp_path):
     names = [name for dataset in data.values() for name in dataset.names]
     assert sorted(names, key=int) == [str(k) for k in range(40)]
     assert data["test"].names == again["test"].names != other["test"].names
-    assert "names no test and no val split" in data.notes[0]
+    assert "has no test and no val split" in data.notes[0]
     assert "seed 3" in data.notes[0]
 
 

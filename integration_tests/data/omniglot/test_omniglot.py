@@ -90,7 +90,7 @@ def test_drawers_are_apart_and_characters_too(tmp_path):
             expected = 255 * (1 - torch.from_numpy(ink[names.index(name), drawer]))
             assert torch.equal(images[drawer], expected.expand(3, -1, -1))
     assert len(by_name(data)) == CHARACTERS
-    assert "unseen in training" in data.notes[0]
+    assert "do not occur in training" in data.notes[0]
     assert "seed 0" in data.notes[0]
 
 

@@ -126,7 +126,7 @@ def test_images_that_lie_there(tmp_path, folder, name):
 def test_rendered_views(tmp_path):
     original(tmp_path)
     splits = shapenet(str(tmp_path), views=6, view_size=24)
-    assert any("rendered by this package" in note for note in splits.notes)
+    assert any("rendered from the voxel grids" in note for note in splits.notes)
     for dataset in splits.values():
         seen = dataset[0].observations
         expected = render_views(torch.stack(list(seen["voxel"])), 6, 24)

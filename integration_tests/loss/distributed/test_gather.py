@@ -229,6 +229,18 @@ def test_the_queue_is_that_of_all_ranks(ranks, with_ids):
             assert torch.equal(bank_ids, criterion.memory_bank.entries()[1])
 
 
+def test_rows_are_gathered_where_there_are_several_processes(ranks):
+    rows = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+    whole = MultifoldHybridLoss()(rows, rows.flip(1))
+    for wanted, expected in (
+        (None, [whole, whole]),
+        (True, [whole, whole]),
+        (False, [MultifoldHybridLoss()(z, z.flip(1)) for z in rows.chunk(2)]),
+    ):
+        jobs = [{"gather_distributed": wanted, "z": z} for z in rows.chunk(2)]
+        torch.testing.assert_close(ranks(gather_jobs.losses, jobs), expected)
+
+
 def test_ids_of_one_side_alone_are_refused():
     criterion = MultifoldHybridLoss(gather_distributed=True)
     z = torch.randn(3, 4)

@@ -61,15 +61,16 @@ def captioned_images(
     Args:
         root: Folder of the data. Annotations are looked for in it and in the folders in it,
             images up to three folders deep.
-        annotations: The annotation file, or a folder with it, where it is not found in ``root``.
-        images: Folder of the images, likewise; several are separated as in ``PATH``.
-        size: Edge in pixels to which images are scaled and cut.
-        augment: None, or the name of a random transformation of the training images; see
+        annotations: The annotation file, or a folder with it, if it is not in ``root``.
+        images: Folder of the images, if they are not in ``root``; several are separated as in
+            ``PATH``.
+        size: Pixels a side, to which images are resized and cropped.
+        augment: Name of a random transformation of the training images, null for none; see
             :data:`~mxmclr_plugin.data.captioned_images.augmentations.AUGMENTATIONS`.
-        copies: Observations that are made of each training image by transformation.
-        augment_seed: Of the transformations.
-        seed: Of a split that is drawn.
-        encoding: Of the annotations.
+        copies: Transformed observations of each training image.
+        augment_seed: Seed of the transformations.
+        seed: Seed of a split that is drawn at random.
+        encoding: Encoding of the annotations.
         on_error: ``skip`` leaves out, and lists, photos without an image that can be read, photos
             without captions, and entries of another form; ``raise`` stops at the first.
 
@@ -102,7 +103,7 @@ def captioned_images(
             what = "only images in data.root, or data.images, are read"
             log.add("image outside its folder", photo.file, what)
     if not photos:
-        raise DataError(f"no image that is named lies in a folder of images: {log.summary()}")
+        raise DataError(f"none of the named images is in a folder of images: {log.summary()}")
     found = finder.find([photo.file for photo in photos])
     photos, paths = _with_images(photos, found, size, log)
     if not paths:
@@ -203,7 +204,7 @@ def _with_images(
             log.add("photo repeated", path, "the annotations name it twice; the first is used")
         elif not photo.captions:
             paths[path] = photo
-            log.add("photo without captions", path, "the annotations have none of it")
+            log.add("photo without captions", path, "the annotations have no caption of it")
         else:
             paths[path] = photo
     for parent in sorted({path.parent for path in paths}):

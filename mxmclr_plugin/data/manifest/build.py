@@ -91,25 +91,25 @@ def manifest(
     """Your own data: a JSONL file with an instance a line, or CSV, TSV, Parquet.
 
     ``{"id": "chair 1", "split": "train", "text": ["a red chair"], "voxel": ["chairs/1.nrrd"]}``; or
-    a Parquet file, or a folder of Parquet shards that hold the files themselves. docs/data.md
-    tells the whole format.
+    a Parquet file, or a folder of Parquet shards that hold the files themselves. The
+    whole format: docs/data/manifest.md.
 
     Instances that name no split are trained on; ``val`` or ``test``, where no instance names it, is
     drawn from those, a tenth of them each, and that is noted.
 
     Args:
         path: The JSONL or Parquet file, or a folder of such.
-        root: What paths in it are relative to; by default the manifest's folder.
+        root: Folder to which its paths are relative; by default the manifest's own.
         allow_outside: Whether files may lie outside that folder.
-        size: Edge in pixels to which images are scaled and cut.
-        resolution: Edge in voxels of grids.
-        points: Points of a cloud that are taken.
+        size: Pixels a side, to which images are resized and cropped.
+        resolution: Voxels a side of a grid.
+        points: Points per cloud.
         background: Colour behind transparent pixels, as Pillow names colours.
         npz_key: Name of the array in ``.npz`` files that hold several.
-        encoding: Of the manifest, if it is text.
+        encoding: Encoding of the manifest, if it is text.
         labels: Keys of a line, or of its ``meta``, whose values tell which instances are alike.
             They are not trained on; ``graded_ndcg@10`` counts those that two instances share.
-        seed: Of a split that is drawn.
+        seed: Seed of a split that is drawn at random.
         on_error: ``skip`` leaves out, and lists, what cannot be used; ``raise`` stops at the first.
 
     Returns:
@@ -163,7 +163,7 @@ def read_manifest(
         root: What paths are relative to.
         log: Gets a problem for all that is left out.
         allow_outside: Whether files may lie outside ``root``.
-        encoding: Of the manifest, if it is text.
+        encoding: Encoding of the manifest, if it is text.
         labels: Keys whose values are labels.
 
     Raises:
@@ -189,7 +189,7 @@ def split_instances(
     Args:
         found: The instances.
         options: Of the readers: ``size``, ``resolution``, ``points``.
-        seed: Of a split that is drawn.
+        seed: Seed of a split that is drawn at random.
         log: Gets a problem for each file that cannot be read.
         source: The manifest.
 
@@ -201,7 +201,7 @@ def split_instances(
     for modality, kind in found.kinds.items():
         of_instances = [instance.records.get(modality, []) for instance in found.instances]
         if kind == "text":
-            texts = [[str(text) for text in records] for records in of_instances]
+            texts = ([str(text) for text in records] for records in of_instances)
             stores[modality], members[modality] = flattened(texts)
         else:
             # A file that several instances name is one record.
@@ -323,7 +323,9 @@ def _split(
     notes = []
     undecided = sum(instance.split is None for instance in instances)
     if 0 < undecided < len(instances):
-        notes.append(f"{undecided} instances of {source.name} name no split and count as train")
+        notes.append(
+            f"{undecided} instances of {source.name} have no split and are used for training"
+        )
     if not places["train"]:
         return {split: of for split, of in places.items() if of}, notes
     drawn = [split for split in ("test", "val") if not places[split]]
@@ -341,8 +343,8 @@ def _split(
         places |= hold_out(pool, dict.fromkeys(drawn, share), seed)
         places["train"] = sorted([*places["train"], *rest])
         notes.append(
-            f"{source.name} names no {' and no '.join(drawn)} split: {share} instances "
-            f"{'each ' if len(drawn) > 1 else ''}were drawn with seed {seed}, results are those "
-            "of that draw"
+            f"{source.name} has no {' and no '.join(drawn)} split: {share} instances "
+            f"{'each ' if len(drawn) > 1 else ''}were drawn with seed {seed}, and results hold for "
+            "this draw"
         )
     return places, notes

@@ -30,7 +30,7 @@ _URL = re.compile(r"[a-z][a-z0-9+]+://", re.IGNORECASE)
 Record: TypeAlias = str | Path | EmbeddedFile
 
 
-@dataclass
+@dataclass(slots=True)
 class ManifestInstance:
     """One instance.
 
@@ -86,14 +86,15 @@ def collect_instances(
         DataError: If two keys give one name to modalities of two kinds.
     """
     reader = _RowReader(root.resolve(), log, allow_outside, labels)
-    by_id: dict[str, ManifestInstance] = {}
+    by_id: dict[str | tuple[str], ManifestInstance] = {}
     for row in rows:
         instance = reader.read(row)
         if instance is None:
             continue
         # 1 and "1" are two ids; a row without one is an instance by itself.
-        key = json.dumps(row.values["id"]) if row.values.get("id") is not None else row.where
-        first = by_id.setdefault(key, instance)
+        id_ = row.values.get("id")
+        text = row.where if id_ is None else json.dumps(id_)
+        first = by_id.setdefault(instance.name if isinstance(id_, str) else (text,), instance)
         if first is not instance:
             _merge(first, instance, log)
     reader.report_unknown_keys()
@@ -158,7 +159,9 @@ class _RowReader:
                 once = list(dict.fromkeys(records))
                 for _ in range(len(records) - len(once)):
                     self.log.add(
-                        f"{self.kinds[modality]} repeated", row.where, f"key {key!r} has one twice"
+                        f"{self.kinds[modality]} repeated",
+                        row.where,
+                        f"key {key!r} has one twice",
                     )
                 instance.records[modality] = once
         meta = row.values.get("meta")
@@ -195,8 +198,8 @@ class _RowReader:
         name, kind = self._keys[key]
         if self.kinds.setdefault(name, kind) != kind:
             raise DataError(
-                f"{where}: key {key!r} calls a modality {name!r}, as one of the kind "
-                f"{self.kinds[name]!r} is called already"
+                f"{where}: key {key!r} names a modality {name!r}, but a modality of the "
+                f"kind {self.kinds[name]!r} has this name"
             )
         return name
 

@@ -9,9 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from mxmclr_plugin.data.file_store import EmbeddedFile, FileStore
 from mxmclr_plugin.data.manifest.instances import Instances
 from mxmclr_plugin.data.readers.image import image_size
+from mxmclr_plugin.progress import progress_bar
 
 __all__ = ["SharedRecord", "SizedImage", "image_sizes", "shared_records"]
 
@@ -37,13 +40,17 @@ def shared_records(found: Instances) -> list[SharedRecord]:
     Texts are compared without regard to case and white space, files by where they are.
     """
     shared = []
-    for modality, kind in found.kinds.items():
+    for modality in found.kinds:
+        # First by hashes, of 8 bytes a record: few of millions are of several instances.
+        hashes = np.fromiter((hash(key) for key, _, _ in _records(found, modality)), np.int64)
+        values, counts = np.unique(hashes, return_counts=True)
+        repeated = set(values[counts > 1].tolist())
         owners: dict[str, dict[str, None]] = defaultdict(dict)
         first: dict[str, str] = {}
-        for name, record in _records(found, modality):
-            key = " ".join(record.split()).casefold() if kind == "text" else record
-            owners[key][name] = None
-            first.setdefault(key, record)
+        for key, name, record in _records(found, modality):
+            if hash(key) in repeated:
+                owners[key][name] = None
+                first.setdefault(key, record)
         shared += [
             SharedRecord(modality, first[key], tuple(names))
             for key, names in owners.items()
@@ -72,8 +79,10 @@ class SizedImage:
 
 def image_sizes(store: FileStore) -> list[SizedImage]:
     """Sizes of image files, the smallest short side first; arrays have none."""
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
-        sizes = threads.map(_size, store.paths)
+    with ThreadPoolExecutor(os.cpu_count()) as threads, progress_bar() as progress:
+        sizes = progress.track(
+            threads.map(_size, store.paths), len(store.paths), description="sizes of images"
+        )
         images = [
             SizedImage(str(path), *size)
             for path, size in zip(store.paths, sizes, strict=True)
@@ -89,8 +98,10 @@ def _size(path: Path | EmbeddedFile) -> tuple[int, int] | None:
         return image_size(file)
 
 
-def _records(found: Instances, modality: str) -> Iterator[tuple[str, str]]:
-    """Name of the instance, and record."""
+def _records(found: Instances, modality: str) -> Iterator[tuple[str, str, str]]:
+    """What is compared of a record, name of the instance, and record."""
+    is_text = found.kinds[modality] == "text"
     for instance in found.instances:
-        for record in instance.records.get(modality, ()):
-            yield instance.name, str(record)
+        for record in map(str, instance.records.get(modality, ())):
+            key = " ".join(record.split()).casefold() if is_text else record
+            yield key, instance.name, record

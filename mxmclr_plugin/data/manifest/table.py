@@ -57,8 +57,8 @@ class TableColumns:
             modalities = {key: of for key, of in guesses.items() if of}
         if not modalities:
             raise DataError(
-                f"which column is what cannot be guessed from the column names "
-                f"{', '.join(head):.300}: set for example image={head[0]} text=COLUMN"
+                f"cannot guess the columns from their names {', '.join(head):.300}: set for "
+                f"example image={head[0]} text=COLUMN"
             )
         used = {column for of in modalities.values() for column in of}
         files = [of[0] for key, of in modalities.items() if key != "text"]

@@ -98,7 +98,7 @@ def _begin(out: Path, source: dict[str, Any]) -> None:
     text = json.dumps(source, indent=1, ensure_ascii=False, default=str) + "\n"
     if file.exists():
         if file.read_text(encoding="utf-8") != text:
-            raise DataError(f"{out} holds what was made of other data: see {file}")
+            raise DataError(f"{out} holds a conversion of other data: see {file}")
     elif out.exists() and any(out.iterdir()):
         raise DataError(f"{out} is not empty, and was not made by this command")
     write_atomically(file, text)

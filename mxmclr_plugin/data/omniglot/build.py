@@ -43,16 +43,16 @@ def omniglot(
         root: Folder with ``omniglot_small.npz`` or another such archive, or with the original
             folders ``images_background``, ``strokes_background`` (and ``_evaluation``).
         split: ``character``: a fifth of the characters are tested and a tenth are for validation,
-            drawn by the seed; their alphabets are mostly seen in training. ``alphabet``: the same
+            drawn by the seed; most of their alphabets occur in training. ``alphabet``: the same
             shares of alphabets. ``official``: the evaluation set is tested, a tenth of the
-            background set's characters is for validation. None: official where both sets are
+            background set's characters is for validation. null: official where both sets are
             there, else character.
-        size: Edge in pixels that images are scaled to.
-        points: Points that strokes are sampled at.
-        copies: Images that are made of each training image by small turns, shifts, changes of
-            size and slants; 0 takes it as it is.
-        augment_seed: Of these.
-        seed: Of the split.
+        size: Pixels a side, to which images are resized.
+        points: Points per drawing, sampled along the strokes.
+        copies: Slightly rotated, shifted, scaled and slanted copies of each training image; 0
+            uses the image itself.
+        augment_seed: Seed of the copies.
+        seed: Seed of the split.
         on_error: ``skip`` leaves out, and lists, what cannot be read; ``raise`` stops there.
 
     Returns:
@@ -125,13 +125,13 @@ def _split(
         alphabets = list(dict.fromkeys(name.split("/")[0] for name in names))
         drawn = hold_out(alphabets, {"test": _TEST, "val": _VAL}, seed, what="alphabets")
         note = (
-            f"the alphabets tested, {', '.join(sorted(drawn['test']))}, were drawn with seed {seed}"
+            f"the test alphabets, {', '.join(sorted(drawn['test']))}, were drawn with seed {seed}"
         )
     else:
         drawn = hold_out(names, {"test": _TEST, "val": _VAL}, seed, what="characters")
         note = (
-            f"the {len(drawn['test'])} characters tested are unseen in training, but were drawn "
-            f"with seed {seed} from alphabets that mostly are not"
+            f"the {len(drawn['test'])} test characters do not occur in training, but most of their "
+            f"alphabets do; they were drawn with seed {seed}"
         )
     split_of = {name: part for part, of_part in drawn.items() for name in of_part}
     splits: dict[str, list[int]] = {part: [] for part in SPLITS}

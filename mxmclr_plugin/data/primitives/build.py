@@ -38,8 +38,8 @@ __all__ = ["VoxelStore", "primitives"]
 _VERSION = 4
 _ALL_CAPTIONS = 191_850
 _NOTE = (
-    "Text2Shape Primitives is regenerated with this project's templates and noise: results "
-    "published on the original files are of another set"
+    "Text2Shape Primitives is regenerated with this project's templates and noise: do not "
+    "compare results with those published for the original files"
 )
 
 _PERMUTATION, _GRIDS, _CAPTIONS, _HELD_OUT = range(4)  # streams of random numbers
@@ -101,28 +101,28 @@ def primitives(
     Args:
         root: Folder of the cache; by default ``primitives`` in
             :func:`~mxmclr_plugin.files.cache_folder`.
-        seed: Of samples, sentences and the split.
-        resolution: R, voxels along an edge, a multiple of 2 from 24 up, so that the smallest
-            pyramid, as wide as 2 to 3 voxels at its base, surely holds one.
-        samples: Grids a class.
-        captions: Sentences a class; None for 191,850 in all, 253 or 254 a class, or with
-            ``described`` for as many of these as there are.
-        classes: Makes a small set of so many classes, split in the same proportions.
-        noise: Standard deviation of the colour noise, of 1.
-        held_out: What no training class has: ``colours`` or ``shapes``, some of them, or
-            ``combinations``, pairs of a shape and a colour each of which is trained on in other
-            pairs. None splits classes at random. See
+        seed: Seed of samples, sentences and the split.
+        resolution: R, voxels a side: an even number from 24, at which the smallest pyramid is 2 to
+            3 voxels wide.
+        samples: Grids per class.
+        captions: Sentences per class; null for 191,850 in all, 253 or 254 per class (with
+            ``described``, as many of these as there are).
+        classes: Number of classes of a small set, split in the same proportions; null for all.
+        noise: Standard deviation of the colour noise, from 0 to 1.
+        held_out: Held out of training: some ``colours``, some ``shapes``, or ``combinations``,
+            pairs of a shape and a colour that both occur in other pairs. null splits classes at
+            random. See
             :func:`~mxmclr_plugin.data.primitives.class_split.split_classes`.
-        train_classes: Training classes that are kept; None for all. Those of a smaller number are
+        train_classes: Training classes that are kept; null for all. Those of a smaller number are
             among those of a larger one; validation and test do not change.
         described: How many of shape, colour, height and radius a sentence names, 1 to 3, so that it
-            fits several classes; None for all. What R@1 can reach is then in the notes.
-        views: 6 or 12 for a further modality ``views``: so many images of each grid, rendered
-            all round it, as one observation; see
+            fits several classes; null for all. The upper bound of r@1 is then in the notes.
+        views: 6 or 12 adds the modality ``views``: so many images of each grid, rendered from
+            all sides, as one observation; see
             :func:`~mxmclr_plugin.data.rendering.render_views`.
-        view_size: Edge of those images in pixels.
-        separate_views: Whether each image is a separate observation, of the modality
-            ``image``, instead.
+        view_size: Pixels a side of those images.
+        separate_views: Whether each image is an observation of its own, of the modality
+            ``image``.
 
     Returns:
         Data sets ``train``, ``val`` and ``test`` with the modalities ``text`` and ``voxel``, and

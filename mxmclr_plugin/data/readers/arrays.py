@@ -132,7 +132,7 @@ def read_npy(path: Path) -> npt.NDArray[Any]:
     """
     try:
         if path.stat().st_size > MAX_BYTES + _MAX_HEADER:
-            raise UnreadableFile(path, f"has more than {MAX_BYTES} bytes, which are not read")
+            raise UnreadableFile(path, f"has more than {MAX_BYTES} bytes, the limit")
         # Mapped, so that no room is made before the claimed size is checked.
         mapped = np.load(path, mmap_mode="r", allow_pickle=False)
         if not isinstance(mapped, np.ndarray):
@@ -202,7 +202,7 @@ def file_bytes(path: Path) -> bytes:
     try:
         size = path.stat().st_size
         if size > MAX_BYTES:
-            raise UnreadableFile(path, f"has {size} bytes, more than {MAX_BYTES} are not read")
+            raise UnreadableFile(path, f"has {size} bytes; the limit is {MAX_BYTES}")
         return path.read_bytes()
     except OSError as error:
         raise UnreadableFile(path, f"cannot be read: {error}") from error
@@ -240,9 +240,7 @@ def _check(path: Path, what: str, shape: Shape, dtype: np.dtype[Any]) -> None:
         raise UnreadableFile(path, f"holds Python objects in {what}, which are not read")
     size = math.prod(shape) * dtype.itemsize
     if size > MAX_BYTES:
-        raise UnreadableFile(
-            path, f"claims {size} bytes for {what}, more than {MAX_BYTES} are not read"
-        )
+        raise UnreadableFile(path, f"claims {size} bytes for {what}; the limit is {MAX_BYTES}")
 
 
 def _as_tensor(path: Path, array: npt.NDArray[Any]) -> Tensor:

@@ -74,7 +74,7 @@ def read_image(path: Path, size: int, background: str = "white") -> Tensor:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise UnreadableFile(
-                    path, f"claims {width} x {height} pixels, more than {MAX_PIXELS} are not read"
+                    path, f"claims {width} x {height} pixels; the limit is {MAX_PIXELS}"
                 )
             image.draft("RGB", (2 * size, 2 * size))  # lets a JPEG be decoded at a lower scale
             rgb = to_rgb(image, background)

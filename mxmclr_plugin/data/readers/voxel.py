@@ -155,7 +155,10 @@ def _read_nrrd(path: Path) -> Grid:
             raise UnreadableFile(path, f"has a header without {', '.join(missing)}")
         sizes = [int(size) for size in header["sizes"]]
         if len(sizes) not in (3, 4) or min(sizes) < 1 or max(sizes) > MAX_EDGE:
-            raise UnreadableFile(path, f"claims the sizes {sizes}, no grid of up to {MAX_EDGE}^3")
+            raise UnreadableFile(
+                path,
+                f"claims the sizes {sizes}, no grid of up to {MAX_EDGE}^3",
+            )
         kind = re.sub(r"^(un)?signed |_t$| int$", "", header["type"])
         if kind not in _NRRD_BYTES:
             raise UnreadableFile(
@@ -166,7 +169,7 @@ def _read_nrrd(path: Path) -> Grid:
         skips = header.pop("line skip", 0), header.pop("byte skip", 0)
         whole = math.prod(sizes) * _NRRD_BYTES[kind]
         if whole > MAX_BYTES:
-            raise UnreadableFile(path, f"claims {whole} bytes, more than {MAX_BYTES} are not read")
+            raise UnreadableFile(path, f"claims {whole} bytes; the limit is {MAX_BYTES}")
         data = _unpacked_nrrd(path, packed, header["encoding"], skips, whole, math.prod(sizes))
         if isinstance(data, bytes):
             return np.asarray(nrrd.read_data({**header, "encoding": "raw"}, BytesIO(data)))

@@ -38,12 +38,12 @@ from mxmclr_plugin.registry import register_dataset
 __all__ = ["shapenet"]
 
 _RENDERED = (
-    "the views are rendered by this package of the voxel grids: figures published on renderings of "
-    "the meshes are of other images"
+    "the views are rendered from the voxel grids: do not compare results with those published for "
+    "renderings of the meshes"
 )
 _PICKLES = (
     "Text2Shape's own splits (processed_captions_*.p) are pickles, which are never opened: "
-    "docs/data.md says what to make of them"
+    "docs/data/shapenet.md shows how to extract their ids"
 )
 
 
@@ -68,7 +68,7 @@ def shapenet(
 
     A shape is an instance; its captions, its voxel grid and its images are the observations.
     Text2Shape's own layout and TriCoLo's (https://arxiv.org/abs/2201.07366) of it are found by
-    themselves; docs/data.md lists what is looked for. A shape is left out if it has no caption, or
+    themselves; docs/data/shapenet.md lists the names. A shape is left out if it has no caption, or
     neither grid nor images, and each is listed.
 
     Args:
@@ -77,15 +77,15 @@ def shapenet(
         splits: Folder of the split files, if not found.
         grids: Folder of the voxel grids, if not found.
         images: Folder of the images, if not found.
-        resolution: R of the grids: 32, 64 or 128.
+        resolution: Voxels a side of the grids: 32, 64 or 128.
         category: ``"chair"``, ``"table"`` or ``"both"``.
-        views: 6 or 12 for images of each shape, from all round; null for none.
-        view_size: Edge of an image in pixels.
-        views_from: ``"images"`` that lie there, ``"grids"``, which are rendered, or ``"auto"``:
+        views: 6 or 12 images of each shape, from all sides; null for none.
+        view_size: Pixels a side of an image.
+        views_from: ``"images"`` reads the files, ``"grids"`` renders the grids, ``"auto"`` reads
             images if there are any.
-        separate_views: Whether each image is an observation of the modality ``image``, so that
-            the fold is ``views``, or all together are one of the modality ``views``.
-        seed: Of the split, where there is no official one.
+        separate_views: Whether each image is an observation of its own, of the modality ``image``;
+            else all together are one observation of the modality ``views``.
+        seed: Seed of the split, if there is no official one.
         on_error: ``"skip"`` leaves out what cannot be used and lists it, ``"raise"`` makes it an
             error.
 
@@ -124,8 +124,8 @@ def shapenet(
     source = _image_folder(base, images, views_from) if views else None
     if not files and source is None:
         raise DataError(
-            f"there are no voxel grids in {base}, where docs/data.md says: set data.grids to their "
-            "folder"
+            f"there are no voxel grids in {base}, see docs/data/shapenet.md: set data.grids to "
+            "their folder"
         )
     observed_in = _observed(captions_of, files, source, resolution, views, view_size, log, notes)
     if separate_views and views and "views" in observed_in:
@@ -139,7 +139,7 @@ def shapenet(
     )
     if not models:
         raise DataError(
-            f"no shape in {base} has a caption and a grid or images; left out is {log.summary()}"
+            f"no shape in {base} has a caption and a grid or images; left out: {log.summary()}"
         )
     if split_of is None:
         drawn = hold_out(models, {"test": 0.1, "val": 0.1}, seed, what="shapes", by_name=True)
@@ -207,7 +207,7 @@ def _image_folder(base: Path, images: str | None, views_from: str) -> Path | Non
         return folder
     if images or views_from == "images":
         raise DataError(
-            f"there are no images in {folder or base}, where docs/data.md says: set data.images "
+            f"there are no images in {folder or base}, see docs/data/shapenet.md: set data.images "
             "to their folder, or data.views_from=grids to have them rendered"
         )
     return None
@@ -269,7 +269,7 @@ def _assembled(
         if len(dataset) == 0:
             raise DataError(
                 f"no shape of the split {split} is left that has a caption and a grid or images; "
-                f"left out is {log.summary() or 'nothing'}"
+                f"left out: {log.summary() or 'nothing'}"
             )
     return DataSplits(
         by_split,

@@ -26,7 +26,7 @@ def mxmclr_hard(
     learnable_temperature: bool = False,
     impl: Implementation = "auto",
     validate: bool = True,
-    gather_distributed: bool = False,
+    gather_distributed: bool | None = None,
     memory_bank_size: int | Sequence[int] = 0,
     gather: Gather = "auto",
 ) -> MultifoldHybridLoss:
@@ -39,7 +39,8 @@ def mxmclr_hard(
         learnable_temperature: Whether the temperature is learned.
         impl: Which implementation computes the loss.
         validate: Whether the values of embeddings are checked in each step.
-        gather_distributed: Whether the rows of all processes take part.
+        gather_distributed: Whether the rows of all processes take part; null if there are
+            several.
         memory_bank_size: (entries, dim) of a queue of past observations, 0 for none.
         gather: How rows of other processes take part.
     """
@@ -68,7 +69,7 @@ def mxmclr_soft(
     learnable_temperature: bool = False,
     impl: Implementation = "auto",
     validate: bool = True,
-    gather_distributed: bool = False,
+    gather_distributed: bool | None = None,
     memory_bank_size: int | Sequence[int] = 0,
     gather: Gather = "auto",
 ) -> MultifoldHybridLoss:
@@ -83,7 +84,8 @@ def mxmclr_soft(
         learnable_temperature: Whether the temperature is learned.
         impl: Which implementation computes the loss.
         validate: Whether the values of embeddings are checked in each step.
-        gather_distributed: Whether the rows of all processes take part.
+        gather_distributed: Whether the rows of all processes take part; null if there are
+            several.
         memory_bank_size: (entries, dim) of a queue of past observations, 0 for none.
         gather: How rows of other processes take part.
     """

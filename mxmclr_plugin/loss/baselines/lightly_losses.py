@@ -20,17 +20,18 @@ __all__ = ["dcl", "ntxent"]
     paper="SimCLR, https://arxiv.org/abs/2002.05709",
 )
 def ntxent(
-    temperature: Annotated[float, Gt(0)] = 0.5, gather_distributed: bool = False
+    temperature: Annotated[float, Gt(0)] = 0.5, gather_distributed: bool | None = None
 ) -> PairedLoss:
     """lightly's NT-Xent.
 
     Args:
         temperature: Logits are divided by it.
-        gather_distributed: Whether the rows of all processes are negatives.
+        gather_distributed: Whether the rows of all processes are negatives; null in a run with
+            several.
     """
     from lightly.loss import NTXentLoss
 
-    return PairedLoss(NTXentLoss(temperature, gather_distributed=gather_distributed))
+    return PairedLoss(NTXentLoss(temperature, gather_distributed=bool(gather_distributed)))
 
 
 @register_loss(
@@ -40,13 +41,16 @@ def ntxent(
     source="lightly",
     paper="DCL, https://arxiv.org/abs/2110.06848",
 )
-def dcl(temperature: Annotated[float, Gt(0)] = 0.1, gather_distributed: bool = False) -> PairedLoss:
+def dcl(
+    temperature: Annotated[float, Gt(0)] = 0.1, gather_distributed: bool | None = None
+) -> PairedLoss:
     """lightly's decoupled loss: the positive is not in the denominator.
 
     Args:
         temperature: Logits are divided by it.
-        gather_distributed: Whether the rows of all processes are negatives.
+        gather_distributed: Whether the rows of all processes are negatives; null in a run with
+            several.
     """
     from lightly.loss import DCLLoss
 
-    return PairedLoss(DCLLoss(temperature, gather_distributed=gather_distributed))
+    return PairedLoss(DCLLoss(temperature, gather_distributed=bool(gather_distributed)))

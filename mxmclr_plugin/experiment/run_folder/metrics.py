@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from mxmclr_plugin.data.dataset import MultifoldDataset
-from mxmclr_plugin.experiment.config import EvalConfig
+from mxmclr_plugin.experiment.config.run_config import EvalConfig
 from mxmclr_plugin.retrieval.cross_modal import cross_modal_metrics, grouped_metrics, recall_sum
 from mxmclr_plugin.retrieval.direction import Direction
 from mxmclr_plugin.retrieval.graded import GRADED_AT, Relevance
@@ -201,6 +201,8 @@ def measure(
     *,
     groups: bool = False,
     relevance: Relevance | None = None,
+    progress: bool = False,
+    distributed: bool = False,
 ) -> SplitMetrics:
     """Compute the metrics that a configuration requests.
 
@@ -213,6 +215,8 @@ def measure(
         groups: Whether groups of instances are measured as well, if ``group_size`` is set and the
             instances fill one.
         relevance: How relevant instances are to each other, for the graded metric.
+        progress: Whether to show a progress bar on a terminal.
+        distributed: Whether the processes of the default group divide the queries.
 
     Raises:
         ValueError: If a modality is missing, or items cannot be ranked.
@@ -222,7 +226,15 @@ def measure(
         "ks": evaluation.ks,
         "ndcg_at": evaluation.ndcg_at,
     }
-    of_all = cross_modal_metrics(embeddings, ids, directions, **options, relevance=relevance)
+    of_all = cross_modal_metrics(
+        embeddings,
+        ids,
+        directions,
+        **options,
+        relevance=relevance,
+        progress=progress,
+        distributed=distributed,
+    )
     first = next(iter(directions.values())).modalities[0]
     size = evaluation.group_size
     of_groups = None

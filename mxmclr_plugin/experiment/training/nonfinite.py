@@ -13,7 +13,8 @@ from torch import Tensor
 
 from mxmclr_plugin.data.batch import MultifoldBatch
 from mxmclr_plugin.errors import TrainingError
-from mxmclr_plugin.experiment.module import RetrievalModule
+from mxmclr_plugin.experiment.training.fully_sharded import whole
+from mxmclr_plugin.experiment.training.module import RetrievalModule
 from mxmclr_plugin.files import replacing
 
 __all__ = ["DUMP", "NonFiniteGuard"]
@@ -93,7 +94,7 @@ class NonFiniteGuard(Callback):
         assert isinstance(pl_module, RetrievalModule)
         assert self._batch is not None
         gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
-        self.norm = torch.nn.utils.get_total_norm(gradients)
+        self.norm = whole(torch.nn.utils.get_total_norm(gradients))
         pl_module.log("train/gradient_norm", self.norm)
         embeddings = pl_module.embeddings
         parts = {f"embeddings of {name}": z.isfinite().all() for name, z in embeddings.items()}
@@ -152,8 +153,9 @@ class NonFiniteGuard(Callback):
             )
             return False
         path = self.folder / DUMP
+        weights = trainer.strategy.lightning_module_state_dict()
         if trainer.is_global_zero:
-            _write(path, step, bad, module)
+            _write(path, step, bad, weights)
         raise TrainingError(
             f"{where}; {_advice(step, trainer)}; `mxmclr rerun {path}` repeats the step and names "
             "the first tensor that is not finite"
@@ -195,7 +197,7 @@ def _advice(step: _Step, trainer: Trainer) -> str:
     return f"try a lower optimizer.lr (it is {lr:g}){clip}, or trainer.skip_nonfinite=10"
 
 
-def _write(path: Path, step: _Step, bad: list[str], module: LightningModule) -> None:
+def _write(path: Path, step: _Step, bad: list[str], weights: dict[str, Tensor]) -> None:
     content = {
         "step": step.number,
         "not_finite": bad,
@@ -206,7 +208,7 @@ def _write(path: Path, step: _Step, bad: list[str], module: LightningModule) -> 
         "ids": {name: ids.cpu() for name, ids in step.batch.ids.items()},
         "soft_features": {name: rows.cpu() for name, rows in step.batch.soft_features.items()},
         "random_state": step.random_state,
-        "state_dict": {name: value.cpu() for name, value in module.state_dict().items()},
+        "state_dict": {name: value.cpu() for name, value in weights.items()},
     }
     with replacing(path) as file:
         torch.save(content, file)

@@ -8,15 +8,16 @@ from typing import Any
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import LearningRateMonitor
 
-from mxmclr_plugin.experiment.checkpoints import (
+from mxmclr_plugin.experiment.config.run_config import OptimizerConfig, TrainerConfig, precision_of
+from mxmclr_plugin.experiment.training.checkpoints import (
     BestCheckpoint,
     LastCheckpoint,
     Patience,
     WholeCheckpointIO,
 )
-from mxmclr_plugin.experiment.config import OptimizerConfig, TrainerConfig, precision_of
-from mxmclr_plugin.experiment.loggers import build_loggers
-from mxmclr_plugin.experiment.signals import Stop
+from mxmclr_plugin.experiment.training.fully_sharded import FullyShardedStrategy
+from mxmclr_plugin.experiment.training.loggers import build_loggers
+from mxmclr_plugin.experiment.training.signals import Stop
 
 __all__ = ["build_trainer", "hardware"]
 
@@ -33,7 +34,7 @@ def hardware(config: TrainerConfig) -> dict[str, Any]:
     return {
         "accelerator": config.accelerator,
         "devices": int(config.devices) if config.devices.isdigit() else config.devices,
-        "strategy": config.strategy,
+        "strategy": FullyShardedStrategy() if config.strategy == "fsdp2" else config.strategy,
         "num_nodes": config.num_nodes,
         "precision": precision_of(config),
     }

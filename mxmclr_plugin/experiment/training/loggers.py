@@ -11,7 +11,7 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.experiment.curves_file import CurvesLogger, OncePerStep
+from mxmclr_plugin.experiment.run_folder.curves_file import CurvesLogger, OncePerStep
 
 __all__ = ["build_loggers", "check_loggers"]
 
@@ -48,10 +48,11 @@ def build_loggers(names: Sequence[str], out: Path, step: int = 0) -> list[Logger
     - ``csv``: ``curves/metrics.csv`` in its folder, always written;
     - ``tensorboard``: event files in ``tensorboard/``; ``tensorboard --logdir`` shows them;
     - ``wandb``: a run of the project ``mxmclr_plugin`` under the folder's name, its files in
-      ``wandb/``. Its environment variables hold: ``WANDB_MODE=offline`` sends nothing.
+      ``wandb/``. A run that continues keeps its id. The environment variables of wandb hold:
+      ``WANDB_MODE=offline`` sends nothing.
 
     Args:
-        names: Of :data:`~mxmclr_plugin.experiment.config.LOGGERS`.
+        names: Of :data:`~mxmclr_plugin.experiment.config.run_config.LOGGERS`.
         out: Folder of the run.
         step: Step from which the run continues.
     """
@@ -60,5 +61,8 @@ def build_loggers(names: Sequence[str], out: Path, step: int = 0) -> list[Logger
         loggers.append(_ResumedTensorBoard(out, step))
     if "wandb" in names:
         out.mkdir(parents=True, exist_ok=True)
-        loggers.append(WandbLogger(name=out.name, save_dir=out, project="mxmclr_plugin"))
+        # wandb names its folders (offline-)run-TIME-ID.
+        runs = sorted(folder.name.split("-")[-2:] for folder in (out / "wandb").glob("*run-*-*"))
+        resumed: dict[str, Any] = {"id": runs[-1][1], "resume": "allow"} if step and runs else {}
+        loggers.append(WandbLogger(name=out.name, save_dir=out, project="mxmclr_plugin", **resumed))
     return loggers

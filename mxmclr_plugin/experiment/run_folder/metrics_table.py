@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from rich import box
 from rich.table import Table
 
-from mxmclr_plugin.experiment.metrics import GRADED, DirectionMetrics, RunMetrics
+from mxmclr_plugin.experiment.run_folder.metrics import GRADED, DirectionMetrics, RunMetrics
 from mxmclr_plugin.retrieval.direction import Direction
 from mxmclr_plugin.safe_text import plain_text
 
@@ -36,18 +36,19 @@ def _table(
         if GRADED in of.metrics
     )
     caption = f"percent; {_origin(metrics)}" + (f"\n{GRADED}: {graded}" if graded else "")
-    # 80 columns hold it with three kinds of recall.
+    columns = [name for name in next(iter(directions.values())).metrics if name != GRADED]
     table = Table(
         title=plain_text(title),
         caption=plain_text(caption),
         title_justify="left",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
+        # Three kinds of recall fit 80 columns without padding.
+        padding=(0, 1 if len(columns) < 6 else 0, 0, 0),
         pad_edge=False,
+        show_edge=False,
     )
     table.add_column("direction")
-    columns = [name for name in next(iter(directions.values())).metrics if name != GRADED]
     for column in [*columns, "queries", "gallery"]:
         table.add_column(column, justify="right")
     for name, of in directions.items():

@@ -1,4 +1,4 @@
-"""Progress of a training: a bar on a terminal, a line now and then in a log or a notebook."""
+"""Progress of a training and its test: a bar on a terminal, lines in a log or a notebook."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class _Rate(ProgressColumn):
 
 
 class TrainingProgress(Callback):
-    """Shows steps, rate, time left, loss and validation of a training.
+    """Shows steps, rate, time left, loss and validation of a training; and how far its test is.
 
     Args:
         console: Where it is shown: a bar on a terminal, lines elsewhere.
@@ -91,6 +91,26 @@ class TrainingProgress(Callback):
             self._validation = f"  val recall {float(value):.1f}"
             if self._bar is not None:
                 self._show(trainer)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero and self._console.is_terminal:
+            self._bar = Progress(
+                TextColumn("encoding for the test"),
+                BarColumn(bar_width=20),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                console=self._console,
+                transient=True,
+            )
+            self._task = self._bar.add_task("", total=sum(trainer.num_test_batches))
+            self._bar.start()
+
+    def on_test_batch_end(self, *_: object, **__: object) -> None:
+        if self._bar is not None:
+            self._bar.advance(self._task)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._stop()  # ranking has a bar of its own
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._stop()

@@ -13,6 +13,7 @@ from mxmclr_plugin.retrieval.direction import Direction
 __all__ = [
     "LOGGERS",
     "PRECISIONS",
+    "STRATEGIES",
     "BatchConfig",
     "EvalConfig",
     "OptimizerConfig",
@@ -25,6 +26,9 @@ LOGGERS = ("csv", "tensorboard", "wandb")
 
 PRECISIONS = ("32", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64")
 """Of Lightning's precisions those that train here; it has other names for some of them."""
+
+STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true", "fsdp2")
+"""Lightning's strategies that train here, and FSDP2, which is its ModelParallelStrategy."""
 
 _SAME_PRECISION = {"32-true": "32", "64-true": "64", "16": "16-mixed", "bf16": "bf16-mixed"}
 
@@ -78,7 +82,8 @@ class TrainerConfig:
         max_steps: Optimizer steps; null chooses from the data if automatic.
         accelerator: As in Lightning.
         devices: As in Lightning: auto or a number.
-        strategy: As in Lightning: auto, ddp, ...
+        strategy: auto, ddp, ddp_find_unused_parameters_true (for towers of which a part gets no
+            gradient), or fsdp2 (each process keeps a share of weights and optimizer states).
         num_nodes: Machines.
         precision: auto (bf16-mixed on a GPU that supports it, 16-mixed on another GPU, else 32),
             or as in Lightning.
@@ -102,7 +107,7 @@ class TrainerConfig:
     max_steps: Count | None = 400
     accelerator: Annotated[str, OneOf(("auto", "cpu", "gpu", "cuda", "mps"))] = "auto"
     devices: str = "auto"
-    strategy: str = "auto"
+    strategy: Annotated[str, OneOf(STRATEGIES)] = "auto"
     num_nodes: Count = 1
     precision: Annotated[str, OneOf(("auto", *PRECISIONS, *_SAME_PRECISION))] = "auto"
     validate_every: Count = 1

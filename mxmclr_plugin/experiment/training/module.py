@@ -9,13 +9,14 @@ import torch
 from lightly.models.utils import get_weight_decay_parameters
 from lightly.utils.scheduler import CosineWarmupScheduler
 from pytorch_lightning import LightningModule
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from mxmclr_plugin.data.batch import MultifoldBatch, Observations
 from mxmclr_plugin.data.observations import ObservationBatch
 from mxmclr_plugin.errors import TrainingError
-from mxmclr_plugin.experiment.config import EvalConfig, OptimizerConfig
-from mxmclr_plugin.experiment.metrics import SplitMetrics, measure
+from mxmclr_plugin.experiment.config.run_config import EvalConfig, OptimizerConfig
+from mxmclr_plugin.experiment.run_folder.metrics import SplitMetrics, measure
+from mxmclr_plugin.experiment.training.fully_sharded import shard
 from mxmclr_plugin.loss.multimodal import MultimodalLoss
 from mxmclr_plugin.models.checkpointing import encode_in_chunks
 from mxmclr_plugin.models.tower import Tower
@@ -67,6 +68,7 @@ class RetrievalModule(LightningModule):
         self._options: list[tuple[float, float]] = []  # learning rate and decay by group
         self.embeddings: dict[str, Tensor] = {}
         self._encoded: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {}
+        self._sharded = False
         self.train()  # pretrained models come in evaluation mode, and Lightning leaves them in it
 
     def training_step(self, batch: MultifoldBatch, batch_idx: int) -> Tensor | None:
@@ -82,7 +84,7 @@ class RetrievalModule(LightningModule):
     def compute_loss(self, batch: MultifoldBatch) -> Tensor | None:
         """Loss of a batch; None if the loss refuses embeddings that are not finite.
 
-        :class:`~mxmclr_plugin.experiment.nonfinite.NonFiniteGuard` reports these.
+        :class:`~mxmclr_plugin.experiment.training.nonfinite.NonFiniteGuard` reports these.
 
         Raises:
             TrainingError: If the loss refuses the batch for another reason.
@@ -115,6 +117,12 @@ class RetrievalModule(LightningModule):
         # Processes that gather rows must agree on the pairs; a row may have its positive elsewhere.
         gathers = any(getattr(part, "gather_distributed", False) for part in self.loss.modules())
         return None if gathers and self.trainer.world_size > 1 else batch.pairs
+
+    def configure_model(self) -> None:
+        # Called again before the test.
+        if self.device_mesh is not None and not self._sharded:
+            shard(self._each_tower(), self.loss, self.device_mesh["data_parallel"])
+            self._sharded = True
 
     def configure_optimizers(self) -> Any:
         config = self.optimizer_config
@@ -162,6 +170,10 @@ class RetrievalModule(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         self._encoded = {}
+        if self._sharded:
+            # Statistics of batch normalisation; DDP does so itself.
+            for buffer in self.towers.buffers():
+                distributed.broadcast(buffer, 0)
 
     def validation_step(
         self,
@@ -175,7 +187,12 @@ class RetrievalModule(LightningModule):
         )
 
     def on_validation_epoch_end(self) -> None:
-        measured = measure(*self._embeddings(), self.directions, self.evaluation)
+        measured = measure(
+            *self._embeddings(),
+            self.directions,
+            self.evaluation,
+            distributed=self.trainer.world_size > 1,
+        )
         for name, value in measured.flat().items():
             self.log(f"val/{name}", value, prog_bar=name == "mean_recall")
 
@@ -189,6 +206,8 @@ class RetrievalModule(LightningModule):
             self.evaluation,
             groups=True,
             relevance=self.relevance,
+            progress=self.trainer.is_global_zero,
+            distributed=self.trainer.world_size > 1,
         )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
