@@ -2,7 +2,7 @@
 
     python docs/evidence/cached_memory.py [ROWS]
 
-The model is a BERT of two layers with random weights, the texts have 64 tokens. On a GPU if there
+The model is a BERT of two layers with random weights, the texts have 32 tokens. On a GPU if there
 is one; on a CPU the resident memory of the process is measured.
 """
 
@@ -53,8 +53,8 @@ def step(count: int, mini_batch_size: int | None) -> None:
     loss = MultifoldHybridSentenceLoss(model, mini_batch_size=mini_batch_size)
     columns = [
         {
-            "input_ids": torch.randint(5, 1005, (count, 64), device=model.device),
-            "attention_mask": torch.ones(count, 64, dtype=torch.int64, device=model.device),
+            "input_ids": torch.randint(5, 1005, (count, 32), device=model.device),
+            "attention_mask": torch.ones(count, 32, dtype=torch.int64, device=model.device),
         }
         for _ in range(2)
     ]
