@@ -3,7 +3,7 @@ import torch
 from lightning_fabric import Fabric
 
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.experiment.config import TrainerConfig
+from mxmclr_plugin.experiment.config.run_config import TrainerConfig
 from mxmclr_plugin.inference.device import Device
 from mxmclr_plugin.models.registry import build_tower
 

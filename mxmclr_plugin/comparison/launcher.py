@@ -17,8 +17,8 @@ from mxmclr_plugin.comparison.local_processes import LocalProcesses
 from mxmclr_plugin.comparison.planned_run import FAILURE, Outcome, PlannedRun, outcome_of
 from mxmclr_plugin.comparison.ray_tasks import RayTasks
 from mxmclr_plugin.comparison.slurm_jobs import SlurmJobs
-from mxmclr_plugin.experiment.checkpoint_files import remove_checkpoint
-from mxmclr_plugin.experiment.folder import only_process_in
+from mxmclr_plugin.experiment.run_folder.checkpoint_files import remove_checkpoint
+from mxmclr_plugin.experiment.run_folder.folder import only_process_in
 from mxmclr_plugin.files import write_atomically
 from mxmclr_plugin.progress import progress_bar
 

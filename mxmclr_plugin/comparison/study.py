@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 import plugin_configs
 from mxmclr_plugin.comparison.config import as_overrides, flat, written
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.experiment.config import RunConfig
+from mxmclr_plugin.experiment.config.run_config import RunConfig
 from mxmclr_plugin.registry import did_you_mean
 
 __all__ = ["Study", "load_study", "studies"]

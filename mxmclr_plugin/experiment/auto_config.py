@@ -13,8 +13,8 @@ from rich.console import Console
 from mxmclr_plugin.data.dataset import MultifoldDataset
 from mxmclr_plugin.data.splits import DataSplits
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.experiment.check_config import check_config
-from mxmclr_plugin.experiment.config import RunConfig
+from mxmclr_plugin.experiment.config.check_config import check_config
+from mxmclr_plugin.experiment.config.run_config import RunConfig
 from mxmclr_plugin.experiment.splits import check_trainable, usable_splits
 from mxmclr_plugin.registry import TOWERS
 from mxmclr_plugin.retrieval.direction import Direction

@@ -16,15 +16,20 @@ from rich.console import Console
 
 from mxmclr_plugin.data.dataset import MultifoldDataset
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.experiment.check_config import check_config
-from mxmclr_plugin.experiment.checkpoint_files import load_checkpoint
-from mxmclr_plugin.experiment.compose import literal_texts, load_config
-from mxmclr_plugin.experiment.config import RunConfig
-from mxmclr_plugin.experiment.folder import RunFolder, default_folder, read_config, run_of
-from mxmclr_plugin.experiment.metrics import RunMetrics
+from mxmclr_plugin.experiment.config.check_config import check_config
+from mxmclr_plugin.experiment.config.compose import literal_texts, load_config
+from mxmclr_plugin.experiment.config.run_config import RunConfig
+from mxmclr_plugin.experiment.run_folder.checkpoint_files import load_checkpoint
+from mxmclr_plugin.experiment.run_folder.folder import (
+    RunFolder,
+    default_folder,
+    read_config,
+    run_of,
+)
+from mxmclr_plugin.experiment.run_folder.metrics import RunMetrics
 
 if TYPE_CHECKING:  # it takes seconds to import
-    from mxmclr_plugin.experiment.module import RetrievalModule
+    from mxmclr_plugin.experiment.training.module import RetrievalModule
 
 __all__ = [
     "Start",

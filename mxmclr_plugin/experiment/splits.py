@@ -11,7 +11,7 @@ from mxmclr_plugin.data.dataset import MultifoldDataset
 from mxmclr_plugin.data.held_out_captions import hold_out_captions
 from mxmclr_plugin.data.splits import DataSplits, hold_out
 from mxmclr_plugin.errors import ConfigError, build_part
-from mxmclr_plugin.experiment.config import RunConfig
+from mxmclr_plugin.experiment.config.run_config import RunConfig
 
 __all__ = [
     "ALL",

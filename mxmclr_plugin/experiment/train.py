@@ -32,17 +32,18 @@ from mxmclr_plugin.experiment.build_towers import (
     with_cached_features,
     with_teachers,
 )
-from mxmclr_plugin.experiment.checkpoint_files import remove_checkpoint
-from mxmclr_plugin.experiment.clock import TrainingClock, advice_on_waiting
-from mxmclr_plugin.experiment.config import BatchConfig, RunConfig
-from mxmclr_plugin.experiment.data_module import RetrievalData
-from mxmclr_plugin.experiment.folder import RunFolder, claimed_folder
-from mxmclr_plugin.experiment.fully_sharded import gather_weights
-from mxmclr_plugin.experiment.health import TrainingHealth
-from mxmclr_plugin.experiment.lost_process import explaining_lost_process
+from mxmclr_plugin.experiment.config.run_config import BatchConfig, RunConfig
 from mxmclr_plugin.experiment.machine import check_machine, check_writable
-from mxmclr_plugin.experiment.memory import MemoryAdvice
-from mxmclr_plugin.experiment.metrics import (
+from mxmclr_plugin.experiment.resume import (
+    Start,
+    changes_of,
+    check_fits,
+    start_of,
+    training_set_digest,
+)
+from mxmclr_plugin.experiment.run_folder.checkpoint_files import remove_checkpoint
+from mxmclr_plugin.experiment.run_folder.folder import RunFolder, claimed_folder
+from mxmclr_plugin.experiment.run_folder.metrics import (
     BatchRecord,
     DataRecord,
     RunMetrics,
@@ -51,20 +52,19 @@ from mxmclr_plugin.experiment.metrics import (
     graded_note,
     relevance_of,
 )
-from mxmclr_plugin.experiment.metrics_table import metrics_tables
-from mxmclr_plugin.experiment.module import RetrievalModule
-from mxmclr_plugin.experiment.nonfinite import NonFiniteGuard
-from mxmclr_plugin.experiment.resume import (
-    Start,
-    changes_of,
-    check_fits,
-    start_of,
-    training_set_digest,
-)
-from mxmclr_plugin.experiment.signals import Interrupted, Stop
+from mxmclr_plugin.experiment.run_folder.metrics_table import metrics_tables
 from mxmclr_plugin.experiment.splits import usable_splits, with_train_instances
-from mxmclr_plugin.experiment.trainer import build_trainer
-from mxmclr_plugin.experiment.training_progress import TrainingProgress
+from mxmclr_plugin.experiment.training.clock import TrainingClock, advice_on_waiting
+from mxmclr_plugin.experiment.training.data_module import RetrievalData
+from mxmclr_plugin.experiment.training.fully_sharded import gather_weights
+from mxmclr_plugin.experiment.training.health import TrainingHealth
+from mxmclr_plugin.experiment.training.lost_process import explaining_lost_process
+from mxmclr_plugin.experiment.training.memory import MemoryAdvice
+from mxmclr_plugin.experiment.training.module import RetrievalModule
+from mxmclr_plugin.experiment.training.nonfinite import NonFiniteGuard
+from mxmclr_plugin.experiment.training.signals import Interrupted, Stop
+from mxmclr_plugin.experiment.training.trainer import build_trainer
+from mxmclr_plugin.experiment.training.training_progress import TrainingProgress
 from mxmclr_plugin.loss.multimodal import MultimodalLoss
 from mxmclr_plugin.loss.registry import build_loss, loss_positives
 from mxmclr_plugin.models.checkpointing import has_batch_norm

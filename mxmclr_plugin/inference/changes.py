@@ -11,9 +11,9 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.experiment.check_config import check_config
-from mxmclr_plugin.experiment.compose import compose_choice, literal_texts
-from mxmclr_plugin.experiment.config import RunConfig
+from mxmclr_plugin.experiment.config.check_config import check_config
+from mxmclr_plugin.experiment.config.compose import compose_choice, literal_texts
+from mxmclr_plugin.experiment.config.run_config import RunConfig
 from mxmclr_plugin.registry import did_you_mean
 
 __all__ = ["CHANGED", "changed_config"]

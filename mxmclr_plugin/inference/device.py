@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.experiment.config import TrainerConfig, precision_of
+from mxmclr_plugin.experiment.config.run_config import TrainerConfig, precision_of
 
 __all__ = ["Device"]
 

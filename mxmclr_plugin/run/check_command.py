@@ -55,8 +55,8 @@ def check_command(arguments: CheckArguments, context: Context) -> int:
     from mxmclr_plugin.data.manifest.build import read_manifest, split_instances
     from mxmclr_plugin.data.problems import ProblemLog
     from mxmclr_plugin.experiment.auto_config import why_not_trainable
-    from mxmclr_plugin.experiment.check_config import check_data
-    from mxmclr_plugin.experiment.compose import load_config
+    from mxmclr_plugin.experiment.config.check_config import check_data
+    from mxmclr_plugin.experiment.config.compose import load_config
 
     console = context.console
     options = {**check_data("manifest", context.overrides), "path": arguments.manifest}

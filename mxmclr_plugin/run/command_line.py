@@ -190,7 +190,7 @@ def _call(
 
 
 def _train(task: str, overrides: list[str], context: Context, help_wanted: bool) -> int:
-    from mxmclr_plugin.experiment.compose import load_config, tasks
+    from mxmclr_plugin.experiment.config.compose import load_config, tasks
 
     known = {**tasks(), **(tasks(context.config_dir) if context.config_dir else {})}
     if task not in known:
@@ -222,7 +222,7 @@ def _show_commands(console: Console) -> None:
         markup=False,
         highlight=False,
     )
-    from mxmclr_plugin.experiment.compose import tasks
+    from mxmclr_plugin.experiment.config.compose import tasks
 
     console.print(_grid("commands", ((name, of.summary) for name, of in _COMMANDS.items())))
     console.print(_grid("tasks", tasks().items()))
@@ -239,8 +239,8 @@ def _show_command(name: str, command: Command, console: Console) -> None:
 
 
 def _show_task(config: Any, console: Console) -> None:
-    from mxmclr_plugin.experiment.compose import choices, groups
-    from mxmclr_plugin.experiment.describe_config import describe
+    from mxmclr_plugin.experiment.config.compose import choices, groups
+    from mxmclr_plugin.experiment.config.describe_config import describe
 
     console.print(f"{config.task}: {config.summary}\n", style="bold")
     console.print("Choices (group=choice):")
@@ -283,7 +283,7 @@ def _list_command(arguments: ListArguments, context: Context) -> int:
 
 def _listing(what: str) -> Table:
     if what == "tasks":
-        from mxmclr_plugin.experiment.compose import tasks
+        from mxmclr_plugin.experiment.config.compose import tasks
 
         return _table(["task", "what"], [[name, text] for name, text in tasks().items()])
     if what == "studies":
@@ -347,8 +347,8 @@ def _ablation_config() -> type[Any]:
 
 
 def _task_keys() -> list[str]:
-    from mxmclr_plugin.experiment.compose import groups
-    from mxmclr_plugin.experiment.config import RunConfig
+    from mxmclr_plugin.experiment.config.compose import groups
+    from mxmclr_plugin.experiment.config.run_config import RunConfig
 
     of_groups = (group.partition("/")[0] for group in groups())
     return list(dict.fromkeys([*(entry.name for entry in fields(RunConfig)), *of_groups]))

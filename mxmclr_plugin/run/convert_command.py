@@ -97,7 +97,7 @@ def convert_command(arguments: ConvertArguments, context: Context) -> int:
         ConfigError: If an option is unknown, or the data set cannot be read or written.
     """
     from mxmclr_plugin.data.manifest.write import write_manifest
-    from mxmclr_plugin.experiment.check_config import check_data
+    from mxmclr_plugin.experiment.config.check_config import check_data
     from mxmclr_plugin.registry import DATASETS, did_you_mean
 
     known = [*(entry.name for entry in DATASETS), "table", "folder"]

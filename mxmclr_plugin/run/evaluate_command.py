@@ -35,7 +35,7 @@ def evaluate_command(arguments: EvaluateArguments, context: Context) -> int:
     Raises:
         ConfigError: If the run cannot be evaluated on these data.
     """
-    from mxmclr_plugin.experiment.metrics_table import metrics_tables
+    from mxmclr_plugin.experiment.run_folder.metrics_table import metrics_tables
     from mxmclr_plugin.inference.evaluate import evaluate_run
     from mxmclr_plugin.inference.run import load_run
 

@@ -22,8 +22,8 @@ from omegaconf.errors import OmegaConfBaseException
 import plugin_configs
 from mxmclr_plugin.arguments import is_text
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.experiment.check_config import check_config, unknown_key
-from mxmclr_plugin.experiment.config import RunConfig
+from mxmclr_plugin.experiment.config.check_config import check_config, unknown_key
+from mxmclr_plugin.experiment.config.run_config import RunConfig
 from mxmclr_plugin.registry import DATASETS, LOSSES, TOWERS, Info, Registry, did_you_mean
 
 __all__ = [

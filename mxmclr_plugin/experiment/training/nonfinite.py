@@ -13,8 +13,8 @@ from torch import Tensor
 
 from mxmclr_plugin.data.batch import MultifoldBatch
 from mxmclr_plugin.errors import TrainingError
-from mxmclr_plugin.experiment.fully_sharded import whole
-from mxmclr_plugin.experiment.module import RetrievalModule
+from mxmclr_plugin.experiment.training.fully_sharded import whole
+from mxmclr_plugin.experiment.training.module import RetrievalModule
 from mxmclr_plugin.files import replacing
 
 __all__ = ["DUMP", "NonFiniteGuard"]

@@ -12,7 +12,7 @@ from rich.console import Console
 from torch import Tensor
 
 from mxmclr_plugin.data.batch import MultifoldBatch
-from mxmclr_plugin.experiment.module import RetrievalModule
+from mxmclr_plugin.experiment.training.module import RetrievalModule
 from mxmclr_plugin.loss.multifold_hybrid import MAX_SCALE
 
 __all__ = [
