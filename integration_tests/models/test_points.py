@@ -77,5 +77,5 @@ def test_errors_say_what_was_expected():
         point_net(clouds(channels=2))
     with pytest.raises(ValueError, match=r"the first observation is \(3,\)"):
         point_net(clouds()[0])
-    with pytest.raises(ValueError, match="widths are one positive integer a layer"):
+    with pytest.raises(ValueError, match="widths are one positive integer a stage"):
         PointNet(widths=[])

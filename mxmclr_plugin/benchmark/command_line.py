@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for m in measured:
             if m.skipped is not None:
                 size = f" at n = {m.n}" if hasattr(m, "n") else ""
-                console.print(f"{m.impl}{size} was skipped: {m.skipped}", markup=False)
+                console.print(f"{m.impl}{size} was skipped: {m.skipped}")
     except (ValueError, OSError) as error:
         errors.print(
             Text.assemble(("error:", "bold red"), f" {visible(str(error))}"), soft_wrap=True
@@ -88,9 +88,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _show_help(console: Console, names: Sequence[str]) -> None:
-    console.print("usage: python -m mxmclr_plugin.benchmark NAME [key=value ...]\n", markup=False)
+    console.print("usage: python -m mxmclr_plugin.benchmark NAME [key=value ...]\n")
     for name in names or _BENCHMARKS:
-        console.print(f"{name}: {_BENCHMARKS[name].summary}", markup=False)
+        console.print(f"{name}: {_BENCHMARKS[name].summary}")
         grid = Table.grid(padding=(0, 2))
         for key, _, text in help_rows(_BENCHMARKS[name].config):
             grid.add_row(f"  {key}", text)

@@ -27,6 +27,7 @@ from mxmclr_plugin.experiment.run_folder.folder import (
     run_of,
 )
 from mxmclr_plugin.experiment.run_folder.metrics import RunMetrics
+from mxmclr_plugin.safe_text import print_line
 
 if TYPE_CHECKING:  # it takes seconds to import
     from mxmclr_plugin.experiment.training.module import RetrievalModule
@@ -160,10 +161,10 @@ def start_of(config: RunConfig, folder: RunFolder, console: Console) -> Start:
         except ConfigError as error:
             if config.ckpt != "last":
                 raise
-            _print(console, str(error))
+            print_line(console, str(error))
             continue
         if not changes and config.ckpt == "last" and (metrics := folder.read_metrics()):
-            _print(
+            print_line(
                 console,
                 f"the run in {folder.path} has finished; trainer.max_steps=MORE trains it on",
             )
@@ -173,10 +174,10 @@ def start_of(config: RunConfig, folder: RunFolder, console: Console) -> Start:
                 f"trainer.max_steps: the run in {folder.path} has done {step} steps already, more "
                 f"than {config.trainer.max_steps}"
             )
-        _print(console, f"continuing from {path}, step {step}")
+        print_line(console, f"continuing from {path}, step {step}")
         return Start(path, step)
     left = "no whole checkpoint is left" if candidates else "nothing was saved yet"
-    _print(console, f"{left} in {folder.path}: starting at the first step")
+    print_line(console, f"{left} in {folder.path}: starting at the first step")
     return Start()
 
 
@@ -282,7 +283,3 @@ def _parent(tree: dict[str, Any], key: str) -> dict[str, Any]:
     for part in key.split(".")[:-1]:
         tree = tree.setdefault(part, {})
     return tree
-
-
-def _print(console: Console, line: str) -> None:
-    console.print(line, soft_wrap=True)

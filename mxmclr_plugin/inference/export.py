@@ -39,6 +39,7 @@ from mxmclr_plugin.safe_text import TerminalConsole
 
 if TYPE_CHECKING:  # it takes seconds to import
     from sentence_transformers import SentenceTransformer
+from mxmclr_plugin.safe_text import print_line
 
 __all__ = ["LARGEST_DIFFERENCE", "export_run"]
 
@@ -106,9 +107,8 @@ def export_run(
         "embeddings": {},
         "towers": {},
     }
-    split_of = {name: part for part, of in run.data.items() for name in of.names}
-    encoded = [m for m in run.towers if m in dataset.modalities and dataset.folds(m).any()]
-    for modality, embedded in run.embeddings(dataset, encoded).items():
+    split_of = run.split_of
+    for modality, embedded in run.embeddings(dataset, run.encoded_modalities(dataset)).items():
         path = out / f"{split}_{modality}"
         try:
             entry = write_embeddings(embedded, dataset, modality, path, formats, split_of)
@@ -242,4 +242,4 @@ def _dtype(observations: Tensor) -> str:
 
 
 def _say(console: Console, what: str, file: str) -> None:
-    console.print(f"{what} {file}".rstrip(), soft_wrap=True)
+    print_line(console, f"{what} {file}".rstrip())

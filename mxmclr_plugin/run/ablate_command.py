@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from mxmclr_plugin.run.command import Context, print_line
+from mxmclr_plugin.run.command import Context
 
 if TYPE_CHECKING:  # it imports torch
     from mxmclr_plugin.comparison.config import AblationConfig
     from mxmclr_plugin.comparison.records import Ablation
+from mxmclr_plugin.safe_text import print_line
 
 __all__ = ["ablate_command"]
 

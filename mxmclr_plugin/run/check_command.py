@@ -16,7 +16,6 @@ from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.run.command import (
     Context,
     print_examples,
-    print_line,
     print_problems,
     train_command,
 )
@@ -24,6 +23,7 @@ from mxmclr_plugin.run.command import (
 if TYPE_CHECKING:  # it imports torch
     from mxmclr_plugin.data.manifest.instances import Instances
     from mxmclr_plugin.data.splits import DataSplits
+from mxmclr_plugin.safe_text import print_line
 
 __all__ = ["CheckArguments", "check_command"]
 
@@ -84,7 +84,7 @@ def check_command(arguments: CheckArguments, context: Context) -> int:
     _print_image_sizes(data, options["size"], console)
     _print_repeated(found, console)
     for note in data.notes:
-        console.print(note, highlight=False)
+        console.print(note)
     if log.problems:
         print_problems(console, log)
     reason = why_not_trainable(load_config("manifest"), data)
@@ -167,9 +167,7 @@ def _print_image_sizes(data: DataSplits, size: int, console: Console) -> None:
 def _print_repeated(found: Instances, console: Console) -> None:
     merged = [instance for instance in found.instances if instance.lines > 1]
     if merged:
-        console.print(
-            f"{len(merged)} ids occur in several lines, which are merged", highlight=False
-        )
+        console.print(f"{len(merged)} ids occur in several lines, which are merged")
     from mxmclr_plugin.data.manifest.survey import shared_records
 
     shared = shared_records(found)

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from mxmclr_plugin.arguments import written
 from mxmclr_plugin.errors import ConfigError
+from mxmclr_plugin.safe_text import print_line
 
 if TYPE_CHECKING:  # it imports torch
     from mxmclr_plugin.data.problems import ProblemLog
@@ -22,7 +23,6 @@ __all__ = [
     "new_path",
     "print_data_notes",
     "print_examples",
-    "print_line",
     "print_problems",
     "train_command",
 ]
@@ -83,15 +83,10 @@ def new_path(key: str, path: Path) -> Path:
     return path
 
 
-def print_line(console: Console, text: str) -> None:
-    """Prints a text without line breaks."""
-    console.print(text, soft_wrap=True)
-
-
 def print_data_notes(console: Console, notes: Sequence[str], problems: int) -> None:
     """Prints caveats of a data set, and the number of its problems."""
     for note in notes:
-        console.print(note, highlight=False)
+        console.print(note)
     if problems:
         print_line(console, f"{problems} problems of the data set were left out")
 

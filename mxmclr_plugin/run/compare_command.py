@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from mxmclr_plugin.run.command import Context, print_line
+from mxmclr_plugin.run.command import Context
 
 if TYPE_CHECKING:  # it imports torch
     from mxmclr_plugin.comparison.config import ComparisonConfig
     from mxmclr_plugin.comparison.records import Comparison, Trial
+from mxmclr_plugin.safe_text import print_line
 
 __all__ = ["compare_command"]
 

@@ -13,7 +13,6 @@ from mxmclr_plugin.run.command import (
     Context,
     new_path,
     print_data_notes,
-    print_line,
     print_problems,
     train_command,
 )
@@ -22,6 +21,7 @@ if TYPE_CHECKING:  # it imports torch
     from mxmclr_plugin.data.manifest.instances import Instances
     from mxmclr_plugin.data.problems import ProblemLog
     from mxmclr_plugin.data.splits import DataSplits
+from mxmclr_plugin.safe_text import print_line
 
 __all__ = [
     "ConvertArguments",
