@@ -4,8 +4,8 @@
 
 96 things are made up; each has 2 to 4 views and 3 to 6 captions. MultifoldSampler gives the
 processes different things in each step. With gather_distributed the loss is that of all of them,
-and gradients are those of one process that had them all. What is printed is how often the nearest
-of all views belongs to the caption's thing, for 32 things not trained on.
+and gradients are those of one process that had them all. It prints how often the nearest of all
+views belongs to the caption's thing, for 32 things not seen in training.
 """
 
 from __future__ import annotations

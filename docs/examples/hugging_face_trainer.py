@@ -6,9 +6,9 @@
 Needs accelerate (pip install "mxmclr-plugin[trainer]"). 320 images of four colored squares are made
 up, with four captions each. A caption names three of the squares: each of the four places has its
 own six words for the colors. A tiny CLIPModel (a SiglipModel or a VisionTextDualEncoderModel is
-trained in the same way) learns from scratch on 256 of the images. What is printed is how often the
-nearest of the other 64 is the one of the caption. With two processes the loss compares the images
-and captions of both.
+trained in the same way) learns from scratch on 256 of the images. It prints how often the nearest
+of the other 64 is the one of the caption. With two processes the loss compares the images and
+captions of both.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ TEXT = {
     "num_hidden_layers": 1,
     "num_attention_heads": 2,
     "max_position_embeddings": 4,
+    "bos_token_id": 0,
     "eos_token_id": END,
 }
 VISION = {

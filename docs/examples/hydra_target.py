@@ -5,8 +5,8 @@
 Options can be given behind the command: ``criterion.temperature=0.2`` or ``epochs=5``.
 
 96 things are made up; each has 3 views and 5 captions, vectors that depend on what the thing is and
-on noise. What is printed is how often the nearest of all views belongs to the caption's thing, for
-32 things not trained on.
+on noise. It prints how often the nearest of all views belongs to the caption's thing, for 32 things
+not seen in training.
 """
 
 from __future__ import annotations

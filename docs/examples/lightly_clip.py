@@ -5,8 +5,8 @@
 
 96 images are made up: five colours beside each other. A caption names three of the colours and
 where they are. An augmented view of an image and its captions are observations of one instance.
-With two processes the loss is that of the images of both. What is printed is how often the nearest
-of all images is that of the caption, for 32 images not trained on.
+With two processes the loss is that of the images of both. It prints how often the nearest of all
+images is that of the caption, for 32 images not seen in training.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
 
 96 images are made up: smooth colours, 32 x 32. An image is an instance, two augmented views of it
 are its observations: one is the query, the other the key of a momentum encoder. Past keys are
-negatives. What is printed is how often the nearest of all keys is of the same image as the query,
-for 32 images not trained on.
+negatives. It prints how often the nearest of all keys is of the same image as the query, for 32
+images not seen in training.
 """
 
 from __future__ import annotations

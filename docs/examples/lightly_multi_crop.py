@@ -4,8 +4,8 @@
 
 96 images are made up: smooth colours, 32 x 32. lightly's DINOTransform gives eight crops of each in
 two sizes. All eight are positives of each other, and other images are ordered by how alike they
-are. What is printed is how often the nearest of all second global crops is of the same image as the
-first, for 32 images not trained on.
+are. It prints how often the nearest of all second global crops is of the same image as the first,
+for 32 images not seen in training.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     python docs/examples/lightly_simclr.py
 
 96 images are made up: smooth colours, 32 x 32. An image is an instance, two augmented views of it
-are its observations. What is printed is how often the nearest of all second views is of the same
-image as the first, for 32 images not trained on.
+are its observations. It prints how often the nearest of all second views is of the same image as
+the first, for 32 images not seen in training.
 """
 
 from __future__ import annotations

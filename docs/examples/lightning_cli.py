@@ -6,8 +6,8 @@ Needs jsonargparse (pip install "mxmclr-plugin[cli]"). Options can be given behi
 ``--model.criterion.init_args.temperature 0.2`` or ``--trainer.max_epochs 5``.
 
 96 things are made up; each has 3 views and 5 captions, vectors that depend on what the thing is and
-on noise. What is printed is how often the nearest of all views belongs to the caption's thing, for
-32 things not trained on, before training and after.
+on noise. It prints how often the nearest of all views belongs to the caption's thing, for 32 things
+not seen in training, before training and after.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     python docs/examples/lightning_loop.py
 
 96 things are made up; each has 3 views and 5 captions, vectors that depend on what the thing is and
-on noise. A batch holds them as folds: (things, 3, 32) and (things, 5, 32). What is printed is how
-often the nearest of all views belongs to the caption's thing, for 32 things not trained on.
+on noise. A batch holds them as folds: (things, 3, 32) and (things, 5, 32). It prints how often the
+nearest of all views belongs to the caption's thing, for 32 things not seen in training.
 """
 
 from __future__ import annotations

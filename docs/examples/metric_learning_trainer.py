@@ -4,8 +4,8 @@
 
 96 things are made up, with 8 observations each: vectors in which what the thing is stands beside
 something much larger that has nothing to do with it. There is one modality; a label is a thing. The
-network learns what matters. What is printed is how often the nearest other observation is one of
-the same thing, for 32 things not trained on.
+network learns what matters. It prints how often the nearest other observation is one of the same
+thing, for 32 things not seen in training.
 """
 
 from __future__ import annotations

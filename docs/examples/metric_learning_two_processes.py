@@ -3,8 +3,8 @@
     torchrun --nproc-per-node=2 docs/examples/metric_learning_two_processes.py
 
 96 things are made up; each is observed 8 times. There is one modality; a label is a thing. Each
-process draws 4 things in a step, and the loss compares the observations of both. What is printed is
-how often the nearest other observation is one of the same thing, for 32 things not trained on.
+process draws 4 things in a step, and the loss compares the observations of both. It prints how
+often the nearest other observation is one of the same thing, for 32 things not seen in training.
 """
 
 from __future__ import annotations

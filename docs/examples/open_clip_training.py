@@ -5,8 +5,8 @@
 Needs open_clip (pip install "mxmclr-plugin[open_clip]"). 320 images of four colored squares are
 made up, with three captions each, a line each in the txt file of a WebDataset sample. A caption
 names three of the squares: each of the four places has its own six words for the colors.
-open_clip's script trains a tiny model on 256 of the images. What is printed is how often the
-nearest of the other 64 is the one of the caption.
+open_clip's script trains a tiny model on 256 of the images. It prints how often the nearest of the
+other 64 is the one of the caption.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
     python docs/examples/plain_pytorch.py
 
 96 things are made up; each has 2 to 4 views and 3 to 6 captions, vectors that depend on what the
-thing is and on noise. Two small towers learn to tell which views and captions are of one thing.
-What is printed is how often the nearest of all views belongs to the caption's thing, for 32 things
-that the towers were not trained on.
+thing is and on noise. Two small towers learn to tell which views and captions are of one thing. It
+prints how often the nearest of all views belongs to the caption's thing, for 32 things not seen in
+training.
 """
 
 from __future__ import annotations

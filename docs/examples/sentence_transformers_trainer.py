@@ -7,9 +7,9 @@
 Needs datasets and accelerate (pip install "mxmclr-plugin[trainer]"). FOLDER holds train.jsonl and
 val.jsonl, a photo a line: {"en": ["...", ...], "de": ["...", ...]}, as many captions of a language
 for each; the first 1,000 and 200 photos are used. Without one 96 photos are made up, 3 x 3 captions
-each. The model, a bag of words, learns from scratch which captions are of the same photo. What is
-printed is how often the nearest of all German captions is of the English one's photo, for photos
-not trained on. With two processes the loss compares the captions of both.
+each. The model, a bag of words, learns from scratch which captions are of the same photo. It prints
+how often the nearest of all German captions is of the English one's photo, for photos not seen in
+training. With two processes the loss compares the captions of both.
 
 To compare with MultipleNegativesRankingLoss, take one caption of each language: it reads a third
 text column and those behind it as negatives.

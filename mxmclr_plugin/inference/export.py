@@ -35,11 +35,10 @@ from mxmclr_plugin.inference.sentence_transformer import as_sentence_transformer
 from mxmclr_plugin.models.text import TextBackbone, write_sentence_transformer
 from mxmclr_plugin.models.tower import Tower
 from mxmclr_plugin.registry import did_you_mean
-from mxmclr_plugin.safe_text import TerminalConsole
+from mxmclr_plugin.safe_text import TerminalConsole, print_line
 
 if TYPE_CHECKING:  # it takes seconds to import
     from sentence_transformers import SentenceTransformer
-from mxmclr_plugin.safe_text import print_line
 
 __all__ = ["LARGEST_DIFFERENCE", "export_run"]
 

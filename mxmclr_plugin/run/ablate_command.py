@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from mxmclr_plugin.run.command import Context
+from mxmclr_plugin.run.command import Context, print_next, print_text
+from mxmclr_plugin.safe_text import print_line
 
 if TYPE_CHECKING:  # it imports torch
     from mxmclr_plugin.comparison.config import AblationConfig
     from mxmclr_plugin.comparison.records import Ablation
-from mxmclr_plugin.safe_text import print_line
 
 __all__ = ["ablate_command"]
 
@@ -29,8 +30,10 @@ def ablate_command(arguments: AblationConfig, context: Context) -> int:
     if ablation.metrics:
         console.print(_table(ablation))
     for line in [*ablation.settings["notes"], *ablation.sentences]:
-        print_line(console, line)
-    print_line(console, f"written to {ablation_folder(task, arguments) / 'ablate.json'}")
+        print_text(console, line)
+    folder = ablation_folder(task, arguments)
+    print_line(console, f"written to {folder / 'ablate.json'}")
+    print_next(console, f"mxmclr report {shlex.quote(str(folder))}")
     return 1 if ablation.errors else 0
 
 

@@ -17,13 +17,14 @@ from mxmclr_plugin.run.command import (
     Context,
     print_examples,
     print_problems,
+    print_text,
     train_command,
 )
+from mxmclr_plugin.safe_text import print_line
 
 if TYPE_CHECKING:  # it imports torch
     from mxmclr_plugin.data.manifest.instances import Instances
     from mxmclr_plugin.data.splits import DataSplits
-from mxmclr_plugin.safe_text import print_line
 
 __all__ = ["CheckArguments", "check_command"]
 
@@ -84,7 +85,7 @@ def check_command(arguments: CheckArguments, context: Context) -> int:
     _print_image_sizes(data, options["size"], console)
     _print_repeated(found, console)
     for note in data.notes:
-        console.print(note)
+        print_text(console, note)
     if log.problems:
         print_problems(console, log)
     reason = why_not_trainable(load_config("manifest"), data)

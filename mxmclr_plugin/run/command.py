@@ -23,7 +23,9 @@ __all__ = [
     "new_path",
     "print_data_notes",
     "print_examples",
+    "print_next",
     "print_problems",
+    "print_text",
     "train_command",
 ]
 
@@ -83,10 +85,20 @@ def new_path(key: str, path: Path) -> Path:
     return path
 
 
+def print_text(console: Console, text: str) -> None:
+    """Prints sentences; a terminal breaks them between words."""
+    console.print(text, soft_wrap=not console.is_terminal)
+
+
+def print_next(console: Console, command: str) -> None:
+    """Prints the command that goes on from here."""
+    print_line(console, f"next:\n  {command}")
+
+
 def print_data_notes(console: Console, notes: Sequence[str], problems: int) -> None:
     """Prints caveats of a data set, and the number of its problems."""
     for note in notes:
-        console.print(note)
+        print_text(console, note)
     if problems:
         print_line(console, f"{problems} problems of the data set were left out")
 

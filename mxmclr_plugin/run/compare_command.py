@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
-from mxmclr_plugin.run.command import Context
+from mxmclr_plugin.run.command import Context, print_next, print_text
+from mxmclr_plugin.safe_text import print_line
 
 if TYPE_CHECKING:  # it imports torch
     from mxmclr_plugin.comparison.config import ComparisonConfig
     from mxmclr_plugin.comparison.records import Comparison, Trial
-from mxmclr_plugin.safe_text import print_line
 
 __all__ = ["compare_command"]
 
@@ -30,6 +31,7 @@ def compare_command(arguments: ComparisonConfig, context: Context) -> int:
     _print(comparison, console)
     folder = comparison_folder(task, arguments)
     print_line(console, f"written to {folder / 'compare.json'} and compare.csv")
+    print_next(console, f"mxmclr report {shlex.quote(str(folder))}")
     return 1 if comparison.errors else 0
 
 
@@ -39,9 +41,9 @@ def _print(comparison: Comparison, console: Console) -> None:
     settings = comparison.settings
     for protocol in comparison.axes["protocol"] if comparison.metrics else []:
         console.print(_table(comparison, protocol))
-        print_line(console, f"{protocol}: {settings['protocols'][protocol]}\n")
+        print_text(console, f"{protocol}: {settings['protocols'][protocol]}\n")
     runs = len(comparison.runs)
-    print_line(
+    print_text(
         console,
         f"rates in percent; {settings['steps']} steps; {runs - len(comparison.errors)} of {runs} "
         f"runs done, seeds {', '.join(map(str, comparison.seeds))}; "
@@ -49,7 +51,7 @@ def _print(comparison: Comparison, console: Console) -> None:
         + ", ".join(f"{name} {number}" for name, number in comparison.versions.items()),
     )
     for line in [*settings["notes"], *comparison.sentences]:
-        print_line(console, line)
+        print_text(console, line)
 
 
 def _table(comparison: Comparison, protocol: str) -> Table:
@@ -57,7 +59,7 @@ def _table(comparison: Comparison, protocol: str) -> Table:
     shown = [first, *(metric for metric in others if metric.endswith("/r@1"))]
     table = Table(title=f"{comparison.task}, {protocol}: mean ± standard deviation")
     table.add_column("loss", no_wrap=True)
-    for column in [*shown, f"{first} - that of {comparison.baseline}"]:
+    for column in [*shown, f"difference to {comparison.baseline}"]:
         table.add_column(column, justify="right")
     for loss in comparison.axes["loss"]:
         variant = {"loss": loss, "protocol": protocol}

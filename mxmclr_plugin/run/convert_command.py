@@ -16,12 +16,12 @@ from mxmclr_plugin.run.command import (
     print_problems,
     train_command,
 )
+from mxmclr_plugin.safe_text import print_line
 
 if TYPE_CHECKING:  # it imports torch
     from mxmclr_plugin.data.manifest.instances import Instances
     from mxmclr_plugin.data.problems import ProblemLog
     from mxmclr_plugin.data.splits import DataSplits
-from mxmclr_plugin.safe_text import print_line
 
 __all__ = [
     "ConvertArguments",

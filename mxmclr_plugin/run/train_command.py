@@ -13,11 +13,10 @@ from rich.console import Console
 from mxmclr_plugin.arguments import WORD
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.run.command import Context, new_path
-from mxmclr_plugin.safe_text import TerminalConsole
+from mxmclr_plugin.safe_text import TerminalConsole, print_line
 
 if TYPE_CHECKING:  # it imports hydra
     from mxmclr_plugin.experiment.config.run_config import RunConfig
-from mxmclr_plugin.safe_text import print_line
 
 __all__ = ["RerunArguments", "rerun_command", "train"]
 
