@@ -10,14 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 from rich.console import Console
 
 from mxmclr_plugin.data.dataset import MultifoldDataset
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.experiment.config.check_config import check_config
-from mxmclr_plugin.experiment.config.compose import literal_texts, load_config
+from mxmclr_plugin.experiment.config.compose import load_config, parsed_overrides
 from mxmclr_plugin.experiment.config.run_config import RunConfig
 from mxmclr_plugin.experiment.run_folder.checkpoint_files import load_checkpoint
 from mxmclr_plugin.experiment.run_folder.folder import (
@@ -251,12 +249,9 @@ def training_set_digest(train: MultifoldDataset) -> str:
 
 def _by_key(overrides: Sequence[str]) -> dict[str, str]:
     """The last override of each key."""
-    try:
-        parsed = OverridesParser.create().parse_overrides(literal_texts(overrides))
-    except HydraException as error:
-        raise ConfigError(f"cannot read {' '.join(overrides)}: {error}") from error
     return {
-        o.get_key_element().lstrip("+~"): text for o, text in zip(parsed, overrides, strict=True)
+        o.get_key_element().lstrip("+~"): text
+        for o, text in zip(parsed_overrides(overrides), overrides, strict=True)
     }
 
 
