@@ -212,7 +212,7 @@ def scaled_images(observations: Observations, dtype: torch.dtype) -> Tensor:
     Raises:
         ValueError: If these are no such images.
     """
-    shape = observations.shape if isinstance(observations, Tensor) else ()
+    shape: tuple[int, ...] = observations.shape if isinstance(observations, Tensor) else ()
     if not isinstance(observations, Tensor) or (
         len(shape) != 4 or shape[1] not in (1, 3) or 0 in shape
     ):

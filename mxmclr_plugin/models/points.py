@@ -81,7 +81,7 @@ class PointNet(Backbone):
         return f"centred={self.centred}"
 
     def _checked(self, observations: Observations) -> Tensor:
-        shape = observations.shape if isinstance(observations, Tensor) else ()
+        shape: tuple[int, ...] = observations.shape if isinstance(observations, Tensor) else ()
         if (
             not isinstance(observations, Tensor)
             or not observations.is_floating_point()

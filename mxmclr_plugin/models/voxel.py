@@ -172,7 +172,7 @@ def video_models() -> list[str]:
 
 def _checked(observations: Observations) -> Tensor:
     """The grids, if they are RGBA in uint8 or in floats from 0 to 1."""
-    shape = observations.shape if isinstance(observations, Tensor) else ()
+    shape: tuple[int, ...] = observations.shape if isinstance(observations, Tensor) else ()
     if not isinstance(observations, Tensor) or (
         len(shape) != 5 or shape[1] != _CHANNELS or 0 in shape
     ):
