@@ -15,8 +15,8 @@ from latex2mathml.converter import convert
 
 from mxmclr_plugin.arguments import written
 from mxmclr_plugin.comparison.study import studies
-from mxmclr_plugin.experiment.compose import load_config, tasks
-from mxmclr_plugin.experiment.describe_config import describe
+from mxmclr_plugin.experiment.config.compose import load_config, tasks
+from mxmclr_plugin.experiment.config.describe_config import describe
 from mxmclr_plugin.registry import DATASETS, LOSSES, TOWERS, Option
 
 

@@ -7,8 +7,8 @@ import pytest
 
 from mxmclr_plugin.comparison.study import load_study, studies
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.experiment.compose import load_config
-from mxmclr_plugin.experiment.metrics import RunMetrics
+from mxmclr_plugin.experiment.config.compose import load_config
+from mxmclr_plugin.experiment.run_folder.metrics import RunMetrics
 from mxmclr_plugin.inference.evaluate import evaluate_run
 from mxmclr_plugin.inference.run import load_run
 from mxmclr_plugin.json_records import plain, read_record

@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional
 
 from mxmclr_plugin.comparison.records import Comparison
-from mxmclr_plugin.experiment.metrics import RunMetrics
+from mxmclr_plugin.experiment.run_folder.metrics import RunMetrics
 from mxmclr_plugin.json_records import json_text, read_record
 from mxmclr_plugin.run.command_line import main
 

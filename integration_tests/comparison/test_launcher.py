@@ -19,9 +19,9 @@ from mxmclr_plugin.comparison.config import ComparisonConfig
 from mxmclr_plugin.comparison.launcher import _finish, launch
 from mxmclr_plugin.comparison.planned_run import command_line, outcome_of, plan_run
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.experiment.compose import load_config
-from mxmclr_plugin.experiment.folder import RunFolder, only_process_in
-from mxmclr_plugin.experiment.metrics import DataRecord, RunMetrics
+from mxmclr_plugin.experiment.config.compose import load_config
+from mxmclr_plugin.experiment.run_folder.folder import RunFolder, only_process_in
+from mxmclr_plugin.experiment.run_folder.metrics import DataRecord, RunMetrics
 from mxmclr_plugin.run.command_line import main
 
 SLICE = (
@@ -133,7 +133,7 @@ def test_an_interrupted_run_continues(tmp_path):
     assert (whole.folder / "checkpoints" / "best.ckpt").exists()
     stops = (
         "import os, sys\n"
-        "from mxmclr_plugin.experiment.module import RetrievalModule\n"
+        "from mxmclr_plugin.experiment.training.module import RetrievalModule\n"
         "from mxmclr_plugin.run.command_line import main\n"
         "original = RetrievalModule.training_step\n"
         "def training_step(self, batch, batch_idx):\n"

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from mxmclr_plugin.comparison.protocols import PROTOCOLS, batch_overrides
-from mxmclr_plugin.experiment.compose import load_config
-from mxmclr_plugin.experiment.config import BatchConfig
+from mxmclr_plugin.experiment.config.compose import load_config
+from mxmclr_plugin.experiment.config.run_config import BatchConfig
 
 BATCH = BatchConfig(instances=12, folds={"text": 4, "voxel": 2}, repeats=3)
 
@@ -52,8 +52,8 @@ def test_batches_are_byte_identical_for_all_losses(tmp_path):
     """same_batches: what every loss is given is the same."""
     from rich.console import Console
 
-    from mxmclr_plugin.experiment.module import RetrievalModule
     from mxmclr_plugin.experiment.train import run_retrieval
+    from mxmclr_plugin.experiment.training.module import RetrievalModule
 
     seen: dict[str, list[bytes]] = {}
     original = RetrievalModule.training_step

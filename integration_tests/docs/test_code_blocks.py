@@ -16,7 +16,7 @@ import yaml
 
 from mxmclr_plugin.arguments import parse_arguments
 from mxmclr_plugin.benchmark.command_line import _BENCHMARKS
-from mxmclr_plugin.experiment.compose import load_config
+from mxmclr_plugin.experiment.config.compose import load_config
 from mxmclr_plugin.run.command_line import _COMMANDS
 
 ROOT = Path(__file__).parents[2]

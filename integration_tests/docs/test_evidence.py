@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from mxmclr_plugin.comparison.config import ComparedLoss
-from mxmclr_plugin.experiment.compose import load_config
+from mxmclr_plugin.experiment.config.compose import load_config
 
 EVIDENCE = Path(__file__).parents[2] / "docs" / "evidence"
 FONTS = Path(matplotlib.get_data_path()) / "fonts" / "ttf"

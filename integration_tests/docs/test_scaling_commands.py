@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mxmclr_plugin.experiment.checkpoint_files import load_checkpoint
+from mxmclr_plugin.experiment.run_folder.checkpoint_files import load_checkpoint
 from mxmclr_plugin.run.command_line import main
 
 PAGE = Path(__file__).parents[2] / "docs" / "scaling.md"

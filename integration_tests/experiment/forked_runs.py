@@ -18,7 +18,7 @@ import torch
 import torch._dynamo
 
 import mxmclr_plugin.experiment.train  # noqa: F401
-from mxmclr_plugin.experiment.module import RetrievalModule
+from mxmclr_plugin.experiment.training.module import RetrievalModule
 from mxmclr_plugin.run.command_line import main
 
 SLICE = (

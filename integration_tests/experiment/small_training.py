@@ -8,11 +8,16 @@ from data.multifold_sets import ragged
 from torch import nn
 
 from mxmclr_plugin.data.dataset import MultifoldDataset
-from mxmclr_plugin.experiment.clock import TrainingClock
-from mxmclr_plugin.experiment.config import BatchConfig, EvalConfig, OptimizerConfig, TrainerConfig
-from mxmclr_plugin.experiment.data_module import RetrievalData
-from mxmclr_plugin.experiment.module import RetrievalModule
-from mxmclr_plugin.experiment.trainer import build_trainer
+from mxmclr_plugin.experiment.config.run_config import (
+    BatchConfig,
+    EvalConfig,
+    OptimizerConfig,
+    TrainerConfig,
+)
+from mxmclr_plugin.experiment.training.clock import TrainingClock
+from mxmclr_plugin.experiment.training.data_module import RetrievalData
+from mxmclr_plugin.experiment.training.module import RetrievalModule
+from mxmclr_plugin.experiment.training.trainer import build_trainer
 from mxmclr_plugin.loss.multifold_hybrid import MultifoldHybridLoss
 from mxmclr_plugin.loss.multimodal import MultimodalLoss
 from mxmclr_plugin.models.tower import Tower

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from mxmclr_plugin.arguments import written
 from mxmclr_plugin.errors import ConfigError, build_part
-from mxmclr_plugin.experiment.compose import load_config
-from mxmclr_plugin.experiment.describe_config import describe
+from mxmclr_plugin.experiment.config.compose import load_config
+from mxmclr_plugin.experiment.config.describe_config import describe
 from mxmclr_plugin.experiment.machine import check_machine
 from mxmclr_plugin.loss.registry import build_loss
 from mxmclr_plugin.registry import LOSSES

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.experiment.checkpoint_files import (
+from mxmclr_plugin.experiment.run_folder.checkpoint_files import (
     checkpoint_damage,
     keep_previous,
     load_checkpoint,

@@ -6,7 +6,7 @@ import pytest
 import torch
 from experiment.small_training import fit, numbers, retrieval_module
 
-from mxmclr_plugin.experiment.clock import TrainingClock, advice_on_waiting
+from mxmclr_plugin.experiment.training.clock import TrainingClock, advice_on_waiting
 
 
 class Slow:

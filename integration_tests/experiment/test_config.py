@@ -5,9 +5,9 @@ import typing
 import pytest
 
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.experiment.check_config import check_config
-from mxmclr_plugin.experiment.compose import choices, compose_choice, load_config, tasks
-from mxmclr_plugin.experiment.describe_config import describe
+from mxmclr_plugin.experiment.config.check_config import check_config
+from mxmclr_plugin.experiment.config.compose import choices, compose_choice, load_config, tasks
+from mxmclr_plugin.experiment.config.describe_config import describe
 from mxmclr_plugin.registry import DATASETS, LOSSES, TOWERS
 
 ENTRIES = [

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mxmclr_plugin.experiment.health import (
+from mxmclr_plugin.experiment.training.health import (
     alignment,
     effective_rank,
     solved_share,

@@ -3,7 +3,7 @@
 import pytest
 from rich.console import Console
 
-from mxmclr_plugin.experiment.compose import load_config
+from mxmclr_plugin.experiment.config.compose import load_config
 from mxmclr_plugin.experiment.train import run_retrieval
 
 SLICE = (

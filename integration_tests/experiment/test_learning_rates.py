@@ -4,8 +4,8 @@ import torch
 from experiment.small_training import Batchy, fit, retrieval_module
 from torch import nn
 
-from mxmclr_plugin.experiment.config import EvalConfig, OptimizerConfig
-from mxmclr_plugin.experiment.module import RetrievalModule
+from mxmclr_plugin.experiment.config.run_config import EvalConfig, OptimizerConfig
+from mxmclr_plugin.experiment.training.module import RetrievalModule
 from mxmclr_plugin.loss.multifold_hybrid import MultifoldHybridLoss
 from mxmclr_plugin.loss.multimodal import MultimodalLoss
 from mxmclr_plugin.models.tower import Tower

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mxmclr_plugin.experiment.check_config import check_data
-from mxmclr_plugin.experiment.compose import load_config
+from mxmclr_plugin.experiment.config.check_config import check_data
+from mxmclr_plugin.experiment.config.compose import load_config
 from mxmclr_plugin.inference.changes import changed_config
 
 TYPED = [

@@ -3,9 +3,9 @@ import time
 import pytest
 
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.experiment.compose import load_config
-from mxmclr_plugin.experiment.curves_file import CurvesLogger
-from mxmclr_plugin.experiment.loggers import build_loggers
+from mxmclr_plugin.experiment.config.compose import load_config
+from mxmclr_plugin.experiment.run_folder.curves_file import CurvesLogger
+from mxmclr_plugin.experiment.training.loggers import build_loggers
 from mxmclr_plugin.run.command_line import main
 
 SMALL = [
@@ -35,7 +35,7 @@ def test_an_unknown_logger_is_named():
 def test_a_missing_package_names_the_extra_before_anything_runs(
     tmp_path, capsys, monkeypatch, name
 ):
-    monkeypatch.setattr("mxmclr_plugin.experiment.loggers.find_spec", lambda _: None)
+    monkeypatch.setattr("mxmclr_plugin.experiment.training.loggers.find_spec", lambda _: None)
     out = tmp_path / "run"
     assert main(["text2shape", *SMALL, f"trainer.loggers=[csv,{name}]", f"out={out}"]) == 2
     assert f"pip install 'mxmclr-plugin[{name}]'" in " ".join(capsys.readouterr().err.split())
@@ -47,7 +47,7 @@ def test_tensorboard_reads_what_the_csv_file_has(tmp_path):
         "tensorboard.backend.event_processing.event_accumulator",
         reason="tensorboard is not installed",
     )
-    from mxmclr_plugin.experiment.curves import read_curve
+    from mxmclr_plugin.experiment.run_folder.curves import read_curve
 
     out = tmp_path / "run"
     assert main(["text2shape", *SMALL, "trainer.loggers=[tensorboard]", f"out={out}"]) == 0

@@ -4,8 +4,13 @@ import io
 
 from rich.console import Console
 
-from mxmclr_plugin.experiment.metrics import DataRecord, DirectionMetrics, RunMetrics, SplitMetrics
-from mxmclr_plugin.experiment.metrics_table import metrics_tables
+from mxmclr_plugin.experiment.run_folder.metrics import (
+    DataRecord,
+    DirectionMetrics,
+    RunMetrics,
+    SplitMetrics,
+)
+from mxmclr_plugin.experiment.run_folder.metrics_table import metrics_tables
 
 
 def test_three_kinds_of_recall_fit_eighty_columns():

@@ -6,9 +6,9 @@ from experiment.small_training import fit, numbers, retrieval_module
 from rich.console import Console
 
 from mxmclr_plugin.errors import ConfigError, TrainingError
-from mxmclr_plugin.experiment.health import TrainingHealth
-from mxmclr_plugin.experiment.memory import MemoryAdvice
-from mxmclr_plugin.experiment.nonfinite import DUMP, NonFiniteGuard
+from mxmclr_plugin.experiment.training.health import TrainingHealth
+from mxmclr_plugin.experiment.training.memory import MemoryAdvice
+from mxmclr_plugin.experiment.training.nonfinite import DUMP, NonFiniteGuard
 from mxmclr_plugin.loss.multifold_hybrid import MultifoldHybridLoss
 from mxmclr_plugin.loss.multimodal import MultimodalLoss
 
@@ -113,7 +113,7 @@ def test_a_step_that_is_left_out_changes_no_weight(tmp_path):
 @pytest.mark.parametrize(("at", "steps"), [(4, 9), (8, 9)])
 def test_a_check_that_is_read_a_step_later_says_the_same(tmp_path, monkeypatch, at, steps):
     """As on a GPU; also where there is no later step."""
-    monkeypatch.setattr("mxmclr_plugin.experiment.nonfinite._reads_later", lambda _: True)
+    monkeypatch.setattr("mxmclr_plugin.experiment.training.nonfinite._reads_later", lambda _: True)
     with pytest.raises(TrainingError, match=f"step {at}: not finite: embeddings of a"):
         fit(poisoned(at=(at,)), tmp_path / "stops", steps, guard(tmp_path))
     watching = guard(tmp_path, skip=1)

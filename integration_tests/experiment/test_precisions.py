@@ -10,7 +10,7 @@ from pytorch_lightning.plugins.precision import DoublePrecision, HalfPrecision
 
 from mxmclr_plugin.data.batch import MultifoldBatch
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.experiment.compose import load_config
+from mxmclr_plugin.experiment.config.compose import load_config
 from mxmclr_plugin.experiment.machine import check_machine
 from mxmclr_plugin.models.registry import build_tower
 

@@ -9,9 +9,7 @@ from rich.console import Console
 
 from mxmclr_plugin.data.dataset import MultifoldDataset
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.experiment.checkpoint_files import save_checkpoint
-from mxmclr_plugin.experiment.compose import load_config
-from mxmclr_plugin.experiment.folder import RunFolder, claimed_folder
+from mxmclr_plugin.experiment.config.compose import load_config
 from mxmclr_plugin.experiment.resume import (
     changed_run,
     changes_of,
@@ -20,6 +18,8 @@ from mxmclr_plugin.experiment.resume import (
     start_of,
     training_set_digest,
 )
+from mxmclr_plugin.experiment.run_folder.checkpoint_files import save_checkpoint
+from mxmclr_plugin.experiment.run_folder.folder import RunFolder, claimed_folder
 
 OPTIONS = ["loss=ntxent", "loss.temperature=0.1", "towers.voxel.widths=[4,8]", "optimizer.lr=0.01"]
 

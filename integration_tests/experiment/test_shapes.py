@@ -7,7 +7,7 @@ from data.shapenet.roots import original, tricolo_2023, write_images
 from rich.console import Console
 
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.experiment.compose import load_config
+from mxmclr_plugin.experiment.config.compose import load_config
 from mxmclr_plugin.experiment.train import run_retrieval
 from mxmclr_plugin.retrieval.direction import Direction
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from experiment.forked_runs import SLICE, ended, start
 
-from mxmclr_plugin.experiment.clock import TrainingClock
+from mxmclr_plugin.experiment.training.clock import TrainingClock
 
 STEPS = 2000
 

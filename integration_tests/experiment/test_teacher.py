@@ -6,9 +6,9 @@ from oracles.hybrid_loss import loop_loss
 from rich.console import Console
 
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.experiment.compose import load_config
-from mxmclr_plugin.experiment.module import RetrievalModule
+from mxmclr_plugin.experiment.config.compose import load_config
 from mxmclr_plugin.experiment.train import run_retrieval
+from mxmclr_plugin.experiment.training.module import RetrievalModule
 from mxmclr_plugin.loss.functional import multifold_hybrid_loss
 from mxmclr_plugin.loss.multifold_hybrid import MultifoldHybridLoss
 from mxmclr_plugin.loss.multimodal import MultimodalLoss

@@ -8,8 +8,8 @@ import pytest
 import torch
 from rich.console import Console
 
-from mxmclr_plugin.experiment import training_progress
-from mxmclr_plugin.experiment.training_progress import TrainingProgress
+from mxmclr_plugin.experiment.training import training_progress
+from mxmclr_plugin.experiment.training.training_progress import TrainingProgress
 
 
 def shown(steps, terminal, seconds_a_step, monkeypatch, stop=None):

@@ -6,9 +6,9 @@ from experiment.small_training import fit, numbers
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from torch import nn
 
-from mxmclr_plugin.experiment.checkpoints import WholeCheckpointIO
-from mxmclr_plugin.experiment.config import EvalConfig, OptimizerConfig
-from mxmclr_plugin.experiment.module import RetrievalModule
+from mxmclr_plugin.experiment.config.run_config import EvalConfig, OptimizerConfig
+from mxmclr_plugin.experiment.training.checkpoints import WholeCheckpointIO
+from mxmclr_plugin.experiment.training.module import RetrievalModule
 from mxmclr_plugin.loss.multifold_hybrid import MultifoldHybridLoss
 from mxmclr_plugin.loss.multimodal import MultimodalLoss
 from mxmclr_plugin.models.tower import Tower

@@ -10,7 +10,7 @@ import time
 import pytest
 from experiment.forked_runs import SLICE
 
-from mxmclr_plugin.experiment.checkpoint_files import load_checkpoint
+from mxmclr_plugin.experiment.run_folder.checkpoint_files import load_checkpoint
 
 TWO = (
     *("text2shape", *SLICE, "batch.instances=4", "trainer.devices=2", "trainer.strategy=ddp"),

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mxmclr_plugin.data.observations import ObservationDataset
-from mxmclr_plugin.experiment.metrics import RunMetrics
+from mxmclr_plugin.experiment.run_folder.metrics import RunMetrics
 from mxmclr_plugin.inference.evaluate import evaluate_run
 from mxmclr_plugin.inference.run import load_run
 from mxmclr_plugin.json_records import read_record

@@ -6,7 +6,7 @@ from experiment.forked_runs import SLICE
 from experiment.small_training import numbers, retrieval_module
 
 from mxmclr_plugin.data.batch import MultifoldBatch
-from mxmclr_plugin.experiment.config import TrainerConfig
+from mxmclr_plugin.experiment.config.run_config import TrainerConfig
 from mxmclr_plugin.inference.device import Device
 from mxmclr_plugin.inference.repeated_step import first_not_finite
 from mxmclr_plugin.run.command_line import main

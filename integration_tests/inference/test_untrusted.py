@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.experiment.check_config import check_config
+from mxmclr_plugin.experiment.config.check_config import check_config
 from mxmclr_plugin.inference.run import load_run
 from mxmclr_plugin.models.sentence_transformer import load_sentence_transformer
 from mxmclr_plugin.run.command_line import main
@@ -18,7 +18,7 @@ CODE = "import pathlib\npathlib.Path({!r}).touch()\nclass Loss:\n    pass\n"
 def config(**changed):
     import dataclasses
 
-    from mxmclr_plugin.experiment.compose import load_config
+    from mxmclr_plugin.experiment.config.compose import load_config
 
     return {**dataclasses.asdict(load_config("text2shape")), **changed}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mxmclr_plugin.experiment.compose import choices
+from mxmclr_plugin.experiment.config.compose import choices
 
 ROOT = Path(__file__).parents[2]
 APPLICATION = """\

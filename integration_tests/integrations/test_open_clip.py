@@ -93,6 +93,21 @@ def test_their_loop_learns_the_same_with_one_caption_an_image(accum_freq, precis
     assert max((value - start[name]).abs().max() for name, value in theirs.items()) > 0.01
 
 
+@pytest.mark.skipif(not hasattr(open_clip, "CLIPTask"), reason="tasks are of open_clip 4")
+def test_a_task_takes_it():
+    images, texts = jobs.sets_of_captions(ids=[5, 6, 5, 7])
+    model, loss = jobs.tiny_model(), MultifoldHybridClipLoss()
+    losses, _ = open_clip.CLIPTask(model, loss=loss).training_forward(
+        {"image": images, "text": texts}
+    )
+    outputs = model(images, texts)
+    ids = torch.tensor([5, 6, 5, 7])
+    z0, z1 = outputs["image_features"], outputs["text_features"].flatten(0, 1)
+    temperature = 1 / model.logit_scale.exp().item()
+    expected, _, _ = loop_loss(z0, z1, ids, ids.repeat_interleave(3), temperature=temperature)
+    torch.testing.assert_close(losses["loss"], expected.float())
+
+
 def test_several_captions_and_repeated_images_are_positives():
     ids = [5, 3, 5, 8]
     model = jobs.tiny_model()

@@ -316,6 +316,34 @@ def test_losses_around_it_work_and_log_its_parts(tmp_path, transformer, wrapper)
     assert logged(trainer, "loss")[0] == pytest.approx(parts, abs=2e-4)
 
 
+def test_a_loss_made_of_several_takes_it_as_a_tensor(tmp_path):
+    """As in sentence-transformers' example training_gooaq_infonce_gor.py."""
+
+    class Sum(torch.nn.Module):
+        def __init__(self, model):
+            super().__init__()
+            self.model, self.ours = model, MultifoldHybridSentenceLoss(model)
+            self.theirs = losses.GlobalOrthogonalRegularizationLoss(model)
+
+        def forward(self, features, labels):
+            z = [self.model(column)["sentence_embedding"] for column in features]
+            return {
+                "ours": self.ours.compute_loss_from_embeddings(z, labels),
+                **self.theirs.compute_loss_from_embeddings(z, labels),
+            }
+
+    model = word_model()
+    loss = Sum(model)
+    seen = recorded(loss.ours)
+    trainer = SentenceTransformerTrainer(
+        model, arguments(tmp_path, max_steps=1, logging_steps=1), word_dataset(columns=2), loss=loss
+    )
+    trainer.train()
+    ((z0, z1), *_) = seen[0]
+    expected = multifold_hybrid_loss(z0, z1, *[torch.arange(8)] * 2)
+    assert logged(trainer, "ours") == [pytest.approx(expected.item(), abs=1e-4)]
+
+
 def test_two_columns_and_negatives_hard_only_are_the_symmetric_ranking_loss():
     columns = texts(10, 4)
     model, other = word_model(), word_model()
@@ -413,6 +441,36 @@ def recorded_calls(criterion):
     parts = criterion.parts
     criterion.parts = lambda *a, **k: calls.append((a, k)) or parts(*a, **k)
     return calls
+
+
+def test_names_of_a_loss_that_the_trainer_makes_and_of_columns_made_row_by_row(tmp_path):
+    names = ("anchor", "positive", "negative")
+    data = datasets.Dataset.from_dict({"ids": range(8)})
+    columns = texts(8, 3)
+    data.set_transform(
+        lambda rows: {n: [column[k] for k in rows["ids"]] for n, column in zip(names, columns)}
+    )
+    model, made = word_model(), []
+    SentenceTransformerTrainer(
+        model,
+        arguments(tmp_path, max_steps=1),
+        data,
+        loss=lambda model: made.append(MultifoldHybridSentenceLoss(model)) or made[0],
+    ).train()
+    assert made[0].data_columns == [names]
+
+
+def test_trainers_of_other_losses_stay_as_they_are(tmp_path):
+    def callbacks(loss):
+        trainer = SentenceTransformerTrainer(
+            loss.model, arguments(tmp_path), word_dataset(columns=2), loss=loss
+        )
+        return [type(callback).__name__ for callback in trainer.callback_handler.callbacks]
+
+    ours = callbacks(MultifoldHybridSentenceLoss(word_model()))
+    theirs = callbacks(MultipleNegativesRankingLoss(word_model()))
+    assert "MultifoldCallback" not in theirs
+    assert sorted(ours) == sorted([*theirs, "MultifoldCallback"])
 
 
 def test_unclear_names_stop_the_trainer(tmp_path):

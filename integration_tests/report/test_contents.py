@@ -13,7 +13,7 @@ from report.report_folders import (
 
 from mxmclr_plugin.comparison.records import Ablation, Comparison
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.experiment.curves import read_curve
+from mxmclr_plugin.experiment.run_folder.curves import read_curve
 from mxmclr_plugin.json_records import plain, read_record
 
 

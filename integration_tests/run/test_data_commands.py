@@ -8,7 +8,7 @@ import pytest
 from data.manifest.sample_files import write_lines, write_sample
 from PIL import Image
 
-from mxmclr_plugin.experiment.compose import load_config
+from mxmclr_plugin.experiment.config.compose import load_config
 from mxmclr_plugin.run.command_line import main
 
 

@@ -18,8 +18,8 @@ from mxmclr_plugin.data.manifest.build import manifest
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.experiment import auto_config
 from mxmclr_plugin.experiment.auto_config import completed
-from mxmclr_plugin.experiment.compose import load_config
-from mxmclr_plugin.experiment.describe_config import describe
+from mxmclr_plugin.experiment.config.compose import load_config
+from mxmclr_plugin.experiment.config.describe_config import describe
 from mxmclr_plugin.run.command_line import main
 
 FROZEN = ["towers.text.frozen=false", "data.path=x"]

@@ -25,8 +25,8 @@ from mxmclr_plugin.comparison.records import (
 )
 from mxmclr_plugin.comparison.study import load_study
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.experiment.compose import load_config
-from mxmclr_plugin.experiment.metrics import RunMetrics
+from mxmclr_plugin.experiment.config.compose import load_config
+from mxmclr_plugin.experiment.run_folder.metrics import RunMetrics
 from mxmclr_plugin.files import write_atomically
 from mxmclr_plugin.inference.evaluate import evaluate_run
 from mxmclr_plugin.inference.run import load_run

@@ -30,8 +30,8 @@ from mxmclr_plugin.comparison.records import (
 )
 from mxmclr_plugin.comparison.statistics import conclusion
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.experiment.compose import load_config
-from mxmclr_plugin.experiment.config import RunConfig
+from mxmclr_plugin.experiment.config.compose import load_config
+from mxmclr_plugin.experiment.config.run_config import RunConfig
 from mxmclr_plugin.loss.registry import loss_positives
 from mxmclr_plugin.optional_packages import optional
 from mxmclr_plugin.registry import LOSSES

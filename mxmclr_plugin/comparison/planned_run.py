@@ -13,9 +13,9 @@ from hashlib import blake2b
 from pathlib import Path
 
 import mxmclr_plugin
-from mxmclr_plugin.experiment.compose import load_config
-from mxmclr_plugin.experiment.folder import RunFolder
-from mxmclr_plugin.experiment.metrics import RunMetrics
+from mxmclr_plugin.experiment.config.compose import load_config
+from mxmclr_plugin.experiment.run_folder.folder import RunFolder
+from mxmclr_plugin.experiment.run_folder.metrics import RunMetrics
 
 __all__ = ["FAILURE", "Outcome", "PlannedRun", "command_line", "outcome_of", "plan_run", "prepare"]
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from mxmclr_plugin.experiment.config import BatchConfig
+from mxmclr_plugin.experiment.config.run_config import BatchConfig
 
 __all__ = ["PROTOCOLS", "Protocol", "batch_overrides"]
 

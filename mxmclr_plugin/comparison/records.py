@@ -14,7 +14,7 @@ from typing import Any
 from mxmclr_plugin.comparison.planned_run import Outcome
 from mxmclr_plugin.comparison.statistics import Difference, paired_difference
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.experiment.metrics import BatchRecord, SplitMetrics
+from mxmclr_plugin.experiment.run_folder.metrics import BatchRecord, SplitMetrics
 from mxmclr_plugin.files import write_atomically
 from mxmclr_plugin.json_records import json_text
 from mxmclr_plugin.safe_text import csv_cell

@@ -13,8 +13,8 @@ from rich.console import Console
 from mxmclr_plugin.data.dataset import MultifoldDataset
 from mxmclr_plugin.data.splits import DataSplits
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.experiment.check_config import check_config
-from mxmclr_plugin.experiment.config import RunConfig
+from mxmclr_plugin.experiment.config.check_config import check_config
+from mxmclr_plugin.experiment.config.run_config import RunConfig
 from mxmclr_plugin.experiment.splits import check_trainable, usable_splits
 from mxmclr_plugin.registry import TOWERS
 from mxmclr_plugin.retrieval.direction import Direction
@@ -86,10 +86,7 @@ def completed(config: RunConfig, data: DataSplits, console: Console) -> RunConfi
     if repeats is None:
         repeats = max(1, max_steps // (_VALIDATIONS * steps))
         keys.append("batch.repeats")
-    console.print(
-        f"chosen    from the data: {', '.join(keys)}; set any of them to override",
-        highlight=False,
-    )
+    console.print(f"chosen    from the data: {', '.join(keys)}; set any of them to override")
     filled = dataclasses.replace(
         config,
         automatic=False,

@@ -14,8 +14,8 @@ from mxmclr_plugin.data.batch import stack
 from mxmclr_plugin.data.dataset import MultifoldDataset
 from mxmclr_plugin.data.observations import Records
 from mxmclr_plugin.errors import ConfigError, build_part
-from mxmclr_plugin.experiment.config import RunConfig
-from mxmclr_plugin.experiment.folder import RunFolder
+from mxmclr_plugin.experiment.config.run_config import RunConfig
+from mxmclr_plugin.experiment.run_folder.folder import RunFolder
 from mxmclr_plugin.loss.multimodal import takes_soft_features
 from mxmclr_plugin.models.feature_cache import encoder_features
 from mxmclr_plugin.models.registry import build_tower

@@ -12,9 +12,9 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Trainer
 
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.experiment.config import TrainerConfig, precision_of
-from mxmclr_plugin.experiment.loggers import check_loggers
-from mxmclr_plugin.experiment.trainer import hardware
+from mxmclr_plugin.experiment.config.run_config import TrainerConfig, precision_of
+from mxmclr_plugin.experiment.training.loggers import check_loggers
+from mxmclr_plugin.experiment.training.trainer import hardware
 
 __all__ = ["check_machine", "check_writable"]
 

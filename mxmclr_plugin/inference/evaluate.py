@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.experiment.metrics import (
+from mxmclr_plugin.experiment.run_folder.metrics import (
     DataRecord,
     RunMetrics,
     graded_note,

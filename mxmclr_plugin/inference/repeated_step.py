@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from mxmclr_plugin.data.batch import MultifoldBatch
 from mxmclr_plugin.errors import ConfigError, build_part
-from mxmclr_plugin.experiment.folder import read_config
-from mxmclr_plugin.experiment.module import RetrievalModule
+from mxmclr_plugin.experiment.run_folder.folder import read_config
+from mxmclr_plugin.experiment.training.module import RetrievalModule
 from mxmclr_plugin.inference.device import Device
 from mxmclr_plugin.inference.run import untrained_towers
 from mxmclr_plugin.loss.multimodal import MultimodalLoss
@@ -30,7 +30,7 @@ def repeat_step(dump: Path, console: Console, trust: bool = False) -> list[str]:
 
     Args:
         dump: ``nonfinite.pt`` in the folder of the run, see
-            :class:`~mxmclr_plugin.experiment.nonfinite.NonFiniteGuard`.
+            :class:`~mxmclr_plugin.experiment.training.nonfinite.NonFiniteGuard`.
         console: Where data that are left out are reported.
         trust: Whether the run's configuration may name code that is not registered.
 

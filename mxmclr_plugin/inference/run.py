@@ -17,11 +17,11 @@ from mxmclr_plugin.data.observations import observation_loader
 from mxmclr_plugin.data.splits import DataSplits
 from mxmclr_plugin.errors import ConfigError, build_part
 from mxmclr_plugin.experiment.build_towers import build_towers, with_cached_features
-from mxmclr_plugin.experiment.checkpoint_files import checksum, load_checkpoint
-from mxmclr_plugin.experiment.config import RunConfig
-from mxmclr_plugin.experiment.folder import RunFolder, read_config
-from mxmclr_plugin.experiment.metrics import RunMetrics
-from mxmclr_plugin.experiment.metrics_table import metrics_tables
+from mxmclr_plugin.experiment.config.run_config import RunConfig
+from mxmclr_plugin.experiment.run_folder.checkpoint_files import checksum, load_checkpoint
+from mxmclr_plugin.experiment.run_folder.folder import RunFolder, read_config
+from mxmclr_plugin.experiment.run_folder.metrics import RunMetrics
+from mxmclr_plugin.experiment.run_folder.metrics_table import metrics_tables
 from mxmclr_plugin.experiment.splits import (
     measured_modalities,
     measured_split,
@@ -187,6 +187,15 @@ class Run:
                 f"the data {self.config.data['name']} have no {modality!r} here, they have "
                 f"{', '.join(held)}"
             )
+
+    def encoded_modalities(self, dataset: MultifoldDataset) -> list[str]:
+        """Modalities that have a tower, and observations in a data set."""
+        return [m for m in self.towers if m in dataset.modalities and dataset.folds(m).any()]
+
+    @property
+    def split_of(self) -> dict[str, str]:
+        """Split of each instance, by name."""
+        return {name: split for split, of in self.data.items() for name in of.names}
 
     def embeddings(
         self,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.experiment.curves import read_curve
+from mxmclr_plugin.experiment.run_folder.curves import read_curve
 
 if TYPE_CHECKING:  # the extra report
     from matplotlib.figure import Figure

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from mxmclr_plugin.experiment.folder import default_folder
 from mxmclr_plugin.experiment.resume import command_config
+from mxmclr_plugin.experiment.run_folder.folder import default_folder
 from mxmclr_plugin.inference.run import Run, load_run
 
 __all__ = ["train"]

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from mxmclr_plugin.comparison.records import Ablation, Comparison
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.experiment.metrics import RunMetrics
+from mxmclr_plugin.experiment.run_folder.metrics import RunMetrics
 from mxmclr_plugin.json_records import read_record
 from mxmclr_plugin.report.blocks import Block, Details, Plot
 from mxmclr_plugin.report.page import WIDTHS, Page, page_html

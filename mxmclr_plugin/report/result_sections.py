@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mxmclr_plugin.comparison.records import Ablation, Comparison, Results, variant_name
 from mxmclr_plugin.comparison.statistics import Difference
-from mxmclr_plugin.experiment.curves import read_curve
+from mxmclr_plugin.experiment.run_folder.curves import read_curve
 from mxmclr_plugin.report.blocks import Block, Details, Plot, Section, Table, TableCell, Text
 from mxmclr_plugin.report.palette import SeriesStyle, series_styles
 from mxmclr_plugin.report.plots.axis_profile import axis_profile

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-from mxmclr_plugin.experiment.curves import read_curve
-from mxmclr_plugin.experiment.metrics import DirectionMetrics, RunMetrics
+from mxmclr_plugin.experiment.run_folder.curves import read_curve
+from mxmclr_plugin.experiment.run_folder.metrics import DirectionMetrics, RunMetrics
 from mxmclr_plugin.report.blocks import Block, Plot, Section, Table, TableCell, Text
 from mxmclr_plugin.report.palette import series_styles
 from mxmclr_plugin.report.plots.learning_curves import CurveSeries, learning_curves

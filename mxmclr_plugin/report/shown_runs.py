@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mxmclr_plugin.comparison.records import Ablation, Comparison, Results, variant_name
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.experiment.metrics import RunMetrics
+from mxmclr_plugin.experiment.run_folder.metrics import RunMetrics
 from mxmclr_plugin.inference.items import RankedItems, ranked_items
 from mxmclr_plugin.inference.run import Run, load_run
 from mxmclr_plugin.registry import did_you_mean

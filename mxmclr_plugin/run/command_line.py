@@ -37,7 +37,7 @@ from mxmclr_plugin.run.export_command import ExportArguments, export_command
 from mxmclr_plugin.run.report_command import ReportArguments, report_command
 from mxmclr_plugin.run.search_command import SearchArguments, search_command
 from mxmclr_plugin.run.train_command import RerunArguments, rerun_command, train
-from mxmclr_plugin.safe_text import TerminalConsole, visible
+from mxmclr_plugin.safe_text import TerminalConsole, print_line, visible
 
 __all__ = ["main"]
 
@@ -135,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # torch hands on the traceback of a worker's error, which ends with the message.
         _print_error(errors, str(error).rstrip().rpartition("\n")[2].removeprefix(_DATA_ERROR))
         if command is None:
-            errors.print(_SAVED, highlight=False, soft_wrap=True)
+            print_line(errors, _SAVED)
         return 2
     except OSError as error:
         if error.errno not in _DISK:
@@ -143,11 +143,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         place = "" if error.filename is None else f"{error.filename}: "
         _print_error(errors, f"{place}{error.strerror}: make room, or name another folder")
         if command is None:
-            errors.print(_SAVED, highlight=False, soft_wrap=True)
+            print_line(errors, _SAVED)
         return 2
     except KeyboardInterrupt:
         hint = _WITH_CKPT if command is None else command.if_interrupted
-        errors.print(f"interrupted{hint}", highlight=False)
+        errors.print(f"interrupted{hint}")
         return 130
 
 
@@ -190,7 +190,7 @@ def _call(
 
 
 def _train(task: str, overrides: list[str], context: Context, help_wanted: bool) -> int:
-    from mxmclr_plugin.experiment.compose import load_config, tasks
+    from mxmclr_plugin.experiment.config.compose import load_config, tasks
 
     known = {**tasks(), **(tasks(context.config_dir) if context.config_dir else {})}
     if task not in known:
@@ -218,34 +218,32 @@ def _show_commands(console: Console) -> None:
         "       mxmclr COMMAND [key=value ...]\n"
         "       mxmclr TASK --help              keys of a task, with defaults and choices\n"
         "       mxmclr COMMAND --help           keys of a command\n"
-        "python -m mxmclr_plugin.run is the same as mxmclr. --config-dir FOLDER adds tasks.\n",
-        markup=False,
-        highlight=False,
+        "python -m mxmclr_plugin.run is the same as mxmclr. --config-dir FOLDER adds tasks.\n"
     )
-    from mxmclr_plugin.experiment.compose import tasks
+    from mxmclr_plugin.experiment.config.compose import tasks
 
     console.print(_grid("commands", ((name, of.summary) for name, of in _COMMANDS.items())))
     console.print(_grid("tasks", tasks().items()))
-    console.print(f"examples\n{_EXAMPLES}", markup=False, highlight=False, soft_wrap=True)
+    print_line(console, f"examples\n{_EXAMPLES}")
 
 
 def _show_command(name: str, command: Command, console: Console) -> None:
     kind = command.arguments()
     line = usage(f"{name} TASK" if command.task else name, kind)
-    console.print(f"{line}\n\n{command.summary}\n", markup=False, highlight=False, soft_wrap=True)
+    print_line(console, f"{line}\n\n{command.summary}\n")
     console.print(_keys_table(help_rows(kind)))
     if command.others_help:
-        console.print(command.others_help, markup=False, highlight=False)
+        console.print(command.others_help)
 
 
 def _show_task(config: Any, console: Console) -> None:
-    from mxmclr_plugin.experiment.compose import choices, groups
-    from mxmclr_plugin.experiment.describe_config import describe
+    from mxmclr_plugin.experiment.config.compose import choices, groups
+    from mxmclr_plugin.experiment.config.describe_config import describe
 
     console.print(f"{config.task}: {config.summary}\n", style="bold")
     console.print("Choices (group=choice):")
     for group in groups():
-        console.print(f"  {group}: {', '.join(choices(group))}", highlight=False)
+        console.print(f"  {group}: {', '.join(choices(group))}")
     console.print("\nKeys (key=value)")
     rows = [
         (
@@ -283,7 +281,7 @@ def _list_command(arguments: ListArguments, context: Context) -> int:
 
 def _listing(what: str) -> Table:
     if what == "tasks":
-        from mxmclr_plugin.experiment.compose import tasks
+        from mxmclr_plugin.experiment.config.compose import tasks
 
         return _table(["task", "what"], [[name, text] for name, text in tasks().items()])
     if what == "studies":
@@ -347,8 +345,8 @@ def _ablation_config() -> type[Any]:
 
 
 def _task_keys() -> list[str]:
-    from mxmclr_plugin.experiment.compose import groups
-    from mxmclr_plugin.experiment.config import RunConfig
+    from mxmclr_plugin.experiment.config.compose import groups
+    from mxmclr_plugin.experiment.config.run_config import RunConfig
 
     of_groups = (group.partition("/")[0] for group in groups())
     return list(dict.fromkeys([*(entry.name for entry in fields(RunConfig)), *of_groups]))

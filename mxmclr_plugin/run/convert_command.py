@@ -13,10 +13,10 @@ from mxmclr_plugin.run.command import (
     Context,
     new_path,
     print_data_notes,
-    print_line,
     print_problems,
     train_command,
 )
+from mxmclr_plugin.safe_text import print_line
 
 if TYPE_CHECKING:  # it imports torch
     from mxmclr_plugin.data.manifest.instances import Instances
@@ -97,7 +97,7 @@ def convert_command(arguments: ConvertArguments, context: Context) -> int:
         ConfigError: If an option is unknown, or the data set cannot be read or written.
     """
     from mxmclr_plugin.data.manifest.write import write_manifest
-    from mxmclr_plugin.experiment.check_config import check_data
+    from mxmclr_plugin.experiment.config.check_config import check_data
     from mxmclr_plugin.registry import DATASETS, did_you_mean
 
     known = [*(entry.name for entry in DATASETS), "table", "folder"]

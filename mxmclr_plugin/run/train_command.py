@@ -12,11 +12,11 @@ from rich.console import Console
 
 from mxmclr_plugin.arguments import WORD
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.run.command import Context, new_path, print_line
-from mxmclr_plugin.safe_text import TerminalConsole
+from mxmclr_plugin.run.command import Context, new_path
+from mxmclr_plugin.safe_text import TerminalConsole, print_line
 
 if TYPE_CHECKING:  # it imports hydra
-    from mxmclr_plugin.experiment.config import RunConfig
+    from mxmclr_plugin.experiment.config.run_config import RunConfig
 
 __all__ = ["RerunArguments", "rerun_command", "train"]
 
@@ -48,8 +48,8 @@ def rerun_command(arguments: RerunArguments, context: Context) -> int:
         return _repeat_step(arguments, context)
     if arguments.out is None:
         raise ConfigError("rerun needs out=, the folder of the new run")
-    from mxmclr_plugin.experiment.folder import read_config
     from mxmclr_plugin.experiment.resume import changed_run
+    from mxmclr_plugin.experiment.run_folder.folder import read_config
 
     out = new_path("out", arguments.out)
     config = read_config(arguments.run, arguments.trust)
@@ -75,7 +75,7 @@ def train(config: RunConfig, console: Console) -> int:
     Raises:
         ConfigError: If the configuration cannot be run.
     """
-    from mxmclr_plugin.experiment.signals import PARENT, Interrupted, end_with_parent
+    from mxmclr_plugin.experiment.training.signals import PARENT, Interrupted, end_with_parent
 
     end_with_parent()
     os.environ[PARENT] = str(os.getpid())  # for the processes that Lightning starts

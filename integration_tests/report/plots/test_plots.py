@@ -9,7 +9,7 @@ from matplotlib.text import Text
 
 from mxmclr_plugin.comparison.records import Summary
 from mxmclr_plugin.comparison.statistics import Difference
-from mxmclr_plugin.experiment.curves import Curve
+from mxmclr_plugin.experiment.run_folder.curves import Curve
 from mxmclr_plugin.report.palette import PALETTE, series_styles
 from mxmclr_plugin.report.plots.axis_profile import axis_profile
 from mxmclr_plugin.report.plots.difference_intervals import difference_intervals

@@ -11,7 +11,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.losses.gradcache import CachedLossMixin, has_static_embedding_input
 from sentence_transformers.base.losses.merged_forward import embed_columns
 from sentence_transformers.util import batch_to_device
-from torch import Tensor, nn
+from torch import Tensor
 
 from mxmclr_plugin.integrations.sentence_transformers.columns import (
     Role,
@@ -19,7 +19,11 @@ from mxmclr_plugin.integrations.sentence_transformers.columns import (
     observation_columns,
 )
 from mxmclr_plugin.integrations.sentence_transformers.parts import LossParts
-from mxmclr_plugin.integrations.sentence_transformers.trainer import ABSENT, follow
+from mxmclr_plugin.integrations.sentence_transformers.trainer import (
+    ABSENT,
+    ServedLoss,
+    mark_absent,
+)
 from mxmclr_plugin.loss.arguments import (
     HARD_WEIGHT,
     SOFT_TEMPERATURE,
@@ -34,7 +38,7 @@ from mxmclr_plugin.loss.multifold_hybrid import MAX_SCALE, MultifoldHybridLoss
 __all__ = ["MultifoldHybridSentenceLoss"]
 
 
-class MultifoldHybridSentenceLoss(CachedLossMixin, nn.Module):  # type: ignore[misc]
+class MultifoldHybridSentenceLoss(CachedLossMixin, ServedLoss):  # type: ignore[misc]
     """Multifold hybrid loss for ``SentenceTransformerTrainer``.
 
     A column of the data set, but for the label column, is an observation of each row: a text, or
@@ -188,7 +192,7 @@ class MultifoldHybridSentenceLoss(CachedLossMixin, nn.Module):  # type: ignore[m
         if learnable_temperature:
             # The trainer's DistributedDataParallel holds the model, but not the loss.
             self.criterion.log_scale.register_hook(_mean_over_ranks)
-        follow(self)
+        mark_absent(model)
 
     def forward(
         self, sentence_features: Iterable[dict[str, Any]], labels: Tensor | None = None
@@ -224,7 +228,7 @@ class MultifoldHybridSentenceLoss(CachedLossMixin, nn.Module):  # type: ignore[m
                 places, embed_columns(self.model, side, separate_first=False), strict=True
             ):
                 embeddings[k] = z
-        return self.compute_loss_from_embeddings(embeddings, labels, taught, absent)
+        return self._logged(self._weighted(embeddings, labels, taught, absent))
 
     def _roles(self, columns: int) -> tuple[Role, ...]:
         if self.columns is not None and len(self.columns) != columns:
@@ -304,28 +308,25 @@ class MultifoldHybridSentenceLoss(CachedLossMixin, nn.Module):  # type: ignore[m
         return self.criterion.learnable_temperature and self.criterion.log_scale.requires_grad
 
     def compute_loss_from_embeddings(
-        self,
-        embeddings: list[Tensor],
-        labels: Tensor | None = None,
-        taught: list[Tensor] | None = None,
-        absent: Sequence[Tensor | None] | None = None,
-    ) -> Tensor | LossParts:
-        """Loss of embeddings, as :meth:`forward`.
+        self, embeddings: list[Tensor], labels: Tensor | None = None
+    ) -> Tensor:
+        """Loss of embeddings, for a loss that is made of several.
 
         Args:
             embeddings: One tensor for each column. Shape: (N, D) each.
             labels: As in :meth:`forward`.
-            taught: The teacher's, in the same form. Shape: (N, any width) each.
-            absent: Which rows have no observation; None for a column where all have. Shape: (N,)
-                each, bool.
+
+        Returns:
+            Shape: ().
         """
-        return self._logged(self._weighted(embeddings, labels, taught, absent))
+        return self._total(self._weighted(embeddings, labels, None, None))
 
     def _logged(self, parts: LossParts) -> Tensor | LossParts:
-        if self.log_parts:
-            return parts
-        total: Tensor = torch.stack(list(parts.values())).sum()
-        return total
+        return parts if self.log_parts else self._total(parts)
+
+    @staticmethod
+    def _total(parts: LossParts) -> Tensor:
+        return torch.stack(list(parts.values())).sum()
 
     def _weighted(
         self,

@@ -2,47 +2,41 @@
 
 from __future__ import annotations
 
-import itertools
-import weakref
 from collections.abc import Callable, Sequence
+from functools import wraps
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
+from sentence_transformers.base.trainer import BaseTrainer
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers import trainer as host_trainer
 
 from mxmclr_plugin.integrations.sentence_transformers.columns import observation_columns
 from mxmclr_plugin.loss.multifold_hybrid import MultifoldHybridLoss
 
-__all__ = ["ABSENT", "MultifoldCallback", "follow"]
+__all__ = ["ABSENT", "MultifoldCallback", "ServedLoss", "mark_absent"]
 
 ABSENT = "absent"
 """Feature of a column that says which rows have no observation. Shape: (N,), bool."""
 
 
-class _Loss(Protocol):
-    """A loss whose trainers are followed."""
+class ServedLoss(nn.Module):
+    """A loss whose trainer has a :class:`MultifoldCallback`."""
 
     model: Any
     criterion: MultifoldHybridLoss
     data_columns: list[tuple[str, ...]]
 
 
-_LOSSES: weakref.WeakValueDictionary[int, _Loss] = weakref.WeakValueDictionary()
-_NUMBERS = itertools.count()
-
-
-def follow(loss: _Loss) -> None:
-    """Make trainers tell the loss what it needs, and its model take None for no observation."""
-    _LOSSES[next(_NUMBERS)] = loss
-    if not isinstance(loss.model.preprocess, _MarksAbsent):
-        loss.model.preprocess = _MarksAbsent(loss.model.preprocess)
+def mark_absent(model: Any) -> None:
+    """Make a model take None for no observation."""
+    if not isinstance(model.preprocess, _MarksAbsent):
+        model.preprocess = _MarksAbsent(model.preprocess)
 
 
 class MultifoldCallback(TrainerCallback):
-    """Serves the losses of a trainer; every trainer has it by default.
+    """Serves the losses of a trainer; a trainer of sentence-transformers with such a loss has it.
 
     Before training it tells the losses the names of the columns. It keeps learned temperatures in
     each checkpoint's ``trainer_state.json``, and reads them when training is resumed and when the
@@ -53,23 +47,20 @@ class MultifoldCallback(TrainerCallback):
     """Name of the entry under ``stateful_callbacks`` in ``trainer_state.json``."""
 
     def __init__(self) -> None:
-        self.learning: list[_Loss] = []
+        self.losses: list[ServedLoss] = []
+        self.learning: list[ServedLoss] = []
 
     def on_train_begin(
         self,
         args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
-        model: nn.Module | None = None,
         train_dataloader: Any = None,
         optimizer: Any = None,
         **_: Any,
     ) -> None:
-        """Serves the losses of the model that is trained."""
-        losses = [
-            loss for _, loss in sorted(_LOSSES.items()) if _inner(loss.model) is _inner(model)
-        ]
-        for loss in losses:
+        """Tells the losses the names of columns, and reads temperatures of a checkpoint."""
+        for loss in self.losses:
             loss.data_columns = _column_names(train_dataloader)
         optimized = {
             id(parameter)
@@ -78,7 +69,7 @@ class MultifoldCallback(TrainerCallback):
         }
         self.learning = [
             loss
-            for loss in losses
+            for loss in self.losses
             if loss.criterion.learnable_temperature and id(loss.criterion.log_scale) in optimized
         ]
         if self.learning and state.global_step > 0:
@@ -117,8 +108,29 @@ class MultifoldCallback(TrainerCallback):
                 loss.criterion.log_scale.fill_(log_scale)
 
 
-# Trainers read this list when they are made. It is the only way to be told of the data set.
-host_trainer.DEFAULT_CALLBACKS.append(MultifoldCallback)  # type: ignore[arg-type]
+def _serve_losses() -> None:
+    """Make trainers of sentence-transformers serve such a loss; other trainers stay as they are.
+
+    A loss is told neither its trainer nor the data set, so that only this method sees both.
+    """
+    prepare = BaseTrainer.prepare_loss
+
+    @wraps(prepare)
+    def prepare_and_serve(trainer: BaseTrainer, loss: Any, model: Any) -> nn.Module:
+        prepared: nn.Module = prepare(trainer, loss, model)
+        losses = [part for part in prepared.modules() if isinstance(part, ServedLoss)]
+        callbacks = trainer.callback_handler.callbacks
+        if losses and not any(isinstance(each, MultifoldCallback) for each in callbacks):
+            trainer.add_callback(MultifoldCallback())
+        for callback in callbacks:
+            if isinstance(callback, MultifoldCallback):
+                callback.losses += [each for each in losses if each not in callback.losses]
+        return prepared
+
+    BaseTrainer.prepare_loss = prepare_and_serve  # type: ignore[method-assign, assignment]
+
+
+_serve_losses()
 
 
 class _MarksAbsent:
@@ -139,18 +151,15 @@ class _MarksAbsent:
 def _column_names(dataloader: Any) -> list[tuple[str, ...]]:
     """Names of the columns of each data set that a data loader draws from."""
     dataset = getattr(dataloader, "dataset", None)
-    names = [
-        getattr(part, "column_names", None) for part in getattr(dataset, "datasets", [dataset])
-    ]
+    names: list[list[str] | None] = []
+    for part in getattr(dataset, "datasets", [dataset]):
+        form = getattr(part, "format", None)
+        if isinstance(form, dict) and form.get("type") == "custom":
+            # The function of `set_transform` makes other columns.
+            names.append(list(part[0]))
+        else:
+            names.append(getattr(part, "column_names", None))
     return list(dict.fromkeys(observation_columns(each) for each in names if each))
-
-
-def _inner(model: Any) -> Any:
-    """The model in wrappers such as DistributedDataParallel."""
-    for name in ("_orig_mod", "module"):
-        if isinstance(getattr(model, name, None), nn.Module):
-            return _inner(getattr(model, name))
-    return model
 
 
 def _entries(state: TrainerState) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from sklearn.isotonic import isotonic_regression
 
-from mxmclr_plugin.experiment.curves import Curve
+from mxmclr_plugin.experiment.run_folder.curves import Curve
 from mxmclr_plugin.report.palette import INK, MUTED, SeriesStyle
 from mxmclr_plugin.report.plots.frame import FONT_SIZE, WIDE, panels, set_title
 

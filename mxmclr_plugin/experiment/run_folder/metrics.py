@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from mxmclr_plugin.data.dataset import MultifoldDataset
-from mxmclr_plugin.experiment.config import EvalConfig
+from mxmclr_plugin.experiment.config.run_config import EvalConfig
 from mxmclr_plugin.retrieval.cross_modal import cross_modal_metrics, grouped_metrics, recall_sum
 from mxmclr_plugin.retrieval.direction import Direction
 from mxmclr_plugin.retrieval.graded import GRADED_AT, Relevance

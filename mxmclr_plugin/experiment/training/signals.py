@@ -39,7 +39,7 @@ class Stop:
     """Context in which SIGINT, SIGTERM and SIGHUP end the run.
 
     In training they set :attr:`signum`, and
-    :class:`~mxmclr_plugin.experiment.checkpoints.LastCheckpoint` saves and raises
+    :class:`~mxmclr_plugin.experiment.training.checkpoints.LastCheckpoint` saves and raises
     :class:`Interrupted`. Elsewhere they raise it at once. A second SIGINT ends the process at once.
     A signal that is ignored, as under ``nohup``, stays ignored.
 

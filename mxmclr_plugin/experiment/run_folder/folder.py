@@ -17,9 +17,9 @@ import yaml
 
 from mxmclr_plugin.data.problems import Problem
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.experiment.check_config import check_config
-from mxmclr_plugin.experiment.config import RunConfig
-from mxmclr_plugin.experiment.metrics import RunMetrics
+from mxmclr_plugin.experiment.config.check_config import check_config
+from mxmclr_plugin.experiment.config.run_config import RunConfig
+from mxmclr_plugin.experiment.run_folder.metrics import RunMetrics
 from mxmclr_plugin.files import write_atomically
 from mxmclr_plugin.json_records import json_text, read_whole_record
 from mxmclr_plugin.plain_yaml import read_yaml

@@ -11,7 +11,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 from mxmclr_plugin.data.batch import MultifoldBatch
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.experiment.module import RetrievalModule
+from mxmclr_plugin.experiment.training.module import RetrievalModule
 
 __all__ = ["MemoryAdvice"]
 

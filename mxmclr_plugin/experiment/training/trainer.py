@@ -8,16 +8,16 @@ from typing import Any
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import LearningRateMonitor
 
-from mxmclr_plugin.experiment.checkpoints import (
+from mxmclr_plugin.experiment.config.run_config import OptimizerConfig, TrainerConfig, precision_of
+from mxmclr_plugin.experiment.training.checkpoints import (
     BestCheckpoint,
     LastCheckpoint,
     Patience,
     WholeCheckpointIO,
 )
-from mxmclr_plugin.experiment.config import OptimizerConfig, TrainerConfig, precision_of
-from mxmclr_plugin.experiment.fully_sharded import FullyShardedStrategy
-from mxmclr_plugin.experiment.loggers import build_loggers
-from mxmclr_plugin.experiment.signals import Stop
+from mxmclr_plugin.experiment.training.fully_sharded import FullyShardedStrategy
+from mxmclr_plugin.experiment.training.loggers import build_loggers
+from mxmclr_plugin.experiment.training.signals import Stop
 
 __all__ = ["build_trainer", "hardware"]
 

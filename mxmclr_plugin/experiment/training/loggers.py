@@ -11,7 +11,7 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.experiment.curves_file import CurvesLogger, OncePerStep
+from mxmclr_plugin.experiment.run_folder.curves_file import CurvesLogger, OncePerStep
 
 __all__ = ["build_loggers", "check_loggers"]
 
@@ -52,7 +52,7 @@ def build_loggers(names: Sequence[str], out: Path, step: int = 0) -> list[Logger
       ``WANDB_MODE=offline`` sends nothing.
 
     Args:
-        names: Of :data:`~mxmclr_plugin.experiment.config.LOGGERS`.
+        names: Of :data:`~mxmclr_plugin.experiment.config.run_config.LOGGERS`.
         out: Folder of the run.
         step: Step from which the run continues.
     """

@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from mxmclr_plugin.arguments import convert
 from mxmclr_plugin.bounds import check_bounds, check_value
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.experiment.config import RunConfig
+from mxmclr_plugin.experiment.config.run_config import RunConfig
 from mxmclr_plugin.registry import DATASETS, LOSSES, TOWERS, Info, did_you_mean
 from mxmclr_plugin.retrieval.direction import modalities_of
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from rich import box
 from rich.table import Table
 
-from mxmclr_plugin.experiment.metrics import GRADED, DirectionMetrics, RunMetrics
+from mxmclr_plugin.experiment.run_folder.metrics import GRADED, DirectionMetrics, RunMetrics
 from mxmclr_plugin.retrieval.direction import Direction
 from mxmclr_plugin.safe_text import plain_text
 

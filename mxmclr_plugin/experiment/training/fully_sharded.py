@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
 
-from mxmclr_plugin.experiment.checkpoint_files import load_checkpoint
+from mxmclr_plugin.experiment.run_folder.checkpoint_files import load_checkpoint
 from mxmclr_plugin.models.checkpointing import blocks_of
 from mxmclr_plugin.models.tower import Tower
 

@@ -8,8 +8,8 @@ from dataclasses import fields, is_dataclass
 from typing import Any, NamedTuple, get_type_hints
 
 from mxmclr_plugin.bounds import choices_of
-from mxmclr_plugin.experiment.compose import choices
-from mxmclr_plugin.experiment.config import RunConfig
+from mxmclr_plugin.experiment.config.compose import choices
+from mxmclr_plugin.experiment.config.run_config import RunConfig
 from mxmclr_plugin.registry import DATASETS, LOSSES, TOWERS, Registry, documented
 
 __all__ = ["Key", "describe"]

@@ -14,9 +14,9 @@ from torch import Tensor, distributed, nn
 from mxmclr_plugin.data.batch import MultifoldBatch, Observations
 from mxmclr_plugin.data.observations import ObservationBatch
 from mxmclr_plugin.errors import TrainingError
-from mxmclr_plugin.experiment.config import EvalConfig, OptimizerConfig
-from mxmclr_plugin.experiment.fully_sharded import shard
-from mxmclr_plugin.experiment.metrics import SplitMetrics, measure
+from mxmclr_plugin.experiment.config.run_config import EvalConfig, OptimizerConfig
+from mxmclr_plugin.experiment.run_folder.metrics import SplitMetrics, measure
+from mxmclr_plugin.experiment.training.fully_sharded import shard
 from mxmclr_plugin.loss.multimodal import MultimodalLoss
 from mxmclr_plugin.models.checkpointing import encode_in_chunks
 from mxmclr_plugin.models.tower import Tower
@@ -84,7 +84,7 @@ class RetrievalModule(LightningModule):
     def compute_loss(self, batch: MultifoldBatch) -> Tensor | None:
         """Loss of a batch; None if the loss refuses embeddings that are not finite.
 
-        :class:`~mxmclr_plugin.experiment.nonfinite.NonFiniteGuard` reports these.
+        :class:`~mxmclr_plugin.experiment.training.nonfinite.NonFiniteGuard` reports these.
 
         Raises:
             TrainingError: If the loss refuses the batch for another reason.

@@ -13,7 +13,7 @@ from mxmclr_plugin.data.dataset import MultifoldDataset
 from mxmclr_plugin.data.loader import ResumableLoader
 from mxmclr_plugin.data.observations import Observation, observation_loader
 from mxmclr_plugin.data.sampler import MultifoldSampler
-from mxmclr_plugin.experiment.config import BatchConfig
+from mxmclr_plugin.experiment.config.run_config import BatchConfig
 
 __all__ = ["RetrievalData"]
 

@@ -11,13 +11,13 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint
 from pytorch_lightning.trainer.states import TrainerFn
 
-from mxmclr_plugin.experiment.checkpoint_files import (
+from mxmclr_plugin.experiment.config.run_config import TrainerConfig
+from mxmclr_plugin.experiment.run_folder.checkpoint_files import (
     keep_previous,
     load_checkpoint,
     save_checkpoint,
 )
-from mxmclr_plugin.experiment.config import TrainerConfig
-from mxmclr_plugin.experiment.signals import Interrupted, Stop
+from mxmclr_plugin.experiment.training.signals import Interrupted, Stop
 
 __all__ = ["MONITOR", "BestCheckpoint", "LastCheckpoint", "Patience", "WholeCheckpointIO"]
 

@@ -1,0 +1,1 @@
+"""One training: module, data, callbacks and loggers for the trainer of Lightning."""
