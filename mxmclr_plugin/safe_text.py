@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-__all__ = ["TerminalConsole", "csv_cell", "identifier", "plain_text", "visible"]
+__all__ = ["TerminalConsole", "csv_cell", "identifier", "plain_text", "print_line", "visible"]
 
 # C0 and C1 controls but tab and line feed, those that turn the direction of text, and what stands
 # for the bytes of a file name that is no text.
@@ -43,6 +43,11 @@ def visible(text: str) -> str:
 def plain_text(text: str) -> Text:
     """A text for any console, whatever that takes for markup."""
     return Text(visible(text))
+
+
+def print_line(console: Console, text: str) -> None:
+    """Prints a text as one line, whatever the width of the terminal."""
+    console.print(text, soft_wrap=True)
 
 
 def csv_cell(value: Any) -> Any:

@@ -106,6 +106,7 @@ with tempfile.TemporaryDirectory() as folder:
             report_to="none",
             disable_tqdm=True,
             dataloader_pin_memory=False,
+            use_cpu=not torch.cuda.is_available(),  # for two processes
         ),
         dataset,
         loss=loss,

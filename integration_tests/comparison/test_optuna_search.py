@@ -3,11 +3,15 @@
 import json
 import math
 import sys
+from types import SimpleNamespace
 
 import pytest
 from comparison.test_compare import SLICE, run
 
+from mxmclr_plugin.comparison import compare as comparing
+from mxmclr_plugin.comparison.config import ComparisonConfig, GridConfig
 from mxmclr_plugin.comparison.optuna_search import optuna_search
+from mxmclr_plugin.comparison.planned_run import Outcome
 from mxmclr_plugin.errors import MissingPackage
 
 optuna = pytest.importorskip("optuna")
@@ -75,6 +79,42 @@ def test_without_optuna(monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(MissingPackage, match=r"tuner=optuna needs optuna.*\[optuna\]"):
         searched()
+
+
+@pytest.mark.parametrize("tuner", ["grid", "optuna"])
+def test_a_comparison_chooses_the_best_trial(tuner, tmp_path, monkeypatch):
+    def launched(runs, *_):
+        rates = [next(t for t in run.overrides if t.startswith("++optimizer.lr")) for run in runs]
+        scores = [100 * float(rate.partition("=")[2]) for rate in rates]
+        metrics = [SimpleNamespace(best_validation=score) for score in scores]
+        return {run: Outcome(of) for run, of in zip(runs, metrics)}
+
+    monkeypatch.setattr(comparing, "launch", launched)
+    config = ComparisonConfig(
+        losses=["triplet", "mxmclr"],
+        protocol=["same_batches"],
+        tune=True,
+        tuner=tuner,
+        grid=GridConfig(lr=[1, 2], temperature=[0.05, 0.1, 0.2], scale=[0.5, 1, 2]),
+        out=str(tmp_path),
+    )
+    plan = comparing._Plan("text2shape", config, [], None)
+    trials = comparing._tune(plan, None)
+    lr = plan.base.optimizer.lr
+    for (loss, _), of in trials.items():
+        assert len(of) == 6
+        (chosen,) = [trial for trial in of if trial.chosen]
+        assert chosen.mean_recall == max(trial.mean_recall for trial in of)
+        points = [trial.options for trial in of]
+        if loss.label == "mxmclr" and tuner == "grid":
+            assert points == [
+                {"loss.temperature": t, "optimizer.lr": r}
+                for t in (0.05, 0.1, 0.2)
+                for r in (lr, 2 * lr)
+            ]
+        if loss.label == "mxmclr":
+            assert all(0.05 <= point["loss.temperature"] <= 0.2 for point in points)
+        assert all(lr <= point["optimizer.lr"] <= 2 * lr for point in points)
 
 
 @pytest.mark.slow

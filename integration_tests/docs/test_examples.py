@@ -155,8 +155,8 @@ def test_an_example_learns(name, tmp_path):
     ],
 )
 def test_an_example_learns_in_two_processes(name, arguments, processes, tmp_path):
-    before, after, chance = launch(name, tmp_path / "here", *arguments, processes=processes)
-    assert after > max(10 * chance, before + 20)
+    before, after, _ = launch(name, tmp_path / "here", *arguments, processes=processes)
+    assert after > before + 20  # in half as many steps as one process takes
 
 
 def test_the_sentence_transformers_example_learns_on_real_captions(test_data, tmp_path):

@@ -2,7 +2,6 @@ import pytest
 import torch
 from lightning_fabric import Fabric
 
-from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.experiment.config.run_config import TrainerConfig
 from mxmclr_plugin.inference.device import Device
 from mxmclr_plugin.models.registry import build_tower
@@ -34,15 +33,3 @@ def ours(tower, precision):
 
 def lightnings(tower, precision):
     return Fabric(accelerator="cpu", devices=1, precision=precision).setup_module(tower)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"accelerator": "abacus"}, "trainer.accelerator cannot be 'abacus'"),
-        ({"accelerator": "cpu", "precision": "8-bit"}, "trainer.precision cannot be '8-bit'"),
-    ],
-)
-def test_what_is_not_there(options, message):
-    with pytest.raises(ConfigError, match=message):
-        Device(TrainerConfig(**options))

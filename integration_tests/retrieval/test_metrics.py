@@ -217,11 +217,10 @@ def test_directions_are_kept_apart():
         {"text": text, "voxel": voxel},
         {"text": text_ids, "voxel": voxel_ids},
         {"t2s": Direction("text", "voxel"), "s2t": Direction("voxel", "text")},
-        chunk=7,
     )
     assert list(metrics) == ["t2s", "s2t"]
-    assert metrics["t2s"] == retrieval_metrics(text, voxel, text_ids, voxel_ids, chunk=7)
-    assert metrics["s2t"] == retrieval_metrics(voxel, text, voxel_ids, text_ids, chunk=7)
+    assert metrics["t2s"] == retrieval_metrics(text, voxel, text_ids, voxel_ids)
+    assert metrics["s2t"] == retrieval_metrics(voxel, text, voxel_ids, text_ids)
     assert set(metrics["t2s"]) == {*RATES, "queries", "gallery"}
     assert metrics["t2s"]["queries"] == 40
     assert metrics["s2t"]["queries"] == 30

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -28,14 +29,6 @@ from mxmclr_plugin.registry import did_you_mean
 from mxmclr_plugin.safe_text import TerminalConsole, visible
 
 __all__ = ["main"]
-
-
-class _Measured(Protocol):
-    @property
-    def impl(self) -> str: ...
-    @property
-    def skipped(self) -> str | None: ...
-    def record(self) -> dict[str, object]: ...
 
 
 class _Benchmark(NamedTuple):
@@ -68,14 +61,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
         benchmark = _BENCHMARKS[name]
         config, _ = parse_arguments(name, benchmark.config, rest)
-        measured = _measure(benchmark, config, console)
+        every = _measure(benchmark, config, console)
+        skipped = [m for m in every if getattr(m, "skipped", None) is not None]
+        measured = [m for m in every if m not in skipped]
         if config.json:
             _write(Path(config.json), measured)
-        console.print(benchmark.table([m for m in measured if m.skipped is None]))
-        for m in measured:
-            if m.skipped is not None:
-                size = f" at n = {m.n}" if hasattr(m, "n") else ""
-                console.print(f"{m.impl}{size} was skipped: {m.skipped}", markup=False)
+        console.print(benchmark.table(measured))
+        for m in skipped:
+            size = f" at n = {m.n}" if hasattr(m, "n") else ""
+            console.print(f"{m.impl}{size} was skipped: {m.skipped}")
     except (ValueError, OSError) as error:
         errors.print(
             Text.assemble(("error:", "bold red"), f" {visible(str(error))}"), soft_wrap=True
@@ -88,9 +82,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _show_help(console: Console, names: Sequence[str]) -> None:
-    console.print("usage: python -m mxmclr_plugin.benchmark NAME [key=value ...]\n", markup=False)
+    console.print("usage: python -m mxmclr_plugin.benchmark NAME [key=value ...]\n")
     for name in names or _BENCHMARKS:
-        console.print(f"{name}: {_BENCHMARKS[name].summary}", markup=False)
+        console.print(f"{name}: {_BENCHMARKS[name].summary}")
         grid = Table.grid(padding=(0, 2))
         for key, _, text in help_rows(_BENCHMARKS[name].config):
             grid.add_row(f"  {key}", text)
@@ -115,8 +109,11 @@ def _measure(benchmark: _Benchmark, config: Any, console: Console) -> list[Any]:
         return list(benchmark.measure(config, progress))
 
 
-def _write(path: Path, measured: Iterable[_Measured]) -> None:
-    write_atomically(path, json_text([of.record() for of in measured if of.skipped is None]))
+def _write(path: Path, measured: Iterable[Any]) -> None:
+    records = [
+        {k: v for k, v in asdict(of).items() if k not in ("spread_s", "skipped")} for of in measured
+    ]
+    write_atomically(path, json_text(records))
 
 
 def _loss_table(measured: Sequence[Measured]) -> Table:

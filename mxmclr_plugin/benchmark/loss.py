@@ -6,7 +6,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -110,10 +110,6 @@ class Measured:
     max_relative_error: float | None = None
     spread_s: float = 0.0
     skipped: str | None = None
-
-    def record(self) -> dict[str, object]:
-        """The results for a file."""
-        return {k: v for k, v in asdict(self).items() if k not in ("spread_s", "skipped")}
 
 
 def measure_losses(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -87,10 +87,6 @@ class MeasuredRetrieval:
     peak_extra_bytes: int | None = None
     disagreement: float = 0.0
     skipped: str | None = None
-
-    def record(self) -> dict[str, object]:
-        """The figures for a file."""
-        return {k: v for k, v in asdict(self).items() if k != "skipped"}
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 __all__ = ["MeasuredStartup", "StartupBenchmark", "measure_startup"]
@@ -56,17 +56,11 @@ class MeasuredStartup:
         impl: Program.
         seconds: Median of its wall time.
         ratio: The same over that of ``import torch`` in the same rounds.
-        skipped: Always None.
     """
 
     impl: str
     seconds: float
     ratio: float
-    skipped: None = None
-
-    def record(self) -> dict[str, object]:
-        """Content of the JSON file."""
-        return {key: value for key, value in asdict(self).items() if key != "skipped"}
 
 
 def measure_startup(

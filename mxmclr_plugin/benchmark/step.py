@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -56,18 +56,12 @@ class MeasuredStep:
         n: Observations of each modality.
         seconds: Median of the time of forward and backward pass.
         peak_extra_bytes: Memory beyond towers and images, gradients included; None if unknown.
-        skipped: Always None.
     """
 
     impl: str
     n: int
     seconds: float
     peak_extra_bytes: int | None
-    skipped: None = None
-
-    def record(self) -> dict[str, object]:
-        """Content of the JSON file."""
-        return {key: value for key, value in asdict(self).items() if key != "skipped"}
 
 
 def measure_steps(

@@ -9,6 +9,7 @@ from typing import Annotated, Any, TypeAlias
 
 from annotated_types import Ge, Gt, Lt, MinLen
 
+from mxmclr_plugin.arguments import written
 from mxmclr_plugin.bounds import Count, OneOf, Seed
 from mxmclr_plugin.comparison.protocols import PROTOCOLS
 from mxmclr_plugin.errors import ConfigError
@@ -22,7 +23,6 @@ __all__ = [
     "as_arguments",
     "as_overrides",
     "flat",
-    "written",
 ]
 
 _Positive: TypeAlias = Annotated[list[Annotated[float, Gt(0)]], MinLen(1)]
@@ -197,7 +197,7 @@ def flat(key: str, value: Any) -> list[tuple[str, Any]]:
 
 def as_overrides(key: str, value: Any) -> list[str]:
     """``key=value`` of a value, or of each value that is nested in it."""
-    return [f"{name}={written(of)}" for name, of in flat(key, value)]
+    return [f"{name}={written(of, brackets=True)}" for name, of in flat(key, value)]
 
 
 def as_arguments(config: Any, always: Sequence[str] = ()) -> list[str]:
@@ -215,19 +215,9 @@ def as_arguments(config: Any, always: Sequence[str] = ()) -> list[str]:
             default = entry.default_factory()
         if entry.name in always or (entry.name not in ("jobs", "out") and value != default):
             for name, of in flat(entry.name, value):
-                text = written(of)
                 # A list of its own needs no brackets.
-                lines.append(f"{name}={text[1:-1] if isinstance(value, list) else text}")
+                lines.append(f"{name}={written(of, brackets=not isinstance(value, list))}")
     return lines
-
-
-def written(value: Any) -> str:
-    """A value as an override writes it."""
-    if isinstance(value, list):
-        return f"[{','.join(map(written, value))}]"
-    if value is None:
-        return "null"
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _distinct(key: str, values: Sequence[Any]) -> None:

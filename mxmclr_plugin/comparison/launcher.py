@@ -21,6 +21,7 @@ from mxmclr_plugin.experiment.run_folder.checkpoint_files import remove_checkpoi
 from mxmclr_plugin.experiment.run_folder.folder import only_process_in
 from mxmclr_plugin.files import write_atomically
 from mxmclr_plugin.progress import progress_bar
+from mxmclr_plugin.safe_text import print_line
 
 __all__ = ["launch"]
 
@@ -127,7 +128,7 @@ def _finish(run: PlannedRun, status: int | str, console: Console) -> Outcome:
     error = _error(run.folder / "log.txt", status)
     if status not in _INTERRUPTED:
         write_atomically(run.folder / FAILURE, json.dumps({"error": error}))
-    console.print(f"failed: {run.folder.name}: {error}", soft_wrap=True)
+    print_line(console, f"failed: {run.folder.name}: {error}")
     return Outcome(error=error)
 
 

@@ -10,7 +10,8 @@ from typing import Any
 from omegaconf import OmegaConf
 
 import plugin_configs
-from mxmclr_plugin.comparison.config import as_overrides, flat, written
+from mxmclr_plugin.arguments import written
+from mxmclr_plugin.comparison.config import as_overrides, flat
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.experiment.config.run_config import RunConfig
 from mxmclr_plugin.registry import did_you_mean
@@ -82,7 +83,8 @@ def load_study(name: str, base: RunConfig, axes: Mapping[str, Any]) -> Study:
             }
         else:
             listed = values if isinstance(values, list) else str(values).split(",")
-            varied[axis] = {written(value): (f"{axis}={written(value)}",) for value in listed}
+            texts = [written(value, brackets=True) for value in listed]
+            varied[axis] = {text: (f"{axis}={text}",) for text in texts}
     if chosen:
         raise ConfigError(
             f"axes.{next(iter(chosen))}: the study {name!r} varies {', '.join(varied)}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from typing import Any
 
 import torch
@@ -10,7 +12,7 @@ from torch import Tensor
 
 from mxmclr_plugin.data.rendering import render_views
 
-__all__ = ["DRAWABLE", "image_of", "without_border"]
+__all__ = ["DRAWABLE", "data_uri", "image_of", "without_border"]
 
 DRAWABLE = ("image", "views", "voxel", "strokes")
 """Kinds of records that there are images of."""
@@ -67,6 +69,19 @@ def without_border(image: Image.Image) -> Image.Image:
     if edge < max(right - box[0], lower - box[1]):  # not square, and shown to its border
         return image
     return image.crop((left, upper, left + edge, upper + edge))
+
+
+def data_uri(image: Image.Image, form: str, **options: Any) -> str:
+    """An image inside a URI.
+
+    Args:
+        image: The image.
+        form: ``"png"`` or ``"jpeg"``.
+        options: Of :meth:`PIL.Image.Image.save`.
+    """
+    buffer = io.BytesIO()
+    image.save(buffer, form, **options)
+    return f"data:image/{form};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def _drawn(strokes: Tensor, size: int) -> Image.Image:

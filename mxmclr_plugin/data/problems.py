@@ -10,7 +10,7 @@ from mxmclr_plugin.errors import DataError
 
 __all__ = ["OnError", "Problem", "ProblemLog"]
 
-_LONGEST = 400  # characters of an example
+_EXAMPLES, _LONGEST = 2, 400  # of each kind in a summary, and characters of one
 
 OnError = Literal["skip", "raise"]
 
@@ -66,11 +66,11 @@ class ProblemLog:
         """How many of each kind, the most frequent first."""
         return dict(Counter(problem.kind for problem in self.problems).most_common())
 
-    def summary(self, examples: int = 2) -> str:
+    def summary(self) -> str:
         """How many of each kind, with the place and reason of the first ones."""
         kinds = []
         for kind, count in self.counts().items():
-            first = [problem for problem in self.problems if problem.kind == kind][:examples]
+            first = [problem for problem in self.problems if problem.kind == kind][:_EXAMPLES]
             listed = "; ".join(f"{problem.where}: {problem.what}"[:_LONGEST] for problem in first)
             more = "; ..." if count > len(first) else ""
             kinds.append(f"{kind}: {count} ({listed}{more})")

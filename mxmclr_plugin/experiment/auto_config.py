@@ -86,10 +86,7 @@ def completed(config: RunConfig, data: DataSplits, console: Console) -> RunConfi
     if repeats is None:
         repeats = max(1, max_steps // (_VALIDATIONS * steps))
         keys.append("batch.repeats")
-    console.print(
-        f"chosen    from the data: {', '.join(keys)}; set any of them to override",
-        highlight=False,
-    )
+    console.print(f"chosen    from the data: {', '.join(keys)}; set any of them to override")
     filled = dataclasses.replace(
         config,
         automatic=False,

@@ -10,14 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 from rich.console import Console
 
 from mxmclr_plugin.data.dataset import MultifoldDataset
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.experiment.config.check_config import check_config
-from mxmclr_plugin.experiment.config.compose import literal_texts, load_config
+from mxmclr_plugin.experiment.config.compose import load_config, parsed_overrides
 from mxmclr_plugin.experiment.config.run_config import RunConfig
 from mxmclr_plugin.experiment.run_folder.checkpoint_files import load_checkpoint
 from mxmclr_plugin.experiment.run_folder.folder import (
@@ -27,6 +25,7 @@ from mxmclr_plugin.experiment.run_folder.folder import (
     run_of,
 )
 from mxmclr_plugin.experiment.run_folder.metrics import RunMetrics
+from mxmclr_plugin.safe_text import print_line
 
 if TYPE_CHECKING:  # it takes seconds to import
     from mxmclr_plugin.experiment.training.module import RetrievalModule
@@ -160,10 +159,10 @@ def start_of(config: RunConfig, folder: RunFolder, console: Console) -> Start:
         except ConfigError as error:
             if config.ckpt != "last":
                 raise
-            _print(console, str(error))
+            print_line(console, str(error))
             continue
         if not changes and config.ckpt == "last" and (metrics := folder.read_metrics()):
-            _print(
+            print_line(
                 console,
                 f"the run in {folder.path} has finished; trainer.max_steps=MORE trains it on",
             )
@@ -173,10 +172,10 @@ def start_of(config: RunConfig, folder: RunFolder, console: Console) -> Start:
                 f"trainer.max_steps: the run in {folder.path} has done {step} steps already, more "
                 f"than {config.trainer.max_steps}"
             )
-        _print(console, f"continuing from {path}, step {step}")
+        print_line(console, f"continuing from {path}, step {step}")
         return Start(path, step)
     left = "no whole checkpoint is left" if candidates else "nothing was saved yet"
-    _print(console, f"{left} in {folder.path}: starting at the first step")
+    print_line(console, f"{left} in {folder.path}: starting at the first step")
     return Start()
 
 
@@ -250,12 +249,9 @@ def training_set_digest(train: MultifoldDataset) -> str:
 
 def _by_key(overrides: Sequence[str]) -> dict[str, str]:
     """The last override of each key."""
-    try:
-        parsed = OverridesParser.create().parse_overrides(literal_texts(overrides))
-    except HydraException as error:
-        raise ConfigError(f"cannot read {' '.join(overrides)}: {error}") from error
     return {
-        o.get_key_element().lstrip("+~"): text for o, text in zip(parsed, overrides, strict=True)
+        o.get_key_element().lstrip("+~"): text
+        for o, text in zip(parsed_overrides(overrides), overrides, strict=True)
     }
 
 
@@ -282,7 +278,3 @@ def _parent(tree: dict[str, Any], key: str) -> dict[str, Any]:
     for part in key.split(".")[:-1]:
         tree = tree.setdefault(part, {})
     return tree
-
-
-def _print(console: Console, line: str) -> None:
-    console.print(line, soft_wrap=True)

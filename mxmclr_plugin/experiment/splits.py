@@ -12,6 +12,7 @@ from mxmclr_plugin.data.held_out_captions import hold_out_captions
 from mxmclr_plugin.data.splits import DataSplits, hold_out
 from mxmclr_plugin.errors import ConfigError, build_part
 from mxmclr_plugin.experiment.config.run_config import RunConfig
+from mxmclr_plugin.safe_text import print_line
 
 __all__ = [
     "ALL",
@@ -183,11 +184,9 @@ def _observed(
         raise ConfigError(f"data: no instance of the split {split!r} has {named}")
     if kept.all():
         return dataset
-    console.print(
+    print_line(
+        console,
         f"{split}: {int((~kept).sum())} of {len(dataset)} instances are left out, for lack of "
         f"{named}",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
     )
     return dataset.subset(kept)

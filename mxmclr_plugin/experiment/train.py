@@ -70,7 +70,7 @@ from mxmclr_plugin.loss.registry import build_loss, loss_positives
 from mxmclr_plugin.models.checkpointing import has_batch_norm
 from mxmclr_plugin.models.tower import Tower
 from mxmclr_plugin.registry import DATASETS
-from mxmclr_plugin.safe_text import TerminalConsole
+from mxmclr_plugin.safe_text import TerminalConsole, print_line
 
 __all__ = ["run_retrieval"]
 
@@ -205,17 +205,12 @@ def _run(
         remove_checkpoint(folder.checkpoints / "previous.ckpt")
         _print_results(console, metrics, batch, path, len(data.notes))
         for modality, saved in towers_written.items():
-            console.print(
-                f"{modality} model (SentenceTransformer): {saved}",
-                highlight=False,
-                soft_wrap=True,
-            )
+            print_line(console, f"{modality} model (SentenceTransformer): {saved}")
         for modality in frozen_texts(towers):
-            console.print(
+            print_line(
+                console,
                 f"{modality} model: frozen, so not written; "
                 f"towers.{modality}.frozen=false trains it",
-                highlight=False,
-                soft_wrap=True,
             )
         _print_next(console, folder, _example_query(data, config))
     return metrics
@@ -266,8 +261,7 @@ def _test(
         if module.tested.groups is None and size is not None and trainer.is_global_zero:
             console.print(
                 f"{split}: its {len(loaders.splits[split])} instances are fewer than a group of "
-                f"{size}",
-                highlight=False,
+                f"{size}"
             )
     return tested
 
@@ -304,10 +298,7 @@ def _set_gathering(
     for part in parts:
         part.gather_distributed = gathers
     if trainer.world_size > 1 and trainer.is_global_zero and not (parts and gathers):
-        console.print(
-            f"each of the {trainer.world_size} processes compares its own rows alone",
-            highlight=False,
-        )
+        console.print(f"each of the {trainer.world_size} processes compares its own rows alone")
 
 
 def _print_batch_norm(towers: Mapping[str, Tower], chunk: int, console: Console) -> None:
@@ -315,8 +306,7 @@ def _print_batch_norm(towers: Mapping[str, Tower], chunk: int, console: Console)
     if named:
         console.print(
             f"trainer.cache_chunk: batch normalisation in the towers of {', '.join(named)} takes "
-            f"its statistics from {chunk} observations, not from the whole batch",
-            highlight=False,
+            f"its statistics from {chunk} observations, not from the whole batch"
         )
 
 
@@ -357,7 +347,7 @@ def _print_setup(
     }
     for name, text in lines.items():
         if text:
-            console.print(f"{name:<9} {text}", highlight=False, soft_wrap=True, markup=False)
+            print_line(console, f"{name:<9} {text}")
 
 
 def _about_tower(tower: Mapping[str, Any]) -> str:
@@ -378,7 +368,7 @@ def _record_start(
     """Writes the configuration, and the changes with which the run continues."""
     lines = [f"step {start.step}: {key}: {old} -> {new}" for key, (old, new) in changes.items()]
     for line in lines:
-        console.print(line, soft_wrap=True)
+        print_line(console, line)
     folder.add_changes(lines)
     # Not finished from now on.
     (folder.path / "metrics.json").unlink(missing_ok=True)
@@ -388,15 +378,14 @@ def _record_start(
 
 def _print_data(console: Console, data: DataSplits, folder: RunFolder) -> None:
     for note in data.notes:
-        console.print(note, highlight=False)
+        console.print(note)
     if data.problems:
         counts = Counter(problem.kind for problem in data.problems)
         listed = ", ".join(f"{kind}: {count}" for kind, count in counts.most_common())
-        console.print(
+        print_line(
+            console,
             f"left out of the data: {listed}; each is listed in "
             f"{folder.write_problems(data.problems)}",
-            highlight=False,
-            soft_wrap=True,
         )
 
 
@@ -407,7 +396,7 @@ def _print_results(
         console.print(table)
     assert metrics.train is not None
     if advice := advice_on_waiting(metrics.train.waiting_for_data, batch.workers):
-        console.print(advice, highlight=False)
+        console.print(advice)
     if metrics.train.skipped_steps:
         console.print(f"{metrics.train.skipped_steps} steps that were not finite were left out")
     if metrics.train.pairs_without_positive:
@@ -419,8 +408,8 @@ def _print_results(
         console.print(sentence)
     # The others stand above the progress.
     for note in metrics.data.notes[notes_printed:]:
-        console.print(note, highlight=False)
-    console.print(f"metrics: {path}", highlight=False, soft_wrap=True)
+        console.print(note)
+    print_line(console, f"metrics: {path}")
 
 
 def _print_next(console: Console, folder: RunFolder, query: str | None) -> None:
@@ -430,7 +419,7 @@ def _print_next(console: Console, folder: RunFolder, query: str | None) -> None:
     if query is not None:
         commands.insert(0, f"  mxmclr search {shlex.quote(query)} ckpt={run}")
     for line in ("next:", *commands):
-        console.print(line, highlight=False, soft_wrap=True, markup=False)
+        print_line(console, line)
 
 
 def _example_query(data: DataSplits, config: RunConfig) -> str | None:

@@ -6,13 +6,11 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
 
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.experiment.config.check_config import check_config
-from mxmclr_plugin.experiment.config.compose import compose_choice, literal_texts
+from mxmclr_plugin.experiment.config.compose import compose_choice, parsed_overrides
 from mxmclr_plugin.experiment.config.run_config import RunConfig
 from mxmclr_plugin.registry import did_you_mean
 
@@ -62,10 +60,7 @@ def changed_config(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
 
 
 def _parsed(overrides: Sequence[str]) -> list[Override]:
-    try:
-        parsed: list[Override] = OverridesParser.create().parse_overrides(literal_texts(overrides))
-    except HydraException as error:
-        raise ConfigError(f"cannot read {' '.join(overrides)}: {error}") from error
+    parsed = parsed_overrides(overrides)
     for override in parsed:
         if override.is_delete() or override.is_sweep_override():
             raise ConfigError(f"{override.input_line!r}: one value is set by key=value")

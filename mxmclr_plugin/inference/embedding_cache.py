@@ -8,8 +8,7 @@ from pathlib import Path
 
 from safetensors.torch import load, save
 
-from mxmclr_plugin.data.dataset import MultifoldDataset, Store
-from mxmclr_plugin.data.file_store import FileStore
+from mxmclr_plugin.data.dataset import MultifoldDataset
 from mxmclr_plugin.files import kept
 from mxmclr_plugin.inference.run import Embedded, Run
 from mxmclr_plugin.models.record_digests import record_digests
@@ -58,26 +57,6 @@ def _key(run: Run, dataset: MultifoldDataset, modality: str) -> str:
     digest = hashlib.sha256(f"{_VERSION}\n{run.digest}\n{modality}\n".encode())
     digest.update(f"{run.device.place.type}\n{run.config.trainer.precision}\n".encode())
     digest.update(ids.tobytes())
-    records = _records(dataset.stores[modality], rows.tolist())
-    for of_record in record_digests(records):
+    for of_record in record_digests(dataset.stores[modality], rows.tolist()):
         digest.update(of_record)
     return digest.hexdigest()
-
-
-def _records(store: Store, rows: list[int]) -> Store:
-    """Some records of a store; files stay files, so that what is known of them is found."""
-    if isinstance(store, FileStore):
-        return FileStore([store.paths[row] for row in rows], store.read)
-    return _Rows(store, rows)
-
-
-class _Rows:
-    def __init__(self, store: Store, rows: list[int]) -> None:
-        self.store = store
-        self.rows = rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> object:
-        return self.store[self.rows[index]]

@@ -17,7 +17,7 @@ from mxmclr_plugin.files import write_atomically
 from mxmclr_plugin.inference.embedding_files import write_embeddings
 from mxmclr_plugin.inference.run import Run
 from mxmclr_plugin.progress import progress_bar
-from mxmclr_plugin.safe_text import TerminalConsole
+from mxmclr_plugin.safe_text import TerminalConsole, print_line
 
 __all__ = ["Share", "encode_run"]
 
@@ -75,12 +75,11 @@ def encode_run(
     console = console or TerminalConsole()
     share = share or Share()
     dataset = run.searched(split)
-    held = [m for m in run.towers if m in dataset.modalities and dataset.folds(m).any()]
     for modality in modalities or ():
         run.check_modality(dataset, modality)
     files = {
         modality: _files(dataset, modality, split, rows)
-        for modality in (held if modalities is None else modalities)
+        for modality in (run.encoded_modalities(dataset) if modalities is None else modalities)
     }
     index = {
         "checkpoint_sha256": run.digest,
@@ -99,7 +98,7 @@ def encode_run(
         for modality, of in files.items()
         for name, positions in of.items()
     ][share.process :: share.processes]
-    split_of = {name: part for part, of in run.data.items() for name in of.names}
+    split_of = run.split_of
     paths, observations = [], 0
     with progress_bar(console.is_terminal) as bar:
         for modality, name, positions in bar.track(mine, description="encoding"):
@@ -110,11 +109,10 @@ def encode_run(
             embedded = run.encoded(dataset, modality, positions)
             write_embeddings(embedded, dataset, modality, out / name, [file_format], split_of)
             observations += len(positions)
-    console.print(
+    print_line(
+        console,
         f"{observations} observations encoded; {len(paths)} of {sum(map(len, files.values()))} "
         f"files are of this process, listed in {out / _INDEX}",
-        highlight=False,
-        soft_wrap=True,
     )
     return paths
 

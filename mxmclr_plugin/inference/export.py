@@ -35,7 +35,7 @@ from mxmclr_plugin.inference.sentence_transformer import as_sentence_transformer
 from mxmclr_plugin.models.text import TextBackbone, write_sentence_transformer
 from mxmclr_plugin.models.tower import Tower
 from mxmclr_plugin.registry import did_you_mean
-from mxmclr_plugin.safe_text import TerminalConsole
+from mxmclr_plugin.safe_text import TerminalConsole, print_line
 
 if TYPE_CHECKING:  # it takes seconds to import
     from sentence_transformers import SentenceTransformer
@@ -106,9 +106,8 @@ def export_run(
         "embeddings": {},
         "towers": {},
     }
-    split_of = {name: part for part, of in run.data.items() for name in of.names}
-    encoded = [m for m in run.towers if m in dataset.modalities and dataset.folds(m).any()]
-    for modality, embedded in run.embeddings(dataset, encoded).items():
+    split_of = run.split_of
+    for modality, embedded in run.embeddings(dataset, run.encoded_modalities(dataset)).items():
         path = out / f"{split}_{modality}"
         try:
             entry = write_embeddings(embedded, dataset, modality, path, formats, split_of)
@@ -242,4 +241,4 @@ def _dtype(observations: Tensor) -> str:
 
 
 def _say(console: Console, what: str, file: str) -> None:
-    console.print(f"{what} {file}".rstrip(), soft_wrap=True)
+    print_line(console, f"{what} {file}".rstrip())

@@ -188,6 +188,15 @@ class Run:
                 f"{', '.join(held)}"
             )
 
+    def encoded_modalities(self, dataset: MultifoldDataset) -> list[str]:
+        """Modalities that have a tower, and observations in a data set."""
+        return [m for m in self.towers if m in dataset.modalities and dataset.folds(m).any()]
+
+    @property
+    def split_of(self) -> dict[str, str]:
+        """Split of each instance, by name."""
+        return {name: split for split, of in self.data.items() for name in of.names}
+
     def embeddings(
         self,
         split: str | MultifoldDataset,

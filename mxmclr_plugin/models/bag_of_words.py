@@ -15,7 +15,8 @@ from tokenizers.trainers import WordLevelTrainer
 from torch import Tensor, nn
 
 from mxmclr_plugin.data.batch import Observations
-from mxmclr_plugin.models.text import TextBackbone, type_of
+from mxmclr_plugin.models.text import TextBackbone
+from mxmclr_plugin.models.tower import described
 from mxmclr_plugin.registry import register_tower
 
 if TYPE_CHECKING:  # it takes seconds to import
@@ -105,7 +106,7 @@ def bag_of_words(
     for row, sentence in enumerate(sentences):
         if not isinstance(sentence, str):
             raise ValueError(
-                f"a vocabulary is made of strings, record {row} is {type_of(sentence)}"
+                f"a vocabulary is made of strings, record {row} is {described(sentence)}"
             )
     tokenizer = Tokenizer(WordLevel(unk_token=_UNKNOWN))
     tokenizer.normalizer = NormalizerSequence([NFKC(), Lowercase()])

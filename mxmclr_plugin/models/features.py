@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from mxmclr_plugin.data.batch import Observations
-from mxmclr_plugin.models.tower import Backbone, is_exporting
+from mxmclr_plugin.models.tower import Backbone, described, is_exporting
 from mxmclr_plugin.registry import register_tower
 
 __all__ = ["PrecomputedFeatures", "features"]
@@ -47,14 +47,9 @@ class PrecomputedFeatures(Backbone):
             or not observations.is_floating_point()
             or observations.shape[1:] != (self.out_features,)
         ):
-            what = (
-                f"{observations.dtype} of {tuple(observations.shape)}"
-                if isinstance(observations, Tensor)
-                else type(observations).__name__
-            )
             raise ValueError(
                 f"a features tower takes floats of the shape (rows, {self.out_features}), got "
-                f"{what}"
+                f"{described(observations)}"
             )
         if not is_exporting() and not observations.isfinite().all():
             raise ValueError("a features tower takes finite numbers, got NaN or infinity")
@@ -79,6 +74,6 @@ def features(corpus: Sequence[Any]) -> PrecomputedFeatures:
     if not isinstance(first, Tensor) or first.ndim != 1:
         raise ValueError(
             "a features tower takes vectors, tensors of shape (F,); the first observation is "
-            f"{tuple(first.shape) if isinstance(first, Tensor) else type(first).__name__}"
+            f"{described(first)}"
         )
     return PrecomputedFeatures(first.shape[0])

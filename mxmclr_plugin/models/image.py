@@ -17,7 +17,13 @@ from mxmclr_plugin.models.pretrained import (
     torchvision_model,
     weights_of,
 )
-from mxmclr_plugin.models.tower import Backbone, is_exporting
+from mxmclr_plugin.models.tower import (
+    Backbone,
+    check_unit_range,
+    check_widths,
+    described,
+    is_exporting,
+)
 from mxmclr_plugin.registry import did_you_mean, register_tower
 
 __all__ = ["ImageModel", "LightCNN2d", "TorchvisionBackbone", "image_models", "scaled_images"]
@@ -44,8 +50,7 @@ class LightCNN2d(Backbone):
 
     def __init__(self, widths: list[int] = [32, 64, 128, 256]) -> None:  # noqa: B006
         super().__init__()
-        if not widths or min(widths) < 1:
-            raise ValueError(f"widths are one positive integer a stage, got {list(widths)}")
+        check_widths(widths)
         stages: list[nn.Module] = []
         inputs, kernel = 3, 5
         for width in widths:
@@ -176,9 +181,7 @@ class TorchvisionBackbone(ImageModel):
         parent, _, child = last.rpartition(".")
         setattr(model.get_submodule(parent), child, nn.Identity())
         if weights is not None and named is None:
-            dropped = tuple(f"{name}." for name in (last, *auxiliary))
-            state = read_weights(weights, arch)
-            state = {k: v for k, v in state.items() if not k.startswith(dropped)}
+            state = read_weights(weights, arch, (last, *auxiliary))
             load_weights(model, state, weights, arch)
         if gradient_checkpointing and not checkpoint_blocks(model):
             raise ValueError(f"{arch} has no blocks of several layers to checkpoint")
@@ -209,28 +212,19 @@ def scaled_images(observations: Observations, dtype: torch.dtype) -> Tensor:
     Raises:
         ValueError: If these are no such images.
     """
-    if not isinstance(observations, Tensor):
-        raise ValueError(
-            f"an image tower takes a tensor of images, got {type(observations).__name__}"
-        )
-    shape = tuple(observations.shape)
-    if len(shape) != 4 or shape[1] not in (1, 3) or 0 in shape:
+    shape: tuple[int, ...] = observations.shape if isinstance(observations, Tensor) else ()
+    if not isinstance(observations, Tensor) or (
+        len(shape) != 4 or shape[1] not in (1, 3) or 0 in shape
+    ):
         raise ValueError(
             "an image tower takes images of the shape (rows, 3, H, W), or of one channel, got "
-            f"{shape}"
+            f"{described(observations)}"
         )
+    check_unit_range(observations, "images")
     images = observations.expand(-1, 3, -1, -1)
     if observations.dtype == torch.uint8:
         scaled = images.to(dtype, memory_format=torch.channels_last)
         return scaled / 255 if is_exporting() else scaled.div_(255)
-    if not observations.is_floating_point():
-        raise ValueError(f"images are uint8, or float in 0..1; got {observations.dtype}")
-    if not is_exporting():
-        low, high = (float(x) for x in observations.aminmax())
-        if not (low >= 0 and high <= 1):  # NaN as well
-            raise ValueError(
-                f"images are uint8, or float in 0..1; got {observations.dtype} from {low} to {high}"
-            )
     return images.to(dtype, memory_format=torch.channels_last)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mxmclr_plugin.data.batch import Observations
-from mxmclr_plugin.models.tower import Backbone, is_exporting
+from mxmclr_plugin.models.tower import Backbone, check_widths, described, is_exporting
 from mxmclr_plugin.registry import register_tower
 
 __all__ = ["PointNet", "point_net"]
@@ -42,8 +42,7 @@ class PointNet(Backbone):
         super().__init__()
         if channels < 3:
             raise ValueError(f"a point has at least x, y and z, got {channels} channels")
-        if not widths or min(widths) < 1:
-            raise ValueError(f"widths are one positive integer a layer, got {list(widths)}")
+        check_widths(widths)
         self.channels = channels
         self.centred = centred
         layers: list[nn.Module] = []
@@ -82,17 +81,18 @@ class PointNet(Backbone):
         return f"centred={self.centred}"
 
     def _checked(self, observations: Observations) -> Tensor:
-        if not isinstance(observations, Tensor):
+        shape: tuple[int, ...] = observations.shape if isinstance(observations, Tensor) else ()
+        if (
+            not isinstance(observations, Tensor)
+            or not observations.is_floating_point()
+            or len(shape) != 3
+            or shape[2] != self.channels
+            or 0 in shape
+        ):
             raise ValueError(
-                f"a point tower takes a tensor of clouds, got {type(observations).__name__}"
+                f"a point tower takes clouds, floats of the shape (rows, N, {self.channels}), got "
+                f"{described(observations)}"
             )
-        shape = tuple(observations.shape)
-        if len(shape) != 3 or shape[2] != self.channels or 0 in shape:
-            raise ValueError(
-                f"a point tower takes clouds of the shape (rows, N, {self.channels}), got {shape}"
-            )
-        if not observations.is_floating_point():
-            raise ValueError(f"points are floats, got {observations.dtype}")
         if not is_exporting() and not observations.isfinite().all():
             raise ValueError("points are finite floats, got NaN or infinity")
         return observations
@@ -123,6 +123,6 @@ def point_net(
     if not isinstance(first, Tensor) or first.ndim != 2:
         raise ValueError(
             "a point tower takes clouds, tensors of shape (N, 3 or more); the first observation is "
-            f"{tuple(first.shape) if isinstance(first, Tensor) else type(first).__name__}"
+            f"{described(first)}"
         )
     return PointNet(first.shape[1], widths, centred)

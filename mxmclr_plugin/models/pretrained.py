@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +42,13 @@ def torchvision_model(arch: str, weights: str | None) -> nn.Module:
     return model
 
 
-def read_weights(path: str, arch: str) -> dict[str, Tensor]:
+def read_weights(path: str, arch: str, without: Sequence[str] = ()) -> dict[str, Tensor]:
     """The state dict in a file, ``.safetensors`` or what ``torch.save`` wrote; executes nothing.
 
     Args:
         path: The file.
         arch: The model it is for.
+        without: Parts of the model whose weights are left out.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -68,7 +69,8 @@ def read_weights(path: str, arch: str) -> dict[str, Tensor]:
         raise ValueError(f"{path} holds no state dict of {arch}: {error}") from error
     if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
         raise ValueError(f"{path} holds no state dict of {arch}, but {type(state).__name__}")
-    return {str(name): value for name, value in state.items()}
+    dropped = tuple(f"{part}." for part in without)
+    return {str(k): value for k, value in state.items() if not str(k).startswith(dropped)}
 
 
 def load_weights(model: nn.Module, state: Mapping[str, Tensor], path: str, arch: str) -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mxmclr_plugin.data.batch import Observations
-from mxmclr_plugin.models.tower import Backbone
+from mxmclr_plugin.models.tower import Backbone, check_widths, described
 from mxmclr_plugin.registry import register_tower
 
 __all__ = ["StrokeCNN"]
@@ -39,8 +39,7 @@ class StrokeCNN(Backbone):
         jitter: bool = True,
     ) -> None:
         super().__init__()
-        if not widths or min(widths) < 1:
-            raise ValueError(f"widths are one positive integer a stage, got {list(widths)}")
+        check_widths(widths)
         self.jitter = jitter
         stages: list[nn.Module] = []
         inputs = _COLUMNS + 2
@@ -74,13 +73,9 @@ class StrokeCNN(Backbone):
             or 0 in observations.shape
             or not observations.is_floating_point()
         ):
-            kind = (
-                f"{observations.dtype} of {tuple(observations.shape)}"
-                if isinstance(observations, Tensor)
-                else type(observations).__name__
-            )
             raise ValueError(
-                f"a stroke tower takes floats of the shape (rows, points, 4), got {kind}"
+                "a stroke tower takes floats of the shape (rows, points, 4), got "
+                f"{described(observations)}"
             )
         drawings = observations.to(next(self.parameters()).dtype)
         place, rest = drawings[..., :2], drawings[..., 2:]

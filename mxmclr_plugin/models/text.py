@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mxmclr_plugin.data.batch import Observations
 from mxmclr_plugin.models.lora import merged
-from mxmclr_plugin.models.tower import Backbone
+from mxmclr_plugin.models.tower import Backbone, described
 
 if TYPE_CHECKING:  # it takes seconds to import
     from sentence_transformers import SentenceTransformer
@@ -25,7 +25,6 @@ if TYPE_CHECKING:  # it takes seconds to import
 __all__ = [
     "TextBackbone",
     "tokenizer_digest",
-    "type_of",
     "unknown_words",
     "write_sentence_transformer",
 ]
@@ -70,12 +69,12 @@ class TextBackbone(Backbone):
             for row, sentence in enumerate(observations):
                 if not isinstance(sentence, str):
                     raise ValueError(
-                        f"a text tower takes strings, observation {row} is {type_of(sentence)}"
+                        f"a text tower takes strings, observation {row} is {described(sentence)}"
                     )
             return observations
         raise ValueError(
             "a text tower takes a list of at least one string (a frozen one also features of the "
-            f"shape (rows, {self.out_features})), got {type_of(observations)}"
+            f"shape (rows, {self.out_features})), got {described(observations)}"
         )
 
     def get_extra_state(self) -> Tensor:
@@ -145,10 +144,3 @@ def unknown_words(tokenizer: Any, sentence: str) -> tuple[list[str], int]:
     unknown = backend.token_to_id(str(getattr(backend.model, "unk_token", None)))
     parts = [sentence[start:end] for start, end in tokens.offsets]
     return [part for part, k in zip(parts, tokens.ids, strict=True) if k == unknown], len(parts)
-
-
-def type_of(x: object) -> str:
-    """Type of a value, in the words of an error message."""
-    if isinstance(x, Tensor):
-        return f"a tensor {x.dtype} of the shape {tuple(x.shape)}"
-    return "an empty list" if x == [] else f"{type(x).__name__}"

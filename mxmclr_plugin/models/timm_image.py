@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from mxmclr_plugin.models.image import ImageModel
 from mxmclr_plugin.models.pretrained import load_weights, read_weights
 from mxmclr_plugin.optional_packages import optional
@@ -41,7 +39,7 @@ class TimmBackbone(ImageModel):
         weights: str | None = None,
         gradient_checkpointing: bool = False,
     ) -> None:
-        timm = _timm()
+        timm = optional("timm", "this model is of", "timm")
         if not timm.is_model(arch):
             raise ValueError(
                 f"unknown timm model {arch!r}: {did_you_mean(arch, timm.list_models())}"
@@ -56,9 +54,7 @@ class TimmBackbone(ImageModel):
             ) from error
         if weights is not None and weights != PRETRAINED:
             head = model.pretrained_cfg.get("classifier") or ()
-            dropped = tuple(f"{name}." for name in ([head] if isinstance(head, str) else head))
-            state = read_weights(weights, arch)
-            state = {k: v for k, v in state.items() if not k.startswith(dropped)}
+            state = read_weights(weights, arch, [head] if isinstance(head, str) else head)
             load_weights(model, state, weights, arch)
         if gradient_checkpointing:
             try:
@@ -75,7 +71,3 @@ class TimmBackbone(ImageModel):
             int(data["input_size"][-1]) if bound else None,
             weights is not None,
         )
-
-
-def _timm() -> Any:
-    return optional("timm", "this model is of", "timm")

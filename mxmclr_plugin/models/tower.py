@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from mxmclr_plugin.data.batch import Observations
 
-__all__ = ["Backbone", "Tower", "is_exporting"]
+__all__ = ["Backbone", "Tower", "check_unit_range", "check_widths", "described", "is_exporting"]
 
 
 def is_exporting() -> bool:
@@ -20,6 +20,46 @@ def is_exporting() -> bool:
     # torch 2.6 does not tell torch.export from torch.compile.
     traced = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
     return bool(traced())
+
+
+def check_widths(widths: Sequence[int]) -> None:
+    """Check the widths of the stages of a backbone.
+
+    Raises:
+        ValueError: If one is below 1 or there is none.
+    """
+    if not widths or min(widths) < 1:
+        raise ValueError(f"widths are one positive integer a stage, got {list(widths)}")
+
+
+def check_unit_range(observations: Tensor, what: str) -> None:
+    """Check that observations are uint8, or float in 0..1.
+
+    Args:
+        observations: Of any shape.
+        what: Their name, for the message.
+
+    Raises:
+        ValueError: If they are not.
+    """
+    if observations.dtype == torch.uint8:
+        return
+    found = str(observations.dtype)
+    if observations.is_floating_point():
+        if is_exporting():
+            return
+        low, high = (float(x) for x in observations.aminmax())
+        if low >= 0 and high <= 1:  # not NaN
+            return
+        found += f" from {low} to {high}"
+    raise ValueError(f"{what} are uint8, or float in 0..1; got {found}")
+
+
+def described(observations: object) -> str:
+    """Type and shape of a tensor, or the type of another object, for messages."""
+    if isinstance(observations, Tensor):
+        return f"{observations.dtype} of {tuple(observations.shape)}"
+    return "an empty list" if observations == [] else type(observations).__name__
 
 
 class Backbone(nn.Module):

@@ -12,7 +12,13 @@ from mxmclr_plugin.models.pretrained import (
     read_weights,
     torchvision_model,
 )
-from mxmclr_plugin.models.tower import Backbone, is_exporting
+from mxmclr_plugin.models.tower import (
+    Backbone,
+    check_unit_range,
+    check_widths,
+    described,
+    is_exporting,
+)
 from mxmclr_plugin.registry import did_you_mean, register_tower
 
 __all__ = ["LightCNN3d", "VideoBackbone", "video_models"]
@@ -48,8 +54,7 @@ class LightCNN3d(Backbone):
     def __init__(self, widths: list[int] = [32, 64, 128], turn: bool = True) -> None:  # noqa: B006
         super().__init__()
         self.turn = turn
-        if not widths or min(widths) < 1:
-            raise ValueError(f"widths are one positive integer a stage, got {list(widths)}")
+        check_widths(widths)
         self.least = 2 ** len(widths)
         stages: list[nn.Module] = []
         inputs = _CHANNELS * _BLOCK**3
@@ -133,8 +138,7 @@ class VideoBackbone(Backbone):
         if isinstance(getattr(model, "avgpool", None), nn.AvgPool3d):
             model.avgpool = nn.AdaptiveAvgPool3d(1)
         if weights is not None and named is None:
-            state = read_weights(weights, arch)
-            state = {k: v for k, v in state.items() if not k.startswith(f"{head}.")}
+            state = read_weights(weights, arch, [head])
             first = f"{stem}.weight"
             if first in state and state[first].shape[1] == 3:
                 state[first] = _to_rgba(state[first])
@@ -168,27 +172,15 @@ def video_models() -> list[str]:
 
 def _checked(observations: Observations) -> Tensor:
     """The grids, if they are RGBA in uint8 or in floats from 0 to 1."""
-    if not isinstance(observations, Tensor):
+    shape: tuple[int, ...] = observations.shape if isinstance(observations, Tensor) else ()
+    if not isinstance(observations, Tensor) or (
+        len(shape) != 5 or shape[1] != _CHANNELS or 0 in shape
+    ):
         raise ValueError(
-            f"a voxel tower takes a tensor of grids, got {type(observations).__name__}"
+            "a voxel tower takes RGBA grids of the shape (rows, 4, X, Y, Z), got "
+            f"{described(observations)}"
         )
-    shape = tuple(observations.shape)
-    if len(shape) != 5 or shape[1] != _CHANNELS or 0 in shape:
-        raise ValueError(
-            f"a voxel tower takes RGBA grids of the shape (rows, 4, X, Y, Z), got {shape}"
-        )
-    if observations.dtype == torch.uint8:
-        return observations
-    if not observations.is_floating_point():
-        raise ValueError(f"voxel grids are uint8, or float in 0..1; got {observations.dtype}")
-    if is_exporting():
-        return observations
-    low, high = (float(x) for x in observations.aminmax())
-    if not (low >= 0 and high <= 1):  # NaN as well
-        raise ValueError(
-            f"voxel grids are uint8, or float in 0..1; got {observations.dtype} from {low} to "
-            f"{high}"
-        )
+    check_unit_range(observations, "voxel grids")
     return observations
 
 

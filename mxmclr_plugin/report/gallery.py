@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mxmclr_plugin.data.images import DRAWABLE, image_of
+from mxmclr_plugin.data.images import DRAWABLE, data_uri, image_of
 from mxmclr_plugin.data.rendering import render_views
 from mxmclr_plugin.inference.items import visible_item
 from mxmclr_plugin.report.blocks import Block, Found, Query, QueryList, RunFound
@@ -184,9 +182,7 @@ def _data_uri(image: Image.Image, edge: int) -> str:
     """An image as a JPEG in a URI, at most ``edge`` pixels long."""
     small = image.convert("RGB")
     small.thumbnail((edge, edge), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    small.save(buffer, "JPEG", quality=88, subsampling=0)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return data_uri(small, "jpeg", quality=88, subsampling=0)
 
 
 def _sheet(record: Tensor, kind: str, size: int) -> Image.Image:

@@ -96,7 +96,6 @@ def cross_modal_metrics(
     fuse: Collection[str] = (),
     ks: Sequence[int] = (1, 5),
     ndcg_at: int = 5,
-    chunk: int | None = None,
     relevance: Relevance | None = None,
     progress: bool = False,
     distributed: bool = False,
@@ -110,7 +109,6 @@ def cross_modal_metrics(
         fuse: Modalities whose observations are fused by instance, see :func:`retrieval_items`.
         ks: Depths of ``r@k``.
         ndcg_at: Depth of ``ndcg@k``.
-        chunk: Queries scored at a time.
         relevance: How relevant instances are to each other, for ``graded_ndcg@10``, see
             :func:`~mxmclr_plugin.retrieval.graded.graded_ndcg`; None leaves it out.
         progress: Whether to show a progress bar on a terminal.
@@ -135,7 +133,6 @@ def cross_modal_metrics(
                 gallery_ids,
                 ks=ks,
                 ndcg_at=ndcg_at,
-                chunk=chunk,
                 progress=progress,
                 distributed=distributed,
             )
@@ -157,7 +154,6 @@ def grouped_metrics(
     fuse: Collection[str] = (),
     ks: Sequence[int] = (1, 5),
     ndcg_at: int = 5,
-    chunk: int | None = None,
 ) -> dict[str, dict[str, float]]:
     """Compute the means of :func:`cross_modal_metrics` over groups of instances.
 
@@ -174,7 +170,6 @@ def grouped_metrics(
         fuse: Modalities whose observations are fused by instance.
         ks: Depths of ``r@k``.
         ndcg_at: Depth of ``ndcg@k``.
-        chunk: Queries scored at a time.
 
     Returns:
         Metrics and counts of each direction: means over the groups.
@@ -199,7 +194,6 @@ def grouped_metrics(
             fuse=fuse,
             ks=ks,
             ndcg_at=ndcg_at,
-            chunk=chunk,
         )
         for direction, values in metrics.items():
             for name, value in values.items():

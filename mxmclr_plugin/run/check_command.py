@@ -16,11 +16,11 @@ from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.run.command import (
     Context,
     print_examples,
-    print_line,
     print_problems,
     print_text,
     train_command,
 )
+from mxmclr_plugin.safe_text import print_line
 
 if TYPE_CHECKING:  # it imports torch
     from mxmclr_plugin.data.manifest.instances import Instances
@@ -168,9 +168,7 @@ def _print_image_sizes(data: DataSplits, size: int, console: Console) -> None:
 def _print_repeated(found: Instances, console: Console) -> None:
     merged = [instance for instance in found.instances if instance.lines > 1]
     if merged:
-        console.print(
-            f"{len(merged)} ids occur in several lines, which are merged", highlight=False
-        )
+        console.print(f"{len(merged)} ids occur in several lines, which are merged")
     from mxmclr_plugin.data.manifest.survey import shared_records
 
     shared = shared_records(found)

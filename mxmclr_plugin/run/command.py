@@ -12,6 +12,7 @@ from rich.console import Console
 
 from mxmclr_plugin.arguments import written
 from mxmclr_plugin.errors import ConfigError
+from mxmclr_plugin.safe_text import print_line
 
 if TYPE_CHECKING:  # it imports torch
     from mxmclr_plugin.data.problems import ProblemLog
@@ -22,7 +23,6 @@ __all__ = [
     "new_path",
     "print_data_notes",
     "print_examples",
-    "print_line",
     "print_next",
     "print_problems",
     "print_text",
@@ -85,14 +85,9 @@ def new_path(key: str, path: Path) -> Path:
     return path
 
 
-def print_line(console: Console, text: str) -> None:
-    """Prints a text without line breaks."""
-    console.print(text, soft_wrap=True)
-
-
 def print_text(console: Console, text: str) -> None:
     """Prints sentences; a terminal breaks them between words."""
-    console.print(text, highlight=False, soft_wrap=not console.is_terminal)
+    console.print(text, soft_wrap=not console.is_terminal)
 
 
 def print_next(console: Console, command: str) -> None:

@@ -37,7 +37,7 @@ from mxmclr_plugin.run.export_command import ExportArguments, export_command
 from mxmclr_plugin.run.report_command import ReportArguments, report_command
 from mxmclr_plugin.run.search_command import SearchArguments, search_command
 from mxmclr_plugin.run.train_command import RerunArguments, rerun_command, train
-from mxmclr_plugin.safe_text import TerminalConsole, visible
+from mxmclr_plugin.safe_text import TerminalConsole, print_line, visible
 
 __all__ = ["main"]
 
@@ -135,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # torch hands on the traceback of a worker's error, which ends with the message.
         _print_error(errors, str(error).rstrip().rpartition("\n")[2].removeprefix(_DATA_ERROR))
         if command is None:
-            errors.print(_SAVED, highlight=False, soft_wrap=True)
+            print_line(errors, _SAVED)
         return 2
     except OSError as error:
         if error.errno not in _DISK:
@@ -143,11 +143,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         place = "" if error.filename is None else f"{error.filename}: "
         _print_error(errors, f"{place}{error.strerror}: make room, or name another folder")
         if command is None:
-            errors.print(_SAVED, highlight=False, soft_wrap=True)
+            print_line(errors, _SAVED)
         return 2
     except KeyboardInterrupt:
         hint = _WITH_CKPT if command is None else command.if_interrupted
-        errors.print(f"interrupted{hint}", highlight=False)
+        errors.print(f"interrupted{hint}")
         return 130
 
 
@@ -218,24 +218,22 @@ def _show_commands(console: Console) -> None:
         "       mxmclr COMMAND [key=value ...]\n"
         "       mxmclr TASK --help              keys of a task, with defaults and choices\n"
         "       mxmclr COMMAND --help           keys of a command\n"
-        "python -m mxmclr_plugin.run is the same as mxmclr. --config-dir FOLDER adds tasks.\n",
-        markup=False,
-        highlight=False,
+        "python -m mxmclr_plugin.run is the same as mxmclr. --config-dir FOLDER adds tasks.\n"
     )
     from mxmclr_plugin.experiment.config.compose import tasks
 
     console.print(_grid("commands", ((name, of.summary) for name, of in _COMMANDS.items())))
     console.print(_grid("tasks", tasks().items()))
-    console.print(f"examples\n{_EXAMPLES}", markup=False, highlight=False, soft_wrap=True)
+    print_line(console, f"examples\n{_EXAMPLES}")
 
 
 def _show_command(name: str, command: Command, console: Console) -> None:
     kind = command.arguments()
     line = usage(f"{name} TASK" if command.task else name, kind)
-    console.print(f"{line}\n\n{command.summary}\n", markup=False, highlight=False, soft_wrap=True)
+    print_line(console, f"{line}\n\n{command.summary}\n")
     console.print(_keys_table(help_rows(kind)))
     if command.others_help:
-        console.print(command.others_help, markup=False, highlight=False)
+        console.print(command.others_help)
 
 
 def _show_task(config: Any, console: Console) -> None:
@@ -245,7 +243,7 @@ def _show_task(config: Any, console: Console) -> None:
     console.print(f"{config.task}: {config.summary}\n", style="bold")
     console.print("Choices (group=choice):")
     for group in groups():
-        console.print(f"  {group}: {', '.join(choices(group))}", highlight=False)
+        console.print(f"  {group}: {', '.join(choices(group))}")
     console.print("\nKeys (key=value)")
     rows = [
         (

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from mxmclr_plugin.run.command import Context, print_line, print_next, print_text
+from mxmclr_plugin.run.command import Context, print_next, print_text
+from mxmclr_plugin.safe_text import print_line
 
 if TYPE_CHECKING:  # it imports torch
     from mxmclr_plugin.comparison.config import ComparisonConfig

@@ -13,10 +13,10 @@ from mxmclr_plugin.run.command import (
     Context,
     new_path,
     print_data_notes,
-    print_line,
     print_problems,
     train_command,
 )
+from mxmclr_plugin.safe_text import print_line
 
 if TYPE_CHECKING:  # it imports torch
     from mxmclr_plugin.data.manifest.instances import Instances

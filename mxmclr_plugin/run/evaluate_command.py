@@ -7,7 +7,8 @@ from pathlib import Path
 
 from mxmclr_plugin.files import write_atomically
 from mxmclr_plugin.json_records import json_text
-from mxmclr_plugin.run.command import Context, new_path, print_data_notes, print_line
+from mxmclr_plugin.run.command import Context, new_path, print_data_notes
+from mxmclr_plugin.safe_text import print_line
 
 __all__ = ["EvaluateArguments", "evaluate_command"]
 

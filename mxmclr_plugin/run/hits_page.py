@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from html import escape
 
-from PIL import Image
-
+from mxmclr_plugin.data.images import data_uri
 from mxmclr_plugin.inference.search import Found, Hit
 
 __all__ = ["hits_page"]
@@ -65,7 +62,7 @@ def hits_page(found: Found, notes: Sequence[str] = ()) -> str:
 def _item(rank: int, hit: Hit) -> str:
     image = ""
     if hit.image is not None:
-        image = f'<img alt="{escape(hit.name)}" src="{_png(hit.image)}">\n'
+        image = f'<img alt="{escape(hit.name)}" src="{data_uri(hit.image, "png")}">\n'
     caption = f"<p>{escape(hit.caption)}</p>\n" if hit.caption else ""
     if hit.file:
         caption += f'<p class="name">{escape(hit.file)}</p>\n'
@@ -73,9 +70,3 @@ def _item(rank: int, hit: Hit) -> str:
         f'<li>\n{image}<p><span class="score">{hit.score:.3f}</span>{rank}. '
         f'<span class="name">{escape(hit.name)}</span></p>\n{caption}</li>'
     )
-
-
-def _png(image: Image.Image) -> str:
-    buffer = io.BytesIO()
-    image.save(buffer, "png")
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -10,7 +10,8 @@ from mxmclr_plugin.arguments import WORD
 from mxmclr_plugin.bounds import Seed
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.files import write_atomically
-from mxmclr_plugin.run.command import Context, print_line
+from mxmclr_plugin.run.command import Context
+from mxmclr_plugin.safe_text import print_line
 
 __all__ = ["ReportArguments", "report_command"]
 

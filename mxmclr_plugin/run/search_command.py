@@ -8,7 +8,8 @@ from pathlib import Path
 from mxmclr_plugin.arguments import WORD
 from mxmclr_plugin.bounds import Count
 from mxmclr_plugin.files import write_atomically
-from mxmclr_plugin.run.command import Context, new_path, print_line
+from mxmclr_plugin.run.command import Context, new_path
+from mxmclr_plugin.safe_text import print_line
 
 __all__ = ["SearchArguments", "search_command"]
 

@@ -12,8 +12,8 @@ from rich.console import Console
 
 from mxmclr_plugin.arguments import WORD
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.run.command import Context, new_path, print_line
-from mxmclr_plugin.safe_text import TerminalConsole
+from mxmclr_plugin.run.command import Context, new_path
+from mxmclr_plugin.safe_text import TerminalConsole, print_line
 
 if TYPE_CHECKING:  # it imports hydra
     from mxmclr_plugin.experiment.config.run_config import RunConfig

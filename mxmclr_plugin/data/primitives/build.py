@@ -181,7 +181,11 @@ def primitives(
     key = hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:16]
     parent = Path(root).expanduser().absolute() if root is not None else Path("primitives")
     folder = kept(parent / key, partial(_generate, options, order))
-    stores: dict[str, Store] = {"voxel": _grids(folder, resolution)}
+    stores: dict[str, Store] = {
+        "voxel": VoxelStore(
+            np.load(folder / "occupancy.npy"), np.load(folder / "rgb.npy"), resolution
+        )
+    }
     if views is not None:
         images = rendered_views(stores["voxel"], views, view_size, folder.parent, key)
         if separate_views:
@@ -237,11 +241,6 @@ def _generate(options: dict[str, Any], order: npt.NDArray[np.int64], folder: Pat
     (folder / "options.json").write_text(json.dumps(options, indent=2), encoding="utf-8")
 
 
-def _grids(folder: Path, resolution: int) -> VoxelStore:
-    packed, rgb = np.load(folder / "occupancy.npy"), np.load(folder / "rgb.npy")
-    return VoxelStore(packed, rgb, resolution)
-
-
 def _load(folder: Path, stores: dict[str, Store], order: npt.NDArray[np.int64]) -> MultifoldDataset:
     """All classes; each of ``stores`` has equally many records of each class, class by class."""
     with (folder / "captions.jsonl").open(encoding="utf-8") as lines:
@@ -249,10 +248,7 @@ def _load(folder: Path, stores: dict[str, Store], order: npt.NDArray[np.int64]) 
     texts, text_members = flattened(sentences)
     kinds = all_classes()
     return MultifoldDataset(
-        {
-            "text": texts,
-            **stores,
-        },
+        {"text": texts, **stores},
         {
             "text": text_members,
             **{

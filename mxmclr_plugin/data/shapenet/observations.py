@@ -11,7 +11,7 @@ from itertools import chain
 from pathlib import Path
 
 from mxmclr_plugin.data.dataset import Store
-from mxmclr_plugin.data.file_store import FileStore, readable_files
+from mxmclr_plugin.data.file_store import FileStore, Reader, readable_files
 from mxmclr_plugin.data.problems import ProblemLog
 from mxmclr_plugin.data.readers.image import evenly, read_image, read_packed_views
 from mxmclr_plugin.data.readers.voxel import read_voxel
@@ -48,11 +48,17 @@ def voxel_grids(
     Raises:
         DataError: If one cannot, and problems are errors.
     """
-    wanted = [model for model in models if model in files]
+    wanted = {model: files[model] for model in models if model in files}
     read = partial(read_voxel, resolution=resolution)
-    key = f"voxel {resolution}"
-    good = readable_files([files[m] for m in wanted], read, log, kind="grid", key=key)
-    kept = [model for model, is_good in zip(wanted, good, strict=True) if is_good]
+    return _one_each(wanted, read, log, kind="grid", key=f"voxel {resolution}")
+
+
+def _one_each(
+    files: Mapping[str, Path], read: Reader, log: ProblemLog, *, kind: str, key: str
+) -> Observed:
+    """A record of each shape, from the file by its id; arguments as for ``readable_files``."""
+    good = readable_files(list(files.values()), read, log, kind=kind, key=key)
+    kept = [model for model, is_good in zip(files, good, strict=True) if is_good]
     store = FileStore([files[model] for model in kept], read)
     return Observed(store, {model: (k,) for k, model in enumerate(kept)})
 
@@ -121,12 +127,8 @@ def _packed(
     for model in wanted:
         if model not in files:
             log.add("images missing", model, f"there is no archive {model}.npz")
-    there = [model for model in wanted if model in files]
-    key = f"packed views {views} {size}"
-    good = readable_files([files[m] for m in there], read, log, kind="archive", key=key)
-    kept = [model for model, is_good in zip(there, good, strict=True) if is_good]
-    store = FileStore([files[model] for model in kept], read)
-    return Observed(store, {model: (k,) for k, model in enumerate(kept)})
+    there = {model: files[model] for model in wanted if model in files}
+    return _one_each(there, read, log, kind="archive", key=f"packed views {views} {size}")
 
 
 def separated(stacks: Observed, views: int) -> Observed:

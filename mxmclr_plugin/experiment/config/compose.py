@@ -31,8 +31,8 @@ __all__ = [
     "choices",
     "compose_choice",
     "groups",
-    "literal_texts",
     "load_config",
+    "parsed_overrides",
     "tasks",
 ]
 
@@ -115,15 +115,24 @@ def compose_choice(group: str, name: str) -> dict[str, Any]:
     return {str(key): value for key, value in composed.items()}
 
 
-def literal_texts(overrides: Sequence[str]) -> list[str]:
-    """Quotes the values of text and path keys, which are taken as typed, for Hydra's grammar.
+def parsed_overrides(overrides: Sequence[str]) -> list[Override]:
+    """Parses ``key=value`` in Hydra's grammar; values of text and path keys are taken as typed.
 
-    ``null`` stays null.
+    Raises:
+        ConfigError: If one cannot be parsed.
     """
-    return [_literal_text(override) for override in overrides]
+    try:
+        parsed: list[Override] = OverridesParser.create().parse_overrides(
+            [_literal_text(override) for override in overrides]
+        )
+    except HydraException as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"cannot read {' '.join(overrides)}: {reason}") from error
+    return parsed
 
 
 def _literal_text(override: str) -> str:
+    """Quotes the value of a text or path key; ``null`` stays null."""
     match = re.match(r"(\+{0,2}[A-Za-z_][\w.]*)=(.+)", override, re.DOTALL)
     if match is None or match[2] == "null" or not _is_text(match[1].lstrip("+").split(".")):
         return override
@@ -170,12 +179,7 @@ def _store_choice(group: str, name: str) -> None:
 
 
 def _compose(task: str, overrides: Sequence[str], config_dir: Path | None) -> DictConfig:
-    overrides = literal_texts(overrides)
-    try:
-        parsed = OverridesParser.create().parse_overrides(overrides)
-    except HydraException as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"cannot read {' '.join(overrides)}: {reason}") from error
+    parsed = parsed_overrides(overrides)
     _store_defaults()
     for group, name in _registered():
         _store_choice(group, name)

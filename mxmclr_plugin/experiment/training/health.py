@@ -14,6 +14,7 @@ from torch import Tensor
 from mxmclr_plugin.data.batch import MultifoldBatch
 from mxmclr_plugin.experiment.training.module import RetrievalModule
 from mxmclr_plugin.loss.multifold_hybrid import MAX_SCALE
+from mxmclr_plugin.safe_text import print_line
 
 __all__ = [
     "TrainingHealth",
@@ -166,7 +167,7 @@ class TrainingHealth(Callback):
 
     def _say(self, sentence: str, trainer: Trainer) -> None:
         if trainer.is_global_zero:
-            self.console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+            print_line(self.console, sentence)
 
     def state_dict(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in _KEPT}

@@ -16,6 +16,7 @@ from mxmclr_plugin.errors import TrainingError
 from mxmclr_plugin.experiment.training.fully_sharded import whole
 from mxmclr_plugin.experiment.training.module import RetrievalModule
 from mxmclr_plugin.files import replacing
+from mxmclr_plugin.safe_text import print_line
 
 __all__ = ["DUMP", "NonFiniteGuard"]
 
@@ -145,11 +146,9 @@ class NonFiniteGuard(Callback):
         self.skipped += 1
         where = f"step {step.number}: not finite: {', '.join(bad)}{_instances(step)}"
         if self.skipped <= self.skip:
-            self.console.print(
+            print_line(
+                self.console,
                 f"{where}; left out ({self.skipped} of trainer.skip_nonfinite={self.skip})",
-                markup=False,
-                highlight=False,
-                soft_wrap=True,
             )
             return False
         path = self.folder / DUMP

@@ -19,6 +19,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from mxmclr_plugin.safe_text import print_line
+
 __all__ = ["TrainingProgress"]
 
 _REFRESH = 0.5  # seconds between two looks at the loss, each of which synchronizes with a device
@@ -130,10 +132,9 @@ class TrainingProgress(Callback):
         seconds = time.monotonic() - self._started
         speed = (step - self._first_step) / seconds if seconds > 0 else 0.0
         left = (trainer.max_steps - step) / speed if speed else 0.0
-        self._console.print(
+        print_line(
+            self._console,
             f"step {step}/{trainer.max_steps}  {_rate(speed)}  {left:.0f} s left  {values}",
-            highlight=False,
-            soft_wrap=True,
         )
 
     def _stop(self) -> None:
