@@ -36,7 +36,7 @@ multi30k*)
       options.taught_softer.loss.hard_weight=0.4 $within $smoothed $decayed options.longer.trainer.max_steps=600"
     ;;
   multi30k_6000) task="$task trainer.max_steps=450" losses=hybrid:mxmclr,taught:mxmclr,clip options=options.taught.$teacher ;;
-  multi30k) task="${task/train_instances= /} trainer.max_steps=600" losses=hybrid:mxmclr,taught:mxmclr options=options.taught.$teacher ;;
+  multi30k) task="${task/train_instances= /} trainer.max_steps=600" losses=hybrid:mxmclr,clip options="" ;;
   esac
   batches="$(one clip 0.15 0.06) $(one ntxent 0.15 0.015)" cost="$(one clip 0.1 0.03) $(one ntxent 0.15 0.03)"
   ;;
@@ -46,22 +46,23 @@ primitives)
   losses=hybrid:mxmclr,uniform:mxmclr,all:mxmclr,softer:mxmclr,taught:mxmclr,within:mxmclr,smoothed:mxmclr,decayed:mxmclr_hard,longer:mxmclr_hard,longer_hybrid:mxmclr,supcon,clip,ntxent
   options="$uniform $all $softer options.taught.teacher.text=sentence_transformer $within $smoothed $decayed
     options.longer.trainer.max_steps=400 options.longer_hybrid.trainer.max_steps=400"
-  batches="$(one clip 0.07 0.001) $(one ntxent 0.15 0.001)" cost="$(one clip 0.07 0.002) $(one ntxent 0.15 0.001)"
+  batches="$(one clip 0.07 0.001) $(one ntxent 0.15 0.0005)" cost="$(one clip 0.07 0.002) $(one ntxent 0.15 0.0005)"
   ;;
 omniglot)
   task="omniglot data.root=$data batch.instances=32 batch.repeats=20 trainer.max_steps=200"
-  common="loss.temperature=0.07 optimizer.lr=0.002"
+  common="loss.temperature=0.15 optimizer.lr=0.001"
   losses=hybrid:mxmclr,uniform:mxmclr,all:mxmclr,clip
   options="$uniform $all"
   batches="$(one clip 0.15 0.002)" cost="$(one clip 0.15 0.002)"
   ;;
 emoji)
-  task="manifest data.path=$data towers/image=light_cnn2d towers.text.model=offline-minilm batch.instances=64 batch.repeats=5 trainer.max_steps=200"
-  common="loss.temperature=0.15"
-  losses=hybrid:mxmclr,taught:mxmclr,taught_within:mxmclr,clip
-  options="options.taught.teacher.text=tower options.taught_within.teacher.text=tower
+  task="manifest data.path=$data towers/image=light_cnn2d towers.text.model=offline-minilm batch.folds.image=2 batch.folds.text=4
+    batch.instances=64 batch.repeats=5 trainer.max_steps=200"
+  common="loss.temperature=0.05 optimizer.lr=0.002"
+  losses=hybrid:mxmclr,uniform:mxmclr,all:mxmclr,taught:mxmclr,taught_within:mxmclr,clip
+  options="$uniform $all options.taught.teacher.text=tower options.taught_within.teacher.text=tower
     options.taught_within.loss.relation_within=0.3 options.taught_within.loss.soft_temperature=0.5"
-  batches="" cost=""
+  batches="$(one clip 0.15 0.002)" cost="$(one clip 0.15 0.001)"
   ;;
 *) echo "there is no set $set_" >&2 && exit 2 ;;
 esac
