@@ -124,6 +124,7 @@ def test_runs_end_with_the_launcher(tmp_path, stop):
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_continues(tmp_path):
     """Killed after it has saved, it continues from there to the metrics of the whole run."""
     whole, cut = planned(tmp_path / "whole"), planned(tmp_path / "cut")

@@ -318,5 +318,5 @@ def test_a_dataset_without_a_column_of_ids():
         MultifoldBatchSampler.from_dataset(
             dataset, 8, valid_label_columns=["label"], observations=2
         )
-    with pytest.raises(ValueError, match="a batch of 2 rows holds no 4 observations"):
+    with pytest.raises(ValueError, match="a batch of 2 rows is too small for 4 observations"):
         MultifoldBatchSampler.from_dataset(dataset, 2, column="a", observations=4)

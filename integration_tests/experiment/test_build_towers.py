@@ -63,7 +63,7 @@ def test_a_sentence_transformer_of_a_folder_is_fine_tuned_and_written(
         *adapters,
     )
     saved = out / "text_tower"
-    assert f"SentenceTransformer({str(saved)!r})" in capsys.readouterr().out
+    assert f"text model (SentenceTransformer): {saved}" in capsys.readouterr().out
     before, after = (SentenceTransformer(str(path), device="cpu") for path in (given, saved))
     changed = [
         name

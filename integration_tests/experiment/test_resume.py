@@ -182,7 +182,7 @@ def test_a_run_continues_with_its_own_weights_and_training_set(tmp_path):
         {**texts, "image": [[torch.zeros(2)], []]},
     ):
         again.training_set = training_set_digest(MultifoldDataset.from_lists(other))
-        with pytest.raises(ConfigError, match=r"^data: the training set is not the one of"):
+        with pytest.raises(ConfigError, match=r"^data: the instances or texts of"):
             check_fits(again, path)
     save_checkpoint(content, path)  # as versions before wrote it
     check_fits(again, path)

@@ -84,6 +84,7 @@ def test_accumulation_takes_the_mean_over_the_batches(tmp_path):
         torch.testing.assert_close(steps[1][key], value, atol=1e-6, rtol=1e-4, msg=key)
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_step_of_one(tmp_path):
     whole = jobs.step_of_all_rows(tmp_path, processes=1)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]

@@ -800,6 +800,8 @@ def test_without_gathering_ranks_learn_the_same_temperature(ranks):
         ({}, 2, torch.rand(4), r"one whole number for each row.*torch.float32 and shape \(4,\)"),
         ({}, 2, torch.ones(4, 2).long(), r"torch.int64 and shape \(4, 2\) for 4 rows"),
         ({}, 1, torch.arange(4), "ids0 holds every id once"),
+        # MarginMSELoss's labels.
+        ({"anchor_columns": 1}, 3, torch.rand(4, 2), "2 numbers for each row of 3 columns.*scores"),
     ],
 )
 def test_what_does_not_fit_is_refused(options, columns, labels, message):

@@ -96,7 +96,7 @@ def test_checkpointing_changes_no_gradient(clip):
 
 def test_errors_say_what_was_expected(clip):
     backbone = multimodal(clip)
-    with pytest.raises(ValueError, match=r"\(rows, 3, H, W\).*got \(3, 40, 48\)"):
+    with pytest.raises(ValueError, match=r"\(rows, 3, H, W\).*of \(3, 40, 48\)"):
         backbone(images()[0])
     with pytest.raises(ValueError, match="observation 1 is int"):
         backbone(["a", 7])

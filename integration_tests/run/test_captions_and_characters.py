@@ -130,7 +130,7 @@ def test_characters(test_data, tmp_path, capsys, monkeypatch):
     i2s = metrics["splits"]["test"]["directions"]["i2s"]
     assert i2s["queries"] == i2s["items"] == 480
     assert i2s["metrics"]["chance@1"] == pytest.approx(100 / 48)
-    assert "unseen in training" in metrics["data"]["notes"][0]
+    assert "do not occur in training" in metrics["data"]["notes"][0]
     assert metrics["data"]["notes"][0] in shown
 
 

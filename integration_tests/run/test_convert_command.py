@@ -109,7 +109,7 @@ def test_the_printed_command_reads_files_elsewhere(tmp_path, capsys):
     )
     assert status == 0
     command = capsys.readouterr().out.splitlines()[-1].partition("to train: ")[2]
-    words = shlex.split(command)[4:]
+    words = shlex.split(command)[2:]
     assert words == [f"data.path={out_path}", "data.allow_outside=true"]
     assert manifest(str(out_path), size=8, allow_outside=True).problems == ()
     status, out, _ = run(capsys, "data", "check", out_path, "allow_outside=true", "size=8")

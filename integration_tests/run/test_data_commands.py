@@ -133,11 +133,11 @@ def test_sizes_of_images(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("lines", "reason"),
     [
-        ([{"text": f"a {k}"} for k in range(12)], "what can be trained on has 'text' alone"),
+        ([{"text": f"a {k}"} for k in range(12)], "the training set only has 'text'"),
         ([{"text": "a"}, {"text:de": "b"}], "too few to draw"),
         (
             [{"split": s, "text": s, "text:de": "b"} for s in ("train", "val", "test")],
-            "a single instance can be trained on",
+            "the training set needs 2 or more instances",
         ),
         (
             [{"text": f"a {k}", "image": "none.png"} for k in range(12)],

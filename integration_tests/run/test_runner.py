@@ -229,6 +229,7 @@ def test_help_and_lists(arguments, words, run_here):
         assert word in done.out
 
 
+@pytest.mark.slow
 def test_default_folders_are_numbered(run_here, tmp_path):
     for _ in range(2):
         done = run_here("text2shape", *SLICE, "trainer.max_steps=1")

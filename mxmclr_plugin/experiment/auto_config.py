@@ -128,8 +128,8 @@ def _modalities(directions: Mapping[str, Direction], data: DataSplits) -> list[s
                 f"{first.what}"
             )
         raise ConfigError(
-            f"data: retrieval is between two modalities, but what can be trained on has "
-            f"{held[0] if held else 'none'!r} alone{left_out}"
+            "data: training needs two modalities, but the training set "
+            f"{f'only has {held[0]!r}' if held else 'has none'}{left_out}"
         )
     return sorted(held, key=lambda m: data.kinds[m] != "text")
 

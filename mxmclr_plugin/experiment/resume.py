@@ -164,7 +164,7 @@ def start_of(config: RunConfig, folder: RunFolder, console: Console) -> Start:
         if not changes and config.ckpt == "last" and (metrics := folder.read_metrics()):
             print_line(
                 console,
-                f"the run in {folder.path} has finished; trainer.max_steps=MORE trains it on",
+                f"the run in {folder.path} has finished; trainer.max_steps=MORE continues it",
             )
             return Start(path, step, metrics)
         if config.trainer.max_steps is not None and step > config.trainer.max_steps:
@@ -220,8 +220,8 @@ def check_fits(module: RetrievalModule, checkpoint: Path) -> None:
     recorded = content.get("training_set")
     if recorded not in (None, module.training_set):
         raise ConfigError(
-            f"data: the training set is not the one of {run_of(checkpoint)}, whose instances or "
-            "texts were others; start another run with another out="
+            f"data: the instances or texts of the training set are not those of "
+            f"{run_of(checkpoint)}; start another run with another out="
         )
     try:
         module.load_state_dict(content["state_dict"])

@@ -64,7 +64,7 @@ def usable_splits(
     splits = {"train": trained_split(data, config, console)}
     if len(splits["train"]) < 2:
         raise ConfigError(
-            "data: a single instance can be trained on, which has no negative: 2 or more are needed"
+            "data: the training set needs 2 or more instances for negatives, but has 1"
         )
     if config.eval.split not in data:
         raise ConfigError(

@@ -149,7 +149,7 @@ def test_it_goes_on_where_it_was_stopped(tmp_path):
 def test_a_folder_that_holds_something_else(tmp_path):
     data = sample(tmp_path)
     write_manifest(data, tmp_path / "out", {"name": "x"})
-    with pytest.raises(DataError, match="made of other data"):
+    with pytest.raises(DataError, match="holds a conversion of other data"):
         write_manifest(data, tmp_path / "out", {"name": "y"})
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("")

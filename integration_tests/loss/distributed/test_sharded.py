@@ -301,7 +301,10 @@ def test_a_criterion_chooses_by_the_rows_of_all_ranks(ranks):
     ("options", "message"),
     [
         ({"gather": "mail"}, "gather must be one of 'auto', 'rows', .* got 'mail'"),
-        ({"gather": "ring"}, "gather is 'ring' but rows of other processes are not gathered"),
+        (
+            {"gather": "ring", "gather_distributed": False},
+            "gather is 'ring' but rows of other processes are not gathered",
+        ),
         (
             {"gather": "ring", "gather_distributed": True, "impl": "dense"},
             "gather='ring' cannot be used with impl='dense'",

@@ -66,7 +66,7 @@ def check_data(name: str, arguments: Sequence[str]) -> dict[str, Any]:
     for argument in arguments:
         key, equals, text = argument.partition("=")
         if not equals:
-            raise ConfigError(f"{argument!r} is no option: they are written key=value")
+            raise ConfigError(f"{argument!r} is not an option; options are written key=value")
         node[key] = convert(options[key].hint if key in options else Any, f"data.{key}", text)
     return _checked_options("data", DATASETS.__getitem__, node)
 

@@ -338,6 +338,12 @@ class MultifoldHybridSentenceLoss(CachedLossMixin, ServedLoss):  # type: ignore[
         """The weighted parts of the loss."""
         roles = self._roles(len(embeddings))
         if labels is not None and labels.is_floating_point() and labels.ndim == 2:
+            if labels.shape[1] <= len(embeddings):
+                raise ValueError(
+                    f"the label column holds {labels.shape[1]} numbers for each row of "
+                    f"{len(embeddings)} columns, which are scores rather than a teacher's "
+                    "embeddings; leave the labels out for this loss"
+                )
             if taught is not None:
                 raise ValueError(
                     "the label column holds a teacher's embeddings, but the loss has a teacher too"
