@@ -100,6 +100,16 @@ def test_images_that_are_not_there(tmp_path, capsys):
     assert f"6 of 6 files of 'image' do not exist; paths are relative to {tmp_path / 'x'}" in err
 
 
+def test_columns_that_are_not_used_are_named(tmp_path, capsys):
+    (tmp_path / "p.csv").write_text("id,photo file,title,price\n1,a.png,a cup,2\n2,b.png,a jug,3\n")
+    asked = ["data", "convert", "table", f"path={tmp_path / 'p.csv'}"]
+    status, out, _ = run(capsys, *asked, f"out={tmp_path / 'p.jsonl'}")
+    assert status == 0
+    assert "columns: id=id, text=title columns that are not used: photo file, price" in out
+    assert "training needs a second modality" in out
+    assert "to train" not in out
+
+
 def test_the_printed_command_reads_files_elsewhere(tmp_path, capsys):
     (tmp_path / "it's (a) =,[b]").mkdir()
     out_path = tmp_path / "it's (a) =,[b]" / "my.jsonl"

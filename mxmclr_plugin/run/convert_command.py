@@ -171,6 +171,8 @@ def table_command(arguments: TableArguments, context: Context) -> int:
         root = arguments.root or path.parent
     found, columns = table_instances(rows, columns, root, log)
     print_line(context.console, f"columns: {columns}")
+    if unused := columns.unused:
+        print_line(context.console, f"columns that are not used: {', '.join(unused)}")
     _write(found, root, out, log, context)
     return 0
 
@@ -196,4 +198,7 @@ def _write(found: Instances, root: Path, out: Path, log: ProblemLog, context: Co
         for modality in found.kinds
     )
     print_line(context.console, f"{len(found.instances)} instances with {counts}, in {out}")
-    print_line(context.console, train_command(options))
+    if len(found.kinds) < 2:
+        print_line(context.console, "training needs a second modality: name its columns or files")
+    else:
+        print_line(context.console, train_command(options))

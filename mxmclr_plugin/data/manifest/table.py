@@ -27,11 +27,13 @@ class TableColumns:
         id: Column of the instance; rows of one id are one instance. None if each row is one.
         split: Column of the split; None if there is none.
         modalities: Columns by key of a manifest: ``{"text": ["title", "description"]}``.
+        unused: Columns of the table that are not among these.
     """
 
     id: str | None = None
     split: str | None = None
     modalities: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    unused: Sequence[str] = ()
 
     def completed(self, head: Sequence[str]) -> TableColumns:
         """These columns, with those that are not set guessed from the names in use for them.
@@ -62,12 +64,11 @@ class TableColumns:
             )
         used = {column for of in modalities.values() for column in of}
         files = [of[0] for key, of in modalities.items() if key != "text"]
-        guess = column_of("id", [column for column in head if column not in used])
-        return TableColumns(
-            self.id or guess or (files[0] if files else None),
-            self.split or column_of("split", [column for column in head if column not in used]),
-            modalities,
-        )
+        rest = [column for column in head if column not in used]
+        instance = self.id or column_of("id", rest) or (files[0] if files else None)
+        split = self.split or column_of("split", rest)
+        unused = [column for column in rest if column not in (instance, split)]
+        return TableColumns(instance, split, modalities, unused)
 
     def __str__(self) -> str:
         columns = {"id": [self.id], "split": [self.split], **self.modalities}
