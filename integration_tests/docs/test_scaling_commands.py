@@ -209,4 +209,5 @@ def test_a_comparison_on_a_ray_cluster():
     )
     assert done.returncode == 0, done.stderr
     record = json.loads(Path("compared", "compare.json").read_text())
-    assert ["error" in run for run in record["runs"]] == [False, False]
+    assert record["runs"]
+    assert not any(run.get("error") for run in record["runs"])

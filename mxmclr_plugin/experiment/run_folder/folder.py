@@ -145,7 +145,10 @@ def claimed_folder(config: RunConfig) -> Iterator[RunFolder]:
         yield RunFolder(Path(config.out))
         return
     with _claim(config) as path:
-        yield RunFolder(path)
+        try:
+            yield RunFolder(path)
+        finally:
+            os.environ.pop(_DECIDED, None)  # Later processes are of other runs.
 
 
 @contextmanager
