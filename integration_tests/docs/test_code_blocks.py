@@ -102,6 +102,7 @@ def check_task(words):
     load_config(task, [key for key in keys if key != "--help" and not key.startswith("ckpt=")])
 
 
+# A block comes with its mark, which these two do not need.
 @pytest.mark.parametrize(("mark", "text"), list(blocks("json")))
 def test_json_can_be_read(mark, text):  # noqa: ARG001
     for line in text.splitlines():

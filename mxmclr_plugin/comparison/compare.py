@@ -319,8 +319,8 @@ def _sentences(
         best = _best(of_variant)
         if best is not None and (keys := _at_the_edge(best, of_variant)):
             sentences.append(
-                f"{variant_name(_named(variant))}: the best {', '.join(keys)} is at the edge of "
-                "the grid: a value beyond it may be better."
+                f"{variant_name(_named(variant))}: the best {', '.join(keys)} is the lowest or "
+                "highest value tried: one beyond it may be better."
             )
     return sentences
 
