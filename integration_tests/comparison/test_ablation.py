@@ -92,6 +92,7 @@ def test_variants_and_metrics(tmp_path):
     assert f"Highest mean_recall on val: {highest:.2f}" in result["sentences"][0]
 
 
+@pytest.mark.slow
 def test_runs_are_measured_on_other_data_too(tmp_path):
     out = tmp_path / "parts"
     arguments = ["ablate", "text2shape", *SLICE, "study=parts", "axes.loss=mxmclr,clip", "seeds=0"]

@@ -162,6 +162,7 @@ def test_another_baseline_costs_no_run(finished):
     assert {r["variant"]["loss"] for r in result["summary"] if "difference" not in r} == {"soft"}
 
 
+@pytest.mark.slow
 def test_tuning_chooses_by_validation_and_never_tests(tmp_path):
     out = tmp_path / "tuned"
     done = run(
@@ -190,6 +191,7 @@ def test_tuning_chooses_by_validation_and_never_tests(tmp_path):
     assert "no conclusion from fewer than 3" in " ".join(done.stdout.split())
 
 
+@pytest.mark.slow
 def test_a_loss_that_fails_is_recorded(tmp_path):
     out = tmp_path / "failing"
     done = run(
@@ -216,6 +218,7 @@ class PairLoss(nn.Module):
         return functional.cross_entropy(logits, torch.arange(len(z0)))
 
 
+@pytest.mark.slow
 def test_a_class_is_compared_and_tuned(tmp_path):
     out = tmp_path / "class"
     done = run(

@@ -89,6 +89,7 @@ def test_a_resumed_run_is_the_run_that_was_not_stopped(unfreeze_at, tmp_path):
             assert torch.equal(value, other["state"][k][key])
 
 
+@pytest.mark.slow
 def test_two_processes_unfreeze_together(tmp_path):
     script = Path(__file__).with_name("unfreeze_on_two_processes.py")
     done = subprocess.run(

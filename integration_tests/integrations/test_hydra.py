@@ -64,6 +64,7 @@ def test_every_loss_of_the_runner_is_one_of_hydra(application):
     assert application("loss=siglip").startswith("SigmoidLoss")
 
 
+@pytest.mark.slow
 def test_a_built_wheel_has_it_too(application, tmp_path):
     if not importlib.util.find_spec("hatchling"):
         pytest.skip("hatchling is not installed: pip install mxmclr-plugin[test]")

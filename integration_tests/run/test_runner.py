@@ -304,6 +304,7 @@ def test_the_wheel_outside_the_repository(tmp_path):
     assert "text2shape" in script.stdout, script.stderr
 
 
+@pytest.mark.slow
 def test_a_frozen_sentence_transformer_is_encoded_once(run_here, tmp_path, monkeypatch):
     arguments = ["text2shape", *SLICE, "towers/text=sentence_transformer", "trainer.max_steps=3"]
     cache = tmp_path / "cache"

@@ -202,7 +202,7 @@ def _scaled(image: Image.Image, values: np.ndarray) -> np.ndarray:
         elif low >= 0 and high <= 255:
             low, high = 0.0, 1.0 if high <= 1 else 255.0
     grey = np.empty(values.shape, np.uint8)
-    factor = 255 / max(high - low, np.finfo(np.float64).tiny)
+    factor = 255 / (high - low) if high > low else 0.0
     for rows in range(0, len(values), 256):  # a whole image as float64 would take 1 GB
         part = (values[rows : rows + 256].astype(np.float64) - low) * factor
         grey[rows : rows + 256] = np.rint(part).clip(0, 255)
