@@ -222,7 +222,10 @@ def test_what_was_left_out_is_counted_and_listed(run, shop, tmp_path):
     [
         ([], "path=my.jsonl"),
         (["data.path=none.jsonl"], "none.jsonl: there is no such manifest"),
-        (["data.path=SHOP/texts.jsonl"], "training needs two modalities, but the training set only has 'text'"),
+        (
+            ["data.path=SHOP/texts.jsonl"],
+            "training needs two modalities, but the training set only has 'text'",
+        ),
         (
             ["data.path=SHOP/my.jsonl", "directions={a: {query: text, gallery: sound}}"],
             "have no 'sound'",
