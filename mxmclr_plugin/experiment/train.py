@@ -33,7 +33,7 @@ from mxmclr_plugin.experiment.build_towers import (
     with_teachers,
 )
 from mxmclr_plugin.experiment.config.run_config import BatchConfig, RunConfig
-from mxmclr_plugin.experiment.machine import check_machine, check_writable
+from mxmclr_plugin.experiment.machine import check_machine
 from mxmclr_plugin.experiment.resume import (
     Start,
     changes_of,
@@ -42,7 +42,7 @@ from mxmclr_plugin.experiment.resume import (
     training_set_digest,
 )
 from mxmclr_plugin.experiment.run_folder.checkpoint_files import remove_checkpoint
-from mxmclr_plugin.experiment.run_folder.folder import RunFolder, claimed_folder
+from mxmclr_plugin.experiment.run_folder.folder import RunFolder, check_writable, claimed_folder
 from mxmclr_plugin.experiment.run_folder.metrics import (
     BatchRecord,
     DataRecord,
@@ -139,7 +139,8 @@ def _run(
         config.optimizer.lr, config.loss.get("temperature"), config.trainer.log_every, console
     )
     memory = MemoryAdvice(batch.instances, config.trainer.eval_batch)
-    callbacks = [clock, guard, health, memory, TrainingProgress(console)]
+    progress = TrainingProgress(console, config.eval.recall)
+    callbacks = [clock, guard, health, memory, progress]
     trainer = build_part(
         "trainer",
         build_trainer,
