@@ -1,5 +1,6 @@
 import base64
 import io
+import re
 from html.parser import HTMLParser
 
 import pytest
@@ -46,6 +47,7 @@ def test_the_command(small_run, tmp_path, capsys):
     status, out, _ = run(capsys, *asked)
     assert status == 0
     assert "'a red cone' among 16 of voxel" in out
+    assert re.search(r"^weights: best.ckpt of step 1 \(val r@1 \d+\.\d\)$", out, re.MULTILINE)
     assert "▀" not in out  # no terminal, no images
     assert page.read_text().count("<li>") == 8  # one for each instance
     status, _, err = run(capsys, *asked)
