@@ -16,7 +16,6 @@ from typing import Any
 import pytorch_lightning as pl
 from rich.console import Console
 from torch import nn
-from transformers.utils import logging as transformers_logging
 
 import mxmclr_plugin
 from mxmclr_plugin.data.dataset import MultifoldDataset
@@ -239,7 +238,6 @@ def _print_phase(console: Console, text: str) -> None:
 def _quieten_libraries() -> None:
     # Lightning's devices, tips and files are in our own lines.
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    transformers_logging.disable_progress_bar()
     # Frozen backbones are in evaluation mode on purpose.
     warnings.filterwarnings("ignore", ".*eval mode at the start", module="pytorch_lightning")
     # Of a step that NonFiniteGuard reports.
