@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBar
@@ -117,18 +118,21 @@ def _write(path: Path, measured: Iterable[Any]) -> None:
 
 
 def _loss_table(measured: Sequence[Measured]) -> Table:
-    table = Table()
+    # Names of losses are whole on a terminal of 80 columns.
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     for column in (
         "n",
         "loss",
         "forward s",
         "total s",
         "spread",
-        "extra MB",
-        "matmul share",
+        "extra\nMB",
+        "matmul\nshare",
         "error",
     ):
-        table.add_column(column, justify="left" if column == "loss" else "right")
+        table.add_column(
+            column, justify="left" if column == "loss" else "right", no_wrap=column == "loss"
+        )
     for k, m in enumerate(measured):
         last = k + 1 == len(measured) or measured[k + 1].n != m.n
         row = [

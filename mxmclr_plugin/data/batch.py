@@ -208,6 +208,8 @@ def stack(modality: str, records: Sequence[Tensor | str], owners: Sequence[int])
     Raises:
         ValueError: If they are of several kinds, shapes or dtypes.
     """
+    if all(isinstance(record, str) for record in records):
+        return list(records)  # type: ignore[arg-type]
     kinds = [_kind(record) for record in records]
     for record, kind, owner in zip(records, kinds, owners, strict=True):
         if not isinstance(record, Tensor | str):
@@ -219,8 +221,7 @@ def stack(modality: str, records: Sequence[Tensor | str], owners: Sequence[int])
                 f"{modality!r} records cannot be stacked: instance {owners[0]} has {kinds[0]} but "
                 f"instance {owner} has {kind}"
             )
-    texts = [record for record in records if isinstance(record, str)]
-    return texts or torch.stack([record for record in records if isinstance(record, Tensor)])
+    return torch.stack([record for record in records if isinstance(record, Tensor)])
 
 
 def _kind(record: object) -> str:

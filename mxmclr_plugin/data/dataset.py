@@ -397,14 +397,14 @@ class MultifoldDataset(Dataset[MultifoldInstance]):
         if isinstance(index, Draw):
             instance, batch_size = index.instance, index.batch_size
             records = {
-                modality: self._of(modality)[instance][list(rows)]
+                modality: self._of(modality).picked(instance, rows)
                 for modality, rows in index.rows.items()
             }
         else:
             instance = range(len(self))[index]  # as a list does: negative ones, and the error
-            records = {modality: rows[instance] for modality, rows in self.members.items()}
+            records = {modality: rows[instance].tolist() for modality, rows in self.members.items()}
         return MultifoldInstance(
-            int(self.ids[instance]),
+            self.ids.item(instance),
             _read(self.stores, records),
             batch_size,
             _read(self.soft_features, records),
@@ -412,14 +412,14 @@ class MultifoldDataset(Dataset[MultifoldInstance]):
 
 
 def _read(
-    stores: Mapping[str, Store], rows: Mapping[str, npt.NDArray[np.int64]]
+    stores: Mapping[str, Store], rows: Mapping[str, Sequence[int]]
 ) -> dict[str, Sequence[Any]]:
     """The records in these rows, of the modalities that have a store."""
-    return {
-        modality: [stores[modality][k] for k in of_modality.tolist()]
-        for modality, of_modality in rows.items()
-        if modality in stores
-    }
+    found: dict[str, Sequence[Any]] = {}
+    for modality, store in stores.items():
+        if modality in rows:
+            found[modality] = [store[k] for k in rows[modality]]
+    return found
 
 
 class _ChainedStore:
