@@ -19,7 +19,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar, get_type_hints
 
-from mxmclr_plugin.bounds import choices_of
+from mxmclr_plugin import bounds
 
 __all__ = [
     "DATASETS",
@@ -67,7 +67,7 @@ class Option:
     @property
     def choices(self) -> tuple[Any, ...]:
         """Values that the type lists, else empty."""
-        return choices_of(self.hint)
+        return bounds.choices_of(self.hint)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -447,7 +447,7 @@ class _Scope(dict[str, Any]):
 
 
 def _imported(module: str, name: str) -> Any:
-    if module in ("typing", "collections.abc", "pathlib", "annotated_types"):
+    if module in ("typing", "collections.abc", "pathlib", "annotated_types", bounds.__name__):
         return getattr(importlib.import_module(module), name)
     file = _HERE.parent / f"{module.replace('.', '/')}.py"
     if not file.is_file():

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mxmclr_plugin.bounds import within_bounds
 from mxmclr_plugin.data.batch import Observations
 from mxmclr_plugin.models.checkpointing import checkpoint_blocks
 from mxmclr_plugin.models.pretrained import (
@@ -19,8 +20,8 @@ from mxmclr_plugin.models.pretrained import (
 )
 from mxmclr_plugin.models.tower import (
     Backbone,
+    Widths,
     check_unit_range,
-    check_widths,
     described,
     is_exporting,
 )
@@ -48,9 +49,9 @@ class LightCNN2d(Backbone):
 
     pretrained = False
 
-    def __init__(self, widths: list[int] = [32, 64, 128, 256]) -> None:  # noqa: B006
+    @within_bounds
+    def __init__(self, widths: Widths = [32, 64, 128, 256]) -> None:  # noqa: B006
         super().__init__()
-        check_widths(widths)
         stages: list[nn.Module] = []
         inputs, kernel = 3, 5
         for width in widths:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from mxmclr_plugin.bounds import within_bounds
 from mxmclr_plugin.data.batch import Observations
 from mxmclr_plugin.models.pretrained import (
     load_weights,
@@ -14,8 +15,8 @@ from mxmclr_plugin.models.pretrained import (
 )
 from mxmclr_plugin.models.tower import (
     Backbone,
+    Widths,
     check_unit_range,
-    check_widths,
     described,
     is_exporting,
 )
@@ -51,10 +52,10 @@ class LightCNN3d(Backbone):
 
     pretrained = False
 
-    def __init__(self, widths: list[int] = [32, 64, 128], turn: bool = True) -> None:  # noqa: B006
+    @within_bounds
+    def __init__(self, widths: Widths = [32, 64, 128], turn: bool = True) -> None:  # noqa: B006
         super().__init__()
         self.turn = turn
-        check_widths(widths)
         self.least = 2 ** len(widths)
         stages: list[nn.Module] = []
         inputs = _CHANNELS * _BLOCK**3
