@@ -121,7 +121,7 @@ def check_value(hint: Any, value: Any, key: str) -> None:
 
 
 def choices_of(hint: Any) -> tuple[Any, ...]:
-    """The values that a type lists, empty if it lists none."""
+    """The values but None that a type lists, empty if it lists none."""
     return next((of for of in _listed(hint) if of), ())
 
 
@@ -129,7 +129,7 @@ def _listed(hint: Any) -> Iterator[tuple[Any, ...]]:
     if isinstance(hint, OneOf):
         yield hint.choices
     elif get_origin(hint) is Literal:
-        yield get_args(hint)
+        yield tuple(value for value in get_args(hint) if value is not None)
     else:
         for part in get_args(hint):
             yield from _listed(part)

@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mxmclr_plugin.data.batch import stack
-from mxmclr_plugin.data.dataset import MultifoldDataset
+from mxmclr_plugin.data.dataset import MultifoldDataset, stack
 from mxmclr_plugin.data.observations import Records
 from mxmclr_plugin.errors import ConfigError, build_part
 from mxmclr_plugin.experiment.config.run_config import RunConfig

@@ -10,8 +10,7 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from mxmclr_plugin.data.batch import stack
-from mxmclr_plugin.data.dataset import MultifoldDataset
+from mxmclr_plugin.data.dataset import MultifoldDataset, stack
 from mxmclr_plugin.data.file_store import UnreadableFile
 from mxmclr_plugin.data.images import without_border
 from mxmclr_plugin.data.manifest.build import OneShape

@@ -25,7 +25,7 @@ from mxmclr_plugin.models.tower import (
     described,
     is_exporting,
 )
-from mxmclr_plugin.registry import did_you_mean, register_tower
+from mxmclr_plugin.registry import check_known, register_tower
 
 __all__ = ["ImageModel", "LightCNN2d", "TorchvisionBackbone", "image_models", "scaled_images"]
 
@@ -164,11 +164,7 @@ class TorchvisionBackbone(ImageModel):
         weights: str | None = None,
         gradient_checkpointing: bool = False,
     ) -> None:
-        if arch not in image_models():
-            raise ValueError(
-                f"unknown image model {arch!r}: {did_you_mean(arch, image_models())}known are "
-                f"{', '.join(image_models())}"
-            )
+        check_known("unknown image model", arch, image_models())
         named = named_weights(arch, weights)
         model = torchvision_model(arch, named)
         auxiliary = [name for name in _AUXILIARY if hasattr(model, name)]

@@ -20,7 +20,7 @@ from mxmclr_plugin.models.tower import (
     described,
     is_exporting,
 )
-from mxmclr_plugin.registry import did_you_mean, register_tower
+from mxmclr_plugin.registry import check_known, register_tower
 
 __all__ = ["LightCNN3d", "VideoBackbone", "video_models"]
 
@@ -124,11 +124,8 @@ class VideoBackbone(Backbone):
 
     def __init__(self, arch: str = "r3d_18", weights: str | None = None) -> None:
         super().__init__()
-        if arch not in video_models():
-            raise ValueError(
-                f"unknown video model {arch!r}: {did_you_mean(arch, video_models())}known are "
-                f"{', '.join(video_models())}. (MViT is left out: its positions fit one size only)"
-            )
+        # MViT is left out: its positions fit one size only.
+        check_known("unknown video model", arch, video_models())
         named = named_weights(arch, weights)
         model = torchvision_model(arch, named)
         stem = next(name for name, m in model.named_modules() if isinstance(m, nn.Conv3d))

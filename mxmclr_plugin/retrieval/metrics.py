@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -101,13 +100,12 @@ def retrieval_metrics(
     mine = slice(n * rank // size, n * (rank + 1) // size)
     names = [*(f"r@{k}" for k in depths), f"ndcg@{ndcg_at}", "mrr", "chance@1"]
     sums = ranked.items.unit(ranked.queries[:0]).new_zeros(len(names))
-    with progress_bar() if progress else nullcontext() as bar:
-        task = None if bar is None else bar.add_task("ranking", total=mine.stop - mine.start)
+    with progress_bar(shown=progress) as bar:
+        task = bar.add_task("ranking", total=mine.stop - mine.start)
         for rows, right, wrong, number in ranked.blocks(ndcg_at, mine):
             metrics = _expected_metrics(right, wrong, number, m, depths, ndcg_at)
             sums += torch.stack([metrics[name].sum() for name in names])
-            if bar is not None and task is not None:
-                bar.advance(task, len(rows))
+            bar.advance(task, len(rows))
     if distributed:
         torch_dist.all_reduce(sums)
     rates = dict(zip(names, (100 * sums / n).tolist(), strict=True))

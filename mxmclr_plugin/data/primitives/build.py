@@ -85,7 +85,7 @@ def primitives(
     captions: int | None = None,
     classes: Annotated[int, Ge(3), Le(756)] | None = None,
     noise: Annotated[float, Ge(0), Le(1)] = 0.05,
-    held_out: HeldOut | None = None,
+    held_out: HeldOut = None,
     train_classes: int | None = None,
     described: Literal[1, 2, 3, None] = None,
     views: Literal[6, 12, None] = None,

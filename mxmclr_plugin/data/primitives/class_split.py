@@ -7,11 +7,12 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from mxmclr_plugin.bounds import within_bounds
 from mxmclr_plugin.data.primitives.classes import COLOURS, SHAPES, SIZES, PrimitiveClass
 
 __all__ = ["HeldOut", "split_classes"]
 
-HeldOut = Literal["colours", "shapes", "combinations"]
+HeldOut = Literal["colours", "shapes", "combinations", None]
 """What can be held out."""
 
 _VALIDATION, _TEST = 76, 75  # of the 756 classes
@@ -20,10 +21,11 @@ _HELD_OUT_VALUES = {"colours": 2, "shapes": 1}
 Indexes = npt.NDArray[np.int64]
 
 
+@within_bounds
 def split_classes(
     kinds: list[PrimitiveClass],
     order: Indexes,
-    held_out: HeldOut | None,
+    held_out: HeldOut,
     train_classes: int | None,
     generator: np.random.RandomState,
 ) -> tuple[dict[str, Indexes], str]:

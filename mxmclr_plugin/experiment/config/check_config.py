@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import functools
+import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field, make_dataclass
-from typing import Any, Literal, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -197,9 +199,9 @@ def _schema(entry: Info) -> type:
 
 
 def _plain_type(hint: Any) -> Any:
-    """The type as far as OmegaConf can check it."""
+    """The type as far as OmegaConf, which knows no ``Literal``, can check it."""
     if get_origin(hint) is Literal:
-        return str
+        return functools.reduce(operator.or_, {type(value) for value in get_args(hint)})
     try:
         OmegaConf.structured(make_dataclass("Probe", [("value", hint, field(default=MISSING))]))
     except OmegaConfBaseException:
