@@ -1,12 +1,15 @@
+import io
 import json
 import re
 import time
 
 import pytest
 import torch
+from rich.console import Console
 
-from mxmclr_plugin.benchmark.command_line import main
+from mxmclr_plugin.benchmark.command_line import _loss_table, main
 from mxmclr_plugin.benchmark.lean_dense import lean_dense_loss
+from mxmclr_plugin.benchmark.loss import Measured
 from mxmclr_plugin.benchmark.peak_memory import peak_extra_bytes
 from mxmclr_plugin.benchmark.variants import variants
 from mxmclr_plugin.loss.functional import multifold_hybrid_loss
@@ -32,6 +35,20 @@ NAMES = [
     for c in variants(torch.device("cpu"))
     if c.unavailable is None and "compiled" not in c.name
 ]
+
+
+def test_names_are_whole_in_eighty_columns():
+    measured = [
+        Measured(name, 32768, 512, [4, 4], "float32", "cpu", 12.3456, 12.3456, 10**10, 1, 1e-7)
+        for name in (variant.name for variant in variants(torch.device("cpu")))
+    ]
+    console = Console(file=io.StringIO(), width=80)
+    console.print(_loss_table(measured))
+    lines = console.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert [line.split()[1] for line in lines if line.startswith("32768")] == [
+        each.impl for each in measured
+    ]
 
 
 @pytest.mark.slow

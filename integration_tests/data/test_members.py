@@ -26,8 +26,17 @@ def test_members_are_lists_of_indexes(lists, data):
     assert as_lists(members.selected(np.array(kept, np.int64))) == [lists[k] for k in kept]
     if lists:
         assert members[-1].tolist() == lists[-1]
+    for k, rows in enumerate(lists):
+        places = data.draw(st.lists(st.integers(0, len(rows) - 1))) if rows else []
+        assert members.picked(k, places) == [rows[place] for place in places]
+        assert members.picked(k - len(lists), places) == members.picked(k, places)
+        for place in (-1, len(rows)):
+            with pytest.raises(IndexError):
+                members.picked(k, [*places, place])
     with pytest.raises(IndexError):
         members[len(lists)]
+    with pytest.raises(IndexError):
+        members.picked(len(lists), [])
 
 
 @given(LISTS)

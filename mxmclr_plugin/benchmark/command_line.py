@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBar
@@ -123,8 +124,9 @@ def _write(path: Path, measured: Iterable[Any]) -> None:
 
 
 def _table(benchmark: _Benchmark, measured: Sequence[Any]) -> Table:
-    table = Table()
-    table.add_column(benchmark.subject)
+    # Names of losses are whole on a terminal of 80 columns.
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    table.add_column(benchmark.subject, no_wrap=True)
     for column in benchmark.columns:
         table.add_column(column.title, justify="right")
     sizes = [getattr(m, "n", None) for m in measured]
@@ -145,8 +147,8 @@ _BENCHMARKS = {
             _Column("forward s", "forward_s", ".4f"),
             _Column("total s", "total_s", ".4f"),
             _Column("spread", "spread_s", ".4f"),
-            _Column("extra MB", "peak_extra_bytes", ".1f", 1e6),
-            _Column("matmul share", "matmul_share", ".0%"),
+            _Column("extra\nMB", "peak_extra_bytes", ".1f", 1e6),
+            _Column("matmul\nshare", "matmul_share", ".0%"),
             _Column("error", "max_relative_error", ".0e"),
         ],
     ),

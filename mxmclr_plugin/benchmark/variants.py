@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -132,6 +133,8 @@ def _lean(problem: Problem) -> LossOf:
 
 
 def _lean_compiled(problem: Problem) -> LossOf:
+    # On machines with CUDA's compiler and no GPU it warns that there is no GPU.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     compiled: LossOf = torch.compile(_lean(problem), dynamic=False)
     return compiled
 

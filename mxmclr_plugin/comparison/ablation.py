@@ -88,7 +88,8 @@ def ablate(
             *(["eval.split=val", "eval.test=false"] if config.split == "val" else []),
         ]
         name = f"{config.study}-seed{seed}"
-        planned[values, seed] = plan_run(task, lines, folder / "runs", name, config_dir)
+        label = f"{variant_name(dict(zip(axes, values, strict=True)))}, seed {seed}"
+        planned[values, seed] = plan_run(task, lines, folder / "runs", name, config_dir, label)
     title = f"{config.study} on {task}"
     outcomes = launch(list(planned.values()), config, console, title)
     sets: dict[str, Sequence[str] | None] = {own_data: None, **config.evaluate}

@@ -101,6 +101,11 @@ class Trial:
     mean_recall: float | None
     chosen: bool = False
 
+    def __str__(self) -> str:
+        """The options in words: ``temperature 0.1, lr 0.001``."""
+        named = ((key.rpartition(".")[2], value) for key, value in self.options.items())
+        return ", ".join(f"{key} {value:g}" for key, value in named)
+
 
 @dataclass(frozen=True)
 class Results:

@@ -398,14 +398,14 @@ class MultifoldDataset(Dataset[MultifoldInstance]):
         if isinstance(index, Draw):
             instance, batch_size = index.instance, index.batch_size
             records = {
-                modality: self._of(modality)[instance][list(rows)]
+                modality: self._of(modality).picked(instance, rows)
                 for modality, rows in index.rows.items()
             }
         else:
             instance = range(len(self))[index]  # as a list does: negative ones, and the error
-            records = {modality: rows[instance] for modality, rows in self.members.items()}
+            records = {modality: rows[instance].tolist() for modality, rows in self.members.items()}
         return MultifoldInstance(
-            int(self.ids[instance]),
+            self.ids.item(instance),
             _read(self.stores, records),
             batch_size,
             _read(self.soft_features, records),
@@ -413,14 +413,14 @@ class MultifoldDataset(Dataset[MultifoldInstance]):
 
 
 def _read(
-    stores: Mapping[str, Store], rows: Mapping[str, npt.NDArray[np.int64]]
+    stores: Mapping[str, Store], rows: Mapping[str, Sequence[int]]
 ) -> dict[str, Sequence[Any]]:
     """The records in these rows, of the modalities that have a store."""
-    return {
-        modality: [stores[modality][k] for k in of_modality.tolist()]
-        for modality, of_modality in rows.items()
-        if modality in stores
-    }
+    found: dict[str, Sequence[Any]] = {}
+    for modality, store in stores.items():
+        if modality in rows:
+            found[modality] = [store[k] for k in rows[modality]]
+    return found
 
 
 class _ChainedStore:
@@ -469,6 +469,8 @@ def stack(
     Raises:
         ValueError: If they are of several kinds, shapes or dtypes.
     """
+    if all(isinstance(record, str) for record in records):
+        return list(records)  # type: ignore[arg-type]
     kinds = [_kind(record) for record in records]
     for record, kind, owner in zip(records, kinds, owners, strict=True):
         if not isinstance(record, Tensor | str):
@@ -480,8 +482,7 @@ def stack(
                 f"{modality!r} records cannot be stacked: instance {owners[0]} has {kinds[0]} but "
                 f"instance {owner} has {kind}"
             )
-    tensors = [record for record in records if isinstance(record, Tensor)]
-    return torch.stack(tensors) if tensors else [str(record) for record in records]
+    return torch.stack([record for record in records if isinstance(record, Tensor)])
 
 
 def _kind(record: object) -> str:

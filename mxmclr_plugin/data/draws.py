@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterator, Mapping, Sized
 from hashlib import blake2b
 from typing import Any, TypeVar
 
@@ -12,6 +12,7 @@ from torch import distributed
 from torch.utils.data import DistributedSampler
 
 from mxmclr_plugin.data.members import Members
+from mxmclr_plugin.data.permutations import Permutations
 
 __all__ = ["InstanceDraws", "at_least_one", "counter_of"]
 
@@ -81,7 +82,7 @@ class InstanceDraws(DistributedSampler[T]):
         self._orders = {name: Members.of_sizes(folds[name]) for name in observations}
         self._wanted = dict(observations)
         self._streams = {modality: counter_of(modality) for modality in observations}
-        self._permutation = _Permutation(seed)
+        self._permutations = Permutations(seed)
         # The order in use of each instance's observations, and its cycle.
         for orders in self._orders.values():
             orders.rows.fill(0)  # that of a single observation
@@ -108,12 +109,12 @@ class InstanceDraws(DistributedSampler[T]):
             )
         return there // step
 
-    def _draws(self) -> Iterator[tuple[int, dict[str, Sequence[int]]]]:
+    def _draws(self) -> Iterator[tuple[int, dict[str, tuple[int, ...]]]]:
         """Index of an instance and its drawn observations, from ``start`` or the epoch's begin."""
         (epoch, skip), self.start = self.start or (self.epoch, 0), None
         steps = self._steps()
         for number in range(epoch * self.repeats, (epoch + 1) * self.repeats):
-            order = self._permutation(0, number, 0, len(self._ids))
+            order = self._permutations.one(number, len(self._ids))
             # (steps, processes, instances): a step is one row of it.
             order = order[: steps * self.num_replicas * self.instances]
             mine = order.reshape(steps, self.num_replicas, self.instances)[:, self.rank].ravel()
@@ -135,11 +136,12 @@ class InstanceDraws(DistributedSampler[T]):
         begins = orders.offsets[instances]
         folds = orders.offsets[instances + 1] - begins
         cycle, turn = np.divmod(number, np.maximum(1, -(-folds // wanted)))
-        for k in np.flatnonzero((cycles[instances] != cycle) & (folds > 1)).tolist():
-            begin, fold, id_ = int(begins[k]), int(folds[k]), int(self._ids[instances[k]])
-            orders.rows[begin : begin + fold] = self._permutation(
-                self._streams[modality], id_, int(cycle[k]), fold
-            )
+        old = np.flatnonzero((cycles[instances] != cycle) & (folds > 1))
+        new = self._permutations.many(
+            self._streams[modality], self._ids[instances[old]], cycle[old], folds[old]
+        )
+        shift = np.repeat(begins[old] - new.offsets[:-1], folds[old])
+        orders.rows[np.arange(len(shift)) + shift] = new.rows
         cycles[instances] = cycle
         starts = begins + np.maximum(0, np.minimum(turn * wanted, folds - wanted))
         whole = (folds >= wanted)[:, None]
@@ -151,24 +153,6 @@ class InstanceDraws(DistributedSampler[T]):
                 order = np.resize(order, wanted)  # the order again and again
             rows[k] = tuple(order.tolist())
         return rows
-
-
-class _Permutation:
-    """Random permutations of n, each a function of the seed and the numbers it is called with.
-
-    Philox counts, so that each (first, second) has 2**128 numbers of its own. Its raw output, other
-    than numpy's permutation, is promised to stay as it is.
-    """
-
-    def __init__(self, seed: int) -> None:
-        self._philox = np.random.Philox(key=np.array([seed, 0], dtype=np.uint64))
-        self._state: Any = self._philox.state  # set anew in each call: making a Philox is slow
-
-    def __call__(self, stream: int, first: int, second: int, n: int) -> npt.NDArray[np.int64]:
-        self._state["state"]["key"][1] = stream
-        self._state["state"]["counter"][:] = (0, 0, first % 2**64, second)
-        self._philox.state = self._state
-        return np.asarray(self._philox.random_raw(n)).argsort(kind="stable")
 
 
 def at_least_one(name: str, number: int) -> int:

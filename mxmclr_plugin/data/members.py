@@ -72,6 +72,18 @@ class Members(Sequence[npt.NDArray[np.int64]]):
         same = (rows[1:] == rows[:-1]) & (owners[1:] == owners[:-1])
         return np.unique(owners[1:][same])
 
+    def picked(self, instance: int, places: Sequence[int]) -> list[int]:
+        """Some of the members of an instance, by their places among them.
+
+        Raises:
+            IndexError: If there is no such instance or place.
+        """
+        k = range(len(self))[instance]
+        begin, end = self.offsets.item(k), self.offsets.item(k + 1)
+        if places and not 0 <= min(places) <= max(places) < end - begin:
+            raise IndexError(f"an instance with {end - begin} members has none at {list(places)}")
+        return [self.rows.item(begin + place) for place in places]
+
     def __len__(self) -> int:
         return len(self.offsets) - 1
 

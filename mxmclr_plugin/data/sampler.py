@@ -84,4 +84,4 @@ class MultifoldSampler(InstanceDraws[Draw]):
 
     def __iter__(self) -> Iterator[Draw]:
         for instance, rows in self._draws():
-            yield Draw(instance, {name: tuple(r) for name, r in rows.items()}, self.instances)
+            yield Draw(instance, rows, self.instances)

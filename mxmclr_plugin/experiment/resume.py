@@ -148,10 +148,6 @@ def start_of(config: RunConfig, folder: RunFolder, console: Console) -> Start:
     if config.ckpt is None or folder.decided:
         return Start(folder.resume_from)
     candidates = folder.candidates(config.ckpt)
-    if config.ckpt != "last" and not candidates:
-        raise ConfigError(
-            f"ckpt: there is no checkpoint {config.ckpt}; leave ckpt out to start a new run"
-        )
     changes = changes_of(config, folder) if candidates and not config.automatic else {}
     for path in candidates:
         try:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -153,8 +155,9 @@ def load_sentence_transformer(model: str) -> SentenceTransformer:
 
     source = str(_offline_minilm()) if model == OFFLINE_MINILM else str(Path(model).expanduser())
     try:
-        # On the CPU until the tower is moved: else it takes a GPU by itself.
-        return SentenceTransformer(source, device="cpu")
+        with _without_loading_bar():
+            # On the CPU until the tower is moved: else it takes a GPU by itself.
+            return SentenceTransformer(source, device="cpu")
     # A damaged or hostile folder (pickles, code of its own, which are refused) ends in any error.
     except Exception as error:
         reason = str(error).strip().split("\n")[0]
@@ -168,6 +171,20 @@ def load_sentence_transformer(model: str) -> SentenceTransformer:
             f"({reason}). Check the name; without a network give the folder of a downloaded model, "
             f"or {OFFLINE_MINILM!r}"
         ) from error
+
+
+@contextmanager
+def _without_loading_bar() -> Iterator[None]:
+    """Context without the bar that transformers shows for the weights of every model."""
+    from transformers.utils import logging
+
+    enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if enabled:
+            logging.enable_progress_bar()
 
 
 def _set_prompt(model: SentenceTransformer, prompt: str) -> None:

@@ -29,7 +29,7 @@ def ablate_command(arguments: AblationConfig, context: Context) -> int:
     ablation = ablate(task, arguments, overrides, console, config_dir)
     if ablation.metrics:
         console.print(_table(ablation))
-    for line in [*ablation.settings["notes"], *ablation.sentences]:
+    for line in [*ablation.sentences, *ablation.settings["notes"]]:
         print_text(console, line)
     folder = ablation_folder(task, arguments)
     print_line(console, f"written to {folder / 'ablate.json'}")

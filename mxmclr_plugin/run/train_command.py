@@ -75,8 +75,10 @@ def train(config: RunConfig, console: Console) -> int:
     Raises:
         ConfigError: If the configuration cannot be run.
     """
+    from mxmclr_plugin.experiment.run_folder.folder import check_folder
     from mxmclr_plugin.experiment.training.signals import PARENT, Interrupted, end_with_parent
 
+    check_folder(config)  # before the imports of a training, which take seconds
     end_with_parent()
     os.environ[PARENT] = str(os.getpid())  # for the processes that Lightning starts
     try:

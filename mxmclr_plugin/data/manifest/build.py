@@ -33,10 +33,11 @@ from mxmclr_plugin.data.manifest.instances import (
     collect_instances,
 )
 from mxmclr_plugin.data.manifest.kinds import FILE_KINDS
-from mxmclr_plugin.data.members import flattened
+from mxmclr_plugin.data.members import Members, flattened
 from mxmclr_plugin.data.problems import OnError, ProblemLog
 from mxmclr_plugin.data.rows import UTF_8, read_rows
 from mxmclr_plugin.data.splits import SPLITS, DataSplits, hold_out
+from mxmclr_plugin.data.texts import Texts
 from mxmclr_plugin.errors import DataError
 from mxmclr_plugin.registry import register_dataset
 
@@ -195,12 +196,12 @@ def split_instances(
         DataError: If no instance is left, or none to train on.
     """
     stores: dict[str, Store] = {}
-    members: dict[str, Sequence[Sequence[int] | npt.NDArray[np.int64]]] = {}
+    members: dict[str, Members] = {}
     for modality, kind in found.kinds.items():
         of_instances = [instance.records.get(modality, []) for instance in found.instances]
         if kind == "text":
-            texts = ([str(text) for text in records] for records in of_instances)
-            stores[modality], members[modality] = flattened(texts)
+            stores[modality] = Texts(str(text) for records in of_instances for text in records)
+            members[modality] = Members.of_sizes([len(records) for records in of_instances])
         else:
             # A file that several instances name is one record.
             wanted = list(dict.fromkeys(r for records in of_instances for r in records))
@@ -210,23 +211,24 @@ def split_instances(
                 continue
             place = {file: k for k, file in enumerate(store.paths)}
             stores[modality] = store
-            members[modality] = [
+            rows, of = flattened(
                 [place[file] for file in records if not isinstance(file, str) and file in place]
                 for records in of_instances
-            ]
-    kept = [
-        k
-        for k, instance in enumerate(found.instances)
-        if any(len(of_instances[k]) for of_instances in members.values())
-    ]
-    if not kept:
+            )
+            members[modality] = Members(np.array(rows, np.int64), of.offsets)
+    observed = np.zeros(len(found.instances), np.bool_)
+    for of in members.values():
+        observed |= of.folds > 0
+    kept = np.flatnonzero(observed)
+    if not len(kept):
         raise _nothing_in(source, log)
     instances = [found.instances[k] for k in kept]
     whole = MultifoldDataset(
         stores,
-        {modality: [rows[k] for k in kept] for modality, rows in members.items()},
+        {modality: of.selected(kept) for modality, of in members.items()},
         ids=range(len(kept)),
-        names=[instance.name for instance in instances],
+        # Copies: the reader's strings lie among its other objects, and would keep their memory.
+        names=Texts(instance.name for instance in instances),
         attributes={
             label: [tuple(instance.labels[label]) for instance in instances]
             for label in instances[0].labels

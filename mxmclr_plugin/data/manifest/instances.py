@@ -221,10 +221,13 @@ class _RowReader:
             return
         for number, item in enumerate(values):
             at = f"key {key!r}, item {number + 1}"
-            if isinstance(item, EmbeddedFile) and kind != "text":
-                yield item
-            elif not isinstance(item, str):
-                self.log.add(f"{kind} of a wrong type", where, f"{at}, is {_a(item)}, no {what}")
+            if not isinstance(item, str):
+                if isinstance(item, EmbeddedFile) and kind != "text":
+                    yield item
+                else:
+                    self.log.add(
+                        f"{kind} of a wrong type", where, f"{at}, is {_a(item)}, no {what}"
+                    )
             elif not item.strip() or not (_is_text if kind == "text" else _is_name)(item):
                 self.log.add(f"{kind} unreadable", where, f"{at}, is empty or no Unicode text")
             elif kind == "text":

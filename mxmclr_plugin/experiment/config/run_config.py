@@ -150,6 +150,11 @@ class EvalConfig:
     group_size: Count | None = None
     held_out_captions: dict[str, Count] = field(default_factory=dict)
 
+    @property
+    def recall(self) -> str:
+        """Name of the recall whose mean over the directions chooses the weights: ``r@1``."""
+        return f"r@{self.ks[0]}"
+
 
 @dataclass
 class RunConfig:
