@@ -178,6 +178,9 @@ class MultifoldHybridSentenceLoss(CachedLossMixin, ServedLoss):  # type: ignore[
             validate=validate,
             gather=gather,
         )
+        if mini_batch_size is not None:
+            # Beside the model's passes, making the tiles of logits again takes no time.
+            self.criterion.cache_bytes = 0
         self.anchor_columns = anchor_columns
         self.columns = None if columns is None else observation_columns(columns)
         self.data_columns: list[tuple[str, ...]] = []  # as the trainer's data set names them
