@@ -25,8 +25,6 @@ from mxmclr_plugin.json_records import json_text
 from mxmclr_plugin.registry import check_known
 from mxmclr_plugin.safe_text import TerminalConsole, visible
 
-__all__ = ["BENCHMARKS", "main", "table_of"]
-
 
 class _Column(NamedTuple):
     """A column of figures: its title, the attribute, and how that is written, in which unit."""

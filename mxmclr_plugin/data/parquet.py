@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-__all__ = ["ROW_GROUP_BYTES", "ParquetRecord", "parquet_rows", "pyarrow_parquet"]
-
 ROW_GROUP_BYTES = 2**18
 """Bytes of files in a row group as this package writes it, more only for one row that has more."""
 

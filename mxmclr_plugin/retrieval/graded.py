@@ -13,8 +13,6 @@ from torch.nn import functional as F
 from mxmclr_plugin.retrieval.cosines import Gallery, check_rows, slices
 from mxmclr_plugin.retrieval.inputs import Rows, as_rows
 
-__all__ = ["GRADED_AT", "Relevance", "graded_ndcg"]
-
 GRADED_AT = 10
 """Depth of the graded NDCG."""
 

@@ -23,8 +23,6 @@ from mxmclr_plugin.retrieval.cosines import (
 )
 from mxmclr_plugin.retrieval.inputs import Ids, Rows, as_ids, as_rows
 
-__all__ = ["QueryRanks", "rank_queries", "retrieval_metrics"]
-
 
 @torch.no_grad()
 def retrieval_metrics(

@@ -8,8 +8,6 @@ from contextlib import contextmanager
 
 from mxmclr_plugin.errors import TrainingError
 
-__all__ = ["explaining_lost_process"]
-
 _LOST = re.compile(r"by peer|broken pipe|remote process|ncclRemoteError|timed out", re.IGNORECASE)
 """What gloo and NCCL say of a process that does not answer any more."""
 
