@@ -12,5 +12,5 @@ CONTRACTS = Path(__file__).parents[1] / "pyproject.toml"
 def test_imports_go_down_only():
     report = io.StringIO()
     with contextlib.redirect_stdout(report):
-        status = lint_imports(str(CONTRACTS), no_cache=True, no_logo=True)
+        status = lint_imports(str(CONTRACTS), no_cache=True)
     assert status == 0, report.getvalue()

@@ -8,12 +8,20 @@ import subprocess
 import sys
 import warnings
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 
 import pytest
 from safetensors import SafetensorError
 
 from mxmclr_plugin import files
-from mxmclr_plugin.files import FileMemory, cache_folder, kept, replacing, write_atomically
+from mxmclr_plugin.files import (
+    FileMemory,
+    cache_folder,
+    kept,
+    replacing,
+    short_path,
+    write_atomically,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -25,6 +33,13 @@ def cache(tmp_path, monkeypatch):
 
 def names(folder):
     return sorted(path.name for path in folder.iterdir())
+
+
+def test_short_paths(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert short_path(tmp_path / "photos" / "1.jpg") == str(Path("photos") / "1.jpg")
+    assert short_path("photos/1.jpg") == "photos/1.jpg"
+    assert short_path(tmp_path.parent / "1.jpg") == str(tmp_path.parent / "1.jpg")
 
 
 def test_writes_text_and_bytes_with_ordinary_modes(tmp_path):

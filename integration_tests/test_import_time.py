@@ -60,6 +60,16 @@ def test_help_lists_and_mistakes_do_without_torch(arguments, status):
     assert imported(code) == set()
 
 
+def test_a_folder_with_a_run_is_refused_without_torch(tmp_path):
+    (tmp_path / "config.yaml").write_text("")
+    code = (
+        "from mxmclr_plugin.run.command_line import main\n"
+        f"status = main(['text2shape', {f'out={tmp_path}'!r}])\n"
+        "assert status == 2, status"
+    )
+    assert imported(code) == set()
+
+
 def test_table_and_type_checkers_have_the_same_names():
     tree = ast.parse(Path(mxmclr_plugin.__file__).read_text(encoding="utf-8"))
     (block,) = [node for node in tree.body if isinstance(node, ast.If)]

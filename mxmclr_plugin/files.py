@@ -19,13 +19,18 @@ from uuid import uuid4
 
 from filelock import FileLock
 
-__all__ = ["FileMemory", "cache_folder", "intact", "kept", "replacing", "write_atomically"]
-
 
 def cache_folder() -> Path:
     """``$MXMCLR_CACHE`` if it is set, else ``~/.cache/mxmclr_plugin``."""
     variable = os.environ.get("MXMCLR_CACHE")
     return Path(variable).expanduser() if variable else Path.home() / ".cache" / "mxmclr_plugin"
+
+
+def short_path(path: str | Path) -> str:
+    """A path for messages: relative to the working folder where it lies under it."""
+    folder = Path.cwd()
+    inside = Path(path).is_relative_to(folder)
+    return str(Path(path).relative_to(folder)) if inside else str(path)
 
 
 @contextmanager

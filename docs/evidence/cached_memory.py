@@ -1,9 +1,10 @@
 """Peak memory of a step of the sentence-transformers loss: a batch of 64, and 4,096 in pieces.
 
-    python docs/evidence/cached_memory.py [ROWS]
+    MALLOC_MMAP_THRESHOLD_=262144 python docs/evidence/cached_memory.py [ROWS]
 
 The model is a BERT of two layers with random weights, the texts have 32 tokens. On a GPU if there
-is one; on a CPU the resident memory of the process is measured.
+is one; on a CPU the resident memory of the process is measured. With the variable, glibc returns
+the memory of each tensor that is freed; without it, freed memory in pieces counts as well.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import signal
 import statistics
 import subprocess
@@ -146,9 +147,23 @@ def test_what_is_shown(finished):
     assert len(result["sentences"]) == 2
     for said in result["sentences"]:
         assert " ".join(said.split()) in shown
+    assert shown.index(" ".join(result["sentences"][-1].split())) < shown.index("versions: ")
     assert second.stderr == ""
     for argument in (*ASKED[:-1], *SLICE):
         assert argument.partition("=")[0] in result["settings"]["command"]
+
+
+def test_a_log_gets_a_line_for_each_run(finished):
+    _, second, kept = finished
+    lines = second.stdout.splitlines()
+    runs = 6 - len(kept)
+    assert f"comparing on text2shape: {runs} runs, {len(kept)} more are done" in lines
+    run = r"(soft|clip), same_(batches|instances), seed [01]: test mean r@1 \d+\.\d, \d+ s"
+    ended = [line for line in lines if re.match(r"\d of \d: ", line)]
+    for number, line in enumerate(ended, start=1):
+        left = "" if number == runs else r", about \d+ (s|min) left"
+        assert re.fullmatch(f"{number} of {runs}: {run}{left}", line), line
+    assert len(ended) == runs
 
 
 def test_another_baseline_costs_no_run(finished):

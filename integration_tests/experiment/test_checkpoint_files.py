@@ -9,6 +9,7 @@ import torch
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.experiment.run_folder.checkpoint_files import (
     checkpoint_damage,
+    checkpoint_summary,
     keep_previous,
     load_checkpoint,
     remove_checkpoint,
@@ -18,6 +19,20 @@ from mxmclr_plugin.experiment.run_folder.checkpoint_files import (
 
 def content(step):
     return {"state_dict": {"w": torch.full((50_000,), float(step))}, "global_step": step}
+
+
+def test_a_checkpoint_in_words(tmp_path):
+    scored = {**content(60), "callbacks": {"best": {"best_model_score": torch.tensor(41.25)}}}
+    for name, words in (
+        ("best", "best.ckpt of step 60 (val r@1 41.2)"),
+        ("last", "last.ckpt of step 60"),  # its score is that of another file
+    ):
+        path = tmp_path / f"{name}.ckpt"
+        save_checkpoint(scored, path)
+        assert checkpoint_summary(path, load_checkpoint(path), "r@1") == words
+    assert checkpoint_summary(path.with_name("best.ckpt"), content(7), "r@1") == (
+        "best.ckpt of step 7"
+    )
 
 
 def test_the_checksum_is_that_of_sha256sum(tmp_path):

@@ -1,10 +1,12 @@
 """What ``ckpt=last`` does, without a training: where a run starts and what may change."""
 
+import dataclasses
 import io
 
 import pytest
 import torch
 from experiment.small_training import retrieval_module
+from lightning_fabric.utilities.rank_zero import _get_rank as lightning_rank
 from rich.console import Console
 
 from mxmclr_plugin.data.dataset import MultifoldDataset
@@ -19,7 +21,12 @@ from mxmclr_plugin.experiment.resume import (
     training_set_digest,
 )
 from mxmclr_plugin.experiment.run_folder.checkpoint_files import save_checkpoint
-from mxmclr_plugin.experiment.run_folder.folder import RunFolder, claimed_folder
+from mxmclr_plugin.experiment.run_folder.folder import (
+    RunFolder,
+    check_folder,
+    claimed_folder,
+    process_rank,
+)
 
 OPTIONS = ["loss=ntxent", "loss.temperature=0.1", "towers.voxel.widths=[4,8]", "optimizer.lr=0.01"]
 
@@ -217,6 +224,34 @@ def test_a_folder_is_claimed_once(tmp_path, monkeypatch):
             "mxmclr-seed0",
             "mxmclr-seed0-2",
         ]
+
+
+def test_a_folder_is_checked_and_left_free(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = load_config("text2shape", ["out=here"])
+    check_folder(config)
+    assert not list(tmp_path.iterdir())
+    with (
+        claimed_folder(config),
+        pytest.raises(ConfigError, match="another run is writing to here"),
+    ):
+        check_folder(config)
+    (tmp_path / "here" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(ConfigError, match="here holds a run already"):
+        check_folder(config)
+    check_folder(dataclasses.replace(config, ckpt="last"))
+    with pytest.raises(ConfigError, match=r"there is no checkpoint nowhere.ckpt"):
+        check_folder(dataclasses.replace(config, ckpt="nowhere.ckpt"))
+    # The first process has begun when another one that torchrun started gets here.
+    monkeypatch.setenv("RANK", "1")
+    check_folder(config)
+
+
+@pytest.mark.parametrize("variable", ["RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK"])
+def test_the_rank_is_that_of_lightning(variable, monkeypatch):
+    assert process_rank() == (lightning_rank() or 0)
+    monkeypatch.setenv(variable, "3")
+    assert process_rank() == lightning_rank() == 3
 
 
 def test_a_folder_that_cannot_be_made(tmp_path):

@@ -43,15 +43,15 @@ def test_the_bar_fits_eighty_columns(monkeypatch):
     assert text.count("\n") == 1
     assert "2000/2000" in last
     assert "2.0 steps/s" in last
-    assert "loss 3.457  val recall 71.2" in last
+    assert "loss 3.457  val r@1 71.2" in last
     assert len(last) <= 80
 
 
 def test_a_log_gets_ten_lines(monkeypatch):
     lines = shown(400, False, 0.5, monkeypatch).splitlines()
     assert len(lines) == 10
-    assert lines[0] == "step 40/400  2.0 steps/s  180 s left  loss 3.457"
-    assert lines[-1].endswith("loss 3.457  val recall 71.2")
+    assert lines[0] == "step 40/400  2.0 steps/s  3 min left  loss 3.457"
+    assert lines[-1].endswith("loss 3.457  val r@1 71.2")
     assert max(map(len, lines)) <= 80
 
 
@@ -72,6 +72,13 @@ def test_the_test_has_a_bar():
     assert "encoding for the test" in out.getvalue()
     assert "5/5" in out.getvalue()
     assert out.getvalue().count("\x1b[?25h") == 1  # the cursor is back
+
+
+def test_a_log_says_that_the_test_has_begun():
+    out = io.StringIO()
+    trainer = SimpleNamespace(is_global_zero=True, num_test_batches=[3, 2])
+    TrainingProgress(Console(file=out, width=80)).on_test_start(trainer, None)
+    assert out.getvalue() == "encoding for the test: 5 batches\n"
 
 
 @pytest.mark.parametrize("terminal", [True, False])

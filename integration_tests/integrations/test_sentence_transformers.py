@@ -6,6 +6,7 @@ import pytest
 import torch
 from integrations.sentence_jobs import WORDS, gradients, step, word_model
 from loss.distributed.gloo_ranks import GlooRanks
+from loss.live_bytes import LiveBytes
 from PIL import Image
 
 from mxmclr_plugin import multifold_hybrid_loss, multifold_hybrid_parts
@@ -580,6 +581,15 @@ def test_mini_batches_give_the_loss_and_gradients_of_the_whole(names, learnable,
         assert max(sizes) <= (mini_batch_size or 99)
     torch.testing.assert_close(*answers)
     assert [sorted(parts) for parts, _ in answers] == [["hard", "soft"]] * 2
+
+
+def test_mini_batches_keep_no_logits(transformer):
+    loss = MultifoldHybridSentenceLoss(transformer(), mini_batch_size=64)
+    # As the embeddings of two columns come from the model; all their logits take 64 MiB.
+    pieces = [list(torch.randn(4096, 16).requires_grad_().split(64)) for _ in range(2)]
+    with LiveBytes() as memory:
+        loss.calculate_loss(pieces, (None, None, [None, None]), with_backward=True)
+    assert memory.peak < 32 * 2**20
 
 
 def test_mini_batches_in_matryoshka_loss(transformer):

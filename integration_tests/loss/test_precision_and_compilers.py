@@ -1,16 +1,13 @@
 """Low precision, torch.compile, functional transforms, and no wait for the device."""
 
 import shutil
-import weakref
 from contextlib import nullcontext
 
 import pytest
 import torch
+from loss.live_bytes import LiveBytes
 from oracles.hybrid_loss import loop_loss
-from torch import is_tensor
 from torch.nn import functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from mxmclr_plugin import MultifoldHybridLoss, multifold_hybrid_loss
 from mxmclr_plugin.loss import implementation
@@ -163,28 +160,6 @@ def test_without_validation_nothing_waits_for_the_device(impl, options, modaliti
     assert bool(no_values) == (impl == "triton")
     with pytest.raises(RuntimeError, match="meta tensors"):
         MultifoldHybridLoss(**options, impl=impl)(*batch)
-
-
-class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of all tensors that operations make."""
-
-    def __init__(self):
-        super().__init__()
-        self.live = self.peak = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        made = function(*args, **(kwargs or {}))
-        known = {x.untyped_storage()._cdata for x in tree_leaves((args, kwargs)) if is_tensor(x)}
-        for x in tree_leaves(made):
-            if is_tensor(x) and x.untyped_storage()._cdata not in known:
-                size = x.untyped_storage().nbytes()
-                self.live += size
-                self.peak = max(self.peak, self.live)
-                weakref.finalize(x.untyped_storage(), self._free, size)
-        return made
-
-    def _free(self, size):
-        self.live -= size
 
 
 @pytest.mark.slow

@@ -28,10 +28,10 @@ def test_a_good_manifest(sample, capsys):
     _, _, path = sample
     status, out, _ = run(capsys, "data", "check", path, "resolution=8")
     assert status == 0
-    assert "no problems; to train: " in out
+    assert "no records are left out; to train: " in out
     assert "data.resolution=8" in out
-    assert "text (text): instances by number of observations: 2: 10" in out
-    assert "image (image): instances by number of observations: 1: 10" in out
+    assert "text records per instance: 2 in 10 instances" in out
+    assert "image records per instance: 1 in 10 instances" in out
 
 
 def test_a_warning_is_one_line_without_code(sample, tmp_path):
@@ -177,4 +177,4 @@ def test_convert(tmp_path, capsys, shards):
     assert source["data"]["classes"] == 5
     status, out, _ = run(capsys, "data", "check", tmp_path / "p")
     assert status == 0
-    assert "voxel (voxel): instances by number of observations: 2: 5" in out
+    assert "voxel records per instance: 2 in 5 instances" in out

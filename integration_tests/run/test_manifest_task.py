@@ -186,7 +186,7 @@ def test_a_terminal_of_another_encoding(shop, tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert b"no problems; to train: " in done.stdout
+    assert b"no records are left out; to train: " in done.stdout
     assert b"\\u4e2d\\u6587 \\xe9" in done.stdout
 
 

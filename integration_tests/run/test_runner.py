@@ -108,6 +108,12 @@ def test_what_is_shown(finished):
     # A line at every tenth of the steps.
     assert re.search(r"^step 11/11 .* loss \d", done.stdout, re.MULTILINE)
     assert len(re.findall(r"^step \d+/11 ", done.stdout, re.MULTILINE)) <= 11
+    # Which weights are tested.
+    best = metrics_of(out)["best_validation"]
+    assert re.search(rf"^test: best.ckpt of step \d+ \(val r@1 {best:.1f}\)$", done.stdout, re.M)
+    # The phases before the training and its test.
+    for phase in ("loading the data primitives", "building the towers", "encoding for the test"):
+        assert phase in done.stdout
     # The commands that go on from here.
     assert f"mxmclr report {out}" in done.stdout
 

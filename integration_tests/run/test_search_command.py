@@ -1,5 +1,6 @@
 import base64
 import io
+import re
 from html.parser import HTMLParser
 
 import pytest
@@ -45,7 +46,8 @@ def test_the_command(small_run, tmp_path, capsys):
     asked = ["search", "a red cone", f"ckpt={small_run}", "k=50", f"html={page}"]
     status, out, _ = run(capsys, *asked)
     assert status == 0
-    assert "'a red cone' among 16 of voxel" in out
+    assert "'a red cone' among 16 items (voxel)" in out
+    assert re.search(r"^weights: best.ckpt of step 1 \(val r@1 \d+\.\d\)$", out, re.MULTILINE)
     assert "▀" not in out  # no terminal, no images
     assert page.read_text().count("<li>") == 8  # one for each instance
     status, _, err = run(capsys, *asked)
@@ -109,6 +111,17 @@ def test_images_on_a_terminal_with_colours():
         text = console.file.getvalue()
         assert ("▀" in text) == shown
         assert "red & [bold]tall[/]" in text
+
+
+def test_a_path_is_relative_and_not_broken(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = [f"photos/red_cone/{number}.jpg" for number in range(3)]
+    words = "a red cone of metal that stands on a wooden table beside a window"
+    hits = tuple(Hit("red cone", 0, 0.5, words, None, str(tmp_path / name)) for name in names)
+    console = Console(file=io.StringIO(), width=80)
+    console.print(hits_table(found(hits=hits), console))
+    assert all(f" {name} " in console.file.getvalue() for name in names)
+    assert str(tmp_path) not in hits_page(found(hits=hits))
 
 
 class Page(HTMLParser):

@@ -32,8 +32,6 @@ from mxmclr_plugin.inference.evaluate import evaluate_run
 from mxmclr_plugin.inference.run import load_run
 from mxmclr_plugin.json_records import json_text, read_whole_record
 
-__all__ = ["ablate", "ablation_folder"]
-
 MEASURED_ON = "measured on"
 """Axis of the data, where runs are measured on several."""
 
@@ -88,7 +86,8 @@ def ablate(
             *(["eval.split=val", "eval.test=false"] if config.split == "val" else []),
         ]
         name = f"{config.study}-seed{seed}"
-        planned[values, seed] = plan_run(task, lines, folder / "runs", name, config_dir)
+        label = f"{variant_name(dict(zip(axes, values, strict=True)))}, seed {seed}"
+        planned[values, seed] = plan_run(task, lines, folder / "runs", name, config_dir, label)
     title = f"{config.study} on {task}"
     outcomes = launch(list(planned.values()), config, console, title)
     sets: dict[str, Sequence[str] | None] = {own_data: None, **config.evaluate}

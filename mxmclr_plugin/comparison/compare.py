@@ -36,8 +36,6 @@ from mxmclr_plugin.loss.registry import loss_positives
 from mxmclr_plugin.optional_packages import optional
 from mxmclr_plugin.registry import LOSSES
 
-__all__ = ["compare", "comparison_folder"]
-
 
 def comparison_folder(task: str, config: ComparisonConfig) -> Path:
     """Folder of a comparison."""
@@ -179,7 +177,8 @@ class _Plan:
         """A compared run."""
         lines = [*self.overrides(loss, protocol), *_tuned(tuned), f"seed={seed}"]
         name = f"{loss.label}-seed{seed}"
-        return plan_run(self.task, lines, self.folder / "runs", name, self.config_dir)
+        label = f"{self._label(loss, protocol)}, seed {seed}"
+        return plan_run(self.task, lines, self.folder / "runs", name, self.config_dir, label)
 
     def trial(self, loss: ComparedLoss, protocol: str, trial: Trial) -> PlannedRun:
         """A tuning run: it does not use the test set."""
@@ -192,7 +191,12 @@ class _Plan:
             f"seed={self.config.tune_seed}",
         ]
         name = f"{loss.label}-trial"
-        return plan_run(self.task, lines, self.folder / "trials", name, self.config_dir)
+        label = f"{self._label(loss, protocol)}, {trial}"
+        return plan_run(self.task, lines, self.folder / "trials", name, self.config_dir, label)
+
+    def _label(self, loss: ComparedLoss, protocol: str) -> str:
+        """A variant in words, without a protocol that all have."""
+        return f"{loss.label}, {protocol}" if len(self.config.protocol) > 1 else loss.label
 
 
 def _named(variant: _Variant) -> dict[str, str]:

@@ -20,10 +20,8 @@ from mxmclr_plugin.comparison.slurm_jobs import SlurmJobs
 from mxmclr_plugin.experiment.run_folder.checkpoint_files import remove_checkpoint
 from mxmclr_plugin.experiment.run_folder.folder import only_process_in
 from mxmclr_plugin.files import write_atomically
-from mxmclr_plugin.progress import progress_bar
+from mxmclr_plugin.progress import duration, progress_bar
 from mxmclr_plugin.safe_text import print_line
-
-__all__ = ["launch"]
 
 _INTERRUPTED = (129, 130, 143)
 """Exit statuses of a run that a signal has ended, and that continues."""
@@ -64,8 +62,8 @@ def launch(
     Args:
         runs: The runs; equal ones are run once.
         config: Launcher, number of runs at a time, and resources of a run.
-        console: Where failures, and on a terminal the progress, are shown.
-        title: Title of the progress bar.
+        console: Where failures are shown, and where it is no terminal the end of each run.
+        title: Title of the progress.
 
     Returns:
         Outcome of every run, also of those that were finished before.
@@ -89,8 +87,9 @@ def _launch(
         return outcomes
     launcher = _launcher(config, len(queue), queue[0].folder.parent)
     active: dict[int, tuple[PlannedRun, _Started]] = {}
+    log = None if console.is_terminal else _Log(console, title, len(queue), len(outcomes))
     try:
-        with progress_bar(console.is_terminal) as progress:
+        with progress_bar(log is None) as progress:
             bar = progress.add_task(title, total=len(queue))
             while queue or active:
                 for slot in set(range(launcher.slots)) - set(active):
@@ -103,12 +102,50 @@ def _launch(
                         del active[slot]
                         outcomes[run] = _finish(run, status, console)
                         progress.advance(bar)
+                        if log is not None:
+                            log.ended(run, outcomes[run])
     finally:
         for _, started in active.values():
             started.stop()
         for _, started in active.values():
             started.wait_stopped()
     return outcomes
+
+
+class _Log:
+    """A line at the end of each run, where there is no terminal for a bar."""
+
+    def __init__(self, console: Console, title: str, runs: int, kept: int) -> None:
+        self._console = console
+        self._runs = runs
+        self._ended = 0
+        self._started = time.monotonic()
+        print_line(console, f"{title}: {runs} runs" + (f", {kept} more are done" if kept else ""))
+
+    def ended(self, run: PlannedRun, outcome: Outcome) -> None:
+        self._ended += 1
+        seconds = time.monotonic() - self._started
+        left = seconds / self._ended * (self._runs - self._ended)
+        words = [f"{self._ended} of {self._runs}: {run.label}: {_result(outcome)}"]
+        if self._ended < self._runs:
+            words.append(f"about {duration(left)} left")
+        print_line(self._console, ", ".join(words))
+
+
+def _result(outcome: Outcome) -> str:
+    """Mean recall and seconds of training of a run."""
+    metrics = outcome.metrics
+    if metrics is None:
+        return "failed"
+    words = []
+    recall = f"mean r@{metrics.config['eval']['ks'][0]}"
+    for split, of in metrics.splits.items():
+        words.append(f"{split} {recall} {of.mean_recall:.1f}")
+    if not words and metrics.best_validation is not None:
+        words.append(f"val {recall} {metrics.best_validation:.1f}")
+    if metrics.train is not None:
+        words.append(duration(metrics.train.seconds))
+    return ", ".join(words)
 
 
 def _launcher(config: LauncherConfig, waiting: int, folder: Path) -> _Launcher:

@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 
@@ -16,8 +16,6 @@ import mxmclr_plugin
 from mxmclr_plugin.experiment.config.compose import load_config
 from mxmclr_plugin.experiment.run_folder.folder import RunFolder
 from mxmclr_plugin.experiment.run_folder.metrics import RunMetrics
-
-__all__ = ["FAILURE", "Outcome", "PlannedRun", "command_line", "outcome_of", "plan_run", "prepare"]
 
 FAILURE = "failure.json"
 """File of a run that failed."""
@@ -32,12 +30,14 @@ class PlannedRun:
         overrides: Changes to its defaults, without ``out`` and ``ckpt``.
         folder: Folder of the run.
         config_dir: Folder with further tasks and groups.
+        label: Variant and seed, for messages.
     """
 
     task: str
     overrides: tuple[str, ...]
     folder: Path
     config_dir: Path | None = None
+    label: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,12 @@ class Outcome:
 
 
 def plan_run(
-    task: str, overrides: Sequence[str], folder: Path, name: str, config_dir: Path | None = None
+    task: str,
+    overrides: Sequence[str],
+    folder: Path,
+    name: str,
+    config_dir: Path | None = None,
+    label: str = "",
 ) -> PlannedRun:
     """Plan a run whose folder is named by its configuration, so that equal runs are one.
 
@@ -59,6 +64,7 @@ def plan_run(
         folder: Folder of all runs.
         name: Beginning of the name of the run's folder.
         config_dir: Folder with further tasks and groups.
+        label: Variant and seed, for messages; by default the name of the folder.
 
     Raises:
         ConfigError: If the configuration is not valid.
@@ -70,7 +76,8 @@ def plan_run(
         config["trainer"].pop(key)  # without influence on a run
     text = json.dumps([mxmclr_plugin.__version__, config], sort_keys=True)
     digest = blake2b(os.fsencode(text), digest_size=6).hexdigest()
-    return PlannedRun(task, tuple(overrides), folder / f"{name}-{digest}", config_dir)
+    name = f"{name}-{digest}"
+    return PlannedRun(task, tuple(overrides), folder / name, config_dir, label or name)
 
 
 def outcome_of(run: PlannedRun) -> Outcome | None:

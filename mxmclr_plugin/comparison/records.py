@@ -19,20 +19,6 @@ from mxmclr_plugin.files import write_atomically
 from mxmclr_plugin.json_records import json_text
 from mxmclr_plugin.safe_text import csv_cell
 
-__all__ = [
-    "Ablation",
-    "Comparison",
-    "Results",
-    "RunRecord",
-    "Summary",
-    "Trial",
-    "metric_names",
-    "run_record",
-    "summarize",
-    "variant_name",
-    "write_results",
-]
-
 
 @dataclass(frozen=True)
 class RunRecord:
@@ -100,6 +86,11 @@ class Trial:
     options: dict[str, float]
     mean_recall: float | None
     chosen: bool = False
+
+    def __str__(self) -> str:
+        """The options in words: ``temperature 0.1, lr 0.001``."""
+        named = ((key.rpartition(".")[2], value) for key, value in self.options.items())
+        return ", ".join(f"{key} {value:g}" for key, value in named)
 
 
 @dataclass(frozen=True)

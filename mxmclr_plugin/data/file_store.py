@@ -20,16 +20,6 @@ from mxmclr_plugin.errors import DataError
 from mxmclr_plugin.files import FileMemory
 from mxmclr_plugin.progress import progress_bar
 
-__all__ = [
-    "EmbeddedFile",
-    "FileStore",
-    "Reader",
-    "UnreadableFile",
-    "file_stamp",
-    "readable_files",
-    "temporary_file",
-]
-
 Reader: TypeAlias = Callable[[Path], Tensor]
 """Makes a record of a file, or raises :class:`UnreadableFile`."""
 

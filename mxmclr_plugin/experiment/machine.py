@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-from pathlib import Path
 
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
@@ -15,8 +13,6 @@ from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.experiment.config.run_config import TrainerConfig, precision_of
 from mxmclr_plugin.experiment.training.loggers import check_loggers
 from mxmclr_plugin.experiment.training.trainer import hardware
-
-__all__ = ["check_machine", "check_writable"]
 
 
 def check_machine(config: TrainerConfig) -> None:
@@ -75,16 +71,3 @@ def check_machine(config: TrainerConfig) -> None:
                 f"trainer.num_nodes is {trainer.world_size}, so each would train by itself: set "
                 "both to the numbers that torchrun or srun has, and trainer.strategy=ddp"
             )
-
-
-def check_writable(key: str, folder: Path) -> None:
-    """Check that files can be written to a folder, which need not exist yet.
-
-    Raises:
-        ConfigError: If they cannot; the message starts with the key.
-    """
-    there = next(path for path in [folder, *folder.absolute().parents] if path.exists())
-    if not there.is_dir():
-        raise ConfigError(f"{key}: {there} is a file, not a folder; choose another folder")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise ConfigError(f"{key}: {there} cannot be written to; choose another folder")

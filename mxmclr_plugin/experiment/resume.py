@@ -30,16 +30,6 @@ from mxmclr_plugin.safe_text import print_line
 if TYPE_CHECKING:  # it takes seconds to import
     from mxmclr_plugin.experiment.training.module import RetrievalModule
 
-__all__ = [
-    "Start",
-    "changed_run",
-    "changes_of",
-    "check_fits",
-    "command_config",
-    "start_of",
-    "training_set_digest",
-]
-
 _MAY_CHANGE = (
     *("optimizer", "trainer", "batch.workers", "summary"),
     *("eval.split", "eval.test", "eval.ndcg_at", "eval.rsum", "eval.group_size"),
@@ -148,10 +138,6 @@ def start_of(config: RunConfig, folder: RunFolder, console: Console) -> Start:
     if config.ckpt is None or folder.decided:
         return Start(folder.resume_from)
     candidates = folder.candidates(config.ckpt)
-    if config.ckpt != "last" and not candidates:
-        raise ConfigError(
-            f"ckpt: there is no checkpoint {config.ckpt}; leave ckpt out to start a new run"
-        )
     changes = changes_of(config, folder) if candidates and not config.automatic else {}
     for path in candidates:
         try:

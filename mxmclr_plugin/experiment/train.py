@@ -16,7 +16,6 @@ from typing import Any
 import pytorch_lightning as pl
 from rich.console import Console
 from torch import nn
-from transformers.utils import logging as transformers_logging
 
 import mxmclr_plugin
 from mxmclr_plugin.data.dataset import MultifoldDataset
@@ -33,7 +32,7 @@ from mxmclr_plugin.experiment.build_towers import (
     with_teachers,
 )
 from mxmclr_plugin.experiment.config.run_config import BatchConfig, RunConfig
-from mxmclr_plugin.experiment.machine import check_machine, check_writable
+from mxmclr_plugin.experiment.machine import check_machine
 from mxmclr_plugin.experiment.resume import (
     Start,
     changes_of,
@@ -41,8 +40,17 @@ from mxmclr_plugin.experiment.resume import (
     start_of,
     training_set_digest,
 )
-from mxmclr_plugin.experiment.run_folder.checkpoint_files import remove_checkpoint
-from mxmclr_plugin.experiment.run_folder.folder import RunFolder, claimed_folder
+from mxmclr_plugin.experiment.run_folder.checkpoint_files import (
+    checkpoint_summary,
+    load_checkpoint,
+    remove_checkpoint,
+)
+from mxmclr_plugin.experiment.run_folder.folder import (
+    RunFolder,
+    check_writable,
+    claimed_folder,
+    process_rank,
+)
 from mxmclr_plugin.experiment.run_folder.metrics import (
     BatchRecord,
     DataRecord,
@@ -71,8 +79,6 @@ from mxmclr_plugin.models.checkpointing import has_batch_norm
 from mxmclr_plugin.models.tower import Tower
 from mxmclr_plugin.registry import DATASETS
 from mxmclr_plugin.safe_text import TerminalConsole, print_line
-
-__all__ = ["run_retrieval"]
 
 
 def run_retrieval(config: RunConfig, console: Console | None = None) -> RunMetrics:
@@ -110,6 +116,7 @@ def _run(
     if start.metrics is not None:
         return start.metrics
     folder.resume_from = start.checkpoint
+    _print_phase(console, f"loading the data {config.data['name']}")
     data: DataSplits = build_part("data", DATASETS.build, config.data)
     data = with_train_instances(data, config.train_instances)
     if config.automatic:
@@ -119,6 +126,7 @@ def _run(
     batch = _batch_for(config, splits["train"], console)
 
     pl.seed_everything(config.seed, workers=True, verbose=False)
+    _print_phase(console, "building the towers")
     towers = build_towers(config, splits["train"])
     check_teacher(config, towers, loss)
     module = RetrievalModule(
@@ -139,7 +147,8 @@ def _run(
         config.optimizer.lr, config.loss.get("temperature"), config.trainer.log_every, console
     )
     memory = MemoryAdvice(batch.instances, config.trainer.eval_batch)
-    callbacks = [clock, guard, health, memory, TrainingProgress(console)]
+    progress = TrainingProgress(console, config.eval.recall)
+    callbacks = [clock, guard, health, memory, progress]
     trainer = build_part(
         "trainer",
         build_trainer,
@@ -150,6 +159,8 @@ def _run(
     if config.trainer.cache_chunk is not None:
         _print_batch_norm(towers, config.trainer.cache_chunk, console)
     device = trainer.strategy.root_device
+    if config.teacher or any(tower.frozen for tower in towers.values()):
+        _print_phase(console, "encoding with the frozen encoders, or reading their cache")
     with memory.explaining():
         # Before features take the place of records.
         splits["train"] = with_teachers(splits["train"], towers, config, device)
@@ -216,10 +227,15 @@ def _run(
     return metrics
 
 
+def _print_phase(console: Console, text: str) -> None:
+    """A line in a log; long phases have a bar on a terminal."""
+    if not console.is_terminal and process_rank() == 0:
+        print_line(console, text)
+
+
 def _quieten_libraries() -> None:
     # Lightning's devices, tips and files are in our own lines.
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    transformers_logging.disable_progress_bar()
     # Frozen backbones are in evaluation mode on purpose.
     warnings.filterwarnings("ignore", ".*eval mode at the start", module="pytorch_lightning")
     # Of a step that NonFiniteGuard reports.
@@ -254,6 +270,10 @@ def _test(
         loaders.tested = split
         module.relevance = relevance_of(loaders.splits[split])
         checkpoint = folder.checkpoints / f"{config.trainer.test_with}.ckpt"
+        if trainer.is_global_zero:
+            content = load_checkpoint(checkpoint, mmap=True)
+            weights = checkpoint_summary(checkpoint, content, config.eval.recall)
+            print_line(console, f"{split.removesuffix('_split')}: {weights}")
         trainer.test(module, loaders, ckpt_path=checkpoint, verbose=False)
         assert module.tested is not None
         tested[split.removesuffix("_split")] = module.tested
@@ -335,6 +355,8 @@ def _print_setup(
         f"{modality}: {spec['name']}{' (shuffled)' if spec['shuffle'] else ''}"
         for modality, spec in config.teacher.items()
     )
+    best = config.trainer.test_with == "best"
+    tested = "the checkpoint with the highest" if best else "the last checkpoint"
     lines = {
         "run": f"{config.task}, loss {config.loss_name}, seed {config.seed}",
         "data": f"{config.data['name']}: instances {sizes}",
@@ -343,6 +365,7 @@ def _print_setup(
         "batch": f"{batch.instances} instances with {_describe(batch.folds)} each",
         "training": f"{config.trainer.max_steps} steps on {trainer.strategy.root_device}, "
         f"precision {trainer.precision}",
+        f"val {config.eval.recall}": f"mean of {', '.join(config.directions)}; {tested} is tested",
         "folder": str(folder.path),
     }
     for name, text in lines.items():

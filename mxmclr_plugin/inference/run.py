@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,11 @@ from mxmclr_plugin.data.splits import DataSplits
 from mxmclr_plugin.errors import ConfigError, build_part
 from mxmclr_plugin.experiment.build_towers import build_towers, with_cached_features
 from mxmclr_plugin.experiment.config.run_config import RunConfig
-from mxmclr_plugin.experiment.run_folder.checkpoint_files import checksum, load_checkpoint
+from mxmclr_plugin.experiment.run_folder.checkpoint_files import (
+    checkpoint_summary,
+    checksum,
+    load_checkpoint,
+)
 from mxmclr_plugin.experiment.run_folder.folder import RunFolder, read_config
 from mxmclr_plugin.experiment.run_folder.metrics import RunMetrics
 from mxmclr_plugin.experiment.run_folder.metrics_table import metrics_tables
@@ -38,8 +42,6 @@ from mxmclr_plugin.safe_text import TerminalConsole
 
 if TYPE_CHECKING:  # the extra report
     from matplotlib.figure import Figure
-
-__all__ = ["Embedded", "Run", "load_run", "untrained_towers"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +75,7 @@ class Run:
             data set, whose names cannot be compared.
         device: Device and precision of the test.
         console: Where data that are left out are reported.
+        weights: The checkpoint in words: ``best.ckpt of step 60 (val r@1 41.2)``.
     """
 
     folder: Path
@@ -83,6 +86,7 @@ class Run:
     trained_names: frozenset[str] | None
     device: Device
     console: Console
+    weights: str = ""
     _splits: dict[str, MultifoldDataset] = field(default_factory=dict, repr=False)
 
     def __repr__(self) -> str:
@@ -312,11 +316,11 @@ def load_run(
     original = read_config(folder, trust)
     file = file or folder / "checkpoints" / f"{checkpoint or original.trainer.test_with}.ckpt"
     config = changed_config(original, overrides)
-    weights, step = _weights_of(file)
+    content = _content_of(file)
     place = Device(config.trainer, device)
 
     towers, data, train = untrained_towers(original, config.data, console)
-    _load_weights(towers, weights, step, file)
+    _load_weights(towers, content, file)
     if config.data != original.data:
         data = build_part("data", DATASETS.build, config.data)
     return Run(
@@ -331,6 +335,7 @@ def load_run(
         frozenset(train.names) if config.data["name"] == original.data["name"] else None,
         place,
         console,
+        checkpoint_summary(file, content, original.eval.recall),
     )
 
 
@@ -382,22 +387,19 @@ def _training_data(original: dict[str, Any], changed: dict[str, Any]) -> DataSpl
     return data
 
 
-def _weights_of(checkpoint: Path) -> tuple[dict[str, Any], int]:
-    """The towers' part of a checkpoint, and the step it was written at."""
+def _content_of(checkpoint: Path) -> dict[str, Any]:
+    """The content of a checkpoint; tensors stay in the file until they are read."""
     if not checkpoint.is_file():
         raise ConfigError(
             f"ckpt: there is no checkpoint {checkpoint}; the run writes one when it has validated"
         )
-    content = load_checkpoint(checkpoint, mmap=True)
-    state, step = content["state_dict"], int(content["global_step"])
+    return load_checkpoint(checkpoint, mmap=True)
+
+
+def _load_weights(towers: dict[str, Tower], content: Mapping[str, Any], checkpoint: Path) -> None:
     prefix = "towers."
-    weights = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-    return weights, step
-
-
-def _load_weights(
-    towers: dict[str, Tower], weights: dict[str, Any], step: int, checkpoint: Path
-) -> None:
+    state = content["state_dict"].items()
+    weights = {k.removeprefix(prefix): v for k, v in state if k.startswith(prefix)}
     try:
         nn.ModuleDict(towers).load_state_dict(weights)
     except (RuntimeError, ValueError) as error:
@@ -408,5 +410,5 @@ def _load_weights(
             f"{reason[:300]}"
         ) from error
     for tower in set(towers.values()):
-        if tower.unfreeze_at is not None and step > tower.unfreeze_at:
+        if tower.unfreeze_at is not None and content["global_step"] > tower.unfreeze_at:
             tower.unfreeze()

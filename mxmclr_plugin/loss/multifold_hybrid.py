@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch import distributed as torch_dist
 
 from mxmclr_plugin.loss.arguments import (
+    CACHE_BYTES,
     HARD_WEIGHT,
     SOFT_TEMPERATURE,
     TEMPERATURE,
@@ -35,8 +36,6 @@ from mxmclr_plugin.loss.memory_bank import ObservationQueue
 from mxmclr_plugin.loss.reference import Parts
 from mxmclr_plugin.loss.validation import check_options
 from mxmclr_plugin.registry import register_loss
-
-__all__ = ["MAX_SCALE", "MultifoldHybridLoss"]
 
 MAX_SCALE = 100.0
 """Bound of a learnable scale, as in CLIP (https://arxiv.org/abs/2103.00020, section 2.5)."""
@@ -128,6 +127,9 @@ class MultifoldHybridLoss(nn.Module):
         >>> loss = criterion(torch.randn(8, 4, 64))
     """
 
+    cache_bytes = CACHE_BYTES
+    """As for :func:`multifold_hybrid_loss`; 0 where there is no memory for it."""
+
     def __init__(
         self,
         temperature: float = TEMPERATURE,
@@ -191,6 +193,7 @@ class MultifoldHybridLoss(nn.Module):
             self.soft_scope,
             self.relation_within,
             impl=self.impl,
+            cache_bytes=self.cache_bytes,
             num_instances=most,
             validate=self.validate,
         )

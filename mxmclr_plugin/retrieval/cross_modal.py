@@ -12,14 +12,6 @@ from mxmclr_plugin.retrieval.direction import Direction, Side, modalities_of, si
 from mxmclr_plugin.retrieval.graded import GRADED_AT, Relevance, graded_ndcg
 from mxmclr_plugin.retrieval.metrics import retrieval_metrics
 
-__all__ = [
-    "cross_modal_metrics",
-    "fuse_observations",
-    "grouped_metrics",
-    "recall_sum",
-    "retrieval_items",
-]
-
 
 def fuse_observations(z: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
     """Fuse the observations of each instance: the normalized mean of its unit embeddings.

@@ -14,8 +14,6 @@ from mxmclr_plugin.retrieval.cosines import Gallery, check_rows, slices
 from mxmclr_plugin.retrieval.inputs import Rows, as_rows
 from mxmclr_plugin.retrieval.processes import own_rows, sum_of_processes
 
-__all__ = ["GRADED_AT", "Relevance", "graded_ndcg"]
-
 GRADED_AT = 10
 """Depth of the graded NDCG."""
 

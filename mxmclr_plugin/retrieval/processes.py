@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch.distributed
 from torch import Tensor
 
-__all__ = ["own_rows", "sum_of_processes"]
-
 
 def own_rows(rows: int, distributed: bool) -> slice:
     """The rows of this process of the default group, as many as those of others to one.

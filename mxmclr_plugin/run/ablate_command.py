@@ -14,8 +14,6 @@ if TYPE_CHECKING:  # it imports torch
     from mxmclr_plugin.comparison.config import AblationConfig
     from mxmclr_plugin.comparison.records import Ablation
 
-__all__ = ["ablate_command"]
-
 
 def ablate_command(arguments: AblationConfig, context: Context) -> int:
     """Trains the variants of a study; returns 0, or 1 if a run failed.
@@ -29,7 +27,7 @@ def ablate_command(arguments: AblationConfig, context: Context) -> int:
     ablation = ablate(task, arguments, overrides, console, config_dir)
     if ablation.metrics:
         console.print(_table(ablation))
-    for line in [*ablation.settings["notes"], *ablation.sentences]:
+    for line in [*ablation.sentences, *ablation.settings["notes"]]:
         print_text(console, line)
     folder = ablation_folder(task, arguments)
     print_line(console, f"written to {folder / 'ablate.json'}")

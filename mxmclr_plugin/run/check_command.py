@@ -26,8 +26,6 @@ if TYPE_CHECKING:  # it imports torch
     from mxmclr_plugin.data.manifest.instances import Instances
     from mxmclr_plugin.data.splits import DataSplits
 
-__all__ = ["CheckArguments", "check_command"]
-
 _LONG = 2
 """Ratio of the sides from which half of an image is cut off."""
 
@@ -79,8 +77,9 @@ def check_command(arguments: CheckArguments, context: Context) -> int:
         folds: Counter[int] = Counter()
         for dataset in data.values():
             folds.update(dataset.folds(modality).tolist())
-        counts = ", ".join(f"{fold}: {count}" for fold, count in sorted(folds.items()))
-        print_line(console, f"{modality} ({kind}): instances by number of observations: {counts}")
+        counts = ", ".join(f"{fold} in {count:,}" for fold, count in sorted(folds.items()))
+        named = modality if modality == kind else f"{modality} ({kind})"
+        print_line(console, f"{named} records per instance: {counts} instances")
     _print_positives(data, console)
     _print_image_sizes(data, options["size"], console)
     _print_repeated(found, console)
@@ -94,7 +93,7 @@ def check_command(arguments: CheckArguments, context: Context) -> int:
         return 1
     changed = dict(argument.partition("=")[::2] for argument in context.overrides)
     train = train_command({"path": arguments.manifest, **changed})
-    print_line(console, f"{'' if log.problems else 'no problems; '}{train}")
+    print_line(console, f"{'' if log.problems else 'no records are left out; '}{train}")
     return 1 if log.problems else 0
 
 
@@ -104,7 +103,7 @@ def _splits_table(data: DataSplits) -> Table:
         table.add_column(column)
     for modality in data.kinds:
         table.add_column(f"{modality}\nrecords", justify="right")
-        table.add_column("a fold has\nmin-median-max", justify="right")
+        table.add_column("per instance\nmin-median-max", justify="right")
     for split, dataset in data.items():
         row = [split, str(len(dataset))]
         for modality in data.kinds:
@@ -177,8 +176,9 @@ def _print_repeated(found: Instances, console: Console) -> None:
         if of_modality:
             what = "texts" if kind == "text" else "files"
             print_examples(
-                f"{len(of_modality)} {what} of {modality} belong to several instances, which are "
-                "then likely false negatives of each other",
+                f"{len(of_modality)} {what} of {modality} belong to several instances. Each is a "
+                "positive of its own instance and a negative of the others; if instances are the "
+                "same thing, give them the same id",
                 (f"{record.record!r}: {', '.join(record.names)}" for record in of_modality),
                 len(of_modality),
                 console,

@@ -14,20 +14,9 @@ from mxmclr_plugin.arguments import written
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.safe_text import print_line
 
-if TYPE_CHECKING:  # it imports torch
+if TYPE_CHECKING:  # they import torch
     from mxmclr_plugin.data.problems import ProblemLog
-
-__all__ = [
-    "Command",
-    "Context",
-    "new_path",
-    "print_data_notes",
-    "print_examples",
-    "print_next",
-    "print_problems",
-    "print_text",
-    "train_command",
-]
+    from mxmclr_plugin.inference.run import Run
 
 _EXAMPLES = 5  # shown of each kind
 
@@ -83,6 +72,24 @@ def new_path(key: str, path: Path) -> Path:
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise ConfigError(f"{key}: {path} is there already; give another path, or remove it first")
     return path
+
+
+def loaded_run(ckpt: Path, trust: bool, context: Context) -> Run:
+    """Loads a finished run, and prints which of its checkpoints is used.
+
+    Args:
+        ckpt: Folder of the run, or a checkpoint in it.
+        trust: Whether the run's configuration may name code that is not registered.
+        context: Changes for measuring, and the output.
+
+    Raises:
+        ConfigError: If the run cannot be loaded.
+    """
+    from mxmclr_plugin.inference.run import load_run
+
+    run = load_run(ckpt, context.overrides, console=context.console, trust=trust)
+    print_line(context.console, f"weights: {run.weights}")
+    return run
 
 
 def print_text(console: Console, text: str) -> None:

@@ -15,8 +15,6 @@ if TYPE_CHECKING:  # it imports torch
     from mxmclr_plugin.comparison.config import ComparisonConfig
     from mxmclr_plugin.comparison.records import Comparison, Trial
 
-__all__ = ["compare_command"]
-
 
 def compare_command(arguments: ComparisonConfig, context: Context) -> int:
     """Trains and compares losses; returns 0, or 1 if a run failed.
@@ -43,14 +41,15 @@ def _print(comparison: Comparison, console: Console) -> None:
         console.print(_table(comparison, protocol))
         print_text(console, f"{protocol}: {settings['protocols'][protocol]}\n")
     runs = len(comparison.runs)
-    print_text(
-        console,
+    for line in [
+        *comparison.sentences,
+        *settings["notes"],
         f"rates in percent; {settings['steps']} steps; {runs - len(comparison.errors)} of {runs} "
         f"runs done, seeds {', '.join(map(str, comparison.seeds))}; "
-        f"{settings['seconds']:.0f} s of training; versions "
+        f"{settings['seconds']:.0f} s of training",
+        "versions: "
         + ", ".join(f"{name} {number}" for name, number in comparison.versions.items()),
-    )
-    for line in [*settings["notes"], *comparison.sentences]:
+    ]:
         print_text(console, line)
 
 
@@ -79,8 +78,7 @@ def _trials_table(comparison: Comparison) -> Table:
     for trial in comparison.trials:
         variants.setdefault((trial.variant["protocol"], trial.variant["loss"]), []).append(trial)
     for (protocol, loss), trials in variants.items():
-        best = next((trial.options for trial in trials if trial.chosen), {})
-        options = ", ".join(f"{key.rpartition('.')[2]} {value:g}" for key, value in best.items())
+        chosen = next((str(trial) for trial in trials if trial.chosen), "all failed")
         scores = ("failed" if t.mean_recall is None else f"{t.mean_recall:.1f}" for t in trials)
-        table.add_row(protocol, loss, options or "all failed", " ".join(scores))
+        table.add_row(protocol, loss, chosen, " ".join(scores))
     return table

@@ -10,9 +10,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge
 
 from mxmclr_plugin.bounds import Count
-from mxmclr_plugin.run.command import Context
-
-__all__ = ["EncodeArguments", "encode_command"]
+from mxmclr_plugin.run.command import Context, loaded_run
 
 
 @dataclass
@@ -50,7 +48,6 @@ def encode_command(arguments: EncodeArguments, context: Context) -> int:
         ConfigError: If the folder holds other embeddings, or an argument cannot be.
     """
     from mxmclr_plugin.inference.encode import Share, encode_run
-    from mxmclr_plugin.inference.run import load_run
 
     process, processes = arguments.process, arguments.processes
     share = Share(
@@ -59,7 +56,7 @@ def encode_command(arguments: EncodeArguments, context: Context) -> int:
     )
     named = None if arguments.modalities == ["all"] else arguments.modalities
     console = context.console
-    run = load_run(arguments.ckpt, context.overrides, console=console, trust=arguments.trust)
+    run = loaded_run(arguments.ckpt, arguments.trust, context)
     encode_run(
         *(run, arguments.out, arguments.split, named, arguments.rows, arguments.format),
         share,

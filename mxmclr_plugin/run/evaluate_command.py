@@ -7,10 +7,8 @@ from pathlib import Path
 
 from mxmclr_plugin.files import write_atomically
 from mxmclr_plugin.json_records import json_text
-from mxmclr_plugin.run.command import Context, new_path, print_data_notes
+from mxmclr_plugin.run.command import Context, loaded_run, new_path, print_data_notes
 from mxmclr_plugin.safe_text import print_line
-
-__all__ = ["EvaluateArguments", "evaluate_command"]
 
 
 @dataclass
@@ -38,10 +36,9 @@ def evaluate_command(arguments: EvaluateArguments, context: Context) -> int:
     """
     from mxmclr_plugin.experiment.run_folder.metrics_table import metrics_tables
     from mxmclr_plugin.inference.evaluate import evaluate_run
-    from mxmclr_plugin.inference.run import load_run
 
     console, out = context.console, arguments.out and new_path("out", arguments.out)
-    run = load_run(arguments.ckpt, context.overrides, console=console, trust=arguments.trust)
+    run = loaded_run(arguments.ckpt, arguments.trust, context)
     metrics = evaluate_run(run, arguments.split)
     for table in metrics_tables(metrics):
         console.print(table)

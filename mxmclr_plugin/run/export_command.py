@@ -6,9 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from mxmclr_plugin.run.command import Context, new_path
-
-__all__ = ["ExportArguments", "export_command"]
+from mxmclr_plugin.run.command import Context, loaded_run, new_path
 
 
 @dataclass
@@ -41,11 +39,10 @@ def export_command(arguments: ExportArguments, context: Context) -> int:
         ConfigError: If a tower cannot be written.
     """
     from mxmclr_plugin.inference.export import export_run
-    from mxmclr_plugin.inference.run import load_run
 
     out = new_path("out", arguments.out)
     named = {"all": None, "none": []}.get(",".join(arguments.towers), arguments.towers)
     console = context.console
-    run = load_run(arguments.ckpt, context.overrides, console=console, trust=arguments.trust)
+    run = loaded_run(arguments.ckpt, arguments.trust, context)
     export_run(run, out, arguments.split, arguments.format, named, console)
     return 0

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from html import escape
 
 from mxmclr_plugin.data.images import data_uri
+from mxmclr_plugin.files import short_path
 from mxmclr_plugin.inference.search import Found, Hit
-
-__all__ = ["hits_page"]
 
 _STYLE = """
 :root { color-scheme: light dark; font: 16px/1.4 system-ui, sans-serif; }
@@ -50,7 +49,7 @@ def hits_page(found: Found, notes: Sequence[str] = ()) -> str:
 </head>
 <body>
 <h1>{escape(found.query)}</h1>
-<p>the nearest of {found.items} of {escape(found.among)}, by the cosine to the query</p>
+<p>nearest of {found.items} items ({escape(found.among)}) by the cosine to the query</p>
 {unknown}<ol>
 {hits}
 </ol>
@@ -65,7 +64,7 @@ def _item(rank: int, hit: Hit) -> str:
         image = f'<img alt="{escape(hit.name)}" src="{data_uri(hit.image, "png")}">\n'
     caption = f"<p>{escape(hit.caption)}</p>\n" if hit.caption else ""
     if hit.file:
-        caption += f'<p class="name">{escape(hit.file)}</p>\n'
+        caption += f'<p class="name">{escape(short_path(hit.file))}</p>\n'
     return (
         f'<li>\n{image}<p><span class="score">{hit.score:.3f}</span>{rank}. '
         f'<span class="name">{escape(hit.name)}</span></p>\n{caption}</li>'

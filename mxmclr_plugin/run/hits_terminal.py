@@ -9,36 +9,41 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
+from mxmclr_plugin.files import short_path
 from mxmclr_plugin.inference.search import Found
 from mxmclr_plugin.safe_text import plain_text
 
-__all__ = ["half_blocks", "hits_table"]
-
 _COLUMNS = 28  # of an image; a column is about half as wide as a line is high
+_FILE = 36  # of a path that is not broken
 
 
 def hits_table(found: Found, console: Console) -> Table:
     """Hits, a row each, with images where the terminal has colours."""
     blocks = console.encoding.lower().startswith("utf")
     images = console.is_terminal and console.color_system is not None and blocks
-    columns = ["name", "caption", *(["file"] if any(hit.file for hit in found.hits) else [])]
+    files = [short_path(hit.file) for hit in found.hits if hit.file]
     table = Table(
-        title=plain_text(f"{found.query!r} among {found.items} of {found.among}"),
+        title=plain_text(f"{found.query!r} among {found.items} items ({found.among})"),
         show_lines=images,
     )
     for column in ("rank", "cosine"):
         table.add_column(column, justify="right")
     if images:
         table.add_column("image", no_wrap=True, min_width=_COLUMNS)
-    for column in columns:
+    for column in ("name", "caption"):
         table.add_column(column, overflow="fold")
+    if files:
+        # A short path stays in one line, and the caption gives way.
+        width = min(max(map(len, files)), _FILE)
+        table.add_column("file", overflow="fold", min_width=width)
     for rank, hit in enumerate(found.hits, start=1):
         image = half_blocks(hit.image, _COLUMNS) if hit.image else Text()
         table.add_row(
             str(rank),
             f"{hit.score:.3f}",
             *([image] if images else []),
-            *(plain_text(getattr(hit, column) or "") for column in columns),
+            *map(plain_text, (hit.name, hit.caption or "")),
+            *([plain_text(short_path(hit.file or ""))] if files else []),
         )
     return table
 

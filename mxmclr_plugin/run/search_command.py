@@ -8,10 +8,8 @@ from pathlib import Path
 from mxmclr_plugin.arguments import WORD
 from mxmclr_plugin.bounds import Count
 from mxmclr_plugin.files import write_atomically
-from mxmclr_plugin.run.command import Context, new_path
+from mxmclr_plugin.run.command import Context, loaded_run, new_path
 from mxmclr_plugin.safe_text import print_line
-
-__all__ = ["SearchArguments", "search_command"]
 
 
 @dataclass
@@ -46,13 +44,12 @@ def search_command(arguments: SearchArguments, context: Context) -> int:
     Raises:
         ConfigError: If the query cannot be encoded.
     """
-    from mxmclr_plugin.inference.run import load_run
     from mxmclr_plugin.inference.search import search
     from mxmclr_plugin.run.hits_page import hits_page
     from mxmclr_plugin.run.hits_terminal import hits_table
 
     console, page = context.console, arguments.html and new_path("html", arguments.html)
-    run = load_run(arguments.ckpt, context.overrides, console=console, trust=arguments.trust)
+    run = loaded_run(arguments.ckpt, arguments.trust, context)
     found = search(
         run,
         arguments.query,

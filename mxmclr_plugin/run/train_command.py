@@ -18,8 +18,6 @@ from mxmclr_plugin.safe_text import TerminalConsole, print_line
 if TYPE_CHECKING:  # it imports hydra
     from mxmclr_plugin.experiment.config.run_config import RunConfig
 
-__all__ = ["RerunArguments", "rerun_command", "train"]
-
 _CONTINUE = "the same command with ckpt=last"
 
 
@@ -75,8 +73,10 @@ def train(config: RunConfig, console: Console) -> int:
     Raises:
         ConfigError: If the configuration cannot be run.
     """
+    from mxmclr_plugin.experiment.run_folder.folder import check_folder
     from mxmclr_plugin.experiment.training.signals import PARENT, Interrupted, end_with_parent
 
+    check_folder(config)  # before the imports of a training, which take seconds
     end_with_parent()
     os.environ[PARENT] = str(os.getpid())  # for the processes that Lightning starts
     try:

@@ -14,9 +14,8 @@ import numpy as np
 from mxmclr_plugin.data.file_store import EmbeddedFile, FileStore
 from mxmclr_plugin.data.manifest.instances import Instances
 from mxmclr_plugin.data.readers.image import image_size
+from mxmclr_plugin.files import short_path
 from mxmclr_plugin.progress import progress_bar
-
-__all__ = ["SharedRecord", "SizedImage", "image_sizes", "shared_records"]
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ class SizedImage:
     height: int
 
     def __str__(self) -> str:
-        return f"{self.file}: {self.width} x {self.height}"
+        return f"{short_path(self.file)}: {self.width} x {self.height}"
 
 
 def image_sizes(store: FileStore) -> list[SizedImage]:

@@ -10,18 +10,6 @@ from annotated_types import Ge, Gt, Le, MinLen
 from mxmclr_plugin.bounds import Count, OneOf, Seed
 from mxmclr_plugin.retrieval.direction import Direction
 
-__all__ = [
-    "LOGGERS",
-    "PRECISIONS",
-    "STRATEGIES",
-    "BatchConfig",
-    "EvalConfig",
-    "OptimizerConfig",
-    "RunConfig",
-    "TrainerConfig",
-    "precision_of",
-]
-
 LOGGERS = ("csv", "tensorboard", "wandb")
 
 PRECISIONS = ("32", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64")
@@ -152,6 +140,11 @@ class EvalConfig:
     rsum: bool = False
     group_size: Count | None = None
     held_out_captions: dict[str, Count] = field(default_factory=dict)
+
+    @property
+    def recall(self) -> str:
+        """Name of the recall whose mean over the directions chooses the weights: ``r@1``."""
+        return f"r@{self.ks[0]}"
 
 
 @dataclass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,6 @@ import torch
 
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.files import replacing, write_atomically
-
-__all__ = [
-    "checkpoint_damage",
-    "checksum",
-    "keep_previous",
-    "load_checkpoint",
-    "remove_checkpoint",
-    "save_checkpoint",
-]
 
 # Learning rates in a checkpoint may be numpy's numbers, which torch 2.6 does not know as harmless.
 _NUMPY_SCALARS = [
@@ -86,6 +78,25 @@ def load_checkpoint(path: Path, mmap: bool = False) -> dict[str, Any]:
         raise ConfigError(f"ckpt: {path} is no checkpoint of a run: {reason}") from error
     assert isinstance(content, dict)
     return content
+
+
+def checkpoint_summary(path: Path, content: Mapping[str, Any], recall: str) -> str:
+    """A checkpoint in words: ``best.ckpt of step 60 (val r@1 41.2)``.
+
+    Args:
+        path: The file.
+        content: Its content.
+        recall: Name of the recall by which the best one was chosen.
+    """
+    summary = f"{path.name} of step {int(content['global_step'])}"
+    scores = [
+        state["best_model_score"]
+        for state in content.get("callbacks", {}).values()
+        if state.get("best_model_score") is not None
+    ]
+    if path.stem != "best" or not scores:
+        return summary  # the score in another checkpoint is that of best.ckpt
+    return f"{summary} (val {recall} {float(scores[0]):.1f})"
 
 
 def checkpoint_damage(path: Path) -> str | None:

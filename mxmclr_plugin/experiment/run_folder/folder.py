@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
-from typing import IO, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 
@@ -19,26 +19,19 @@ from mxmclr_plugin.data.problems import Problem
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.experiment.config.check_config import check_config
 from mxmclr_plugin.experiment.config.run_config import RunConfig
-from mxmclr_plugin.experiment.run_folder.metrics import RunMetrics
 from mxmclr_plugin.files import write_atomically
 from mxmclr_plugin.json_records import json_text, read_whole_record
 from mxmclr_plugin.plain_yaml import read_yaml
 from mxmclr_plugin.registry import DATASETS, LOSSES, TOWERS
+
+if TYPE_CHECKING:  # it imports torch
+    from mxmclr_plugin.experiment.run_folder.metrics import RunMetrics
 
 fcntl: ModuleType | None
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None
-
-__all__ = [
-    "RunFolder",
-    "claimed_folder",
-    "default_folder",
-    "only_process_in",
-    "read_config",
-    "run_of",
-]
 
 _DECIDED = "MXMCLR_RUN_FOLDER"
 """Variable with the folder and the checkpoint, from a process to those that it starts."""
@@ -77,9 +70,19 @@ class RunFolder:
         os.environ[_DECIDED] = json.dumps([str(self.path), resume_from])
 
     def candidates(self, ckpt: str) -> list[Path]:
-        """Checkpoints to continue from that are there, best first."""
-        paths = [self.checkpoints / name for name in _CONTINUED] if ckpt == "last" else [Path(ckpt)]
-        return [path for path in paths if path.is_file()]
+        """Checkpoints to continue from that are there, best first.
+
+        Raises:
+            ConfigError: If one was named that is not there.
+        """
+        if ckpt == "last":
+            paths = [self.checkpoints / name for name in _CONTINUED]
+            return [path for path in paths if path.is_file()]
+        if not Path(ckpt).is_file():
+            raise ConfigError(
+                f"ckpt: there is no checkpoint {ckpt}; leave ckpt out to start a new run"
+            )
+        return [Path(ckpt)]
 
     def tower(self, modality: str) -> Path:
         """Folder of the trained SentenceTransformer of a modality."""
@@ -100,6 +103,8 @@ class RunFolder:
 
     def read_metrics(self) -> RunMetrics | None:
         """The record of ``metrics.json``; None if the run has not finished, or it is damaged."""
+        from mxmclr_plugin.experiment.run_folder.metrics import RunMetrics
+
         return read_whole_record(RunMetrics, self.path / "metrics.json")
 
     def add_changes(self, lines: Sequence[str]) -> None:
@@ -118,6 +123,41 @@ class RunFolder:
         return path
 
 
+def check_folder(config: RunConfig) -> None:
+    """Check that a run can start or continue in its folder, without the imports of a training.
+
+    The folder is free again afterwards: :func:`claimed_folder` decides.
+
+    Raises:
+        ConfigError: As :func:`claimed_folder`, and if there is no checkpoint of the name.
+    """
+    if process_rank() > 0:
+        return  # the first process may have begun
+    check_writable("out", Path(config.out or "runs"))
+    with _claim(config) as path:
+        if config.ckpt is not None:
+            RunFolder(path).candidates(config.ckpt)
+
+
+def check_writable(key: str, folder: Path) -> None:
+    """Check that files can be written to a folder, which need not exist yet.
+
+    Raises:
+        ConfigError: If they cannot; the message starts with the key.
+    """
+    there = next(path for path in [folder, *folder.absolute().parents] if path.exists())
+    if not there.is_dir():
+        raise ConfigError(f"{key}: {there} is a file, not a folder; choose another folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigError(f"{key}: {there} cannot be written to; choose another folder")
+
+
+def process_rank() -> int:
+    """Rank of this process, from the variables that Lightning reads."""
+    variables = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
+    return int(next((os.environ[name] for name in variables if name in os.environ), 0))
+
+
 @contextmanager
 def claimed_folder(config: RunConfig) -> Iterator[RunFolder]:
     """The folder of a configuration, which no other process uses as long as this is entered.
@@ -132,10 +172,7 @@ def claimed_folder(config: RunConfig) -> Iterator[RunFolder]:
             to the folder, or it cannot be written, or if processes that torchrun started have no
             ``out``.
     """
-    from pytorch_lightning.utilities import rank_zero_only  # takes seconds to import
-
-    rank: int = getattr(rank_zero_only, "rank", 0)
-    if rank > 0:
+    if process_rank() > 0:
         if _DECIDED in os.environ:
             path, resume_from = json.loads(os.environ[_DECIDED])
             yield RunFolder(Path(path), resume_from and Path(resume_from), decided=True)

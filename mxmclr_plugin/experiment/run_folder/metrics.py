@@ -14,20 +14,6 @@ from mxmclr_plugin.retrieval.cross_modal import cross_modal_metrics, grouped_met
 from mxmclr_plugin.retrieval.direction import Direction
 from mxmclr_plugin.retrieval.graded import GRADED_AT, Relevance
 
-__all__ = [
-    "GRADED",
-    "BatchRecord",
-    "DataRecord",
-    "DirectionMetrics",
-    "GroupMetrics",
-    "RunMetrics",
-    "SplitMetrics",
-    "TrainingRecord",
-    "graded_note",
-    "measure",
-    "relevance_of",
-]
-
 GRADED = f"graded_ndcg@{GRADED_AT}"
 """Name of the graded metric of a direction, and of its mean over the directions."""
 

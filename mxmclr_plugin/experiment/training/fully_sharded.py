@@ -18,8 +18,6 @@ from mxmclr_plugin.experiment.run_folder.checkpoint_files import load_checkpoint
 from mxmclr_plugin.models.checkpointing import blocks_of
 from mxmclr_plugin.models.tower import Tower
 
-__all__ = ["FullyShardedStrategy", "gather_weights", "shard", "whole"]
-
 
 class FullyShardedStrategy(ModelParallelStrategy):
     """Lightning's strategy for FSDP2, with the checkpoints of every other strategy.

@@ -13,8 +13,6 @@ from torch.distributed import distributed_c10d
 
 from mxmclr_plugin.errors import TrainingError
 
-__all__ = ["ProcessTimeout", "explaining_lost_process"]
-
 _LOST = re.compile(r"by peer|broken pipe|remote process|ncclRemoteError|timed out", re.IGNORECASE)
 """What gloo and NCCL say of a process that does not answer any more."""
 

@@ -20,8 +20,6 @@ from mxmclr_plugin.experiment.training.loggers import build_loggers
 from mxmclr_plugin.experiment.training.lost_process import ProcessTimeout
 from mxmclr_plugin.experiment.training.signals import Stop
 
-__all__ = ["build_trainer", "hardware"]
-
 
 class _LoggedSteps(Callback):
     """Has metrics logged with the number of steps, which Lightning loses where max_steps grows."""

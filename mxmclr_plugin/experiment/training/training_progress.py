@@ -19,9 +19,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from mxmclr_plugin.progress import duration
 from mxmclr_plugin.safe_text import print_line
-
-__all__ = ["TrainingProgress"]
 
 _REFRESH = 0.5  # seconds between two looks at the loss, each of which synchronizes with a device
 _LINES = 10  # of a training in a log
@@ -40,10 +39,12 @@ class TrainingProgress(Callback):
 
     Args:
         console: Where it is shown: a bar on a terminal, lines elsewhere.
+        recall: Name of the recall whose mean over the directions is shown after a validation.
     """
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, recall: str = "r@1") -> None:
         self._console = console
+        self._recall = recall
         self._bar: Progress | None = None
         self._task = TaskID(0)
         self._loss = self._validation = ""
@@ -58,7 +59,7 @@ class TrainingProgress(Callback):
         if self._console.is_terminal:
             self._bar = Progress(
                 TextColumn("training"),
-                BarColumn(bar_width=20),
+                BarColumn(bar_width=12),
                 MofNCompleteColumn(),
                 _Rate(),
                 TimeRemainingColumn(),
@@ -90,12 +91,17 @@ class TrainingProgress(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         value = trainer.callback_metrics.get("val/mean_recall")
         if value is not None:
-            self._validation = f"  val recall {float(value):.1f}"
+            self._validation = f"  val {self._recall} {float(value):.1f}"
             if self._bar is not None:
                 self._show(trainer)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.is_global_zero and self._console.is_terminal:
+        if not trainer.is_global_zero:
+            return
+        batches = sum(trainer.num_test_batches)
+        if not self._console.is_terminal:
+            print_line(self._console, f"encoding for the test: {batches:,} batches")
+        else:
             self._bar = Progress(
                 TextColumn("encoding for the test"),
                 BarColumn(bar_width=20),
@@ -104,7 +110,7 @@ class TrainingProgress(Callback):
                 console=self._console,
                 transient=True,
             )
-            self._task = self._bar.add_task("", total=sum(trainer.num_test_batches))
+            self._task = self._bar.add_task("", total=batches)
             self._bar.start()
 
     def on_test_batch_end(self, *_: object, **__: object) -> None:
@@ -134,7 +140,7 @@ class TrainingProgress(Callback):
         left = (trainer.max_steps - step) / speed if speed else 0.0
         print_line(
             self._console,
-            f"step {step}/{trainer.max_steps}  {_rate(speed)}  {left:.0f} s left  {values}",
+            f"step {step}/{trainer.max_steps}  {_rate(speed)}  {duration(left)} left  {values}",
         )
 
     def _stop(self) -> None:

@@ -35,8 +35,6 @@ from mxmclr_plugin.loss.distributed.exchange import Ranks
 from mxmclr_plugin.loss.distributed.gather import Gather
 from mxmclr_plugin.loss.multifold_hybrid import MAX_SCALE, MultifoldHybridLoss
 
-__all__ = ["MultifoldHybridSentenceLoss"]
-
 
 class MultifoldHybridSentenceLoss(CachedLossMixin, ServedLoss):  # type: ignore[misc]
     """Multifold hybrid loss for ``SentenceTransformerTrainer``.
@@ -178,6 +176,9 @@ class MultifoldHybridSentenceLoss(CachedLossMixin, ServedLoss):  # type: ignore[
             validate=validate,
             gather=gather,
         )
+        if mini_batch_size is not None:
+            # Beside the model's passes, making the tiles of logits again takes no time.
+            self.criterion.cache_bytes = 0
         self.anchor_columns = anchor_columns
         self.columns = None if columns is None else observation_columns(columns)
         self.data_columns: list[tuple[str, ...]] = []  # as the trainer's data set names them
