@@ -18,9 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mxmclr_plugin.bounds import check_bounds, choices_of
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.registry import did_you_mean, documented
-
-__all__ = ["WORD", "convert", "help_rows", "is_text", "parse_arguments", "usage", "written"]
+from mxmclr_plugin.registry import check_known, did_you_mean, documented
 
 ArgumentsT = TypeVar("ArgumentsT")
 
@@ -150,12 +148,8 @@ def convert(hint: Any, key: str, text: str) -> Any:
     if hint is Path:
         return Path(text).expanduser() if text.startswith("~") else Path(text)
     if origin is Literal:
-        by_text = {str(choice): choice for choice in parts}
-        if text not in by_text:
-            raise ConfigError(
-                f"{key} cannot be {text!r}: {did_you_mean(text, by_text)}"
-                f"it can be {', '.join(by_text)}"
-            )
+        by_text = {"null" if choice is None else str(choice): choice for choice in parts}
+        check_known(f"{key} cannot be", text, by_text)
         return by_text[text]
     if origin is list:
         inner = text[1:-1] if text.startswith("[") and text.endswith("]") else text

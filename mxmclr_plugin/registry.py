@@ -19,26 +19,8 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar, get_type_hints
 
-from mxmclr_plugin.bounds import choices_of
-
-__all__ = [
-    "DATASETS",
-    "LOSSES",
-    "PLUGINS",
-    "TOWERS",
-    "DatasetInfo",
-    "Info",
-    "LossInfo",
-    "Option",
-    "Registry",
-    "TowerInfo",
-    "did_you_mean",
-    "documented",
-    "register_dataset",
-    "register_loss",
-    "register_tower",
-    "summary_of",
-]
+from mxmclr_plugin import bounds
+from mxmclr_plugin.errors import ConfigError
 
 PLUGINS = "mxmclr_plugin.plugins"
 """Entry point group in which another package names a module or package to search."""
@@ -67,7 +49,7 @@ class Option:
     @property
     def choices(self) -> tuple[Any, ...]:
         """Values that the type lists, else empty."""
-        return choices_of(self.hint)
+        return bounds.choices_of(self.hint)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,12 +218,7 @@ class Registry(Generic[InfoT]):
             raise ValueError(f"a {self.word} needs a name, got only {sorted(map(str, options))}")
         entry = self[options.pop("name")]
         for key in options:
-            if key not in entry.options:
-                raise ValueError(
-                    f"the {self.word} {entry.name!r} has no option {key!r}: "
-                    f"{did_you_mean(key, entry.options)}its options are "
-                    f"{', '.join(entry.options) or 'none'}"
-                )
+            check_known(f"the {self.word} {entry.name!r} has no option", key, entry.options)
         return entry, options
 
     def build(self, spec: str | Mapping[str, Any]) -> Any:
@@ -258,13 +235,8 @@ class Registry(Generic[InfoT]):
         return next((entry.name for entry in self if entry.target == target), None)
 
     def __getitem__(self, name: str) -> InfoT:
-        try:
-            return self._all[name]
-        except (KeyError, TypeError):
-            raise ValueError(
-                f"unknown {self.word} {name!r}: "
-                f"{did_you_mean(name, self._all)}known are {', '.join(self._all)}"
-            ) from None
+        check_known(f"unknown {self.word}", name, self._all)
+        return self._all[name]
 
     def __contains__(self, name: object) -> bool:
         return name in self._all
@@ -337,6 +309,23 @@ def register_tower(name: str, *, kind: str, frozen: bool = False) -> Callable[[T
 def register_dataset(name: str) -> Callable[[ThingT], ThingT]:
     """Registers a function that returns :class:`~mxmclr_plugin.data.splits.DataSplits`."""
     return lambda thing: DATASETS.register(thing, name, {})
+
+
+def check_known(what: str, name: object, known: Iterable[str]) -> None:
+    """Checks that a name is one of those that are known.
+
+    Args:
+        what: Beginning of the message: "unknown task".
+        name: The name.
+        known: The names that it can be.
+
+    Raises:
+        ConfigError: If it is none of them; the message lists them.
+    """
+    known = list(known)
+    if name not in known:
+        listed = ", ".join(known) or "none"
+        raise ConfigError(f"{what} {name!r}: {did_you_mean(name, known)}known are {listed}")
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:
@@ -447,7 +436,7 @@ class _Scope(dict[str, Any]):
 
 
 def _imported(module: str, name: str) -> Any:
-    if module in ("typing", "collections.abc", "pathlib", "annotated_types"):
+    if module in ("typing", "collections.abc", "pathlib", "annotated_types", bounds.__name__):
         return getattr(importlib.import_module(module), name)
     file = _HERE.parent / f"{module.replace('.', '/')}.py"
     if not file.is_file():

@@ -7,7 +7,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from mxmclr_plugin.benchmark.command_line import _loss_table, main
+from mxmclr_plugin.benchmark.command_line import BENCHMARKS, main, table_of
 from mxmclr_plugin.benchmark.lean_dense import lean_dense_loss
 from mxmclr_plugin.benchmark.loss import Measured
 from mxmclr_plugin.benchmark.peak_memory import peak_extra_bytes
@@ -43,10 +43,10 @@ def test_names_are_whole_in_eighty_columns():
         for name in (variant.name for variant in variants(torch.device("cpu")))
     ]
     console = Console(file=io.StringIO(), width=80)
-    console.print(_loss_table(measured))
+    console.print(table_of(BENCHMARKS["loss"], measured))
     lines = console.file.getvalue().splitlines()
     assert max(map(len, lines)) <= 80
-    assert [line.split()[1] for line in lines if line.startswith("32768")] == [
+    assert [line.split()[0] for line in lines if " 32768 " in line] == [
         each.impl for each in measured
     ]
 
@@ -117,21 +117,21 @@ def test_memory_that_is_touched_is_counted():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["speed"], "there is no benchmark 'speed': there are loss"),
+        (["speed"], "unknown benchmark 'speed': known are loss"),
         (["retrieval", "querys=3"], "retrieval has no key 'querys': did you mean 'queries'"),
         (["retrieval", "k=30", "gallery=20"], "k must be at most gallery = 20, got 30"),
         (["retrieval", "queries=0"], "queries must be 1 or more, got 0"),
-        (["retrieval", "backend=metric"], "there is no 'metric'; did you mean 'metrics'"),
+        (["retrieval", "backend=metric"], "backend cannot be 'metric': did you mean 'metrics'"),
         (["retrieval", "device=abacus"], "device=abacus cannot be used"),
         (["loss", "dimm=3"], "loss has no key 'dimm': did you mean 'dim'"),
         (["loss", "dim"], "loss takes key=value alone, got 'dim'"),
         (["loss", "dim=many"], "dim must be a whole number, got 'many'"),
         (["loss", "n=10"], r"n must be a multiple of folds\[0\] = 4, got 10"),
-        (["loss", "dtype=int8"], "dtype must be one of float32"),
+        (["loss", "dtype=int8"], "dtype cannot be 'int8'"),
         (["loss", "device=abacus"], "device=abacus cannot be used"),
-        (["loss", "folds=[1,2,3]"], "folds must be two numbers"),
+        (["loss", "folds=[1,2,3]"], "folds must be one number or two"),
         (["loss", "repeats=0"], "repeats must be 1 or more"),
-        (["loss", "impls=streamin"], "there is no 'streamin'; did you mean 'streaming'"),
+        (["loss", "impls=streamin"], "impls cannot be 'streamin': did you mean 'streaming'"),
     ],
 )
 def test_what_cannot_be_measured_is_said(arguments, message, capsys):
@@ -176,7 +176,7 @@ def test_a_disagreement_would_be_seen(monkeypatch, tmp_path):
 
     monkeypatch.setattr("mxmclr_plugin.benchmark.retrieval.top_k", second_best)
     monkeypatch.setattr("mxmclr_plugin.benchmark.retrieval.retrieval_metrics", other_figures)
-    sizes = ["queries=30", "gallery=70", "dim=8", "backend=top_k+metrics", f"json={file}"]
+    sizes = ["queries=30", "gallery=70", "dim=8", "backend=top_k,metrics", f"json={file}"]
     assert main(["retrieval", *sizes]) == 0
     seen = {record["impl"]: record["disagreement"] for record in json.loads(file.read_text())}
     assert seen == pytest.approx({"top_k": 1, "metrics": 1})

@@ -169,11 +169,11 @@ def test_from_lists():
         ({"a": "x"}, r"'a' has lists"),
         (
             {"a": [["x", 1]]},
-            r"'a'\[0\] has a string but 'a'\[0\] has a tensor torch.int64",
+            r"instance 0 has a str but instance 0 has a tensor torch.int64",
         ),
         (
             {"a": [[np.zeros(2)], [np.zeros(3)]]},
-            r"'a'\[0\] has a tensor torch.float64 of shape \(2,\) but 'a'\[1\] has .* \(3,\)",
+            r"instance 0 has a tensor torch.float64 of shape \(2,\) but instance 1 .* \(3,\)",
         ),
         ({"a": [[object()]]}, r"'a'\[0\] holds no tensor, array or string"),
         ({"a": [["x"], []]}, r"instance '1' has no observation in any modality"),

@@ -94,7 +94,11 @@ def test_stacks_and_single_images():
 
 @pytest.mark.parametrize(
     ("views", "size", "rows", "message"),
-    [(7, 16, 1, "6, 12 or null"), (6, 4, 1, "view_size"), (6, 16, 0, "no grids")],
+    [
+        (7, 16, 1, "views must be 6 or 12"),
+        (6, 4, 1, "size must be 8 or more"),
+        (6, 16, 0, "no grids"),
+    ],
 )
 def test_numbers_that_cannot_be(tmp_path, views, size, rows, message):
     with pytest.raises(ValueError, match=message):

@@ -85,7 +85,7 @@ def test_choices():
         (["loss=ntxent", "loss.soft_temperature=1"], r"unknown key 'loss.soft_temperature'"),
         (["losss=ntxent"], r"unknown key 'losss': did you mean 'loss'"),
         (["loss=ntxnet"], r"loss cannot be 'ntxnet': did you mean 'ntxent'"),
-        (["towers/text=bow"], r"towers/text cannot be 'bow'.*it can be .*bag_of_words"),
+        (["towers/text=bow"], r"towers/text cannot be 'bow'.*known are .*bag_of_words"),
         (["trainer.max_step=3"], r"did you mean 'trainer.max_steps'"),
         (["trainer.max_steps=many"], r"trainer.max_steps: .*'many'"),
         (["loss.temperature=inf"], r"loss.temperature must be a finite number, got inf"),

@@ -169,7 +169,7 @@ def test_bad_encoders_and_stores_are_named(tmp_path):
             features(store, tmp_path, encode, **options)
 
     fails("there are no records to encode", store=[])
-    fails("batch_size and shard_size are at least 1, got 0", batch_size=0)
+    fails("batch_size must be 1 or more, got 0", batch_size=0)
     fails(r"shape \(2, F\) from 2 records, got \(2,\)", lambda _: torch.zeros(2))
     fails(r"shape \(2, F\) from 2 records, got \(1, 3\)", lambda _: torch.zeros(1, 3))
     longest = max(range(23), key=lambda i: len(TEXTS[i]))

@@ -75,9 +75,10 @@ def test_a_checkpoint_with_adapters_is_loaded_again():
 
 
 def test_errors_say_what_to_do(monkeypatch):
-    for options in ({"lora_rank": 0}, {"lora_rank": 4, "lora_dropout": 1.0}):
-        with pytest.raises(ValueError, match="lora_rank is at least 1"):
-            sentence_transformer(**options)
+    with pytest.raises(ValueError, match="lora_rank must be 1 or more, got 0"):
+        sentence_transformer(lora_rank=0)
+    with pytest.raises(ValueError, match=r"lora_dropout must be below 1, got 1\.0"):
+        sentence_transformer(lora_rank=4, lora_dropout=1.0)
     with pytest.raises(ValueError, match=r"frozen with random weights \(of adapters"):
         build_tower({"name": "sentence_transformer", "lora_rank": 4})
     monkeypatch.setitem(sys.modules, "peft", None)

@@ -73,9 +73,9 @@ def test_errors_say_what_was_expected():
         PointNet()(clouds().long())
     with pytest.raises(ValueError, match="got NaN or infinity"):
         PointNet()(clouds() / 0)
-    with pytest.raises(ValueError, match="at least x, y and z, got 2"):
+    with pytest.raises(ValueError, match="channels must be 3 or more, got 2"):
         point_net(clouds(channels=2))
     with pytest.raises(ValueError, match=r"the first observation is torch\.\w+ of \(3,\)"):
         point_net(clouds()[0])
-    with pytest.raises(ValueError, match="widths are one positive integer a stage"):
+    with pytest.raises(ValueError, match=r"widths must be (1 or more|at least 1 long), got"):
         PointNet(widths=[])

@@ -29,6 +29,10 @@ def _types(hint):
         return {type(value) for value in typing.get_args(hint)}
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         return set().union(*map(_types, typing.get_args(hint)))
+    if typing.get_origin(hint) is typing.Annotated:
+        return _types(typing.get_args(hint)[0])
+    if typing.get_origin(hint) is list:
+        return {list[of] for of in _types(typing.get_args(hint)[0])}
     return {hint}
 
 

@@ -70,7 +70,7 @@ def test_errors_say_what_was_expected():
         backbone(views()[:, :0])
     with pytest.raises(ValueError, match="tensor of views, got list"):
         backbone(["a view"])
-    with pytest.raises(ValueError, match="pooling is one of mean, max, attention, got 'sum'"):
+    with pytest.raises(ValueError, match="pooling must be mean, max or attention, got 'sum'"):
         multi_view(pooling="sum")
     with pytest.raises(ValueError, match="takes no weights"):
         multi_view(weights="DEFAULT")

@@ -7,13 +7,16 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Annotated, Literal
 
 import torch
+from annotated_types import Ge
 from torch import Tensor
 
 from mxmclr_plugin.benchmark.machine import device_of, free_bytes, synchronize
 from mxmclr_plugin.benchmark.peak_memory import peak_extra_bytes
 from mxmclr_plugin.benchmark.variants import LossOf, Problem, Variant, variants
+from mxmclr_plugin.bounds import Count, Seed
 from mxmclr_plugin.loss.arguments import (
     CACHE_BYTES,
     HARD_WEIGHT,
@@ -21,16 +24,11 @@ from mxmclr_plugin.loss.arguments import (
     TEMPERATURE,
 )
 from mxmclr_plugin.loss.functional import multifold_hybrid_loss
-from mxmclr_plugin.registry import did_you_mean
-
-__all__ = ["LossBenchmark", "Measured", "Progress", "measure_losses"]
+from mxmclr_plugin.registry import check_known
 
 Progress = Callable[[str, float], None]
 """Called with what is done now and the share that is done."""
 
-_DTYPES = {
-    str(dtype)[6:]: dtype for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-}
 _DENSE_REFERENCE_TO = 4096**2
 
 
@@ -55,19 +53,19 @@ class LossBenchmark:
         json: File for the results.
     """
 
-    n: list[int] = field(default_factory=lambda: [1024, 4096])
-    dim: int = 512
-    folds: list[int] = field(default_factory=lambda: [4, 4])
-    dtype: str = "float32"
+    n: list[Count] = field(default_factory=lambda: [1024, 4096])
+    dim: Count = 512
+    folds: list[Count] = field(default_factory=lambda: [4, 4])
+    dtype: Literal["float32", "float64", "bfloat16", "float16"] = "float32"
     device: str = "cpu"
     impls: list[str] = field(default_factory=list)
-    repeats: int = 7
-    threads: int = 0
+    repeats: Count = 7
+    threads: Annotated[int, Ge(0)] = 0
     temperature: float = TEMPERATURE
     soft_temperature: float = SOFT_TEMPERATURE
     hard_weight: float = HARD_WEIGHT
     cache_bytes: int = CACHE_BYTES
-    seed: int = 0
+    seed: Seed = 0
     json: str = ""
 
     def __post_init__(self) -> None:
@@ -137,23 +135,14 @@ def measure_losses(
 
 def _check(config: LossBenchmark) -> torch.device:
     device = device_of(config.device)
-    if config.dtype not in _DTYPES:
-        raise ValueError(f"dtype must be one of {', '.join(_DTYPES)}, got {config.dtype!r}")
-    if len(config.folds) != 2 or min(config.folds) < 1:
-        raise ValueError(f"folds must be two numbers from 1 on, as [4,4], got {config.folds}")
+    if len(config.folds) != 2:
+        raise ValueError(f"folds must be one number or two, as [4,4], got {config.folds}")
     for n in config.n:
-        if n < 1 or n % config.folds[0]:
+        if n % config.folds[0]:
             raise ValueError(f"n must be a multiple of folds[0] = {config.folds[0]}, got {n}")
-    for key in ("dim", "repeats"):
-        if getattr(config, key) < 1:
-            raise ValueError(f"{key} must be 1 or more, got {getattr(config, key)}")
     known = [c.name for c in variants(device)]
     for name in config.impls:
-        if name not in known:
-            raise ValueError(
-                f"impls: there is no {name!r}; {did_you_mean(name, known)}"
-                f"there are {', '.join(known)}"
-            )
+        check_known("impls cannot be", name, known)
     return device
 
 
@@ -164,7 +153,7 @@ def _measure_size(
     chosen: list[Variant],
     progress: Progress,
 ) -> Iterator[Measured]:
-    dtype = _DTYPES[config.dtype]
+    dtype = getattr(torch, config.dtype)
     problem, z0, z1 = _problem(config, n, device, dtype)
     logits = len(z0) * len(z1)
     runs: dict[str, LossOf] = {}

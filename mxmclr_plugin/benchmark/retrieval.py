@@ -5,21 +5,21 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Annotated, Literal, get_args
 
 import torch
+from annotated_types import Ge
 from torch import Tensor
 from torch.nn import functional as F
 
 from mxmclr_plugin.benchmark.machine import device_of, free_bytes, synchronize
 from mxmclr_plugin.benchmark.peak_memory import peak_extra_bytes
-from mxmclr_plugin.registry import did_you_mean
+from mxmclr_plugin.bounds import Count, Seed
 from mxmclr_plugin.retrieval.metrics import retrieval_metrics
 from mxmclr_plugin.retrieval.top_k import top_k
 
-__all__ = ["MeasuredRetrieval", "RetrievalBenchmark", "measure_retrieval"]
-
-_BACKENDS = ("metrics", "top_k", "full_matrix")
+Backend = Literal["metrics", "top_k", "full_matrix"]
 _DEPTHS, _NDCG_AT = (1, 5), 5
 
 
@@ -35,25 +35,25 @@ class RetrievalBenchmark:
         noise: Standard deviation of an embedding about its instance, whose own is 1.
         k: Items that are looked for.
         device: cpu, cuda, ...
-        backend: metrics (retrieval_metrics), top_k, full_matrix (torch.topk of all scores), or
-            several joined by +; all if empty.
+        backend: metrics (retrieval_metrics), top_k, full_matrix (torch.topk of all scores), one or
+            several; all if empty.
         sample: Queries that are checked against every item in float64.
         threads: Threads of torch on a CPU; 0 leaves them as they are.
         seed: Seed of the embeddings.
         json: File for the figures.
     """
 
-    queries: int = 10_000
-    gallery: int = 50_000
-    dim: int = 256
-    fold: int = 5
+    queries: Count = 10_000
+    gallery: Count = 50_000
+    dim: Count = 256
+    fold: Count = 5
     noise: float = 2.0
-    k: int = 10
+    k: Count = 10
     device: str = "cpu"
-    backend: str = ""
-    sample: int = 64
-    threads: int = 0
-    seed: int = 0
+    backend: list[Backend] = field(default_factory=list)
+    sample: Count = 64
+    threads: Annotated[int, Ge(0)] = 0
+    seed: Seed = 0
     json: str = ""
 
 
@@ -118,7 +118,9 @@ def measure_retrieval(
     Raises:
         ValueError: If a key has a value that cannot be.
     """
-    device, chosen = _check(config)
+    if config.k > config.gallery:
+        raise ValueError(f"k must be at most gallery = {config.gallery}, got {config.k}")
+    device, chosen = device_of(config.device), config.backend or list(get_args(Backend))
     if config.threads:
         torch.set_num_threads(config.threads)
     progress("embeddings", 0)
@@ -147,22 +149,6 @@ def measure_retrieval(
             run()
         operations = 2 * config.queries * config.gallery * config.dim
         yield MeasuredRetrieval(*about, seconds, operations / seconds / 1e9, peak, disagreement)
-
-
-def _check(config: RetrievalBenchmark) -> tuple[torch.device, list[str]]:
-    for key in ("queries", "gallery", "dim", "fold", "k", "sample"):
-        if getattr(config, key) < 1:
-            raise ValueError(f"{key} must be 1 or more, got {getattr(config, key)}")
-    if config.k > config.gallery:
-        raise ValueError(f"k must be at most gallery = {config.gallery}, got {config.k}")
-    chosen = config.backend.split("+") if config.backend else list(_BACKENDS)
-    for name in chosen:
-        if name not in _BACKENDS:
-            raise ValueError(
-                f"backend: there is no {name!r}; {did_you_mean(name, _BACKENDS)}"
-                f"there are {', '.join(_BACKENDS)}"
-            )
-    return device_of(config.device), chosen
 
 
 def _task(config: RetrievalBenchmark, device: torch.device) -> _Task:

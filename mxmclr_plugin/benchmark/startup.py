@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["MeasuredStartup", "StartupBenchmark", "measure_startup"]
+from mxmclr_plugin.bounds import Count
 
 TORCH = "import torch"
 
@@ -39,13 +39,9 @@ class StartupBenchmark:
         json: File for the times.
     """
 
-    repeats: int = 3
+    repeats: Count = 3
     run: Path | None = None
     json: Path | None = None
-
-    def __post_init__(self) -> None:
-        if self.repeats < 1:
-            raise ValueError(f"repeats must be 1 or more, got {self.repeats}")
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,6 @@ from mxmclr_plugin.loss.functional import multifold_hybrid_loss
 from mxmclr_plugin.loss.kernels.rows import TILE
 from mxmclr_plugin.loss.kernels.triton.tiles import unsuitable
 
-__all__ = ["Problem", "Variant", "variants"]
-
 Objective = Literal["hybrid", "hard", "other"]
 LossOf = Callable[[Tensor, Tensor], Tensor]
 
@@ -58,7 +56,6 @@ class Variant:
 
     Attributes:
         name: What it is called.
-        summary: What it does, in a line.
         objective: ``"hybrid"`` or ``"hard"`` if that is the loss it computes, else ``"other"``.
         build: Makes the loss of two matrices of raw rows.
         units: How many matmuls of n_0 x n_1 x D it takes, if that is known.
@@ -67,7 +64,6 @@ class Variant:
     """
 
     name: str
-    summary: str
     objective: Objective
     build: Callable[[Problem], LossOf]
     units: Callable[[Problem], float] | None = None
@@ -82,52 +78,22 @@ def variants(device: torch.device) -> list[Variant]:
     no_triton = no_gpu or unsuitable(device, torch.float32)
     no_inf_cl = no_gpu or (None if _has("inf_cl") else "the package inf_cl is not installed")
     return [
-        Variant(
-            "dense", "hybrid, every matrix in full", "hybrid", _ours("dense"), _dense, matrices=14
-        ),
-        Variant("lean_dense", "hybrid, the logits in full", "hybrid", _lean, _lean_units, 11),
-        Variant(
-            "lean_dense_compiled",
-            "the same under torch.compile",
-            "hybrid",
-            _lean_compiled,
-            _lean_units,
-            11,
-            compiler,
-        ),
-        Variant(
-            "streaming",
-            "hybrid, tiles, none kept",
-            "hybrid",
-            _ours("streaming", keep=False),
-            _tiled(False),
-        ),
-        Variant(
-            "streaming_cached", "hybrid, tiles kept", "hybrid", _ours("streaming"), _tiled(True)
-        ),
-        Variant(
-            "triton",
-            "hybrid, Triton kernels",
-            "hybrid",
-            _ours("triton"),
-            _tiled(False),
-            unavailable=no_triton,
-        ),
-        Variant("auto", "hybrid, as the library chooses", "hybrid", _ours("auto")),
-        Variant("dense_hard", "hard only, in full", "hard", _ours("dense", 1.0), None, 9),
-        Variant(
-            "streaming_hard",
-            "hard only, tiles, none kept",
-            "hard",
-            _ours("streaming", 1.0, keep=False),
-        ),
-        Variant("auto_hard", "hard only, as the library chooses", "hard", _ours("auto", 1.0)),
-        Variant("pml_supcon", "SupConLoss with ref_emb, both ways", "hard", _supcon, None, 40),
-        Variant("clip", "CLIP's cross-entropy as in open_clip", "other", _clip, None, 8),
-        Variant("lightly_ntxent", "NTXentLoss of k-th rows", "other", _ntxent, None, 16),
-        Variant("mnrl", "MultipleNegativesRankingLoss", "other", _mnrl, None, 6),
-        Variant("cached_mnrl", "its cached form, 512 rows a step", "other", _cached_mnrl, None, 6),
-        Variant("inf_cl", "Inf-CL's kernels", "other", _inf_cl, unavailable=no_inf_cl),
+        Variant("dense", "hybrid", _ours("dense"), _dense, matrices=14),
+        Variant("lean_dense", "hybrid", _lean, _lean_units, matrices=11),
+        Variant("lean_dense_compiled", "hybrid", _lean_compiled, _lean_units, 11, compiler),
+        Variant("streaming", "hybrid", _ours("streaming", keep=False), _tiled(False)),
+        Variant("streaming_cached", "hybrid", _ours("streaming"), _tiled(True)),
+        Variant("triton", "hybrid", _ours("triton"), _tiled(False), unavailable=no_triton),
+        Variant("auto", "hybrid", _ours("auto")),
+        Variant("dense_hard", "hard", _ours("dense", 1.0), matrices=9),
+        Variant("streaming_hard", "hard", _ours("streaming", 1.0, keep=False)),
+        Variant("auto_hard", "hard", _ours("auto", 1.0)),
+        Variant("pml_supcon", "hard", _supcon, matrices=40),
+        Variant("clip", "other", _clip, matrices=8),
+        Variant("lightly_ntxent", "other", _ntxent, matrices=16),
+        Variant("mnrl", "other", _mnrl, matrices=6),
+        Variant("cached_mnrl", "other", _cached_mnrl, matrices=6),
+        Variant("inf_cl", "other", _inf_cl, unavailable=no_inf_cl),
     ]
 
 
@@ -172,6 +138,7 @@ def _lean_compiled(problem: Problem) -> LossOf:
 
 
 def _supcon(problem: Problem) -> LossOf:
+    """SupConLoss with ref_emb, both ways."""
     from pytorch_metric_learning.losses import SupConLoss
 
     loss = SupConLoss(temperature=problem.temperature)
@@ -199,6 +166,7 @@ def _clip(problem: Problem) -> LossOf:
 
 
 def _ntxent(problem: Problem) -> LossOf:
+    """NTXentLoss of k-th rows."""
     from lightly.loss import NTXentLoss
 
     loss, pairs = NTXentLoss(problem.temperature), min(len(problem.ids0), len(problem.ids1))

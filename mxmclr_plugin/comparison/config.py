@@ -13,17 +13,7 @@ from mxmclr_plugin.arguments import written
 from mxmclr_plugin.bounds import Count, OneOf, Seed
 from mxmclr_plugin.comparison.protocols import PROTOCOLS
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.registry import did_you_mean
-
-__all__ = [
-    "AblationConfig",
-    "ComparedLoss",
-    "ComparisonConfig",
-    "GridConfig",
-    "as_arguments",
-    "as_overrides",
-    "flat",
-]
+from mxmclr_plugin.registry import check_known
 
 _Positive: TypeAlias = Annotated[list[Annotated[float, Gt(0)]], MinLen(1)]
 _Seeds: TypeAlias = Annotated[list[Seed], MinLen(1)]
@@ -99,11 +89,7 @@ class ComparisonConfig:
         _distinct("seeds", self.seeds)
         _distinct("protocol", self.protocol)
         for name in self.protocol:
-            if name not in PROTOCOLS:
-                raise ConfigError(
-                    f"protocol: {name!r} is unknown: {did_you_mean(name, PROTOCOLS)}there are "
-                    f"{', '.join(PROTOCOLS)}"
-                )
+            check_known("protocol cannot be", name, PROTOCOLS)
         if self.baseline is not None and self.baseline not in labels:
             raise ConfigError(f"baseline: {self.baseline!r} is none of {', '.join(labels)}")
         for label in self.options:

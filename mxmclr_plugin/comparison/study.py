@@ -14,9 +14,7 @@ from mxmclr_plugin.arguments import written
 from mxmclr_plugin.comparison.config import as_overrides, flat
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.experiment.config.run_config import RunConfig
-from mxmclr_plugin.registry import did_you_mean
-
-__all__ = ["Study", "load_study", "studies"]
+from mxmclr_plugin.registry import check_known
 
 STUDIES = Path(plugin_configs.__file__).parent / "study"
 
@@ -59,11 +57,7 @@ def load_study(name: str, base: RunConfig, axes: Mapping[str, Any]) -> Study:
     Raises:
         ConfigError: If there is no such study or axis, or it varies teachers and there is none.
     """
-    known = studies()
-    if name not in known:
-        raise ConfigError(
-            f"study: there is no {name!r}: {did_you_mean(name, known)}there are {', '.join(known)}"
-        )
+    check_known("study cannot be", name, studies())
     raw = _read(STUDIES / f"{name}.yaml")
     tasks = tuple(raw.get("tasks") or ())
     if tasks and base.task not in tasks:

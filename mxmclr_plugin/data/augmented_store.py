@@ -11,9 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mxmclr_plugin.bounds import Count, within_bounds
 from mxmclr_plugin.data.dataset import MultifoldDataset, Store
-
-__all__ = ["AugmentedStore", "augmented"]
 
 
 class AugmentedStore:
@@ -30,16 +29,12 @@ class AugmentedStore:
             global generator, as torchvision's and lightly's transforms do.
         copies: Of each record.
         seed: What chance follows from.
-
-    Raises:
-        ValueError: If copies is below 1.
     """
 
+    @within_bounds
     def __init__(
-        self, store: Store, transform: Callable[[Tensor], Tensor], copies: int, seed: int
+        self, store: Store, transform: Callable[[Tensor], Tensor], copies: Count, seed: int
     ) -> None:
-        if copies < 1:
-            raise ValueError(f"copies must be 1 or more, got {copies}")
         self.store = store
         self.transform = transform
         self.copies = copies

@@ -10,9 +10,7 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from mxmclr_plugin.data.dataset import MultifoldInstance
-
-__all__ = ["MultifoldBatch", "Observations", "collate", "stack"]
+from mxmclr_plugin.data.dataset import MultifoldInstance, stack
 
 Observations: TypeAlias = "Tensor | list[str]"
 """Records of one modality: a tensor of shape (rows, ...), or as many strings."""
@@ -195,36 +193,3 @@ def collate(items: Sequence[MultifoldInstance]) -> MultifoldBatch:
             if features:
                 soft_features[modality] = torch.stack(features)
     return MultifoldBatch(observations, ids, soft_features)
-
-
-def stack(modality: str, records: Sequence[Tensor | str], owners: Sequence[int]) -> Observations:
-    """Records of one modality as one tensor, or as a list of strings.
-
-    Args:
-        modality: Its name, for messages.
-        records: Tensors of one shape and dtype, or strings.
-        owners: Instance id of each, for messages.
-
-    Raises:
-        ValueError: If they are of several kinds, shapes or dtypes.
-    """
-    if all(isinstance(record, str) for record in records):
-        return list(records)  # type: ignore[arg-type]
-    kinds = [_kind(record) for record in records]
-    for record, kind, owner in zip(records, kinds, owners, strict=True):
-        if not isinstance(record, Tensor | str):
-            raise ValueError(
-                f"{modality!r} records must be tensors or strings, but instance {owner} has {kind}"
-            )
-        if kind != kinds[0]:
-            raise ValueError(
-                f"{modality!r} records cannot be stacked: instance {owners[0]} has {kinds[0]} but "
-                f"instance {owner} has {kind}"
-            )
-    return torch.stack([record for record in records if isinstance(record, Tensor)])
-
-
-def _kind(record: object) -> str:
-    if isinstance(record, Tensor):
-        return f"a tensor {record.dtype} of shape {tuple(record.shape)}"
-    return f"a {type(record).__name__}"

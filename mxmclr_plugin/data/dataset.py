@@ -15,8 +15,6 @@ from torch.utils.data import Dataset
 from mxmclr_plugin.data.frames import CellStore, cells_by_instance, instances_of
 from mxmclr_plugin.data.members import Members, flattened, integers
 
-__all__ = ["Draw", "MultifoldDataset", "MultifoldInstance", "Store"]
-
 
 class Store(Protocol):
     """All records of one modality: a list of strings, a tensor (records, ...), an own class."""
@@ -141,8 +139,8 @@ class MultifoldDataset(Dataset[MultifoldInstance]):
             lists = [
                 _records_of(f"{modality!r}[{k}]", records) for k, records in enumerate(of_instances)
             ]
-            stores[modality] = _stacked(modality, lists)
-            _, members[modality] = flattened(lists)
+            records, members[modality] = flattened(lists)
+            stores[modality] = stack(modality, records, members[modality].owners.tolist())
         return cls(stores, members, np.arange(count) if ids is None else ids, names)
 
     @classmethod
@@ -182,7 +180,8 @@ class MultifoldDataset(Dataset[MultifoldInstance]):
                 stores[modality] = store
             else:
                 values = [store.value(k) for k in range(len(store))]
-                stores[modality] = _stacked(modality, [_records_of(f"{modality!r}", values)])
+                records = _records_of(f"{modality!r}", values)
+                stores[modality] = stack(modality, records, members[modality].owners.tolist())
         return cls(stores, members, np.arange(len(instances)), list(map(str, instances)))
 
     @classmethod
@@ -455,21 +454,36 @@ def _records_of(where: str, records: Any) -> list[Tensor | str]:
     return found
 
 
-def _stacked(modality: str, lists: Sequence[Sequence[Tensor | str]]) -> Store:
-    """All records of a modality, one after the other."""
-    flat, _ = flattened(lists)
-    owners = [k for k, records in enumerate(lists) for _ in records]
-    texts = [record for record in flat if isinstance(record, str)]
-    if len(texts) == len(flat):
-        return texts
-    forms = [
-        "a string" if isinstance(r, str) else f"a tensor {r.dtype} of shape {tuple(r.shape)}"
-        for r in flat
-    ]
-    for owner, form in zip(owners, forms, strict=True):
-        if form != forms[0]:
+def stack(
+    modality: str, records: Sequence[Tensor | str], owners: Sequence[int]
+) -> Tensor | list[str]:
+    """Records of one modality as one tensor, or as a list of strings.
+
+    Args:
+        modality: Its name, for messages.
+        records: Tensors of one shape and dtype, or strings.
+        owners: Instance of each, for messages.
+
+    Raises:
+        ValueError: If they are of several kinds, shapes or dtypes.
+    """
+    if all(isinstance(record, str) for record in records):
+        return list(records)  # type: ignore[arg-type]
+    kinds = [_kind(record) for record in records]
+    for record, kind, owner in zip(records, kinds, owners, strict=True):
+        if not isinstance(record, Tensor | str):
             raise ValueError(
-                f"{modality!r}[{owners[0]}] has {forms[0]} but {modality!r}[{owner}] has {form}: "
-                "observations of a modality are stacked"
+                f"{modality!r} records must be tensors or strings, but instance {owner} has {kind}"
             )
-    return torch.stack([record for record in flat if isinstance(record, Tensor)])
+        if kind != kinds[0]:
+            raise ValueError(
+                f"{modality!r} records cannot be stacked: instance {owners[0]} has {kinds[0]} but "
+                f"instance {owner} has {kind}"
+            )
+    return torch.stack([record for record in records if isinstance(record, Tensor)])
+
+
+def _kind(record: object) -> str:
+    if isinstance(record, Tensor):
+        return f"a tensor {record.dtype} of shape {tuple(record.shape)}"
+    return f"a {type(record).__name__}"

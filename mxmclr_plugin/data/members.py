@@ -8,8 +8,6 @@ from typing import TypeVar, overload
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Members", "flattened", "integers"]
-
 T = TypeVar("T")
 
 
@@ -51,6 +49,11 @@ class Members(Sequence[npt.NDArray[np.int64]]):
         """Number of records of each instance. Shape: (instances,)."""
         return np.diff(self.offsets)
 
+    @property
+    def owners(self) -> npt.NDArray[np.int64]:
+        """Number of the instance of each record. Shape: (observations,)."""
+        return np.repeat(np.arange(len(self)), self.folds)
+
     def selected(self, instances: npt.NDArray[np.int64]) -> Members:
         """The members of some instances."""
         of = Members.of_sizes(self.folds[instances])
@@ -61,7 +64,7 @@ class Members(Sequence[npt.NDArray[np.int64]]):
         """Instances that have a record twice."""
         if (np.diff(self.rows) > 0).all():
             return np.empty(0, np.int64)
-        owners = np.repeat(np.arange(len(self)), self.folds)
+        owners = self.owners
         order = np.lexsort((self.rows, owners))
         rows, owners = self.rows[order], owners[order]
         same = (rows[1:] == rows[:-1]) & (owners[1:] == owners[:-1])

@@ -7,13 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mxmclr_plugin.data.dataset import MultifoldDataset
-from mxmclr_plugin.data.problems import ProblemLog
+from mxmclr_plugin.data.problems import OnError, ProblemLog
 from mxmclr_plugin.data.rows import Row, read_rows, text_lines
 from mxmclr_plugin.data.splits import DataSplits
 from mxmclr_plugin.errors import DataError
 from mxmclr_plugin.registry import register_dataset
-
-__all__ = ["multi30k"]
 
 _FILES = {"train": "train.jsonl", "val": "val.jsonl", "test": "test_2016.jsonl"}
 # train.en.gz of task 1, train.1.en.gz to train.5.en.gz of task 2; beside them lists of the photos.
@@ -25,7 +23,7 @@ def multi30k(
     root: str | None = None,
     *,
     languages: list[str] = ["en", "de"],  # noqa: B006 (a list as in YAML; only read)
-    on_error: str = "skip",
+    on_error: OnError = "skip",
 ) -> DataSplits:
     """Multi30K, task 2 (Elliott et al. 2016, https://arxiv.org/abs/1605.00459): texts x texts.
 

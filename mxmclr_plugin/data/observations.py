@@ -10,17 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from mxmclr_plugin.data.batch import Observations, stack
-from mxmclr_plugin.data.dataset import MultifoldDataset
-
-__all__ = [
-    "Observation",
-    "ObservationBatch",
-    "ObservationDataset",
-    "Records",
-    "collate_observations",
-    "observation_loader",
-]
+from mxmclr_plugin.data.batch import Observations
+from mxmclr_plugin.data.dataset import MultifoldDataset, stack
 
 
 @dataclass(frozen=True)

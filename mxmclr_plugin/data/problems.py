@@ -6,13 +6,13 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
 
+from mxmclr_plugin.bounds import within_bounds
 from mxmclr_plugin.errors import DataError
-
-__all__ = ["OnError", "Problem", "ProblemLog"]
 
 _EXAMPLES, _LONGEST = 2, 400  # of each kind in a summary, and characters of one
 
 OnError = Literal["skip", "raise"]
+"""What is done about a problem: it is left out and listed, or it is an error."""
 
 
 @dataclass(frozen=True)
@@ -36,14 +36,10 @@ class ProblemLog:
     Attributes:
         on_error: ``"skip"`` notes a problem, ``"raise"`` makes it an error.
         problems: The problems so far.
-
-    Raises:
-        ValueError: If ``on_error`` is neither.
     """
 
-    def __init__(self, on_error: str = "skip") -> None:
-        if on_error not in ("skip", "raise"):
-            raise ValueError(f"on_error must be skip or raise, got {on_error!r}")
+    @within_bounds
+    def __init__(self, on_error: OnError = "skip") -> None:
         self.on_error = on_error
         self.problems: list[Problem] = []
 

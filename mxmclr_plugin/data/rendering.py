@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-__all__ = ["ELEVATION", "render_views"]
+from mxmclr_plugin.bounds import Count, within_bounds
 
 ELEVATION = math.pi / 5
 """Angle at which the camera looks down, as in TriCoLo's renderings (3dlg-hcvc/tricolo)."""
@@ -25,7 +25,8 @@ Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int32]
 
 
-def render_views(grids: Tensor, views: int, size: int) -> Tensor:
+@within_bounds
+def render_views(grids: Tensor, views: Count, size: Count) -> Tensor:
     """Images of grids from cameras all round.
 
     The shape is moved to the middle of its grid, by whole voxels, and not scaled: small stays
@@ -51,8 +52,6 @@ def render_views(grids: Tensor, views: int, size: int) -> Tensor:
         raise ValueError(
             f"grids are uint8 of the shape (rows, 4, R, R, R), got {grids.dtype} of {shape}"
         )
-    if views < 1 or size < 1:
-        raise ValueError(f"views and size must be 1 or more, got {views} and {size}")
     rows, edge = shape[0], shape[2]
     centred = _centred(grids.numpy())
     occupied = centred[:, 3] > 0

@@ -5,15 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import numpy as np
+from annotated_types import Ge
 
+from mxmclr_plugin.bounds import within_bounds
 from mxmclr_plugin.data.dataset import MultifoldDataset
 from mxmclr_plugin.data.problems import Problem
 from mxmclr_plugin.errors import DataError
-
-__all__ = ["SPLITS", "DataSplits", "hold_out", "split_named"]
 
 SPLITS = ("train", "val", "test")
 
@@ -61,10 +61,11 @@ def split_named(name: object) -> str | None:
     return _SPLIT_NAMES.get(name.strip().lower()) if isinstance(name, str) else None
 
 
+@within_bounds
 def hold_out(
     names: Sequence[T],
     shares: Mapping[str, int | float],
-    seed: int,
+    seed: Annotated[int, Ge(0)],
     *,
     what: str = "names",
     by_name: bool = False,
@@ -75,7 +76,7 @@ def hold_out(
         names: What is split: names, or indexes.
         shares: Size of each split that is drawn: a number of names, or a share of them, which is
             one name at least.
-        seed: Seed of the draw, 0 or more. The draw is the same with every version of numpy.
+        seed: Seed of the draw. The draw is the same with every version of numpy.
         what: Plural noun for messages: "photos".
         by_name: Whether the order of the draw follows from each name and the seed, so that it does
             not depend on the order of the names.
@@ -87,8 +88,6 @@ def hold_out(
         DataError: If no name is left to train on.
         ValueError: If the seed is negative.
     """
-    if seed < 0:
-        raise ValueError(f"seed must be 0 or more, got {seed}")
     sizes = {
         split: share if isinstance(share, int) else max(1, round(share * len(names)))
         for split, share in shares.items()

@@ -6,17 +6,18 @@ import hashlib
 import json
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
+from annotated_types import Ge
 from torch import Tensor
 
+from mxmclr_plugin.bounds import OneOf, within_bounds
 from mxmclr_plugin.data.dataset import Store
 from mxmclr_plugin.data.rendering import render_views
 from mxmclr_plugin.files import kept
 from mxmclr_plugin.progress import progress_bar
-
-__all__ = ["ArrayFile", "SeparateViews", "StackedViews", "rendered_views"]
 
 # Part of every file's name: raise it when rendering changes.
 _VERSION = 1
@@ -89,7 +90,14 @@ class SeparateViews:
         return image
 
 
-def rendered_views(grids: Store, views: int, size: int, folder: Path, key: str) -> ArrayFile:
+@within_bounds
+def rendered_views(
+    grids: Store,
+    views: Annotated[int, OneOf((6, 12))],
+    size: Annotated[int, Ge(8)],
+    folder: Path,
+    key: str,
+) -> ArrayFile:
     """Images of all grids of a store, rendered once and kept in a folder.
 
     Args:
@@ -106,10 +114,6 @@ def rendered_views(grids: Store, views: int, size: int, folder: Path, key: str) 
     Raises:
         ValueError: If ``views`` is not 6 or 12, ``size`` is below 8, or there is no grid.
     """
-    if views not in (6, 12):
-        raise ValueError(f"views must be 6, 12 or null, got {views}")
-    if size < 8:
-        raise ValueError(f"view_size must be 8 or more, got {size}")
     if len(grids) == 0:
         raise ValueError("there are no grids to render")
     named = json.dumps([_VERSION, key, views, size, len(grids)])

@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mxmclr_plugin.data.batch import stack
-from mxmclr_plugin.data.dataset import MultifoldDataset
+from mxmclr_plugin.data.dataset import MultifoldDataset, stack
 from mxmclr_plugin.data.observations import Records
 from mxmclr_plugin.errors import ConfigError, build_part
 from mxmclr_plugin.experiment.config.run_config import RunConfig
@@ -22,16 +21,6 @@ from mxmclr_plugin.models.registry import build_tower
 from mxmclr_plugin.models.teacher import with_teacher
 from mxmclr_plugin.models.text import TextBackbone
 from mxmclr_plugin.models.tower import Tower
-
-__all__ = [
-    "build_towers",
-    "check_processes",
-    "check_teacher",
-    "frozen_texts",
-    "save_sentence_transformers",
-    "with_cached_features",
-    "with_teachers",
-]
 
 
 def build_towers(config: RunConfig, train: MultifoldDataset) -> dict[str, Tower]:

@@ -14,8 +14,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from mxmclr_plugin.data.batch import stack
-from mxmclr_plugin.data.dataset import MultifoldDataset
+from mxmclr_plugin.data.dataset import MultifoldDataset, stack
 from mxmclr_plugin.data.file_store import FileStore
 from mxmclr_plugin.data.manifest.build import OneShape
 from mxmclr_plugin.data.observations import ObservationDataset
@@ -34,13 +33,11 @@ from mxmclr_plugin.inference.run import Run
 from mxmclr_plugin.inference.sentence_transformer import as_sentence_transformer
 from mxmclr_plugin.models.text import TextBackbone, write_sentence_transformer
 from mxmclr_plugin.models.tower import Tower
-from mxmclr_plugin.registry import did_you_mean
+from mxmclr_plugin.registry import check_known
 from mxmclr_plugin.safe_text import TerminalConsole, print_line
 
 if TYPE_CHECKING:  # it takes seconds to import
     from sentence_transformers import SentenceTransformer
-
-__all__ = ["LARGEST_DIFFERENCE", "export_run"]
 
 LARGEST_DIFFERENCE = 1e-4
 """Of a number of a unit vector, between a tower and what was written of it."""
@@ -85,11 +82,7 @@ def export_run(
     """
     console = console or TerminalConsole()
     for file_format in formats:
-        if file_format not in FORMATS:
-            raise ConfigError(
-                f"format cannot be {file_format!r}: {did_you_mean(file_format, FORMATS)}it can be "
-                f"{', '.join(FORMATS)}"
-            )
+        check_known("format cannot be", file_format, FORMATS)
     wanted = list(run.towers) if towers is None else list(towers)
     dataset = run.searched(split)
     for modality in wanted:

@@ -14,11 +14,9 @@ from mxmclr_plugin.data.images import DRAWABLE, image_of
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.inference.embedding_cache import cached_embeddings
 from mxmclr_plugin.inference.run import Run
-from mxmclr_plugin.registry import did_you_mean
+from mxmclr_plugin.registry import check_known
 from mxmclr_plugin.retrieval.cross_modal import retrieval_items
 from mxmclr_plugin.retrieval.direction import Side, modalities_of
-
-__all__ = ["RankedItems", "VisibleItem", "file_of", "ranked_items", "visible_item"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,11 +71,7 @@ def ranked_items(run: Run, dataset: MultifoldDataset, side: Side) -> RankedItems
     """
     parts = modalities_of(side)
     for part in parts:
-        if part not in run.towers:
-            raise ConfigError(
-                f"modality: the run has no tower of {part!r}, "
-                f"{did_you_mean(part, run.towers)}it has those of {', '.join(run.towers)}"
-            )
+        check_known("modality: the run has no tower of", part, run.towers)
     if len(parts) > 1 and set(parts) <= set(dataset.modalities):
         whole = dataset.observed_in(parts, len(parts))
         dataset = dataset if whole.all() else dataset.subset(whole)

@@ -10,8 +10,7 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from mxmclr_plugin.data.batch import stack
-from mxmclr_plugin.data.dataset import MultifoldDataset
+from mxmclr_plugin.data.dataset import MultifoldDataset, stack
 from mxmclr_plugin.data.file_store import UnreadableFile
 from mxmclr_plugin.data.images import without_border
 from mxmclr_plugin.data.manifest.build import OneShape
@@ -26,8 +25,6 @@ from mxmclr_plugin.inference.run import Run
 from mxmclr_plugin.models.text import TextBackbone, unknown_words
 from mxmclr_plugin.retrieval.direction import Side, modalities_of, side_name
 from mxmclr_plugin.retrieval.top_k import top_k
-
-__all__ = ["Found", "Hit", "search"]
 
 _SUFFIXES = {
     "image": IMAGE_SUFFIXES,

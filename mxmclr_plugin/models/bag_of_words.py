@@ -14,6 +14,7 @@ from tokenizers.pre_tokenizers import Split
 from tokenizers.trainers import WordLevelTrainer
 from torch import Tensor, nn
 
+from mxmclr_plugin.bounds import Count, within_bounds
 from mxmclr_plugin.data.batch import Observations
 from mxmclr_plugin.models.text import TextBackbone
 from mxmclr_plugin.models.tower import described
@@ -21,8 +22,6 @@ from mxmclr_plugin.registry import register_tower
 
 if TYPE_CHECKING:  # it takes seconds to import
     from sentence_transformers import SentenceTransformer
-
-__all__ = ["BagOfWords", "bag_of_words"]
 
 _UNKNOWN = "[UNK]"
 
@@ -80,8 +79,9 @@ class BagOfWords(TextBackbone):
 
 
 @register_tower("bag_of_words", kind="text")
+@within_bounds
 def bag_of_words(
-    sentences: Sequence[str], embedding_dim: int = 128, min_count: int = 1
+    sentences: Sequence[str], embedding_dim: Count = 128, min_count: Count = 1
 ) -> BagOfWords:
     """Mean of word vectors, trained from scratch on the captions (no download).
 
@@ -97,12 +97,8 @@ def bag_of_words(
         min_count: Words seen less often count as unknown.
 
     Raises:
-        ValueError: If the sentences hold no word, or a number is below 1.
+        ValueError: If the sentences hold no word.
     """
-    if embedding_dim < 1 or min_count < 1:
-        raise ValueError(
-            f"embedding_dim and min_count are at least 1, got {embedding_dim} and {min_count}"
-        )
     for row, sentence in enumerate(sentences):
         if not isinstance(sentence, str):
             raise ValueError(

@@ -18,6 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from mxmclr_plugin.bounds import Count, within_bounds
 from mxmclr_plugin.data.batch import Observations
 from mxmclr_plugin.data.dataset import Store
 from mxmclr_plugin.data.file_store import FileStore
@@ -25,13 +26,6 @@ from mxmclr_plugin.files import cache_folder, intact, kept
 from mxmclr_plugin.models.record_digests import record_digests, tensor_bytes
 from mxmclr_plugin.models.text import tokenizer_digest
 from mxmclr_plugin.progress import progress_bar
-
-__all__ = [
-    "FeatureStore",
-    "cached_features",
-    "encoder_features",
-    "fingerprint_module",
-]
 
 # Part of every key: increase it when the content of the files changes meaning.
 _VERSION = "2"
@@ -90,6 +84,7 @@ def _digests_in(path: Path) -> list[bytes]:
         return [row.tobytes() for row in file.get_tensor("records").numpy()]
 
 
+@within_bounds
 @torch.no_grad()
 def cached_features(
     encode: Callable[[Observations], Tensor],
@@ -97,8 +92,8 @@ def cached_features(
     *,
     model_fingerprint: str,
     rows: npt.NDArray[np.int64] | None = None,
-    batch_size: int = 256,
-    shard_size: int = 4096,
+    batch_size: Count = 256,
+    shard_size: Count = 4096,
     description: str = "encoding",
 ) -> FeatureStore:
     """Features of every record, from disk where they were computed before.
@@ -130,10 +125,6 @@ def cached_features(
     positions = np.arange(len(store)) if rows is None else np.unique(rows)
     if len(positions) == 0:
         raise ValueError(f"{description}: there are no records to encode")
-    if batch_size < 1 or shard_size < 1:
-        raise ValueError(
-            f"batch_size and shard_size are at least 1, got {batch_size} and {shard_size}"
-        )
     with progress_bar() as progress:
         digests = list(
             progress.track(

@@ -7,11 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
+from mxmclr_plugin.bounds import Count, within_bounds
 from mxmclr_plugin.data.batch import Observations
 from mxmclr_plugin.models.tower import Backbone, described, is_exporting
 from mxmclr_plugin.registry import register_tower
-
-__all__ = ["PrecomputedFeatures", "features"]
 
 
 class PrecomputedFeatures(Backbone):
@@ -24,10 +23,9 @@ class PrecomputedFeatures(Backbone):
         ValueError: If it is below 1.
     """
 
-    def __init__(self, width: int) -> None:
+    @within_bounds
+    def __init__(self, width: Count) -> None:
         super().__init__()
-        if width < 1:
-            raise ValueError(f"a vector has at least one number, got {width}")
         self.out_features = width
 
     def forward(self, observations: Observations) -> Tensor:

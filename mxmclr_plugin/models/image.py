@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mxmclr_plugin.bounds import within_bounds
 from mxmclr_plugin.data.batch import Observations
 from mxmclr_plugin.models.checkpointing import checkpoint_blocks
 from mxmclr_plugin.models.pretrained import (
@@ -19,14 +20,12 @@ from mxmclr_plugin.models.pretrained import (
 )
 from mxmclr_plugin.models.tower import (
     Backbone,
+    Widths,
     check_unit_range,
-    check_widths,
     described,
     is_exporting,
 )
-from mxmclr_plugin.registry import did_you_mean, register_tower
-
-__all__ = ["ImageModel", "LightCNN2d", "TorchvisionBackbone", "image_models", "scaled_images"]
+from mxmclr_plugin.registry import check_known, register_tower
 
 _AUXILIARY = ("aux1", "aux2", "AuxLogits")  # further classifiers of GoogLeNet and Inception
 
@@ -48,9 +47,9 @@ class LightCNN2d(Backbone):
 
     pretrained = False
 
-    def __init__(self, widths: list[int] = [32, 64, 128, 256]) -> None:  # noqa: B006
+    @within_bounds
+    def __init__(self, widths: Widths = [32, 64, 128, 256]) -> None:  # noqa: B006
         super().__init__()
-        check_widths(widths)
         stages: list[nn.Module] = []
         inputs, kernel = 3, 5
         for width in widths:
@@ -163,11 +162,7 @@ class TorchvisionBackbone(ImageModel):
         weights: str | None = None,
         gradient_checkpointing: bool = False,
     ) -> None:
-        if arch not in image_models():
-            raise ValueError(
-                f"unknown image model {arch!r}: {did_you_mean(arch, image_models())}known are "
-                f"{', '.join(image_models())}"
-            )
+        check_known("unknown image model", arch, image_models())
         named = named_weights(arch, weights)
         model = torchvision_model(arch, named)
         auxiliary = [name for name in _AUXILIARY if hasattr(model, name)]

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import copy
 import sys
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
+from annotated_types import Ge, Gt, Lt
 from torch import nn
 
+from mxmclr_plugin.bounds import Count, within_bounds
 from mxmclr_plugin.optional_packages import optional
-
-__all__ = ["add_lora", "merged"]
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
-def add_lora(model: nn.Module, rank: int, alpha: float | None, dropout: float) -> None:
+@within_bounds
+def add_lora(
+    model: nn.Module,
+    rank: Count,
+    alpha: Annotated[float, Gt(0)] | None,
+    dropout: Annotated[float, Ge(0), Lt(1)],
+) -> None:
     """Adds adapters to every linear layer of a transformer, in place; only they are trained.
 
     Hu et al. 2021, arXiv 2106.09685, section 4.1. They start at zero, so the output
@@ -31,11 +37,6 @@ def add_lora(model: nn.Module, rank: int, alpha: float | None, dropout: float) -
         ImportError: If peft is not installed.
         ValueError: If a number is out of range, or the model has no linear layer.
     """
-    if rank < 1 or not 0 <= dropout < 1 or (alpha is not None and alpha <= 0):
-        raise ValueError(
-            "lora_rank is at least 1, lora_alpha above 0 and lora_dropout at least 0 and below 1, "
-            f"got {rank}, {alpha} and {dropout}"
-        )
     peft = _peft()
     config = peft.LoraConfig(
         r=rank,

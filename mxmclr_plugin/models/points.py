@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Ge
 from torch import Tensor, nn
 
+from mxmclr_plugin.bounds import within_bounds
 from mxmclr_plugin.data.batch import Observations
-from mxmclr_plugin.models.tower import Backbone, check_widths, described, is_exporting
+from mxmclr_plugin.models.tower import Backbone, Widths, described, is_exporting
 from mxmclr_plugin.registry import register_tower
-
-__all__ = ["PointNet", "point_net"]
 
 
 class PointNet(Backbone):
@@ -33,16 +33,14 @@ class PointNet(Backbone):
 
     pretrained = False
 
+    @within_bounds
     def __init__(
         self,
-        channels: int = 3,
-        widths: list[int] = [64, 128, 256],  # noqa: B006
+        channels: Annotated[int, Ge(3)] = 3,
+        widths: Widths = [64, 128, 256],  # noqa: B006
         centred: bool = True,
     ) -> None:
         super().__init__()
-        if channels < 3:
-            raise ValueError(f"a point has at least x, y and z, got {channels} channels")
-        check_widths(widths)
         self.channels = channels
         self.centred = centred
         layers: list[nn.Module] = []
@@ -101,7 +99,7 @@ class PointNet(Backbone):
 @register_tower("point_net", kind="points")
 def point_net(
     corpus: Sequence[Any],
-    widths: list[int] = [64, 128, 256],  # noqa: B006
+    widths: Widths = [64, 128, 256],  # noqa: B006
     centred: bool = True,
 ) -> PointNet:
     """PointNet: a shared MLP, then maximum and mean over the points.

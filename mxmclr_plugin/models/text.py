@@ -22,13 +22,6 @@ from mxmclr_plugin.models.tower import Backbone, described
 if TYPE_CHECKING:  # it takes seconds to import
     from sentence_transformers import SentenceTransformer
 
-__all__ = [
-    "TextBackbone",
-    "tokenizer_digest",
-    "unknown_words",
-    "write_sentence_transformer",
-]
-
 
 def write_sentence_transformer(model: SentenceTransformer, path: Path) -> None:
     """Writes a model for ``SentenceTransformer(path)``, to any path, with the modes of new files.

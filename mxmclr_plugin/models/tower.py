@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Annotated
 
 import torch
+from annotated_types import Ge, Gt, MinLen
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mxmclr_plugin.bounds import Count, within_bounds
 from mxmclr_plugin.data.batch import Observations
 
-__all__ = ["Backbone", "Tower", "check_unit_range", "check_widths", "described", "is_exporting"]
+Widths = Annotated[list[Count], MinLen(1)]
+"""Channels of each stage of a backbone."""
 
 
 def is_exporting() -> bool:
@@ -20,16 +23,6 @@ def is_exporting() -> bool:
     # torch 2.6 does not tell torch.export from torch.compile.
     traced = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
     return bool(traced())
-
-
-def check_widths(widths: Sequence[int]) -> None:
-    """Check the widths of the stages of a backbone.
-
-    Raises:
-        ValueError: If one is below 1 or there is none.
-    """
-    if not widths or min(widths) < 1:
-        raise ValueError(f"widths are one positive integer a stage, got {list(widths)}")
 
 
 def check_unit_range(observations: Tensor, what: str) -> None:
@@ -129,37 +122,33 @@ class Tower(nn.Module):
         in_features: Width of the features.
 
     Raises:
-        ValueError: If a width is not a positive integer, lr_scale is not above 0 or for a backbone
-            that stays frozen, or unfreeze_at for one that is not frozen or has nothing to
-            train.
+        ValueError: If the backbone has no ``out_features``, lr_scale is set for one that stays
+            frozen, or unfreeze_at for one that is not frozen or has nothing to train.
     """
 
+    @within_bounds
     def __init__(
         self,
         backbone: nn.Module,
-        dim: int = 128,
-        hidden: int | None = None,
+        dim: Count = 128,
+        hidden: Count | None = None,
         frozen: bool = False,
-        unfreeze_at: int | None = None,
-        lr_scale: float = 1.0,
+        unfreeze_at: Annotated[int, Ge(0)] | None = None,
+        lr_scale: Annotated[float, Gt(0)] = 1.0,
     ) -> None:
         super().__init__()
         features = getattr(backbone, "out_features", None)
-        hidden = features if hidden is None else hidden
-        widths = {"out_features of the backbone": features, "dim": dim, "hidden": hidden}
-        for name, width in widths.items():
-            if not isinstance(width, int) or width < 1:
-                raise ValueError(f"{name} is a positive integer, got {width!r}")
-        assert isinstance(features, int)
-        assert isinstance(hidden, int)
-        trained = any(parameter.requires_grad for parameter in backbone.parameters())
-        if unfreeze_at is not None and not (frozen and trained and unfreeze_at >= 0):
+        if not isinstance(features, int) or features < 1:
             raise ValueError(
-                f"unfreeze_at is a step, 0 or more, of a frozen backbone that can be trained; got "
+                f"out_features of the backbone must be a positive integer, got {features!r}"
+            )
+        hidden = hidden or features
+        trained = any(parameter.requires_grad for parameter in backbone.parameters())
+        if unfreeze_at is not None and not (frozen and trained):
+            raise ValueError(
+                f"unfreeze_at is a step of a frozen backbone that can be trained; got "
                 f"{unfreeze_at} with frozen {str(frozen).lower()}"
             )
-        if not (math.isfinite(lr_scale) and lr_scale > 0):
-            raise ValueError(f"lr_scale is a number above 0, got {lr_scale}")
         if lr_scale != 1 and frozen and unfreeze_at is None:
             raise ValueError(
                 f"lr_scale is {lr_scale}, but the backbone is frozen and so not trained: set "

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from mxmclr_plugin.bounds import within_bounds
 from mxmclr_plugin.data.batch import Observations
 from mxmclr_plugin.models.image import LightCNN2d, TorchvisionBackbone
 from mxmclr_plugin.models.timm_image import TimmBackbone
 from mxmclr_plugin.models.tower import Backbone
 from mxmclr_plugin.registry import register_tower
-
-__all__ = ["LIGHT_CNN", "MultiView", "Pooling", "multi_view"]
 
 Pooling = Literal["mean", "max", "attention"]
 
@@ -36,10 +35,9 @@ class MultiView(Backbone):
         ValueError: If the pooling is unknown.
     """
 
+    @within_bounds
     def __init__(self, backbone: Backbone, pooling: Pooling = "mean") -> None:
         super().__init__()
-        if pooling not in get_args(Pooling):
-            raise ValueError(f"pooling is one of {', '.join(get_args(Pooling))}, got {pooling!r}")
         self.backbone = backbone
         self.pooling = pooling
         self.out_features = backbone.out_features

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from mxmclr_plugin.bounds import within_bounds
 from mxmclr_plugin.data.batch import Observations
 from mxmclr_plugin.models.pretrained import (
     load_weights,
@@ -14,14 +15,12 @@ from mxmclr_plugin.models.pretrained import (
 )
 from mxmclr_plugin.models.tower import (
     Backbone,
+    Widths,
     check_unit_range,
-    check_widths,
     described,
     is_exporting,
 )
-from mxmclr_plugin.registry import did_you_mean, register_tower
-
-__all__ = ["LightCNN3d", "VideoBackbone", "video_models"]
+from mxmclr_plugin.registry import check_known, register_tower
 
 _CHANNELS = 4  # RGBA
 _BLOCK = 2  # edge of the blocks that LightCNN3d turns into channels
@@ -51,10 +50,10 @@ class LightCNN3d(Backbone):
 
     pretrained = False
 
-    def __init__(self, widths: list[int] = [32, 64, 128], turn: bool = True) -> None:  # noqa: B006
+    @within_bounds
+    def __init__(self, widths: Widths = [32, 64, 128], turn: bool = True) -> None:  # noqa: B006
         super().__init__()
         self.turn = turn
-        check_widths(widths)
         self.least = 2 ** len(widths)
         stages: list[nn.Module] = []
         inputs = _CHANNELS * _BLOCK**3
@@ -123,11 +122,8 @@ class VideoBackbone(Backbone):
 
     def __init__(self, arch: str = "r3d_18", weights: str | None = None) -> None:
         super().__init__()
-        if arch not in video_models():
-            raise ValueError(
-                f"unknown video model {arch!r}: {did_you_mean(arch, video_models())}known are "
-                f"{', '.join(video_models())}. (MViT is left out: its positions fit one size only)"
-            )
+        # MViT is left out: its positions fit one size only.
+        check_known("unknown video model", arch, video_models())
         named = named_weights(arch, weights)
         model = torchvision_model(arch, named)
         stem = next(name for name, m in model.named_modules() if isinstance(m, nn.Conv3d))

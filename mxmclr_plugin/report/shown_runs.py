@@ -15,10 +15,8 @@ from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.experiment.run_folder.metrics import RunMetrics
 from mxmclr_plugin.inference.items import RankedItems, ranked_items
 from mxmclr_plugin.inference.run import Run, load_run
-from mxmclr_plugin.registry import did_you_mean
+from mxmclr_plugin.registry import check_known
 from mxmclr_plugin.retrieval.direction import modalities_of
-
-__all__ = ["LoadedRun", "ShownRuns", "choose_from_ablation", "choose_from_comparison", "choose_run"]
 
 Modalities = tuple[str, ...]
 
@@ -99,14 +97,10 @@ def choose_from_comparison(
     Raises:
         ConfigError: If there is no such loss or protocol.
     """
-    for key, names in (("loss", losses), ("protocol", [] if protocol is None else [protocol])):
-        known = results.axes[key]
+    protocols = [] if protocol is None else [protocol]
+    for key, axis, names in (("losses", "loss", losses), ("protocol", "protocol", protocols)):
         for name in names:
-            if name not in known:
-                raise ConfigError(
-                    f"{'losses' if key == 'loss' else key}: {name!r} was not compared, "
-                    f"{did_you_mean(name, known)}there are {', '.join(known)}"
-                )
+            check_known(f"{key} cannot be", name, results.axes[axis])
     for name in results.axes["protocol"] if protocol is None else [protocol]:
         pair = list(losses) or _best_and_baseline(results, folder, name)
         for seed in results.seeds:

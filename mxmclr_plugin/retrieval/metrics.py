@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch import distributed as torch_dist
 
 from mxmclr_plugin.progress import progress_bar
 from mxmclr_plugin.retrieval.cosines import (
@@ -23,8 +21,7 @@ from mxmclr_plugin.retrieval.cosines import (
     slices,
 )
 from mxmclr_plugin.retrieval.inputs import Ids, Rows, as_ids, as_rows
-
-__all__ = ["QueryRanks", "rank_queries", "retrieval_metrics"]
+from mxmclr_plugin.retrieval.processes import own_rows, sum_of_processes
 
 
 @torch.no_grad()
@@ -96,20 +93,16 @@ def retrieval_metrics(
         )
     ranked = _RankedQueries(queries, gallery, query_ids, gallery_ids, chunk, gallery_chunk)
     n, m = len(ranked.queries), len(ranked.items)
-    size = torch_dist.get_world_size() if distributed else 1
-    rank = torch_dist.get_rank() if distributed else 0
-    mine = slice(n * rank // size, n * (rank + 1) // size)
+    mine = own_rows(n, distributed)
     names = [*(f"r@{k}" for k in depths), f"ndcg@{ndcg_at}", "mrr", "chance@1"]
     sums = ranked.items.unit(ranked.queries[:0]).new_zeros(len(names))
-    with progress_bar() if progress else nullcontext() as bar:
-        task = None if bar is None else bar.add_task("ranking", total=mine.stop - mine.start)
+    with progress_bar(shown=progress) as bar:
+        task = bar.add_task("ranking", total=mine.stop - mine.start)
         for rows, right, wrong, number in ranked.blocks(ndcg_at, mine):
             metrics = _expected_metrics(right, wrong, number, m, depths, ndcg_at)
             sums += torch.stack([metrics[name].sum() for name in names])
-            if bar is not None and task is not None:
-                bar.advance(task, len(rows))
-    if distributed:
-        torch_dist.all_reduce(sums)
+            bar.advance(task, len(rows))
+    sums = sum_of_processes(sums, distributed)
     rates = dict(zip(names, (100 * sums / n).tolist(), strict=True))
     return {**rates, "queries": n, "gallery": m}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -18,8 +17,6 @@ from mxmclr_plugin.retrieval.cosines import (
     slices,
 )
 from mxmclr_plugin.retrieval.inputs import Rows, as_rows
-
-__all__ = ["TopK", "top_k"]
 
 # A key is a score in steps above this many bits of the item's index, so that keys order items by
 # falling score and then by rising index, and no two are equal.
@@ -85,12 +82,11 @@ def top_k(
     rows, columns = block_shape(memory, len(queries), len(gallery), queries.shape[1])
     items = Gallery(gallery, torch.arange(len(gallery)), at)
     keys = torch.empty(len(queries), k, dtype=torch.int64, device=home)
-    with progress_bar() if progress else nullcontext() as bar:
-        task = None if bar is None else bar.add_task("search", total=len(queries))
+    with progress_bar(shown=progress) as bar:
+        task = bar.add_task("search", total=len(queries))
         for part in slices(0, len(queries), rows):
             keys[part] = _search(items.unit(queries[part]), items, k, columns).to(home)
-            if bar is not None and task is not None:
-                bar.advance(task, len(keys[part]))
+            bar.advance(task, len(keys[part]))
     return TopK((_steps(keys) / STEPS).float(), _LAST_INDEX - (keys & _LAST_INDEX))
 
 

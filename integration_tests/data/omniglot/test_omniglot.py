@@ -208,10 +208,10 @@ def test_what_is_not_there(tmp_path):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"split": "drawer"}, ValueError, "split must be null, character, alphabet, official"),
+        ({"split": "drawer"}, ValueError, "split must be character, alphabet, official or null"),
         ({"split": "official"}, DataError, "images_background and images_evaluation"),
-        ({"points": 1}, ValueError, "points 2 or more"),
-        ({"copies": -1}, ValueError, "copies 0 or more"),
+        ({"points": 1}, ValueError, "points must be 2 or more"),
+        ({"copies": -1}, ValueError, "copies must be 0 or more"),
         ({"seed": -1}, ValueError, "seed must be 0 or more"),
     ],
 )

@@ -76,7 +76,7 @@ def test_fewer_training_classes_are_a_part_of_more(held_out):
 @pytest.mark.parametrize(
     ("held_out", "train_classes", "message"),
     [
-        ("color", None, "held_out must be null, colours, shapes, combinations, got 'color'"),
+        ("color", None, "held_out must be colours, shapes, combinations or null, got 'color'"),
         (None, 0, "train_classes must be 1 to 605 here, got 0"),
         (None, 606, "train_classes must be 1 to 605 here, got 606"),
         ("combinations", 13, "train_classes must be 14 to 378 here, got 13"),

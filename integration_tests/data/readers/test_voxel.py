@@ -57,16 +57,14 @@ def test_genuine_grids_stand_upright(test_data):
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "bzip2", "raw"])
-@pytest.mark.parametrize("vertical", [None, 0, 1, 2])
-def test_nrrd_as_pynrrd_reads_it(tmp_path, encoding, vertical):
+def test_nrrd_as_pynrrd_reads_it(tmp_path, encoding):
     rgba = coloured()
     nrrd.write(str(tmp_path / "a.nrrd"), rgba, {"encoding": encoding})
-    grid = read_voxel(tmp_path / "a.nrrd", 4, vertical).numpy()
+    grid = read_voxel(tmp_path / "a.nrrd", 4).numpy()
     for x in range(4):
         for y in range(4):
             for z in range(4):
-                place = {None: (y, z, x), 0: (y, z, x), 1: (z, x, y), 2: (x, y, z)}[vertical]
-                assert (grid[(slice(None), *place)] == rgba[:, x, y, z]).all()
+                assert (grid[:, y, z, x] == rgba[:, x, y, z]).all()
 
 
 @pytest.mark.parametrize("encoding", ["raw", "gzip", "bzip2", "ascii"])
@@ -274,8 +272,6 @@ def test_resolutions(tmp_path):
         read_voxel(tmp_path / "a.npy", 12)
     with pytest.raises(ValueError, match="resolution"):
         read_voxel(tmp_path / "a.npy", 0)
-    with pytest.raises(ValueError, match="vertical"):
-        read_voxel(tmp_path / "a.npy", 8, vertical=3)
 
 
 def test_tricolo_takes_the_resolution_that_is_there(tmp_path):

@@ -184,7 +184,10 @@ def test_a_rank_without_rows_and_graph_does_not_stop_the_others(ranks):
 @pytest.mark.parametrize(
     ("jobs", "message"),
     [
-        ([torch.randn(2, 3), torch.randn(2, 4)], "different widths, in the order of ranks: 3, 4;"),
+        (
+            [torch.randn(2, 3), torch.randn(2, 4)],
+            "z is of different widths on different ranks, in their order: 3, 4;",
+        ),
         ([torch.randn(2, 3), torch.randn(2, 3).double()], r"dtypes.*torch.float32, torch.float64;"),
         ([torch.randn(2, 3).long()] * 2, r"got torch.int64 of shape \(2, 3\)"),
         ([torch.randn(2, 3, 1)] * 2, r"got torch.float32 of shape \(2, 3, 1\)"),

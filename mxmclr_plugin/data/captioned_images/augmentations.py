@@ -8,9 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from mxmclr_plugin.registry import did_you_mean
-
-__all__ = ["AUGMENTATIONS", "PhotoTransform", "build_augmentation"]
+from mxmclr_plugin.registry import check_known
 
 # Edge of an image before an edge of it is cropped away, as 256 for 224 is.
 MARGIN = 8 / 7
@@ -81,9 +79,5 @@ def build_augmentation(name: str, size: int) -> PhotoTransform:
     Raises:
         ValueError: If there is none of that name.
     """
-    if name not in AUGMENTATIONS:
-        raise ValueError(
-            f"unknown augmentation {name!r}: {did_you_mean(name, AUGMENTATIONS)}known are "
-            f"{', '.join(AUGMENTATIONS)}"
-        )
+    check_known("unknown augmentation", name, AUGMENTATIONS)
     return AUGMENTATIONS[name](size)

@@ -7,7 +7,11 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
+from annotated_types import Ge
+
+from mxmclr_plugin.bounds import Count, within_bounds
 from mxmclr_plugin.data.augmented_store import augmented
 from mxmclr_plugin.data.captioned_images.annotations import CaptionedPhoto, read_photos
 from mxmclr_plugin.data.captioned_images.augmentations import MARGIN, build_augmentation
@@ -15,31 +19,30 @@ from mxmclr_plugin.data.captioned_images.find import ImageFinder, stays_inside
 from mxmclr_plugin.data.dataset import MultifoldDataset
 from mxmclr_plugin.data.file_store import FileStore, readable_files
 from mxmclr_plugin.data.members import flattened
-from mxmclr_plugin.data.problems import ProblemLog
+from mxmclr_plugin.data.problems import OnError, ProblemLog
 from mxmclr_plugin.data.readers.image import IMAGE_SUFFIXES, read_image
 from mxmclr_plugin.data.rows import UTF_8
 from mxmclr_plugin.data.splits import SPLITS, DataSplits, hold_out
 from mxmclr_plugin.errors import DataError
 from mxmclr_plugin.registry import register_dataset
 
-__all__ = ["captioned_images"]
-
 _HELD_OUT = 1000  # photos; as Karpathy's splits of Flickr30K and Flickr8K do
 
 
 @register_dataset("captioned_images")
+@within_bounds
 def captioned_images(
     root: str | None = None,
     *,
     annotations: str | None = None,
     images: str | None = None,
-    size: int = 64,
+    size: Annotated[int, Ge(8)] = 64,
     augment: str | None = None,
-    copies: int = 1,
+    copies: Count = 1,
     augment_seed: int = 0,
     seed: int = 0,
     encoding: str = UTF_8,
-    on_error: str = "skip",
+    on_error: OnError = "skip",
 ) -> DataSplits:
     """Photos with captions: Flickr30K, Flickr8K, COCO, or others in one of their forms.
 
@@ -84,8 +87,6 @@ def captioned_images(
     """
     if root is None and (annotations is None or images is None):
         raise DataError("say where the photos are: root=FOLDER, or annotations= and images=")
-    if size < 8:
-        raise ValueError(f"size must be 8 pixels or more, got {size}")
     if augment is None and copies != 1:
         raise ValueError(
             f"{copies} copies of an image would be the same: choose how they differ with augment="

@@ -8,14 +8,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from annotated_types import Ge
 from PIL import ImageColor
 from torch import Tensor
 
+from mxmclr_plugin.bounds import Count, within_bounds
 from mxmclr_plugin.data.dataset import MultifoldDataset, Store
 from mxmclr_plugin.data.file_store import (
     EmbeddedFile,
@@ -32,14 +34,12 @@ from mxmclr_plugin.data.manifest.instances import (
 )
 from mxmclr_plugin.data.manifest.kinds import FILE_KINDS
 from mxmclr_plugin.data.members import Members, flattened
-from mxmclr_plugin.data.problems import ProblemLog
+from mxmclr_plugin.data.problems import OnError, ProblemLog
 from mxmclr_plugin.data.rows import UTF_8, read_rows
 from mxmclr_plugin.data.splits import SPLITS, DataSplits, hold_out
 from mxmclr_plugin.data.texts import Texts
 from mxmclr_plugin.errors import DataError
 from mxmclr_plugin.registry import register_dataset
-
-__all__ = ["SOURCE", "OneShape", "manifest", "read_manifest", "split_instances"]
 
 SOURCE = "source.json"
 """Beside a converted manifest: its source, and the caveats of that."""
@@ -74,20 +74,21 @@ class OneShape:
 
 
 @register_dataset("manifest")
+@within_bounds
 def manifest(
     path: str | None = None,
     *,
     root: str | None = None,
     allow_outside: bool = False,
-    size: int = 64,
-    resolution: int = 32,
-    points: int = 1024,
+    size: Annotated[int, Ge(8)] = 64,
+    resolution: Count = 32,
+    points: Count = 1024,
     background: str = "white",
     npz_key: str | None = None,
     encoding: str = UTF_8,
     labels: list[str] = [],  # noqa: B006 (a list as in YAML; only read)
     seed: int = 0,
-    on_error: str = "skip",
+    on_error: OnError = "skip",
 ) -> DataSplits:
     """Your own data: a JSONL file with an instance a line, or CSV, TSV, Parquet.
 
@@ -123,11 +124,6 @@ def manifest(
     """
     if path is None:
         raise DataError("say where the manifest is: path=my.jsonl")
-    for name, value, least in (("size", size, 8), ("resolution", resolution, 1)):
-        if value < least:
-            raise ValueError(f"{name} must be {least} or more, got {value}")
-    if points < 1:
-        raise ValueError(f"points must be 1 or more, got {points}")
     try:
         ImageColor.getrgb(background)
     except ValueError:

@@ -4,34 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated, Literal
 
+from annotated_types import Ge
 from torch import Tensor
 
+from mxmclr_plugin.bounds import within_bounds
 from mxmclr_plugin.data.augmented_store import augmented
 from mxmclr_plugin.data.dataset import MultifoldDataset
 from mxmclr_plugin.data.omniglot.drawings import Drawings, read_archive, read_folders
-from mxmclr_plugin.data.problems import ProblemLog
+from mxmclr_plugin.data.problems import OnError, ProblemLog
 from mxmclr_plugin.data.splits import SPLITS, DataSplits, hold_out
 from mxmclr_plugin.errors import DataError
 from mxmclr_plugin.registry import register_dataset
 
-__all__ = ["omniglot"]
-
-_SPLITS = ("character", "alphabet", "official")
 _VAL, _TEST = 0.1, 0.2  # of what is split
 
 
 @register_dataset("omniglot")
+@within_bounds
 def omniglot(
     root: str | None = None,
     *,
-    split: str | None = None,
-    size: int = 32,
-    points: int = 64,
-    copies: int = 8,
+    split: Literal["character", "alphabet", "official", None] = None,
+    size: Annotated[int, Ge(8)] = 32,
+    points: Annotated[int, Ge(2)] = 64,
+    copies: Annotated[int, Ge(0)] = 8,
     augment_seed: int = 0,
     seed: int = 0,
-    on_error: str = "skip",
+    on_error: OnError = "skip",
 ) -> DataSplits:
     """Omniglot (Lake et al. 2015, https://doi.org/10.1126/science.aab3050): images x strokes.
 
@@ -64,10 +65,6 @@ def omniglot(
     """
     if root is None:
         raise DataError("say where Omniglot is: root=FOLDER")
-    if size < 8 or points < 2 or copies < 0:
-        raise ValueError(
-            f"size is 8 or more, points 2 or more, copies 0 or more; got {size}, {points}, {copies}"
-        )
     folder = Path(root).expanduser()
     log = ProblemLog(on_error)
     archives = sorted(folder.glob("*.npz"))
@@ -109,8 +106,6 @@ def _split(
 ) -> tuple[dict[str, list[int]], str]:
     """Characters of each split, and a sentence about it."""
     split = split or ("official" if drawings.evaluation else "character")
-    if split not in _SPLITS:
-        raise ValueError(f"split must be null, {', '.join(_SPLITS)}, got {split!r}")
     if split == "official":
         if not drawings.evaluation:
             raise DataError("an official split needs images_background and images_evaluation")

@@ -6,13 +6,15 @@ import hashlib
 import json
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from annotated_types import Ge, Le, MultipleOf
 from torch import Tensor
 
+from mxmclr_plugin.bounds import Count, within_bounds
 from mxmclr_plugin.data.dataset import MultifoldDataset, Store
 from mxmclr_plugin.data.members import flattened
 from mxmclr_plugin.data.primitives.captions import (
@@ -23,7 +25,7 @@ from mxmclr_plugin.data.primitives.captions import (
     fewest_partial,
     retrieval_ceiling,
 )
-from mxmclr_plugin.data.primitives.class_split import split_classes
+from mxmclr_plugin.data.primitives.class_split import HeldOut, split_classes
 from mxmclr_plugin.data.primitives.classes import all_classes
 from mxmclr_plugin.data.primitives.voxels import draw_sample, occupancy
 from mxmclr_plugin.data.splits import DataSplits
@@ -31,8 +33,6 @@ from mxmclr_plugin.data.views import SeparateViews, rendered_views
 from mxmclr_plugin.files import kept
 from mxmclr_plugin.progress import progress_bar
 from mxmclr_plugin.registry import register_dataset
-
-__all__ = ["VoxelStore", "primitives"]
 
 # Part of every cache key: raise it when the generator changes.
 _VERSION = 4
@@ -73,20 +73,21 @@ class VoxelStore:
 
 
 @register_dataset("primitives")
+@within_bounds
 def primitives(
     root: str | Path | None = None,
     *,
-    seed: int = 0,
-    resolution: int = 32,
-    samples: int = 10,
+    seed: Annotated[int, Ge(0)] = 0,
+    resolution: Annotated[int, Ge(24), MultipleOf(2)] = 32,
+    samples: Count = 10,
     captions: int | None = None,
-    classes: int | None = None,
-    noise: float = 0.05,
-    held_out: str | None = None,
+    classes: Annotated[int, Ge(3), Le(756)] | None = None,
+    noise: Annotated[float, Ge(0), Le(1)] = 0.05,
+    held_out: HeldOut = None,
     train_classes: int | None = None,
-    described: int | None = None,
-    views: int | None = None,
-    view_size: int = 64,
+    described: Literal[1, 2, 3, None] = None,
+    views: Literal[6, 12, None] = None,
+    view_size: Annotated[int, Ge(8)] = 64,
     separate_views: bool = False,
 ) -> DataSplits:
     """Text2Shape Primitives (Chen et al. 2018, https://arxiv.org/abs/1803.08495), regenerated.
@@ -132,25 +133,10 @@ def primitives(
         ValueError: If an argument is out of range.
     """
     kinds = all_classes()
-    if seed < 0:
-        raise ValueError(f"seed must be 0 or more, got {seed}")
-    if resolution < 24 or resolution % 2:
-        raise ValueError(f"resolution must be an even number from 24 up, got {resolution}")
-    if samples < 1:
-        raise ValueError(f"samples must be 1 or more, got {samples}")
-    if described is not None and not 1 <= described < len(ATTRIBUTES):
-        raise ValueError(
-            f"described must be null (a sentence names all of {', '.join(ATTRIBUTES)}) or 1 to "
-            f"{len(ATTRIBUTES) - 1}, got {described}"
-        )
     most = FEWEST if described is None else fewest_partial(described)
     if captions is not None and not 1 <= captions <= most:
         condition = "" if described is None else f" with described={described}"
         raise ValueError(f"captions must be 1 to {most}{condition}, got {captions}")
-    if classes is not None and not 3 <= classes <= len(kinds):
-        raise ValueError(f"classes must be 3 to {len(kinds)}, got {classes}")
-    if not 0 <= noise <= 1:
-        raise ValueError(f"noise must be from 0 to 1, got {noise}")
     if held_out is not None and classes is not None:
         raise ValueError(
             "classes makes a small set at random, of which held_out may leave nothing: with "

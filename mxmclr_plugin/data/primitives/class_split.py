@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import numpy.typing as npt
 
+from mxmclr_plugin.bounds import within_bounds
 from mxmclr_plugin.data.primitives.classes import COLOURS, SHAPES, SIZES, PrimitiveClass
 
-__all__ = ["HELD_OUT", "split_classes"]
-
-HELD_OUT = ("colours", "shapes", "combinations")
+HeldOut = Literal["colours", "shapes", "combinations", None]
 """What can be held out."""
 
 _VALIDATION, _TEST = 76, 75  # of the 756 classes
@@ -18,10 +19,11 @@ _HELD_OUT_VALUES = {"colours": 2, "shapes": 1}
 Indexes = npt.NDArray[np.int64]
 
 
+@within_bounds
 def split_classes(
     kinds: list[PrimitiveClass],
     order: Indexes,
-    held_out: str | None,
+    held_out: HeldOut,
     train_classes: int | None,
     generator: np.random.RandomState,
 ) -> tuple[dict[str, Indexes], str]:
@@ -37,7 +39,7 @@ def split_classes(
     Args:
         kinds: All classes.
         order: Indexes of the classes to be split, in the order in which they are taken.
-        held_out: None or one of :data:`HELD_OUT`.
+        held_out: What is held out, if anything.
         train_classes: Training classes that are kept, the first of them; None for all.
         generator: Draws what is held out.
 
@@ -46,10 +48,8 @@ def split_classes(
         empty for None.
 
     Raises:
-        ValueError: If an argument is out of range.
+        ValueError: If there are not so many training classes.
     """
-    if held_out is not None and held_out not in HELD_OUT:
-        raise ValueError(f"held_out must be null, {', '.join(HELD_OUT)}, got {held_out!r}")
     if held_out == "combinations":
         train, val, test = _combinations(kinds, order, generator)
         words = (

@@ -13,14 +13,16 @@ from collections import deque
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import nrrd
 import numpy as np
 import numpy.typing as npt
 import torch
+from annotated_types import Ge, Le
 from torch import Tensor
 
+from mxmclr_plugin.bounds import within_bounds
 from mxmclr_plugin.data.file_store import UnreadableFile
 from mxmclr_plugin.data.readers.arrays import (
     MAX_BYTES,
@@ -31,8 +33,6 @@ from mxmclr_plugin.data.readers.arrays import (
     read_stored,
 )
 from mxmclr_plugin.data.readers.content import explained
-
-__all__ = ["GREY", "MAX_EDGE", "VOXEL_SUFFIXES", "is_detached", "read_voxel"]
 
 MAX_EDGE = 256
 """Voxels along an edge of the largest grid that is read."""
@@ -70,8 +70,9 @@ Grid = npt.NDArray[Any]
 
 
 @explained
+@within_bounds
 def read_voxel(
-    path: Path, resolution: int, vertical: int | None = None, npz_key: str | None = None
+    path: Path, resolution: Annotated[int, Ge(1), Le(MAX_EDGE)], npz_key: str | None = None
 ) -> Tensor:
     """A voxel grid as RGBA.
 
@@ -91,8 +92,6 @@ def read_voxel(
         path: The file: ``.nrrd`` or ``.nhdr`` of any type and encoding, with its values in it or
             in a file beside it; ``.npy``; ``.npz``; ``.binvox``.
         resolution: R, voxels along an edge.
-        vertical: Which of the file's three axes, 0 to 2, is the vertical one; None for what the
-            format has.
         npz_key: Which array of a ``.npz`` file; by default the only one with 3 or 4 axes, or the
             one named voxel, voxels, rgba or grid.
 
@@ -102,29 +101,24 @@ def read_voxel(
     Raises:
         UnreadableFile: If the file holds no such grid or an empty one, is cut short, or claims more
             than :data:`MAX_EDGE` voxels along an edge, or more than the file can hold.
-        ValueError: If ``resolution`` or ``vertical`` is out of range.
+        ValueError: If the resolution is out of range.
     """
-    if resolution < 1 or resolution > MAX_EDGE:
-        raise ValueError(f"resolution must be 1 to {MAX_EDGE}, got {resolution}")
-    if vertical not in (None, 0, 1, 2):
-        raise ValueError(f"vertical must be 0, 1, 2 or null, got {vertical!r}")
     suffix = path.suffix.lower()
     if suffix in (".nrrd", ".nhdr"):
-        grid, usual = _read_nrrd(path), 0
+        grid, vertical = _read_nrrd(path), 0
     elif suffix == ".npy":
-        grid, usual = read_npy(path), 2
+        grid, vertical = read_npy(path), 2
     elif suffix == ".npz":
-        grid, usual = _read_npz(path, resolution, npz_key)
+        grid, vertical = _read_npz(path, resolution, npz_key)
     elif suffix == ".binvox":
-        grid, usual = _read_binvox(path), 2
+        grid, vertical = _read_binvox(path), 2
     else:
         raise UnreadableFile(path, f"is not one of {', '.join(VOXEL_SUFFIXES)}")
     rgba = _as_rgba(path, grid)
     if not rgba[3].any():
         raise UnreadableFile(path, "has no filled voxel")
-    axis = usual if vertical is None else vertical
     # Shifted round: (X, Y, Z) to (Y, Z, X) where the first one is vertical.
-    upright = rgba.transpose(0, *(1 + (axis + step) % 3 for step in (1, 2, 3)))
+    upright = rgba.transpose(0, *(1 + (vertical + step) % 3 for step in (1, 2, 3)))
     return torch.from_numpy(np.ascontiguousarray(_resized(path, upright, resolution)))
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
+from annotated_types import Ge
 
+from mxmclr_plugin.bounds import within_bounds
 from mxmclr_plugin.data.dataset import MultifoldDataset
 from mxmclr_plugin.data.members import flattened
-from mxmclr_plugin.data.problems import ProblemLog
+from mxmclr_plugin.data.problems import OnError, ProblemLog
 from mxmclr_plugin.data.shapenet.captions import (
-    CATEGORIES,
     ShapeEntry,
     read_entries,
     read_vocabulary,
@@ -35,8 +37,6 @@ from mxmclr_plugin.data.splits import SPLITS, DataSplits, hold_out
 from mxmclr_plugin.errors import DataError
 from mxmclr_plugin.registry import register_dataset
 
-__all__ = ["shapenet"]
-
 _RENDERED = (
     "the views are rendered from the voxel grids: do not compare results with those published for "
     "renderings of the meshes"
@@ -48,6 +48,7 @@ _PICKLES = (
 
 
 @register_dataset("shapenet")
+@within_bounds
 def shapenet(
     root: str | None = None,
     *,
@@ -55,14 +56,14 @@ def shapenet(
     splits: str | None = None,
     grids: str | None = None,
     images: str | None = None,
-    resolution: int = 32,
-    category: str = "both",
-    views: int | None = None,
-    view_size: int = 64,
-    views_from: str = "auto",
+    resolution: Literal[32, 64, 128] = 32,
+    category: Literal["chair", "table", "both"] = "both",
+    views: Literal[6, 12, None] = None,
+    view_size: Annotated[int, Ge(8)] = 64,
+    views_from: Literal["auto", "images", "grids"] = "auto",
     separate_views: bool = False,
     seed: int = 0,
-    on_error: str = "skip",
+    on_error: OnError = "skip",
 ) -> DataSplits:
     """Text2Shape's chairs and tables (Chen et al. 2018, https://arxiv.org/abs/1803.08495).
 
@@ -106,16 +107,6 @@ def shapenet(
     base = Path(root).expanduser()
     if not base.is_dir():
         raise DataError(f"data.root: there is no folder {base}")
-    if resolution not in (32, 64, 128):
-        raise ValueError(f"resolution must be 32, 64 or 128, got {resolution}")
-    if category not in (*CATEGORIES, "both"):
-        raise ValueError(f"category must be chair, table or both, got {category!r}")
-    if views not in (None, 6, 12):
-        raise ValueError(f"views must be 6, 12 or null, got {views}")
-    if view_size < 8:
-        raise ValueError(f"view_size must be 8 or more, got {view_size}")
-    if views_from not in ("auto", "images", "grids"):
-        raise ValueError(f"views_from must be auto, images or grids, got {views_from!r}")
     log = ProblemLog(on_error)
     notes: list[str] = []
     split_of, entries = _described(base, captions, splits, log, notes)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import functools
+import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field, make_dataclass
-from typing import Any, Literal, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -17,8 +19,6 @@ from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.experiment.config.run_config import RunConfig
 from mxmclr_plugin.registry import DATASETS, LOSSES, TOWERS, Info, did_you_mean
 from mxmclr_plugin.retrieval.direction import modalities_of
-
-__all__ = ["check_config", "check_data", "unknown_key"]
 
 
 def check_config(composed: Any) -> RunConfig:
@@ -197,9 +197,9 @@ def _schema(entry: Info) -> type:
 
 
 def _plain_type(hint: Any) -> Any:
-    """The type as far as OmegaConf can check it."""
+    """The type as far as OmegaConf, which knows no ``Literal``, can check it."""
     if get_origin(hint) is Literal:
-        return str
+        return functools.reduce(operator.or_, {type(value) for value in get_args(hint)})
     try:
         OmegaConf.structured(make_dataclass("Probe", [("value", hint, field(default=MISSING))]))
     except OmegaConfBaseException:

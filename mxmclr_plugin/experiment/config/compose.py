@@ -24,17 +24,7 @@ from mxmclr_plugin.arguments import is_text
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.experiment.config.check_config import check_config, unknown_key
 from mxmclr_plugin.experiment.config.run_config import RunConfig
-from mxmclr_plugin.registry import DATASETS, LOSSES, TOWERS, Info, Registry, did_you_mean
-
-__all__ = [
-    "CONFIGS",
-    "choices",
-    "compose_choice",
-    "groups",
-    "load_config",
-    "parsed_overrides",
-    "tasks",
-]
+from mxmclr_plugin.registry import DATASETS, LOSSES, TOWERS, Info, Registry, check_known
 
 CONFIGS = Path(plugin_configs.__file__).parent
 
@@ -87,10 +77,7 @@ def load_config(
         ConfigError: If the task, a key or a choice is unknown, or a value has the wrong type.
     """
     known = tasks() | (tasks(config_dir) if config_dir else {})
-    if task not in known:
-        raise ConfigError(
-            f"unknown task {task!r}: {did_you_mean(task, known)}known are {', '.join(known)}"
-        )
+    check_known("unknown task", task, known)
     composed = _compose(task, overrides, config_dir)
     OmegaConf.set_struct(composed, False)
     config = check_config(OmegaConf.merge({"task": task}, composed))
@@ -104,11 +91,7 @@ def compose_choice(group: str, name: str) -> dict[str, Any]:
     Raises:
         ConfigError: If the group has no such choice.
     """
-    known = choices(group)
-    if name not in known:
-        raise ConfigError(
-            f"{group} cannot be {name!r}: {did_you_mean(name, known)}it can be {', '.join(known)}"
-        )
+    check_known(f"{group} cannot be", name, choices(group))
     node = OmegaConf.select(_compose(f"{group}/{name}", [], None), group.replace("/", "."))
     composed = OmegaConf.to_container(node)
     assert isinstance(composed, dict)
@@ -216,11 +199,7 @@ def _explain_override(
     for override in chosen:
         group, value = override.key_or_group, str(override.value())
         known = choices(group) + (choices(group, config_dir) if config_dir else [])
-        if value not in known:
-            raise ConfigError(
-                f"{group} cannot be {value!r}: {did_you_mean(value, known)}"
-                f"it can be {', '.join(known)}"
-            ) from error
+        check_known(f"{group} cannot be", value, known)
     # Keys depend on the choices.
     config = compose(task, [override.input_line for override in chosen if override.input_line])
     keys = _flat_keys(config)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
+from annotated_types import Ge, Gt, Le
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mxmclr_plugin.bounds import within_bounds
 from mxmclr_plugin.loss.baselines.pairing import pair_observations
 from mxmclr_plugin.loss.folds import flatten_modalities
-from mxmclr_plugin.loss.validation import check_positive, check_share
 from mxmclr_plugin.registry import register_loss
-
-__all__ = ["ClipLoss", "tricolo_ntxent"]
 
 
 @register_loss(
@@ -38,18 +39,18 @@ class ClipLoss(nn.Module):
             Weight, 0 to 1, of finding z1 from z0; the other direction has the rest.
             CLIP takes 0.5, TriCoLo (https://arxiv.org/abs/2201.07366) 0.25.
 
-    Raises:
-        ValueError: If ``temperature`` is not positive or the weight not from 0 to 1.
-
     Examples:
         >>> loss = ClipLoss(temperature=0.07)
         >>> value = loss(torch.randn(8, 64), torch.randn(8, 64))
     """
 
-    def __init__(self, temperature: float = 0.07, forward_weight: float = 0.5) -> None:
+    @within_bounds
+    def __init__(
+        self,
+        temperature: Annotated[float, Gt(0)] = 0.07,
+        forward_weight: Annotated[float, Ge(0), Le(1)] = 0.5,
+    ) -> None:
         super().__init__()
-        check_positive("temperature", temperature)
-        check_share("forward_weight", forward_weight)
         self.temperature = temperature
         self.forward_weight = forward_weight
 
@@ -82,7 +83,10 @@ class ClipLoss(nn.Module):
     source="mxmclr_plugin",
     paper="TriCoLo, https://arxiv.org/abs/2201.07366",
 )
-def tricolo_ntxent(temperature: float = 0.1, forward_weight: float = 0.25) -> ClipLoss:
+def tricolo_ntxent(
+    temperature: Annotated[float, Gt(0)] = 0.1,
+    forward_weight: Annotated[float, Ge(0), Le(1)] = 0.25,
+) -> ClipLoss:
     """CLIP's loss with weights 0.25 and 0.75 of its directions.
 
     Args:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from annotated_types import Gt
 from torch import Tensor, nn
 
+from mxmclr_plugin.bounds import within_bounds
 from mxmclr_plugin.loss.baselines.pairing import PairedLoss
-from mxmclr_plugin.loss.validation import check_positive
 from mxmclr_plugin.registry import register_loss
-
-__all__ = ["RankingLoss", "mnrl"]
 
 
 class RankingLoss(nn.Module):
@@ -19,17 +20,16 @@ class RankingLoss(nn.Module):
     Attributes:
         loss:
             Their loss. It holds an empty model, since the embeddings come from towers.
-
-    Raises:
-        ValueError: If ``temperature`` is not positive.
     """
 
-    def __init__(self, temperature: float = 0.05, symmetric: bool = False) -> None:
+    @within_bounds
+    def __init__(
+        self, temperature: Annotated[float, Gt(0)] = 0.05, symmetric: bool = False
+    ) -> None:
         from sentence_transformers import SentenceTransformer
         from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
         super().__init__()
-        check_positive("temperature", temperature)
         self.loss = MultipleNegativesRankingLoss(
             SentenceTransformer(modules=[nn.Identity()]),
             scale=1 / temperature,
@@ -53,7 +53,7 @@ class RankingLoss(nn.Module):
     source="sentence-transformers",
     paper="https://arxiv.org/abs/1705.00652",
 )
-def mnrl(temperature: float = 0.05, symmetric: bool = False) -> PairedLoss:
+def mnrl(temperature: Annotated[float, Gt(0)] = 0.05, symmetric: bool = False) -> PairedLoss:
     """Multiple negatives ranking loss, first to second modality unless symmetric.
 
     Args:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
+from typing import Annotated
 
 import torch
+from annotated_types import Gt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mxmclr_plugin.bounds import within_bounds
 from mxmclr_plugin.loss.baselines.pairing import pair_observations
 from mxmclr_plugin.loss.folds import flatten_modalities
-from mxmclr_plugin.loss.validation import check_positive
 from mxmclr_plugin.registry import register_loss
-
-__all__ = ["SigmoidLoss", "siglip", "siglip_multi"]
 
 
 class SigmoidLoss(nn.Module):
@@ -33,19 +33,19 @@ class SigmoidLoss(nn.Module):
             If True all observations of the same instance are positives. If False only the k-th
             observations of an instance in both modalities are.
 
-    Raises:
-        ValueError: If ``temperature`` is not positive.
-
     Examples:
         >>> loss = SigmoidLoss(multi_positive=True)
         >>> value = loss(torch.randn(8, 2, 64), torch.randn(8, 5, 64))
     """
 
+    @within_bounds
     def __init__(
-        self, temperature: float = 0.1, bias: float = -10.0, multi_positive: bool = False
+        self,
+        temperature: Annotated[float, Gt(0)] = 0.1,
+        bias: float = -10.0,
+        multi_positive: bool = False,
     ) -> None:
         super().__init__()
-        check_positive("temperature", temperature)
         self.multi_positive = multi_positive
         self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature)))
         self.bias = nn.Parameter(torch.tensor(float(bias)))
@@ -82,7 +82,7 @@ class SigmoidLoss(nn.Module):
     source="mxmclr_plugin",
     paper="SigLIP, https://arxiv.org/abs/2303.15343",
 )
-def siglip(temperature: float = 0.1, bias: float = -10.0) -> SigmoidLoss:
+def siglip(temperature: Annotated[float, Gt(0)] = 0.1, bias: float = -10.0) -> SigmoidLoss:
     """Sigmoid loss of every pair, scale and bias learned.
 
     Args:
@@ -98,7 +98,7 @@ def siglip(temperature: float = 0.1, bias: float = -10.0) -> SigmoidLoss:
     source="mxmclr_plugin",
     paper="SigLIP, https://arxiv.org/abs/2303.15343",
 )
-def siglip_multi(temperature: float = 0.1, bias: float = -10.0) -> SigmoidLoss:
+def siglip_multi(temperature: Annotated[float, Gt(0)] = 0.1, bias: float = -10.0) -> SigmoidLoss:
     """As siglip, with every observation of the same instance a positive.
 
     Args:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
+from annotated_types import Gt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mxmclr_plugin.bounds import within_bounds
 from mxmclr_plugin.loss.baselines.pairing import PairedLoss
-from mxmclr_plugin.loss.validation import check_positive
 from mxmclr_plugin.registry import register_loss
-
-__all__ = ["SoftTargetLoss", "simple_clip"]
 
 
 class SoftTargetLoss(nn.Module):
@@ -28,15 +29,15 @@ class SoftTargetLoss(nn.Module):
             Logits are divided by it.
         soft_temperature:
             Similarities within modalities are divided by it.
-
-    Raises:
-        ValueError: If a temperature is not positive.
     """
 
-    def __init__(self, temperature: float = 0.07, soft_temperature: float = 0.07) -> None:
+    @within_bounds
+    def __init__(
+        self,
+        temperature: Annotated[float, Gt(0)] = 0.07,
+        soft_temperature: Annotated[float, Gt(0)] = 0.07,
+    ) -> None:
         super().__init__()
-        check_positive("temperature", temperature)
-        check_positive("soft_temperature", soft_temperature)
         self.temperature = temperature
         self.soft_temperature = soft_temperature
 
@@ -65,7 +66,9 @@ class SoftTargetLoss(nn.Module):
     source="mxmclr_plugin",
     paper="https://github.com/moein-shariatnia/OpenAI-CLIP",
 )
-def simple_clip(temperature: float = 0.07, soft_temperature: float = 0.07) -> PairedLoss:
+def simple_clip(
+    temperature: Annotated[float, Gt(0)] = 0.07, soft_temperature: Annotated[float, Gt(0)] = 0.07
+) -> PairedLoss:
     """Soft targets from the similarities within both modalities.
 
     Args:

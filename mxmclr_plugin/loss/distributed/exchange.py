@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch import distributed as torch_dist
 
-__all__ = ["Exchange", "Ranks", "Sent", "Transfer", "count_sent"]
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+"""Dtypes of the rows that can be exchanged."""
 
 Exchange = Literal["all_gather", "ring"]
 
@@ -159,3 +160,53 @@ class Ranks:
                 operations.append(torch_dist.P2POp(torch_dist.irecv, x, rank))
         works = torch_dist.batch_isend_irecv(operations) if operations else []
         return Transfer([(operations, work) for work in works], list(into.values()))
+
+
+def exchange_shapes(
+    ranks: Ranks, matrices: Mapping[str, Tensor | None]
+) -> tuple[list[list[int]], list[bool]]:
+    """Checks that the matrices of ranks fit together.
+
+    Args:
+        ranks: The processes.
+        matrices: This rank's, by their names; the first is there on every rank.
+
+    Returns:
+        Rows of each matrix by rank, and whether those of any rank need a gradient.
+
+    Raises:
+        ValueError: If widths or dtypes differ.
+    """
+    mine = [
+        (-1, -1, -1, 0)
+        if x is None
+        else (len(x), x.shape[1], DTYPES.index(x.dtype), int(x.requires_grad))
+        for x in matrices.values()
+    ]
+    device = next(x.device for x in matrices.values() if x is not None)
+    table = ranks.all_gather(
+        torch.tensor([mine], device=device), [1] * ranks.size, "agreement"
+    ).wait()
+    counts, widths, dtypes, needed = torch.cat(list(table)).permute(2, 1, 0).tolist()
+    for k, name in enumerate(matrices):
+        for what, values in (
+            ("widths", [w if w >= 0 else None for w in widths[k]]),
+            ("dtypes", [DTYPES[dtype] if dtype >= 0 else None for dtype in dtypes[k]]),
+        ):
+            if len(set(values)) > 1:
+                raise ValueError(
+                    f"{name} is of different {what} on different ranks, in their order: "
+                    f"{', '.join(map(str, values))}; on a rank without rows give "
+                    "torch.empty(0, D) of the dtype of the others"
+                )
+    return counts, [any(flags) for flags in needed]
+
+
+def joined(rows: Tensor, needed: bool) -> Tensor:
+    """Rows whose backward pass takes part in that of the others.
+
+    That waits for all ranks: one with no row, and so with no graph, must take part in it too.
+    """
+    if needed and not rows.requires_grad and torch.is_grad_enabled():
+        return rows.detach().requires_grad_()
+    return rows

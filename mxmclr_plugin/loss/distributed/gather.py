@@ -8,15 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mxmclr_plugin.bounds import check_value
 from mxmclr_plugin.loss.arguments import Batch, Implementation
-from mxmclr_plugin.loss.distributed.exchange import Exchange, Ranks
+from mxmclr_plugin.loss.distributed.exchange import DTYPES, Exchange, Ranks, exchange_shapes, joined
 from mxmclr_plugin.loss.implementation import choose_implementation
 
-__all__ = ["Gather", "check_gather", "choose_exchange", "gather_batch", "gather_rows"]
-
 Gather = Literal["auto", "rows", "all_gather", "ring"]
-
-_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def check_gather(gather: str, gather_distributed: bool, impl: str, has_queue: bool) -> None:
@@ -25,9 +22,7 @@ def check_gather(gather: str, gather_distributed: bool, impl: str, has_queue: bo
     Raises:
         ValueError: If not.
     """
-    known = ("auto", "rows", "all_gather", "ring")
-    if gather not in known:
-        raise ValueError(f"gather must be one of {', '.join(map(repr, known))}, got {gather!r}")
+    check_value(Gather, gather, "gather")
     if gather == "auto":
         return
     if not gather_distributed:
@@ -121,7 +116,7 @@ def gather_rows(z: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: If ``z`` or ``ids`` is of a wrong shape or dtype, or ranks do not fit together.
     """
-    if z.ndim != 2 or z.dtype not in _DTYPES:
+    if z.ndim != 2 or z.dtype not in DTYPES:
         raise ValueError(
             "z must be a floating point matrix of shape (rows, D), "
             f"got {z.dtype} of shape {tuple(z.shape)}"
@@ -136,33 +131,8 @@ def gather_rows(z: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
         return z, ids
     from lightly.utils.dist import gather  # takes seconds to import
 
-    counts, any_requires_grad = _exchange_shapes(ranks, z)
-    missing = max(counts) - len(z)
-    padded = F.pad(z, (0, 0, 0, missing)).contiguous()
-    if any_requires_grad and not padded.requires_grad:
-        # The backward pass of the gathering waits for all ranks: one with no row, and so with no
-        # graph, must take part in it too.
-        padded = padded.detach().requires_grad_()
+    [counts], [needed] = exchange_shapes(ranks, {"z": z})
+    padded = F.pad(joined(z, needed), (0, 0, 0, max(counts) - len(z))).contiguous()
     rows = [part[:count] for part, count in zip(gather(padded), counts, strict=True)]
     everyones_ids = ranks.all_gather(ids.to(z.device, torch.int64), counts, "ids").wait()
     return torch.cat(rows), torch.cat(list(everyones_ids))
-
-
-def _exchange_shapes(ranks: Ranks, z: Tensor) -> tuple[list[int], bool]:
-    """Row counts by rank, and whether the rows of any rank need a gradient."""
-    mine = torch.tensor(
-        [[len(z), z.shape[1], _DTYPES.index(z.dtype), int(z.requires_grad)]], device=z.device
-    )
-    table = ranks.all_gather(mine, [1] * ranks.size, "agreement").wait()
-    counts, widths, dtypes, requires_grad = torch.cat(list(table)).T.tolist()
-    for what, values in (
-        ("widths", widths),
-        ("dtypes", [str(_DTYPES[dtype]) for dtype in dtypes]),
-    ):
-        if len(set(values)) > 1:
-            raise ValueError(
-                f"ranks hold embeddings of different {what}, in the order of ranks: "
-                f"{', '.join(map(str, values))}; on a rank without rows give "
-                "torch.empty(0, D) of the dtype of the others"
-            )
-    return counts, any(requires_grad)

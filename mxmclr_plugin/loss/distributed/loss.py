@@ -11,8 +11,15 @@ from torch import Tensor
 from torch import distributed as torch_dist
 from torch.nn import functional as F
 
+from mxmclr_plugin.bounds import check_value
 from mxmclr_plugin.loss.arguments import Batch, Options
-from mxmclr_plugin.loss.distributed.exchange import Exchange, Ranks
+from mxmclr_plugin.loss.distributed.exchange import (
+    DTYPES,
+    Exchange,
+    Ranks,
+    exchange_shapes,
+    joined,
+)
 from mxmclr_plugin.loss.distributed.owners import Owners
 from mxmclr_plugin.loss.distributed.peers import RankPeers
 from mxmclr_plugin.loss.functional import hybrid_parts
@@ -27,10 +34,6 @@ from mxmclr_plugin.loss.kernels.triton.tiles import TRITON
 from mxmclr_plugin.loss.reference import Parts
 from mxmclr_plugin.loss.relation import Relation
 from mxmclr_plugin.loss.validation import check_options, check_shapes, check_values
-
-__all__ = ["sharded_hybrid_parts"]
-
-_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def sharded_hybrid_parts(
@@ -79,7 +82,7 @@ def sharded_hybrid_parts(
             do not fit together, and with ``validate`` if a row is zero, NaN or infinite or no row
             of ``z0`` has a positive.
     """
-    _check_exchange(exchange)
+    check_value(Exchange, exchange, "exchange")
     if Ranks().size == 1:
         return hybrid_parts(batch, options, differentiable=differentiable)
     parts: Parts = _parts(batch, options, exchange, differentiable)
@@ -92,7 +95,7 @@ def _parts(batch: Batch, options: Options, exchange: Exchange, differentiable: b
     ranks = Ranks()
 
     def check() -> None:
-        _check_exchange(exchange)
+        check_value(Exchange, exchange, "exchange")
         check_options(options, one_modality=batch.z1 is None)
         if options.impl == "dense":
             raise ValueError("impl='dense' needs all rows on each process: gather them first")
@@ -100,13 +103,19 @@ def _parts(batch: Batch, options: Options, exchange: Exchange, differentiable: b
             choose_implementation("triton", batch.z0, batch.z1, None)  # raises where it cannot run
         check_shapes(batch, may_be_empty=True)
         for x in matrices:
-            if x is not None and x.dtype not in _DTYPES:
-                raise ValueError(f"no rows of {x.dtype} can be exchanged; give {_DTYPES}")
+            if x is not None and x.dtype not in DTYPES:
+                raise ValueError(f"no rows of {x.dtype} can be exchanged; give {DTYPES}")
 
-    matrices = (batch.z0, batch.z1, batch.soft_features0, batch.soft_features1)
+    features = (batch.soft_features0, batch.soft_features1)
+    matrices = (batch.z0, batch.z1, *features)
     device = batch.z0.device if isinstance(batch.z0, Tensor) else torch.device("cpu")
     _raise_together(ranks, check, device)
-    counts0, counts1, needed = _exchange_shapes(ranks, matrices)
+    names = ("z0", "z1", "soft_features0", "soft_features1")
+    counts, needed = exchange_shapes(ranks, dict(zip(names, matrices, strict=True)))
+    for name, x, of_ranks in zip(names, matrices, counts, strict=True):
+        if x is not None and not any(of_ranks):
+            raise ValueError(f"{name} has no row on any rank")
+    counts0, counts1 = counts[:2]
     all_ids0 = torch.cat(list(ranks.all_gather(batch.ids0.long(), counts0, "ids").wait()))
     all_ids1 = all_ids0
     if batch.ids1 is not None:
@@ -125,8 +134,8 @@ def _parts(batch: Batch, options: Options, exchange: Exchange, differentiable: b
         one_modality, weight = batch.z1 is None, options.hard_weight
         indices0 = instances.index0.split(counts0)
         indices1 = indices0 if one_modality else instances.index1.split(counts1)
-        z0 = _joined(batch.z0, needed[0])
-        z1 = z0 if batch.z1 is None else _joined(batch.z1, needed[1])
+        z0 = joined(batch.z0, needed[0])
+        z1 = z0 if batch.z1 is None else joined(batch.z1, needed[1])
         fold0, fold1 = instances.fold0.to(dtype), instances.fold1.to(dtype)
 
         def peers(rows: Sequence[Tensor], columns: Sequence[Tensor]) -> RankPeers:
@@ -134,7 +143,7 @@ def _parts(batch: Batch, options: Options, exchange: Exchange, differentiable: b
 
         sides = ((z0, indices0, fold0), (z1, indices1, fold1))
         of_sides = [peers(indices, indices) for _, indices, _ in sides]
-        features, relation = (batch.soft_features0, batch.soft_features1), None
+        relation = None
         teacher = any(x is not None for x in features)
         soft = differentiable or weight < 1
         if options.relation_within or (soft and (teacher or not options.normalize)):
@@ -179,11 +188,6 @@ def _sums(rows: Tensor, index: Tensor, holders: Owners, dtype: torch.dtype) -> T
     return holders.known_to_all(holders.total(held))
 
 
-def _check_exchange(exchange: str) -> None:
-    if exchange not in ("all_gather", "ring"):
-        raise ValueError(f"exchange must be one of 'all_gather', 'ring', got {exchange!r}")
-
-
 def _raise_together(ranks: Ranks, check: Callable[[], None], device: torch.device) -> None:
     """Raises on all ranks what a check raises on any, or those that are well would wait forever."""
     message = None
@@ -198,53 +202,3 @@ def _raise_together(ranks: Ranks, check: Callable[[], None], device: torch.devic
         raise ValueError(
             "; ".join(f"rank {rank}: {text}" for rank, text in enumerate(messages) if text)
         )
-
-
-def _exchange_shapes(
-    ranks: Ranks, matrices: Sequence[Tensor | None]
-) -> tuple[list[int], list[int], list[bool]]:
-    """Checks that ranks fit together.
-
-    Args:
-        ranks: The processes.
-        matrices: ``z0``, ``z1`` and the soft features of both.
-
-    Returns:
-        Rows of A and of side 1 by rank, and whether the rows of any rank need a gradient.
-    """
-    mine = [
-        (-1, -1, -1, 0)
-        if x is None
-        else (len(x), x.shape[1], _DTYPES.index(x.dtype), int(x.requires_grad))
-        for x in matrices
-    ]
-    first = matrices[0]
-    assert first is not None
-    table = ranks.all_gather(
-        torch.tensor([mine], device=first.device), [1] * ranks.size, "agreement"
-    ).wait()
-    counts, widths, dtypes, needed = torch.cat(list(table)).permute(2, 1, 0).tolist()
-    for k, name in enumerate(("z0", "z1", "soft_features0", "soft_features1")):
-        for what, values in (
-            ("widths", [w if w >= 0 else None for w in widths[k]]),
-            ("dtypes", [_DTYPES[dtype] if dtype >= 0 else None for dtype in dtypes[k]]),
-        ):
-            if len(set(values)) > 1:
-                raise ValueError(
-                    f"{name} is of different {what} on different ranks, in their order: "
-                    f"{', '.join(map(str, values))}; on a rank without rows give "
-                    "torch.empty(0, D) of the dtype of the others"
-                )
-        if matrices[k] is not None and not any(counts[k]):
-            raise ValueError(f"{name} has no row on any rank")
-    return counts[0], counts[1], [any(flags) for flags in needed[:2]]
-
-
-def _joined(rows: Tensor, needed: bool) -> Tensor:
-    """Rows whose backward pass takes part in that of the others.
-
-    That waits for all ranks: one with no row, and so with no graph, must take part in it too.
-    """
-    if needed and not rows.requires_grad and torch.is_grad_enabled():
-        return rows.detach().requires_grad_()
-    return rows
