@@ -154,6 +154,13 @@ def test_two_processes_give_the_gradient_of_one(ranks, local_loss):
             )
 
 
+def test_it_keeps_the_arguments_that_clip_loss_keeps():
+    given = {"local_loss": True, "gather_with_grad": True, "cache_labels": True, "world_size": 2}
+    theirs, ours = (c(**given) for c in (open_clip.ClipLoss, MultifoldHybridClipLoss))
+    for name in (*given, "rank"):
+        assert getattr(ours, name) == getattr(theirs, name)
+
+
 def test_a_rank_of_another_group_is_refused(ranks):
     with pytest.raises(ValueError, match="of 3, but the process group has rank"):
         ranks(jobs.wrong_rank, [None, None])

@@ -82,6 +82,9 @@ class MultifoldHybridClipLoss(nn.Module):
                 "world_size and local_loss how rows are gathered"
             )
         self.rank, self.world_size = rank, world_size
+        # Programs read these of a ClipLoss.
+        self.local_loss, self.gather_with_grad = local_loss, gather_with_grad
+        self.cache_labels = cache_labels
         self.criterion = MultifoldHybridLoss(
             gather_distributed=world_size > 1,
             gather="all_gather" if local_loss and world_size > 1 else "auto",
