@@ -1,13 +1,18 @@
 """pytest plugin: other libraries' tests and examples with our losses in place of theirs.
 
-In a checkout of the library, whose package is installed:
+In a checkout of the library, whose package is installed; move the checkout's own package away, or
+Python imports that one:
 
     export HOST=lightly PYTHONPATH=THIS_FOLDER
     python -m pytest -p host_swap tests/loss/test_ntx_ent_loss.py
 
-HOST is ``lightly``, ``pytorch_metric_learning``, ``sentence_transformers`` or ``open_clip``. The
-hard part alone is the loss of the library where each row has one positive; HARD_WEIGHT=0.7 adds
-the soft part.
+HOST is ``lightly``, ``pytorch_metric_learning``, ``sentence_transformers`` or ``open_clip``.
+lightly's ``tests/conftest.py`` mocks modules that lightly 1.6 lacks: move it away too. Tests of
+pytorch-metric-learning need ``TEST_DEVICE=cpu`` without a GPU, those of sentence-transformers the
+plugin ``hub_stand_ins`` without the Hub.
+
+The hard part alone is the loss of the library where each row has one positive; HARD_WEIGHT=0.7
+adds the soft part.
 """
 
 from __future__ import annotations
