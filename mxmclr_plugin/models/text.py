@@ -7,6 +7,8 @@ import json
 import shutil
 import tempfile
 from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,8 +28,23 @@ __all__ = [
     "TextBackbone",
     "tokenizer_digest",
     "unknown_words",
+    "without_progress_bars",
     "write_sentence_transformer",
 ]
+
+
+@contextmanager
+def without_progress_bars() -> Iterator[None]:
+    """Context without transformers' bars for the weights of a model that is read or written."""
+    from transformers.utils import logging
+
+    enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if enabled:
+            logging.enable_progress_bar()
 
 
 def write_sentence_transformer(model: SentenceTransformer, path: Path) -> None:
@@ -35,7 +52,7 @@ def write_sentence_transformer(model: SentenceTransformer, path: Path) -> None:
 
     tokenizers refuses paths that are not Unicode text, and safetensors lets nobody else read.
     """
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, without_progress_bars():
         model.save(folder, create_model_card=False)
         for file in Path(folder).rglob("*"):
             if file.is_file():
