@@ -20,8 +20,6 @@ from mxmclr_plugin.bounds import check_bounds, choices_of
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.registry import check_known, did_you_mean, documented
 
-__all__ = ["WORD", "convert", "help_rows", "is_text", "parse_arguments", "usage", "written"]
-
 ArgumentsT = TypeVar("ArgumentsT")
 
 

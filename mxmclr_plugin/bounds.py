@@ -26,8 +26,6 @@ from annotated_types import Ge, Gt, Le, Lt, MinLen, MultipleOf
 
 from mxmclr_plugin.errors import ConfigError
 
-__all__ = ["Count", "OneOf", "Seed", "check_bounds", "check_value", "choices_of", "within_bounds"]
-
 CallP = ParamSpec("CallP")
 ResultT = TypeVar("ResultT")
 

@@ -19,16 +19,6 @@ from uuid import uuid4
 
 from filelock import FileLock
 
-__all__ = [
-    "FileMemory",
-    "cache_folder",
-    "intact",
-    "kept",
-    "replacing",
-    "short_path",
-    "write_atomically",
-]
-
 
 def cache_folder() -> Path:
     """``$MXMCLR_CACHE`` if it is set, else ``~/.cache/mxmclr_plugin``."""

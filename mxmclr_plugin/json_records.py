@@ -12,8 +12,6 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from mxmclr_plugin.errors import ConfigError
 
-__all__ = ["json_text", "plain", "read_record", "read_whole_record"]
-
 RecordT = TypeVar("RecordT")
 
 

@@ -7,8 +7,6 @@ from typing import Any
 
 from mxmclr_plugin.errors import MissingPackage
 
-__all__ = ["optional"]
-
 
 def optional(module: str, purpose: str, extra: str) -> Any:
     """A module of a package that an extra installs.

@@ -9,8 +9,6 @@ import yaml
 
 from mxmclr_plugin.errors import ConfigError
 
-__all__ = ["read_yaml"]
-
 _MOST_BYTES = 2**20
 _MOST_NODES = 50_000
 """Values of a file with its aliases written out."""

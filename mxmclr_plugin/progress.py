@@ -17,8 +17,6 @@ from rich.progress import (
 
 from mxmclr_plugin.safe_text import TerminalConsole, print_line
 
-__all__ = ["duration", "progress_bar"]
-
 _FIRST_LINE, _NEXT_LINES = 10.0, 60.0  # seconds of work after which a log gets a line
 
 

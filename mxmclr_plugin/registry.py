@@ -22,26 +22,6 @@ from typing import Any, Generic, Literal, TypeVar, get_type_hints
 from mxmclr_plugin import bounds
 from mxmclr_plugin.errors import ConfigError
 
-__all__ = [
-    "DATASETS",
-    "LOSSES",
-    "PLUGINS",
-    "TOWERS",
-    "DatasetInfo",
-    "Info",
-    "LossInfo",
-    "Option",
-    "Registry",
-    "TowerInfo",
-    "check_known",
-    "did_you_mean",
-    "documented",
-    "register_dataset",
-    "register_loss",
-    "register_tower",
-    "summary_of",
-]
-
 PLUGINS = "mxmclr_plugin.plugins"
 """Entry point group in which another package names a module or package to search."""
 

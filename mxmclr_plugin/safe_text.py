@@ -12,8 +12,6 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-__all__ = ["TerminalConsole", "csv_cell", "identifier", "plain_text", "print_line", "visible"]
-
 # C0 and C1 controls but tab and line feed, those that turn the direction of text, and what stands
 # for the bytes of a file name that is no text.
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")

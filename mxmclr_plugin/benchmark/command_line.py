@@ -25,8 +25,6 @@ from mxmclr_plugin.json_records import json_text
 from mxmclr_plugin.registry import check_known
 from mxmclr_plugin.safe_text import TerminalConsole, visible
 
-__all__ = ["main"]
-
 
 class _Column(NamedTuple):
     """A column of figures: its title, the attribute, and how that is written, in which unit."""
@@ -61,19 +59,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     console, errors = TerminalConsole(), TerminalConsole(stderr=True)
     if not arguments or set(arguments) & {"-h", "--help"}:
-        _show_help(console, [name for name in _BENCHMARKS if name in arguments])
+        _show_help(console, [name for name in BENCHMARKS if name in arguments])
         return 0 if arguments else 2
     name, *rest = arguments
     try:
-        check_known("unknown benchmark", name, _BENCHMARKS)
-        benchmark = _BENCHMARKS[name]
+        check_known("unknown benchmark", name, BENCHMARKS)
+        benchmark = BENCHMARKS[name]
         config, _ = parse_arguments(name, benchmark.config, rest)
         every = _measure(benchmark, config, console)
         skipped = [m for m in every if getattr(m, "skipped", None) is not None]
         measured = [m for m in every if m not in skipped]
         if config.json:
             _write(Path(config.json), measured)
-        console.print(_table(benchmark, measured))
+        console.print(table_of(benchmark, measured))
         for m in skipped:
             size = f" at n = {m.n}" if hasattr(m, "n") else ""
             console.print(f"{m.impl}{size} was skipped: {m.skipped}")
@@ -90,10 +88,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _show_help(console: Console, names: Sequence[str]) -> None:
     console.print("usage: python -m mxmclr_plugin.benchmark NAME [key=value ...]\n")
-    for name in names or _BENCHMARKS:
-        console.print(f"{name}: {_BENCHMARKS[name].summary}")
+    for name in names or BENCHMARKS:
+        console.print(f"{name}: {BENCHMARKS[name].summary}")
         grid = Table.grid(padding=(0, 2))
-        for key, _, text in help_rows(_BENCHMARKS[name].config):
+        for key, _, text in help_rows(BENCHMARKS[name].config):
             grid.add_row(f"  {key}", text)
         console.print(grid)
 
@@ -123,7 +121,7 @@ def _write(path: Path, measured: Iterable[Any]) -> None:
     write_atomically(path, json_text(records))
 
 
-def _table(benchmark: _Benchmark, measured: Sequence[Any]) -> Table:
+def table_of(benchmark: _Benchmark, measured: Sequence[Any]) -> Table:
     # Names of losses are whole on a terminal of 80 columns.
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     table.add_column(benchmark.subject, no_wrap=True)
@@ -136,7 +134,7 @@ def _table(benchmark: _Benchmark, measured: Sequence[Any]) -> Table:
     return table
 
 
-_BENCHMARKS = {
+BENCHMARKS = {
     "loss": _Benchmark(
         "Time, memory and error of loss implementations, interleaved in one run.",
         LossBenchmark,

@@ -6,8 +6,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["lean_dense_loss"]
-
 
 def lean_dense_loss(
     z0: Tensor,

@@ -26,8 +26,6 @@ from mxmclr_plugin.loss.arguments import (
 from mxmclr_plugin.loss.functional import multifold_hybrid_loss
 from mxmclr_plugin.registry import check_known
 
-__all__ = ["LossBenchmark", "Measured", "Progress", "measure_losses"]
-
 Progress = Callable[[str, float], None]
 """Called with what is done now and the share that is done."""
 

@@ -6,8 +6,6 @@ import os
 
 import torch
 
-__all__ = ["device_of", "free_bytes", "synchronize"]
-
 
 def device_of(name: str) -> torch.device:
     """The device of that name.

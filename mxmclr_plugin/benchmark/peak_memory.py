@@ -9,8 +9,6 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["peak_extra_bytes"]
-
 _STATUS = Path("/proc/self/status")
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 

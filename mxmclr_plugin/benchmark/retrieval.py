@@ -19,8 +19,6 @@ from mxmclr_plugin.bounds import Count, Seed
 from mxmclr_plugin.retrieval.metrics import retrieval_metrics
 from mxmclr_plugin.retrieval.top_k import top_k
 
-__all__ = ["MeasuredRetrieval", "RetrievalBenchmark", "measure_retrieval"]
-
 Backend = Literal["metrics", "top_k", "full_matrix"]
 _DEPTHS, _NDCG_AT = (1, 5), 5
 

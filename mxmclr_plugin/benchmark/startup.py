@@ -13,8 +13,6 @@ from pathlib import Path
 
 from mxmclr_plugin.bounds import Count
 
-__all__ = ["MeasuredStartup", "StartupBenchmark", "measure_startup"]
-
 TORCH = "import torch"
 
 _PROGRAMS = {

@@ -21,8 +21,6 @@ from mxmclr_plugin.loss.multifold_hybrid import MultifoldHybridLoss
 from mxmclr_plugin.models.checkpointing import encode_in_chunks
 from mxmclr_plugin.models.registry import build_tower
 
-__all__ = ["MeasuredStep", "StepBenchmark", "measure_steps"]
-
 
 @dataclass
 class StepBenchmark:

@@ -19,8 +19,6 @@ from mxmclr_plugin.loss.functional import multifold_hybrid_loss
 from mxmclr_plugin.loss.kernels.rows import TILE
 from mxmclr_plugin.loss.kernels.triton.tiles import unsuitable
 
-__all__ = ["Problem", "Variant", "variants"]
-
 Objective = Literal["hybrid", "hard", "other"]
 LossOf = Callable[[Tensor, Tensor], Tensor]
 

@@ -32,8 +32,6 @@ from mxmclr_plugin.inference.evaluate import evaluate_run
 from mxmclr_plugin.inference.run import load_run
 from mxmclr_plugin.json_records import json_text, read_whole_record
 
-__all__ = ["ablate", "ablation_folder"]
-
 MEASURED_ON = "measured on"
 """Axis of the data, where runs are measured on several."""
 

@@ -36,8 +36,6 @@ from mxmclr_plugin.loss.registry import loss_positives
 from mxmclr_plugin.optional_packages import optional
 from mxmclr_plugin.registry import LOSSES
 
-__all__ = ["compare", "comparison_folder"]
-
 
 def comparison_folder(task: str, config: ComparisonConfig) -> Path:
     """Folder of a comparison."""

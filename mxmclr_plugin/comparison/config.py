@@ -15,16 +15,6 @@ from mxmclr_plugin.comparison.protocols import PROTOCOLS
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.registry import check_known
 
-__all__ = [
-    "AblationConfig",
-    "ComparedLoss",
-    "ComparisonConfig",
-    "GridConfig",
-    "as_arguments",
-    "as_overrides",
-    "flat",
-]
-
 _Positive: TypeAlias = Annotated[list[Annotated[float, Gt(0)]], MinLen(1)]
 _Seeds: TypeAlias = Annotated[list[Seed], MinLen(1)]
 

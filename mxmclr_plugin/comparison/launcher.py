@@ -23,8 +23,6 @@ from mxmclr_plugin.files import write_atomically
 from mxmclr_plugin.progress import duration, progress_bar
 from mxmclr_plugin.safe_text import print_line
 
-__all__ = ["launch"]
-
 _INTERRUPTED = (129, 130, 143)
 """Exit statuses of a run that a signal has ended, and that continues."""
 

@@ -20,8 +20,6 @@ from mxmclr_plugin.errors import ConfigError
 if TYPE_CHECKING:  # Windows has one of them
     from multiprocessing.context import ForkServerContext, SpawnContext
 
-__all__ = ["LocalProcesses", "run_here"]
-
 # A server imports the libraries once, and each run is a fork of it: that saves seconds a run.
 _CONTEXT: ForkServerContext | SpawnContext = (
     multiprocessing.get_context("forkserver")

@@ -7,8 +7,6 @@ from typing import TypeVar
 
 from mxmclr_plugin.optional_packages import optional
 
-__all__ = ["Options", "Range", "optuna_search"]
-
 K = TypeVar("K", bound=Hashable)
 
 Options = dict[str, float]

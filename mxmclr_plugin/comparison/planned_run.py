@@ -17,8 +17,6 @@ from mxmclr_plugin.experiment.config.compose import load_config
 from mxmclr_plugin.experiment.run_folder.folder import RunFolder
 from mxmclr_plugin.experiment.run_folder.metrics import RunMetrics
 
-__all__ = ["FAILURE", "Outcome", "PlannedRun", "command_line", "outcome_of", "plan_run", "prepare"]
-
 FAILURE = "failure.json"
 """File of a run that failed."""
 

@@ -14,8 +14,6 @@ from typing import Literal
 
 from mxmclr_plugin.experiment.config.run_config import BatchConfig
 
-__all__ = ["PROTOCOLS", "Protocol", "batch_overrides"]
-
 
 @dataclass(frozen=True)
 class Protocol:

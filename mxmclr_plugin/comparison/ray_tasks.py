@@ -12,8 +12,6 @@ from mxmclr_plugin.comparison.planned_run import PlannedRun
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.optional_packages import optional
 
-__all__ = ["RayTasks"]
-
 
 class RayTasks:
     """Tasks that Ray places on the cores and GPUs of its nodes.

@@ -19,20 +19,6 @@ from mxmclr_plugin.files import write_atomically
 from mxmclr_plugin.json_records import json_text
 from mxmclr_plugin.safe_text import csv_cell
 
-__all__ = [
-    "Ablation",
-    "Comparison",
-    "Results",
-    "RunRecord",
-    "Summary",
-    "Trial",
-    "metric_names",
-    "run_record",
-    "summarize",
-    "variant_name",
-    "write_results",
-]
-
 
 @dataclass(frozen=True)
 class RunRecord:

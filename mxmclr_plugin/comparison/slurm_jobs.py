@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from submitit import Job
     from submitit.helpers import DelayedSubmission
 
-__all__ = ["SlurmJobs"]
-
 
 class SlurmJobs:
     """Jobs of SLURM; on a machine without it, processes that submitit starts.

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-__all__ = ["Difference", "conclusion", "holm", "paired_difference"]
-
 FEWEST = 3
 """Pairs needed for a conclusion."""
 

@@ -16,8 +16,6 @@ from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.experiment.config.run_config import RunConfig
 from mxmclr_plugin.registry import check_known
 
-__all__ = ["Study", "load_study", "studies"]
-
 STUDIES = Path(plugin_configs.__file__).parent / "study"
 
 

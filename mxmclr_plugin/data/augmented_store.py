@@ -14,8 +14,6 @@ from torch import Tensor
 from mxmclr_plugin.bounds import Count, within_bounds
 from mxmclr_plugin.data.dataset import MultifoldDataset, Store
 
-__all__ = ["AugmentedStore", "augmented"]
-
 
 class AugmentedStore:
     """Each record of a store several times, each time with another random transformation.

@@ -12,8 +12,6 @@ from torch import Tensor
 
 from mxmclr_plugin.data.dataset import MultifoldInstance, stack
 
-__all__ = ["MultifoldBatch", "Observations", "collate"]
-
 Observations: TypeAlias = "Tensor | list[str]"
 """Records of one modality: a tensor of shape (rows, ...), or as many strings."""
 

@@ -13,8 +13,6 @@ from torch.utils.data import BatchSampler
 from mxmclr_plugin.data.draws import InstanceDraws, at_least_one, counter_of
 from mxmclr_plugin.data.members import Members
 
-__all__ = ["MultifoldBatchSampler"]
-
 
 class MultifoldBatchSampler(InstanceDraws[list[int]], BatchSampler):
     """Yields the row indices of N instances with P rows each, for any map-style data set.

@@ -8,8 +8,6 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["column_of", "columns_of", "key_for", "values_of"]
-
 # Of each key of a manifest; the first that a table has is its column.
 _NAMES: dict[str, tuple[str, ...]] = {
     "id": (

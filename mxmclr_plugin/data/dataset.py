@@ -15,8 +15,6 @@ from torch.utils.data import Dataset
 from mxmclr_plugin.data.frames import CellStore, cells_by_instance, instances_of
 from mxmclr_plugin.data.members import Members, flattened, integers
 
-__all__ = ["Draw", "MultifoldDataset", "MultifoldInstance", "Store", "stack"]
-
 
 class Store(Protocol):
     """All records of one modality: a list of strings, a tensor (records, ...), an own class."""

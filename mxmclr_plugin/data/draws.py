@@ -14,8 +14,6 @@ from torch.utils.data import DistributedSampler
 from mxmclr_plugin.data.members import Members
 from mxmclr_plugin.data.permutations import Permutations
 
-__all__ = ["InstanceDraws", "at_least_one", "counter_of"]
-
 T = TypeVar("T")
 
 _AT_ONCE = 1024  # instances whose observations are drawn together

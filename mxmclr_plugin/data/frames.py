@@ -9,8 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Cell", "CellStore", "cells_by_instance", "instances_of"]
-
 Cell = tuple[str, int, int | None]
 """Column, row, and the place in a cell that has a list."""
 

@@ -7,8 +7,6 @@ from collections import Counter
 
 from mxmclr_plugin.data.dataset import MultifoldDataset
 
-__all__ = ["hold_out_captions"]
-
 _COMMON = 0.1
 """Words of a larger share of the instances tell nothing."""
 

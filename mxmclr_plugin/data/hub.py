@@ -14,8 +14,6 @@ from mxmclr_plugin.data.splits import split_named
 from mxmclr_plugin.errors import DataError
 from mxmclr_plugin.optional_packages import optional
 
-__all__ = ["HubRecord", "hub_rows"]
-
 
 @dataclass(frozen=True, eq=False)
 class HubRecord:

@@ -12,8 +12,6 @@ from torch import Tensor
 
 from mxmclr_plugin.data.rendering import render_views
 
-__all__ = ["DRAWABLE", "data_uri", "image_of", "without_border"]
-
 DRAWABLE = ("image", "views", "voxel", "strokes")
 """Kinds of records that there are images of."""
 

@@ -12,8 +12,6 @@ from torch.utils.data import DataLoader
 from mxmclr_plugin.data.batch_sampler import MultifoldBatchSampler
 from mxmclr_plugin.data.sampler import MultifoldSampler
 
-__all__ = ["ResumableLoader"]
-
 
 class ResumableLoader(DataLoader[Any]):
     """A loader whose state is the number of batches used of the epoch.

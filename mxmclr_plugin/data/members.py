@@ -8,8 +8,6 @@ from typing import TypeVar, overload
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Members", "flattened", "integers"]
-
 T = TypeVar("T")
 
 

@@ -13,8 +13,6 @@ from mxmclr_plugin.data.splits import DataSplits
 from mxmclr_plugin.errors import DataError
 from mxmclr_plugin.registry import register_dataset
 
-__all__ = ["multi30k"]
-
 _FILES = {"train": "train.jsonl", "val": "val.jsonl", "test": "test_2016.jsonl"}
 # train.en.gz of task 1, train.1.en.gz to train.5.en.gz of task 2; beside them lists of the photos.
 _RAW = {"train": "train", "val": "val", "test": "test_2016"}

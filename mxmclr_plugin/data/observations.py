@@ -13,15 +13,6 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from mxmclr_plugin.data.batch import Observations
 from mxmclr_plugin.data.dataset import MultifoldDataset, stack
 
-__all__ = [
-    "Observation",
-    "ObservationBatch",
-    "ObservationDataset",
-    "Records",
-    "collate_observations",
-    "observation_loader",
-]
-
 
 @dataclass(frozen=True)
 class Observation:

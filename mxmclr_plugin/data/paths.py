@@ -7,8 +7,6 @@ import unicodedata
 from functools import lru_cache
 from pathlib import Path
 
-__all__ = ["existing", "hint", "located", "posix", "unicode_text"]
-
 
 def posix(name: str) -> str:
     """A path with forward slashes; a name that has some already keeps its backslashes."""

@@ -9,8 +9,6 @@ import numpy.typing as npt
 
 from mxmclr_plugin.data.members import Members
 
-__all__ = ["Permutations"]
-
 _Words = npt.NDArray[np.uint64]
 
 # Philox 4x64 with 10 rounds: Salmon et al., Parallel random numbers: as easy as 1, 2, 3, SC 2011.

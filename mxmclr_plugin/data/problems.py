@@ -9,8 +9,6 @@ from typing import Literal
 from mxmclr_plugin.bounds import within_bounds
 from mxmclr_plugin.errors import DataError
 
-__all__ = ["OnError", "Problem", "ProblemLog"]
-
 _EXAMPLES, _LONGEST = 2, 400  # of each kind in a summary, and characters of one
 
 OnError = Literal["skip", "raise"]

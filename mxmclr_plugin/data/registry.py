@@ -8,8 +8,6 @@ from typing import Any
 from mxmclr_plugin.data.splits import DataSplits
 from mxmclr_plugin.registry import DATASETS, DatasetInfo
 
-__all__ = ["build_dataset", "list_datasets"]
-
 
 def list_datasets() -> list[DatasetInfo]:
     """Lists every registered data set."""

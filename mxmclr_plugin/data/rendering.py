@@ -12,8 +12,6 @@ from torch import Tensor
 
 from mxmclr_plugin.bounds import Count, within_bounds
 
-__all__ = ["ELEVATION", "render_views"]
-
 ELEVATION = math.pi / 5
 """Angle at which the camera looks down, as in TriCoLo's renderings (3dlg-hcvc/tricolo)."""
 

@@ -24,8 +24,6 @@ from mxmclr_plugin.data.readers.content import content_of
 from mxmclr_plugin.errors import DataError
 from mxmclr_plugin.optional_packages import optional
 
-__all__ = ["UTF_8", "Row", "read_json", "read_rows", "read_table", "text_lines"]
-
 UTF_8 = "utf-8"
 """The encoding of files unless another one is set."""
 

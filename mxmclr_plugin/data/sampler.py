@@ -9,8 +9,6 @@ import numpy as np
 from mxmclr_plugin.data.dataset import Draw, MultifoldDataset
 from mxmclr_plugin.data.draws import InstanceDraws, at_least_one
 
-__all__ = ["MultifoldSampler"]
-
 
 class MultifoldSampler(InstanceDraws[Draw]):
     """Draws instances, and observations of each, so that a batch holds N different instances.

@@ -15,8 +15,6 @@ from mxmclr_plugin.data.dataset import MultifoldDataset
 from mxmclr_plugin.data.problems import Problem
 from mxmclr_plugin.errors import DataError
 
-__all__ = ["SPLITS", "DataSplits", "hold_out", "split_named"]
-
 SPLITS = ("train", "val", "test")
 
 _SPLIT_NAMES = {

@@ -6,8 +6,6 @@ from array import array
 from collections.abc import Iterable, Sequence
 from typing import overload
 
-__all__ = ["Texts"]
-
 
 class Texts(Sequence[str]):
     """A sequence of texts that takes their bytes and 8 bytes each, so that millions fit in memory.

@@ -19,8 +19,6 @@ from mxmclr_plugin.data.rendering import render_views
 from mxmclr_plugin.files import kept
 from mxmclr_plugin.progress import progress_bar
 
-__all__ = ["ArrayFile", "SeparateViews", "StackedViews", "rendered_views"]
-
 # Part of every file's name: raise it when rendering changes.
 _VERSION = 1
 _VOXELS_AT_ONCE = 64 * 32**3

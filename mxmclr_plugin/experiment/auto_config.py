@@ -19,8 +19,6 @@ from mxmclr_plugin.experiment.splits import check_trainable, usable_splits
 from mxmclr_plugin.registry import TOWERS
 from mxmclr_plugin.retrieval.direction import Direction
 
-__all__ = ["completed", "why_not_trainable"]
-
 _MOST_INSTANCES = 128
 _PASSES = 100  # through the instances in all, within the bounds of steps
 _FEWEST_STEPS, _MOST_STEPS = 200, 2000

@@ -22,16 +22,6 @@ from mxmclr_plugin.models.teacher import with_teacher
 from mxmclr_plugin.models.text import TextBackbone
 from mxmclr_plugin.models.tower import Tower
 
-__all__ = [
-    "build_towers",
-    "check_processes",
-    "check_teacher",
-    "frozen_texts",
-    "save_sentence_transformers",
-    "with_cached_features",
-    "with_teachers",
-]
-
 
 def build_towers(config: RunConfig, train: MultifoldDataset) -> dict[str, Tower]:
     """The tower of each modality; modalities with ``same_as`` share one object."""

@@ -14,8 +14,6 @@ from mxmclr_plugin.experiment.config.run_config import TrainerConfig, precision_
 from mxmclr_plugin.experiment.training.loggers import check_loggers
 from mxmclr_plugin.experiment.training.trainer import hardware
 
-__all__ = ["check_machine"]
-
 
 def check_machine(config: TrainerConfig) -> None:
     """Check that the devices, strategy, precision and loggers of a configuration can be used.

@@ -30,16 +30,6 @@ from mxmclr_plugin.safe_text import print_line
 if TYPE_CHECKING:  # it takes seconds to import
     from mxmclr_plugin.experiment.training.module import RetrievalModule
 
-__all__ = [
-    "Start",
-    "changed_run",
-    "changes_of",
-    "check_fits",
-    "command_config",
-    "start_of",
-    "training_set_digest",
-]
-
 _MAY_CHANGE = (
     *("optimizer", "trainer", "batch.workers", "summary"),
     *("eval.split", "eval.test", "eval.ndcg_at", "eval.rsum", "eval.group_size"),

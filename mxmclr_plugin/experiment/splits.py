@@ -14,17 +14,6 @@ from mxmclr_plugin.errors import ConfigError, build_part
 from mxmclr_plugin.experiment.config.run_config import RunConfig
 from mxmclr_plugin.safe_text import print_line
 
-__all__ = [
-    "ALL",
-    "check_trainable",
-    "measured_modalities",
-    "measured_split",
-    "searched_split",
-    "trained_split",
-    "usable_splits",
-    "with_train_instances",
-]
-
 ALL = "all"
 """Name that stands for all splits together."""
 

@@ -80,8 +80,6 @@ from mxmclr_plugin.models.tower import Tower
 from mxmclr_plugin.registry import DATASETS
 from mxmclr_plugin.safe_text import TerminalConsole, print_line
 
-__all__ = ["run_retrieval"]
-
 
 def run_retrieval(config: RunConfig, console: Console | None = None) -> RunMetrics:
     """Trains and tests the towers of a configuration.

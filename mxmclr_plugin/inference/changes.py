@@ -14,8 +14,6 @@ from mxmclr_plugin.experiment.config.compose import compose_choice, parsed_overr
 from mxmclr_plugin.experiment.config.run_config import RunConfig
 from mxmclr_plugin.registry import did_you_mean
 
-__all__ = ["CHANGED", "changed_config"]
-
 CHANGED = ("data", "eval", "directions", "towers", "trainer")
 """First words of the keys that can be changed."""
 

@@ -9,8 +9,6 @@ import torch
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.experiment.config.run_config import TrainerConfig, precision_of
 
-__all__ = ["Device"]
-
 _WEIGHTS = {"64": torch.float64, "16-true": torch.float16, "bf16-true": torch.bfloat16}
 _MIXED = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
 

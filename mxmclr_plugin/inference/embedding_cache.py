@@ -13,8 +13,6 @@ from mxmclr_plugin.files import kept
 from mxmclr_plugin.inference.run import Embedded, Run
 from mxmclr_plugin.models.record_digests import record_digests
 
-__all__ = ["cached_embeddings"]
-
 # Part of every key: raise it when what is written changes meaning.
 _VERSION = "1"
 

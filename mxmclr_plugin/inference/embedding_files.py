@@ -18,8 +18,6 @@ from mxmclr_plugin.inference.items import file_of
 from mxmclr_plugin.inference.run import Embedded
 from mxmclr_plugin.optional_packages import optional
 
-__all__ = ["FORMATS", "write_embeddings"]
-
 FORMATS = ("safetensors", "parquet", "faiss")
 
 

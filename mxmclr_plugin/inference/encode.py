@@ -19,8 +19,6 @@ from mxmclr_plugin.inference.run import Run
 from mxmclr_plugin.progress import progress_bar
 from mxmclr_plugin.safe_text import TerminalConsole, print_line
 
-__all__ = ["Share", "encode_run"]
-
 _INDEX = "encode.json"
 
 

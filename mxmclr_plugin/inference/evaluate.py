@@ -14,8 +14,6 @@ from mxmclr_plugin.experiment.run_folder.metrics import (
 )
 from mxmclr_plugin.inference.run import Run
 
-__all__ = ["evaluate_run"]
-
 
 def evaluate_run(run: Run, split: str = "test", progress: bool = True) -> RunMetrics:
     """Compute the metrics of a run on a split.

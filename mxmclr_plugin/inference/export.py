@@ -43,8 +43,6 @@ from mxmclr_plugin.safe_text import TerminalConsole, print_line
 if TYPE_CHECKING:  # it takes seconds to import
     from sentence_transformers import SentenceTransformer
 
-__all__ = ["LARGEST_DIFFERENCE", "export_run"]
-
 LARGEST_DIFFERENCE = 1e-4
 """Of a number of a unit vector, between a tower and what was written of it."""
 

@@ -18,8 +18,6 @@ from torch.export import Dim, ExportedProgram
 
 from mxmclr_plugin.models.tower import Tower
 
-__all__ = ["export_graph", "export_onnx", "run_onnx", "save_graph", "why_no_onnx"]
-
 _ONNX = ("onnx", "onnxscript", "onnxruntime")
 
 

@@ -18,8 +18,6 @@ from mxmclr_plugin.registry import check_known
 from mxmclr_plugin.retrieval.cross_modal import retrieval_items
 from mxmclr_plugin.retrieval.direction import Side, modalities_of
 
-__all__ = ["RankedItems", "VisibleItem", "file_of", "ranked_items", "visible_item"]
-
 
 @dataclass(frozen=True, eq=False)
 class RankedItems:

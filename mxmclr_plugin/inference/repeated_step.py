@@ -20,8 +20,6 @@ from mxmclr_plugin.inference.run import untrained_towers
 from mxmclr_plugin.loss.multimodal import MultimodalLoss
 from mxmclr_plugin.loss.registry import build_loss
 
-__all__ = ["first_not_finite", "repeat_step"]
-
 _LISTED = 5  # rows in a message
 
 

@@ -43,8 +43,6 @@ from mxmclr_plugin.safe_text import TerminalConsole
 if TYPE_CHECKING:  # the extra report
     from matplotlib.figure import Figure
 
-__all__ = ["Embedded", "Run", "load_run", "untrained_towers"]
-
 
 @dataclass(frozen=True, eq=False)
 class Embedded:

@@ -26,8 +26,6 @@ from mxmclr_plugin.models.text import TextBackbone, unknown_words
 from mxmclr_plugin.retrieval.direction import Side, modalities_of, side_name
 from mxmclr_plugin.retrieval.top_k import top_k
 
-__all__ = ["Found", "Hit", "search"]
-
 _SUFFIXES = {
     "image": IMAGE_SUFFIXES,
     "voxel": tuple(suffix for suffix in VOXEL_SUFFIXES if suffix != ".npy"),

@@ -16,8 +16,6 @@ if TYPE_CHECKING:  # it takes seconds to import
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Dense
 
-__all__ = ["as_sentence_transformer"]
-
 
 def as_sentence_transformer(tower: Tower) -> SentenceTransformer:
     """A SentenceTransformer whose embeddings are the tower's unit vectors.

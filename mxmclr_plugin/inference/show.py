@@ -11,8 +11,6 @@ from mxmclr_plugin.experiment.run_folder.curves import read_curve
 if TYPE_CHECKING:  # the extra report
     from matplotlib.figure import Figure
 
-__all__ = ["curves_figure"]
-
 _PANELS = {"training loss": "train/loss", "validation: mean recall (%)": "val/mean_recall"}
 
 

@@ -11,8 +11,6 @@ from mxmclr_plugin.experiment.resume import command_config
 from mxmclr_plugin.experiment.run_folder.folder import default_folder
 from mxmclr_plugin.inference.run import Run, load_run
 
-__all__ = ["train"]
-
 
 def train(
     task: str, *overrides: str, out: Path | str | None = None, console: Console | None = None

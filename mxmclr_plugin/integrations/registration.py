@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib
 
-__all__ = ["register"]
-
 _NAME = "MultifoldHybridLoss"
 
 # Module of the other library, and our module that has its loss.

@@ -9,17 +9,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-__all__ = [
-    "CACHE_BYTES",
-    "HARD_WEIGHT",
-    "SOFT_TEMPERATURE",
-    "TEMPERATURE",
-    "Batch",
-    "Implementation",
-    "Options",
-    "SoftScope",
-]
-
 Implementation = Literal["auto", "dense", "streaming", "triton"]
 
 SoftScope = Literal["others", "all"]

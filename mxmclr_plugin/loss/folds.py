@@ -8,8 +8,6 @@ from torch import Tensor
 from mxmclr_plugin.loss.arguments import Batch
 from mxmclr_plugin.loss.validation import check_shapes, check_values
 
-__all__ = ["flatten_folds", "flatten_modalities"]
-
 
 def flatten_folds(z: Tensor, ids: Tensor | None, name: str = "z") -> tuple[Tensor, Tensor]:
     """Rows and their instance ids.

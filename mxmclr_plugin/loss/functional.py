@@ -27,14 +27,6 @@ from mxmclr_plugin.loss.kernels.triton.tiles import TRITON
 from mxmclr_plugin.loss.reference import Parts, dense_parts
 from mxmclr_plugin.loss.validation import check_options, check_shapes, check_values
 
-__all__ = [
-    "HybridLossParts",
-    "hybrid_parts",
-    "multifold_hybrid_loss",
-    "multifold_hybrid_parts",
-    "public_parts",
-]
-
 
 class HybridLossParts(NamedTuple):
     """The multifold hybrid loss and its parts, each of shape ().

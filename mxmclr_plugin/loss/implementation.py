@@ -12,8 +12,6 @@ from mxmclr_plugin.loss.arguments import Implementation
 from mxmclr_plugin.loss.kernels.triton.measured import SPEEDUPS
 from mxmclr_plugin.loss.kernels.triton.tiles import allows_tf32, unsuitable
 
-__all__ = ["STREAMS_FROM", "choose_implementation", "triton_is_faster"]
-
 STREAMS_FROM = 2**15
 """Logits from which on tiles are faster; see ``impl`` of ``multifold_hybrid_loss``."""
 

@@ -8,8 +8,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["Comparison", "Instances", "can_look"]
-
 
 @dataclass(frozen=True)
 class Instances:

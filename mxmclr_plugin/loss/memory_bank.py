@@ -8,8 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["ObservationQueue"]
-
 _EMPTY, _GIVEN, _NUMBERED = 0, 1, 2
 
 

@@ -37,8 +37,6 @@ from mxmclr_plugin.loss.reference import Parts
 from mxmclr_plugin.loss.validation import check_options
 from mxmclr_plugin.registry import register_loss
 
-__all__ = ["MAX_SCALE", "MultifoldHybridLoss"]
-
 MAX_SCALE = 100.0
 """Bound of a learnable scale, as in CLIP (https://arxiv.org/abs/2103.00020, section 2.5)."""
 

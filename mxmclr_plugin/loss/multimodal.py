@@ -12,8 +12,6 @@ from torch import Tensor, nn
 
 from mxmclr_plugin.loss.baselines.pairing import PairedLoss
 
-__all__ = ["MultimodalLoss", "takes_ids", "takes_soft_features"]
-
 
 class MultimodalLoss(nn.Module):
     """Weighted mean of a criterion over pairs of modalities, as TriCoLo[0] pairs its three.

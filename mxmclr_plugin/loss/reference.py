@@ -22,16 +22,6 @@ from mxmclr_plugin.loss.arguments import Options
 from mxmclr_plugin.loss.instances import Comparison
 from mxmclr_plugin.loss.relation import Relation, exponents
 
-__all__ = [
-    "Parts",
-    "RowLosses",
-    "dense_parts",
-    "hard_losses",
-    "soft_losses",
-    "weighted_sum",
-    "within_losses",
-]
-
 
 class Parts(NamedTuple):
     """The loss and its parts, each of shape (); a part that is not computed is None."""

@@ -11,8 +11,6 @@ from torch import nn
 from mxmclr_plugin.loss.multimodal import takes_ids
 from mxmclr_plugin.registry import LOSSES, LossInfo
 
-__all__ = ["build_loss", "list_losses", "loss_positives"]
-
 
 def list_losses() -> list[LossInfo]:
     """Every registered loss."""

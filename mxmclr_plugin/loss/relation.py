@@ -13,8 +13,6 @@ from torch.nn import functional as F
 from mxmclr_plugin.loss.arguments import Options
 from mxmclr_plugin.loss.instances import can_look
 
-__all__ = ["Relation", "exponents", "standardization"]
-
 
 @dataclass(frozen=True)
 class Relation:

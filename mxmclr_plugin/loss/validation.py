@@ -10,9 +10,6 @@ from torch import Tensor
 
 from mxmclr_plugin.loss.arguments import Batch, Implementation, Options, SoftScope
 
-__all__ = ["check_options", "check_positive", "check_shapes", "check_share", "check_values"]
-
-
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 

@@ -23,8 +23,6 @@ from mxmclr_plugin.registry import register_tower
 if TYPE_CHECKING:  # it takes seconds to import
     from sentence_transformers import SentenceTransformer
 
-__all__ = ["BagOfWords", "bag_of_words"]
-
 _UNKNOWN = "[UNK]"
 
 

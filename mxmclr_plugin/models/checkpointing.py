@@ -13,8 +13,6 @@ from torch.utils.checkpoint import checkpoint
 
 from mxmclr_plugin.data.batch import Observations
 
-__all__ = ["blocks_of", "checkpoint_blocks", "encode_in_chunks", "has_batch_norm"]
-
 
 def checkpoint_blocks(model: nn.Module) -> int:
     """Makes a model recompute its blocks in the backward pass instead of storing activations.

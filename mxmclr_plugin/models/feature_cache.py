@@ -27,13 +27,6 @@ from mxmclr_plugin.models.record_digests import record_digests, tensor_bytes
 from mxmclr_plugin.models.text import tokenizer_digest
 from mxmclr_plugin.progress import progress_bar
 
-__all__ = [
-    "FeatureStore",
-    "cached_features",
-    "encoder_features",
-    "fingerprint_module",
-]
-
 # Part of every key: increase it when the content of the files changes meaning.
 _VERSION = "2"
 

@@ -12,8 +12,6 @@ from mxmclr_plugin.data.batch import Observations
 from mxmclr_plugin.models.tower import Backbone, described, is_exporting
 from mxmclr_plugin.registry import register_tower
 
-__all__ = ["PrecomputedFeatures", "features"]
-
 
 class PrecomputedFeatures(Backbone):
     """Vectors as they are, in float32 if they are of half precision.

@@ -27,8 +27,6 @@ from mxmclr_plugin.models.tower import (
 )
 from mxmclr_plugin.registry import check_known, register_tower
 
-__all__ = ["ImageModel", "LightCNN2d", "TorchvisionBackbone", "image_models", "scaled_images"]
-
 _AUXILIARY = ("aux1", "aux2", "AuxLogits")  # further classifiers of GoogLeNet and Inception
 
 

@@ -12,8 +12,6 @@ from torch import nn
 from mxmclr_plugin.bounds import Count, within_bounds
 from mxmclr_plugin.optional_packages import optional
 
-__all__ = ["add_lora", "merged"]
-
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 

@@ -15,8 +15,6 @@ from mxmclr_plugin.registry import register_tower
 if TYPE_CHECKING:  # it takes seconds to import
     from sentence_transformers import SentenceTransformer
 
-__all__ = ["CLIP", "MultimodalBackbone", "multimodal"]
-
 CLIP = "sentence-transformers/clip-ViT-B-32"
 """CLIP ViT-B/32 on the Hugging Face hub."""
 

@@ -14,8 +14,6 @@ from mxmclr_plugin.data.batch import Observations
 from mxmclr_plugin.models.tower import Backbone, Widths, described, is_exporting
 from mxmclr_plugin.registry import register_tower
 
-__all__ = ["PointNet", "point_net"]
-
 
 class PointNet(Backbone):
     """One MLP for every point, then each channel's maximum and mean over the points.

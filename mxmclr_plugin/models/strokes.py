@@ -10,8 +10,6 @@ from mxmclr_plugin.data.batch import Observations
 from mxmclr_plugin.models.tower import Backbone, Widths, described
 from mxmclr_plugin.registry import register_tower
 
-__all__ = ["StrokeCNN"]
-
 _COLUMNS = 4  # x, y, time, whether a stroke begins
 
 

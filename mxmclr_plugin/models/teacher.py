@@ -20,8 +20,6 @@ from mxmclr_plugin.models.tower import Tower
 if TYPE_CHECKING:  # it takes seconds to import
     from sentence_transformers import SentenceTransformer
 
-__all__ = ["with_teacher"]
-
 Teacher: TypeAlias = (
     "str | Mapping[str, Any] | SentenceTransformer | nn.Module | Tensor | npt.NDArray[Any] | "
     "FeatureStore"

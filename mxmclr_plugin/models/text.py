@@ -24,14 +24,6 @@ from mxmclr_plugin.models.tower import Backbone, described
 if TYPE_CHECKING:  # it takes seconds to import
     from sentence_transformers import SentenceTransformer
 
-__all__ = [
-    "TextBackbone",
-    "tokenizer_digest",
-    "unknown_words",
-    "without_progress_bars",
-    "write_sentence_transformer",
-]
-
 
 @contextmanager
 def without_progress_bars() -> Iterator[None]:

@@ -7,8 +7,6 @@ from mxmclr_plugin.models.pretrained import load_weights, read_weights
 from mxmclr_plugin.optional_packages import optional
 from mxmclr_plugin.registry import did_you_mean, register_tower
 
-__all__ = ["PRETRAINED", "TimmBackbone"]
-
 PRETRAINED = "pretrained"
 """The weights that timm has for a name, downloaded from the Hugging Face hub."""
 

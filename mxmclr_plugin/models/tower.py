@@ -14,8 +14,6 @@ from torch.nn import functional as F
 from mxmclr_plugin.bounds import Count, within_bounds
 from mxmclr_plugin.data.batch import Observations
 
-__all__ = ["Backbone", "Tower", "Widths", "check_unit_range", "described", "is_exporting"]
-
 Widths = Annotated[list[Count], MinLen(1)]
 """Channels of each stage of a backbone."""
 

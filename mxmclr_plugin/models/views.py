@@ -14,8 +14,6 @@ from mxmclr_plugin.models.timm_image import TimmBackbone
 from mxmclr_plugin.models.tower import Backbone
 from mxmclr_plugin.registry import register_tower
 
-__all__ = ["LIGHT_CNN", "MultiView", "Pooling", "multi_view"]
-
 Pooling = Literal["mean", "max", "attention"]
 
 LIGHT_CNN = "light_cnn2d"

@@ -22,8 +22,6 @@ from mxmclr_plugin.models.tower import (
 )
 from mxmclr_plugin.registry import check_known, register_tower
 
-__all__ = ["LightCNN3d", "VideoBackbone", "video_models"]
-
 _CHANNELS = 4  # RGBA
 _BLOCK = 2  # edge of the blocks that LightCNN3d turns into channels
 

@@ -8,20 +8,6 @@ from typing import ClassVar
 
 from matplotlib.figure import Figure
 
-__all__ = [
-    "Block",
-    "Details",
-    "Found",
-    "Plot",
-    "Query",
-    "QueryList",
-    "RunFound",
-    "Section",
-    "Table",
-    "TableCell",
-    "Text",
-]
-
 
 @dataclass(frozen=True)
 class Text:

@@ -30,8 +30,6 @@ from mxmclr_plugin.report.shown_runs import (
 from mxmclr_plugin.report.svg import save_figure
 from mxmclr_plugin.safe_text import TerminalConsole
 
-__all__ = ["Report", "build_report"]
-
 
 @dataclass(frozen=True)
 class Report:

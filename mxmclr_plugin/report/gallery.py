@@ -20,8 +20,6 @@ from mxmclr_plugin.retrieval.direction import modalities_of, side_name
 from mxmclr_plugin.retrieval.metrics import QueryRanks, rank_queries
 from mxmclr_plugin.retrieval.top_k import TopK, top_k
 
-__all__ = ["QueryGroups", "choose_queries", "query_lists"]
-
 _QUERY_EDGE, _ITEM_EDGE, _LONGEST_TEXT = 150, 112, 240
 _ITEMS = 5  # of a query
 _VIEWS = 3

@@ -13,8 +13,6 @@ from mxmclr_plugin.report.blocks import Plot, Section
 from mxmclr_plugin.report.palette import PALETTE
 from mxmclr_plugin.report.svg import inline_svg
 
-__all__ = ["GENERATOR", "Page", "page_html"]
-
 GENERATOR = "mxmclr_plugin report"
 """By which a report is known, so that nothing else is overwritten."""
 

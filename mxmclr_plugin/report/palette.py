@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["GRID", "INK", "MUTED", "PALETTE", "SURFACE", "SeriesStyle", "series_styles"]
-
 INK, MUTED, GRID, SURFACE = "#191a1c", "#5d6066", "#dfe1e5", "#fefefe"
 
 # Eight hues that stay apart for the colour-blind when they are taken in this order.

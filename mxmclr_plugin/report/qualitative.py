@@ -27,8 +27,6 @@ from mxmclr_plugin.report.similarity import (
 )
 from mxmclr_plugin.retrieval.direction import modalities_of, side_name
 
-__all__ = ["qualitative_sections"]
-
 Floats = npt.NDArray[np.float32]
 
 _MATRIX, _MAPPED, _COLOURED = 60, 60, 8

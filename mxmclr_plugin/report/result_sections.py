@@ -27,8 +27,6 @@ from mxmclr_plugin.report.tables import (
     summary_table,
 )
 
-__all__ = ["ablation_sections", "appendix", "comparison_sections"]
-
 _MOST_CURVES = 12
 
 

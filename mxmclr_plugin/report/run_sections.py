@@ -14,8 +14,6 @@ from mxmclr_plugin.report.palette import series_styles
 from mxmclr_plugin.report.plots.learning_curves import CurveSeries, learning_curves
 from mxmclr_plugin.report.tables import facts_table
 
-__all__ = ["run_appendix", "run_sections"]
-
 
 def run_sections(run: RunMetrics, folder: Path) -> list[Section]:
     """Metrics and curves of a run."""

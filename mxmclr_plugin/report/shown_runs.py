@@ -18,8 +18,6 @@ from mxmclr_plugin.inference.run import Run, load_run
 from mxmclr_plugin.registry import check_known
 from mxmclr_plugin.retrieval.direction import modalities_of
 
-__all__ = ["LoadedRun", "ShownRuns", "choose_from_ablation", "choose_from_comparison", "choose_run"]
-
 Modalities = tuple[str, ...]
 
 

@@ -13,8 +13,6 @@ from torch import Tensor
 from mxmclr_plugin.inference.items import RankedItems
 from mxmclr_plugin.retrieval.cross_modal import fuse_observations
 
-__all__ = ["chosen_instances", "grouped_order", "instance_similarity"]
-
 
 def chosen_instances(ids: Sequence[Tensor], most: int, seed: int) -> Tensor:
     """Instances that occur in every modality, by rising id.

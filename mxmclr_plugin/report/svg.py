@@ -15,8 +15,6 @@ from matplotlib.text import Text
 from mxmclr_plugin.report.palette import PALETTE
 from mxmclr_plugin.safe_text import identifier
 
-__all__ = ["inline_svg", "save_figure"]
-
 _NOTHING = {"Date": None, "Creator": None, "Format": None, "Type": None}
 _VARIABLE_OF = {light: f"var(--{name})" for name, (light, _) in PALETTE.items()}
 

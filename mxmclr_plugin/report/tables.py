@@ -9,17 +9,6 @@ from mxmclr_plugin.comparison.records import Results, Summary
 from mxmclr_plugin.report.blocks import Block, Details, Table, TableCell
 from mxmclr_plugin.report.palette import SeriesStyle
 
-__all__ = [
-    "axis_cell",
-    "facts_table",
-    "failed_runs",
-    "in_words",
-    "mean_cells",
-    "metric_title",
-    "runs_table",
-    "summary_table",
-]
-
 _SHOWN = 6
 """Rows beyond which a table of failures is folded away."""
 

@@ -9,8 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["STEPS", "Gallery", "block_shape", "check_rows", "default_memory", "slices"]
-
 STEPS = 2**24
 """Cosines are compared in whole steps of 2^-24, about 6e-8: what differs by rounding ties."""
 

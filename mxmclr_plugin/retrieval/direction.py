@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Direction", "Side", "modalities_of", "side_name"]
-
 Side = str | Sequence[str]
 """A modality, or several whose embeddings are fused to one item."""
 

@@ -10,8 +10,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-__all__ = ["Ids", "Rows", "as_ids", "as_rows"]
-
 Rows: TypeAlias = "Tensor | npt.NDArray[Any] | Sequence[Any]"
 """Embeddings: a tensor or an array of shape (rows, D), or a list of rows."""
 

@@ -18,8 +18,6 @@ from mxmclr_plugin.retrieval.cosines import (
 )
 from mxmclr_plugin.retrieval.inputs import Rows, as_rows
 
-__all__ = ["TopK", "top_k"]
-
 # A key is a score in steps above this many bits of the item's index, so that keys order items by
 # falling score and then by rising index, and no two are equal.
 _INDEX_BITS = 36

@@ -14,8 +14,6 @@ if TYPE_CHECKING:  # it imports torch
     from mxmclr_plugin.comparison.config import AblationConfig
     from mxmclr_plugin.comparison.records import Ablation
 
-__all__ = ["ablate_command"]
-
 
 def ablate_command(arguments: AblationConfig, context: Context) -> int:
     """Trains the variants of a study; returns 0, or 1 if a run failed.

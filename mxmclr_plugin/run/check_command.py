@@ -26,8 +26,6 @@ if TYPE_CHECKING:  # it imports torch
     from mxmclr_plugin.data.manifest.instances import Instances
     from mxmclr_plugin.data.splits import DataSplits
 
-__all__ = ["CheckArguments", "check_command"]
-
 _LONG = 2
 """Ratio of the sides from which half of an image is cut off."""
 

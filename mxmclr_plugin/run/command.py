@@ -18,19 +18,6 @@ if TYPE_CHECKING:  # they import torch
     from mxmclr_plugin.data.problems import ProblemLog
     from mxmclr_plugin.inference.run import Run
 
-__all__ = [
-    "Command",
-    "Context",
-    "loaded_run",
-    "new_path",
-    "print_data_notes",
-    "print_examples",
-    "print_next",
-    "print_problems",
-    "print_text",
-    "train_command",
-]
-
 _EXAMPLES = 5  # shown of each kind
 
 

@@ -39,8 +39,6 @@ from mxmclr_plugin.run.search_command import SearchArguments, search_command
 from mxmclr_plugin.run.train_command import RerunArguments, rerun_command, train
 from mxmclr_plugin.safe_text import TerminalConsole, print_line, visible
 
-__all__ = ["main"]
-
 _EXAMPLES = """\
   mxmclr text2shape
   mxmclr text2shape --help

@@ -15,8 +15,6 @@ if TYPE_CHECKING:  # it imports torch
     from mxmclr_plugin.comparison.config import ComparisonConfig
     from mxmclr_plugin.comparison.records import Comparison, Trial
 
-__all__ = ["compare_command"]
-
 
 def compare_command(arguments: ComparisonConfig, context: Context) -> int:
     """Trains and compares losses; returns 0, or 1 if a run failed.

@@ -23,15 +23,6 @@ if TYPE_CHECKING:  # it imports torch
     from mxmclr_plugin.data.problems import ProblemLog
     from mxmclr_plugin.data.splits import DataSplits
 
-__all__ = [
-    "ConvertArguments",
-    "FolderArguments",
-    "TableArguments",
-    "convert_command",
-    "folder_command",
-    "table_command",
-]
-
 _HUB = "hub:"
 
 

@@ -12,8 +12,6 @@ from annotated_types import Ge
 from mxmclr_plugin.bounds import Count
 from mxmclr_plugin.run.command import Context, loaded_run
 
-__all__ = ["EncodeArguments", "encode_command"]
-
 
 @dataclass
 class EncodeArguments:

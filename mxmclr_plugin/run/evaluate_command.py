@@ -10,8 +10,6 @@ from mxmclr_plugin.json_records import json_text
 from mxmclr_plugin.run.command import Context, loaded_run, new_path, print_data_notes
 from mxmclr_plugin.safe_text import print_line
 
-__all__ = ["EvaluateArguments", "evaluate_command"]
-
 
 @dataclass
 class EvaluateArguments:

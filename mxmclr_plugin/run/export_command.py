@@ -8,8 +8,6 @@ from typing import Literal
 
 from mxmclr_plugin.run.command import Context, loaded_run, new_path
 
-__all__ = ["ExportArguments", "export_command"]
-
 
 @dataclass
 class ExportArguments:

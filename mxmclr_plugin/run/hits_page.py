@@ -9,8 +9,6 @@ from mxmclr_plugin.data.images import data_uri
 from mxmclr_plugin.files import short_path
 from mxmclr_plugin.inference.search import Found, Hit
 
-__all__ = ["hits_page"]
-
 _STYLE = """
 :root { color-scheme: light dark; font: 16px/1.4 system-ui, sans-serif; }
 body { max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }

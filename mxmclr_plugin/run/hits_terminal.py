@@ -16,8 +16,6 @@ from mxmclr_plugin.files import short_path
 from mxmclr_plugin.inference.search import Found
 from mxmclr_plugin.safe_text import plain_text
 
-__all__ = ["half_blocks", "hits_table"]
-
 _COLUMNS = 28  # of an image; a column is about half as wide as a line is high
 _OTHERS = 30  # of rank, cosine, spaces and a narrow caption
 _NAME = 8  # of a narrow name

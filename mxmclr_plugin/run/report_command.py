@@ -13,8 +13,6 @@ from mxmclr_plugin.files import write_atomically
 from mxmclr_plugin.run.command import Context
 from mxmclr_plugin.safe_text import print_line
 
-__all__ = ["ReportArguments", "report_command"]
-
 
 @dataclass
 class ReportArguments:

@@ -11,8 +11,6 @@ from mxmclr_plugin.files import write_atomically
 from mxmclr_plugin.run.command import Context, loaded_run, new_path
 from mxmclr_plugin.safe_text import print_line
 
-__all__ = ["SearchArguments", "search_command"]
-
 
 @dataclass
 class SearchArguments:

@@ -18,8 +18,6 @@ from mxmclr_plugin.safe_text import TerminalConsole, print_line
 if TYPE_CHECKING:  # it imports hydra
     from mxmclr_plugin.experiment.config.run_config import RunConfig
 
-__all__ = ["RerunArguments", "rerun_command", "train"]
-
 _CONTINUE = "the same command with ckpt=last"
 
 

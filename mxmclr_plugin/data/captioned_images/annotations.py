@@ -14,8 +14,6 @@ from mxmclr_plugin.data.rows import UTF_8, Row, read_json, read_rows, read_table
 from mxmclr_plugin.data.splits import SPLITS, split_named
 from mxmclr_plugin.errors import DataError
 
-__all__ = ["CaptionedPhoto", "read_photos"]
-
 _COCO_NOTE = (
     "COCO's val photos are the test set and its train photos are trained on: results are not those "
     "of Karpathy's split"

@@ -10,8 +10,6 @@ from torch import Tensor
 
 from mxmclr_plugin.registry import check_known
 
-__all__ = ["AUGMENTATIONS", "PhotoTransform", "build_augmentation"]
-
 # Edge of an image before an edge of it is cropped away, as 256 for 224 is.
 MARGIN = 8 / 7
 

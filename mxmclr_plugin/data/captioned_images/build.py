@@ -26,8 +26,6 @@ from mxmclr_plugin.data.splits import SPLITS, DataSplits, hold_out
 from mxmclr_plugin.errors import DataError
 from mxmclr_plugin.registry import register_dataset
 
-__all__ = ["captioned_images"]
-
 _HELD_OUT = 1000  # photos; as Karpathy's splits of Flickr30K and Flickr8K do
 
 

@@ -12,8 +12,6 @@ from pathlib import Path, PurePosixPath
 from mxmclr_plugin.data.paths import existing, posix
 from mxmclr_plugin.errors import DataError
 
-__all__ = ["ImageFinder", "stays_inside"]
-
 _DEPTH = 3  # folders below each other, as in flickr30k_images/flickr30k_images/
 
 

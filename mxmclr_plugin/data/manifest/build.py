@@ -41,8 +41,6 @@ from mxmclr_plugin.data.texts import Texts
 from mxmclr_plugin.errors import DataError
 from mxmclr_plugin.registry import register_dataset
 
-__all__ = ["SOURCE", "OneShape", "manifest", "read_manifest", "split_instances"]
-
 SOURCE = "source.json"
 """Beside a converted manifest: its source, and the caveats of that."""
 

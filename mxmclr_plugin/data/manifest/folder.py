@@ -16,8 +16,6 @@ from mxmclr_plugin.data.rows import UTF_8, Row, text_lines
 from mxmclr_plugin.data.splits import split_named
 from mxmclr_plugin.errors import DataError
 
-__all__ = ["folder_instances"]
-
 _CAPTION_SUFFIXES = (".txt", ".caption")
 
 

@@ -20,8 +20,6 @@ from mxmclr_plugin.data.splits import SPLITS, split_named
 from mxmclr_plugin.errors import DataError
 from mxmclr_plugin.registry import did_you_mean
 
-__all__ = ["IN_TWO_SPLITS", "Instances", "ManifestInstance", "Record", "collect_instances"]
-
 IN_TWO_SPLITS = "id in two splits"
 """The kind of problem that is one for the set as a whole: what is tested would be trained on."""
 

@@ -20,8 +20,6 @@ from mxmclr_plugin.data.readers.points import read_points
 from mxmclr_plugin.data.readers.voxel import read_voxel
 from mxmclr_plugin.registry import did_you_mean
 
-__all__ = ["FILE_KINDS", "KINDS", "RESERVED", "FileKind", "key_of", "modality_of"]
-
 RESERVED = ("id", "split", "meta")
 """Keys that are no modality; ``meta`` is the user's own and is not read."""
 

@@ -17,8 +17,6 @@ from mxmclr_plugin.data.readers.image import image_size
 from mxmclr_plugin.files import short_path
 from mxmclr_plugin.progress import progress_bar
 
-__all__ = ["SharedRecord", "SizedImage", "image_sizes", "shared_records"]
-
 
 @dataclass(frozen=True)
 class SharedRecord:

@@ -16,8 +16,6 @@ from mxmclr_plugin.data.rows import Row
 from mxmclr_plugin.errors import DataError
 from mxmclr_plugin.registry import did_you_mean
 
-__all__ = ["TableColumns", "table_instances"]
-
 
 @dataclass(frozen=True)
 class TableColumns:

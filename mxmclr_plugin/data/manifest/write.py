@@ -26,8 +26,6 @@ from mxmclr_plugin.errors import DataError
 from mxmclr_plugin.files import replacing, write_atomically
 from mxmclr_plugin.progress import progress_bar
 
-__all__ = ["write_manifest"]
-
 _MOST_ROWS = 1024  # of a row group
 
 

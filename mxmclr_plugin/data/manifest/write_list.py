@@ -17,8 +17,6 @@ from mxmclr_plugin.data.problems import ProblemLog
 from mxmclr_plugin.errors import DataError
 from mxmclr_plugin.files import replacing, write_atomically
 
-__all__ = ["only_present", "write_list"]
-
 
 def only_present(found: Instances, root: Path, log: ProblemLog) -> Instances:
     """The instances without files that do not exist.

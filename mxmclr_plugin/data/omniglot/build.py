@@ -18,8 +18,6 @@ from mxmclr_plugin.data.splits import SPLITS, DataSplits, hold_out
 from mxmclr_plugin.errors import DataError
 from mxmclr_plugin.registry import register_dataset
 
-__all__ = ["omniglot"]
-
 _VAL, _TEST = 0.1, 0.2  # of what is split
 
 

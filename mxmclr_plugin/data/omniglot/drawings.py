@@ -22,8 +22,6 @@ from mxmclr_plugin.data.readers.image import read_image
 from mxmclr_plugin.data.readers.strokes import read_strokes, sample_strokes
 from mxmclr_plugin.errors import DataError
 
-__all__ = ["Drawings", "read_archive", "read_folders"]
-
 # Image k and stroke sequence k are one drawing. With drawers apart, what is found across modalities
 # is the character and not the drawing.
 IMAGE_DRAWERS = range(1, 11)

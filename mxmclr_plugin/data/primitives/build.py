@@ -34,8 +34,6 @@ from mxmclr_plugin.files import kept
 from mxmclr_plugin.progress import progress_bar
 from mxmclr_plugin.registry import register_dataset
 
-__all__ = ["VoxelStore", "primitives"]
-
 # Part of every cache key: raise it when the generator changes.
 _VERSION = 4
 _ALL_CAPTIONS = 191_850

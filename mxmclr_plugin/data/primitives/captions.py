@@ -11,18 +11,6 @@ import numpy as np
 
 from mxmclr_plugin.data.primitives.classes import PrimitiveClass, all_classes
 
-__all__ = [
-    "ATTRIBUTES",
-    "FEWEST",
-    "all_sentences",
-    "attribute_sets",
-    "draw_partial_sentences",
-    "draw_sentences",
-    "fewest_partial",
-    "partial_sentences",
-    "retrieval_ceiling",
-]
-
 _HEIGHTS = (
     ("short", "low", "squat"),
     ("medium-height", "mid-height", "half-height"),

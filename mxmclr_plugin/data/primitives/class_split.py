@@ -10,8 +10,6 @@ import numpy.typing as npt
 from mxmclr_plugin.bounds import within_bounds
 from mxmclr_plugin.data.primitives.classes import COLOURS, SHAPES, SIZES, PrimitiveClass
 
-__all__ = ["HeldOut", "split_classes"]
-
 HeldOut = Literal["colours", "shapes", "combinations", None]
 """What can be held out."""
 

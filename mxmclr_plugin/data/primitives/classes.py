@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import product
 
-__all__ = ["COLOURS", "SHAPES", "SIZES", "PrimitiveClass", "all_classes"]
-
 SHAPES = ("box", "cylinder", "pyramid", "cone", "torus", "sphere")
 
 COLOURS = {

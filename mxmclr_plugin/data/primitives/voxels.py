@@ -15,8 +15,6 @@ import numpy.typing as npt
 
 from mxmclr_plugin.data.primitives.classes import COLOURS, SIZES, PrimitiveClass
 
-__all__ = ["Sample", "draw_sample", "occupancy"]
-
 LARGEST = 0.78
 """Half height and radius of the largest shape: with 10 percent more, off centre by 1/16 of the
 grid, it ends at 0.98, inside the grid. A box reaches out to its radius at its edges."""

@@ -19,17 +19,6 @@ from torch import Tensor
 from mxmclr_plugin.data.file_store import UnreadableFile
 from mxmclr_plugin.data.readers.content import explained
 
-__all__ = [
-    "MAX_BYTES",
-    "file_bytes",
-    "npz_shapes",
-    "read_array",
-    "read_features",
-    "read_npy",
-    "read_npz",
-    "read_stored",
-]
-
 MAX_BYTES = 2**28
 """Bytes of the largest array or file that is read: 256 MiB, an RGBA grid of 256^3 as float32."""
 

@@ -12,8 +12,6 @@ from torch import Tensor
 
 from mxmclr_plugin.data.file_store import UnreadableFile
 
-__all__ = ["content_of", "explained"]
-
 P = ParamSpec("P")
 
 _EMPTY = "empty"

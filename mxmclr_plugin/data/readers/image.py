@@ -14,16 +14,6 @@ from mxmclr_plugin.data.file_store import UnreadableFile
 from mxmclr_plugin.data.readers.arrays import read_npz
 from mxmclr_plugin.data.readers.content import explained
 
-__all__ = [
-    "IMAGE_SUFFIXES",
-    "MAX_PIXELS",
-    "evenly",
-    "image_size",
-    "read_image",
-    "read_packed_views",
-    "to_rgb",
-]
-
 MAX_PIXELS = 2**27
 """Pixels of the largest image that is decoded: 134 million, 400 MB as RGB."""
 

@@ -19,8 +19,6 @@ from mxmclr_plugin.data.readers.arrays import MAX_BYTES, file_bytes
 from mxmclr_plugin.errors import DataError, MissingPackage
 from mxmclr_plugin.optional_packages import optional
 
-__all__ = ["MESH_SUFFIXES", "read_mesh_points"]
-
 MESH_SUFFIXES = (".off", ".obj", ".stl", ".glb")
 
 Places = npt.NDArray[np.float64]

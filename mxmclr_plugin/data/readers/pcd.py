@@ -16,8 +16,6 @@ import numpy.typing as npt
 from mxmclr_plugin.data.file_store import UnreadableFile
 from mxmclr_plugin.data.readers.arrays import MAX_BYTES, file_bytes
 
-__all__ = ["read_pcd"]
-
 _MOST_LINES, _LONGEST_LINE = 100, 4096  # of a header
 
 

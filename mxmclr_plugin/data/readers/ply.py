@@ -17,8 +17,6 @@ import numpy.typing as npt
 from mxmclr_plugin.data.file_store import UnreadableFile
 from mxmclr_plugin.data.readers.arrays import file_bytes
 
-__all__ = ["read_ply_vertices"]
-
 _TYPES = {
     **{"char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4"},
     **{"int8": "i1", "uint8": "u1", "int16": "i2", "uint16": "u2", "int32": "i4", "uint32": "u4"},

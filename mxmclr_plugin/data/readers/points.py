@@ -18,8 +18,6 @@ from mxmclr_plugin.data.readers.mesh import MESH_SUFFIXES, read_mesh_points
 from mxmclr_plugin.data.readers.pcd import read_pcd
 from mxmclr_plugin.data.readers.ply import read_ply_vertices
 
-__all__ = ["POINTS_SUFFIXES", "read_points"]
-
 _TABLES = (".xyz", ".txt", ".pts", ".csv")
 POINTS_SUFFIXES = (".npy", ".npz", ".ply", ".pcd", *_TABLES, *MESH_SUFFIXES)
 

@@ -11,8 +11,6 @@ from torch import Tensor
 
 from mxmclr_plugin.data.file_store import UnreadableFile
 
-__all__ = ["CANVAS", "MAX_BYTES", "read_strokes", "sample_strokes"]
-
 CANVAS = 105
 """Edge of Omniglot's canvas in pixels: x goes from 0 to it, y from 0 to minus it."""
 

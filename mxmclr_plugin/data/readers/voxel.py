@@ -34,8 +34,6 @@ from mxmclr_plugin.data.readers.arrays import (
 )
 from mxmclr_plugin.data.readers.content import explained
 
-__all__ = ["GREY", "MAX_EDGE", "VOXEL_SUFFIXES", "is_detached", "read_voxel"]
-
 MAX_EDGE = 256
 """Voxels along an edge of the largest grid that is read."""
 

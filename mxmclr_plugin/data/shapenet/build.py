@@ -37,8 +37,6 @@ from mxmclr_plugin.data.splits import SPLITS, DataSplits, hold_out
 from mxmclr_plugin.errors import DataError
 from mxmclr_plugin.registry import register_dataset
 
-__all__ = ["shapenet"]
-
 _RENDERED = (
     "the views are rendered from the voxel grids: do not compare results with those published for "
     "renderings of the meshes"

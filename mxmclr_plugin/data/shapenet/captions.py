@@ -11,8 +11,6 @@ from mxmclr_plugin.data.problems import ProblemLog
 from mxmclr_plugin.data.rows import Row, read_json, read_rows, read_table, text_lines
 from mxmclr_plugin.errors import DataError
 
-__all__ = ["CATEGORIES", "ShapeEntry", "read_entries", "read_vocabulary"]
-
 CATEGORIES = {"chair": "03001627", "table": "04379243"}
 """Synset of each category."""
 

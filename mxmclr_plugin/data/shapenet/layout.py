@@ -15,16 +15,6 @@ from mxmclr_plugin.data.readers.voxel import VOXEL_SUFFIXES
 from mxmclr_plugin.data.splits import SPLITS
 from mxmclr_plugin.errors import DataError
 
-__all__ = [
-    "find_captions",
-    "find_grids",
-    "find_images",
-    "find_splits",
-    "grids_in",
-    "images_in",
-    "named_path",
-]
-
 PACKED = ("preprocessed/exp_data", "exp_data", "all_npz")
 """TriCoLo's packed files, of 2023 and 2022."""
 

@@ -18,8 +18,6 @@ from mxmclr_plugin.data.readers.voxel import read_voxel
 from mxmclr_plugin.data.shapenet.layout import grids_in, images_in
 from mxmclr_plugin.data.views import SeparateViews, StackedViews, rendered_views
 
-__all__ = ["Observed", "images_of_shapes", "rendered", "separated", "voxel_grids"]
-
 
 @dataclass(frozen=True)
 class Observed:

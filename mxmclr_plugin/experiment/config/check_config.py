@@ -20,8 +20,6 @@ from mxmclr_plugin.experiment.config.run_config import RunConfig
 from mxmclr_plugin.registry import DATASETS, LOSSES, TOWERS, Info, did_you_mean
 from mxmclr_plugin.retrieval.direction import modalities_of
 
-__all__ = ["check_config", "check_data", "unknown_key"]
-
 
 def check_config(composed: Any) -> RunConfig:
     """Checks a composed configuration.

@@ -26,16 +26,6 @@ from mxmclr_plugin.experiment.config.check_config import check_config, unknown_k
 from mxmclr_plugin.experiment.config.run_config import RunConfig
 from mxmclr_plugin.registry import DATASETS, LOSSES, TOWERS, Info, Registry, check_known
 
-__all__ = [
-    "CONFIGS",
-    "choices",
-    "compose_choice",
-    "groups",
-    "load_config",
-    "parsed_overrides",
-    "tasks",
-]
-
 CONFIGS = Path(plugin_configs.__file__).parent
 
 _DEFAULTS = "run_defaults"

@@ -12,8 +12,6 @@ from mxmclr_plugin.experiment.config.compose import choices
 from mxmclr_plugin.experiment.config.run_config import RunConfig
 from mxmclr_plugin.registry import DATASETS, LOSSES, TOWERS, Registry, documented
 
-__all__ = ["Key", "describe"]
-
 
 class Key(NamedTuple):
     """A key of the configuration.

@@ -10,18 +10,6 @@ from annotated_types import Ge, Gt, Le, MinLen
 from mxmclr_plugin.bounds import Count, OneOf, Seed
 from mxmclr_plugin.retrieval.direction import Direction
 
-__all__ = [
-    "LOGGERS",
-    "PRECISIONS",
-    "STRATEGIES",
-    "BatchConfig",
-    "EvalConfig",
-    "OptimizerConfig",
-    "RunConfig",
-    "TrainerConfig",
-    "precision_of",
-]
-
 LOGGERS = ("csv", "tensorboard", "wandb")
 
 PRECISIONS = ("32", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64")
@@ -91,6 +79,8 @@ class TrainerConfig:
         checkpoint_every_steps: Steps between checkpoints to resume from, beside those after each
             validation; null for no others.
         checkpoint_every_minutes: Minutes between such checkpoints; null for no others.
+        timeout_minutes: Minutes that a process waits for the others in a step or an evaluation
+            before it ends the run.
         patience: Stop after that many validations without a better mean recall; null never stops
             early.
         test_with: Weights that are tested: best (by validation) or last.
@@ -113,6 +103,7 @@ class TrainerConfig:
     validate_every: Count = 1
     checkpoint_every_steps: Count | None = None
     checkpoint_every_minutes: Annotated[float, Gt(0)] | None = 10.0
+    timeout_minutes: Annotated[float, Gt(0), Le(1e6)] = 10.0
     patience: Count | None = None
     test_with: Annotated[str, OneOf(("best", "last"))] = "best"
     skip_nonfinite: Annotated[int, Ge(0)] = 0

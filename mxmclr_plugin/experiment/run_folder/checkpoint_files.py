@@ -15,16 +15,6 @@ import torch
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.files import replacing, write_atomically
 
-__all__ = [
-    "checkpoint_damage",
-    "checkpoint_summary",
-    "checksum",
-    "keep_previous",
-    "load_checkpoint",
-    "remove_checkpoint",
-    "save_checkpoint",
-]
-
 # Learning rates in a checkpoint may be numpy's numbers, which torch 2.6 does not know as harmless.
 _NUMPY_SCALARS = [
     np.float64(0).__reduce__()[0],

@@ -10,8 +10,6 @@ from pathlib import Path
 
 from mxmclr_plugin.errors import ConfigError
 
-__all__ = ["Curve", "read_curve"]
-
 
 @dataclass(frozen=True)
 class Curve:

@@ -14,8 +14,6 @@ from torch import Tensor
 
 from mxmclr_plugin.files import write_atomically
 
-__all__ = ["CurvesLogger", "OncePerStep"]
-
 
 class OncePerStep:
     """Tells whether metrics were logged at a step already, as by a save in the middle of a step."""

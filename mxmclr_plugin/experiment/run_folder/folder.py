@@ -33,18 +33,6 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-__all__ = [
-    "RunFolder",
-    "check_folder",
-    "check_writable",
-    "claimed_folder",
-    "default_folder",
-    "only_process_in",
-    "process_rank",
-    "read_config",
-    "run_of",
-]
-
 _DECIDED = "MXMCLR_RUN_FOLDER"
 """Variable with the folder and the checkpoint, from a process to those that it starts."""
 

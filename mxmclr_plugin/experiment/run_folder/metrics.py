@@ -14,20 +14,6 @@ from mxmclr_plugin.retrieval.cross_modal import cross_modal_metrics, grouped_met
 from mxmclr_plugin.retrieval.direction import Direction
 from mxmclr_plugin.retrieval.graded import GRADED_AT, Relevance
 
-__all__ = [
-    "GRADED",
-    "BatchRecord",
-    "DataRecord",
-    "DirectionMetrics",
-    "GroupMetrics",
-    "RunMetrics",
-    "SplitMetrics",
-    "TrainingRecord",
-    "graded_note",
-    "measure",
-    "relevance_of",
-]
-
 GRADED = f"graded_ndcg@{GRADED_AT}"
 """Name of the graded metric of a direction, and of its mean over the directions."""
 
@@ -239,7 +225,9 @@ def measure(
     size = evaluation.group_size
     of_groups = None
     if groups and size is not None and len(ids[first].unique()) >= size:
-        means = grouped_metrics(embeddings, ids, directions, size, **options)
+        means = grouped_metrics(
+            embeddings, ids, directions, size, **options, distributed=distributed
+        )
         of_groups = GroupMetrics(size, _records(means, directions), _rsum(means, evaluation))
     return SplitMetrics(_records(of_all, directions), _rsum(of_all, evaluation), of_groups)
 

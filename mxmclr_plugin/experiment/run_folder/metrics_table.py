@@ -11,8 +11,6 @@ from mxmclr_plugin.experiment.run_folder.metrics import GRADED, DirectionMetrics
 from mxmclr_plugin.retrieval.direction import Direction
 from mxmclr_plugin.safe_text import plain_text
 
-__all__ = ["metrics_tables"]
-
 
 def metrics_tables(metrics: RunMetrics) -> list[Table]:
     """Tables of a run's metrics, one for each split and its groups; a row for each direction."""

@@ -19,8 +19,6 @@ from mxmclr_plugin.experiment.run_folder.checkpoint_files import (
 )
 from mxmclr_plugin.experiment.training.signals import Interrupted, Stop
 
-__all__ = ["MONITOR", "BestCheckpoint", "LastCheckpoint", "Patience", "WholeCheckpointIO"]
-
 MONITOR = "val/mean_recall"
 """Logged metric by which weights are chosen, larger is better."""
 

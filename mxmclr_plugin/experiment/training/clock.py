@@ -13,8 +13,6 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 from mxmclr_plugin.data.batch import MultifoldBatch
 
-__all__ = ["MUCH_WAITING", "TrainingClock", "advice_on_waiting"]
-
 MUCH_WAITING = 0.2
 """Share of the training time above which :func:`advice_on_waiting` suggests a change."""
 

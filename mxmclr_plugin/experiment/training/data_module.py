@@ -15,8 +15,6 @@ from mxmclr_plugin.data.observations import Observation, observation_loader
 from mxmclr_plugin.data.sampler import MultifoldSampler
 from mxmclr_plugin.experiment.config.run_config import BatchConfig
 
-__all__ = ["RetrievalData"]
-
 
 class RetrievalData(LightningDataModule):
     """Loaders of a data set's splits.

@@ -18,8 +18,6 @@ from mxmclr_plugin.experiment.run_folder.checkpoint_files import load_checkpoint
 from mxmclr_plugin.models.checkpointing import blocks_of
 from mxmclr_plugin.models.tower import Tower
 
-__all__ = ["FullyShardedStrategy", "gather_weights", "shard", "whole"]
-
 
 class FullyShardedStrategy(ModelParallelStrategy):
     """Lightning's strategy for FSDP2, with the checkpoints of every other strategy.
@@ -77,6 +75,8 @@ def shard(towers: list[Tower], loss: nn.Module, mesh: DeviceMesh) -> None:
         mesh: The processes. Shape: (processes,).
     """
     for tower in towers:
+        for parameter in tower.parameters():  # fully_shard takes no other memory format
+            parameter.data = parameter.data.contiguous()
         for block in blocks_of(tower.backbone):
             fully_shard(block, mesh=mesh)
         fully_shard(tower, mesh=mesh)

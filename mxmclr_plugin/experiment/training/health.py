@@ -16,15 +16,6 @@ from mxmclr_plugin.experiment.training.module import RetrievalModule
 from mxmclr_plugin.loss.multifold_hybrid import MAX_SCALE
 from mxmclr_plugin.safe_text import print_line
 
-__all__ = [
-    "TrainingHealth",
-    "alignment",
-    "effective_rank",
-    "solved_share",
-    "uniformity",
-    "warnings_of",
-]
-
 _ALIKE = 1e-3  # mean squared distance of embeddings that are as good as equal
 _TEMPERATURES = (1e-3, 5.0)
 _KEPT = ("warnings", "rows_without_positive", "pairs_without_positive")

@@ -13,8 +13,6 @@ from pytorch_lightning.utilities import rank_zero_only
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.experiment.run_folder.curves_file import CurvesLogger, OncePerStep
 
-__all__ = ["build_loggers", "check_loggers"]
-
 
 def check_loggers(names: Sequence[str]) -> None:
     """Check that the packages of loggers are installed.

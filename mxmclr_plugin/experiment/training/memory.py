@@ -13,8 +13,6 @@ from mxmclr_plugin.data.batch import MultifoldBatch
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.experiment.training.module import RetrievalModule
 
-__all__ = ["MemoryAdvice"]
-
 
 class MemoryAdvice(Callback):
     """Finds, after a step ran out of memory, the number of instances that fits.

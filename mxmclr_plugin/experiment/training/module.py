@@ -23,8 +23,6 @@ from mxmclr_plugin.models.tower import Tower
 from mxmclr_plugin.retrieval.direction import Direction
 from mxmclr_plugin.retrieval.graded import Relevance
 
-__all__ = ["RetrievalModule"]
-
 
 class RetrievalModule(LightningModule):
     """One tower per modality, one loss between them.

@@ -18,8 +18,6 @@ from mxmclr_plugin.experiment.training.module import RetrievalModule
 from mxmclr_plugin.files import replacing
 from mxmclr_plugin.safe_text import print_line
 
-__all__ = ["DUMP", "NonFiniteGuard"]
-
 DUMP = "nonfinite.pt"
 """File in the folder of a run with the step that stopped it, see :class:`NonFiniteGuard`."""
 

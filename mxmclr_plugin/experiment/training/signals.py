@@ -9,8 +9,6 @@ import time
 from types import FrameType
 from typing import Any
 
-__all__ = ["PARENT", "Interrupted", "Stop", "end_with_parent"]
-
 PARENT = "MXMCLR_PARENT"
 """Variable with the process id of the process that started this one; a run ends with it."""
 

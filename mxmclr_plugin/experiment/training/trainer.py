@@ -17,9 +17,8 @@ from mxmclr_plugin.experiment.training.checkpoints import (
 )
 from mxmclr_plugin.experiment.training.fully_sharded import FullyShardedStrategy
 from mxmclr_plugin.experiment.training.loggers import build_loggers
+from mxmclr_plugin.experiment.training.lost_process import ProcessTimeout
 from mxmclr_plugin.experiment.training.signals import Stop
-
-__all__ = ["build_trainer", "hardware"]
 
 
 class _LoggedSteps(Callback):
@@ -74,6 +73,7 @@ def build_trainer(
     assert config.max_steps is not None
     callbacks = [
         _LoggedSteps(),  # before those that log
+        ProcessTimeout(config.timeout_minutes),
         *callbacks,
         BestCheckpoint(out / "checkpoints"),
         LastCheckpoint(out / "checkpoints", config, stop or Stop()),

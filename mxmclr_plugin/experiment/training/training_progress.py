@@ -22,8 +22,6 @@ from rich.text import Text
 from mxmclr_plugin.progress import duration
 from mxmclr_plugin.safe_text import print_line
 
-__all__ = ["TrainingProgress"]
-
 _REFRESH = 0.5  # seconds between two looks at the loss, each of which synchronizes with a device
 _LINES = 10  # of a training in a log
 _SILENCE = 60.0  # seconds after which a log gets a line in any case

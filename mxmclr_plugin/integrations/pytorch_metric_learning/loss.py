@@ -30,8 +30,6 @@ from mxmclr_plugin.loss.reference import RowLosses, hard_losses, soft_losses, wi
 from mxmclr_plugin.loss.relation import Relation, exponents
 from mxmclr_plugin.loss.validation import check_options
 
-__all__ = ["MultifoldHybridLoss"]
-
 InstancesFrom = Literal["pairs", "labels"]
 
 

@@ -17,8 +17,6 @@ from torch import Tensor
 
 from mxmclr_plugin.loss.instances import Instances
 
-__all__ = ["Pairs", "all_pairs", "picked_pairs"]
-
 
 @dataclass(frozen=True)
 class Pairs:

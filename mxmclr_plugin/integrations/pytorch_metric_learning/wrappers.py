@@ -14,13 +14,6 @@ from torch import Tensor, distributed, nn
 
 from mxmclr_plugin.integrations.pytorch_metric_learning.loss import MultifoldHybridLoss
 
-__all__ = [
-    "CrossBatchMemory",
-    "DistributedLossWrapper",
-    "SelfSupervisedLoss",
-    "open_host_wrappers",
-]
-
 _NAME = MultifoldHybridLoss.__name__
 
 

@@ -6,8 +6,6 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
-__all__ = ["Role", "column_roles", "observation_columns"]
-
 Role = Literal["anchor", "positive", "negative"]
 
 _ROLES: dict[str, Role] = {

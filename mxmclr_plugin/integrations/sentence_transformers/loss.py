@@ -35,8 +35,6 @@ from mxmclr_plugin.loss.distributed.exchange import Ranks
 from mxmclr_plugin.loss.distributed.gather import Gather
 from mxmclr_plugin.loss.multifold_hybrid import MAX_SCALE, MultifoldHybridLoss
 
-__all__ = ["MultifoldHybridSentenceLoss"]
-
 
 class MultifoldHybridSentenceLoss(CachedLossMixin, ServedLoss):  # type: ignore[misc]
     """Multifold hybrid loss for ``SentenceTransformerTrainer``.

@@ -6,8 +6,6 @@ from typing import Any
 
 from torch import Tensor
 
-__all__ = ["LossParts"]
-
 
 class LossParts(dict[str, Tensor]):
     """Parts of a loss, the sum of which is the loss; the trainer logs each of them.

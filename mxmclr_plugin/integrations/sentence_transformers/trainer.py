@@ -15,8 +15,6 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from mxmclr_plugin.integrations.sentence_transformers.columns import observation_columns
 from mxmclr_plugin.loss.multifold_hybrid import MultifoldHybridLoss
 
-__all__ = ["ABSENT", "MultifoldCallback", "ServedLoss", "mark_absent"]
-
 ABSENT = "absent"
 """Feature of a column that says which rows have no observation. Shape: (N,), bool."""
 

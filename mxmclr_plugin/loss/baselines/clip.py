@@ -14,8 +14,6 @@ from mxmclr_plugin.loss.baselines.pairing import pair_observations
 from mxmclr_plugin.loss.folds import flatten_modalities
 from mxmclr_plugin.registry import register_loss
 
-__all__ = ["ClipLoss", "tricolo_ntxent"]
-
 
 @register_loss(
     "clip",

@@ -12,8 +12,6 @@ from mxmclr_plugin.loss.distributed.gather import Gather
 from mxmclr_plugin.loss.multifold_hybrid import MultifoldHybridLoss
 from mxmclr_plugin.registry import register_loss
 
-__all__ = ["mxmclr_hard", "mxmclr_soft"]
-
 
 @register_loss(
     "mxmclr_hard",

@@ -9,8 +9,6 @@ from annotated_types import Gt
 from mxmclr_plugin.loss.baselines.pairing import PairedLoss
 from mxmclr_plugin.registry import register_loss
 
-__all__ = ["dcl", "ntxent"]
-
 
 @register_loss(
     "ntxent",

@@ -11,8 +11,6 @@ from torch import Tensor, nn
 from mxmclr_plugin.loss.folds import flatten_modalities
 from mxmclr_plugin.registry import register_loss
 
-__all__ = ["LabelLoss", "multi_similarity", "pml_ntxent", "supcon", "triplet"]
-
 
 class LabelLoss(nn.Module):
     """Calls a loss of embeddings and labels with the two modalities of a multifold batch.

@@ -7,8 +7,6 @@ from torch import Tensor, distributed, nn
 
 from mxmclr_plugin.loss.folds import flatten_modalities
 
-__all__ = ["PairedLoss", "pair_observations"]
-
 
 def pair_observations(ids0: Tensor, ids1: Tensor) -> tuple[Tensor, Tensor]:
     """Pairs the k-th observation of each instance in one modality with its k-th in the other.

@@ -11,8 +11,6 @@ from mxmclr_plugin.bounds import within_bounds
 from mxmclr_plugin.loss.baselines.pairing import PairedLoss
 from mxmclr_plugin.registry import register_loss
 
-__all__ = ["RankingLoss", "mnrl"]
-
 
 class RankingLoss(nn.Module):
     """Multiple negatives ranking loss[0], computed by sentence-transformers from embeddings.

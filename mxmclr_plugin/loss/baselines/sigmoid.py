@@ -15,8 +15,6 @@ from mxmclr_plugin.loss.baselines.pairing import pair_observations
 from mxmclr_plugin.loss.folds import flatten_modalities
 from mxmclr_plugin.registry import register_loss
 
-__all__ = ["SigmoidLoss", "siglip", "siglip_multi"]
-
 
 class SigmoidLoss(nn.Module):
     """Pairwise sigmoid loss with a learned scale and bias, as SigLIP[0], algorithm 1.

@@ -13,8 +13,6 @@ from mxmclr_plugin.bounds import within_bounds
 from mxmclr_plugin.loss.baselines.pairing import PairedLoss
 from mxmclr_plugin.registry import register_loss
 
-__all__ = ["SoftTargetLoss", "simple_clip"]
-
 
 class SoftTargetLoss(nn.Module):
     """Cross-entropy of pairs with soft targets, after Simple-CLIP[0].

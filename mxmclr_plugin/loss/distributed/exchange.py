@@ -12,17 +12,6 @@ import torch
 from torch import Tensor
 from torch import distributed as torch_dist
 
-__all__ = [
-    "DTYPES",
-    "Exchange",
-    "Ranks",
-    "Sent",
-    "Transfer",
-    "count_sent",
-    "exchange_shapes",
-    "joined",
-]
-
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 """Dtypes of the rows that can be exchanged."""
 

@@ -13,8 +13,6 @@ from mxmclr_plugin.loss.arguments import Batch, Implementation
 from mxmclr_plugin.loss.distributed.exchange import DTYPES, Exchange, Ranks, exchange_shapes, joined
 from mxmclr_plugin.loss.implementation import choose_implementation
 
-__all__ = ["Gather", "check_gather", "choose_exchange", "gather_batch", "gather_rows"]
-
 Gather = Literal["auto", "rows", "all_gather", "ring"]
 
 

@@ -35,8 +35,6 @@ from mxmclr_plugin.loss.reference import Parts
 from mxmclr_plugin.loss.relation import Relation
 from mxmclr_plugin.loss.validation import check_options, check_shapes, check_values
 
-__all__ = ["sharded_hybrid_parts"]
-
 
 def sharded_hybrid_parts(
     batch: Batch, options: Options, exchange: Exchange = "all_gather", *, differentiable: bool

@@ -10,8 +10,6 @@ from torch import Tensor
 from mxmclr_plugin.loss.distributed.exchange import Ranks
 from mxmclr_plugin.loss.kernels.peers import Holders
 
-__all__ = ["Owners"]
-
 
 class Owners(Holders):
     """Gives every instance of a side to one of the ranks that hold observations of it.

@@ -12,8 +12,6 @@ from mxmclr_plugin.loss.distributed.exchange import Exchange, Ranks, Transfer
 from mxmclr_plugin.loss.distributed.owners import Owners
 from mxmclr_plugin.loss.kernels.peers import Peers
 
-__all__ = ["RankPeers"]
-
 
 class RankPeers(Peers):
     """The ranks of a process group, and how a rank gets the columns of all block by block.

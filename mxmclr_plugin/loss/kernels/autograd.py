@@ -25,8 +25,6 @@ from mxmclr_plugin.loss.kernels.targets import (
 from mxmclr_plugin.loss.kernels.tiles import TILED, Engine, Logits, Tiled
 from mxmclr_plugin.loss.relation import Relation
 
-__all__ = ["Problem", "Saved", "StreamingParts", "backward_pass", "forward_pass"]
-
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
 
 

@@ -19,8 +19,6 @@ from mxmclr_plugin.loss.kernels.tiles import TILED
 from mxmclr_plugin.loss.kernels.triton.tiles import TRITON
 from mxmclr_plugin.loss.relation import Relation
 
-__all__ = ["compiled_parts"]
-
 _INPUTS = (
     "Tensor z0, Tensor z1, Tensor scale, Tensor index0, Tensor index1, Tensor fold0, Tensor fold1, "
     "Tensor? features, Tensor? observed, float soft_temperature, bool others, bool standardize, "

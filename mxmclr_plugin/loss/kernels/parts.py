@@ -19,8 +19,6 @@ from mxmclr_plugin.loss.kernels.tiles import Engine
 from mxmclr_plugin.loss.reference import Parts, weighted_sum
 from mxmclr_plugin.loss.relation import Relation
 
-__all__ = ["apply", "scale_of", "streaming_parts", "within_problem"]
-
 
 def streaming_parts(
     comparison: Comparison, options: Options, engine: Engine, *, differentiable: bool

@@ -10,8 +10,6 @@ from typing import Any
 
 from torch import Tensor
 
-__all__ = ["ALONE", "Holders", "Peers"]
-
 
 class Holders:
     """Which instances of a side this process has rows of (held), and which it adds up (owned).

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["TILE", "Rows", "TileOptions"]
-
 TILE = 512
 """Rows and columns of a tile on a CPU: in float32 1 MB, what a core's cache holds."""
 

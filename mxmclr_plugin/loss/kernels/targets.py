@@ -24,8 +24,6 @@ from mxmclr_plugin.loss.kernels.peers import Peers
 from mxmclr_plugin.loss.kernels.rows import TileOptions
 from mxmclr_plugin.loss.relation import Relation, standardization
 
-__all__ = ["InstanceSums", "Part", "SoftTarget", "hard_part", "soft_part"]
-
 STRIP, DEVICE_STRIP = 2**20, 2**24
 """Entries of a strip of rows of the N x N matrix on a CPU, and elsewhere."""
 

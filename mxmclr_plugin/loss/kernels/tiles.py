@@ -11,17 +11,6 @@ from torch import Tensor
 from mxmclr_plugin.loss.instances import can_look
 from mxmclr_plugin.loss.kernels.rows import Rows, TileOptions
 
-__all__ = [
-    "TILED",
-    "Engine",
-    "Logits",
-    "Strips",
-    "Tiled",
-    "headroom",
-    "tile_gradients",
-    "tile_logsumexp",
-]
-
 
 @dataclass(frozen=True)
 class Logits:

@@ -10,8 +10,6 @@ from mxmclr_plugin.comparison.records import Summary
 from mxmclr_plugin.report.palette import INK, MUTED, SURFACE, series_styles
 from mxmclr_plugin.report.plots.frame import FONT_SIZE, panels, set_title
 
-__all__ = ["axis_profile"]
-
 
 def axis_profile(
     rows: Mapping[str, Summary | None], axis: str, metric: str, width: float

@@ -10,8 +10,6 @@ from mxmclr_plugin.comparison.statistics import Difference
 from mxmclr_plugin.report.palette import INK, SURFACE, SeriesStyle
 from mxmclr_plugin.report.plots.frame import FONT_SIZE, WIDE, panels, set_title
 
-__all__ = ["difference_intervals"]
-
 
 def difference_intervals(
     differences: Mapping[str, Mapping[str, Difference]],

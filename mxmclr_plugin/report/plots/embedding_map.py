@@ -13,8 +13,6 @@ from matplotlib.lines import Line2D
 from mxmclr_plugin.report.palette import INK, MUTED, SURFACE, series_styles
 from mxmclr_plugin.report.plots.frame import FONT_SIZE, WIDE, panels, set_title
 
-__all__ = ["PlanePoints", "embedding_map"]
-
 
 @dataclass(frozen=True, eq=False)
 class PlanePoints:

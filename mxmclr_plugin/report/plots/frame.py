@@ -12,8 +12,6 @@ from matplotlib.figure import Figure
 
 from mxmclr_plugin.report.palette import GRID, INK, MUTED
 
-__all__ = ["FONT_SIZE", "WIDE", "panels", "set_title"]
-
 FONT_SIZE = 9.0
 WIDE = 6.0
 """Inches from which panels stand side by side."""

@@ -14,8 +14,6 @@ from mxmclr_plugin.comparison.records import Summary
 from mxmclr_plugin.report.palette import INK
 from mxmclr_plugin.report.plots.frame import FONT_SIZE, panels
 
-__all__ = ["heat_map"]
-
 
 def heat_map(
     cells: Sequence[Sequence[Summary | None]],

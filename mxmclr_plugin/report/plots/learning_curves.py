@@ -16,8 +16,6 @@ from mxmclr_plugin.experiment.run_folder.curves import Curve
 from mxmclr_plugin.report.palette import INK, MUTED, SeriesStyle
 from mxmclr_plugin.report.plots.frame import FONT_SIZE, WIDE, panels, set_title
 
-__all__ = ["CurveSeries", "learning_curves", "mean_curve", "spread_apart"]
-
 _MOST_TOGETHER = 4
 _LETTERS = 11
 """That fit in an inch of a title."""

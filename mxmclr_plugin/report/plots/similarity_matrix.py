@@ -11,8 +11,6 @@ from matplotlib.figure import Figure
 from mxmclr_plugin.report.palette import MUTED
 from mxmclr_plugin.report.plots.frame import FONT_SIZE, WIDE, panels, set_title
 
-__all__ = ["similarity_matrices"]
-
 _MOST_NAMED = 24
 
 

@@ -15,8 +15,6 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-__all__ = ["ROOM", "logsumexp_kernel", "product_kernel", "weights_kernel"]
-
 ROOM = 64.0
 """Bound of log2 of a term up to which it is summed as it is.
 

@@ -8,8 +8,6 @@ the device, for each dtype:
 
 from __future__ import annotations
 
-__all__ = ["SPEEDUPS"]
-
 SPEEDUPS: dict[str, dict[str, float]] = {}
 """Time of ``"streaming"`` over that of ``"triton"``, forward and backward, by the name that
 ``torch.cuda.get_device_name()`` returns and by dtype: ``{"NVIDIA X": {"bfloat16": 2.0}}``."""

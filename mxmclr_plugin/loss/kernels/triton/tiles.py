@@ -12,8 +12,6 @@ from torch import Tensor
 from mxmclr_plugin.loss.kernels.rows import Rows, TileOptions
 from mxmclr_plugin.loss.kernels.tiles import Engine, Logits, Strips, Tiled
 
-__all__ = ["TRITON", "allows_tf32", "unsuitable"]
-
 PARTIAL_BYTES = 32 * 2**20
 """Bytes of partial logsumexp by column; rows are processed in bands as high as they allow."""
 

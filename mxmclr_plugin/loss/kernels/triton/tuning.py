@@ -13,8 +13,6 @@ from mxmclr_plugin.loss.kernels.triton.kernels import (
     weights_kernel,
 )
 
-__all__ = ["KERNELS", "configs", "tuned"]
-
 KERNELS = {
     "logsumexp": logsumexp_kernel,
     "weights": weights_kernel,
