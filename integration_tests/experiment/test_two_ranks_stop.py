@@ -88,3 +88,26 @@ def test_a_process_that_dies_ends_the_run_which_goes_on_with_one(tmp_path, kille
     said = (tmp_path / "again").read_text()
     assert "trainer.devices: 2 -> 1" in said, said
     assert json.loads((out / "metrics.json").read_text())["train"]["steps"] == step + 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_a_process_that_does_not_answer_ends_the_run(tmp_path, strategy):
+    """One that is stopped keeps its connections open, as one whose network is cut does."""
+    out, log = tmp_path / "run", tmp_path / "log"
+    options = [f"trainer.strategy={strategy}", "trainer.timeout_minutes=0.3", f"out={out}"]
+    command = [sys.executable, "-m", "mxmclr_plugin.run", *TWO, *options]
+    with log.open("w") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)
+    while not (out / "checkpoints" / "last.ckpt").exists():
+        assert process.poll() is None, log.read_text()
+        time.sleep(0.05)
+    (other,) = children(process.pid)
+    os.kill(other, signal.SIGSTOP)
+    try:
+        assert process.wait(timeout=60) == 1, log.read_text()
+    finally:
+        os.kill(other, signal.SIGKILL)
+    said = log.read_text()
+    assert "error: another of the 2 processes does not answer (trainer.timeout_minutes)" in said
+    assert "Traceback" not in said

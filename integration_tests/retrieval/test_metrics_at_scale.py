@@ -9,7 +9,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from loss.distributed.gloo_ranks import GlooRanks
 from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 from sklearn.metrics import label_ranking_average_precision_score, ndcg_score
 from sklearn.metrics.pairwise import cosine_similarity
@@ -71,25 +70,6 @@ def test_blocks_of_any_size_give_the_definition(task, chunk, gallery_chunk, dept
         *task, ks=(1, 3, 7), ndcg_at=depth, chunk=chunk, gallery_chunk=gallery_chunk
     )
     agrees(metrics, expected_metrics(*task, ks=(1, 3, 7), depth=depth))
-
-
-def metrics_of_this_rank(job):
-    return retrieval_metrics(*job["task"], chunk=job["chunk"], distributed=True)
-
-
-@pytest.mark.slow
-def test_processes_divide_the_queries():
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.arange(60) // 3
-    rows = [torch.randn(60, 4, generator=generator).round(decimals=1) for _ in range(2)]
-    with GlooRanks(2) as ranks:
-        for queries, chunk in ((60, None), (7, 2), (1, None)):  # the last leaves one without any
-            task = rows[0][:queries], rows[1], ids[:queries], ids
-            job = {"task": task, "chunk": chunk}
-            first, second = ranks(metrics_of_this_rank, [job, job])
-            assert first == second
-            agrees(first, expected_metrics(*task))
-            assert (first["queries"], first["gallery"]) == (queries, 60)
 
 
 @given(tasks(), st.randoms(use_true_random=False), st.integers(1, 40))

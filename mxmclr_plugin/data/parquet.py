@@ -15,7 +15,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mxmclr_plugin.data.file_store import UnreadableFile, file_stamp, temporary_file
+from mxmclr_plugin.data.file_store import (
+    EmbeddedFile,
+    UnreadableFile,
+    file_stamp,
+    temporary_file,
+)
 from mxmclr_plugin.data.readers.content import content_of
 from mxmclr_plugin.errors import DataError
 from mxmclr_plugin.optional_packages import optional
@@ -28,8 +33,8 @@ ROW_GROUP_BYTES = 2**18
 """Bytes of files in a row group as this package writes it, more only for one row that has more."""
 
 
-@dataclass(frozen=True)
-class ParquetRecord:
+@dataclass(frozen=True, slots=True)
+class ParquetRecord(EmbeddedFile):
     """One file in a Parquet file.
 
     Attributes:

@@ -129,7 +129,14 @@ def cross_modal_metrics(
                 distributed=distributed,
             )
             if relevance is not None:
-                graded = graded_ndcg(queries, gallery, query_ids, gallery_ids, relevance)
+                graded = graded_ndcg(
+                    queries,
+                    gallery,
+                    query_ids,
+                    gallery_ids,
+                    relevance,
+                    distributed=distributed,
+                )
                 if graded is not None:
                     metrics[name][f"graded_ndcg@{GRADED_AT}"] = graded
         except ValueError as error:
@@ -146,6 +153,7 @@ def grouped_metrics(
     fuse: Collection[str] = (),
     ks: Sequence[int] = (1, 5),
     ndcg_at: int = 5,
+    distributed: bool = False,
 ) -> dict[str, dict[str, float]]:
     """Compute the means of :func:`cross_modal_metrics` over groups of instances.
 
@@ -162,6 +170,7 @@ def grouped_metrics(
         fuse: Modalities whose observations are fused by instance.
         ks: Depths of ``r@k``.
         ndcg_at: Depth of ``ndcg@k``.
+        distributed: Whether the processes of the default group divide the queries of each group.
 
     Returns:
         Metrics and counts of each direction: means over the groups.
@@ -186,6 +195,7 @@ def grouped_metrics(
             fuse=fuse,
             ks=ks,
             ndcg_at=ndcg_at,
+            distributed=distributed,
         )
         for direction, values in metrics.items():
             for name, value in values.items():

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from mxmclr_plugin.retrieval.cosines import Gallery, check_rows, slices
 from mxmclr_plugin.retrieval.inputs import Rows, as_rows
+from mxmclr_plugin.retrieval.processes import own_rows, sum_of_processes
 
 GRADED_AT = 10
 """Depth of the graded NDCG."""
@@ -91,6 +92,7 @@ def graded_ndcg(
     relevance: Relevance,
     *,
     at: int = GRADED_AT,
+    distributed: bool = False,
 ) -> float | None:
     """NDCG of the items of *other* instances, with their relevance to the query as gain.
 
@@ -106,6 +108,8 @@ def graded_ndcg(
         gallery_ids: Instance of each item. Shape: (m,).
         relevance: How relevant instances are to each other.
         at: Depth.
+        distributed: Whether the processes of the default group divide the queries. All call this
+            with all rows and get the same value.
 
     Returns:
         The mean over queries, in percent; None if no query has a relevant item of another instance
@@ -120,21 +124,22 @@ def graded_ndcg(
     queries, gallery = as_rows(queries), as_rows(gallery)
     check_rows(queries, gallery)
     device = queries.device
-    rows_of = relevance.of(query_ids).to(device)
-    items_of = relevance.of(gallery_ids).to(device)  # (m, K)
     items = Gallery(gallery, torch.arange(len(gallery)), device)
+    sums = items.unit(queries[:0]).new_zeros(2)  # of the values, and of the queries that have one
+    rows_of = relevance.of(query_ids).to(sums)
+    items_of = relevance.of(gallery_ids).to(sums)  # (m, K)
     at = min(at, len(items))
-    discount = 1 / torch.arange(2, at + 2, device=device).log2()
-    total, counted = 0.0, 0
-    for part in slices(0, len(queries), max(1, _SCORES // len(items))):
+    discount = 1 / torch.arange(2, at + 2).to(sums).log2()
+    mine = own_rows(len(queries), distributed)
+    for part in slices(mine.start, mine.stop, max(1, _SCORES // len(items))):
         own = query_ids[part].to(device)[:, None] == gallery_ids.to(device)
         scores = items.exact_steps(items.unit(queries[part]), slice(0, len(items)))
         scores.masked_fill_(own, -torch.inf)
         gains = (rows_of[part] @ items_of.T).masked_fill_(own, 0)  # (rows, m)
         best = gains.topk(at, dim=1).values @ discount
         found = _expected_gains(scores, gains, at) @ discount
-        total += float((found / best)[best > 0].sum())
-        counted += int((best > 0).sum())
+        sums += torch.stack([(found / best)[best > 0].sum(), (best > 0).sum()])
+    total, counted = sum_of_processes(sums, distributed).tolist()
     return 100 * total / counted if counted else None
 
 

@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch import distributed as torch_dist
 
 from mxmclr_plugin.progress import progress_bar
 from mxmclr_plugin.retrieval.cosines import (
@@ -22,6 +21,7 @@ from mxmclr_plugin.retrieval.cosines import (
     slices,
 )
 from mxmclr_plugin.retrieval.inputs import Ids, Rows, as_ids, as_rows
+from mxmclr_plugin.retrieval.processes import own_rows, sum_of_processes
 
 
 @torch.no_grad()
@@ -93,9 +93,7 @@ def retrieval_metrics(
         )
     ranked = _RankedQueries(queries, gallery, query_ids, gallery_ids, chunk, gallery_chunk)
     n, m = len(ranked.queries), len(ranked.items)
-    size = torch_dist.get_world_size() if distributed else 1
-    rank = torch_dist.get_rank() if distributed else 0
-    mine = slice(n * rank // size, n * (rank + 1) // size)
+    mine = own_rows(n, distributed)
     names = [*(f"r@{k}" for k in depths), f"ndcg@{ndcg_at}", "mrr", "chance@1"]
     sums = ranked.items.unit(ranked.queries[:0]).new_zeros(len(names))
     with progress_bar(shown=progress) as bar:
@@ -104,8 +102,7 @@ def retrieval_metrics(
             metrics = _expected_metrics(right, wrong, number, m, depths, ndcg_at)
             sums += torch.stack([metrics[name].sum() for name in names])
             bar.advance(task, len(rows))
-    if distributed:
-        torch_dist.all_reduce(sums)
+    sums = sum_of_processes(sums, distributed)
     rates = dict(zip(names, (100 * sums / n).tolist(), strict=True))
     return {**rates, "queries": n, "gallery": m}
 

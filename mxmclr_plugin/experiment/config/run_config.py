@@ -79,6 +79,8 @@ class TrainerConfig:
         checkpoint_every_steps: Steps between checkpoints to resume from, beside those after each
             validation; null for no others.
         checkpoint_every_minutes: Minutes between such checkpoints; null for no others.
+        timeout_minutes: Minutes that a process waits for the others in a step or an evaluation
+            before it ends the run.
         patience: Stop after that many validations without a better mean recall; null never stops
             early.
         test_with: Weights that are tested: best (by validation) or last.
@@ -101,6 +103,7 @@ class TrainerConfig:
     validate_every: Count = 1
     checkpoint_every_steps: Count | None = None
     checkpoint_every_minutes: Annotated[float, Gt(0)] | None = 10.0
+    timeout_minutes: Annotated[float, Gt(0), Le(1e6)] = 10.0
     patience: Count | None = None
     test_with: Annotated[str, OneOf(("best", "last"))] = "best"
     skip_nonfinite: Annotated[int, Ge(0)] = 0

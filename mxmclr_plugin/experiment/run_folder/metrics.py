@@ -225,7 +225,9 @@ def measure(
     size = evaluation.group_size
     of_groups = None
     if groups and size is not None and len(ids[first].unique()) >= size:
-        means = grouped_metrics(embeddings, ids, directions, size, **options)
+        means = grouped_metrics(
+            embeddings, ids, directions, size, **options, distributed=distributed
+        )
         of_groups = GroupMetrics(size, _records(means, directions), _rsum(means, evaluation))
     return SplitMetrics(_records(of_all, directions), _rsum(of_all, evaluation), of_groups)
 

@@ -75,6 +75,8 @@ def shard(towers: list[Tower], loss: nn.Module, mesh: DeviceMesh) -> None:
         mesh: The processes. Shape: (processes,).
     """
     for tower in towers:
+        for parameter in tower.parameters():  # fully_shard takes no other memory format
+            parameter.data = parameter.data.contiguous()
         for block in blocks_of(tower.backbone):
             fully_shard(block, mesh=mesh)
         fully_shard(tower, mesh=mesh)

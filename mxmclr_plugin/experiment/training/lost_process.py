@@ -1,15 +1,43 @@
-"""Error of a training whose other process has ended."""
+"""Training whose other process has ended, or does not answer any more."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import distributed
+from torch.distributed import distributed_c10d
 
 from mxmclr_plugin.errors import TrainingError
 
 _LOST = re.compile(r"by peer|broken pipe|remote process|ncclRemoteError|timed out", re.IGNORECASE)
 """What gloo and NCCL say of a process that does not answer any more."""
+
+
+class ProcessTimeout(Callback):
+    """Bounds the time that a process waits for the others, once all have started.
+
+    Until then Lightning's 30 minutes hold: one process may read its data long after another.
+
+    Args:
+        minutes: The bound.
+    """
+
+    def __init__(self, minutes: float) -> None:
+        self.timeout = timedelta(minutes=minutes)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if trainer.world_size == 1:
+            return
+        mesh = getattr(trainer.strategy, "device_mesh", None)  # fsdp2 has groups of its own
+        groups = [distributed.GroupMember.WORLD, *(mesh.get_all_groups() if mesh else ())]
+        # Before torch 2.14 the function has no public name.
+        set_timeout = getattr(distributed, "set_timeout", None) or distributed_c10d._set_pg_timeout
+        for group in groups:
+            set_timeout(self.timeout, group)
 
 
 @contextmanager
@@ -24,7 +52,10 @@ def explaining_lost_process(processes: int) -> Iterator[None]:
     except RuntimeError as error:
         if processes == 1 or not _LOST.search(str(error)):
             raise
+        what = "has ended, its own output says why"
+        if "timed out" in str(error).lower():
+            what = "does not answer (trainer.timeout_minutes)"
         raise TrainingError(
-            f"another of the {processes} processes has ended, its own output says why; the same "
-            "command with ckpt=last continues, also with another number of processes"
+            f"another of the {processes} processes {what}; the same command with ckpt=last "
+            "continues, also with another number of processes"
         ) from error

@@ -17,6 +17,7 @@ from mxmclr_plugin.experiment.training.checkpoints import (
 )
 from mxmclr_plugin.experiment.training.fully_sharded import FullyShardedStrategy
 from mxmclr_plugin.experiment.training.loggers import build_loggers
+from mxmclr_plugin.experiment.training.lost_process import ProcessTimeout
 from mxmclr_plugin.experiment.training.signals import Stop
 
 
@@ -72,6 +73,7 @@ def build_trainer(
     assert config.max_steps is not None
     callbacks = [
         _LoggedSteps(),  # before those that log
+        ProcessTimeout(config.timeout_minutes),
         *callbacks,
         BestCheckpoint(out / "checkpoints"),
         LastCheckpoint(out / "checkpoints", config, stop or Stop()),
