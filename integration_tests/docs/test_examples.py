@@ -152,6 +152,7 @@ def test_an_example_learns(name, tmp_path):
         ("lightly_clip", ["2"], 1),  # Lightning starts the second one
         ("sentence_transformers_trainer", [], 2),
         ("hugging_face_trainer", [], 2),
+        ("open_clip_training", [], 2),
     ],
 )
 def test_an_example_learns_in_two_processes(name, arguments, processes, tmp_path):

@@ -425,7 +425,8 @@ class MultifoldHybridSentenceLoss(CachedLossMixin, ServedLoss):  # type: ignore[
             raise ValueError(
                 "the label column must hold one whole number for each row, the id of its instance, "
                 "or a list of numbers, its embedding by a teacher; got labels of dtype "
-                f"{labels.dtype} and shape {tuple(labels.shape)} for {len(rows)} rows"
+                f"{labels.dtype} and shape {tuple(labels.shape)} for {len(rows)} rows; leave out a "
+                "column of scores, which this loss does not use"
             )
         return labels.long()
 
