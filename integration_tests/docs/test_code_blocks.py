@@ -15,7 +15,7 @@ import torch
 import yaml
 
 from mxmclr_plugin.arguments import parse_arguments
-from mxmclr_plugin.benchmark.command_line import _BENCHMARKS
+from mxmclr_plugin.benchmark.command_line import BENCHMARKS
 from mxmclr_plugin.experiment.config.compose import load_config
 from mxmclr_plugin.run.command_line import _COMMANDS
 
@@ -72,7 +72,7 @@ def test_a_command_has_keys_and_values_that_exist(line, tmp_path, monkeypatch):
         words = ["python", *words[words.index("-m") :]]
     if words[:3] == ["python", "-m", "mxmclr_plugin.benchmark"]:
         name, *rest = words[3:]
-        parse_arguments(name, _BENCHMARKS[name].config, rest)
+        parse_arguments(name, BENCHMARKS[name].config, rest)
         return
     if words[:3] == ["python", "-m", "mxmclr_plugin.run"]:
         words = ["mxmclr", *words[3:]]

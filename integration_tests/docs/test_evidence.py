@@ -78,3 +78,13 @@ def test_every_loss_of_every_comparison_can_be_configured(name, tmp_path):
         for loss in losses:
             config = load_config(task, [*base, *loss.overrides({}), *own.get(loss.label, [])])
             assert config.loss_name == loss.name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", [[], ["parquet"]])
+def test_large_manifest(tmp_path, form):
+    script = [sys.executable, str(EVIDENCE / "large_manifest.py"), str(tmp_path / "set"), "640"]
+    done = subprocess.run([*script, *form], check=True, capture_output=True, text=True)
+    # 614 of 640 instances are to train on, with five observations each.
+    assert "3070 observations to train on" in done.stdout
+    assert "2 workers" in done.stdout

@@ -1,4 +1,5 @@
 import base64
+import dataclasses
 import io
 import re
 from html.parser import HTMLParser
@@ -117,10 +118,18 @@ def test_a_path_is_relative_and_not_broken(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = [f"photos/red_cone/{number}.jpg" for number in range(3)]
     words = "a red cone of metal that stands on a wooden table beside a window"
-    hits = tuple(Hit("red cone", 0, 0.5, words, None, str(tmp_path / name)) for name in names)
+    hits = tuple(Hit("a_red_triangle", 0, 0.5, words, None, str(tmp_path / name)) for name in names)
     console = Console(file=io.StringIO(), width=80)
     console.print(hits_table(found(hits=hits), console))
-    assert all(f" {name} " in console.file.getvalue() for name in names)
+    lines = console.file.getvalue().splitlines()
+    assert all(any(line.split()[-1:] == [name] for line in lines) for name in names)
+    assert any("a_red_triangle" in line for line in lines)
+    console = Console(file=io.StringIO(), width=80, force_terminal=True, color_system="truecolor")
+    shown = tuple(dataclasses.replace(hit, image=noise(8, 8)) for hit in hits)
+    console.print(hits_table(found(hits=shown), console))
+    lines = re.sub(r"\x1b\[[\d;]*m", "", console.file.getvalue()).splitlines()
+    ends = [line.split()[-1] for line in lines if line.split()]
+    assert ends.count("photos/red_cone/") == 3  # broken behind a slash
     assert str(tmp_path) not in hits_page(found(hits=hits))
 
 

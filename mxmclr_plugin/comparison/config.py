@@ -36,7 +36,7 @@ class GridConfig:
 
 @dataclass
 class ComparisonConfig:
-    """Keys of ``run compare``.
+    """Keys of ``mxmclr compare``.
 
     Attributes:
         losses: Losses to compare: names, or paths of classes (``package.module.Class``);
@@ -109,7 +109,7 @@ class ComparisonConfig:
 
 @dataclass
 class AblationConfig:
-    """Keys of ``run ablate``.
+    """Keys of ``mxmclr ablate``.
 
     Attributes:
         study: Name of a study, see ``list studies``.
@@ -118,7 +118,7 @@ class AblationConfig:
         split: Measured split; val leaves the test set unseen while options are chosen.
         metric: Metric of the table: ``mean_recall``, ``rsum``, or a direction with a metric.
         evaluate: Other data whose test set is measured as well, with a name for each:
-            ``evaluate.tables=[data.category=table]``, with the keys of ``run evaluate``.
+            ``evaluate.tables=[data.category=table]``, with the keys of ``mxmclr evaluate``.
         launcher: Where runs are started: local (processes of this machine), ray (tasks of the Ray
             cluster at RAY_ADDRESS, or of this machine) or slurm (jobs, submitted by submitit).
         jobs: Runs at a time; null for one per GPU or per core, and on a cluster for all that fit.

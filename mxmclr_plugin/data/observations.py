@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,24 +42,19 @@ class ObservationBatch:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> ObservationBatch:
         """The batch on another device; strings stay where they are."""
-        observations = self.observations
-        if isinstance(observations, Tensor):
-            observations = observations.to(device, non_blocking=non_blocking)
-        return ObservationBatch(
-            self.modality,
-            observations,
-            self.ids.to(device, non_blocking=non_blocking),
-            self.positions.to(device, non_blocking=non_blocking),
-        )
+        return self._with(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> ObservationBatch:
         """The batch in page-locked memory; ``DataLoader(pin_memory=True)`` calls this."""
-        observations = self.observations
+        return self._with(Tensor.pin_memory)
+
+    def _with(self, change: Callable[[Tensor], Tensor]) -> ObservationBatch:
+        records = self.observations
         return ObservationBatch(
             self.modality,
-            observations.pin_memory() if isinstance(observations, Tensor) else observations,
-            self.ids.pin_memory(),
-            self.positions.pin_memory(),
+            change(records) if isinstance(records, Tensor) else records,
+            change(self.ids),
+            change(self.positions),
         )
 
 

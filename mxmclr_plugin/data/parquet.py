@@ -60,7 +60,10 @@ class ParquetRecord(EmbeddedFile):
 
     def stamp(self) -> str | None:
         """What changes when the Parquet file does; None where there is none."""
-        of_shard = file_stamp(self.shard)
+        try:
+            of_shard = _stamp(self.shard, self.shard.stat().st_mtime_ns)
+        except OSError:
+            return None
         return None if of_shard is None else f"{of_shard}\n{self.row}\n{self.column}\n{self.item}"
 
     @contextmanager
@@ -163,6 +166,11 @@ def _holds_files(type_: pa.DataType) -> bool:
 def _names(value: Any) -> list[str]:
     structures = value if isinstance(value, list) else [] if value is None else [value]
     return [str((structure or {}).get("path") or "") for structure in structures]
+
+
+@lru_cache(maxsize=256)
+def _stamp(shard: Path, changed: int) -> str | None:  # noqa: ARG001
+    return file_stamp(shard)
 
 
 @lru_cache(maxsize=256)

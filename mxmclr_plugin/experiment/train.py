@@ -204,7 +204,7 @@ def _run(
         ),
         versions=_versions(),
     )
-    with memory.explaining():
+    with memory.explaining(), explaining_lost_process(trainer.world_size):
         metrics.splits.update(_test(trainer, module, loaders, config, folder, console))
     if module.relevance is not None:
         metrics.data.notes.append(graded_note(module.relevance))

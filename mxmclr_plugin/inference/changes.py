@@ -12,7 +12,7 @@ from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.experiment.config.check_config import check_config
 from mxmclr_plugin.experiment.config.compose import compose_choice, parsed_overrides
 from mxmclr_plugin.experiment.config.run_config import RunConfig
-from mxmclr_plugin.registry import did_you_mean
+from mxmclr_plugin.registry import check_known
 
 CHANGED = ("data", "eval", "directions", "towers", "trainer")
 """First words of the keys that can be changed."""
@@ -88,11 +88,7 @@ def _set(changed: dict[str, Any], key: str, value: Any) -> None:
         part in ("data", "eval") and path
     ):
         known = changed[part]
-        if len(path) > 1 or path[0] not in known:
-            raise ConfigError(
-                f"unknown key {key!r}: {did_you_mean(path[0], known)}known beside it are "
-                f"{', '.join(known)}"
-            )
+        check_known(f"{part} has no key", ".".join(path), known)
         known[path[0]] = value
     else:
         raise ConfigError(f"{key} cannot be changed after training; these can: {_FORMS}")

@@ -31,7 +31,11 @@ from mxmclr_plugin.inference.graph import (
 )
 from mxmclr_plugin.inference.run import Run
 from mxmclr_plugin.inference.sentence_transformer import as_sentence_transformer
-from mxmclr_plugin.models.text import TextBackbone, write_sentence_transformer
+from mxmclr_plugin.models.text import (
+    TextBackbone,
+    without_progress_bars,
+    write_sentence_transformer,
+)
 from mxmclr_plugin.models.tower import Tower
 from mxmclr_plugin.registry import check_known
 from mxmclr_plugin.safe_text import TerminalConsole, print_line
@@ -191,7 +195,8 @@ def _write_tower(
 
             folder = f"{modality}_sentence_transformer"
             write_sentence_transformer(as_sentence_transformer(plain), out / folder)
-            loaded = SentenceTransformer(str(out / folder), device="cpu")
+            with without_progress_bars():
+                loaded = SentenceTransformer(str(out / folder), device="cpu")
             add("sentence_transformer", folder, _encoder(loaded))
             return parts, reasons
         if not isinstance(observations, Tensor):

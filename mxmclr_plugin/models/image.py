@@ -14,7 +14,6 @@ from mxmclr_plugin.models.checkpointing import checkpoint_blocks
 from mxmclr_plugin.models.pretrained import (
     load_weights,
     named_weights,
-    read_weights,
     torchvision_model,
     weights_of,
 )
@@ -176,8 +175,7 @@ class TorchvisionBackbone(ImageModel):
         parent, _, child = last.rpartition(".")
         setattr(model.get_submodule(parent), child, nn.Identity())
         if weights is not None and named is None:
-            state = read_weights(weights, arch, (last, *auxiliary))
-            load_weights(model, state, weights, arch)
+            load_weights(model, weights, arch, (last, *auxiliary))
         if gradient_checkpointing and not checkpoint_blocks(model):
             raise ValueError(f"{arch} has no blocks of several layers to checkpoint")
         preset = weights_of(arch)[named or "DEFAULT"].transforms()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,17 +40,25 @@ def torchvision_model(arch: str, weights: str | None) -> nn.Module:
     return model
 
 
-def read_weights(path: str, arch: str, without: Sequence[str] = ()) -> dict[str, Tensor]:
-    """The state dict in a file, ``.safetensors`` or what ``torch.save`` wrote; executes nothing.
+def load_weights(
+    model: nn.Module,
+    path: str,
+    arch: str,
+    without: Sequence[str] = (),
+    adapt: Callable[[str, Tensor], Tensor] = lambda _name, value: value,
+) -> None:
+    """Loads the state dict in a file, ``.safetensors`` or what ``torch.save`` wrote; runs no code.
 
     Args:
+        model: The model, perhaps without some of its parts.
         path: The file.
-        arch: The model it is for.
+        arch: Name of the model, for messages.
         without: Parts of the model whose weights are left out.
+        adapt: Makes the weights of the model from a name and the weights in the file.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it holds no state dict.
+        ValueError: If it holds no state dict of the model.
     """
     file = Path(path).expanduser()
     if not file.is_file():
@@ -63,29 +71,12 @@ def read_weights(path: str, arch: str, without: Sequence[str] = ()) -> dict[str,
             state: object = load_file(file)
         else:
             state = torch.load(file, map_location="cpu", weights_only=True)
+        if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
+            raise ValueError(f"{path} holds no state dict of {arch}, but {type(state).__name__}")
+        dropped = tuple(f"{part}." for part in without)
+        named = {str(k): value for k, value in state.items() if not str(k).startswith(dropped)}
+        model.load_state_dict({name: adapt(name, value) for name, value in named.items()})
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        raise ValueError(f"{path} holds no state dict of {arch}: {error}") from error
-    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise ValueError(f"{path} holds no state dict of {arch}, but {type(state).__name__}")
-    dropped = tuple(f"{part}." for part in without)
-    return {str(k): value for k, value in state.items() if not str(k).startswith(dropped)}
-
-
-def load_weights(model: nn.Module, state: Mapping[str, Tensor], path: str, arch: str) -> None:
-    """Loads a state dict.
-
-    Args:
-        model: The model, perhaps without some of its parts.
-        state: Its weights.
-        path: Where they are from, for messages.
-        arch: Name of the model, for messages.
-
-    Raises:
-        ValueError: If they are not the model's.
-    """
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
         raise ValueError(f"{path} holds no state dict of {arch}: {error}") from error
 
 

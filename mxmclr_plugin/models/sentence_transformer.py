@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +12,7 @@ from torch import Tensor
 from mxmclr_plugin.bounds import Count, within_bounds
 from mxmclr_plugin.data.batch import Observations
 from mxmclr_plugin.models.lora import add_lora
-from mxmclr_plugin.models.text import TextBackbone
+from mxmclr_plugin.models.text import TextBackbone, without_progress_bars
 from mxmclr_plugin.registry import register_tower
 
 if TYPE_CHECKING:  # it takes seconds to import
@@ -148,7 +146,7 @@ def load_sentence_transformer(model: str) -> SentenceTransformer:
 
     source = str(_offline_minilm()) if model == OFFLINE_MINILM else str(Path(model).expanduser())
     try:
-        with _without_loading_bar():
+        with without_progress_bars():
             # On the CPU until the tower is moved: else it takes a GPU by itself.
             return SentenceTransformer(source, device="cpu")
     # A damaged or hostile folder (pickles, code of its own, which are refused) ends in any error.
@@ -164,20 +162,6 @@ def load_sentence_transformer(model: str) -> SentenceTransformer:
             f"({reason}). Check the name; without a network give the folder of a downloaded model, "
             f"or {OFFLINE_MINILM!r}"
         ) from error
-
-
-@contextmanager
-def _without_loading_bar() -> Iterator[None]:
-    """Context without the bar that transformers shows for the weights of every model."""
-    from transformers.utils import logging
-
-    enabled = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if enabled:
-            logging.enable_progress_bar()
 
 
 def _set_prompt(model: SentenceTransformer, prompt: str) -> None:

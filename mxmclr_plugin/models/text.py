@@ -7,6 +7,8 @@ import json
 import shutil
 import tempfile
 from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,12 +25,26 @@ if TYPE_CHECKING:  # it takes seconds to import
     from sentence_transformers import SentenceTransformer
 
 
+@contextmanager
+def without_progress_bars() -> Iterator[None]:
+    """Context without transformers' bars for the weights of a model that is read or written."""
+    from transformers.utils import logging
+
+    enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if enabled:
+            logging.enable_progress_bar()
+
+
 def write_sentence_transformer(model: SentenceTransformer, path: Path) -> None:
     """Writes a model for ``SentenceTransformer(path)``, to any path, with the modes of new files.
 
     tokenizers refuses paths that are not Unicode text, and safetensors lets nobody else read.
     """
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, without_progress_bars():
         model.save(folder, create_model_card=False)
         for file in Path(folder).rglob("*"):
             if file.is_file():

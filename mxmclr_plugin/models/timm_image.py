@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mxmclr_plugin.models.image import ImageModel
-from mxmclr_plugin.models.pretrained import load_weights, read_weights
+from mxmclr_plugin.models.pretrained import load_weights
 from mxmclr_plugin.optional_packages import optional
 from mxmclr_plugin.registry import did_you_mean, register_tower
 
@@ -52,8 +52,7 @@ class TimmBackbone(ImageModel):
             ) from error
         if weights is not None and weights != PRETRAINED:
             head = model.pretrained_cfg.get("classifier") or ()
-            state = read_weights(weights, arch, [head] if isinstance(head, str) else head)
-            load_weights(model, state, weights, arch)
+            load_weights(model, weights, arch, [head] if isinstance(head, str) else head)
         if gradient_checkpointing:
             try:
                 model.set_grad_checkpointing(True)

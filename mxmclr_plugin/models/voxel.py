@@ -10,7 +10,6 @@ from mxmclr_plugin.data.batch import Observations
 from mxmclr_plugin.models.pretrained import (
     load_weights,
     named_weights,
-    read_weights,
     torchvision_model,
 )
 from mxmclr_plugin.models.tower import (
@@ -134,11 +133,13 @@ class VideoBackbone(Backbone):
         if isinstance(getattr(model, "avgpool", None), nn.AvgPool3d):
             model.avgpool = nn.AdaptiveAvgPool3d(1)
         if weights is not None and named is None:
-            state = read_weights(weights, arch, [head])
             first = f"{stem}.weight"
-            if first in state and state[first].shape[1] == 3:
-                state[first] = _to_rgba(state[first])
-            load_weights(model, state, weights, arch)
+            load_weights(
+                *(model, weights, arch, [head]),
+                adapt=lambda name, value: (
+                    _to_rgba(value) if name == first and value.shape[1] == 3 else value
+                ),
+            )
         self.pretrained = weights is not None
         self.model = model
 

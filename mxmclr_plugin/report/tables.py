@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mxmclr_plugin.comparison.records import Results, Summary
+from mxmclr_plugin.progress import duration
 from mxmclr_plugin.report.blocks import Block, Details, Table, TableCell
 from mxmclr_plugin.report.palette import SeriesStyle
 
@@ -30,7 +31,7 @@ def in_words(value: Any) -> str:
 def facts_table(caption: str, facts: Mapping[str, Any]) -> Table:
     """Facts as a table of two columns, without those that are null or empty."""
     rows = [
-        [TableCell(name), TableCell(_duration(value) if name == "seconds" else in_words(value))]
+        [TableCell(name), TableCell(duration(value) if name == "seconds" else in_words(value))]
         for name, value in facts.items()
         if value not in (None, "", [], {})
     ]
@@ -102,17 +103,8 @@ def runs_table(results: Results, styles: Mapping[str, SeriesStyle]) -> Table:
                 value,
                 TableCell(batch),
                 TableCell(in_words(run.options)),
-                TableCell(_duration(run.seconds), number=True),
+                TableCell(duration(run.seconds), number=True),
             ]
         )
     columns = [*results.axes, "seed", metric_title(first), "batch", "tuned", "training time"]
     return Table("Every run", columns, rows)
-
-
-def _duration(seconds: float) -> str:
-    """``48 s``, ``3 min 20 s``, ``2 h 5 min``."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

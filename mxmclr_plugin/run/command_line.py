@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from io import TextIOWrapper
@@ -382,6 +382,11 @@ _OF_COLUMNS = (
 )
 _OF_DATA = "\nOptions of the data set are accepted too: mxmclr TASK data=NAME --help shows them."
 
+
+def _of_run(summary: str, kind: type[Any], call: Callable[[Any, Context], int]) -> Command:
+    return Command(summary, lambda: kind, call, others=_changed_keys, others_help=_OF_RUN)
+
+
 _COMMANDS: dict[str, Command] = {
     "list": Command("Lists names.", lambda: ListArguments, _list_command),
     "compare": Command(
@@ -413,33 +418,21 @@ _COMMANDS: dict[str, Command] = {
         instead={"ckpt": "continue the run itself with ckpt=last"},
         if_interrupted=_WITH_CKPT,
     ),
-    "evaluate": Command(
-        "Evaluates a finished run, also on other data.",
-        lambda: EvaluateArguments,
-        evaluate_command,
-        others=_changed_keys,
-        others_help=_OF_RUN,
+    "evaluate": _of_run(
+        "Evaluates a finished run, also on other data.", EvaluateArguments, evaluate_command
     ),
-    "search": Command(
-        "Finds the instances that are nearest to a query.",
-        lambda: SearchArguments,
-        search_command,
-        others=_changed_keys,
-        others_help=_OF_RUN,
+    "search": _of_run(
+        "Finds the instances that are nearest to a query.", SearchArguments, search_command
     ),
-    "export": Command(
+    "export": _of_run(
         "Writes embeddings and towers for use without this package.",
-        lambda: ExportArguments,
+        ExportArguments,
         export_command,
-        others=_changed_keys,
-        others_help=_OF_RUN,
     ),
-    "encode": Command(
+    "encode": _of_run(
         "Encodes a large data set into files of some rows each; resumes, and shares the work.",
-        lambda: EncodeArguments,
+        EncodeArguments,
         encode_command,
-        others=_changed_keys,
-        others_help=_OF_RUN,
     ),
     "report": Command(
         "Writes a comparison, an ablation or a run as one HTML file.",

@@ -89,14 +89,10 @@ def convert_command(arguments: ConvertArguments, context: Context) -> int:
     """
     from mxmclr_plugin.data.manifest.write import write_manifest
     from mxmclr_plugin.experiment.config.check_config import check_data
-    from mxmclr_plugin.registry import DATASETS, did_you_mean
+    from mxmclr_plugin.registry import DATASETS, check_known
 
     known = [*(entry.name for entry in DATASETS), "table", "folder"]
-    if arguments.data not in known:
-        raise ConfigError(
-            f"data convert: there is no data set {arguments.data!r}: "
-            f"{did_you_mean(arguments.data, known)}there are {', '.join(known)}"
-        )
+    check_known("data convert: unknown data set", arguments.data, known)
     source = check_data(arguments.data, context.overrides)
     try:
         data: DataSplits = DATASETS.build(source)
