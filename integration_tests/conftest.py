@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 # Before anything imports what reads them once.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -13,6 +14,9 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Processes are forks of one server, which starts once and imports what takes long.
 multiprocessing.set_forkserver_preload(["mxmclr_plugin.experiment.train", "sentence_transformers"])
+# Other work on the machine must fail no test.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 @pytest.fixture(autouse=True, scope="session")

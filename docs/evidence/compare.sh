@@ -28,17 +28,19 @@ multi30k*)
   teacher=teacher.en=sentence_transformer
   task="multi30k data.root=$data train_instances=${size#_} batch.instances=128 batch.repeats=5"
   common="loss.temperature=0.1 optimizer.lr=0.03"
+  losses=hybrid:mxmclr,uniform:mxmclr,all:mxmclr,softer:mxmclr,taught:mxmclr,within:mxmclr,smoothed:mxmclr,decayed:mxmclr_hard,longer:mxmclr_hard,supcon,clip,ntxent
+  options="$uniform $all $softer options.taught.$teacher $within $smoothed $decayed"
   case $set_ in
   multi30k_2000)
-    task="$task trainer.max_steps=300"
-    losses=hybrid:mxmclr,tuned:mxmclr,uniform:mxmclr,all:mxmclr,softer:mxmclr,taught:mxmclr,taught_softer:mxmclr,within:mxmclr,smoothed:mxmclr,decayed:mxmclr_hard,longer:mxmclr_hard,supcon,clip,ntxent
-    options="$(one tuned 0.15 0.03) $uniform $all $softer options.taught.$teacher options.taught_softer.$teacher
-      options.taught_softer.loss.hard_weight=0.4 $within $smoothed $decayed options.longer.trainer.max_steps=600"
+    task="$task trainer.max_steps=300" longer=600
+    losses=tuned:mxmclr,taught_softer:mxmclr,$losses
+    options="$options $(one tuned 0.15 0.03) options.taught_softer.$teacher options.taught_softer.loss.hard_weight=0.4"
     ;;
-  multi30k_6000) task="$task trainer.max_steps=450" losses=hybrid:mxmclr,taught:mxmclr,clip options=options.taught.$teacher ;;
+  multi30k_6000) task="$task trainer.max_steps=450" longer=900 ;;
   multi30k) task="${task/train_instances= /} trainer.max_steps=600" losses=hybrid:mxmclr,clip options="" ;;
   esac
-  batches="$(one clip 0.15 0.06) $(one ntxent 0.15 0.015)" cost="$(one clip 0.1 0.03) $(one ntxent 0.15 0.03)"
+  options="$options options.longer.trainer.max_steps=${longer:-}"
+  batches="$(one clip 0.15 0.06) $(one ntxent 0.15 0.0075)" cost="$(one clip 0.1 0.03) $(one ntxent 0.15 0.0075)"
   ;;
 primitives)
   task="text2shape data=primitives_hard batch.instances=32 batch.repeats=20 trainer.max_steps=200"

@@ -18,7 +18,7 @@ def by_seed(values):
 
 
 @given(st.lists(st.tuples(numbers, numbers), min_size=3, max_size=8))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_t_interval_and_p_are_scipys(pairs):
     a, b = np.array(pairs).T
     if np.ptp(a - b) < 1e-6:

@@ -46,7 +46,6 @@ def rows_of_instances(draw):
     return column, options, world_size
 
 
-@settings(deadline=None)
 @given(rows_of_instances(), st.integers(0, 5))
 def test_batches(case, epoch):
     column, options, world_size = case
@@ -149,7 +148,7 @@ def test_a_multifold_sampler_of_another_dataset_names_this_one():
         MultifoldSampler(dataset, instances=2, folds={"image": 1})
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(0, 3), st.integers(0, 6))
 def test_resumes_where_it_was(epoch, used):
     whole = [

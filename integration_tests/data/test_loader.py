@@ -69,7 +69,7 @@ def test_without_a_state_it_is_a_loader():
     assert len(loader) == STEPS
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(0, 4), st.integers(0, STEPS), st.integers(-1, 2), st.booleans())
 def test_goes_on_behind_the_last_batch(epoch, used, off, saved_twice):
     first = loader_of()

@@ -1,7 +1,7 @@
 """Permutations made at once against those that numpy's own Philox gives one by one."""
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -15,7 +15,6 @@ def sorted_numbers(key, counter, n):
     return np.argsort(philox.random_raw(n), kind="stable").tolist()
 
 
-@settings(deadline=None)
 @given(WORD, WORD, st.integers(0, 9), st.data())
 def test_sorts_the_numbers_of_numpys_philox(seed, stream, count, data):
     first = data.draw(arrays(np.int64, count))

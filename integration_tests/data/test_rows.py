@@ -8,7 +8,7 @@ import re
 
 import pandas
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mxmclr_plugin.data.problems import ProblemLog
@@ -18,7 +18,6 @@ from mxmclr_plugin.errors import DataError
 WORDS = st.text(st.sampled_from("ab ,;|\t\"'\n#é椅"), max_size=8).map(str.strip)
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.tuples(WORDS.filter(bool), WORDS, WORDS), max_size=6),
     st.sampled_from(",;|\t"),
@@ -349,7 +348,6 @@ def test_a_file_that_is_not_there(tmp_path):
             list(read_rows(tmp_path / name, ProblemLog()))
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=200), st.sampled_from(["csv", "tsv", "json", "jsonl", "txt"]))
 def test_any_bytes_are_rows_or_problems_or_an_error(tmp_path_factory, content, suffix):
     path = tmp_path_factory.mktemp("any") / f"a.{suffix}"

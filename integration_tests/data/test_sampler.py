@@ -43,7 +43,6 @@ def epoch_of(dataset, options, epoch=0, world_size=1, rank=0):
     return list(sampler)
 
 
-@settings(deadline=None)
 @given(settings_of_a_sampler(), st.integers(0, 9))
 def test_draws(case, epoch):
     dataset, options, world_size = case
@@ -75,7 +74,7 @@ def test_draws(case, epoch):
                 assert len(set(rows)) == len(rows) == min(wanted, fold)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(settings_of_a_sampler())
 def test_a_fold_is_used_up_before_a_draw_repeats(case):
     dataset, options, _ = case
@@ -95,7 +94,7 @@ def test_a_fold_is_used_up_before_a_draw_repeats(case):
             assert len(set(but_last)) == len(but_last)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(settings_of_a_sampler(), st.data())
 def test_draws_follow_from_seed_and_epoch(case, data):
     dataset, options, world_size = case

@@ -53,7 +53,6 @@ def refused_in_a_line(chosen, value):
 @pytest.mark.slow  # several minutes
 @settings(
     max_examples=500,
-    deadline=None,
     derandomize=True,
     suppress_health_check=list(HealthCheck),
 )

@@ -24,7 +24,7 @@ def test_paths_as_typed(text):
     assert changed_config(config, [f"data.root={text}"]).data["root"] == text
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.text(min_size=1).filter(lambda text: text != "null" and "${" not in text))
 def test_any_text(text):
     assert load_config("manifest", [f"data.path={text}"]).data["path"] == text

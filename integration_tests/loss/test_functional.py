@@ -53,7 +53,7 @@ def value_and_gradients(loss, z0, z1):
     return loss.detach(), *torch.autograd.grad(loss, (z0, z1))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(multifold_batches(), OPTIONS, st.sampled_from(["none", "first", "second", "both"]))
 def test_equals_the_loop_over_the_formula(batch, options, given_features):
     z0, z1, ids0, ids1 = batch
@@ -75,7 +75,7 @@ def test_equals_the_loop_over_the_formula(batch, options, given_features):
         torch.testing.assert_close(ours, oracle, rtol=1e-12, atol=1e-12 / options["temperature"])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(multifold_batches(), OPTIONS, st.randoms(use_true_random=False))
 def test_order_of_observations_and_names_of_instances_do_not_matter(batch, options, random):
     z0, z1, ids0, ids1 = batch
@@ -88,7 +88,7 @@ def test_order_of_observations_and_names_of_instances_do_not_matter(batch, optio
     torch.testing.assert_close(loss, shuffled, rtol=1e-10, atol=1e-10)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(multifold_batches(), st.sampled_from([0.5, 2.0]))
 def test_the_batch_twice_with_new_ids_adds_log_2(batch, soft_temperature):
     """Each row meets every logit twice (+ log 2); hard targets stay."""
@@ -230,7 +230,7 @@ def test_a_row_without_another_instance_is_left_out():
         assert not any(x.any() for x in torch.autograd.grad(alone.soft, (z0, z1)))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.integers(2, 9),
     st.integers(0, 2**31),

@@ -25,7 +25,7 @@ def batches(steps, seed, names=6):
         yield z0.requires_grad_(), z1[:3].clone().requires_grad_(), ids0, ids1
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     st.integers(0, 2**31),
     st.sampled_from(
@@ -51,7 +51,7 @@ def test_past_observations_are_columns_of_their_instances(seed, options):
         past, past_ids = torch.cat((past, z1.detach())), torch.cat((past_ids, ids1))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=6))
 def test_what_is_held_is_what_lightlys_bank_holds(sizes):
     queue, bank = ObservationQueue((7, 2)), MemoryBankModule((7, 2), feature_dim_first=False)

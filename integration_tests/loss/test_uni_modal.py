@@ -46,7 +46,7 @@ def assert_same(ours, theirs, *inputs):
         torch.testing.assert_close(x, y, rtol=1e-9, atol=1e-9)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(ragged_batches(), OPTIONS, st.booleans())
 def test_equals_the_loop_over_the_definition(batch, options, with_features):
     z0, ids, queue = batch
@@ -60,7 +60,7 @@ def test_equals_the_loop_over_the_definition(batch, options, with_features):
     assert_same(parts.loss, loss, z0)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(ragged_batches())
 def test_hard_only_is_supcon(batch):
     z0, ids, _ = batch

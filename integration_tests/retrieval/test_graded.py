@@ -43,7 +43,7 @@ def oracle(queries, gallery, query_ids, gallery_ids, relevance, at):
 
 
 @given(seed=st.integers(0, 10_000), tied=st.booleans(), at=st.integers(1, 30))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_is_scikit_learns(seed, tied, at):
     case = random_case(seed, tied)
     expected = oracle(*case, at)

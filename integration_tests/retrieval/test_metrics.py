@@ -91,7 +91,7 @@ def mean_over_all_orders(queries, gallery, query_ids, gallery_ids, depth=5):
 
 
 @given(tied_tasks(largest_gallery=6))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_ties_give_the_mean_over_all_their_orders(task):
     metrics = retrieval_metrics(*task, ks=(1, 2, 5))
     for name, expected in mean_over_all_orders(*task).items():
@@ -99,7 +99,7 @@ def test_ties_give_the_mean_over_all_their_orders(task):
 
 
 @given(tied_tasks(largest_gallery=40))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_ndcg_with_ties_agrees_with_sklearn(task):
     queries, gallery, query_ids, gallery_ids = task
     if len(gallery) < 2:
@@ -111,7 +111,7 @@ def test_ndcg_with_ties_agrees_with_sklearn(task):
 
 
 @given(tied_tasks(largest_gallery=12), st.integers(1, 5), st.floats(1e-3, 1e3))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_chunks_lengths_and_order_change_nothing(task, chunk, length):
     queries, gallery, query_ids, gallery_ids = task
     whole = retrieval_metrics(*task)
@@ -123,7 +123,7 @@ def test_chunks_lengths_and_order_change_nothing(task, chunk, length):
 
 
 @given(tied_tasks(largest_gallery=12))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_deeper_finds_more(task):
     metrics = retrieval_metrics(*task, ks=(1, 2, 3, 100))
     assert metrics["r@1"] <= metrics["r@2"] + 1e-9
@@ -184,7 +184,7 @@ def test_text_to_shape_by_hand():
 
 
 @given(tied_tasks(largest_gallery=6))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_rank_and_margin_of_the_first_right_item(task):
     queries, gallery, query_ids, gallery_ids = task
     scores = exact_scores(queries, gallery)

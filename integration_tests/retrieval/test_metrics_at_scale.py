@@ -64,7 +64,7 @@ def tasks(draw):
 
 
 @given(tasks(), st.integers(1, 8), st.integers(1, 40), st.sampled_from([1, 2, 5, 50]))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_blocks_of_any_size_give_the_definition(task, chunk, gallery_chunk, depth):
     metrics = retrieval_metrics(
         *task, ks=(1, 3, 7), ndcg_at=depth, chunk=chunk, gallery_chunk=gallery_chunk
@@ -73,7 +73,7 @@ def test_blocks_of_any_size_give_the_definition(task, chunk, gallery_chunk, dept
 
 
 @given(tasks(), st.randoms(use_true_random=False), st.integers(1, 40))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_order_of_queries_and_items_changes_nothing(task, random, gallery_chunk):
     queries, gallery, query_ids, gallery_ids = task
     rows, items = ([*range(len(z))] for z in (queries, gallery))

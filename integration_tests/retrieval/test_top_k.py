@@ -37,7 +37,7 @@ def searches(draw):
 
 
 @given(searches())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_ties_come_by_index_whatever_the_blocks(search):
     queries, gallery, k, memory = search
     agrees(top_k(queries, gallery, k, memory_bytes=memory), queries, gallery, k)

@@ -121,7 +121,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(content=JSON | st.fixed_dictionaries({"images": st.lists(JSON, max_size=3)}))
 def test_any_json_is_read_or_named(content, tmp_path_factory):
     path = tmp_path_factory.getbasetemp() / "dataset_any.json"

@@ -393,7 +393,7 @@ def test_what_is_missing_for_heic_is_named(tmp_path, monkeypatch):
         pixels(tmp_path / "a.heic")
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 @given(
     data=st.data(),
     mode=st.sampled_from(["L", "RGB", "RGBA", "P", "I;16", "F", "CMYK", "1"]),

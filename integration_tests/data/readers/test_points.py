@@ -34,7 +34,7 @@ def written(tmp_path, name, content):
     return tmp_path / name
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     n=st.sampled_from([1, 2, *range(4, 51)]), wanted=st.integers(1, 60), channels=st.integers(3, 7)
 )
@@ -531,7 +531,7 @@ def test_trimesh_is_named_where_it_is_missing(tmp_path, monkeypatch):
         read_points(written(tmp_path, "a.obj", b"v 0 0 0\n"), 8)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     data=st.data(), form=st.sampled_from(["ply", "pcd", "off", "obj", "stl", "glb", "npz", "xyz"])
 )

@@ -389,7 +389,7 @@ def test_colours_of_0_and_1(tmp_path):
     assert ((read_voxel(tmp_path / "b.npy", 4)[3] > 0).numpy() == rgba[3]).all()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data(), form=st.sampled_from([".nrrd", ".npy", ".npz", ".binvox"]))
 def test_damaged_files_read_or_are_unreadable(tmp_path_factory, data, form):
     path = tmp_path_factory.mktemp("damaged") / f"a{form}"

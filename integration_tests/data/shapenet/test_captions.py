@@ -96,7 +96,7 @@ def test_files_that_cannot_be_read(tmp_path, name, content, message):
         entries(tmp_path / name, content)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(content=st.binary(max_size=200), suffix=st.sampled_from([".csv", ".json", ".jsonl", ".txt"]))
 def test_any_bytes_are_rows_or_an_error(tmp_path_factory, content, suffix):
     path = tmp_path_factory.mktemp("any") / f"a{suffix}"

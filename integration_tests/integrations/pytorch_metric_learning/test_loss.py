@@ -50,7 +50,7 @@ def assert_same(ours, oracle, *embeddings, rtol=1e-9):
 # --- values -----------------------------------------------------------------------------------
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(SEEDS, OPTIONS)
 def test_cross_modal_equals_the_loop_over_the_formula(seed, options):
     z0, labels0, z1, labels1 = two_sides(seed)
@@ -75,7 +75,7 @@ def test_relation_within_the_modalities(impl, hard_weight):
         ours(z0, labels0, random_pairs(labels0, labels1, 0), **arguments)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(SEEDS, OPTIONS)
 def test_uni_modal_equals_the_loop_over_the_formula(seed, options):
     z, labels = rows(9, seed)
@@ -230,7 +230,7 @@ def hybrid(parts, hard_weight=0.7):
     return hard_weight * mean(hard) + (1 - hard_weight) * mean(soft)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     SEEDS,
     st.booleans(),

@@ -37,7 +37,7 @@ def assert_same(ours, oracle, *embeddings):
         torch.testing.assert_close(x, y, rtol=1e-9, atol=1e-9)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 2**31), OPTIONS)
 def test_cross_modal_equals_the_loop_over_the_formula(seed, options):
     z0, labels0, z1, labels1 = two_sides(seed)
@@ -46,7 +46,7 @@ def test_cross_modal_equals_the_loop_over_the_formula(seed, options):
     assert_same(streamed(z0, labels0, ref_emb=z1, ref_labels=labels1), oracle, z0, z1)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 2**31), OPTIONS)
 def test_uni_modal_equals_the_loop_over_the_formula(seed, options):
     z, labels, _, _ = two_sides(seed)

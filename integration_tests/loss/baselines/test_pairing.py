@@ -9,7 +9,7 @@ from mxmclr_plugin.loss.baselines.pairing import PairedLoss, pair_observations
 IDS = st.lists(st.integers(-3, 3), min_size=1, max_size=12)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(IDS, IDS)
 def test_the_kth_of_an_instance_meets_the_kth(ids0, ids1):
     rows0, rows1 = pair_observations(torch.tensor(ids0), torch.tensor(ids1))

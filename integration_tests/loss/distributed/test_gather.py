@@ -64,7 +64,7 @@ def close(x, y):
 GATHER = st.sampled_from(["rows", "all_gather", "ring"])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(batch=scattered_batches(), options=OPTIONS, gather=GATHER)
 def test_value_and_gradients_are_those_of_one_process(ranks, batch, options, gather):
     answers = ranks(gather_jobs.step, shares(batch, options | {"gather": gather}))
@@ -109,7 +109,7 @@ def test_relation_is_of_the_features_of_all_ranks(ranks, gather, sides):
             close(ours, oracle)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(batch=scattered_batches(), options=OPTIONS, gather=GATHER)
 def test_one_modality(ranks, batch, options, gather):
     x, ids, rank = batch[0]

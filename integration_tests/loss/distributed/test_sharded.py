@@ -116,13 +116,13 @@ def assert_equal_to_one_process(ranks, batch, sides, options, how):
         )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(scattered_batches(), OPTIONS, HOW)
 def test_value_and_gradients_are_those_of_one_process(ranks, batch, options, how):
     assert_equal_to_one_process(ranks, batch, (0, 1), options, how)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(scattered_batches(), OPTIONS, HOW)
 def test_one_modality(ranks, batch, options, how):
     assert_equal_to_one_process(ranks, batch, (0,), options | {"relation_within": 0.0}, how)

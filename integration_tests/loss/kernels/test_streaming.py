@@ -77,7 +77,7 @@ def assert_close(ours, theirs, temperature, tolerance):
     torch.testing.assert_close(*of_temperature, rtol=tolerance, atol=tolerance / temperature**2)
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(batches(), OPTIONS, TILES, st.booleans())
 def test_equals_dense_in_value_and_all_gradients(batch, options, tiles, normalize):
     z0, z1, ids0, ids1, features = batch
@@ -105,7 +105,7 @@ def test_equals_dense_in_value_and_all_gradients(batch, options, tiles, normaliz
     assert_close(loss("streaming"), loss("dense"), temperature / max(longest, 1), 1e-12)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(batches(), OPTIONS, TILES)
 def test_equals_the_loop_over_the_formula(batch, options, tiles):
     z0, z1, ids0, ids1, features = batch
@@ -135,7 +135,7 @@ def test_equals_the_loop_over_the_formula(batch, options, tiles):
     )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(batches(), OPTIONS, TILES, st.booleans())
 def test_one_modality_and_a_queue(batch, options, tiles, with_queue):
     z0, queue, ids, queue_ids, _ = batch
