@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 import pytest
 from experiment.forked_runs import SLICE
@@ -16,6 +17,28 @@ TWO = (
     *("text2shape", *SLICE, "batch.instances=4", "trainer.devices=2", "trainer.strategy=ddp"),
     "trainer.max_steps=1000000",
 )
+
+
+@pytest.fixture
+def training(tmp_path):
+    """Function that starts a training on two processes and returns it, its folder and its log."""
+    out, log = tmp_path / "run", tmp_path / "log"
+    started = []
+
+    def start(*options):
+        command = [sys.executable, "-m", "mxmclr_plugin.run", *TWO, f"out={out}", *options]
+        with log.open("w") as file:
+            process = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)
+        started.append(process)
+        while not (out / "checkpoints" / "last.ckpt").exists():
+            assert process.poll() is None, log.read_text()
+            time.sleep(0.05)
+        return process, out, log
+
+    yield start
+    for process in started:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def children(pid):
@@ -34,16 +57,8 @@ def alive(pid):
 @pytest.mark.slow
 @pytest.mark.parametrize("to", ["first", "both"])
 @pytest.mark.parametrize("delay", [0.0, 0.35])
-def test_two_ranks_end(tmp_path, to, delay):
-    out, log = tmp_path / "run", tmp_path / "log"
-    command = [sys.executable, "-m", "mxmclr_plugin.run", *TWO, f"out={out}"]
-    with log.open("w") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)
-    deadline = time.monotonic() + 120
-    while not (out / "checkpoints" / "last.ckpt").exists():
-        assert process.poll() is None, log.read_text()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+def test_two_ranks_end(training, to, delay):
+    process, _, log = training()
     time.sleep(delay)
     (other,) = [pid for pid in children(process.pid) if alive(pid)]
     for pid in [process.pid, other][: 1 if to == "first" else 2]:
@@ -60,14 +75,8 @@ def test_two_ranks_end(tmp_path, to, delay):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("killed", ["first", "second"])
-def test_a_process_that_dies_ends_the_run_which_goes_on_with_one(tmp_path, killed):
-    out, log = tmp_path / "run", tmp_path / "log"
-    command = [sys.executable, "-m", "mxmclr_plugin.run", *TWO, f"out={out}"]
-    with log.open("w") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)
-    while not (out / "checkpoints" / "last.ckpt").exists():
-        assert process.poll() is None, log.read_text()
-        time.sleep(0.05)
+def test_a_process_that_dies_ends_the_run_which_goes_on_with_one(training, tmp_path, killed):
+    process, out, log = training()
     (other,) = children(process.pid)
     os.kill(process.pid if killed == "first" else other, signal.SIGKILL)
     status = process.wait(timeout=60)
@@ -83,7 +92,7 @@ def test_a_process_that_dies_ends_the_run_which_goes_on_with_one(tmp_path, kille
     step = load_checkpoint(out / "checkpoints" / "last.ckpt")["global_step"]
     with (tmp_path / "again").open("w") as file:
         alone = ["trainer.devices=1", "trainer.strategy=auto", f"trainer.max_steps={step + 3}"]
-        arguments = [*command[:3], "text2shape", f"out={out}", "ckpt=last", *alone]
+        arguments = [*process.args[:3], "text2shape", f"out={out}", "ckpt=last", *alone]
         subprocess.run(arguments, stdout=file, stderr=file, check=False)
     said = (tmp_path / "again").read_text()
     assert "trainer.devices: 2 -> 1" in said, said
@@ -92,22 +101,12 @@ def test_a_process_that_dies_ends_the_run_which_goes_on_with_one(tmp_path, kille
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
-def test_a_process_that_does_not_answer_ends_the_run(tmp_path, strategy):
+def test_a_process_that_does_not_answer_ends_the_run(training, strategy):
     """One that is stopped keeps its connections open, as one whose network is cut does."""
-    out, log = tmp_path / "run", tmp_path / "log"
-    options = [f"trainer.strategy={strategy}", "trainer.timeout_minutes=0.3", f"out={out}"]
-    command = [sys.executable, "-m", "mxmclr_plugin.run", *TWO, *options]
-    with log.open("w") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)
-    while not (out / "checkpoints" / "last.ckpt").exists():
-        assert process.poll() is None, log.read_text()
-        time.sleep(0.05)
+    process, _, log = training(f"trainer.strategy={strategy}", "trainer.timeout_minutes=0.3")
     (other,) = children(process.pid)
     os.kill(other, signal.SIGSTOP)
-    try:
-        assert process.wait(timeout=60) == 1, log.read_text()
-    finally:
-        os.kill(other, signal.SIGKILL)
+    assert process.wait(timeout=60) == 1, log.read_text()
     said = log.read_text()
     assert "error: another of the 2 processes does not answer (trainer.timeout_minutes)" in said
     assert "Traceback" not in said
