@@ -75,10 +75,10 @@ def test_a_killed_run_fails_and_the_rest_goes_on(tmp_path):
 
 
 def test_an_error_is_an_outcome(tmp_path):
-    run = planned(tmp_path, "data.resolution=7")
+    run = planned(tmp_path, "towers/text=sentence_transformer", "towers.text.model=./missing")
     outcome = launch([run], jobs(1), console(), "runs")[run]
-    assert "resolution must be" in outcome.error
-    assert "resolution must be" in (run.folder / "log.txt").read_text()
+    assert "./missing" in outcome.error
+    assert "./missing" in (run.folder / "log.txt").read_text()
     assert outcome_of(run) is None
 
 

@@ -122,7 +122,7 @@ class VideoBackbone(Backbone):
     def __init__(self, arch: str = "r3d_18", weights: str | None = None) -> None:
         super().__init__()
         # MViT is left out: its positions fit one size only.
-        check_known("unknown video model", arch, video_models())
+        check_known("unknown video model for grids of any size", arch, video_models())
         named = named_weights(arch, weights)
         model = torchvision_model(arch, named)
         stem = next(name for name, m in model.named_modules() if isinstance(m, nn.Conv3d))
