@@ -196,7 +196,8 @@ def test_two_processes():
     assert made_here == made_before == batch_sampler_jobs.expected()
 
 
-@pytest.mark.parametrize("where", ["hook", pytest.param("argument", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["hook", "argument"])
 def test_under_lightnings_ddp(tmp_path, where):
     """Lightning makes batch samplers anew: in its hooks, and outside of them, by other ways."""
     script = Path(batch_sampler_jobs.__file__)

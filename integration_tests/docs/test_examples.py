@@ -160,6 +160,7 @@ def test_an_example_learns_in_two_processes(name, arguments, processes, tmp_path
     assert after > before + 20  # in half as many steps as one process takes
 
 
+@pytest.mark.slow
 def test_the_sentence_transformers_example_learns_on_real_captions(test_data, tmp_path):
     captions = tmp_path / "multi30k"
     captions.mkdir()

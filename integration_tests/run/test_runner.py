@@ -325,6 +325,7 @@ def test_a_frozen_sentence_transformer_is_encoded_once(run_here, tmp_path, monke
     assert figures[0] == figures[1]
 
 
+@pytest.mark.slow
 def test_two_processes_train_in_one_folder(tmp_path):
     two = ["trainer.accelerator=cpu", "trainer.devices=2", "trainer.strategy=ddp"]
     few = ["batch.instances=4", "trainer.max_steps=4", "trainer.cache_chunk=3"]
