@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from comparison.test_launcher import SLICE, console, planned
+from comparison.test_launcher import MISSING, SLICE, console, planned
 
 from mxmclr_plugin.comparison.config import ComparisonConfig
 from mxmclr_plugin.comparison.launcher import launch
@@ -80,11 +80,11 @@ def test_runs_as_submitit_jobs(tmp_path):
     submitit = pytest.importorskip("submitit")
     assert submitit.AutoExecutor(tmp_path / "probe").cluster == "local"
     runs = [planned(tmp_path, f"seed={seed}") for seed in range(2)]
-    bad = planned(tmp_path, "data.resolution=7")
+    bad = planned(tmp_path, *MISSING)
     config = ComparisonConfig(launcher="slurm", resources={"timeout_min": 5})
     outcomes = launch([*runs, bad], config, console(), "runs")
     assert [outcomes[run].error for run in runs] == [None, None]
-    assert "resolution must be" in outcomes[bad].error
+    assert "./missing" in outcomes[bad].error
     whole = planned(tmp_path / "whole", "seed=0")
     launch([whole], ComparisonConfig(jobs=1), console(), "runs")
     same_metrics(runs[0].folder, whole.folder)

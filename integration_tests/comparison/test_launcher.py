@@ -28,6 +28,8 @@ SLICE = (
     *("data.classes=24", "data.captions=4", "data.samples=2", "batch.instances=6"),
     *("batch.repeats=1", "towers.voxel.widths=[4,8]", "trainer.max_steps=6"),
 )
+# The configuration is right, and training fails.
+MISSING = ("towers/text=sentence_transformer", "towers.text.model=./missing")
 
 
 def planned(folder, *overrides):
@@ -75,7 +77,7 @@ def test_a_killed_run_fails_and_the_rest_goes_on(tmp_path):
 
 
 def test_an_error_is_an_outcome(tmp_path):
-    run = planned(tmp_path, "towers/text=sentence_transformer", "towers.text.model=./missing")
+    run = planned(tmp_path, *MISSING)
     outcome = launch([run], jobs(1), console(), "runs")[run]
     assert "./missing" in outcome.error
     assert "./missing" in (run.folder / "log.txt").read_text()
@@ -98,7 +100,7 @@ def test_runs_end_with_the_launcher(tmp_path, stop):
         "if __name__ == '__main__':\n"
         "    threading.Thread(target=tell, daemon=True).start()\n"
         f"    run = PlannedRun({run.task!r}, {run.overrides!r}, Path({str(run.folder)!r}))\n"
-        "    launch([run], ComparisonConfig(jobs=1), Console(), 'runs')\n"
+        "    launch([run], ComparisonConfig(jobs=1), Console(stderr=True), 'runs')\n"
     )
     launcher = subprocess.Popen(
         [sys.executable, "-c", script],

@@ -86,8 +86,9 @@ def test_a_process_that_dies_ends_the_run_which_goes_on_with_one(training, tmp_p
         time.sleep(0.1)
     if killed == "second":
         said = log.read_text()
-        assert status == 1, said
-        assert "error: another of the 2 processes has ended" in said
+        # The first process sees the end, or Lightning's watcher sees it before and kills that one.
+        assert status in (1, -signal.SIGKILL), said
+        assert "another of the 2 processes has ended" in said or "terminated with code -9" in said
         assert "Traceback" not in said
     step = load_checkpoint(out / "checkpoints" / "last.ckpt")["global_step"]
     with (tmp_path / "again").open("w") as file:

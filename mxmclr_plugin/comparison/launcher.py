@@ -120,7 +120,7 @@ class _Log:
         self._runs = runs
         self._ended = 0
         self._started = time.monotonic()
-        print_line(console, f"{title}: {runs} runs" + (f", {kept} more are done" if kept else ""))
+        print_line(console, f"{title}: {kept} of {runs + kept} runs are done")
 
     def ended(self, run: PlannedRun, outcome: Outcome) -> None:
         self._ended += 1
