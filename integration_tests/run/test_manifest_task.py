@@ -75,6 +75,10 @@ def test_with_no_more_than_its_path(run, shop, tmp_path, monkeypatch):
     assert written["towers"]["image"]["widths"] == [32, 64, 128, 256]
     assert written["batch"]["folds"] == {"text": 2, "image": 1, "scent": 1}
     assert written["batch"]["repeats"] == 1
+    # The four instances that validate do not tell checkpoints apart.
+    assert written["trainer"]["test_with"] == "last"
+    assert "trainer.test_with=last" in " ".join(out.split())
+    assert "test: last.ckpt of step" in out
     assert written["directions"]["s2t"] == {"query": "scent", "gallery": "text"}
 
 

@@ -23,6 +23,7 @@ _MOST_INSTANCES = 128
 _PASSES = 100  # through the instances in all, within the bounds of steps
 _FEWEST_STEPS, _MOST_STEPS = 200, 2000
 _VALIDATIONS = 20
+_FEWEST_TO_CHOOSE_BY = 20  # with fewer instances, the first good draw would be the best one
 # Texts cost little to encode beside everything else.
 _MOST_TEXTS, _MOST_OTHERS = 5, 2
 _FEW_TEXTS = 10_000  # encoded once in about a minute on one core
@@ -43,7 +44,8 @@ def completed(config: RunConfig, data: DataSplits, console: Console) -> RunConfi
     - batch.folds: the median of the training instances' folds, at most 5 texts and 2 of others;
     - batch.instances: half of the training instances with two modalities, at most 128;
     - trainer.max_steps: 100 times through the training instances, but 200 to 2000 steps;
-    - batch.repeats: so many that a run is validated about 20 times.
+    - batch.repeats: so many that a run is validated about 20 times;
+    - trainer.test_with: best, or last if fewer than 20 instances validate.
 
     Args:
         config: The configuration.
@@ -79,11 +81,16 @@ def completed(config: RunConfig, data: DataSplits, console: Console) -> RunConfi
     max_steps = config.trainer.max_steps
     if max_steps is None:
         max_steps = min(max(_PASSES * steps, _FEWEST_STEPS), _MOST_STEPS)
-        keys.append("trainer.max_steps")
+        keys.append(f"trainer.max_steps={max_steps}")
     repeats = config.batch.repeats
     if repeats is None:
         repeats = max(1, max_steps // (_VALIDATIONS * steps))
-        keys.append("batch.repeats")
+        keys.append(f"batch.repeats={repeats}")
+    test_with = config.trainer.test_with
+    if test_with is None:
+        few_validate = len(data.by_name.get("val", ())) < _FEWEST_TO_CHOOSE_BY
+        test_with = "last" if few_validate else "best"
+        keys.append(f"trainer.test_with={test_with}")
     console.print(f"chosen    from the data: {', '.join(keys)}; set any of them to override")
     filled = dataclasses.replace(
         config,
@@ -91,7 +98,7 @@ def completed(config: RunConfig, data: DataSplits, console: Console) -> RunConfi
         towers=towers,
         directions=directions,
         batch=dataclasses.replace(config.batch, instances=instances, folds=folds, repeats=repeats),
-        trainer=dataclasses.replace(config.trainer, max_steps=max_steps),
+        trainer=dataclasses.replace(config.trainer, max_steps=max_steps, test_with=test_with),
     )
     return check_config(dataclasses.asdict(filled))
 

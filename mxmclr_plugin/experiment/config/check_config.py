@@ -251,6 +251,8 @@ def _check_set(config: RunConfig) -> None:
     for key, number in numbers.items():
         if number is None:
             raise ConfigError(f"{key} must be 1 or more, got null")
+    if config.trainer.test_with is None:
+        raise ConfigError("trainer.test_with must be 'best' or 'last', got null")
 
 
 def _check_directions(directions: Any) -> None:

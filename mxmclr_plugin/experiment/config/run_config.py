@@ -83,7 +83,8 @@ class TrainerConfig:
             before it ends the run.
         patience: Stop after that many validations without a better mean recall; null never stops
             early.
-        test_with: Weights that are tested: best (by validation) or last.
+        test_with: Weights that are tested: best (by validation) or last; null chooses from the data
+            if automatic.
         skip_nonfinite: Steps with a loss, gradient or embeddings that are not finite which are left
             out of training before it stops.
         eval_batch: Observations encoded at once in evaluation.
@@ -105,7 +106,7 @@ class TrainerConfig:
     checkpoint_every_minutes: Annotated[float, Gt(0)] | None = 10.0
     timeout_minutes: Annotated[float, Gt(0), Le(1e6)] = 10.0
     patience: Count | None = None
-    test_with: Annotated[str, OneOf(("best", "last"))] = "best"
+    test_with: Annotated[str, OneOf(("best", "last"))] | None = "best"
     skip_nonfinite: Annotated[int, Ge(0)] = 0
     eval_batch: Count = 256
     cache_chunk: Count | None = None
