@@ -61,9 +61,9 @@ def test_the_commands_after_the_main_job(tmp_path, monkeypatch, capsys):
     capsys.readouterr()
     assert main(search) == 0
     shown = capsys.readouterr().out
-    assert "'a tall thin red cone' among 756 items (voxel)" in shown
+    assert "'a short wide green cylinder' among 756 items (voxel)" in shown
     assert "not known to the text tower" not in shown
-    assert "cone-red-h100-r20" in [kind.name for kind in all_classes()]  # it is among them
+    assert "cylinder-green-h20-r100" in [kind.name for kind in all_classes()]  # it is among them
     short = [word for word in compare if not word.startswith("trainer.max_steps")]
     assert main([*short, *SMALL, "trainer.max_steps=2"]) == 0
     assert main(report) == 0

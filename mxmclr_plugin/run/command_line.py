@@ -51,7 +51,7 @@ _EXAMPLES = """\
   mxmclr data check my.jsonl
   mxmclr data convert table path=products.csv image=photo text=title,description out=my.jsonl
   mxmclr data convert folder path=photos out=my.jsonl
-  mxmclr search "a tall thin red cone" ckpt=runs/text2shape/mxmclr-seed0
+  mxmclr search "a short wide green cylinder" ckpt=runs/text2shape/mxmclr-seed0
   mxmclr report runs/compare/text2shape"""
 
 _DISK = (
