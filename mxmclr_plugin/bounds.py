@@ -32,6 +32,12 @@ ResultT = TypeVar("ResultT")
 Count: TypeAlias = Annotated[int, Ge(1), Le(2**31 - 1)]
 """A whole number of 1 or more."""
 
+Positive: TypeAlias = Annotated[float, Gt(0)]
+"""A number above 0."""
+
+Share: TypeAlias = Annotated[float, Ge(0), Le(1)]
+"""A number from 0 to 1."""
+
 Seed: TypeAlias = Annotated[int, Ge(0), Le(2**32 - 1)]
 """A seed of every generator in use; numpy's has 32 bits."""
 
@@ -119,7 +125,7 @@ def check_value(hint: Any, value: Any, key: str) -> None:
 
 
 def choices_of(hint: Any) -> tuple[Any, ...]:
-    """The values but None that a type lists, empty if it lists none."""
+    """The values that a type lists, without None; empty if it lists none."""
     return next((of for of in _listed(hint) if of), ())
 
 

@@ -20,6 +20,7 @@ open_clip = pytest.importorskip("open_clip", reason=NEEDED)
 pytest.importorskip("webdataset", reason=NEEDED)
 pytest.importorskip("open_clip_train.main", reason=NEEDED)
 
+# After the checks that these are installed.
 from integrations import open_clip_jobs as jobs  # noqa: E402
 from loss.distributed.gloo_ranks import GlooRanks  # noqa: E402
 from oracles.hybrid_loss import loop_loss  # noqa: E402

@@ -19,6 +19,7 @@ from mxmclr_plugin.models.sentence_transformer import load_sentence_transformer
 datasets = pytest.importorskip("datasets", reason="needs sentence-transformers[train]")
 pytest.importorskip("accelerate", reason="needs sentence-transformers[train]")
 
+# After the checks that these are installed.
 from sentence_transformers import (  # noqa: E402
     SentenceTransformer,
     SentenceTransformerTrainer,

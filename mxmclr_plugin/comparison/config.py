@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeAlias
 
-from annotated_types import Ge, Gt, Lt, MinLen
+from annotated_types import Ge, Lt, MinLen
 
 from mxmclr_plugin.arguments import written
-from mxmclr_plugin.bounds import Count, OneOf, Seed
+from mxmclr_plugin.bounds import Count, OneOf, Positive, Seed
 from mxmclr_plugin.comparison.protocols import PROTOCOLS
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.registry import check_known
 
-_Positive: TypeAlias = Annotated[list[Annotated[float, Gt(0)]], MinLen(1)]
+_Positives: TypeAlias = Annotated[list[Positive], MinLen(1)]
 _Seeds: TypeAlias = Annotated[list[Seed], MinLen(1)]
 
 
@@ -29,9 +29,9 @@ class GridConfig:
         scale: Multiples of the margin, or similar option, of losses without a temperature.
     """
 
-    lr: _Positive = field(default_factory=lambda: [1.0, 2.0])
-    temperature: _Positive = field(default_factory=lambda: [0.07, 0.15, 0.3, 0.6])
-    scale: _Positive = field(default_factory=lambda: [0.5, 1.0, 2.0, 4.0])
+    lr: _Positives = field(default_factory=lambda: [1.0, 2.0])
+    temperature: _Positives = field(default_factory=lambda: [0.07, 0.15, 0.3, 0.6])
+    scale: _Positives = field(default_factory=lambda: [0.5, 1.0, 2.0, 4.0])
 
 
 @dataclass

@@ -467,8 +467,9 @@ def stack(
     Raises:
         ValueError: If they are of several kinds, shapes or dtypes.
     """
-    if all(isinstance(record, str) for record in records):
-        return list(records)  # type: ignore[arg-type]
+    texts = [record for record in records if isinstance(record, str)]
+    if len(texts) == len(records):
+        return texts
     kinds = [_kind(record) for record in records]
     for record, kind, owner in zip(records, kinds, owners, strict=True):
         if not isinstance(record, Tensor | str):

@@ -78,6 +78,8 @@ def _philox(
 ) -> _Words:
     """What ``numpy.random.Philox`` gives at the counters (low, 0, first, second).
 
+    NumPy's takes one counter a call; most of the time of small permutations would be calls.
+
     Returns:
         Four numbers for each counter. Shape: (counters, 4).
     """

@@ -23,7 +23,7 @@ _MOST_INSTANCES = 128
 _PASSES = 100  # through the instances in all, within the bounds of steps
 _FEWEST_STEPS, _MOST_STEPS = 200, 2000
 _VALIDATIONS = 20
-_FEWEST_TO_CHOOSE_BY = 20  # with fewer instances, the first good draw would be the best one
+_FEWEST_TO_CHOOSE_BY = 20  # fewer validation instances do not tell checkpoints apart
 # Texts cost little to encode beside everything else.
 _MOST_TEXTS, _MOST_OTHERS = 5, 2
 _FEW_TEXTS = 10_000  # encoded once in about a minute on one core
@@ -45,7 +45,7 @@ def completed(config: RunConfig, data: DataSplits, console: Console) -> RunConfi
     - batch.instances: half of the training instances with two modalities, at most 128;
     - trainer.max_steps: 100 times through the training instances, but 200 to 2000 steps;
     - batch.repeats: so many that a run is validated about 20 times;
-    - trainer.test_with: best, or last if fewer than 20 instances validate.
+    - trainer.test_with: last if the validation set has fewer than 20 instances, else best.
 
     Args:
         config: The configuration.
@@ -88,8 +88,8 @@ def completed(config: RunConfig, data: DataSplits, console: Console) -> RunConfi
         keys.append(f"batch.repeats={repeats}")
     test_with = config.trainer.test_with
     if test_with is None:
-        few_validate = len(data.by_name.get("val", ())) < _FEWEST_TO_CHOOSE_BY
-        test_with = "last" if few_validate else "best"
+        few = len(data.get("val", ())) < _FEWEST_TO_CHOOSE_BY
+        test_with = "last" if few else "best"
         keys.append(f"trainer.test_with={test_with}")
     console.print(f"chosen    from the data: {', '.join(keys)}; set any of them to override")
     filled = dataclasses.replace(

@@ -6,10 +6,10 @@ import copy
 import sys
 from typing import Annotated, Any, TypeVar
 
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Lt
 from torch import nn
 
-from mxmclr_plugin.bounds import Count, within_bounds
+from mxmclr_plugin.bounds import Count, Positive, within_bounds
 from mxmclr_plugin.optional_packages import optional
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
@@ -19,7 +19,7 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 def add_lora(
     model: nn.Module,
     rank: Count,
-    alpha: Annotated[float, Gt(0)] | None,
+    alpha: Positive | None,
     dropout: Annotated[float, Ge(0), Lt(1)],
 ) -> None:
     """Adds adapters to every linear layer of a transformer, in place; only they are trained.

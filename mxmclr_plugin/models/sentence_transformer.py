@@ -6,10 +6,10 @@ import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Lt
 from torch import Tensor
 
-from mxmclr_plugin.bounds import Count, within_bounds
+from mxmclr_plugin.bounds import Count, Positive, within_bounds
 from mxmclr_plugin.data.batch import Observations
 from mxmclr_plugin.models.lora import add_lora
 from mxmclr_plugin.models.text import TextBackbone, without_progress_bars
@@ -89,7 +89,7 @@ def sentence_transformer(
     prompt: str | None = None,
     pooling: str | None = None,
     lora_rank: Count | None = None,
-    lora_alpha: Annotated[float, Gt(0)] | None = None,
+    lora_alpha: Positive | None = None,
     lora_dropout: Annotated[float, Ge(0), Lt(1)] = 0.0,
     gradient_checkpointing: bool = False,
 ) -> SentenceBackbone:

@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from typing import Annotated
 
 import torch
-from annotated_types import Ge, Gt, MinLen
+from annotated_types import Ge, MinLen
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mxmclr_plugin.bounds import Count, within_bounds
+from mxmclr_plugin.bounds import Count, Positive, within_bounds
 from mxmclr_plugin.data.batch import Observations
 
 Widths = Annotated[list[Count], MinLen(1)]
@@ -134,7 +134,7 @@ class Tower(nn.Module):
         hidden: Count | None = None,
         frozen: bool = False,
         unfreeze_at: Annotated[int, Ge(0)] | None = None,
-        lr_scale: Annotated[float, Gt(0)] = 1.0,
+        lr_scale: Positive = 1.0,
     ) -> None:
         super().__init__()
         features = getattr(backbone, "out_features", None)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def own_rows(rows: int, distributed: bool) -> slice:
-    """The rows of this process of the default group, as many as those of others to one.
+    """The rows of this process of the default group; shares differ by one row at most.
 
     Args:
         rows: Number of rows.
@@ -20,7 +20,7 @@ def own_rows(rows: int, distributed: bool) -> slice:
 
 
 def sum_of_processes(sums: Tensor, distributed: bool) -> Tensor:
-    """The sums over the processes of the default group, in place. Shape: as given."""
+    """The sums over the processes of the default group, in place. Shape: that of ``sums``."""
     if distributed:
         torch.distributed.all_reduce(sums)
     return sums

@@ -14,7 +14,7 @@ import torch
 from annotated_types import Ge, Le, MultipleOf
 from torch import Tensor
 
-from mxmclr_plugin.bounds import Count, within_bounds
+from mxmclr_plugin.bounds import Count, Share, within_bounds
 from mxmclr_plugin.data.dataset import MultifoldDataset, Store
 from mxmclr_plugin.data.members import flattened
 from mxmclr_plugin.data.primitives.captions import (
@@ -82,7 +82,7 @@ def primitives(
     samples: Count = 10,
     captions: int | None = None,
     classes: Annotated[int, Ge(3), Le(756)] | None = None,
-    noise: Annotated[float, Ge(0), Le(1)] = 0.05,
+    noise: Share = 0.05,
     held_out: HeldOut = None,
     train_classes: int | None = None,
     described: Literal[1, 2, 3, None] = None,

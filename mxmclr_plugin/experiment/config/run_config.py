@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from annotated_types import Ge, Gt, Le, MinLen
 
-from mxmclr_plugin.bounds import Count, OneOf, Seed
+from mxmclr_plugin.bounds import Count, OneOf, Positive, Seed, Share
 from mxmclr_plugin.retrieval.direction import Direction
 
 LOGGERS = ("csv", "tensorboard", "wandb")
@@ -58,8 +58,8 @@ class OptimizerConfig:
 
     lr: Annotated[float, Ge(0)] = 2e-3
     weight_decay: Annotated[float, Ge(0)] = 0.01
-    warmup: Annotated[float, Ge(0), Le(1)] = 0.1
-    clip: Annotated[float, Gt(0)] | None = None
+    warmup: Share = 0.1
+    clip: Positive | None = None
 
 
 @dataclass
@@ -103,7 +103,7 @@ class TrainerConfig:
     precision: Annotated[str, OneOf(("auto", *PRECISIONS, *_SAME_PRECISION))] = "auto"
     validate_every: Count = 1
     checkpoint_every_steps: Count | None = None
-    checkpoint_every_minutes: Annotated[float, Gt(0)] | None = 10.0
+    checkpoint_every_minutes: Positive | None = 10.0
     timeout_minutes: Annotated[float, Gt(0), Le(1e6)] = 10.0
     patience: Count | None = None
     test_with: Annotated[str, OneOf(("best", "last"))] | None = "best"

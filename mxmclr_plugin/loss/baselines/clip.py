@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import torch
-from annotated_types import Ge, Gt, Le
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mxmclr_plugin.bounds import within_bounds
+from mxmclr_plugin.bounds import Positive, Share, within_bounds
 from mxmclr_plugin.loss.baselines.pairing import pair_observations
 from mxmclr_plugin.loss.folds import flatten_modalities
 from mxmclr_plugin.registry import register_loss
@@ -47,8 +44,8 @@ class ClipLoss(nn.Module):
     @within_bounds
     def __init__(
         self,
-        temperature: Annotated[float, Gt(0)] = 0.07,
-        forward_weight: Annotated[float, Ge(0), Le(1)] = 0.5,
+        temperature: Positive = 0.07,
+        forward_weight: Share = 0.5,
     ) -> None:
         super().__init__()
         self.temperature = temperature
@@ -84,8 +81,8 @@ class ClipLoss(nn.Module):
     paper="TriCoLo, https://arxiv.org/abs/2201.07366",
 )
 def tricolo_ntxent(
-    temperature: Annotated[float, Gt(0)] = 0.1,
-    forward_weight: Annotated[float, Ge(0), Le(1)] = 0.25,
+    temperature: Positive = 0.1,
+    forward_weight: Share = 0.25,
 ) -> ClipLoss:
     """CLIP's loss with weights 0.25 and 0.75 of its directions.
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from annotated_types import Gt
-
+from mxmclr_plugin.bounds import Positive
 from mxmclr_plugin.loss.baselines.pairing import PairedLoss
 from mxmclr_plugin.registry import register_loss
 
@@ -17,9 +14,7 @@ from mxmclr_plugin.registry import register_loss
     source="lightly",
     paper="SimCLR, https://arxiv.org/abs/2002.05709",
 )
-def ntxent(
-    temperature: Annotated[float, Gt(0)] = 0.5, gather_distributed: bool | None = None
-) -> PairedLoss:
+def ntxent(temperature: Positive = 0.5, gather_distributed: bool | None = None) -> PairedLoss:
     """lightly's NT-Xent.
 
     Args:
@@ -39,9 +34,7 @@ def ntxent(
     source="lightly",
     paper="DCL, https://arxiv.org/abs/2110.06848",
 )
-def dcl(
-    temperature: Annotated[float, Gt(0)] = 0.1, gather_distributed: bool | None = None
-) -> PairedLoss:
+def dcl(temperature: Positive = 0.1, gather_distributed: bool | None = None) -> PairedLoss:
     """lightly's decoupled loss: the positive is not in the denominator.
 
     Args:

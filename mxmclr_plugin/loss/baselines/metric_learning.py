@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Annotated
 
 import torch
-from annotated_types import Ge, Gt
+from annotated_types import Ge
 from torch import Tensor, nn
 
+from mxmclr_plugin.bounds import Positive
 from mxmclr_plugin.loss.folds import flatten_modalities
 from mxmclr_plugin.registry import register_loss
 
@@ -62,7 +63,7 @@ class LabelLoss(nn.Module):
     source="pytorch-metric-learning",
     paper="CPC, https://arxiv.org/abs/1807.03748",
 )
-def pml_ntxent(temperature: Annotated[float, Gt(0)] = 0.07, symmetric: bool = False) -> LabelLoss:
+def pml_ntxent(temperature: Positive = 0.07, symmetric: bool = False) -> LabelLoss:
     """NT-Xent for each positive pair, first to second modality unless symmetric.
 
     Args:
@@ -80,7 +81,7 @@ def pml_ntxent(temperature: Annotated[float, Gt(0)] = 0.07, symmetric: bool = Fa
     source="pytorch-metric-learning",
     paper="SupCon, https://arxiv.org/abs/2004.11362",
 )
-def supcon(temperature: Annotated[float, Gt(0)] = 0.1, symmetric: bool = True) -> LabelLoss:
+def supcon(temperature: Positive = 0.1, symmetric: bool = True) -> LabelLoss:
     """Supervised contrastive loss, both directions.
 
     Args:
@@ -100,8 +101,8 @@ def supcon(temperature: Annotated[float, Gt(0)] = 0.1, symmetric: bool = True) -
     paper="CVPR 2019, https://arxiv.org/abs/1904.06627",
 )
 def multi_similarity(
-    alpha: Annotated[float, Gt(0)] = 2.0,
-    beta: Annotated[float, Gt(0)] = 50.0,
+    alpha: Positive = 2.0,
+    beta: Positive = 50.0,
     base: float = 0.5,
     symmetric: bool = True,
 ) -> LabelLoss:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from annotated_types import Gt
 from torch import Tensor, nn
 
-from mxmclr_plugin.bounds import within_bounds
+from mxmclr_plugin.bounds import Positive, within_bounds
 from mxmclr_plugin.loss.baselines.pairing import PairedLoss
 from mxmclr_plugin.registry import register_loss
 
@@ -23,9 +20,7 @@ class RankingLoss(nn.Module):
     """
 
     @within_bounds
-    def __init__(
-        self, temperature: Annotated[float, Gt(0)] = 0.05, symmetric: bool = False
-    ) -> None:
+    def __init__(self, temperature: Positive = 0.05, symmetric: bool = False) -> None:
         from sentence_transformers import SentenceTransformer
         from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
@@ -53,7 +48,7 @@ class RankingLoss(nn.Module):
     source="sentence-transformers",
     paper="https://arxiv.org/abs/1705.00652",
 )
-def mnrl(temperature: Annotated[float, Gt(0)] = 0.05, symmetric: bool = False) -> PairedLoss:
+def mnrl(temperature: Positive = 0.05, symmetric: bool = False) -> PairedLoss:
     """Multiple negatives ranking loss, first to second modality unless symmetric.
 
     Args:

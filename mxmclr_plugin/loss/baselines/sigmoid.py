@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated
 
 import torch
-from annotated_types import Gt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mxmclr_plugin.bounds import within_bounds
+from mxmclr_plugin.bounds import Positive, within_bounds
 from mxmclr_plugin.loss.baselines.pairing import pair_observations
 from mxmclr_plugin.loss.folds import flatten_modalities
 from mxmclr_plugin.registry import register_loss
@@ -41,7 +39,7 @@ class SigmoidLoss(nn.Module):
     @within_bounds
     def __init__(
         self,
-        temperature: Annotated[float, Gt(0)] = 0.1,
+        temperature: Positive = 0.1,
         bias: float = -10.0,
         multi_positive: bool = False,
     ) -> None:
@@ -82,7 +80,7 @@ class SigmoidLoss(nn.Module):
     source="mxmclr_plugin",
     paper="SigLIP, https://arxiv.org/abs/2303.15343",
 )
-def siglip(temperature: Annotated[float, Gt(0)] = 0.1, bias: float = -10.0) -> SigmoidLoss:
+def siglip(temperature: Positive = 0.1, bias: float = -10.0) -> SigmoidLoss:
     """Sigmoid loss of every pair, scale and bias learned.
 
     Args:
@@ -98,7 +96,7 @@ def siglip(temperature: Annotated[float, Gt(0)] = 0.1, bias: float = -10.0) -> S
     source="mxmclr_plugin",
     paper="SigLIP, https://arxiv.org/abs/2303.15343",
 )
-def siglip_multi(temperature: Annotated[float, Gt(0)] = 0.1, bias: float = -10.0) -> SigmoidLoss:
+def siglip_multi(temperature: Positive = 0.1, bias: float = -10.0) -> SigmoidLoss:
     """As siglip, with every observation of the same instance a positive.
 
     Args:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import torch
-from annotated_types import Gt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mxmclr_plugin.bounds import within_bounds
+from mxmclr_plugin.bounds import Positive, within_bounds
 from mxmclr_plugin.loss.baselines.pairing import PairedLoss
 from mxmclr_plugin.registry import register_loss
 
@@ -34,8 +31,8 @@ class SoftTargetLoss(nn.Module):
     @within_bounds
     def __init__(
         self,
-        temperature: Annotated[float, Gt(0)] = 0.07,
-        soft_temperature: Annotated[float, Gt(0)] = 0.07,
+        temperature: Positive = 0.07,
+        soft_temperature: Positive = 0.07,
     ) -> None:
         super().__init__()
         self.temperature = temperature
@@ -66,9 +63,7 @@ class SoftTargetLoss(nn.Module):
     source="mxmclr_plugin",
     paper="https://github.com/moein-shariatnia/OpenAI-CLIP",
 )
-def simple_clip(
-    temperature: Annotated[float, Gt(0)] = 0.07, soft_temperature: Annotated[float, Gt(0)] = 0.07
-) -> PairedLoss:
+def simple_clip(temperature: Positive = 0.07, soft_temperature: Positive = 0.07) -> PairedLoss:
     """Soft targets from the similarities within both modalities.
 
     Args:
