@@ -37,9 +37,9 @@ multi30k*)
     options="$options $(one tuned 0.15 0.03) options.taught_softer.$teacher options.taught_softer.loss.hard_weight=0.4"
     ;;
   multi30k_6000) task="$task trainer.max_steps=450" longer=900 ;;
-  multi30k) task="${task/train_instances= /} trainer.max_steps=600" losses=hybrid:mxmclr,clip options="" ;;
+  multi30k) task="${task/train_instances= /} trainer.max_steps=600" longer=1200 ;;
   esac
-  options="$options options.longer.trainer.max_steps=${longer:-}"
+  options="$options options.longer.trainer.max_steps=$longer"
   batches="$(one clip 0.15 0.06) $(one ntxent 0.15 0.0075)" cost="$(one clip 0.1 0.03) $(one ntxent 0.15 0.0075)"
   ;;
 primitives)
@@ -53,17 +53,18 @@ primitives)
 omniglot)
   task="omniglot data.root=$data batch.instances=32 batch.repeats=20 trainer.max_steps=200"
   common="loss.temperature=0.15 optimizer.lr=0.001"
-  losses=hybrid:mxmclr,uniform:mxmclr,all:mxmclr,clip
-  options="$uniform $all"
+  losses=hybrid:mxmclr,uniform:mxmclr,all:mxmclr,softer:mxmclr,within:mxmclr,smoothed:mxmclr,decayed:mxmclr_hard,longer:mxmclr_hard,supcon,clip,ntxent
+  options="$uniform $all $softer $within $smoothed $decayed options.longer.trainer.max_steps=400"
   batches="$(one clip 0.15 0.002)" cost="$(one clip 0.15 0.002)"
   ;;
 emoji)
   task="manifest data.path=$data towers/image=light_cnn2d towers.text.model=offline-minilm batch.folds.image=2 batch.folds.text=4
     batch.instances=64 batch.repeats=5 trainer.max_steps=200"
   common="loss.temperature=0.05 optimizer.lr=0.002"
-  losses=hybrid:mxmclr,uniform:mxmclr,all:mxmclr,taught:mxmclr,taught_within:mxmclr,clip
-  options="$uniform $all options.taught.teacher.text=tower options.taught_within.teacher.text=tower
-    options.taught_within.loss.relation_within=0.3 options.taught_within.loss.soft_temperature=0.5"
+  losses=hybrid:mxmclr,uniform:mxmclr,all:mxmclr,softer:mxmclr,taught:mxmclr,taught_within:mxmclr,within:mxmclr,smoothed:mxmclr,decayed:mxmclr_hard,longer:mxmclr_hard,supcon,clip,ntxent
+  options="$uniform $all $softer options.taught.teacher.text=tower options.taught_within.teacher.text=tower
+    options.taught_within.loss.relation_within=0.3 options.taught_within.loss.soft_temperature=0.5
+    $within $smoothed $decayed options.longer.trainer.max_steps=400"
   batches="$(one clip 0.15 0.002)" cost="$(one clip 0.15 0.001)"
   ;;
 *) echo "there is no set $set_" >&2 && exit 2 ;;
@@ -72,12 +73,6 @@ esac
 for protocol in same_batches same_encoder_cost; do
   tuned=$batches
   [ $protocol = same_batches ] || tuned=$cost
-  # ntxent and others that are not compared have no options.
-  chosen=""
-  for option in $options $tuned; do
-    label=${option#options.} && label=${label%%.*}
-    case ",$losses," in *",$label:"* | *",$label,"*) chosen="$chosen $option" ;; esac
-  done
   python -m mxmclr_plugin.run compare $task losses="$losses,hard:mxmclr_hard" baseline=hard metric=rsum \
-    eval.rsum=true seeds=0,1,2,3,4 protocol=$protocol $common $chosen out="runs/compare/$set_-$protocol" "$@"
+    eval.rsum=true seeds=0,1,2,3,4 protocol=$protocol $common $options $tuned out="runs/compare/$set_-$protocol" "$@"
 done
