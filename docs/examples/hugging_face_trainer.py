@@ -102,6 +102,7 @@ with tempfile.TemporaryDirectory() as folder:
             per_device_train_batch_size=64,
             learning_rate=0.005,
             remove_unused_columns=False,
+            label_names=["labels"],
             save_strategy="no",
             report_to="none",
             disable_tqdm=True,

@@ -62,9 +62,9 @@ def rows(n=8, captions=(3, 2, 4), ids=None):
     ]
 
 
-def train(model, folder, data, loss, **options):
+def trainer_of(model, folder, data, loss, **options):
     collator = CaptionCollator(processor, captions=4)
-    trainer = transformers.Trainer(
+    return transformers.Trainer(
         model,
         transformers.TrainingArguments(
             output_dir=folder,
@@ -85,7 +85,10 @@ def train(model, folder, data, loss, **options):
         train_dataset=data,
         compute_loss_func=loss,
     )
-    trainer.train()
+
+
+def train(model, folder, data, loss, **options):
+    trainer_of(model, folder, data, loss, **options).train()
     return {name: value.detach().clone() for name, value in model.named_parameters()}
 
 

@@ -84,6 +84,26 @@ def test_accumulation_takes_the_mean_over_the_batches(tmp_path):
         torch.testing.assert_close(steps[1][key], value, atol=1e-6, rtol=1e-4, msg=key)
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_the_trainer_evaluates_the_loss(name, tmp_path):
+    data, model = rows(captions=(3,)), MODELS[name]().eval()
+    texts = [caption for row in data for caption in row["captions"]]
+    images = [row["image"] for row in data]
+    with torch.no_grad():
+        outputs = model(**processor(images, texts, return_tensors="pt", padding=True))
+        expected = multifold_hybrid_loss(
+            outputs.image_embeds,
+            outputs.text_embeds,
+            torch.arange(8),
+            torch.arange(8).repeat_interleave(3),
+            temperature=1 / model.logit_scale.exp(),
+        )
+    trainer = jobs.trainer_of(
+        model, tmp_path, None, MultifoldHybridTrainerLoss(model), label_names=["labels"]
+    )
+    assert trainer.evaluate(data)["eval_loss"] == pytest.approx(float(expected), rel=1e-5)
+
+
 @pytest.mark.slow
 def test_two_processes_make_the_step_of_one(tmp_path):
     whole = jobs.step_of_all_rows(tmp_path, processes=1)
@@ -127,6 +147,7 @@ class TestCollator:
             ({"image": 0, "captions": ["1"]}, "a row has no id, only image, captions"),
             ({"image": 0, "captions": "1", "id": 0}, "is a list of captions, got '1'"),
             ({"image": 0, "captions": [], "id": 0}, "is a list of captions"),
+            ({"image": 0, "captions": None, "id": 0}, "is a list of captions, got None"),
         ],
     )
     def test_names_what_a_row_lacks(self, row, message):

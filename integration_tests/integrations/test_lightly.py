@@ -4,6 +4,7 @@ import pytest
 import torch
 from oracles.hybrid_loss import loop_loss
 
+from mxmclr_plugin import MultimodalLoss
 from mxmclr_plugin.integrations.lightly import MultifoldHybridLoss
 
 
@@ -20,6 +21,15 @@ def test_outputs_by_position_and_by_name():
     torch.testing.assert_close(criterion(out0, out1), expected)
     torch.testing.assert_close(criterion(out0=out0, out1=out1), expected)
     torch.testing.assert_close(criterion(out1=out1, out0=out0, ids0=ids, ids1=ids), expected)
+
+
+def test_features_of_a_teacher_reach_it():
+    z = dict(zip("ab", views(2)))
+    ids = dict.fromkeys("ab", torch.arange(4))
+    features = torch.randn(4, 3, dtype=torch.float64)
+    expected, _, _ = loop_loss(*z.values(), *ids.values(), soft_features0=features)
+    criterion = MultimodalLoss(MultifoldHybridLoss(), ["a", "b"])
+    torch.testing.assert_close(criterion(z, ids, {"a": features}), expected)
 
 
 @pytest.mark.parametrize("together", [True, False], ids=["all crops", "global and local"])

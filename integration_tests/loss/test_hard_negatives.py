@@ -117,6 +117,23 @@ def test_streaming_is_dense_beside_a_queue_and_within_modalities(relation_within
     )
 
 
+@pytest.mark.parametrize("impl", ["dense", "streaming"])
+def test_the_part_within_modalities_has_no_negatives(impl):
+    z0, z1, ids0, ids1, negatives = batch()
+    with_them, without = (
+        multifold_hybrid_parts(
+            z0, z1, ids0, ids1, negatives=columns, relation_within=0.5, impl=impl, tile=4
+        )
+        for columns in (negatives, None)
+    )
+    torch.testing.assert_close(with_them.within, without.within)
+    *gradients, of_negatives = torch.autograd.grad(
+        with_them.within, (z0, z1, negatives), allow_unused=True
+    )
+    torch.testing.assert_close(gradients, list(torch.autograd.grad(without.within, (z0, z1))))
+    assert of_negatives is None or not of_negatives.any()
+
+
 def test_no_negatives_change_nothing():
     z0, z1, ids0, ids1, negatives = batch()
     loss = MultifoldHybridLoss()

@@ -48,6 +48,13 @@ def test_floats_and_gray_images_are_taken(clip):
         expected = backbone(gray.repeat(1, 3, 1, 1))
         torch.testing.assert_close(backbone(gray), expected)
         torch.testing.assert_close(backbone(gray.float() / 255), expected)
+        # Of this memory format, the scaled images are the batch itself.
+        batch = (
+            (gray.float() / 255).repeat(1, 3, 1, 1).contiguous(memory_format=torch.channels_last)
+        )
+        before = batch.clone()
+        torch.testing.assert_close(backbone(batch), expected)
+        assert batch.equal(before)
 
 
 def test_one_tower_learns_from_both_sides_and_is_saved_once_for_both(clip, tmp_path):

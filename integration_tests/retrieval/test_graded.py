@@ -107,6 +107,10 @@ def test_mistakes():
         graded_ndcg(z, z, ids, torch.tensor([1, 5]), relevance)
     with pytest.raises(ValueError, match="at is at least 1, got 0"):
         graded_ndcg(z, z, ids, ids, relevance, at=0)
+    with pytest.raises(ValueError, match=r"query_ids has one id for each of the 1 rows"):
+        graded_ndcg(z[:1], z, ids, ids, relevance)
+    with pytest.raises(ValueError, match=r"gallery_ids has one id for each of the 2 rows"):
+        graded_ndcg(z, z, ids, ids[:1], relevance)
     with pytest.raises(ValueError, match="NaN or infinity"):
         graded_ndcg(z * torch.nan, z, ids, ids, relevance)
     with pytest.raises(ValueError, match="relevance needs an attribute"):

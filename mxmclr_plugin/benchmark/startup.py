@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mxmclr_plugin.bounds import Count
+from mxmclr_plugin.errors import ConfigError
 
 TORCH = "import torch"
 
@@ -62,12 +63,18 @@ class MeasuredStartup:
 def measure_startup(
     config: StartupBenchmark, progress: Callable[[str, float], None] = lambda _what, _share: None
 ) -> Iterator[MeasuredStartup]:
-    """Measures every program in a process of its own."""
+    """Measures every program in a process of its own.
+
+    Raises:
+        ConfigError: If the run cannot be searched.
+    """
     programs = dict(_PROGRAMS)
     if config.run is not None:
         search = ["-m", "mxmclr_plugin.run", "search", "a red chair", f"ckpt={config.run}"]
         programs["mxmclr search, the second time"] = search
-        _seconds(search)
+        done = _finished(search)
+        if done.returncode:
+            raise ConfigError(f"run: {done.stderr.strip() or 'the search failed'}")
     times: dict[str, list[float]] = {name: [] for name in programs}
     for round_ in range(config.repeats):
         for k, name in enumerate(random.sample(list(programs), len(programs))):
@@ -80,5 +87,9 @@ def measure_startup(
 
 def _seconds(arguments: list[str]) -> float:
     start = time.perf_counter()
-    subprocess.run([sys.executable, *arguments], capture_output=True, check=False)
+    _finished(arguments)
     return time.perf_counter() - start
+
+
+def _finished(arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False)

@@ -19,7 +19,8 @@ class CaptionCollator:
 
     A row of the data set has an image, a list of captions and an id. Rows of one id are one
     instance. The captions are drawn at random for each batch, none twice; an image with fewer
-    gives all it has. Set ``remove_unused_columns=False`` in the training arguments.
+    gives all it has. Set ``remove_unused_columns=False`` in the training arguments, and
+    ``label_names=["labels"]``, without which the trainer reports no loss of an evaluation.
 
     Args:
         processor: Processor of the model: called with ``images``, ``text``, ``return_tensors`` and
@@ -63,7 +64,7 @@ class CaptionCollator:
                     "training arguments"
                 )
             captions, name = row[self.text], row[self.id]
-            if isinstance(captions, str) or not len(captions):
+            if isinstance(captions, str) or not captions:
                 raise ValueError(f"{self.text} is a list of captions, got {captions!r:.60}")
             drawn = torch.randperm(len(captions))[: self.captions].tolist()
             texts += [captions[k] for k in drawn]
@@ -93,7 +94,7 @@ class MultifoldHybridTrainerLoss:
     Examples:
         >>> trainer = Trainer(
         ...     model,
-        ...     TrainingArguments(remove_unused_columns=False),
+        ...     TrainingArguments(remove_unused_columns=False, label_names=["labels"]),
         ...     data_collator=CaptionCollator(processor, captions=5),
         ...     train_dataset=dataset,
         ...     compute_loss_func=MultifoldHybridTrainerLoss(model),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from torch import Tensor
 
@@ -23,8 +22,17 @@ class MultifoldHybridLoss(multifold_hybrid.MultifoldHybridLoss):
         self,
         out0: Tensor | Sequence[Tensor],
         out1: Tensor | Sequence[Tensor] | None = None,
-        *args: Any,
-        **kwargs: Any,
+        ids0: Tensor | None = None,
+        ids1: Tensor | None = None,
+        soft_features0: Tensor | Sequence[Tensor] | None = None,
+        soft_features1: Tensor | Sequence[Tensor] | None = None,
+        *,
+        temperature: float | Tensor | None = None,
+        negatives: Tensor | None = None,
     ) -> Tensor:
         """Loss between both outputs; other arguments as those of the base class."""
-        return super().forward(out0, out1, *args, **kwargs)
+        return super().forward(
+            *(out0, out1, ids0, ids1, soft_features0, soft_features1),
+            temperature=temperature,
+            negatives=negatives,
+        )

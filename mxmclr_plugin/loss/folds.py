@@ -43,6 +43,19 @@ def flatten_folds(z: Tensor, ids: Tensor | None, name: str = "z") -> tuple[Tenso
     return z.flatten(0, 1), ids.flatten()
 
 
+def check_same_length(z0: Tensor, z1: Tensor) -> None:
+    """Checks that entry k of both can be the same instance.
+
+    Raises:
+        ValueError: If they have not as many entries.
+    """
+    if len(z0) != len(z1):
+        raise ValueError(
+            f"without ids z0 and z1 must hold the same instances, got shapes "
+            f"{tuple(z0.shape)} and {tuple(z1.shape)}; give ids0 and ids1"
+        )
+
+
 def flatten_modalities(
     z0: Tensor, z1: Tensor, ids0: Tensor | None, ids1: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -55,9 +68,11 @@ def flatten_modalities(
         ValueError: If the two do not fit together, a row is zero, NaN or infinite, or no instance
             is in both.
     """
+    if ids0 is None and ids1 is None:
+        check_same_length(z0, z1)
     z0, ids0 = flatten_folds(z0, ids0, "z0")
     z1, ids1 = flatten_folds(z1, ids1, "z1")
     batch = Batch(z0, z1, ids0, ids1)
     check_shapes(batch)
     check_values(batch)
-    return z0, ids0, z1, ids1
+    return z0, ids0.long(), z1, ids1.long()

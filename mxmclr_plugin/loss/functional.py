@@ -254,7 +254,7 @@ def hybrid_parts(batch: Batch, options: Options, *, differentiable: bool) -> Par
         if isinstance(options.temperature, Tensor):
             temperature = options.temperature.to(batch.z0.device, dtype).reshape(())
             options = replace(options, temperature=temperature)
-        impl = choose_implementation(options.impl, batch.z0, batch.z1, batch.queue)
+        impl = choose_implementation(options.impl, batch.z0, batch.z1, batch.queue, batch.negatives)
         if impl == "dense":
             batch = _computed_rows(batch, dtype, options.normalize)
 

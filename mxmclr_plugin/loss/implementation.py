@@ -17,9 +17,15 @@ STREAMS_FROM = 2**15
 
 
 def choose_implementation(
-    impl: Implementation, z0: Tensor, z1: Tensor | None, queue: Tensor | None
+    impl: Implementation, z0: Tensor, z1: Tensor | None, *more_columns: Tensor | None
 ) -> Implementation:
     """The implementation that computes the loss: ``impl``, or what ``"auto"`` stands for.
+
+    Args:
+        impl: The option of the loss.
+        z0: Rows. Shape: (n_0, D).
+        z1: Columns; None for the rows. Shape: (n_1, D).
+        more_columns: A queue and hard negatives, where there are any. Shape: (rows, D) each.
 
     Raises:
         ValueError: If ``impl`` cannot compute it here.
@@ -33,9 +39,8 @@ def choose_implementation(
         )
     if impl in ("dense", "streaming"):
         return impl
-    dtype = z0.dtype
-    for other in (z1, queue):
-        dtype = dtype if other is None else torch.promote_types(dtype, other.dtype)
+    others = [x for x in (z0 if z1 is None else z1, *more_columns) if x is not None]
+    dtype = functools.reduce(torch.promote_types, (x.dtype for x in others), z0.dtype)
     if impl == "triton":
         reason = unsuitable(z0.device, dtype)
         if reason is not None:
@@ -44,8 +49,7 @@ def choose_implementation(
                 "use impl='auto', which takes it where it can, or impl='streaming'"
             )
         return impl
-    columns = len(z0 if z1 is None else z1) + (0 if queue is None else len(queue))
-    if transformed or len(z0) * columns < STREAMS_FROM:
+    if transformed or len(z0) * sum(map(len, others)) < STREAMS_FROM:
         return "dense"
     if z0.device.type == "cuda":
         return "triton" if triton_is_faster(z0.device, dtype) else "streaming"

@@ -22,14 +22,15 @@ class Instances:
         index1: Group index of each row of side 1. Shape: (n_1,).
         fold0: Observations on side 0 by group index. Shape: (groups,).
         fold1: Observations on side 1 by group index. Shape: (groups,).
-        has_negatives: Whether the last group holds hard negatives, which are related to nothing.
+        negatives: How many of the last rows of side 1 are hard negatives, which are the last group
+            and related to nothing.
     """
 
     index0: Tensor
     index1: Tensor
     fold0: Tensor
     fold1: Tensor
-    has_negatives: bool = False
+    negatives: int = 0
 
     @classmethod
     def from_ids(cls, ids0: Tensor, ids1: Tensor, num_instances: int | None = None) -> Instances:
@@ -72,7 +73,7 @@ class Instances:
         """The same with some hard negatives behind the rows of side 1, as one group."""
         index1 = torch.cat((self.index1, self.index1.new_full((count,), self.groups)))
         folds = F.pad(self.fold0, (0, 1)), F.pad(self.fold1, (0, 1), value=count)
-        return Instances(self.index0, index1, *folds, has_negatives=True)
+        return Instances(self.index0, index1, *folds, negatives=count)
 
     @property
     def groups(self) -> int:
@@ -82,7 +83,7 @@ class Instances:
     @property
     def related_folds(self) -> tuple[Tensor, Tensor]:
         """Observations on both sides that give a relation. Shape: (groups,) each."""
-        if not self.has_negatives:
+        if not self.negatives:
             return self.fold0, self.fold1
         return self.fold0, F.pad(self.fold1[:-1], (0, 1))
 
@@ -118,6 +119,16 @@ class Comparison:
             # Where rows are among the columns these give the relation.
             return None if self.skip_self else self.z0, self.z1
         return self.features0, self.features1
+
+    def observations(self) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Rows, group indices and folds of each side that has a loss, hard negatives left out."""
+        own = len(self.z1) - self.instances.negatives
+        fold0, fold1 = self.instances.related_folds
+        sides = [
+            (self.z0, self.instances.index0, fold0),
+            (self.z1[:own], self.instances.index1[:own], fold1),
+        ]
+        return sides[: 1 + self.both_directions]
 
 
 def can_look(values: Tensor) -> bool:

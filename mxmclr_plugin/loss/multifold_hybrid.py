@@ -30,8 +30,9 @@ from mxmclr_plugin.loss.distributed.gather import (
     gather_batch,
 )
 from mxmclr_plugin.loss.distributed.loss import sharded_hybrid_parts
-from mxmclr_plugin.loss.folds import flatten_folds
+from mxmclr_plugin.loss.folds import check_same_length, flatten_folds
 from mxmclr_plugin.loss.functional import HybridLossParts, hybrid_parts, public_parts
+from mxmclr_plugin.loss.kernels.parts import scale_of
 from mxmclr_plugin.loss.memory_bank import ObservationQueue
 from mxmclr_plugin.loss.reference import Parts
 from mxmclr_plugin.loss.validation import check_options
@@ -261,11 +262,16 @@ class MultifoldHybridLoss(nn.Module):
         soft_features0: Tensor | Sequence[Tensor] | None = None,
         soft_features1: Tensor | Sequence[Tensor] | None = None,
         *,
+        temperature: float | Tensor | None = None,
         negatives: Tensor | None = None,
     ) -> HybridLossParts:
         """The loss and its parts, each differentiable; called as :meth:`forward` is."""
         arguments = (z0, z1, ids0, ids1, soft_features0, soft_features1)
-        return public_parts(self._compute(*arguments, differentiable=True, negatives=negatives))
+        return public_parts(
+            self._compute(
+                *arguments, differentiable=True, temperature=temperature, negatives=negatives
+            )
+        )
 
     def _compute(
         self,
@@ -328,7 +334,7 @@ class MultifoldHybridLoss(nn.Module):
             else:
                 bank.add(batch.z1, batch.ids1, has_ids)
         loss = parts.loss.detach()
-        self.last = {"scale": (loss.new_ones(()) / temperature).reshape(()).detach()}
+        self.last = {"scale": scale_of(options, loss.device, loss.dtype)[0].detach()}
         for name, part in parts._asdict().items():
             if part is not None:
                 self.last[name] = part.detach()
@@ -343,11 +349,8 @@ class MultifoldHybridLoss(nn.Module):
         bank = self.memory_bank
         beyond = self._gathers or bank is not None
         if ids0 is None and ids1 is None:
-            if z1 is not None and len(z0) != len(z1):
-                raise ValueError(
-                    f"without ids z0 and z1 must hold the same instances, got shapes "
-                    f"{tuple(z0.shape)} and {tuple(z1.shape)}; give ids0 and ids1"
-                )
+            if z1 is not None:
+                check_same_length(z0, z1)
             if beyond:
                 ids = torch.arange(len(z0), device=z0.device)
                 if self._gathers:

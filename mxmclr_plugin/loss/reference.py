@@ -165,10 +165,9 @@ def dense_parts(comparison: Comparison, options: Options, *, differentiable: boo
             soft = (soft + backward) / 2
 
     if relation is not None and options.relation_within:
-        sides = [(z0, index0, instances.fold0), (z1, index1, instances.fold1)]
         losses = [
             within_losses(z @ z.T / options.temperature, relation, index, fold).mean()
-            for z, index, fold in sides[: 1 + comparison.both_directions]
+            for z, index, fold in comparison.observations()
         ]
         within = torch.stack(losses).mean()
 

@@ -56,7 +56,7 @@ class MultimodalBackbone(SentenceBackbone):
         """
         if not isinstance(observations, Tensor):
             return super().forward(observations)
-        images = scaled_images(observations, torch.float32).mul_(255).round_().byte()
+        images = scaled_images(observations, torch.float32).mul(255).round_().byte()
         return self.embed(list(images))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -216,6 +217,22 @@ def check_rows(queries: Tensor, gallery: Tensor) -> None:
         raise ValueError(
             f"queries and gallery differ in width: {queries.shape[1]} and {gallery.shape[1]}"
         )
+
+
+def check_ids(side: Literal["query", "gallery"], z: Tensor, ids: Tensor) -> None:
+    """Checks that there is an instance id for each embedding.
+
+    Raises:
+        ValueError: If there is not, or ids are not integers.
+    """
+    if ids.shape != z.shape[:1]:
+        rows = "queries" if side == "query" else "gallery"
+        raise ValueError(
+            f"{side}_ids has one id for each of the {len(z)} rows of {rows}, got the shape "
+            f"{tuple(ids.shape)}"
+        )
+    if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
+        raise ValueError(f"{side}_ids are integers, got {ids.dtype}")
 
 
 def _multiplies_float32(device: torch.device) -> bool:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mxmclr_plugin.retrieval.cosines import Gallery, check_rows, slices
+from mxmclr_plugin.retrieval.cosines import Gallery, check_ids, check_rows, slices
 from mxmclr_plugin.retrieval.inputs import Rows, as_rows
 from mxmclr_plugin.retrieval.processes import own_rows, sum_of_processes
 
@@ -123,6 +123,8 @@ def graded_ndcg(
         raise ValueError(f"at is at least 1, got {at}")
     queries, gallery = as_rows(queries), as_rows(gallery)
     check_rows(queries, gallery)
+    check_ids("query", queries, query_ids)
+    check_ids("gallery", gallery, gallery_ids)
     device = queries.device
     items = Gallery(gallery, torch.arange(len(gallery)), device)
     sums = items.unit(queries[:0]).new_zeros(2)  # of the values, and of the queries that have one

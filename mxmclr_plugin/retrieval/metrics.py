@@ -16,6 +16,7 @@ from mxmclr_plugin.retrieval.cosines import (
     STEPS,
     Gallery,
     block_shape,
+    check_ids,
     check_rows,
     default_memory,
     slices,
@@ -394,15 +395,8 @@ def _check_ids(
     gallery_ids: Tensor,
     names: npt.NDArray[np.str_] | None,
 ) -> None:
-    for name, z, ids in (("queries", queries, query_ids), ("gallery", gallery, gallery_ids)):
-        singular = "query" if name == "queries" else "gallery"
-        if ids.shape != z.shape[:1]:
-            raise ValueError(
-                f"{singular}_ids has one id for each of the {len(z)} rows of {name}, got the shape "
-                f"{tuple(ids.shape)}"
-            )
-        if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
-            raise ValueError(f"{singular}_ids are integers, got {ids.dtype}")
+    check_ids("query", queries, query_ids)
+    check_ids("gallery", gallery, gallery_ids)
     lost = (~torch.isin(query_ids, gallery_ids.to(query_ids.device))).nonzero().flatten()
     if len(lost):
         number = int(query_ids[lost[0]])

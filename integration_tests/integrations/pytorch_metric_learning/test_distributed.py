@@ -11,6 +11,8 @@ from oracles.hybrid_loss import loop_loss, loop_rows
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from mxmclr_plugin.integrations.pytorch_metric_learning import MultifoldHybridLoss
+
 PROCESSES = 3
 CASES = [
     # Processes, rows of each in both modalities.
@@ -18,7 +20,7 @@ CASES = [
     {"world": 2, "rows0": [2, 7], "rows1": [6, 1]},
     {"world": 3, "rows0": [1, 5, 3], "rows1": [4, 2, 4]},
 ]
-CALLS = ["uni_modal", "cross_modal", "memory"]
+CALLS = ["uni_modal", "cross_modal", "memory", "older_memory"]
 
 
 def inputs(case):
@@ -37,10 +39,17 @@ def tower():
     return linear
 
 
+def memory(loss_func, case, call):
+    """A memory of one batch, or of a batch and some rows of the one before."""
+    from mxmclr_plugin.integrations.pytorch_metric_learning import CrossBatchMemory
+
+    older = 3 if call == "older_memory" else 0
+    return CrossBatchMemory(loss_func, embedding_size=3, memory_size=sum(case["rows0"]) + older)
+
+
 def process(rank, folder):
     """What one process of each case computes: loss and gradient of every call."""
     from mxmclr_plugin.integrations.pytorch_metric_learning import (
-        CrossBatchMemory,
         DistributedLossWrapper,
         MultifoldHybridLoss,
     )
@@ -57,10 +66,8 @@ def process(rank, folder):
         )
         for call in CALLS:
             loss_func = MultifoldHybridLoss()
-            if call == "memory":
-                loss_func = CrossBatchMemory(
-                    loss_func, embedding_size=3, memory_size=sum(case["rows0"])
-                )
+            if call.endswith("memory"):
+                loss_func = memory(loss_func, case, call)
             loss_func = DistributedLossWrapper(loss_func)
             model = DistributedDataParallel(tower())
             # One pass through DDP for both modalities.
@@ -68,6 +75,8 @@ def process(rank, folder):
             if call == "cross_modal":
                 loss = loss_func(z0, labels0, ref_emb=z1, ref_labels=labels1)
             else:
+                if call == "older_memory":
+                    loss_func(2 - z0.detach(), labels0)
                 loss = loss_func(z0, labels0)
             loss.backward()
             result = {"loss": loss.item(), "gradient": model.module.weight.grad.tolist()}
@@ -107,6 +116,10 @@ def test_every_process_has_the_loss_and_gradient_of_all_rows_in_one(results, num
         expected = loop_loss(z0, z1, labels0, labels1)[0]
     elif call == "uni_modal":
         expected = loop_loss(z0, None, labels0)[0]
+    elif call == "older_memory":
+        in_one = memory(MultifoldHybridLoss(), CASES[number], call)
+        in_one(2 - z0.detach(), labels0)
+        expected = in_one(z0, labels0)
     else:
         # The memory holds the batch itself, without gradient.
         expected = memory_oracle(z0, labels0)

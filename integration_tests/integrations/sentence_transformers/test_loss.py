@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from integrations.sentence_transformers.jobs import gradients, word_model
@@ -85,6 +87,25 @@ def test_a_batch_without_a_pair_has_a_loss_of_zero():
     assert not any(p.grad.any() for p in model.parameters())
 
 
+@pytest.mark.parametrize("mini_batch_size", [None, 1])
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [({"hard_weight": 0.0}, ["soft"]), ({"relation_within": 0.5}, ["hard", "soft", "within"])],
+)
+def test_without_a_pair_there_are_the_same_parts_and_gradients(options, names, mini_batch_size):
+    """Other processes reduce them together with those of this one."""
+    model = word_model()
+    loss = MultifoldHybridSentenceLoss(
+        model, learnable_temperature=True, mini_batch_size=mini_batch_size, **options
+    )
+    for columns in [["word1", "no"], ["no", "word2"]], [["word1", "word3"], ["word4", "word2"]]:
+        loss.zero_grad()
+        parts = loss([model.preprocess(column) for column in columns])
+        sum(parts.values()).backward()
+        assert list(parts) == names
+        assert loss.criterion.log_scale.grad is not None
+
+
 def test_static_embeddings_cannot_be_cut():
     with pytest.raises(ValueError, match="leave out mini_batch_size"):
         MultifoldHybridSentenceLoss(static_model(["red"], 0), mini_batch_size=4)
@@ -121,3 +142,6 @@ def test_options_that_cannot_be_are_refused():
         MultifoldHybridSentenceLoss(model, temperature=-1)
     with pytest.raises(ValueError, match="mini_batch_size must be at least 1"):
         MultifoldHybridSentenceLoss(model, mini_batch_size=0)
+    for option in ({"hard_weight": 1.0}, {"soft_temperature": math.inf}):
+        with pytest.raises(ValueError, match="a teacher needs a soft part"):
+            MultifoldHybridSentenceLoss(model, teacher=word_model(), **option)

@@ -20,6 +20,7 @@ from sentence_transformers.sentence_transformer.training_args import BatchSample
 
 from mxmclr_plugin.integrations.sentence_transformers import MultifoldHybridSentenceLoss
 from mxmclr_plugin.loss.multifold_hybrid import MultifoldHybridLoss
+from mxmclr_plugin.models.bag_of_words import bag_of_words
 
 
 def test_the_trainer_trains_the_model_and_logs_the_parts(tmp_path):
@@ -144,24 +145,50 @@ def test_the_temperature_gets_no_gradients_of_past_steps(tmp_path):
     assert loss.temperature == pytest.approx(expected.temperature, rel=1e-6)
 
 
-def test_empty_texts_are_no_observations_in_the_trainer(tmp_path):
+@pytest.mark.parametrize("made_by_the_trainer", [False, True])
+def test_empty_texts_are_no_observations_in_the_trainer(tmp_path, made_by_the_trainer):
     columns = texts(8, 4)
     columns[2][1] = columns[2][5] = columns[3][0] = ""
     names = ["anchor", "positive", "positive_2", "negative"]
     model = word_model()
-    loss = MultifoldHybridSentenceLoss(model)
-    calls = recorded_calls(loss.criterion)
-    SentenceTransformerTrainer(
+    trainer = SentenceTransformerTrainer(
         model,
         arguments(tmp_path, max_steps=1, logging_steps=1, prompts="word19 "),
         datasets.Dataset.from_dict(dict(zip(names, columns))),
-        loss=loss,
-    ).train()
+        loss=MultifoldHybridSentenceLoss
+        if made_by_the_trainer
+        else MultifoldHybridSentenceLoss(model),
+    )
+    calls = recorded_calls(trainer.loss.criterion)
+    trainer.train()
     ((z0, z1, _, ids1, *_), options) = calls[0]
     assert len(z0) == 8
     assert len(z1) == len(ids1) == 14
     assert sorted(ids1.bincount().tolist()) == [1, 1, 2, 2, 2, 2, 2, 2]
     assert len(options["negatives"]) == 7
+
+
+def test_columns_of_a_side_go_through_the_model_together(tmp_path, transformer):
+    names = ["anchor", "positive", "positive_2", "negative", "negative_2"]
+    model = transformer()
+    passes = []
+    model[0].register_forward_hook(lambda _, inputs, __: passes.append(inputs[0]["input_ids"]))
+    SentenceTransformerTrainer(
+        model,
+        arguments(tmp_path, max_steps=1),
+        datasets.Dataset.from_dict(dict(zip(names, texts(8, 5)))),
+        loss=MultifoldHybridSentenceLoss(model),
+    ).train()
+    assert [len(rows) for rows in passes] == [8, 32]
+
+
+def test_encode_refuses_none_as_before():
+    model = bag_of_words(["red cone", "blue box"], 8).sentence_transformer()
+    with pytest.raises(Exception) as before:  # noqa: PT011 - the host's own
+        model.encode(["red cone", None])
+    MultifoldHybridSentenceLoss(model)
+    with pytest.raises(before.type):
+        model.encode(["red cone", None])
 
 
 @pytest.mark.parametrize("validate", [True, False])

@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightly.loss import NTXentLoss
 
+from mxmclr_plugin import build_loss
 from mxmclr_plugin.loss.baselines.pairing import PairedLoss, pair_observations
 
 IDS = st.lists(st.integers(-3, 3), min_size=1, max_size=12)
@@ -31,6 +32,21 @@ def test_lightlys_ntxent_on_a_shuffled_batch():
     expected = NTXentLoss(0.2)(z0, z1)
     torch.testing.assert_close(criterion(z0, z1[order], ids, ids[order]), expected)
     torch.testing.assert_close(criterion(z0, z1), expected)
+
+
+@pytest.mark.parametrize("name", ["clip", "siglip", "ntxent", "supcon"])
+def test_ids_of_two_widths(name):
+    criterion = build_loss(name)
+    z0, z1, ids = torch.randn(8, 4), torch.randn(8, 4), torch.arange(8) // 2
+    expected = criterion(z0, z1, ids, ids)
+    assert criterion(z0, z1, ids, ids.int()).equal(expected)
+    assert criterion(z0, z1, ids.int(), ids).equal(expected)
+
+
+@pytest.mark.parametrize("name", ["clip", "siglip", "ntxent", "supcon", "mxmclr"])
+def test_without_ids_both_sides_hold_the_same_instances(name):
+    with pytest.raises(ValueError, match="z0 and z1 must hold the same instances"):
+        build_loss(name)(torch.randn(8, 4), torch.randn(40, 4))
 
 
 def test_no_pair_is_an_error():

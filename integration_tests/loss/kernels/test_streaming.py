@@ -438,10 +438,10 @@ def test_auto_warns_once_if_triton_is_faster_but_missing(monkeypatch):
     with FakeTensorMode():
         rows = torch.empty(200, 8, device="cuda", dtype=torch.bfloat16)
         with pytest.warns(UserWarning, match="takes the slower impl='streaming'.*not installed"):
-            assert choose_implementation("auto", rows, rows, None) == "streaming"
+            assert choose_implementation("auto", rows, rows) == "streaming"
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            assert choose_implementation("auto", rows, rows, None) == "streaming"
+            assert choose_implementation("auto", rows, rows) == "streaming"
 
 
 def test_criterion_streams():

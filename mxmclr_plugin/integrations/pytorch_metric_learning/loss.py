@@ -324,7 +324,7 @@ class MultifoldHybridLoss(BaseMetricLossFunction):  # type: ignore[misc]
         # Without labels, and without a negative pair, it is for the dense one to say what is wrong.
         if labels is None or ref_labels is None or self.impl == "dense":
             return "dense"
-        impl = choose_implementation(self.impl, embeddings, ref_emb, None)
+        impl = choose_implementation(self.impl, embeddings, ref_emb)
         return "dense" if impl != "dense" and _one_instance(labels, ref_labels) else impl
 
     def _needs_rows(self) -> str | None:

@@ -168,8 +168,14 @@ class DistributedLossWrapper(host_distributed.DistributedLossWrapper):  # type: 
         """The same for a ``CrossBatchMemory``, which holds the rows of all processes."""
         if ref_emb is not None or ref_labels is not None:
             raise ValueError("CrossBatchMemory is not compatible with ref_emb and ref_labels")
+        # In one order, or the memories of processes differ in what they overwrite first. Indices
+        # count from this process's rows.
+        own_first = indices_tuple is not None
         loss = self.loss(
-            _gathered(emb, emb), _gathered(labels, emb), indices_tuple, _gathered(enqueue_mask, emb)
+            _gathered(emb, emb, own_first),
+            _gathered(labels, emb, own_first),
+            indices_tuple,
+            _gathered(enqueue_mask, emb, own_first),
         )
         return _for_averaged_gradients(loss, world_size)
 
@@ -178,8 +184,8 @@ def _with_ours(supported: Sequence[str]) -> list[str]:
     return list(dict.fromkeys([*supported, _NAME]))
 
 
-def _gathered(rows: Any, like: Tensor) -> Any:
-    """Rows of all processes, this one's first and the only ones with a gradient.
+def _gathered(rows: Any, like: Tensor, own_first: bool = True) -> Any:
+    """Rows of all processes, this one's first or all in order; its own alone have a gradient.
 
     Processes may hold different numbers of rows; an argument that is None is None everywhere.
     """
@@ -194,9 +200,13 @@ def _gathered(rows: Any, like: Tensor) -> Any:
     padded[: len(rows)] = rows.detach()
     everyones = [torch.empty_like(padded) for _ in lengths]
     distributed.all_gather(everyones, padded)
-    others = [block[:length] for block, length in zip(everyones, lengths, strict=True)]
-    del others[distributed.get_rank()]
-    return torch.cat([rows, *others])
+    blocks = [block[:length] for block, length in zip(everyones, lengths, strict=True)]
+    own = distributed.get_rank()
+    if own_first:
+        del blocks[own]
+        return torch.cat([rows, *blocks])
+    blocks[own] = rows
+    return torch.cat(blocks)
 
 
 def _for_averaged_gradients(loss: Tensor, world_size: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
@@ -34,6 +35,8 @@ from mxmclr_plugin.loss.arguments import (
 from mxmclr_plugin.loss.distributed.exchange import Ranks
 from mxmclr_plugin.loss.distributed.gather import Gather
 from mxmclr_plugin.loss.multifold_hybrid import MAX_SCALE, MultifoldHybridLoss
+
+_OF_ANOTHER = re.compile(r"\d+_")
 
 
 class MultifoldHybridSentenceLoss(CachedLossMixin, ServedLoss):  # type: ignore[misc]
@@ -114,9 +117,9 @@ class MultifoldHybridSentenceLoss(CachedLossMixin, ServedLoss):  # type: ignore[
         mini_batch_size: Rows that the model sees at a time. None: all.
 
     Raises:
-        ValueError: If an option is out of range, with a teacher if there is no soft part or the
-            tokenizer of ``model`` cannot decode, and with ``mini_batch_size`` if the model has
-            static embeddings, which cannot be cut.
+        ValueError: If an option is out of range, with a teacher if there is no soft part, its
+            temperature is infinite or the tokenizer of ``model`` cannot decode, and with
+            ``mini_batch_size`` if the model has static embeddings, which cannot be cut.
 
     Examples:
         >>> # columns of the data set: anchor, positive, positive_2, negative
@@ -186,10 +189,12 @@ class MultifoldHybridSentenceLoss(CachedLossMixin, ServedLoss):  # type: ignore[
         self.uses_gradient_cache = mini_batch_size is not None
         self.gather_across_devices = gather_across_devices
         self.log_parts = log_parts
+        if teacher is not None and not self.criterion.uses_relation:
+            raise ValueError(
+                "a teacher needs a soft part: set hard_weight below 1 and a finite soft_temperature"
+            )
         # Hidden in a tuple, or the trainer would train it, save it and put it in training mode.
         self._teacher = None if teacher is None else (teacher.eval(), _decoder_of(model.tokenizer))
-        if teacher is not None and hard_weight == 1 and not relation_within:
-            raise ValueError("a teacher needs a soft part: set hard_weight below 1")
         if learnable_temperature:
             # The trainer's DistributedDataParallel holds the model, but not the loss.
             self.criterion.log_scale.register_hook(_mean_over_ranks)
@@ -215,6 +220,11 @@ class MultifoldHybridSentenceLoss(CachedLossMixin, ServedLoss):  # type: ignore[
                 or embeddings cannot be used.
         """
         features = list(sentence_features)
+        # The trainer hands a column named "positive" the features of "positive_2" as well. They
+        # are removed in place, since AdaptiveLayerLoss reads what the model writes there.
+        for column in features:
+            for name in [name for name in column if _OF_ANOTHER.match(name)]:
+                del column[name]
         roles = self._roles(len(features))
         absent = [column.get(ABSENT) for column in features]
         taught = None if self._teacher is None else [self._taught(column) for column in features]
@@ -386,7 +396,10 @@ class MultifoldHybridSentenceLoss(CachedLossMixin, ServedLoss):  # type: ignore[
             pairs = ids0.unique() if ids1 is None else ids0[torch.isin(ids0, ids1)]
             enough = len(pairs) < len(ids0) if ids1 is None else len(pairs) > 0
             if not (enough or self.gather_across_devices):
-                return LossParts(hard=0 * torch.cat(embeddings).sum())
+                zero = 0 * torch.cat(embeddings).sum()
+                if self._learns:  # as on other processes, which wait for the gradient of this one
+                    zero = zero + 0 * self.criterion.log_scale.sum()
+                return LossParts(dict.fromkeys(self._weights, zero))
         return self._weigh(
             (z0, z1, ids0, ids1, features0, features1), None if negatives is None else negatives[0]
         )
@@ -404,16 +417,25 @@ class MultifoldHybridSentenceLoss(CachedLossMixin, ServedLoss):  # type: ignore[
             keep = present if keep is None else keep & present
         return None if keep is None or bool(keep.all()) else keep
 
+    @property
+    def _weights(self) -> dict[str, float]:
+        """Weights of the parts, but for those of weight 0."""
+        hard_weight = self.criterion.hard_weight
+        weights = {
+            "hard": hard_weight,
+            "soft": 1 - hard_weight,
+            "within": self.criterion.relation_within,
+        }
+        return {name: weight for name, weight in weights.items() if weight}
+
     def _weigh(self, arguments: Any, negatives: Tensor | None) -> LossParts:
-        weight, weight_within = self.criterion.hard_weight, self.criterion.relation_within
-        if 0 < weight < 1 or weight_within:
-            parts = self.criterion.parts(*arguments, negatives=negatives)
-            weighted = {"hard": weight * parts.hard, "soft": (1 - weight) * parts.soft}
-            if parts.within is not None:
-                weighted["within"] = weight_within * parts.within
-            return LossParts(weighted)
-        loss = self.criterion(*arguments, negatives=negatives)
-        return LossParts({"hard" if weight == 1 else "soft": loss})
+        weights = self._weights
+        if len(weights) == 1:
+            return LossParts(
+                dict.fromkeys(weights, self.criterion(*arguments, negatives=negatives))
+            )
+        parts = self.criterion.parts(*arguments, negatives=negatives)
+        return LossParts({name: weight * getattr(parts, name) for name, weight in weights.items()})
 
     def _instance_ids(self, labels: Tensor | None, rows: Tensor) -> Tensor:
         """Shape: (N,)."""

@@ -27,10 +27,11 @@ class ServedLoss(nn.Module):
     data_columns: list[tuple[str, ...]]
 
 
-def mark_absent(model: Any) -> None:
-    """Make a model take None for no observation."""
-    if not isinstance(model.preprocess, _MarksAbsent):
-        model.preprocess = _MarksAbsent(model.preprocess)
+def mark_absent(model_or_collator: Any, name: str = "preprocess") -> None:
+    """Make the preprocessing of a model, or of a trainer's data collator, take None for no text."""
+    preprocess = getattr(model_or_collator, name, None)
+    if preprocess is not None and not isinstance(preprocess, _MarksAbsent):
+        setattr(model_or_collator, name, _MarksAbsent(preprocess))
 
 
 class MultifoldCallback(TrainerCallback):
@@ -117,6 +118,9 @@ def _serve_losses() -> None:
     def prepare_and_serve(trainer: BaseTrainer, loss: Any, model: Any) -> nn.Module:
         prepared: nn.Module = prepare(trainer, loss, model)
         losses = [part for part in prepared.modules() if isinstance(part, ServedLoss)]
+        if losses:
+            # Made before a loss that the trainer makes has marked the model.
+            mark_absent(trainer.data_collator, "preprocess_fn")
         callbacks = trainer.callback_handler.callbacks
         if losses and not any(isinstance(each, MultifoldCallback) for each in callbacks):
             trainer.add_callback(MultifoldCallback())
@@ -138,6 +142,8 @@ class _MarksAbsent:
         self.preprocess = preprocess
 
     def __call__(self, inputs: Sequence[Any], **options: Any) -> Any:
+        if torch.is_inference_mode_enabled():  # in `encode`, where None is a mistake
+            return self.preprocess(inputs, **options)
         absent = [row is None or (isinstance(row, str) and not row) for row in inputs]
         if not any(absent):
             return self.preprocess(inputs, **options)

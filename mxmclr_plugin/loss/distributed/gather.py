@@ -67,7 +67,7 @@ def choose_exchange(
         z0.new_empty(1, 1).expand(rows, 1)
         for rows in Ranks().all_reduce(counts, "agreement").tolist()
     )
-    return "all_gather" if choose_implementation(impl, all0, all1, None) != "dense" else None
+    return "all_gather" if choose_implementation(impl, all0, all1) != "dense" else None
 
 
 def gather_batch(batch: Batch) -> Batch:

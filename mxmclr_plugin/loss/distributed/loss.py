@@ -100,7 +100,7 @@ def _parts(batch: Batch, options: Options, exchange: Exchange, differentiable: b
         if options.impl == "dense":
             raise ValueError("impl='dense' needs all rows on each process: gather them first")
         if options.impl == "triton":
-            choose_implementation("triton", batch.z0, batch.z1, None)  # raises where it cannot run
+            choose_implementation("triton", batch.z0, batch.z1)  # raises where it cannot run
         check_shapes(batch, may_be_empty=True)
         for x in matrices:
             if x is not None and x.dtype not in DTYPES:

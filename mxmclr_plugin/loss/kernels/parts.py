@@ -48,7 +48,7 @@ def streaming_parts(
     weight, relation = options.hard_weight, None
     soft = differentiable or weight < 1
     teacher = comparison.features0 is not None or comparison.features1 is not None
-    apart = teacher or not options.normalize or instances.has_negatives
+    apart = teacher or not options.normalize or instances.negatives > 0
     if options.relation_within or (soft and apart):
         with torch.no_grad():
             relation = Relation.of_rows(
@@ -71,10 +71,9 @@ def streaming_parts(
         bound=bound,
         engine=engine,
     )
-    sides = [(z0, index0, (index0,), fold0), (z1, index1, (index1,), fold1)]
     within = [
-        (z, within_problem(problem, index, indices, fold, problem.exchange))
-        for z, index, indices, fold in sides[: 1 + comparison.both_directions]
+        (z, within_problem(problem, index, (index,), fold.to(dtype), problem.exchange))
+        for z, index, fold in comparison.observations()
     ]
     return apply(z0, z1, scale, problem, within, options)
 
