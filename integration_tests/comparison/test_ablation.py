@@ -5,10 +5,13 @@ import statistics
 
 import pytest
 
+from mxmclr_plugin.comparison import ablation
+from mxmclr_plugin.comparison.planned_run import Outcome
 from mxmclr_plugin.comparison.study import load_study, studies
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.experiment.config.compose import load_config
-from mxmclr_plugin.experiment.run_folder.metrics import RunMetrics
+from mxmclr_plugin.experiment.run_folder.folder import RunFolder
+from mxmclr_plugin.experiment.run_folder.metrics import DataRecord, RunMetrics
 from mxmclr_plugin.inference.evaluate import evaluate_run
 from mxmclr_plugin.inference.run import load_run
 from mxmclr_plugin.json_records import plain, read_record
@@ -111,6 +114,42 @@ def test_runs_are_measured_on_other_data_too(tmp_path):
             assert chance[0] < chance[1]
         assert run["metrics"] == plain(expected)
     assert len(result["sentences"]) == 2
+
+
+def test_other_data_are_measured_again_when_they_change(tmp_path, monkeypatch):
+    """An edited caption under the same path; otherwise each run is measured once."""
+    manifest = tmp_path / "m.jsonl"
+
+    def write(caption):
+        lines = [{"split": "test", "text:en": [caption], "text:de": ["ein Hund"]}]
+        manifest.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    write("a dog")
+    config = load_config("multi30k", ["data.root=x"])
+    folders = [tmp_path / "0", tmp_path / "1"]
+    for folder in folders:
+        RunFolder(folder).write_config(config)
+    measured = []
+
+    def evaluate(run, *_, **__):
+        measured.append(run)
+        return RunMetrics("multi30k", "mxmclr", len(measured), {}, DataRecord([], 0, 0), {})
+
+    monkeypatch.setattr(ablation, "load_run", lambda folder, *_, **__: folder)
+    monkeypatch.setattr(ablation, "evaluate_run", evaluate)
+    trained = Outcome(RunMetrics("multi30k", "mxmclr", 0, {}, DataRecord([], 0, 0), {}))
+    changes = ["data=manifest", f"data.path={manifest}"]
+
+    def seeds():
+        digests = {}
+        found = [ablation._on_other_data(trained, f, changes, digests) for f in folders]
+        assert len(digests) == 1
+        return [outcome.metrics.seed for outcome in found]
+
+    assert seeds() == seeds() == [1, 2]
+    write("a cat")
+    assert seeds() == seeds() == [3, 4]
+    assert measured == folders * 2
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,24 @@ def test_a_stopped_rendering_goes_on(tmp_path, monkeypatch):
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".lock", ".npy", ".sha256"]
 
 
+@pytest.mark.parametrize("mark", ["", "32"])
+def test_a_mark_of_a_file_that_is_gone(tmp_path, monkeypatch, mark):
+    """A full disk may leave the mark alone, and a machine that loses power an empty one."""
+    monkeypatch.setattr("mxmclr_plugin.data.views._VOXELS_AT_ONCE", 32**3)
+    grids = Grids(20, fails_at=5)
+    with pytest.raises(KeyboardInterrupt):
+        rendered_views(grids, 6, 8, tmp_path, "key")
+    (part,) = tmp_path.glob(".views-*.npy.part")
+    if mark:
+        part.unlink()
+    part.with_name(f"{part.name}.done").write_text(mark)
+    with pytest.raises(KeyboardInterrupt):
+        rendered_views(grids, 6, 8, tmp_path, "key")
+    grids.fails_at = None
+    images = rendered_views(grids, 6, 8, tmp_path, "key")
+    assert torch.equal(torch.stack([images[k] for k in range(20)]), render_views(grids.grids, 6, 8))
+
+
 def test_stacks_and_single_images():
     stacks = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 6, 3, 4, 4)))
     single = SeparateViews(stacks, 6)

@@ -4,6 +4,7 @@ import pytest
 
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.experiment.config.compose import load_config
+from mxmclr_plugin.experiment.run_folder.curves import Curve, read_curve
 from mxmclr_plugin.experiment.run_folder.curves_file import CurvesLogger
 from mxmclr_plugin.experiment.training.loggers import build_loggers
 from mxmclr_plugin.run.command_line import main
@@ -24,6 +25,21 @@ def test_curves_are_always_written(tmp_path):
     (only,) = build_loggers([], tmp_path)
     assert isinstance(only, CurvesLogger)
     assert only.path == tmp_path / "curves" / "metrics.csv"
+
+
+def test_a_damaged_file_of_curves(tmp_path):
+    file = tmp_path / "curves" / "metrics.csv"
+    file.parent.mkdir()
+    good = b"loss,step\n3,0\n2,1\n"
+    file.write_bytes(good + b"\xff\xfe,\xe9\n")
+    with pytest.raises(ConfigError, match=r"metrics\.csv, line 4: could not convert"):
+        read_curve(tmp_path, "loss")
+    file.write_bytes(good + b'"' + b"x" * 200_000 + b'"\n')
+    with pytest.raises(ConfigError, match=r"metrics\.csv, line 3: field larger"):
+        read_curve(tmp_path, "loss")
+    file.write_bytes(good + b"\0" * 512)  # as after a loss of power
+    CurvesLogger(file, step=2).log_metrics({"loss": 1.0}, 2)
+    assert read_curve(tmp_path, "loss") == Curve([0, 1, 2], [3, 2, 1])
 
 
 def test_an_unknown_logger_is_named():

@@ -1,5 +1,7 @@
 import json
 import math
+import os
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet
@@ -7,7 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from mxmclr_plugin.data.dataset import MultifoldDataset
+from mxmclr_plugin.data.file_store import FileStore
+from mxmclr_plugin.data.splits import DataSplits
 from mxmclr_plugin.errors import ConfigError
+from mxmclr_plugin.inference.data_digest import data_digest
 from mxmclr_plugin.inference.encode import Share, encode_run
 from mxmclr_plugin.inference.run import load_run
 from mxmclr_plugin.run.command_line import main
@@ -93,3 +99,40 @@ def test_what_is_refused(trained, tmp_path):
         Share(2, 2)
     with pytest.raises(ConfigError, match="has no tower of 'sound'"):
         encode_run(trained, tmp_path / "new", modalities=["sound"])
+
+
+def test_other_data_at_the_same_path(trained, tmp_path, monkeypatch):
+    encode_run(trained, tmp_path, modalities=["text"])
+    whole = trained.data
+    texts = list(whole["train"].stores["text"])
+    texts[int(whole["train"].members["text"].rows[0])] += "!"
+    train = whole["train"].with_store("text", texts)
+    changed = replace(whole, by_name={**whole.by_name, "train": train})
+    monkeypatch.setattr(trained, "data", changed)
+    with pytest.raises(ConfigError, match=r"the data have changed since .* was begun"):
+        encode_run(trained, tmp_path, modalities=["text"])
+
+
+def test_what_changes_the_digest_of_data(tmp_path):
+    """A file is told by its time, without being read."""
+    file = tmp_path / "0.bin"
+    file.write_bytes(b"abc")
+
+    def digest(texts=("a", "b"), names=("x", "y"), folds=([0], [1]), label="l", split="test"):
+        stores = {"text": list(texts), "file": FileStore([file], None)}
+        members = {"text": [*map(list, folds)], "file": [[0], []]}
+        labels = {"kind": [[label], []]}
+        data = MultifoldDataset(stores, members, [0, 1], list(names), attributes=labels)
+        return data_digest(DataSplits({split: data}, {}), ["test", "val"], ["text", "file", "z"])
+
+    first = digest()
+    assert digest() == first
+    others = {
+        digest(texts=("a", "c")),
+        digest(names=("x", "z")),
+        digest(folds=([0], [0, 1])),
+        digest(label="m"),
+        digest(split="val"),
+    }
+    os.utime(file, (1, 1))
+    assert len({first, *others, digest()}) == 7

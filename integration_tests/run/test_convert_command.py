@@ -11,6 +11,10 @@ from data.captioned_images.sets import image, karpathy
 from data.manifest.sample_files import image as image_bytes
 
 from mxmclr_plugin.data.manifest.build import manifest
+from mxmclr_plugin.data.manifest.instances import Instances, ManifestInstance
+from mxmclr_plugin.data.manifest.table import TableColumns
+from mxmclr_plugin.data.manifest.write_list import write_list
+from mxmclr_plugin.data.rows import Row
 from mxmclr_plugin.run.command_line import main
 
 
@@ -86,6 +90,20 @@ def test_columns_are_guessed(tmp_path, capsys, monkeypatch):
     )
     assert status == 2
     assert "there is no column 'foto': did you mean 'photo'? columns are sku, photo, title" in err
+
+
+def test_a_column_is_guessed_as_the_split_only_if_it_has_splits():
+    def split(**columns):
+        columns["caption"] = list("abc")
+        rows = [Row(f"{k}", {key: of[k] for key, of in columns.items()}) for k in range(3)]
+        return TableColumns().completed(rows).split
+
+    assert split(fold=["0", "1", "4"]) is None
+    assert split(fold=[0, 1, 4]) is None
+    assert split(Partition=["train", None, "dev"]) == "Partition"
+    assert split(set=["A", "train", "B"], fold=["train", "test", ""]) == "fold"
+    assert split(set=[None, None, None]) is None
+    assert split(split=["0", "1", "4"]) == "split"
 
 
 def test_images_that_are_not_there(tmp_path, capsys):
@@ -241,7 +259,10 @@ def test_folders_that_are_named_by_what_they_show(tmp_path, capsys):
         for k, name in enumerate(("red_mug", "old-chair")):
             for n in range(2):
                 image(tmp_path / "photos" / split / name / f"{n}.png", 30 * k + n)
-    (tmp_path / "photos" / "train" / "old-chair" / "about.txt").write_text("a chair\n\nold wood\n")
+    chair = tmp_path / "photos" / "train" / "old-chair"
+    (chair / "about.txt").write_text("a chair\n\nold wood\n")
+    (chair / "._about.txt").write_bytes(b"\0\x05\x16\x07\0\x02\0\0Mac OS X")
+    image(tmp_path / "photos" / ".trash" / "vase" / "0.png", 5)
     status, out, _ = run(
         *(capsys, "data", "convert", "folder", f"path={tmp_path / 'photos'}"),
         f"out={tmp_path / 'my.jsonl'}",
@@ -325,3 +346,13 @@ def test_what_cannot_be_converted(tmp_path, capsys, monkeypatch, arguments, word
     assert status == 2
     assert words in err
     assert len(err.splitlines()) == 1
+
+
+def test_names_that_are_the_same_as_text(tmp_path):
+    names = ["1", "1", "1 (2)", "1", "1 (2)"]
+    found = [ManifestInstance(name, "", None, {"text": [name]}) for name in names]
+    write_list(Instances({"text": "text"}, found), tmp_path / "m.jsonl")
+    lines = (tmp_path / "m.jsonl").read_text().splitlines()
+    ids = [json.loads(line)["id"] for line in lines]
+    assert len(set(ids)) == 5
+    assert (ids[0], ids[2]) == ("1", "1 (2)")  # the first of a name keeps it

@@ -135,6 +135,10 @@ def test_an_option_of_a_tower_that_is_chosen(shop, monkeypatch):
         chosen("towers.text.frozne=false")
     with pytest.raises(ConfigError, match=r"towers\.text\.widths: no tower has all of widths"):
         chosen("towers.text.widths=[1]")
+    for wrong in ("towers.txt.frozen=false", "+towers/image@towers.photo=light_cnn2d"):
+        with pytest.raises(ConfigError, match=r"unknown key 'towers\.\w+'.*towers\.text") as error:
+            chosen(wrong)
+        assert "known beside it are towers.image, towers.text, towers.scent" in str(error.value)
     assert "towers.text.frozen" in [key.key for key in describe(load_config("manifest", FROZEN))]
     monkeypatch.setattr(auto_config, "_FEW_TEXTS", 0)
     assert chosen()["name"] == "bag_of_words"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
@@ -24,13 +25,18 @@ from mxmclr_plugin.comparison.records import (
     write_results,
 )
 from mxmclr_plugin.comparison.study import load_study
-from mxmclr_plugin.errors import ConfigError
+from mxmclr_plugin.errors import ConfigError, build_part
 from mxmclr_plugin.experiment.config.compose import load_config
+from mxmclr_plugin.experiment.run_folder.folder import read_config
 from mxmclr_plugin.experiment.run_folder.metrics import RunMetrics
+from mxmclr_plugin.experiment.splits import measured_modalities
 from mxmclr_plugin.files import write_atomically
+from mxmclr_plugin.inference.changes import changed_config
+from mxmclr_plugin.inference.data_digest import data_digest
 from mxmclr_plugin.inference.evaluate import evaluate_run
 from mxmclr_plugin.inference.run import load_run
 from mxmclr_plugin.json_records import json_text, read_whole_record
+from mxmclr_plugin.registry import DATASETS
 
 MEASURED_ON = "measured on"
 """Axis of the data, where runs are measured on several."""
@@ -92,6 +98,7 @@ def ablate(
     outcomes = launch(list(planned.values()), config, console, title)
     sets: dict[str, Sequence[str] | None] = {own_data: None, **config.evaluate}
     runs = []
+    digests: dict[str, str] = {}
     for (values, seed), run in planned.items():
         for data, changes in sets.items():
             variant = dict(zip(axes, values, strict=True))
@@ -99,7 +106,7 @@ def ablate(
                 variant[MEASURED_ON] = data
             outcome, split = outcomes[run], config.split
             if changes is not None:
-                outcome, split = _on_other_data(outcome, run.folder, changes), "test"
+                outcome, split = _on_other_data(outcome, run.folder, changes, digests), "test"
             place = run.folder.relative_to(folder).as_posix()
             runs.append(run_record(variant, seed, place, outcome, split))
     names = metric_names(runs, config.metric)
@@ -136,11 +143,27 @@ def ablate(
     return ablation
 
 
-def _on_other_data(outcome: Outcome, folder: Path, overrides: Sequence[str]) -> Outcome:
-    """Outcome of a finished run on the test set of other data, computed once."""
+def _on_other_data(
+    outcome: Outcome, folder: Path, overrides: Sequence[str], digests: dict[str, str]
+) -> Outcome:
+    """Outcome of a finished run on the test set of other data, computed once while these stay.
+
+    Args:
+        outcome: Outcome of its training.
+        folder: Its folder.
+        overrides: What names the other data.
+        digests: Digests of the data so far, by their options and modalities; grows.
+    """
     if outcome.metrics is None:
         return outcome
-    digest = blake2b(os.fsencode("\n".join(overrides)), digest_size=6).hexdigest()
+    config = changed_config(read_config(folder, trust=True), overrides)
+    modalities = measured_modalities(config)
+    key = json.dumps([config.data, modalities])
+    if key not in digests:
+        data = build_part("data", DATASETS.build, config.data)
+        digests[key] = data_digest(data, ["test"], modalities)
+    named = os.fsencode("\n".join([*overrides, digests[key]]))
+    digest = blake2b(named, digest_size=6).hexdigest()
     path = folder / "evaluate" / f"{digest}.json"
     metrics = read_whole_record(RunMetrics, path)
     if metrics is None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
+
+from mxmclr_plugin.data.splits import split_named
 
 # Of each key of a manifest; the first that a table has is its column.
 _NAMES: dict[str, tuple[str, ...]] = {
@@ -37,6 +39,29 @@ def column_of(key: str, columns: Iterable[str]) -> str | None:
     """The column of a table that has the values of a key of a manifest, None if there is none."""
     by_name = {_plain(column): column for column in reversed(list(columns))}
     return next((by_name[name] for name in _NAMES[key] if name in by_name), None)
+
+
+def split_column(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str | None:
+    """The column of a table that names splits, None if there is none.
+
+    One that is called ``split`` always does. Another one, such as ``fold`` or ``set``, does if all
+    its values are names of splits: it may number the folds of a cross-validation.
+
+    Args:
+        columns: Names of the columns.
+        rows: Values of each row, by column.
+    """
+    column = column_of("split", columns)
+    if column is None or _plain(column) == "split":
+        return column
+    values = {value if isinstance(value, str) else None for value in _filled(column, rows)}
+    if values and all(split_named(value) for value in values):
+        return column
+    return split_column([other for other in columns if other != column], rows)
+
+
+def _filled(column: str, rows: Sequence[Mapping[str, Any]]) -> Iterator[Any]:
+    return (row[column] for row in rows if row.get(column) not in (None, ""))
 
 
 def columns_of(key: str, columns: Iterable[str]) -> list[str]:

@@ -18,6 +18,11 @@ def unicode_text(name: str) -> str:
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
+def is_hidden(path: Path, folder: Path) -> bool:
+    """Whether a path below a folder is hidden there, as what a Mac adds to archives ("._x") is."""
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
+
+
 def located(path: Path) -> Path:
     """The file at a path, also if it was written with backslashes or another case of its suffix.
 

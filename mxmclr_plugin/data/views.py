@@ -16,7 +16,7 @@ from torch import Tensor
 from mxmclr_plugin.bounds import OneOf, within_bounds
 from mxmclr_plugin.data.dataset import Store
 from mxmclr_plugin.data.rendering import render_views
-from mxmclr_plugin.files import kept
+from mxmclr_plugin.files import kept, write_atomically
 from mxmclr_plugin.progress import progress_bar
 
 # Part of every file's name: raise it when rendering changes.
@@ -125,11 +125,10 @@ def _render(grids: Store, views: int, size: int, path: Path) -> None:
     """Render to a file; a call that was stopped is continued by the next one."""
     mark = path.with_name(f"{path.name}.done")
     shape = (len(grids), views, 3, size, size)
-    if mark.exists() and path.exists():
-        done, mode = int(mark.read_text(encoding="ascii")), "r+"
-    else:
-        done, mode = 0, "w+"
-    images = np.lib.format.open_memmap(path, mode, np.uint8, shape)
+    done = _marked(mark) if path.exists() else 0
+    if not done:
+        mark.unlink(missing_ok=True)  # of a file that is no more: it would skip images of this one
+    images = np.lib.format.open_memmap(path, "r+" if done else "w+", np.uint8, shape)
     step = max(1, _VOXELS_AT_ONCE // grids[0][0].numel())
     with progress_bar() as progress:
         task = progress.add_task(f"rendering {views} views", total=len(grids), completed=done)
@@ -139,6 +138,14 @@ def _render(grids: Store, views: int, size: int, path: Path) -> None:
             progress.advance(task, len(batch))
             if number % _MARK_EVERY == 0:
                 images.flush()
-                mark.write_text(str(start + len(batch)), encoding="ascii")
+                write_atomically(mark, str(start + len(batch)))
     images.flush()
     mark.unlink(missing_ok=True)
+
+
+def _marked(mark: Path) -> int:
+    """How many grids are rendered, 0 if the mark does not say."""
+    try:
+        return int(mark.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return 0

@@ -13,7 +13,7 @@ from rich.console import Console
 from mxmclr_plugin.data.dataset import MultifoldDataset
 from mxmclr_plugin.data.splits import DataSplits
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.experiment.config.check_config import check_config
+from mxmclr_plugin.experiment.config.check_config import check_config, unknown_key
 from mxmclr_plugin.experiment.config.run_config import RunConfig
 from mxmclr_plugin.experiment.splits import check_trainable, usable_splits
 from mxmclr_plugin.registry import TOWERS
@@ -56,10 +56,13 @@ def completed(config: RunConfig, data: DataSplits, console: Console) -> RunConfi
         The configuration, not automatic any more.
 
     Raises:
-        ConfigError: If there is nothing to train on, one modality only, or a kind of record
-            without a tower.
+        ConfigError: If there is nothing to train on, one modality only, a kind of record
+            without a tower, or a tower for a modality that the data lack.
     """
     check_trainable(data)
+    for modality in config.towers:
+        if modality not in data.kinds:
+            raise unknown_key(f"towers.{modality}", [f"towers.{known}" for known in data.kinds])
     train = data["train"]
     modalities = _modalities(config.directions, data)
     towers = {m: _tower(m, data, config.towers.get(m, {})) for m in modalities}

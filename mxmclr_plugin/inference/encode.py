@@ -14,6 +14,7 @@ from mxmclr_plugin.data.dataset import MultifoldDataset
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.experiment.splits import ALL
 from mxmclr_plugin.files import write_atomically
+from mxmclr_plugin.inference.data_digest import data_digest
 from mxmclr_plugin.inference.embedding_files import write_embeddings
 from mxmclr_plugin.inference.run import Run
 from mxmclr_plugin.progress import progress_bar
@@ -50,8 +51,9 @@ def encode_run(
 
     Files that are there are kept, so an interrupted call goes on, and several processes or machines
     can each write their share of the files of one folder. ``encode.json`` is the index of all
-    files; :func:`~mxmclr_plugin.inference.embedding_files.write_embeddings` describes their
-    content. One file is in memory at a time.
+    files, with the :func:`~mxmclr_plugin.inference.data_digest.data_digest` of the data;
+    :func:`~mxmclr_plugin.inference.embedding_files.write_embeddings` describes their content. One
+    file is in memory at a time.
 
     Args:
         run: The run.
@@ -67,7 +69,8 @@ def encode_run(
         The files of the share.
 
     Raises:
-        ConfigError: If the folder holds other embeddings, or an argument cannot be.
+        ConfigError: If the folder holds other embeddings, the data have changed since it was
+            begun, or an argument cannot be.
         MissingPackage: If pyarrow is needed and not installed.
     """
     console = console or TerminalConsole()
@@ -82,6 +85,7 @@ def encode_run(
     index = {
         "checkpoint_sha256": run.digest,
         "data": run.config.data,
+        "data_sha256": data_digest(run.data, [*run.data] if split == ALL else [split], list(files)),
         "split": split,
         "rows": rows,
         "format": file_format,
@@ -134,10 +138,15 @@ def _begin(out: Path, index: dict[str, Any]) -> None:
         except ValueError as error:
             raise ConfigError(f"out: {path} is damaged: {error}; choose another folder") from error
         changed = [key for key in index if found.get(key) != json.loads(json.dumps(index[key]))]
+        if others := [key for key in changed if key != "data_sha256"]:
+            raise ConfigError(
+                f"out: {out} holds embeddings with another {', '.join(others)}; choose another "
+                "folder"
+            )
         if changed:
             raise ConfigError(
-                f"out: {out} holds embeddings with another {', '.join(changed)}; choose another "
-                "folder"
+                f"out: the data have changed since {out} was begun; choose another folder, or "
+                "remove this one"
             )
         return
     # Another process may be writing the index just now.

@@ -166,6 +166,8 @@ def test_the_lists_of_flickr30k_entities(tmp_path):
 @pytest.mark.parametrize("quoted", [True, False])
 def test_kaggles_table(tmp_path, quoted):
     kaggle(tmp_path, 5, quoted=quoted)
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    (tmp_path / ".ipynb_checkpoints" / "captions.txt").write_text("image,caption\n")
     data = captioned_images(str(tmp_path), size=8)
     assert whole(data) == {photo: (k, captions_of(k)) for k, photo in enumerate(names(5))}
 
@@ -404,3 +406,13 @@ def test_real_photos(test_data):
         assert dataset[0].observations["image"][0].shape == (3, 64, 64)
         assert 10 < shade(dataset[0].observations["image"][0]) < 245
     assert data.problems == ()
+
+
+def test_folds_of_a_cross_validation_are_no_split(tmp_path):
+    rows = [f"{k}.jpg,photo {k},{k % 5}" for k in range(6)]
+    for k in range(6):
+        image(tmp_path / f"{k}.jpg", k)
+    (tmp_path / "metadata.csv").write_text("\n".join(["file_name,caption,fold", *rows]) + "\n")
+    data = captioned_images(str(tmp_path), size=8)
+    assert data.problems == ()
+    assert sum(map(len, data.values())) == 6

@@ -121,6 +121,18 @@ def test_a_name_that_is_no_unicode_text(tmp_path):
     assert len(data["train"][0].observations["image"]) == 1
 
 
+def test_a_folder_that_is_no_unicode_text_and_a_hidden_file_in_it(tmp_path):
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    write_lines(folder / "m.jsonl", [{"text": [f"{k}"]} for k in range(3)])
+    (folder / "._m.jsonl").write_bytes(b"\0\x05\x16\x07\0\x02\0\0Mac OS X")
+    data = manifest(str(folder))
+    names = sorted(name for of in data.values() for name in of.names)
+    assert [name.rpartition("/caf")[2] for name in names] == [
+        rf"\xe9/m.jsonl:{line}" for line in (1, 2, 3)
+    ]
+
+
 def test_another_encoding(tmp_path):
     text = "\n".join(json.dumps({**line, "text": "é"}, ensure_ascii=False) for line in three())
     (tmp_path / "m.jsonl").write_bytes(text.encode("cp1252"))

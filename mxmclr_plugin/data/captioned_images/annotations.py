@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mxmclr_plugin.data.columns import column_of, values_of
+from mxmclr_plugin.data.columns import column_of, split_column, values_of
+from mxmclr_plugin.data.paths import is_hidden
 from mxmclr_plugin.data.problems import ProblemLog
 from mxmclr_plugin.data.rows import UTF_8, Row, read_json, read_rows, read_table, text_lines
 from mxmclr_plugin.data.splits import SPLITS, split_named
@@ -139,7 +140,7 @@ def _find(folder: Path, encoding: str) -> list[Path]:
         found = sorted(
             path
             for path in {*folder.glob(pattern), *folder.glob(f"*/{pattern}")} - seen
-            if not path.name.startswith(".") and ".lemma." not in path.name and path.is_file()
+            if not is_hidden(path, folder) and ".lemma." not in path.name and path.is_file()
         )
         if pattern == _COCO:
             found = [path for path in found if _COCO_NAME.fullmatch(path.stem)]
@@ -336,15 +337,16 @@ def _listed(path: Path, log: ProblemLog, encoding: str) -> list[CaptionedPhoto]:
         if isinstance(rows, list):
             raise DataError(f"{path} should hold entries with an image and a caption, {got}")
         raise DataError(f"{path}:1: the head should be image,caption, {got}")
-    split_column = column_of("split", head)
+    rows = list(rows)
+    column = split_column(head, [row.values for row in rows])
     captions: dict[str, list[Any]] = {}
     splits: dict[str, str | None] = {}
     for row in rows:
-        file, split = row.values.get(image), row.values.get(split_column or "")
+        file, split = row.values.get(image), row.values.get(column or "")
         if not file or not isinstance(file, str):
             log.add("line unreadable", row.where, f"it has no {image}, or one that is no text")
         elif split is not None and split_named(split) is None:
-            what = f"{split_column} is {split!r:.40}, not {', '.join(SPLITS)}"
+            what = f"{column} is {split!r:.40}, not {', '.join(SPLITS)}"
             log.add("photo entry unreadable", row.where, what)
         elif splits.setdefault(file, split_named(split)) != split_named(split):
             log.add("photo entry unreadable", row.where, f"{file} is in two splits")

@@ -34,6 +34,7 @@ from mxmclr_plugin.data.manifest.instances import (
 )
 from mxmclr_plugin.data.manifest.kinds import FILE_KINDS
 from mxmclr_plugin.data.members import Members, flattened
+from mxmclr_plugin.data.paths import is_hidden
 from mxmclr_plugin.data.problems import OnError, ProblemLog
 from mxmclr_plugin.data.rows import UTF_8, read_rows
 from mxmclr_plugin.data.splits import SPLITS, DataSplits, hold_out
@@ -291,7 +292,9 @@ def _files(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise DataError(f"{path}: there is no such manifest")
-    files = sorted(path.glob("*.parquet")) or sorted(path.glob("*.jsonl"))
+    shown = [file for file in sorted(path.iterdir()) if not is_hidden(file, path)]
+    files = [file for file in shown if file.match("*.parquet")]
+    files = files or [file for file in shown if file.match("*.jsonl")]
     if not files:
         raise DataError(f"{path}: the folder holds neither *.parquet nor *.jsonl")
     shards = [match for file in files if (match := _SHARD.fullmatch(file.name))]

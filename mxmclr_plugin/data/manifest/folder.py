@@ -9,7 +9,7 @@ from pathlib import Path
 from mxmclr_plugin.data.captioned_images.annotations import read_photos
 from mxmclr_plugin.data.captioned_images.find import ImageFinder
 from mxmclr_plugin.data.manifest.instances import Instances, collect_instances
-from mxmclr_plugin.data.paths import unicode_text
+from mxmclr_plugin.data.paths import is_hidden, unicode_text
 from mxmclr_plugin.data.problems import ProblemLog
 from mxmclr_plugin.data.readers.image import IMAGE_SUFFIXES
 from mxmclr_plugin.data.rows import UTF_8, Row, text_lines
@@ -85,8 +85,7 @@ def _images(path: Path) -> dict[Path, list[Path]]:
     """The images of each folder that has some."""
     folders: dict[Path, list[Path]] = {}
     for file in sorted(path.rglob("*")):
-        hidden = any(part.startswith(".") for part in file.relative_to(path).parts)
-        if file.suffix.lower() in IMAGE_SUFFIXES and not hidden and file.is_file():
+        if file.suffix.lower() in IMAGE_SUFFIXES and not is_hidden(file, path) and file.is_file():
             folders.setdefault(file.parent, []).append(file)
     return folders
 
@@ -116,7 +115,11 @@ def _class_rows(
     for folder, images in folders.items():
         split = _split_of(images[0], root)
         parts = tuple(map(unicode_text, folder.relative_to(root).parts))
-        files = sorted(file for file in folder.iterdir() if file.suffix.lower() == ".txt")
+        files = sorted(
+            file
+            for file in folder.iterdir()
+            if file.suffix.lower() == ".txt" and not is_hidden(file, folder) and file.is_file()
+        )
         texts = [text for file in files for text in _lines(file, log, encoding)]
         if not texts and len(parts) > (split is not None):
             texts = [" ".join(re.sub(r"[_-]+", " ", parts[-1]).split())]

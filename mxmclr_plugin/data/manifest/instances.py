@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 from mxmclr_plugin.data.file_store import EmbeddedFile
 from mxmclr_plugin.data.manifest.kinds import RESERVED, modality_of
-from mxmclr_plugin.data.paths import located
+from mxmclr_plugin.data.paths import located, unicode_text
 from mxmclr_plugin.data.problems import ProblemLog
 from mxmclr_plugin.data.rows import Row
 from mxmclr_plugin.data.splits import SPLITS, split_named
@@ -148,7 +148,9 @@ class _RowReader:
                 "split unknown", row.where, f"key 'split': {_a(split)}; {hint}it is one of {SPLITS}"
             )
             return None
-        name = row.where if id_ is None else id_ if isinstance(id_, str) else json.dumps(id_)
+        name = id_ if isinstance(id_, str) else json.dumps(id_)
+        if id_ is None:
+            name = unicode_text(row.where)
         instance = ManifestInstance(name, row.where, split_named(split))
         for key, value in row.values.items():
             modality = self._modality(key, row.where)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mxmclr_plugin.data.columns import column_of, columns_of, values_of
+from mxmclr_plugin.data.columns import column_of, columns_of, split_column, values_of
 from mxmclr_plugin.data.file_store import EmbeddedFile
 from mxmclr_plugin.data.manifest.instances import Instances, collect_instances
 from mxmclr_plugin.data.manifest.kinds import KINDS
@@ -33,17 +33,18 @@ class TableColumns:
     modalities: Mapping[str, Sequence[str]] = field(default_factory=dict)
     unused: Sequence[str] = ()
 
-    def completed(self, head: Sequence[str]) -> TableColumns:
+    def completed(self, rows: Sequence[Row]) -> TableColumns:
         """These columns, with those that are not set guessed from the names in use for them.
 
         Modalities are guessed if none is set. Without ids, the rows of one file are one instance.
 
         Args:
-            head: Names of the table's columns.
+            rows: The rows of the table; one at least has a column.
 
         Raises:
             DataError: If a column does not exist, or there is no column of a modality.
         """
+        head = list(dict.fromkeys(key for row in rows for key in row.values))
         named = [self.id, self.split, *(c for of in self.modalities.values() for c in of)]
         for column in named:
             if column is not None and column not in head:
@@ -64,7 +65,7 @@ class TableColumns:
         files = [of[0] for key, of in modalities.items() if key != "text"]
         rest = [column for column in head if column not in used]
         instance = self.id or column_of("id", rest) or (files[0] if files else None)
-        split = self.split or column_of("split", rest)
+        split = self.split or split_column(rest, [row.values for row in rows])
         unused = [column for column in rest if column not in (instance, split)]
         return TableColumns(instance, split, modalities, unused)
 
@@ -92,12 +93,11 @@ def table_instances(
         DataError: If a column does not exist or cannot be guessed.
     """
     table = list(rows)
-    head = list(dict.fromkeys(key for row in table for key in row.values))
-    if not head:
+    if not any(row.values for row in table):
         raise DataError(
             f"no row can be read: {log.summary() or 'there is none below the column names'}"
         )
-    columns = columns.completed(head)
+    columns = columns.completed(table)
     return collect_instances(_renamed(table, columns), root, log, allow_outside=True), columns
 
 

@@ -73,11 +73,9 @@ def write_list(found: Instances, out: Path) -> bool:
     inside = True
     lines = []
     extracted = 0
-    names: Counter[str] = Counter()
-    for instance in found.instances:
-        names[instance.name] += 1  # 1 and "1" are two instances
-        number = f" ({names[instance.name]})" if names[instance.name] > 1 else ""
-        line: dict[str, Any] = {"id": f"{instance.name}{number}"}
+    ids = _ids(found)
+    for instance, id_ in zip(found.instances, ids, strict=True):
+        line: dict[str, Any] = {"id": id_}
         if instance.split is not None:
             line["split"] = instance.split
         for modality, records in instance.records.items():
@@ -99,6 +97,22 @@ def write_list(found: Instances, out: Path) -> bool:
         lines.append(json.dumps(line, ensure_ascii=False) + "\n")
     write_atomically(out, "".join(lines))
     return inside
+
+
+def _ids(found: Instances) -> list[str]:
+    """The name of each instance, with a number where another one has it: 1 and "1" are two."""
+    names = Counter(instance.name for instance in found.instances)
+    numbers: Counter[str] = Counter()
+    ids = []
+    for instance in found.instances:
+        name = instance.name
+        numbers[name] += 1
+        if numbers[name] > 1:
+            while (name := f"{instance.name} ({numbers[instance.name]})") in names:
+                numbers[instance.name] += 1
+            names[name] += 1
+        ids.append(name)
+    return ids
 
 
 def _extract(record: EmbeddedFile, place: Path) -> Path:

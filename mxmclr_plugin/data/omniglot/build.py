@@ -13,6 +13,7 @@ from mxmclr_plugin.bounds import within_bounds
 from mxmclr_plugin.data.augmented_store import augmented
 from mxmclr_plugin.data.dataset import MultifoldDataset
 from mxmclr_plugin.data.omniglot.drawings import Drawings, read_archive, read_folders
+from mxmclr_plugin.data.paths import is_hidden
 from mxmclr_plugin.data.problems import OnError, ProblemLog
 from mxmclr_plugin.data.splits import SPLITS, DataSplits, hold_out
 from mxmclr_plugin.errors import DataError
@@ -67,7 +68,7 @@ def omniglot(
         raise DataError("say where Omniglot is: root=FOLDER")
     folder = Path(root).expanduser()
     log = ProblemLog(on_error)
-    archives = sorted(folder.glob("*.npz"))
+    archives = sorted(file for file in folder.glob("*.npz") if not is_hidden(file, folder))
     if len(archives) > 1:
         raise DataError(f"{folder} holds several archives, {', '.join(a.name for a in archives)}")
     if archives:

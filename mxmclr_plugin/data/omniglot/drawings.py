@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mxmclr_plugin.data.dataset import Store
 from mxmclr_plugin.data.file_store import FileStore, Reader, UnreadableFile, readable_files
+from mxmclr_plugin.data.paths import is_hidden
 from mxmclr_plugin.data.problems import ProblemLog
 from mxmclr_plugin.data.readers.arrays import read_npz
 from mxmclr_plugin.data.readers.image import read_image
@@ -181,7 +182,7 @@ def read_folders(root: Path, size: int, points: int, log: ProblemLog) -> Drawing
         f"{folder.parent.name}/{folder.name}": (part, folder)
         for part in parts
         for folder in sorted((root / f"images_{part}").glob("*/*"))
-        if folder.is_dir()
+        if folder.is_dir() and not is_hidden(folder, root)
     }
     images, image_members = _files(
         [folder for _, folder in folders.values()],

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from mxmclr_plugin.data.paths import is_hidden
 from mxmclr_plugin.data.readers.arrays import npz_shapes
 from mxmclr_plugin.data.readers.voxel import VOXEL_SUFFIXES
 from mxmclr_plugin.data.splits import SPLITS
@@ -84,7 +85,8 @@ def find_captions(root: Path) -> Path:
         DataError: If there is none, or there are several.
     """
     usual = root / "captions.tablechair.csv"
-    files = [usual] if usual.is_file() else sorted(root.glob("*captions*.csv"))
+    named = sorted(file for file in root.glob("*captions*.csv") if not is_hidden(file, root))
+    files = [usual] if usual.is_file() else named
     if len(files) != 1:
         found = ", ".join(file.name for file in files) or "none"
         raise DataError(
@@ -98,7 +100,7 @@ def grids_in(folder: Path) -> dict[str, Path]:
     """Grids by the id that their file is named by, in the folder or any below it."""
     files = {}
     for path in sorted(folder.rglob("*"), reverse=True):
-        if path.suffix.lower() in VOXEL_SUFFIXES:
+        if path.suffix.lower() in VOXEL_SUFFIXES and not is_hidden(path, folder):
             files[path.stem] = path  # of two with one name, the first stays
     return files
 
@@ -118,6 +120,6 @@ def _numbered(folder: Path) -> Iterator[tuple[str, int, Path]]:
     """Id, number and path of each image."""
     for path in folder.rglob("*"):
         match = _IMAGE.fullmatch(path.stem)
-        if path.suffix.lower() in _IMAGE_SUFFIXES and match:
+        if path.suffix.lower() in _IMAGE_SUFFIXES and match and not is_hidden(path, folder):
             parent = path.parent.parent if path.parent.name == "rendering" else path.parent
             yield parent.name, int(match[1]), path

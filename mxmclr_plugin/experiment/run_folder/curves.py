@@ -31,23 +31,23 @@ def read_curve(run: Path, column: str) -> Curve | None:
         as in a resumed run, the later value counts.
 
     Raises:
-        ConfigError: If a value is not a number; the message names file and line.
+        ConfigError: If the file is no CSV, or a value is not a number; the message names file and
+            line.
     """
     file = run / "curves" / "metrics.csv"
     if not file.is_file():
         return None
     points: dict[float, float] = {}
-    with file.open(encoding="utf-8", newline="") as lines:
+    with file.open(encoding="utf-8", errors="replace", newline="") as lines:
         rows = csv.DictReader(lines)
-        for row in rows:
-            if not row.get(column) or not row.get("step"):
-                continue
-            try:
-                step, value = float(row["step"]), float(row[column])
-            except ValueError as error:
-                raise ConfigError(f"{file}, line {rows.line_num}: {error}") from error
-            if math.isfinite(value):
-                points[step] = value
+        try:
+            for row in rows:
+                if row.get(column) and row.get("step"):
+                    step, value = float(row["step"]), float(row[column])
+                    if math.isfinite(value):
+                        points[step] = value
+        except (ValueError, csv.Error) as error:
+            raise ConfigError(f"{file}, line {rows.line_num}: {error}") from error
     if not points:
         return None
     steps = sorted(points)

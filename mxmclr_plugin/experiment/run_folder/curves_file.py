@@ -96,8 +96,9 @@ class CurvesLogger(Logger):
 def _rows(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
-    with path.open(encoding="utf-8", errors="replace", newline="") as file:
-        return [row for row in csv.DictReader(file) if None not in row and None not in row.values()]
+    # A machine that loses power may leave zeros, which csv of Python 3.10 refuses.
+    lines = path.read_text(encoding="utf-8", errors="replace").replace("\0", "").splitlines(True)
+    return [row for row in csv.DictReader(lines) if None not in row and None not in row.values()]
 
 
 def _step_of(row: Mapping[str, Any]) -> int:
