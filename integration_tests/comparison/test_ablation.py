@@ -122,6 +122,9 @@ def test_runs_are_measured_on_other_data_too(tmp_path):
         (["text2shape", "study=hybrid", "split=train"], "split must be val or test"),
         (["text2shape", "study=hybrid", "seed=1"], "seeds="),
         (["multi30k", "study=encoders"], "is for text2shape"),
+        (["text2shape", "study=hybrid", "metric=mrr"], "metric: 'mrr' is none of mean_recall"),
+        (["text2shape", "study=parts", "evaluate.x=[data.clases=4]"], "no key 'clases'"),
+        (["text2shape", "study=parts", "split=test", "eval.test=false"], "eval.test: split=test"),
         (["omniglot", "data.root=.", "study=teacher", "teacher.text=tower"], "no such tower"),
         (
             ["text2shape", "study=hybrid", "evaluate.x=[data.noise=0.5]"],

@@ -17,6 +17,7 @@ from mxmclr_plugin.comparison.records import (
     Ablation,
     RunRecord,
     Summary,
+    check_metric,
     metric_names,
     run_record,
     summarize,
@@ -28,6 +29,7 @@ from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.experiment.config.compose import load_config
 from mxmclr_plugin.experiment.run_folder.metrics import RunMetrics
 from mxmclr_plugin.files import write_atomically
+from mxmclr_plugin.inference.changes import changed_config
 from mxmclr_plugin.inference.evaluate import evaluate_run
 from mxmclr_plugin.inference.run import load_run
 from mxmclr_plugin.json_records import json_text, read_whole_record
@@ -73,6 +75,12 @@ def ablate(
         )
     if own_data in config.evaluate:
         raise ConfigError(f"evaluate.{own_data}: this is the training data; choose another name")
+    if config.split == "test" and not base.eval.test:
+        raise ConfigError("eval.test: split=test measures the test set; leave it out")
+    measured_by = [base]
+    if not base.automatic:  # else it is complete with the data
+        measured_by += [changed_config(base, changes) for changes in config.evaluate.values()]
+        check_metric(config.metric, measured_by)
     folder = ablation_folder(task, config)
     axes = {axis: list(values) for axis, values in study.axes.items()}
     planned: dict[tuple[tuple[str, ...], int], PlannedRun] = {}
@@ -162,7 +170,10 @@ def _sentences(
 
 
 def _best(rows: Sequence[Summary], config: AblationConfig) -> str:
-    best, *rest = sorted((r for r in rows if r.mean is not None), key=lambda row: -(row.mean or 0))
+    known = sorted((r for r in rows if r.mean is not None), key=lambda row: -(row.mean or 0))
+    if not known:
+        return f"No run has {config.metric} on {rows[0].variant.get(MEASURED_ON, config.split)}."
+    best, *rest = known
     elsewhere = best.variant.get(MEASURED_ON) in config.evaluate
     seeds = len(config.seeds)
     sentence = (
