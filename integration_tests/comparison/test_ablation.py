@@ -161,6 +161,9 @@ def test_other_data_are_measured_again_when_they_change(tmp_path, monkeypatch):
         (["text2shape", "study=hybrid", "split=train"], "split must be val or test"),
         (["text2shape", "study=hybrid", "seed=1"], "seeds="),
         (["multi30k", "study=encoders"], "is for text2shape"),
+        (["text2shape", "study=hybrid", "metric=mrr"], "metric: 'mrr' is none of mean_recall"),
+        (["text2shape", "study=parts", "evaluate.x=[data.clases=4]"], "no key 'clases'"),
+        (["text2shape", "study=parts", "split=test", "eval.test=false"], "eval.test: split=test"),
         (["omniglot", "data.root=.", "study=teacher", "teacher.text=tower"], "no such tower"),
         (
             ["text2shape", "study=hybrid", "evaluate.x=[data.noise=0.5]"],

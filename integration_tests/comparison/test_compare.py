@@ -275,6 +275,9 @@ def test_a_class_is_compared_and_tuned(tmp_path):
         (["text2shape", "jobs=0"], "jobs must be 1 or more"),
         (["text2shape", "grid.lr=0"], "grid.lr must be above 0"),
         (["text2shape", "trainer.max_stepz=1"], "max_stepz"),
+        (["text2shape", "eval.test=false"], "eval.test: compare measures the test set"),
+        (["text2shape", "metric=t2s/r@2"], "t2s/r@1, t2s/r@5, t2s/ndcg@5, t2s/mrr"),
+        (["text2shape", "metric=t2v/r@1"], "metric: 't2v/r@1' is none of mean_recall, rsum"),
     ],
 )
 def test_mistakes_are_found_before_anything_runs(arguments, message, tmp_path, monkeypatch, capsys):

@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from mxmclr_plugin.comparison import local_processes
 from mxmclr_plugin.comparison.config import ComparisonConfig
 from mxmclr_plugin.comparison.launcher import _finish, launch
-from mxmclr_plugin.comparison.planned_run import command_line, outcome_of, plan_run
+from mxmclr_plugin.comparison.planned_run import command_line, outcome_of, plan_run, prepare
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.experiment.config.compose import load_config
 from mxmclr_plugin.experiment.run_folder.folder import RunFolder, only_process_in
@@ -157,13 +158,65 @@ def test_an_interrupted_run_continues(tmp_path):
     assert outcome.metrics.splits == expected.metrics.splits
 
 
-def finished(folder):
+def finished(folder, *overrides):
     """A finished run that has not run."""
-    run = planned(folder)
+    run = planned(folder, *overrides)
     config = dataclasses.asdict(load_config("text2shape", list(run.overrides)))
     record = RunMetrics("text2shape", "mxmclr", 0, {}, DataRecord([], 0), config)
     RunFolder(run.folder).write_metrics(record)
     return run
+
+
+@pytest.mark.parametrize("tested", ["best", "last"])
+def test_the_checkpoint_that_was_tested_is_kept(tmp_path, tested):
+    run = finished(tmp_path, f"trainer.test_with={tested}")
+    for name in ("best", "last"):
+        path = run.folder / "checkpoints" / f"{name}.ckpt"
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    assert _finish(run, 0, console()).error is None
+    kept = {"best": ["best.ckpt"], "last": ["best.ckpt", "last.ckpt"]}[tested]
+    assert sorted(path.name for path in (run.folder / "checkpoints").iterdir()) == kept
+
+
+def test_the_folder_of_a_living_run_is_left_alone(tmp_path):
+    run = planned(tmp_path)
+    with only_process_in(run.folder):
+        (run.folder / "log.txt").write_text("step 1")
+        with pytest.raises(ConfigError, match="another run is writing to"):
+            prepare(run)
+        assert (run.folder / "log.txt").read_text() == "step 1"
+        assert (run.folder / ".lock").exists()
+    prepare(run)
+    assert not list(run.folder.iterdir())
+
+
+def test_a_job_waits_for_the_one_of_a_launcher_that_was_killed(tmp_path, monkeypatch):
+    run = planned(tmp_path)
+    looks = []
+
+    def look(folder):
+        looks.append(folder)
+        if len(looks) == 3:
+            finished(tmp_path)  # by the other job
+        return len(looks) < 3
+
+    monkeypatch.setattr(local_processes, "is_occupied", look)
+    monkeypatch.setattr(local_processes, "_LOOK_SECONDS", 0.0)
+    assert local_processes.run_here(run) == 0
+    assert looks == [run.folder] * 3
+    assert not (run.folder / "log.txt").exists()  # it has not run again
+
+
+def test_a_run_that_finishes_after_another_job_of_it_failed_is_finished(tmp_path):
+    run = finished(tmp_path)
+    failure = run.folder / "failure.json"
+    failure.write_text("{}")
+    written = (run.folder / "metrics.json").stat().st_mtime
+    os.utime(failure, (written - 1, written - 1))
+    assert outcome_of(run) is not None
+    os.utime(failure, (written + 1, written + 1))
+    assert outcome_of(run) is None
 
 
 @pytest.mark.parametrize("size", [0, 200])

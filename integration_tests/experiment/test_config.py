@@ -86,6 +86,7 @@ def test_choices():
         (["losss=ntxent"], r"unknown key 'losss': did you mean 'loss'"),
         (["loss=ntxnet"], r"loss cannot be 'ntxnet': did you mean 'ntxent'"),
         (["towers/text=bow"], r"towers/text cannot be 'bow'.*known are .*bag_of_words"),
+        (["towers/text@towers.txt=bag_of_words"], r"Could not override 'towers/text@towers.txt'"),
         (["trainer.max_step=3"], r"did you mean 'trainer.max_steps'"),
         (["trainer.max_steps=many"], r"trainer.max_steps: .*'many'"),
         (["loss.temperature=inf"], r"loss.temperature must be a finite number, got inf"),

@@ -25,6 +25,7 @@ from mxmclr_plugin.experiment.run_folder.folder import (
     RunFolder,
     check_folder,
     claimed_folder,
+    default_folder,
     process_rank,
 )
 
@@ -224,6 +225,17 @@ def test_a_folder_is_claimed_once(tmp_path, monkeypatch):
             "mxmclr-seed0",
             "mxmclr-seed0-2",
         ]
+
+
+def test_the_newest_folder_goes_on_and_a_new_one_comes_behind_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("mxmclr-seed0", "mxmclr-seed0-3"):  # the second was removed
+        (tmp_path / "runs" / "text2shape" / name / "checkpoints").mkdir(parents=True)
+    folders = [
+        default_folder(load_config("text2shape", overrides))[0].name
+        for overrides in ([], ["ckpt=last"])
+    ]
+    assert folders == ["mxmclr-seed0-4", "mxmclr-seed0-3"]
 
 
 def test_a_folder_is_checked_and_left_free(tmp_path, monkeypatch):

@@ -1,12 +1,18 @@
 """Two processes train as one does with their batches together."""
 
+import io
+
 import pytest
 import torch
 from experiment.small_training import fit, numbers
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
+from rich.console import Console
 from torch import nn
 
+from mxmclr_plugin.errors import ConfigError
+from mxmclr_plugin.experiment.config.compose import load_config
 from mxmclr_plugin.experiment.config.run_config import EvalConfig, OptimizerConfig
+from mxmclr_plugin.experiment.train import _batch_for
 from mxmclr_plugin.experiment.training.checkpoints import WholeCheckpointIO
 from mxmclr_plugin.experiment.training.module import RetrievalModule
 from mxmclr_plugin.loss.multifold_hybrid import MultifoldHybridLoss
@@ -40,6 +46,23 @@ def trained(out, chunk=None, options=None, **trainer):
 def _forked_processes_hand_back_their_weights(monkeypatch):
     # In a file that is no checkpoint.
     monkeypatch.setattr(WholeCheckpointIO, "load_checkpoint", TorchCheckpointIO.load_checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("there", "processes", "each", "words"),
+    [
+        (128, 1, 128, ""),
+        (20, 1, 20, "128 lowered to the 20 instances there are"),
+        (20, 3, 6, "128 lowered to the 6 instances there are for each of 3 processes"),
+    ],
+)
+def test_a_batch_has_as_many_instances_as_there_are_for_a_process(there, processes, each, words):
+    config = load_config("text2shape", ["batch.instances=128"])
+    console = Console(record=True, width=200, quiet=False, file=io.StringIO())
+    assert _batch_for(config, range(there), processes, console).instances == each
+    assert words in console.export_text()
+    with pytest.raises(ConfigError, match="9 processes have 8 training instances"):
+        _batch_for(config, range(8), 9, console)
 
 
 @pytest.mark.slow

@@ -11,10 +11,20 @@ from report.report_folders import (
     write_curves,
 )
 
-from mxmclr_plugin.comparison.records import Ablation, Comparison
+from mxmclr_plugin.comparison.ablation import _best
+from mxmclr_plugin.comparison.config import AblationConfig
+from mxmclr_plugin.comparison.records import (
+    Ablation,
+    Comparison,
+    RunRecord,
+    metric_names,
+    summarize,
+)
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.experiment.run_folder.curves import read_curve
+from mxmclr_plugin.experiment.run_folder.metrics import DirectionMetrics, SplitMetrics
 from mxmclr_plugin.json_records import plain, read_record
+from mxmclr_plugin.report.tables import runs_table, summary_table
 
 
 def read(tmp_path, content):
@@ -108,6 +118,48 @@ def test_what_is_no_json_is_named_with_its_line(tmp_path):
     (tmp_path / "compare.json").write_text('{"task":\n nothing}')
     with pytest.raises(ConfigError, match=r"compare.json, line 2, is no JSON"):
         read_record(Comparison, tmp_path / "compare.json")
+
+
+def test_data_without_a_metric_have_an_empty_cell():
+    own, other = (
+        SplitMetrics({name: DirectionMetrics("a", "b", 1, 1, {"r@1": 50.0})})
+        for name in ("en2de", "a2b")
+    )
+    runs = [
+        RunRecord({"loss": loss, "measured on": data}, 0, "r", 1.0, metrics, error)
+        for loss, data, metrics, error in [
+            ("clip", "own", own, None),
+            ("clip", "coco", other, None),
+            ("siglip", "own", None, "it broke"),
+            ("siglip", "coco", None, "it broke"),
+        ]
+    ]
+    names = metric_names(runs, "en2de/r@1")
+    results = Ablation(
+        task="multi30k",
+        axes={"loss": ["clip", "siglip"], "measured on": ["own", "coco"]},
+        seeds=[0],
+        split="test",
+        metrics=names,
+        settings={},
+        versions={},
+        runs=runs,
+        summary=summarize(runs, names),
+        sentences=[],
+        study="parts",
+        title="Parts",
+    )
+    column = [row[2].text for row in summary_table(results, "", results.variants, {}).rows]
+    assert column == ["50.00", "", "failed", "failed"]
+    shown = [row[3].text for row in runs_table(results, {}).rows]
+    assert shown == ["50.00", "", "failed", "failed"]
+    config = AblationConfig(study="parts", metric="en2de/r@1", seeds=[0])
+    on_coco = [
+        row
+        for row in results.summary
+        if row.variant["measured on"] == "coco" and row.metric == "en2de/r@1"
+    ]
+    assert _best(on_coco, config) == "No run has en2de/r@1 on coco."
 
 
 def test_three_axes_are_refused(tmp_path):

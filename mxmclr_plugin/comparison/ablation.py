@@ -18,6 +18,7 @@ from mxmclr_plugin.comparison.records import (
     Ablation,
     RunRecord,
     Summary,
+    check_metric,
     metric_names,
     run_record,
     summarize,
@@ -79,6 +80,12 @@ def ablate(
         )
     if own_data in config.evaluate:
         raise ConfigError(f"evaluate.{own_data}: this is the training data; choose another name")
+    if config.split == "test" and not base.eval.test:
+        raise ConfigError("eval.test: split=test measures the test set; leave it out")
+    measured_by = [base]
+    if not base.automatic:  # else it is complete with the data
+        measured_by += [changed_config(base, changes) for changes in config.evaluate.values()]
+        check_metric(config.metric, measured_by)
     folder = ablation_folder(task, config)
     axes = {axis: list(values) for axis, values in study.axes.items()}
     planned: dict[tuple[tuple[str, ...], int], PlannedRun] = {}
@@ -185,7 +192,10 @@ def _sentences(
 
 
 def _best(rows: Sequence[Summary], config: AblationConfig) -> str:
-    best, *rest = sorted((r for r in rows if r.mean is not None), key=lambda row: -(row.mean or 0))
+    known = sorted((r for r in rows if r.mean is not None), key=lambda row: -(row.mean or 0))
+    if not known:
+        return f"No run has {config.metric} on {rows[0].variant.get(MEASURED_ON, config.split)}."
+    best, *rest = known
     elsewhere = best.variant.get(MEASURED_ON) in config.evaluate
     seeds = len(config.seeds)
     sentence = (

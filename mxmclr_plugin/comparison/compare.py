@@ -22,6 +22,7 @@ from mxmclr_plugin.comparison.records import (
     RunRecord,
     Summary,
     Trial,
+    check_metric,
     metric_names,
     run_record,
     summarize,
@@ -143,6 +144,9 @@ class _Plan:
             (loss, protocol) for protocol in config.protocol for loss in config.compared
         ]
         self.base: RunConfig = load_config(task, overrides, config_dir)
+        check_metric(config.metric, [self.base])
+        if not self.base.eval.test:
+            raise ConfigError("eval.test: compare measures the test set; leave it out")
         batch = self.base.batch
         unknown = not batch.folds or batch.instances is None
         if "same_encoder_cost" in config.protocol and self.base.automatic and unknown:

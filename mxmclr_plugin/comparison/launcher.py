@@ -159,8 +159,10 @@ def _launcher(config: LauncherConfig, waiting: int, folder: Path) -> _Launcher:
 def _finish(run: PlannedRun, status: int | str, console: Console) -> Outcome:
     outcome = outcome_of(run) if status == 0 else None
     if outcome is not None:
-        # The best weights are kept; those to continue from are not needed any more.
-        remove_checkpoint(run.folder / "checkpoints" / "last.ckpt")
+        assert outcome.metrics is not None
+        if outcome.metrics.config["trainer"]["test_with"] != "last":
+            # The weights that were tested are kept; those to continue from are not needed any more.
+            remove_checkpoint(run.folder / "checkpoints" / "last.ckpt")
         return outcome
     error = _error(run.folder / "log.txt", status)
     if status not in _INTERRUPTED:

@@ -7,6 +7,7 @@ import os
 import runpy
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -14,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from mxmclr_plugin.comparison.planned_run import PlannedRun, command_line, prepare
+from mxmclr_plugin.comparison.planned_run import PlannedRun, command_line, outcome_of, prepare
 from mxmclr_plugin.errors import ConfigError
+from mxmclr_plugin.experiment.run_folder.folder import is_occupied
 
 if TYPE_CHECKING:  # Windows has one of them
     from multiprocessing.context import ForkServerContext, SpawnContext
@@ -27,6 +29,9 @@ _CONTEXT: ForkServerContext | SpawnContext = (
     else multiprocessing.get_context("spawn")
 )
 _CONTEXT.set_forkserver_preload(["mxmclr_plugin.experiment.train", "sentence_transformers"])
+
+
+_LOOK_SECONDS = 5.0
 
 
 class LocalProcesses:
@@ -81,8 +86,13 @@ class _LocalRun:
 def run_here(run: PlannedRun) -> int:
     """Run to the end in a process of its own, and return its exit status.
 
-    It ends with this process, however that ends, so that the run can go on elsewhere.
+    It ends with this process, however that ends, so that the run can go on elsewhere. A process
+    that writes to its folder is waited for, such as a job of a launcher that was killed.
     """
+    while is_occupied(run.folder):
+        time.sleep(_LOOK_SECONDS)
+    if outcome_of(run) is not None:
+        return 0
     process = _start(run, int(os.environ.get("OMP_NUM_THREADS") or _cores()), None)
     process.join()
     assert process.exitcode is not None

@@ -8,13 +8,14 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 
 import mxmclr_plugin
 from mxmclr_plugin.experiment.config.compose import load_config
-from mxmclr_plugin.experiment.run_folder.folder import RunFolder
+from mxmclr_plugin.experiment.run_folder.folder import RunFolder, only_process_in
 from mxmclr_plugin.experiment.run_folder.metrics import RunMetrics
 
 FAILURE = "failure.json"
@@ -82,10 +83,18 @@ def plan_run(
 
 def outcome_of(run: PlannedRun) -> Outcome | None:
     """Outcome of a finished run; None if it is not finished or failed, or its record is damaged."""
-    if (run.folder / FAILURE).exists():
-        return None
     metrics = RunFolder(run.folder).read_metrics()
-    return None if metrics is None else Outcome(metrics)
+    return None if metrics is None or _failed(run.folder) else Outcome(metrics)
+
+
+def _failed(folder: Path) -> bool:
+    """Whether the last word of a run was that it failed."""
+    with suppress(FileNotFoundError):
+        failed = (folder / FAILURE).stat().st_mtime_ns
+        with suppress(FileNotFoundError):
+            return (folder / "metrics.json").stat().st_mtime_ns < failed
+        return True
+    return False
 
 
 def command_line(run: PlannedRun) -> list[str]:
@@ -99,8 +108,18 @@ def command_line(run: PlannedRun) -> list[str]:
 
 
 def prepare(run: PlannedRun) -> None:
-    """Make the folder of a run: what a failed run left, or one without a checkpoint, is removed."""
-    kept = (run.folder / "checkpoints" / "last.ckpt").is_file()
-    if (run.folder / FAILURE).exists() or not kept:
-        shutil.rmtree(run.folder, ignore_errors=True)
+    """Make the folder of a run: what a failed run left, or one without a checkpoint, is removed.
+
+    Raises:
+        ConfigError: If a process writes to the folder.
+    """
     run.folder.mkdir(parents=True, exist_ok=True)
+    with only_process_in(run.folder):
+        kept = (run.folder / "checkpoints" / "last.ckpt").is_file()
+        if kept and not _failed(run.folder):
+            return
+        for path in run.folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.name != ".lock":
+                path.unlink(missing_ok=True)

@@ -14,7 +14,8 @@ from typing import Any
 from mxmclr_plugin.comparison.planned_run import Outcome
 from mxmclr_plugin.comparison.statistics import Difference, paired_difference
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.experiment.run_folder.metrics import BatchRecord, SplitMetrics
+from mxmclr_plugin.experiment.config.run_config import RunConfig
+from mxmclr_plugin.experiment.run_folder.metrics import GRADED, BatchRecord, SplitMetrics
 from mxmclr_plugin.files import write_atomically
 from mxmclr_plugin.json_records import json_text
 from mxmclr_plugin.safe_text import csv_cell
@@ -191,8 +192,9 @@ def run_record(
         options: Tuned options.
     """
     metrics, options = outcome.metrics, dict(options or {})
-    if metrics is None:
-        return RunRecord(variant, seed, folder, 0.0, error=outcome.error, options=options)
+    if metrics is None or split not in metrics.splits:
+        error = outcome.error or f"the run did not measure the {split} set"
+        return RunRecord(variant, seed, folder, 0.0, error=error, options=options)
     return RunRecord(
         variant,
         seed,
@@ -210,6 +212,29 @@ def variant_name(variant: Mapping[str, str]) -> str:
         value if axis in ("loss", "protocol") else f"{axis.rpartition('.')[2]} {value}"
         for axis, value in variant.items()
     )
+
+
+def check_metric(metric: str, configs: Sequence[RunConfig]) -> None:
+    """Checks the name of the main metric before anything has run.
+
+    Args:
+        metric: The name.
+        configs: Configurations by which runs are measured.
+
+    Raises:
+        ConfigError: If none of them measures it.
+    """
+    known = ["mean_recall", "rsum", GRADED]
+    direction, _, name = metric.rpartition("/")
+    for config in configs:
+        evaluation = config.eval
+        names = [*(f"r@{k}" for k in evaluation.ks), f"ndcg@{evaluation.ndcg_at}", "mrr", GRADED]
+        # Of an automatic configuration the directions follow from the data.
+        directions = list(config.directions) or ([direction] if direction else [])
+        known += [f"{each}/{of}" for each in directions for of in names]
+    if metric not in known:
+        hint = "; eval.ks sets the depths" if name.startswith("r@") else ""
+        raise ConfigError(f"metric: {metric!r} is none of {', '.join(dict.fromkeys(known))}{hint}")
 
 
 def metric_names(runs: Sequence[RunRecord], first: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,4 +87,6 @@ class _SlurmRun:
         self._job.cancel()
 
     def wait_stopped(self) -> None:
-        pass
+        deadline = time.monotonic() + 10
+        while not self._job.done() and time.monotonic() < deadline:
+            time.sleep(0.1)

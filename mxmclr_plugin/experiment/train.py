@@ -20,7 +20,7 @@ from torch import nn
 import mxmclr_plugin
 from mxmclr_plugin.data.dataset import MultifoldDataset
 from mxmclr_plugin.data.splits import DataSplits
-from mxmclr_plugin.errors import build_part
+from mxmclr_plugin.errors import ConfigError, build_part
 from mxmclr_plugin.experiment.auto_config import completed
 from mxmclr_plugin.experiment.build_towers import (
     build_towers,
@@ -123,7 +123,6 @@ def _run(
         config = completed(config, data, console)
     changes = changes_of(config, folder) if start.checkpoint else {}
     splits = usable_splits(data, config, console)
-    batch = _batch_for(config, splits["train"], console)
 
     pl.seed_everything(config.seed, workers=True, verbose=False)
     _print_phase(console, "building the towers")
@@ -140,13 +139,13 @@ def _run(
     module.training_set = training_set_digest(splits["train"])
     if start.checkpoint is not None:
         check_fits(module, start.checkpoint)
-    assert batch.instances is not None
     clock = TrainingClock()
     guard = NonFiniteGuard(folder.path, config.trainer.skip_nonfinite, console)
     health = TrainingHealth(
         config.optimizer.lr, config.loss.get("temperature"), config.trainer.log_every, console
     )
-    memory = MemoryAdvice(batch.instances, config.trainer.eval_batch)
+    assert config.batch.instances is not None
+    memory = MemoryAdvice(config.batch.instances, config.trainer.eval_batch)
     progress = TrainingProgress(console, config.eval.recall)
     callbacks = [clock, guard, health, memory, progress]
     trainer = build_part(
@@ -155,6 +154,9 @@ def _run(
         *(config.trainer, config.optimizer, folder.path, callbacks, stop, start.step),
     )
     check_processes(towers, config, trainer.world_size)
+    batch = _batch_for(config, splits["train"], trainer.world_size, console)
+    assert batch.instances is not None
+    memory.instances = batch.instances
     _set_gathering(module.loss, config, trainer, console)
     if config.trainer.cache_chunk is not None:
         _print_batch_norm(towers, config.trainer.cache_chunk, console)
@@ -286,15 +288,26 @@ def _test(
     return tested
 
 
-def _batch_for(config: RunConfig, train: MultifoldDataset, console: Console) -> BatchConfig:
-    """The configured batch, with fold 1 for a loss that takes one positive per row."""
-    batch = config.batch
+def _batch_for(
+    config: RunConfig, train: MultifoldDataset, processes: int, console: Console
+) -> BatchConfig:
+    """The configured batch of a process, as far as there are instances for it.
+
+    A loss that takes one positive per row gets fold 1.
+    """
+    batch, most = config.batch, len(train) // processes
     assert batch.instances is not None
-    if batch.instances > len(train):
-        console.print(
-            f"batch.instances: {batch.instances} lowered to the {len(train)} instances there are"
+    if most == 0:
+        raise ConfigError(
+            f"trainer.devices: {processes} processes have {len(train)} training instances: use "
+            "fewer processes"
         )
-        batch = dataclasses.replace(batch, instances=len(train))
+    if batch.instances > most:
+        each = "" if processes == 1 else f" for each of {processes} processes"
+        console.print(
+            f"batch.instances: {batch.instances} lowered to the {most} instances there are{each}"
+        )
+        batch = dataclasses.replace(batch, instances=most)
     one_positive = loss_positives(config.loss) == "one"
     multifold = any(fold > 1 for fold in batch.folds.values())
     if one_positive and multifold and not batch.multifold_for_all_losses:

@@ -57,11 +57,16 @@ def axis_cell(axis: str, value: str, styles: Mapping[str, SeriesStyle]) -> Table
 
 
 def mean_cells(rows: Sequence[Summary | None]) -> list[TableCell]:
-    """Cells with means and standard deviations of a metric; the highest is marked."""
+    """Cells with means and standard deviations of a metric; the highest is marked.
+
+    Where data do not have the metric, there is no row, and the cell is empty.
+    """
     means = [row.mean for row in rows if row is not None and row.mean is not None]
     cells = []
     for row in rows:
-        if row is None or row.mean is None:
+        if row is None:
+            cells.append(TableCell(""))
+        elif row.mean is None:
             cells.append(TableCell("failed", tone="bad"))
         else:
             cells.append(TableCell(str(row), number=True, tone="best" * (row.mean == max(means))))
@@ -91,7 +96,8 @@ def runs_table(results: Results, styles: Mapping[str, SeriesStyle]) -> Table:
     for run in results.runs:
         value = TableCell("failed", tone="bad")
         if run.metrics is not None:
-            value = TableCell(f"{run.metrics.flat()[first]:.2f}", number=True)
+            measured = run.metrics.flat().get(first)
+            value = TableCell("" if measured is None else f"{measured:.2f}", number=True)
         batch = ""
         if run.batch is not None:
             folds = " × ".join(f"{fold} {name}" for name, fold in run.batch.folds.items())

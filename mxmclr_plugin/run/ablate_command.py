@@ -52,5 +52,6 @@ def _table(ablation: Ablation) -> Table:
         table.add_column(name, justify="right")
     for row in row_values:
         variants = [{rows: row, **({columns: value} if more else {})} for value in column_values]
-        table.add_row(row, *(str(ablation.row(variant, metric)) for variant in variants))
+        means = [ablation.row(variant, metric) for variant in variants]
+        table.add_row(row, *("" if mean is None else str(mean) for mean in means))
     return table

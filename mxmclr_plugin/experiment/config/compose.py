@@ -201,7 +201,10 @@ def _explain_override(
         known = choices(group) + (choices(group, config_dir) if config_dir else [])
         check_known(f"{group} cannot be", value, known)
     # Keys depend on the choices.
-    config = compose(task, [override.input_line for override in chosen if override.input_line])
+    try:
+        config = compose(task, [override.input_line for override in chosen if override.input_line])
+    except HydraException:  # a choice itself does not fit, as the error says
+        return
     keys = _flat_keys(config)
     for override in overrides:
         key = override.key_or_group

@@ -224,6 +224,19 @@ def only_process_in(folder: Path) -> Iterator[None]:
         yield
 
 
+def is_occupied(folder: Path) -> bool:
+    """Whether another process writes to a folder.
+
+    Raises:
+        ConfigError: If the folder cannot be written.
+    """
+    lock = _lock(folder)
+    if lock is None:
+        return True
+    with _held(folder, lock):
+        return False
+
+
 @contextmanager
 def _held(path: Path, lock: _Lock) -> Iterator[None]:
     _claimed.add(path.resolve())
@@ -252,8 +265,9 @@ def default_folder(config: RunConfig) -> list[Path]:
     """
     path = Path("runs") / config.task / f"{config.loss_name}-seed{config.seed}"
     paths = [path, *(path.with_name(f"{path.name}-{k}") for k in range(2, 10_000))]
-    free = next(k for k, run in enumerate(paths) if not _holds_run(run))
-    return paths[free:] if config.ckpt is None else [paths[max(free - 1, 0)]]
+    held = [k for k, run in enumerate(paths) if _holds_run(run)]
+    newest = held[-1] if held else -1
+    return paths[newest + 1 :] if config.ckpt is None else [paths[max(newest, 0)]]
 
 
 def read_config(

@@ -28,7 +28,7 @@ def axis_profile(
         place = len(rows) - 1 - k
         if row is None or row.mean is None:
             axes.annotate(
-                "failed",
+                "" if row is None else "failed",  # no row: data that do not have the metric
                 (0.02, place),
                 xycoords=axes.get_yaxis_transform(),
                 va="center",

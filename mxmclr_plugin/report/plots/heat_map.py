@@ -49,7 +49,8 @@ def heat_map(
             empty = Rectangle(corner, 0.94, 0.92, fill=False, edgecolor=INK, linewidth=0.6)
             empty.set_linestyle("--")
             axes.add_patch(empty)
-            axes.text(column, row, "failed", ha="center", va="center", color=INK, fontsize=size)
+            if cells[row][column] is not None:  # else data that do not have the metric
+                axes.text(column, row, "failed", ha="center", va="center", color=INK, fontsize=size)
             continue
         colour = colours(float(scale(value)))
         axes.add_patch(Rectangle(corner, 0.94, 0.92, facecolor=colour))
