@@ -92,7 +92,7 @@ def test_columns_are_guessed(tmp_path, capsys, monkeypatch):
     assert "there is no column 'foto': did you mean 'photo'? columns are sku, photo, title" in err
 
 
-def test_a_column_is_guessed_as_the_split_only_if_it_has_splits():
+def test_a_column_is_guessed_as_the_split_only_if_it_mostly_has_splits():
     def split(**columns):
         columns["caption"] = list("abc")
         rows = [Row(f"{k}", {key: of[k] for key, of in columns.items()}) for k in range(3)]
@@ -102,6 +102,7 @@ def test_a_column_is_guessed_as_the_split_only_if_it_has_splits():
     assert split(fold=[0, 1, 4]) is None
     assert split(Partition=["train", None, "dev"]) == "Partition"
     assert split(set=["A", "train", "B"], fold=["train", "test", ""]) == "fold"
+    assert split(set=["train", "test", "holdout"]) == "set"
     assert split(set=[None, None, None]) is None
     assert split(split=["0", "1", "4"]) == "split"
 

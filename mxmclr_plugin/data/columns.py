@@ -5,7 +5,8 @@ from __future__ import annotations
 import ast
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mxmclr_plugin.data.splits import split_named
@@ -44,8 +45,8 @@ def column_of(key: str, columns: Iterable[str]) -> str | None:
 def split_column(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str | None:
     """The column of a table that names splits, None if there is none.
 
-    One that is called ``split`` always does. Another one, such as ``fold`` or ``set``, does if all
-    its values are names of splits: it may number the folds of a cross-validation.
+    One that is called ``split`` always does. Another one, such as ``fold`` or ``set``, does if most
+    of its values are names of splits: it may number the folds of a cross-validation.
 
     Args:
         columns: Names of the columns.
@@ -54,14 +55,11 @@ def split_column(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> s
     column = column_of("split", columns)
     if column is None or _plain(column) == "split":
         return column
-    values = {value if isinstance(value, str) else None for value in _filled(column, rows)}
-    if values and all(split_named(value) for value in values):
+    values = Counter(str(row[column]) for row in rows if row.get(column) not in (None, ""))
+    named = sum(count for value, count in values.items() if split_named(value))
+    if named > values.total() / 2:
         return column
     return split_column([other for other in columns if other != column], rows)
-
-
-def _filled(column: str, rows: Sequence[Mapping[str, Any]]) -> Iterator[Any]:
-    return (row[column] for row in rows if row.get(column) not in (None, ""))
 
 
 def columns_of(key: str, columns: Iterable[str]) -> list[str]:
