@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from mxmclr_plugin.data.dataset import MultifoldDataset
 from mxmclr_plugin.data.file_store import FileStore
 from mxmclr_plugin.data.readers.image import read_image
 from mxmclr_plugin.models.feature_cache import cached_features
@@ -45,6 +46,24 @@ def test_a_digest_is_of_type_shape_and_content():
     store = [torch.tensor([1, 2], dtype=torch.uint8), "two"]
     expected = [b"torch.uint8\n(2,)\n\x01\x02", b"text\ntwo"]
     assert list(record_digests(store)) == [hashlib.sha256(x).digest() for x in expected]
+
+
+def test_files_of_joined_data_sets_are_remembered(tmp_path):
+    paths = number_files(tmp_path / "files", range(7))
+    stores = [FileStore(paths[:3], read_number), FileStore(paths[3:], read_number)]
+    joined = MultifoldDataset.joined(
+        [
+            MultifoldDataset(
+                {"x": store}, {"x": [[k] for k in range(len(store))]}, range(len(store))
+            )
+            for store in stores
+        ]
+    ).stores["x"]
+    expected = list(record_digests([read_number(path) for path in paths]))
+    assert digests(joined) == (expected, 7)
+    assert digests(joined) == (expected, 0)
+    order = [6, 0, 2, 3, 1, 1]
+    assert list(record_digests(joined, order)) == [expected[k] for k in order]
 
 
 def test_files_are_read_again_only_when_they_change(tmp_path):

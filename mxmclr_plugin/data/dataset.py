@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any, Protocol
 
 import numpy as np
@@ -338,7 +340,7 @@ class MultifoldDataset(Dataset[MultifoldInstance]):
             parts = list({id(store): store for store in owned}.values())
             ends = np.cumsum([0, *map(len, parts)]).tolist()
             starts = {id(store): start for store, start in zip(parts, ends, strict=False)}
-            stores[modality] = parts[0] if len(parts) == 1 else _ChainedStore(parts)
+            stores[modality] = parts[0] if len(parts) == 1 else ChainedStore(parts)
             rows, folds = [], []
             for dataset in datasets:
                 of = dataset.members.get(modality) or Members.of_sizes([0] * len(dataset))
@@ -421,7 +423,7 @@ def _read(
     return found
 
 
-class _ChainedStore:
+class ChainedStore:
     """The records of several stores, one after the other."""
 
     def __init__(self, stores: Sequence[Store]) -> None:
@@ -434,6 +436,14 @@ class _ChainedStore:
     def __getitem__(self, index: int) -> Any:
         part = int(np.searchsorted(self.ends, index, side="right"))
         return self.stores[part][index - int(self.ends[part]) + len(self.stores[part])]
+
+    def parts(self, positions: Sequence[int]) -> Iterator[tuple[Store, list[int]]]:
+        """The stores that hold some positions, in their order, each with its own positions."""
+        owners = np.searchsorted(self.ends, positions, side="right")
+        placed = zip(owners.tolist(), positions, strict=True)
+        for part, places in itertools.groupby(placed, itemgetter(0)):
+            start = int(self.ends[part]) - len(self.stores[part])
+            yield self.stores[part], [position - start for _, position in places]
 
 
 def _records_of(where: str, records: Any) -> list[Tensor | str]:

@@ -6,10 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 
-import numpy as np
-import numpy.typing as npt
-
-from mxmclr_plugin.data.dataset import Store
+from mxmclr_plugin.data.dataset import ChainedStore, Store
 from mxmclr_plugin.data.file_store import FileStore, file_stamp
 from mxmclr_plugin.data.splits import DataSplits
 from mxmclr_plugin.models.record_digests import record_digests
@@ -43,15 +40,18 @@ def _parts(data: DataSplits, splits: Sequence[str], modalities: Sequence[str]) -
             yield _line(name, *(list(dataset.attributes[label][k]) for label in labels))
         for modality in used:
             yield dataset.folds(modality).tobytes()
-            yield from _records(dataset.stores[modality], dataset.members[modality].rows)
+            yield from _records(dataset.stores[modality], dataset.members[modality].rows.tolist())
 
 
-def _records(store: Store, rows: npt.NDArray[np.int64]) -> Iterator[bytes]:
-    if isinstance(store, FileStore):
+def _records(store: Store, rows: Sequence[int]) -> Iterator[bytes]:
+    if isinstance(store, ChainedStore):
+        for part, places in store.parts(rows):
+            yield from _records(part, places)
+    elif isinstance(store, FileStore):
         for row in rows:
             yield _line(file_stamp(store.paths[row]))
     else:
-        yield from record_digests(store, rows.tolist())
+        yield from record_digests(store, rows)
 
 
 def _line(*values: object) -> bytes:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mxmclr_plugin.data.dataset import Store
+from mxmclr_plugin.data.dataset import ChainedStore, Store
 from mxmclr_plugin.data.file_store import FileStore, file_stamp
 from mxmclr_plugin.files import FileMemory
 
@@ -35,6 +35,10 @@ def record_digests(store: Store, positions: Sequence[int] | None = None) -> Iter
         ValueError: If a record is neither a tensor nor a string.
     """
     positions = range(len(store)) if positions is None else positions
+    if isinstance(store, ChainedStore):
+        for part, places in store.parts(positions):
+            yield from record_digests(part, places)
+        return
     if not isinstance(store, FileStore):
         for position in positions:
             yield _digest(store[position], position)
