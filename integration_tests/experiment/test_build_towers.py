@@ -11,6 +11,7 @@ from safetensors.numpy import load_file
 from sentence_transformers import SentenceTransformer
 
 from mxmclr_plugin.errors import ConfigError
+from mxmclr_plugin.experiment.build_towers import pretrained_at_full_rate
 from mxmclr_plugin.experiment.config.compose import load_config
 from mxmclr_plugin.run.command_line import main
 
@@ -167,3 +168,33 @@ def test_waiting_for_slow_data_is_told_with_what_to_do(photos, tmp_path, capsys)
 def test_what_cannot_be_shared_is_named(overrides, message):
     with pytest.raises(ConfigError, match=message):
         load_config("text2shape", overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "found"),
+    [
+        ([], []),
+        (["towers/text=sentence_transformer"], []),
+        (["towers/text=sentence_transformer", "towers.text.frozen=false"], ["text"]),
+        (["towers/text=sentence_transformer", "towers.text.unfreeze_at=5"], ["text"]),
+        (
+            [
+                "towers/text=sentence_transformer",
+                *("towers.text.frozen=false", "towers.text.lr_scale=0.01"),
+            ],
+            [],
+        ),
+    ],
+)
+def test_pretrained_backbones_at_the_full_rate_are_named(overrides, found):
+    assert pretrained_at_full_rate(load_config("text2shape", overrides)) == found
+
+
+def test_weights_of_torchvision_are_pretrained():
+    image = ["data.root=x", "towers/image=torchvision_model"]
+    assert pretrained_at_full_rate(load_config("coco", image)) == []
+    weights = [*image, "towers.image.weights=DEFAULT"]
+    assert pretrained_at_full_rate(load_config("coco", weights)) == ["image"]
+    assert (
+        pretrained_at_full_rate(load_config("coco", [*weights, "towers.image.frozen=true"])) == []
+    )

@@ -27,6 +27,7 @@ from mxmclr_plugin.experiment.build_towers import (
     check_processes,
     check_teacher,
     frozen_texts,
+    pretrained_at_full_rate,
     save_sentence_transformers,
     with_cached_features,
     with_teachers,
@@ -158,6 +159,11 @@ def _run(
     assert batch.instances is not None
     memory.instances = batch.instances
     _set_gathering(module.loss, config, trainer, console)
+    for modality in pretrained_at_full_rate(config):
+        console.print(
+            f"towers.{modality}: a pretrained backbone is trained at the full learning rate; "
+            f"towers.{modality}.lr_scale=0.01 is usual"
+        )
     if config.trainer.cache_chunk is not None:
         _print_batch_norm(towers, config.trainer.cache_chunk, console)
     device = trainer.strategy.root_device

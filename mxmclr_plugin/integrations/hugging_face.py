@@ -86,7 +86,7 @@ class MultifoldHybridTrainerLoss:
     Args:
         model: The model that is trained.
         **options: Options of :class:`~mxmclr_plugin.loss.multifold_hybrid.MultifoldHybridLoss`,
-            such as ``hard_weight``, and ``gather_distributed=True`` with several processes.
+            such as ``hard_weight``.
 
     Raises:
         ValueError: If the model has no ``logit_scale``, or an option is out of range.

@@ -60,7 +60,7 @@ class FolderArguments:
 
 @dataclass
 class TableArguments:
-    """Arguments of ``data convert table``; columns that are not set are guessed.
+    """Arguments of ``data convert table``; without a column of a modality all are guessed.
 
     Attributes:
         path: CSV, TSV, Excel (extra ``excel``), JSON, JSONL or Parquet file; or ``hub:NAME``, a

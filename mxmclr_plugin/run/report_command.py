@@ -24,7 +24,7 @@ class ReportArguments:
         plots: Folder for the plots as files of their own.
         losses: One or two losses that are shown in detail; by default the report chooses.
         protocol: Protocol whose runs are shown; null takes the first.
-        seed: Seed whose run is shown in detail.
+        seed: Seed of the random choice of instances, and of the maps.
         trust: Whether the run's configuration may name code that is not registered.
     """
 
