@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mxmclr_plugin.data.columns import values_of
 from mxmclr_plugin.data.problems import ProblemLog
 from mxmclr_plugin.data.rows import Row, read_rows, read_table, text_lines
 from mxmclr_plugin.errors import DataError
@@ -278,6 +279,14 @@ def test_a_list_in_a_cell(tmp_path, cell, values):
     pandas.DataFrame({"id": ["1"], "text": [cell]}).to_csv(tmp_path / "a.csv", index=False)
     (row,) = read_rows(tmp_path / "a.csv", ProblemLog("raise"))
     assert row.values == {"id": "1", "text": values}
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("length", [900_000, 2_000_000])
+@pytest.mark.parametrize(("begin", "end"), [("[", "x"), ("['a'", "]x"), ("[", "]")])
+def test_a_long_cell_is_no_list(length, begin, end):
+    cell = begin + " " * length + end
+    assert values_of(cell) == ([] if end == "]" and length < 1_000_000 else [cell])
 
 
 def test_what_excel_has(tmp_path):

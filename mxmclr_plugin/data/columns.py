@@ -32,7 +32,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "views": ("views", "view", "rendering", "multiview"),
     "strokes": ("strokes", "stroke", "sketch", "drawing"),
 }
-_LIST = re.compile(r"\s*\[\s*(['\"].*['\"],?)?\s*\]\s*", re.DOTALL)
+_LIST = re.compile(r"\s*\[\s*(?:['\"].*['\"],?\s*)?\]\s*", re.DOTALL)
 _TOO_LONG = 1_000_000  # characters of a list in a cell
 
 
@@ -92,10 +92,10 @@ def values_of(cell: Any) -> list[Any]:
     """The values in a cell: of a list, as JSON or Python writes it, its items."""
     if isinstance(cell, (list, tuple)):
         return list(cell)
-    if isinstance(cell, str) and _LIST.fullmatch(cell):
+    if isinstance(cell, str) and len(cell) < _TOO_LONG and _LIST.fullmatch(cell):
         for read in (json.loads, ast.literal_eval):
             try:
-                values = read(cell.strip()) if len(cell) < _TOO_LONG else None
+                values = read(cell.strip())
             except (ValueError, SyntaxError, MemoryError, RecursionError):
                 continue
             if isinstance(values, list) and all(isinstance(value, str) for value in values):

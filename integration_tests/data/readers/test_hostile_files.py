@@ -14,7 +14,7 @@ from PIL import Image
 
 from mxmclr_plugin.data.file_store import UnreadableFile
 from mxmclr_plugin.data.readers.arrays import MAX_BYTES, read_array, read_features
-from mxmclr_plugin.data.readers.image import read_image
+from mxmclr_plugin.data.readers.image import read_image, read_packed_views
 from mxmclr_plugin.data.readers.points import read_points
 from mxmclr_plugin.data.readers.voxel import read_voxel
 
@@ -153,6 +153,37 @@ def test_another_format_than_the_suffix_says(tmp_path, make, suffix, reader, wor
     (tmp_path / f"a{suffix}").write_bytes(content)
     with pytest.raises(UnreadableFile, match=f"its content is {words}"):
         READERS[reader](tmp_path / f"a{suffix}")
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"<!---->" * 146, "none of the image formats"),
+        (b"<?xml?><!-- -->\n<!-- a --> <svg>", "its content is an SVG drawing"),
+    ],
+)
+def test_comments_before_a_drawing(tmp_path, content, words):
+    (tmp_path / "a.jpg").write_bytes(content)
+    with pytest.raises(UnreadableFile, match=words):
+        read_image(tmp_path / "a.jpg", 64)
+
+
+@pytest.mark.timeout(60)
+def test_blank_lines_in_a_mesh(tmp_path):
+    triangle = b"facet normal 0 0 1\nouter loop\nvertex 0 0 0\nvertex 1 0 0\nvertex 0 1 0\n"
+    content = b"solid x\n" + b"\n" * 1_000_000 + triangle + b"endloop\nendfacet\nendsolid x\n"
+    (tmp_path / "a.stl").write_bytes(content)
+    assert read_points(tmp_path / "a.stl", 9).shape == (9, 3)
+
+
+@pytest.mark.parametrize(
+    "images", [np.zeros((6, 3, 0, 0)), np.zeros((6, 3, 0, 0), np.uint8), np.zeros((6, 3, 4, 5))]
+)
+def test_views_without_pixels(tmp_path, images):
+    np.savez(tmp_path / "a.npz", images=images)
+    with pytest.raises(UnreadableFile, match="has images of the shape"):
+        read_packed_views(tmp_path / "a.npz", 6, 8)
 
 
 def test_an_image_of_another_suffix_is_read(tmp_path):

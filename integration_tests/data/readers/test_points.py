@@ -73,6 +73,60 @@ def test_tables_with_a_head_and_decimals_behind_commas(tmp_path, text, comma):
     np.testing.assert_allclose(found.numpy(), slow(points, 2), atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.csv", ",x,y,z\n7,{0},{1},{2}\n8,{3},{4},{5}\n"),  # pandas with its index
+        ("a.csv", "Unnamed: 0,x,y,z\n7,{0},{1},{2}\n8,{3},{4},{5}\n"),
+        ("a.csv", '"point id","z","y","x"\n7,{2},{1},{0}\n8,{5},{4},{3}\n'),
+        ("a.csv", "#,x,y,z\n7,{0},{1},{2}\n8,{3},{4},{5}\n"),
+        ("a.txt", "\tx\ty\tz\n7\t{0}\t{1}\t{2}\n8\t{3}\t{4}\t{5}\n"),
+        ("a.txt", "n\tx\ty\tz\n7\t{0}\t{1}\t{2}\n8\t{3}\t{4}\t{5}\n".replace("{", "!{")),
+        ("a.txt", "//n Y Z X\n7 {1} {2} {0}\n8 {4} {5} {3}\n"),
+    ],
+)
+def test_a_head_names_its_columns(tmp_path, name, text):
+    points = np.array([[1.5, 2.25, -3.0], [4.0, 5.5, 60.75]])
+    content = text.replace("!", "").format(*points.flat)
+    if "!" in text:  # decimal commas between tabs
+        content = content.replace(".", ",")
+    found = read_points(written(tmp_path, name, content.encode()), 2).numpy()
+    expected = slow(np.concatenate([points, [[7], [8]]], axis=1), 2)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_a_head_of_cloudcompare(tmp_path):
+    rows = np.array([[1.5, 2.25, -3.0, 9, 8, 7, 0.5], [4.0, 5.5, 60.75, 6, 5, 4, 0.25]])
+    lines = "\n".join(" ".join(map(str, row)) for row in rows)
+    for mark in " ,;":
+        names = mark.join(["//X", "Y", "Z", "R", "G", "B", "Scalar field"])
+        content = f"{names}\n{lines.replace(' ', mark)}\n".encode()
+        found = read_points(written(tmp_path, "a.txt", content), 2).numpy()
+        np.testing.assert_allclose(found, slow(rows, 2), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"x,y,z\n0,1,0,2,0,3\n", "names 3 columns in its first line, but has 6 numbers a line"),
+        (b"x y z\n7 .1 .2 .3\n", "names 3 columns .* has 4"),  # R's names of rows
+        (b" x y z\n7 .1 .2 .3\n", "names 3 columns .* has 4"),
+        (b"point id x y z\n7 .1 .2 .3\n", "names 5 columns .* has 4"),
+        (b"x,y,z,n\n.1,.2,.3,\n", "names 4 columns .* has 3"),
+        (b".1,,.3,5\n.1,,.3,5\n", "not finite"),
+        (b"x,y,z,n\n.1,,.3,5\n", "not finite"),
+    ],
+)
+def test_tables_whose_columns_are_not_certain(tmp_path, content, words):
+    with pytest.raises(UnreadableFile, match=words):
+        read_points(written(tmp_path, "a.csv", content), 1)
+
+
+def test_decimal_commas_between_blanks(tmp_path):
+    found = read_points(written(tmp_path, "a.xyz", b"0 0 0\n1,5 2,5 3,5\n"), 2).numpy()
+    np.testing.assert_allclose(found, slow([[0, 0, 0], [1.5, 2.5, 3.5]], 2), atol=1e-6)
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "binary"])
 @pytest.mark.parametrize("coloured", [False, True])
 @pytest.mark.parametrize("faces", [False, True])
@@ -129,6 +183,10 @@ def test_a_single_place(tmp_path):
 
 
 HEAD = b"ply\nformat ascii 1.0\nelement vertex 2\nproperty float x\nproperty float y\n"
+LISTS = (
+    b"ply\nformat ascii 1.0\nelement vertex 1\nproperty list float uchar a\n"
+    b"property float x\nproperty float y\nproperty float z\nend_header\n"
+)
 
 
 @pytest.mark.parametrize(
@@ -165,6 +223,13 @@ HEAD = b"ply\nformat ascii 1.0\nelement vertex 2\nproperty float x\nproperty flo
         ),
         ("a.ply", ply(cloud(5)).replace(b"vertex 5", b"vertex -5"), "claims -5 vertices"),
         ("a.ply", ply(cloud(5))[:-7], "claims 5 vertices"),
+        (
+            "a.ply",
+            LISTS.replace(b"ascii", b"binary_little_endian") + b"\0\0\x80\x7f" + bytes(12),
+            "length is of the type float",
+        ),
+        ("a.ply", LISTS + b"inf 1 2 3\n", "length is of the type float"),
+        ("a.ply", LISTS.replace(b"list float", b"list char") + b"-1 0 2 3\n", "a list of -1"),
     ],
 )
 def test_what_is_no_cloud(tmp_path, name, content, words):
@@ -350,6 +415,25 @@ def test_pcd_that_lies(tmp_path, change, words, form):
     content = pcd(cloud(25), form).replace(*change)
     with pytest.raises(UnreadableFile, match=words):
         read_points(written(tmp_path, "a.pcd", content), 8)
+
+
+@pytest.mark.parametrize("form", ["ascii", "binary"])
+@pytest.mark.parametrize(
+    ("fields", "kinds", "counts", "words"),
+    [
+        ("x y z", "F F F", "2 2 2", "a point has 2 of x, 2 of y, 2 of z"),
+        ("x y z", "F F F", "3 3 3", "a point has 3 of x"),
+        ("x y z rgb", "F F F F", "1 1 1 2", "a point has 2 of rgb"),
+        ("x y z", "M F F", "1 1 1", "types M F F"),
+    ],
+)
+def test_pcd_of_several_numbers_in_a_field(tmp_path, form, fields, kinds, counts, words):
+    numbers = sum(map(int, counts.split()))
+    head = f"FIELDS {fields}\nSIZE{' 4' * len(fields.split())}\nTYPE {kinds}\nCOUNT {counts}\n"
+    head += f"WIDTH 2\nHEIGHT 1\nPOINTS 2\nDATA {form}\n"
+    body = bytes(8 * numbers) if form == "binary" else (b"0 " * numbers + b"\n") * 2
+    with pytest.raises(UnreadableFile, match=words):
+        read_points(written(tmp_path, "a.pcd", head.encode() + body), 2)
 
 
 def test_lzf_unpacks_no_more_than_is_claimed(tmp_path):

@@ -342,6 +342,13 @@ def test_arrays_that_are_no_grid(tmp_path, array, message):
         read_voxel(tmp_path / "a.npz", 4)
 
 
+@pytest.mark.parametrize("values", ["0", 0j])
+def test_sparse_voxels_that_are_no_numbers(tmp_path, values):
+    np.savez(tmp_path / "a.npz", voxel32=np.full((2, 5, 3), values))
+    with pytest.raises(UnreadableFile, match="no numbers"):
+        read_voxel(tmp_path / "a.npz", 32)
+
+
 def test_a_lying_array_header_makes_no_room(tmp_path):
     real = io.BytesIO()
     np.save(real, np.zeros((4, 4, 4, 4), np.uint8))

@@ -225,6 +225,37 @@ def test_official_splits_beside_the_csv(tmp_path):
     assert note.endswith("of the three split files is there: it is not used")
 
 
+def test_entries_without_a_text_beside_the_csv(tmp_path):
+    made = original(tmp_path)
+    csv_only, nowhere, *_ = (model for model, *_ in made)
+    for split, part in split_up(made).items():
+        rows = [
+            {"model": model}
+            | (
+                {}
+                if model in (csv_only, nowhere)
+                else {"captions": [f"{c} (map)" for c in captions]}
+            )
+            for model, _, captions, _ in part
+        ]
+        (tmp_path / f"{split}_map.json").write_text(json.dumps(rows))
+    write_csv(
+        tmp_path / "captions.tablechair.csv", [shape for shape in made if shape[0] != nowhere]
+    )
+    splits = shapenet(str(tmp_path))
+    expected = [
+        (m, c, texts if m == csv_only else [f"{text} (map)" for text in texts], grid)
+        for m, c, texts, grid in made
+        if m != nowhere
+    ]
+    assert_holds(splits, expected)
+    assert splits.notes == ("1 shapes of the split files have no caption and are not used",)
+    (tmp_path / "captions.tablechair.csv").unlink()
+    splits = shapenet(str(tmp_path))
+    assert_holds(splits, expected[1:])
+    assert splits.notes == ("2 shapes of the split files have no caption and are not used",)
+
+
 def test_pickles_are_not_opened(tmp_path):
     original(tmp_path)
     for split in ("train", "val", "test"):

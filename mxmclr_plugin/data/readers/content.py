@@ -51,7 +51,7 @@ _BEGINS: tuple[tuple[bytes, str, tuple[str, ...]], ...] = (
     (rb"\s*(?:COFF|OFF)\b", "an OFF file", (".off",)),
     (rb"\x89HDF\r\n", "an HDF5 file", (".h5", ".hdf5")),
     (rb"\x80[\x02-\x05]", "a pickle of Python, which is not opened", (".pkl", ".pickle")),
-    (rb"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*<svg", "an SVG drawing", (".svg",)),
+    (rb"\s*(?:<\?xml[^>]*>\s*)?(?:<!--(?:(?!-->).)*-->\s*)*<svg", "an SVG drawing", (".svg",)),
 )
 
 

@@ -234,7 +234,8 @@ def read_packed_views(path: Path, views: int, size: int) -> Tensor:
     from torchvision.transforms.v2 import functional as transforms  # takes seconds to import
 
     images = read_npz(path, "images")
-    if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3]:
+    square = images.ndim == 4 and images.shape[2] == images.shape[3] > 0
+    if not square or images.shape[1] != 3:
         raise UnreadableFile(path, f"has images of the shape {images.shape}, not (V, 3, S, S)")
     if len(images) < views:
         raise UnreadableFile(path, f"has {len(images)} images of {views}")

@@ -24,7 +24,7 @@ MESH_SUFFIXES = (".off", ".obj", ".stl", ".glb")
 Places = npt.NDArray[np.float64]
 
 _GROUPS = re.compile(rb"^[ \t]*(?:usemtl|mtllib|usemap|[gos])[ \t][^\r\n]*", re.MULTILINE)
-_SOLIDS = re.compile(rb"^\s*endsolid\b[^\r\n]*\s+solid\b[^\r\n]*", re.MULTILINE)
+_SOLIDS = re.compile(rb"^[ \t]*endsolid\b[^\r\n]*[\r\n]\s*solid\b[^\r\n]*", re.MULTILINE)
 _MAX_TRIANGLES = MAX_BYTES // 72  # of three places in float64
 
 

@@ -17,6 +17,7 @@ from mxmclr_plugin.data.file_store import UnreadableFile
 from mxmclr_plugin.data.readers.arrays import MAX_BYTES, file_bytes
 
 _MOST_LINES, _LONGEST_LINE = 100, 4096  # of a header
+_PLACE, _COLOURS = ("x", "y", "z"), ("rgb", "rgba")  # fields of one number
 
 
 def read_pcd(path: Path) -> npt.NDArray[np.float64]:
@@ -42,10 +43,10 @@ def read_pcd(path: Path) -> npt.NDArray[np.float64]:
         raise UnreadableFile(path, "has no header of a PCD file")
     try:
         rows = _rows(path, header, stream.read())
-        table = np.stack([rows[name].astype(np.float64) for name in ("x", "y", "z")], axis=1)
+        table = np.stack([rows[name].astype(np.float64) for name in _PLACE], axis=1)
     except (KeyError, ValueError, IndexError, TypeError) as error:
         raise UnreadableFile(path, f"is no PCD file that can be read: {error}") from error
-    packed = next((name for name in ("rgb", "rgba") if name in (rows.dtype.names or ())), None)
+    packed = next((name for name in _COLOURS if name in (rows.dtype.names or ())), None)
     if packed is not None and rows[packed].dtype.itemsize == 4:
         # 0x00RRGGBB, in the bits of an integer or of a float.
         bits = np.ascontiguousarray(rows[packed]).view(np.uint32)
@@ -58,11 +59,20 @@ def _rows(path: Path, header: dict[str, list[str]], data: bytes) -> npt.NDArray[
     """The points, one record each."""
     names, sizes = header["FIELDS"], [int(size) for size in header["SIZE"]]
     counts = [int(count) for count in header.get("COUNT", ["1"] * len(names))]
+    if not {kind.upper() for kind in header["TYPE"]} <= {"I", "U", "F"}:
+        raise ValueError(f"types {' '.join(header['TYPE'])}, not I, U or F")
     kinds = [f"<{kind.lower()}{size}" for kind, size in zip(header["TYPE"], sizes, strict=True)]
     fields = [
         (name if name not in names[:k] and name != "_" else f"_{k}", kind, count)
         for k, (name, kind, count) in enumerate(zip(names, kinds, counts, strict=True))
     ]
+    several = [
+        f"{count} of {name}"
+        for name, _, count in fields
+        if count != 1 and name in _PLACE + _COLOURS
+    ]
+    if several:
+        raise ValueError(f"a point has {', '.join(several)}")
     record = np.dtype([(name, k) if c == 1 else (name, k, (c,)) for name, k, c in fields])
     points = (
         int(header["POINTS"][0])

@@ -114,6 +114,8 @@ def _header(path: Path, stream: BytesIO) -> tuple[str, list[_Element]]:
                     _BYTE_ORDER[form]
                 case ["element", name, count]:
                     elements.append(_Element(name, int(count)))
+                case ["property", "list", "float" | "double" | "float32" | "float64" as count, *_]:
+                    raise ValueError(f"a list whose length is of the type {count}")
                 case ["property", "list", count, kind, name]:
                     elements[-1].names.append(name.lower())
                     elements[-1].types.append(_BYTE_ORDER[form] + _TYPES[kind])
@@ -153,7 +155,10 @@ def _without_lists(line: str, element: _Element) -> str:
     words, kept, at = line.split(), [], 0
     for count in element.counts:
         if count:
-            at += 1 + int(words[at])
+            length = int(words[at])
+            if length < 0:
+                raise ValueError(f"a list of {length}")
+            at += 1 + length
         else:
             kept.append(words[at])
             at += 1

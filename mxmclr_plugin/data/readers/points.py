@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ _TABLES = (".xyz", ".txt", ".pts", ".csv")
 POINTS_SUFFIXES = (".npy", ".npz", ".ply", ".pcd", *_TABLES, *MESH_SUFFIXES)
 
 _MOST_CHANNELS = 16  # of a point, where it is not plain which axis counts the points
+_PLACE = ("x", "y", "z")
+_COMMENTS = ("#", "//")  # begin one
+_EMPTY_CELL = re.compile(r"^[ \t]*(?=[,;])|(?<=[,;])[ \t]*(?=[,;])", re.MULTILINE)
 _USUAL_NAMES = ("points", "point_cloud", "pointcloud", "pc", "xyz", "pos", "vertices")
 
 
@@ -40,8 +44,9 @@ def read_points(path: Path, points: int, npz_key: str | None = None) -> Tensor:
         path: ``.npy``, ``.npz``: x, y, z and further numbers of each point; ``.ply``, ``.pcd``:
             x, y, z and, where there are any, colours (0..1); ``.xyz``, ``.txt``, ``.pts``,
             ``.csv``: a point a line, numbers with spaces, commas or semicolons between them (with
-            semicolons, a comma is that of decimals), ``#`` or ``//`` before a comment, columns in
-            any order under a head with ``x``, ``y``, ``z``; ``.off``, ``.obj``, ``.stl``,
+            semicolons, or one comma a number, a comma is that of decimals), ``#`` or ``//`` before
+            a comment, columns in any order under a head with ``x``, ``y``, ``z`` that names each;
+            ``.off``, ``.obj``, ``.stl``,
             ``.glb``: x, y, z of points on the surface, with trimesh.
         points: How many points are taken, 1 or more.
         npz_key: Which array of a ``.npz`` file; by default the only one with two axes, or the one
@@ -110,21 +115,52 @@ def _points_first(path: Path, cloud: npt.NDArray[Any]) -> npt.NDArray[Any]:
 def _table(path: Path) -> npt.NDArray[np.float64]:
     try:
         text = file_bytes(path).decode("utf-8-sig")
-        if ";" in text:  # then a comma is that of decimals, as Excel writes in many countries
-            text = text.replace(",", ".")
-        lines = text.replace(",", " ").replace(";", " ").splitlines()
-        head = lines[0].lower().replace('"', "").strip() if lines else ""
-        names = head.lstrip("#/").split()
-        named = {"x", "y", "z"} <= {*names}
+        lines = text.splitlines()
+        head = lines[0].lower().replace('"', "").strip(" ") if lines else ""
+        commented = head.startswith(_COMMENTS)
+        names, delimiter = _names(head.lstrip("#/"))
+        named = {*_PLACE} <= {*names}
         # Leica's .pts begins with their number.
-        if (named and not head.startswith(("#", "//"))) or (len(names) == 1 and head.isdigit()):
+        if (named and not commented) or head.strip().isdigit():
             lines = lines[1:]
+        text = "\n".join(lines)
+        if ";" in text or _has_decimal_commas(lines):
+            text = text.replace(",", ".")
+        # Else the next column would stand in the place of an empty cell.
+        text = _EMPTY_CELL.sub("nan", text).replace(",", " ").replace(";", " ")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of an empty file: refused by its shape
-            table = np.loadtxt(lines, np.float64, comments=("#", "//"), ndmin=2)
-        if not named or len(names) != table.shape[1]:
-            return table
-        places = [names.index(name) for name in "xyz"]
-        return table[:, [*places, *(k for k in range(len(names)) if k not in places)]]
+            table = np.loadtxt(text.splitlines(), np.float64, comments=_COMMENTS, ndmin=2)
     except ValueError as error:
         raise UnreadableFile(path, f"is no table of numbers: {error}") from error
+    if not named or not len(table):
+        return table
+    columns = table.shape[1]
+    if commented and not names[0] and len(names) > columns:  # the # stands in a cell of its own
+        names = names[1:]
+    places = [names.index(name) for name in _PLACE]
+    # CloudCompare's names have blanks, also between blanks: //X Y Z Scalar field.
+    blanks = delimiter is None and len(names) > columns and places == [0, 1, 2]
+    if len(names) != columns and not blanks:
+        raise UnreadableFile(
+            path, f"names {len(names)} columns in its first line, but has {columns} numbers a line"
+        )
+    return table[:, [*places, *(k for k in range(columns) if k not in places)]]
+
+
+def _names(head: str) -> tuple[list[str], str | None]:
+    """Names of columns, and what is between them: None for blanks."""
+    delimiter = next((mark for mark in ";,\t" if mark in head), None)
+    names = [name.strip() for name in head.split(delimiter)]
+    if len(names) > 1 and not names[-1]:  # the delimiter ends the line, as it ends the others
+        names.pop()
+    return names, delimiter
+
+
+def _has_decimal_commas(lines: list[str]) -> bool:
+    """Whether the commas of a table are those of decimals, with blanks or tabs between numbers."""
+    rows = (line for line in lines if line.strip() and not line.lstrip().startswith(_COMMENTS))
+    row = next(rows, "")
+    cells = row.split()
+    whole = all(cell.count(",") <= 1 and cell.strip(",") == cell for cell in cells)
+    return len(cells) > 1 and "." not in row and whole

@@ -268,6 +268,8 @@ def _read_npz(path: Path, resolution: int, npz_key: str | None) -> tuple[Grid, i
 def _dense(path: Path, pair: Grid, edge: int) -> Grid:
     """TriCoLo's form of 2022, positions and colours (2, voxels, 3), as (4, edge, edge, edge)."""
     coordinates, colours = pair
+    if pair.dtype.kind not in "buif":
+        raise UnreadableFile(path, f"holds {pair.dtype}, no numbers")
     if not 1 <= edge <= MAX_EDGE:
         raise UnreadableFile(path, f"claims a grid of {edge}^3, up to {MAX_EDGE}^3 are read")
     whole = np.array_equal(coordinates, np.floor(coordinates))  # not NaN

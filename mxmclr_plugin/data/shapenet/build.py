@@ -18,6 +18,7 @@ from mxmclr_plugin.data.shapenet.captions import (
     read_vocabulary,
 )
 from mxmclr_plugin.data.shapenet.layout import (
+    caption_files,
     find_captions,
     find_grids,
     find_images,
@@ -121,8 +122,11 @@ def shapenet(
     observed_in = _observed(captions_of, files, source, resolution, views, view_size, log, notes)
     if separate_views and views and "views" in observed_in:
         observed_in["image"] = separated(observed_in.pop("views"), views)
-    uncaptioned = len(files.keys() - {entry.model for entry in entries})
-    if uncaptioned:
+    captioned = {entry.model for entry in entries if entry.captions}
+    listed = (split_of or {}).keys()
+    if without := len(listed - captioned):
+        notes.append(f"{without} shapes of the split files have no caption and are not used")
+    if uncaptioned := len(files.keys() - captioned - listed):
         notes.append(f"{uncaptioned} voxel grids have no caption and are not used")
 
     models = sorted(
@@ -164,7 +168,13 @@ def _described(
     elif next(base.glob("processed_captions_*.p"), None):
         notes.append(_PICKLES)
     entries = [entry for of_split in by_split.values() for entry in of_split]
-    if captions is None and any(entry.captions for entry in entries):
+    captioned = {entry.model for entry in entries if entry.captions}
+    if captions is None and captioned:
+        others = [file for file in caption_files(base) if file not in files.values()]
+        if len(others) == 1 and any(entry.model not in captioned for entry in entries):
+            of_others = read_entries(others[0], log, vocabulary)
+            wanted = {entry.model for entry in entries} - captioned
+            entries += [entry for entry in of_others if entry.model in wanted]
         return split_of, entries
     file = named_path(base, captions, "captions") if captions else find_captions(base)
     return split_of, read_entries(file, log, vocabulary)

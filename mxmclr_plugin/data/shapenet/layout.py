@@ -78,15 +78,20 @@ def find_splits(folders: Iterable[Path]) -> dict[str, Path]:
     return {}
 
 
+def caption_files(root: Path) -> list[Path]:
+    """Files that may be that of the captions: the one of the usual name alone if it is there."""
+    usual = root / "captions.tablechair.csv"
+    named = sorted(file for file in root.glob("*captions*.csv") if not is_hidden(file, root))
+    return [usual] if usual.is_file() else named
+
+
 def find_captions(root: Path) -> Path:
     """The file of captions.
 
     Raises:
         DataError: If there is none, or there are several.
     """
-    usual = root / "captions.tablechair.csv"
-    named = sorted(file for file in root.glob("*captions*.csv") if not is_hidden(file, root))
-    files = [usual] if usual.is_file() else named
+    files = caption_files(root)
     if len(files) != 1:
         found = ", ".join(file.name for file in files) or "none"
         raise DataError(

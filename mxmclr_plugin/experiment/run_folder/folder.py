@@ -39,7 +39,7 @@ _DECIDED = "MXMCLR_RUN_FOLDER"
 _CONTINUED = ("last.ckpt", "previous.ckpt", "best.ckpt")
 """Checkpoints from which ``ckpt=last`` continues, in this order."""
 
-_IMPORTS = re.compile(r"([\w.]*(?:_target_|class_path))['\"\s]*[=:]['\"\s]*([\w.]+)")
+_IMPORTS = re.compile(r"(?<![\w.])([\w.]*(?:_target_|class_path))['\"\s]*[=:]['\"\s]*([\w.]+)")
 """Keys and values in an override by which it names code."""
 
 _claimed: set[Path] = set()
