@@ -1,5 +1,7 @@
 import dataclasses
 import shutil
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -7,7 +9,8 @@ import yaml
 
 from mxmclr_plugin.data.observations import ObservationDataset
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.inference.run import load_run
+from mxmclr_plugin.inference.embedding_cache import _key
+from mxmclr_plugin.inference.run import Run, load_run
 from mxmclr_plugin.run.command_line import main
 
 
@@ -78,6 +81,27 @@ def test_another_modality_with_a_trained_tower(small_run, tmp_path):
     with torch.no_grad():
         z = trained.towers["text"](["a red cone", "a blue box"])
     torch.testing.assert_close(torch.cat([embedded["a"].z, embedded["b"].z]), z, rtol=0, atol=1e-6)
+
+
+def test_embeddings_of_another_tower_are_other_files(small_run, tmp_path):
+    lines = [f'{{"id": {k}, "split": "test", "text:a": "a red cone"}}' for k in range(3)]
+    (tmp_path / "my.jsonl").write_text("\n".join(lines))
+    keys = []
+    for tower in ("text", "voxel"):
+        data = ["data=manifest", f"data.path={tmp_path / 'my.jsonl'}", f"towers.a.same_as={tower}"]
+        run = load_run(small_run, [*data, "directions={a2a:{query:a,gallery:a}}"], device="cpu")
+        assert run.tower_of("a") == tower
+        keys.append(_key(run, run.split("test"), "a"))
+    assert keys[0] != keys[1]
+
+
+def test_kinds_of_towers_are_known_without_data():
+    towers = {"caption": {"name": "bag_of_words"}, "de": {"same_as": "caption"}, "x": {}}
+    run = SimpleNamespace(
+        data=SimpleNamespace(kinds={"x": "features"}), config=SimpleNamespace(towers=towers)
+    )
+    run.tower_of = partial(Run.tower_of, run)
+    assert [Run.kind_of(run, modality) for modality in towers] == ["text", "text", "features"]
 
 
 @pytest.mark.parametrize(

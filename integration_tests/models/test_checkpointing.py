@@ -9,6 +9,7 @@ from torchvision.models import get_model
 
 from mxmclr_plugin.models.checkpointing import checkpoint_blocks, encode_in_chunks
 from mxmclr_plugin.models.image import TorchvisionBackbone
+from mxmclr_plugin.models.tower import Tower
 
 # BatchNorm, squeeze and excitation with dropout, concatenations.
 MODELS = ["resnet18", "mobilenet_v3_small", "densenet121", "regnet_y_400mf"]
@@ -32,6 +33,20 @@ def test_gradients_and_running_statistics_are_those_without(arch):
     assert list(plain.state_dict()) == list(saving.state_dict())
     for name, expected in plain.state_dict().items():
         torch.testing.assert_close(saving.state_dict()[name], expected, rtol=1e-9, atol=1e-12)
+
+
+def test_a_single_row_has_the_gradients_without():
+    """Batch normalisation has its running statistics then, in the second forward pass too."""
+    torch.manual_seed(0)
+    image, gradients = torch.randint(256, (1, 3, 64, 64), dtype=torch.uint8), []
+    for checkpointing in (False, True):
+        torch.manual_seed(1)
+        backbone = TorchvisionBackbone("resnet18", gradient_checkpointing=checkpointing)
+        tower = Tower(backbone).double().train()
+        tower(image).sum().backward()
+        assert all(part.training for part in tower.modules())
+        gradients.append([p.grad for p in tower.parameters() if p.grad is not None])
+    torch.testing.assert_close(*gradients)
 
 
 def kept_for_the_backward_pass(forward):

@@ -10,6 +10,7 @@ import torch
 
 from mxmclr_plugin.data.dataset import MultifoldDataset
 from mxmclr_plugin.data.file_store import FileStore
+from mxmclr_plugin.data.manifest.build import OneShape
 from mxmclr_plugin.data.readers.image import read_image
 from mxmclr_plugin.models.feature_cache import cached_features
 from mxmclr_plugin.models.record_digests import reader_identity, record_digests
@@ -64,6 +65,22 @@ def test_files_of_joined_data_sets_are_remembered(tmp_path):
     assert digests(joined) == (expected, 0)
     order = [6, 0, 2, 3, 1, 1]
     assert list(record_digests(joined, order)) == [expected[k] for k in order]
+
+
+def test_a_reader_around_another_is_known(tmp_path):
+    paths = number_files(tmp_path / "files", range(4))
+    store = FileStore(paths, OneShape(read_number, (1,), torch.float32))
+    first, read = digests(store)
+    assert read == 4
+    assert digests(store) == (first, 0)
+    others = [
+        OneShape(read_number, (1,), torch.float64),
+        OneShape(partial(read_number, times=2), (1,), torch.float32),
+        OneShape(lambda path: read_number(path), (1,), torch.float32),
+    ]
+    identities = [reader_identity(read) for read in (store.read, *others)]
+    assert len({*identities}) == 4
+    assert identities[-1] is None
 
 
 def test_files_are_read_again_only_when_they_change(tmp_path):

@@ -1,4 +1,5 @@
 import copy
+import itertools
 
 import pytest
 from report.report_folders import (
@@ -24,6 +25,7 @@ from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.experiment.run_folder.curves import read_curve
 from mxmclr_plugin.experiment.run_folder.metrics import DirectionMetrics, SplitMetrics
 from mxmclr_plugin.json_records import plain, read_record
+from mxmclr_plugin.report.shown_runs import choose_from_ablation
 from mxmclr_plugin.report.tables import runs_table, summary_table
 
 
@@ -160,6 +162,39 @@ def test_data_without_a_metric_have_an_empty_cell():
         if row.variant["measured on"] == "coco" and row.metric == "en2de/r@1"
     ]
     assert _best(on_coco, config) == "No run has en2de/r@1 on coco."
+
+
+def test_the_highest_and_the_lowest_of_an_ablation_are_shown(tmp_path):
+    rates = {"a": {1: 90.0}, "b": {0: 80.0, 1: 80.0}, "c": {0: 70.0, 1: 70.0}}  # one run failed
+    runs = []
+    for loss, seed in itertools.product(rates, (0, 1)):
+        folder = tmp_path / f"{loss}{seed}"
+        if seed in rates[loss]:
+            (folder / "checkpoints").mkdir(parents=True)
+            (folder / "checkpoints" / "best.ckpt").touch()
+            direction = DirectionMetrics("a", "b", 1, 1, {"r@1": rates[loss][seed]})
+            metrics, error = SplitMetrics({"a2b": direction}), None
+        else:
+            metrics, error = None, "it broke"
+        runs.append(RunRecord({"loss": loss}, seed, folder.name, 1.0, metrics, error))
+    names = metric_names(runs, "mean_recall")
+    results = Ablation(
+        task="multi30k",
+        axes={"loss": [*rates]},
+        seeds=[0, 1],
+        split="test",
+        metrics=names,
+        settings={},
+        versions={},
+        runs=runs,
+        summary=summarize(runs, names),
+        sentences=[],
+        study="parts",
+        title="Parts",
+    )
+    shown = choose_from_ablation(results, tmp_path)
+    assert shown.folders == {"a": tmp_path / "a1", "c": tmp_path / "c0"}
+    assert "seeds 1 and 0" in shown.text
 
 
 def test_three_axes_are_refused(tmp_path):

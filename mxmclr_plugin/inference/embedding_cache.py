@@ -14,7 +14,7 @@ from mxmclr_plugin.inference.run import Embedded, Run
 from mxmclr_plugin.models.record_digests import record_digests
 
 # Part of every key: raise it when what is written changes meaning.
-_VERSION = "1"
+_VERSION = "2"
 
 
 def cached_embeddings(
@@ -23,8 +23,8 @@ def cached_embeddings(
     """As :meth:`Run.embeddings <mxmclr_plugin.inference.run.Run.embeddings>`, once.
 
     A modality of the data is a safetensors file in the run's folder ``embeddings``, named by the
-    SHA-256 of the checkpoint, the precision, the records and their instances: with other weights
-    or data it is computed anew.
+    SHA-256 of the checkpoint, the tower, the precision, the records and their instances: with other
+    weights or data it is computed anew.
 
     Args:
         run: The run.
@@ -52,7 +52,8 @@ def cached_embeddings(
 
 def _key(run: Run, dataset: MultifoldDataset, modality: str) -> str:
     rows, ids = dataset.observations_of(modality)
-    digest = hashlib.sha256(f"{_VERSION}\n{run.digest}\n{modality}\n".encode())
+    tower = run.tower_of(modality)
+    digest = hashlib.sha256(f"{_VERSION}\n{run.digest}\n{modality}\n{tower}\n".encode())
     digest.update(f"{run.device.place.type}\n{run.config.trainer.precision}\n".encode())
     digest.update(ids.tobytes())
     for of_record in record_digests(dataset.stores[modality], rows.tolist()):

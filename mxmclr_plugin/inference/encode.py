@@ -84,6 +84,8 @@ def encode_run(
     }
     index = {
         "checkpoint_sha256": run.digest,
+        "towers": {modality: run.tower_of(modality) for modality in files},
+        "precision": run.config.trainer.precision,
         "data": run.config.data,
         "data_sha256": data_digest(run.data, [*run.data] if split == ALL else [split], list(files)),
         "split": split,

@@ -181,12 +181,13 @@ def _write_tower(
     reasons: list[str] = []
 
     def add(name: str, file: str, written: Callable[[Any], Tensor]) -> None:
-        difference = max(
-            float((written(some) - _unit_vectors(plain, some)).abs().max())
+        differences = [
+            (written(some) - _unit_vectors(plain, some)).abs().max()
             for some in (observations[:1], observations)
-        )
+        ]
+        difference = float(torch.stack(differences).max())  # NaN if one is
         parts[name] = {"file": file, "largest_difference": difference}
-        if not difference <= LARGEST_DIFFERENCE:  # NaN as well
+        if not difference <= LARGEST_DIFFERENCE:
             reasons.append(f"{file} differs from the tower by {difference:.1e}")
 
     try:

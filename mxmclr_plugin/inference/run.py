@@ -37,7 +37,7 @@ from mxmclr_plugin.inference.changes import changed_config
 from mxmclr_plugin.inference.device import Device
 from mxmclr_plugin.models.tower import Tower
 from mxmclr_plugin.progress import progress_bar
-from mxmclr_plugin.registry import DATASETS
+from mxmclr_plugin.registry import DATASETS, TOWERS
 from mxmclr_plugin.safe_text import TerminalConsole
 
 if TYPE_CHECKING:  # the extra report
@@ -110,6 +110,18 @@ class Run:
         if metrics is None:
             raise ConfigError(f"{self.folder} has no metrics.json: its training has not finished")
         return metrics
+
+    def tower_of(self, modality: str) -> str:
+        """Modality with whose tower a modality is encoded: another one with ``same_as``."""
+        named: str = self.config.towers[modality].get("same_as") or modality
+        return named
+
+    def kind_of(self, modality: str) -> str:
+        """Kind of the records that the tower of a modality takes, also where the data have none."""
+        if modality in self.data.kinds:
+            return self.data.kinds[modality]
+        tower = self.config.towers[self.tower_of(modality)]
+        return (TOWERS[tower["name"]].kind if "name" in tower else None) or modality
 
     def show(self) -> Figure:
         """Print the metrics, and return a figure of the learning curves.

@@ -114,7 +114,7 @@ def search(
     file = _as_file(query)
     by = _modality_of_query(run, file, by)
     unknown: list[str] = []
-    if run.data.kinds.get(by, by) == "text":
+    if run.kind_of(by) == "text":
         unknown = _unknown(run, by, query)
         z = run.encode(by, [query])
     else:
@@ -160,7 +160,7 @@ def _as_file(query: str) -> Path | None:
 
 
 def _modality_of_query(run: Run, file: Path | None, by: str | None) -> str:
-    kinds = {modality: run.data.kinds.get(modality, modality) for modality in run.towers}
+    kinds = {modality: run.kind_of(modality) for modality in run.towers}
     if by is not None:
         run.tower(by)
         if (kinds[by] == "text") != (file is None):
@@ -207,7 +207,7 @@ def _encoded_file(run: Run, dataset: MultifoldDataset, modality: str, file: Path
             f"search: files for {modality!r} are read as the data's own are, but these have none"
         )
     like = store[0]
-    kind = FILE_KINDS[run.data.kinds.get(modality, modality)]
+    kind = FILE_KINDS[run.kind_of(modality)]
     options: dict[str, Any] = {}
     if kind.option is not None:
         options[kind.option] = int(like.shape[kind.length])

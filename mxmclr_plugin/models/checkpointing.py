@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
-from typing import Any, TypeGuard
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from mxmclr_plugin.data.batch import Observations
@@ -57,7 +58,7 @@ def encode_in_chunks(tower: nn.Module, observations: Observations, chunk: int) -
 
 def has_batch_norm(tower: nn.Module) -> bool:
     """Whether batch normalisation in a tower takes statistics from the batch in training."""
-    return any(_normalises(part) for part in tower.modules())
+    return any(isinstance(part, _BatchNorm) and part.training for part in tower.modules())
 
 
 def blocks_of(module: nn.Module) -> Iterator[nn.Module]:
@@ -73,31 +74,33 @@ def _recomputed(block: nn.Module, forward: Callable[..., Any], *args: Any, **kwa
     if not torch.is_grad_enabled():
         return forward(*args, **kwargs)
 
+    # A tower with a single row has its batch normalisation in evaluation mode, in forward alone.
+    layers = [part for part in block.modules() if isinstance(part, _BatchNorm)]
+    modes = [layer.training for layer in layers]
+
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return nullcontext(), _statistics_left_alone(block)
+        return nullcontext(), _as_in_forward(layers, modes)
 
     return checkpoint(forward, *args, use_reentrant=False, context_fn=contexts, **kwargs)
 
 
 @contextmanager
-def _statistics_left_alone(block: nn.Module) -> Iterator[None]:
-    """BatchNorm in training does not count the same batch twice."""
-    counting = [part for part in block.modules() if _normalises(part)]
-    before = [(part.momentum, _counted(part)) for part in counting]
-    for part in counting:
-        part.momentum = 0.0
+def _as_in_forward(layers: Sequence[_BatchNorm], modes: Sequence[bool]) -> Iterator[None]:
+    """BatchNorm has the mode that it had in forward, and does not count the same batch twice."""
+    before = [(layer.training, layer.momentum, _counted(layer)) for layer in layers]
+    for layer, mode in zip(layers, modes, strict=True):
+        layer.training = mode
+        if mode:
+            layer.momentum = 0.0
     try:
         yield
     finally:
-        for part, (momentum, counted) in zip(counting, before, strict=True):
-            part.momentum = momentum
-            if counted is not None and part.num_batches_tracked is not None:
-                part.num_batches_tracked.copy_(counted)
+        for layer, (training, momentum, counted) in zip(layers, before, strict=True):
+            layer.training = training
+            layer.momentum = momentum
+            if counted is not None and layer.num_batches_tracked is not None:
+                layer.num_batches_tracked.copy_(counted)
 
 
-def _normalises(part: nn.Module) -> TypeGuard[nn.modules.batchnorm._BatchNorm]:
-    return isinstance(part, nn.modules.batchnorm._BatchNorm) and part.training
-
-
-def _counted(part: nn.modules.batchnorm._BatchNorm) -> Tensor | None:
+def _counted(part: _BatchNorm) -> Tensor | None:
     return None if part.num_batches_tracked is None else part.num_batches_tracked.clone()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import inspect
 import os
@@ -72,8 +73,16 @@ def reader_identity(read: Callable[..., Any]) -> str | None:
     """Identity of a reader: its name, its options and the source of its module.
 
     None for a function without a name (a lambda, a function inside another) or options that are
-    not plain values: say ``functools.partial(read_image, size=64)`` in place of a lambda.
+    not plain values: say ``functools.partial(read_image, size=64)`` in place of a lambda. A reader
+    may also be a dataclass around another one.
     """
+    if dataclasses.is_dataclass(read) and not isinstance(read, type):
+        values = [getattr(read, field.name) for field in dataclasses.fields(read)]
+        parts = [reader_identity(x) if callable(x) else repr(x) for x in values]
+        source = _source(type(read))
+        if source is None or None in parts:
+            return None
+        return "\n".join([source, *map(str, parts)])
     if isinstance(read, partial):
         inner = reader_identity(read.func)
         plain = (str, int, float, bool, type(None))
@@ -84,11 +93,17 @@ def reader_identity(read: Callable[..., Any]) -> str | None:
     name = getattr(read, "__qualname__", "<")
     if not inspect.isfunction(read) or "<" in name:
         return None
+    return _source(read)
+
+
+def _source(read: Callable[..., Any]) -> str | None:
+    """Name of a function or class, and digest of the source of its module."""
     try:
         source = inspect.getsource(inspect.getmodule(read) or read)
     except (OSError, TypeError):
         return None
-    return f"{read.__module__}.{name}\n{hashlib.sha256(source.encode()).hexdigest()}"
+    digest = hashlib.sha256(source.encode()).hexdigest()
+    return f"{read.__module__}.{read.__qualname__}\n{digest}"
 
 
 def tensor_bytes(tensor: Tensor) -> bytes:

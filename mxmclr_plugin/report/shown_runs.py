@@ -115,22 +115,20 @@ def choose_from_comparison(
 
 
 def choose_from_ablation(results: Ablation, folder: Path) -> ShownRuns:
-    """The best and the worst variant by the main metric, with the first seed that has weights."""
+    """The best and the worst variant by the main metric, each with its first seed with weights."""
     means = _means(results, folder)
-    for seed in results.seeds:
-        with_weights = {
-            k: path
-            for k in means
-            if (path := _weights(results, folder, results.variants[k], seed)) is not None
-        }
-        if with_weights:
-            ranked = sorted(with_weights, key=lambda k: -means[k])
-            folders = {
-                variant_name(results.variants[k]): with_weights[k] for k in (ranked[0], ranked[-1])
-            }
-            text = f"The variants with the highest and the lowest mean, seed {seed}."
-            return ShownRuns(folders, results.split, text)
-    return ShownRuns({}, results.split, _NO_WEIGHTS)
+    if not means:
+        return ShownRuns({}, results.split, _NO_WEIGHTS)
+    folders, seeds = {}, []
+    for k in (max(means, key=means.__getitem__), min(means, key=means.__getitem__)):
+        variant = results.variants[k]
+        found = ((seed, _weights(results, folder, variant, seed)) for seed in results.seeds)
+        seed, path = next((seed, path) for seed, path in found if path is not None)
+        folders[variant_name(variant)] = path
+        seeds.append(seed)
+    of = f"seed {seeds[0]}" if len({*seeds}) == 1 else f"seeds {seeds[0]} and {seeds[1]}"
+    text = f"The variants with the highest and the lowest mean, {of}."
+    return ShownRuns(folders, results.split, text)
 
 
 def choose_run(run: RunMetrics, folder: Path) -> ShownRuns:

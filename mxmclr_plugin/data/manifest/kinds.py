@@ -7,7 +7,6 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from mxmclr_plugin.data.columns import key_for
 from mxmclr_plugin.data.file_store import Reader
 from mxmclr_plugin.data.readers.arrays import read_array, read_features
-from mxmclr_plugin.data.readers.image import read_image
+from mxmclr_plugin.data.readers.image import read_image_or_array
 from mxmclr_plugin.data.readers.points import read_points
 from mxmclr_plugin.data.readers.voxel import read_voxel
 from mxmclr_plugin.registry import did_you_mean
@@ -24,11 +23,6 @@ RESERVED = ("id", "split", "meta")
 """Keys that are no modality; ``meta`` is the user's own and is not read."""
 
 _NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
-
-
-def read_image_or_array(path: Path, size: int, background: str = "white") -> Tensor:
-    """An image, or one that is an array already, as it is."""
-    return read_array(path) if path.suffix.lower() == ".npy" else read_image(path, size, background)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from mxmclr_plugin.data.file_store import UnreadableFile
-from mxmclr_plugin.data.readers.arrays import read_npz
+from mxmclr_plugin.data.readers.arrays import read_array, read_npz
 from mxmclr_plugin.data.readers.content import explained
 
 MAX_PIXELS = 2**27
@@ -40,6 +40,11 @@ _TO_8_BITS = {"L;2": 85, "L;4": 17}  # what Pillow multiplies grey values of few
 
 
 @explained
+def read_image_or_array(path: Path, size: int, background: str = "white") -> Tensor:
+    """An image, or one that is an array already, as it is."""
+    return read_array(path) if path.suffix.lower() == ".npy" else read_image(path, size, background)
+
+
 def read_image(path: Path, size: int, background: str = "white") -> Tensor:
     """An image as :func:`to_rgb` decodes it, its short side resized, its middle cropped.
 
