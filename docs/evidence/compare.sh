@@ -37,7 +37,11 @@ multi30k*)
     options="$options $(one tuned 0.15 0.03) options.taught_softer.$teacher options.taught_softer.loss.hard_weight=0.4"
     ;;
   multi30k_6000) task="$task trainer.max_steps=450" longer=900 ;;
-  multi30k) task="${task/train_instances= /} trainer.max_steps=600" longer=1200 ;;
+  multi30k)
+    task="${task/train_instances= /} trainer.max_steps=600" longer=1200
+    losses=decayed_hybrid:mxmclr,longer_hybrid:mxmclr,$losses
+    options="$options options.decayed_hybrid.optimizer.weight_decay=0.1 options.longer_hybrid.trainer.max_steps=1200"
+    ;;
   esac
   options="$options options.longer.trainer.max_steps=$longer"
   batches="$(one clip 0.15 0.06) $(one ntxent 0.15 0.0075)" cost="$(one clip 0.1 0.03) $(one ntxent 0.15 0.0075)"
@@ -53,9 +57,10 @@ primitives)
 omniglot)
   task="omniglot data.root=$data batch.instances=32 batch.repeats=20 trainer.max_steps=200"
   common="loss.temperature=0.15 optimizer.lr=0.001"
-  losses=hybrid:mxmclr,uniform:mxmclr,all:mxmclr,softer:mxmclr,within:mxmclr,smoothed:mxmclr,decayed:mxmclr_hard,longer:mxmclr_hard,supcon,clip,ntxent
-  options="$uniform $all $softer $within $smoothed $decayed options.longer.trainer.max_steps=400"
-  batches="$(one clip 0.15 0.002)" cost="$(one clip 0.15 0.002)"
+  losses=hybrid:mxmclr,uniform:mxmclr,all:mxmclr,softer:mxmclr,within:mxmclr,smoothed:mxmclr,decayed:mxmclr_hard,longer:mxmclr_hard,longer_hybrid:mxmclr,supcon,clip,ntxent
+  options="$uniform $all $softer $within $smoothed $decayed
+    options.longer.trainer.max_steps=400 options.longer_hybrid.trainer.max_steps=400"
+  batches="$(one clip 0.15 0.002) $(one ntxent 0.3 0.0005)" cost="$(one clip 0.15 0.002) $(one ntxent 0.3 0.0005)"
   ;;
 emoji)
   task="manifest data.path=$data towers/image=light_cnn2d towers.text.model=offline-minilm batch.folds.image=2 batch.folds.text=4
