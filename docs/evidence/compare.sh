@@ -66,7 +66,7 @@ emoji)
   task="manifest data.path=$data towers/image=light_cnn2d towers.text.model=offline-minilm batch.folds.image=2 batch.folds.text=4
     batch.instances=64 batch.repeats=5 trainer.max_steps=200"
   common="loss.temperature=0.05 optimizer.lr=0.002"
-  losses=hybrid:mxmclr,uniform:mxmclr,all:mxmclr,softer:mxmclr,taught:mxmclr,taught_within:mxmclr,within:mxmclr,smoothed:mxmclr,decayed:mxmclr_hard,longer:mxmclr_hard,supcon,clip,ntxent
+  losses=hybrid:mxmclr,uniform:mxmclr,all:mxmclr,softer:mxmclr,taught:mxmclr,taught_within:mxmclr,within:mxmclr,smoothed:mxmclr,decayed:mxmclr_hard,longer:mxmclr_hard,supcon,clip
   options="$uniform $all $softer options.taught.teacher.text=tower options.taught_within.teacher.text=tower
     options.taught_within.loss.relation_within=0.3 options.taught_within.loss.soft_temperature=0.5
     $within $smoothed $decayed options.longer.trainer.max_steps=400"
