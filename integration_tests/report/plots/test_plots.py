@@ -137,16 +137,19 @@ def test_a_heat_map_writes_its_values_and_failures(width):
     assert_apart(figure)
 
 
-def test_a_heat_map_of_failures_alone():
-    figure = heat_map([[None]], ("a", ["0"]), ("b", ["1"]), 3.7)
-    assert "failed" in written(figure)
+def test_a_heat_map_without_a_value():
+    axes = ("a", ["0"]), ("b", ["1"])
+    assert "failed" in written(heat_map([[over(None)]], *axes, 3.7))
+    # Data that do not have the metric.
+    assert "failed" not in written(heat_map([[None]], *axes, 3.7))
 
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_a_profile_shows_means_and_failures(width):
-    rows = {"P=1, Q=4": over(62.0, 2.8, 60.0, 64.0), "none": None}
+    rows = {"P=1, Q=4": over(62.0, 2.8, 60.0, 64.0), "none": over(None)}
     figure = axis_profile(rows, "folds", "score on val", width)
     assert {"P=1, Q=4", "failed", "score on val"} <= written(figure)
+    assert "failed" not in written(axis_profile({**rows, "none": None}, "folds", "score", width))
     assert [62.0] in [list(line.get_xdata()) for line in figure.axes[0].lines]
     assert_apart(figure)
 

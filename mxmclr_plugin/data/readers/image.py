@@ -39,12 +39,12 @@ _ORIENTATION, _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 0x0112, 258, 262, 339  # tag
 _TO_8_BITS = {"L;2": 85, "L;4": 17}  # what Pillow multiplies grey values of few bits by
 
 
-@explained
 def read_image_or_array(path: Path, size: int, background: str = "white") -> Tensor:
     """An image, or one that is an array already, as it is."""
     return read_array(path) if path.suffix.lower() == ".npy" else read_image(path, size, background)
 
 
+@explained
 def read_image(path: Path, size: int, background: str = "white") -> Tensor:
     """An image as :func:`to_rgb` decodes it, its short side resized, its middle cropped.
 
