@@ -122,6 +122,24 @@ def test_what_is_no_json_is_named_with_its_line(tmp_path):
         read_record(Comparison, tmp_path / "compare.json")
 
 
+def ablation_of(runs, axes, seeds, metric):
+    names = metric_names(runs, metric)
+    return Ablation(
+        task="multi30k",
+        axes=axes,
+        seeds=seeds,
+        split="test",
+        metrics=names,
+        settings={},
+        versions={},
+        runs=runs,
+        summary=summarize(runs, names),
+        sentences=[],
+        study="parts",
+        title="Parts",
+    )
+
+
 def test_data_without_a_metric_have_an_empty_cell():
     own, other = (
         SplitMetrics({name: DirectionMetrics("a", "b", 1, 1, {"r@1": 50.0})})
@@ -136,20 +154,8 @@ def test_data_without_a_metric_have_an_empty_cell():
             ("siglip", "coco", None, "it broke"),
         ]
     ]
-    names = metric_names(runs, "en2de/r@1")
-    results = Ablation(
-        task="multi30k",
-        axes={"loss": ["clip", "siglip"], "measured on": ["own", "coco"]},
-        seeds=[0],
-        split="test",
-        metrics=names,
-        settings={},
-        versions={},
-        runs=runs,
-        summary=summarize(runs, names),
-        sentences=[],
-        study="parts",
-        title="Parts",
+    results = ablation_of(
+        runs, {"loss": ["clip", "siglip"], "measured on": ["own", "coco"]}, [0], "en2de/r@1"
     )
     column = [row[2].text for row in summary_table(results, "", results.variants, {}).rows]
     assert column == ["50.00", "", "failed", "failed"]
@@ -177,21 +183,7 @@ def test_the_highest_and_the_lowest_of_an_ablation_are_shown(tmp_path):
         else:
             metrics, error = None, "it broke"
         runs.append(RunRecord({"loss": loss}, seed, folder.name, 1.0, metrics, error))
-    names = metric_names(runs, "mean_recall")
-    results = Ablation(
-        task="multi30k",
-        axes={"loss": [*rates]},
-        seeds=[0, 1],
-        split="test",
-        metrics=names,
-        settings={},
-        versions={},
-        runs=runs,
-        summary=summarize(runs, names),
-        sentences=[],
-        study="parts",
-        title="Parts",
-    )
+    results = ablation_of(runs, {"loss": [*rates]}, [0, 1], "mean_recall")
     shown = choose_from_ablation(results, tmp_path)
     assert shown.folders == {"a": tmp_path / "a1", "c": tmp_path / "c0"}
     assert "seeds 1 and 0" in shown.text

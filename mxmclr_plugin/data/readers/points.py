@@ -46,8 +46,7 @@ def read_points(path: Path, points: int, npz_key: str | None = None) -> Tensor:
             ``.csv``: a point a line, numbers with spaces, commas or semicolons between them (with
             semicolons, or one comma a number, a comma is that of decimals), ``#`` or ``//`` before
             a comment, columns in any order under a head with ``x``, ``y``, ``z`` that names each;
-            ``.off``, ``.obj``, ``.stl``,
-            ``.glb``: x, y, z of points on the surface, with trimesh.
+            ``.off``, ``.obj``, ``.stl``, ``.glb``: x, y, z of points on the surface, with trimesh.
         points: How many points are taken, 1 or more.
         npz_key: Which array of a ``.npz`` file; by default the only one with two axes, or the one
             named points, pc, xyz, pos or vertices.
