@@ -264,10 +264,14 @@ def default_folder(config: RunConfig) -> list[Path]:
     The newest one with a run if the run continues, else those without one.
     """
     path = Path("runs") / config.task / f"{config.loss_name}-seed{config.seed}"
-    paths = [path, *(path.with_name(f"{path.name}-{k}") for k in range(2, 10_000))]
-    held = [k for k, run in enumerate(paths) if _holds_run(run)]
-    newest = held[-1] if held else -1
-    return paths[newest + 1 :] if config.ckpt is None else [paths[max(newest, 0)]]
+    name = re.compile(rf"{re.escape(path.name)}(?:-([2-9]|[1-9]\d+))?")
+    beside = path.parent.iterdir() if path.parent.is_dir() else ()
+    named = ((name.fullmatch(run.name), run) for run in beside)
+    newest = max(
+        (int(match[1] or 1) for match, run in named if match and _holds_run(run)), default=0
+    )
+    paths = [path, *(path.with_name(f"{path.name}-{k}") for k in range(2, newest + 1_000))]
+    return paths[newest:] if config.ckpt is None else [paths[max(newest - 1, 0)]]
 
 
 def read_config(
