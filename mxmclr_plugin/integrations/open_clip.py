@@ -309,12 +309,12 @@ def train(
         arguments: Namespace, *others: Any, tokenizer: Callable[..., Tensor], **keywords: Any
     ) -> dict[str, Any]:
         held_out = dict.fromkeys(("val_data", "imagenet_val", "imagenet_v2"))
-        training: dict[str, Any] = {"train_data": None}
+        no_training: dict[str, Any] = {"train_data": None}
         if arguments.dataset_type == "synthetic":  # which has no validation data
-            training["dataset_type"] = "auto"
+            no_training["dataset_type"] = "auto"
         parts = {
             CaptionTokenizer(tokenizer, captions, read): held_out,
-            _FirstCaption(tokenizer, read): training,
+            _FirstCaption(tokenizer, read): no_training,
         }
         data: dict[str, Any] = {}
         for texts, left_out in parts.items():

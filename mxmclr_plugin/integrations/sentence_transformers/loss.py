@@ -36,7 +36,7 @@ from mxmclr_plugin.loss.distributed.exchange import Ranks
 from mxmclr_plugin.loss.distributed.gather import Gather
 from mxmclr_plugin.loss.multifold_hybrid import MAX_SCALE, MultifoldHybridLoss
 
-_OF_ANOTHER = re.compile(r"\d+_")
+_OF_ANOTHER_COLUMN = re.compile(r"\d+_")
 
 
 class MultifoldHybridSentenceLoss(CachedLossMixin, ServedLoss):  # type: ignore[misc]
@@ -223,7 +223,7 @@ class MultifoldHybridSentenceLoss(CachedLossMixin, ServedLoss):  # type: ignore[
         # The trainer hands a column named "positive" the features of "positive_2" as well. They
         # are removed in place, since AdaptiveLayerLoss reads what the model writes there.
         for column in features:
-            for name in [name for name in column if _OF_ANOTHER.match(name)]:
+            for name in [name for name in column if _OF_ANOTHER_COLUMN.match(name)]:
                 del column[name]
         roles = self._roles(len(features))
         absent = [column.get(ABSENT) for column in features]
