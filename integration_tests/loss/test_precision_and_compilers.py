@@ -158,7 +158,7 @@ def test_without_validation_nothing_waits_for_the_device(impl, options, modaliti
     criterion(*batch).backward()
     assert z0.grad.shape == z0.shape
     assert bool(no_values) == (impl == "triton")
-    with pytest.raises(RuntimeError, match="meta tensors"):
+    with pytest.raises((RuntimeError, NotImplementedError), match="meta tensor"):
         MultifoldHybridLoss(**options, impl=impl)(*batch)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -237,18 +238,25 @@ def public_parts(parts: Parts) -> HybridLossParts:
     return HybridLossParts(loss, hard, soft, within)
 
 
-def hybrid_parts(batch: Batch, options: Options, *, differentiable: bool) -> Parts:
+def hybrid_parts(
+    batch: Batch,
+    options: Options,
+    *,
+    differentiable: bool,
+    check: Callable[[Batch, Options], None] = check_values,
+) -> Parts:
     """The loss and its parts.
 
     With ``differentiable`` there are both the hard and the soft part, and each part has a gradient.
-    Otherwise only the loss needs to have one, and a part of weight 0 is None.
+    Otherwise only the loss needs to have one, and a part of weight 0 is None. ``check`` looks at
+    values where ``options.validate`` is set.
     """
     check_shapes(batch)
     check_options(options, one_modality=batch.z1 is None)
     if torch.compiler.is_compiling():
         options = replace(options, validate=False)
     if options.validate:
-        check_values(batch, options)
+        check(batch, options)
     with torch.autocast(device_type=batch.z0.device.type, enabled=False):
         dtype = torch.promote_types(batch.dtype, torch.float32)
         if isinstance(options.temperature, Tensor):

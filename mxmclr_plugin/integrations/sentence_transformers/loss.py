@@ -104,8 +104,8 @@ class MultifoldHybridSentenceLoss(CachedLossMixin, ServedLoss):  # type: ignore[
             :class:`~mxmclr_plugin.MultifoldHybridLoss`.
         log_parts: If False the loss is returned as one tensor and its parts are not logged.
         impl: Which implementation computes the loss.
-        validate: Whether the values of embeddings are checked, which synchronizes with the device
-            once a step.
+        validate: Whether the values of embeddings are checked; on a CUDA device an error comes with
+            the next call.
         soft_scope: ``"others"``, or ``"all"`` for a soft part that compares with the own instance
             too.
         relation_within: Weight of the soft part within each modality, for data sets with columns of
