@@ -24,6 +24,17 @@ class TrainingError(ValueError):
     """A training that cannot go on; the message names the step and what to do."""
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the memory of the machine or of a device is used up."""
+    words = (
+        *("out of memory", "can't allocate memory", "not enough memory"),
+        *("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED"),
+    )
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    )
+
+
 def build_part(key: str, build: Callable[..., PartT], *args: Any) -> PartT:
     """Builds a part of the run.
 

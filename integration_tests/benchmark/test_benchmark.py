@@ -140,6 +140,17 @@ def test_what_cannot_be_measured_is_said(arguments, message, capsys):
     assert re.search(message, capsys.readouterr().err)
 
 
+@pytest.mark.parametrize("error", [MemoryError, torch.OutOfMemoryError("CUDA out of memory")])
+def test_too_little_memory_is_said_in_a_line(error, monkeypatch, capsys):
+    def full(*_):
+        raise error
+
+    monkeypatch.setattr("mxmclr_plugin.benchmark.retrieval._task", full)
+    assert main(["retrieval"]) == 2
+    message = "error: there is not enough memory: choose smaller sizes\n"
+    assert capsys.readouterr().err == message
+
+
 def test_help_lists_the_keys(capsys):
     assert main(["--help"]) == 0
     out = capsys.readouterr().out

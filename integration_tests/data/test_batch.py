@@ -169,6 +169,7 @@ def test_move():
     assert torch.equal(again.ids["vector"], batch.ids["vector"])
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_pinned_and_moved_to_a_gpu():
     batch = MultifoldBatch(

@@ -235,3 +235,9 @@ def test_out_of_memory_in_evaluation_names_its_batch(tmp_path):
     memory = MemoryAdvice(8, 16)
     with pytest.raises(ConfigError, match=r"trainer\.eval_batch=8"), memory.explaining():
         fit(module, tmp_path, 3, memory)
+
+
+def test_out_of_memory_of_one_observation_names_what_is_left():
+    message = r"^trainer\.eval_batch: one .*accelerator=cpu$"
+    with pytest.raises(ConfigError, match=message), MemoryAdvice(8, 1).explaining():
+        raise torch.OutOfMemoryError("CUDA out of memory")

@@ -11,7 +11,9 @@ from pytorch_lightning.plugins.precision import DoublePrecision, HalfPrecision
 from mxmclr_plugin.data.batch import MultifoldBatch
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.experiment.config.compose import load_config
-from mxmclr_plugin.experiment.machine import check_machine
+from mxmclr_plugin.experiment.config.run_config import TrainerConfig, precision_of
+from mxmclr_plugin.experiment.machine import _check_device, check_machine, precision_note
+from mxmclr_plugin.inference.device import Device
 from mxmclr_plugin.models.registry import build_tower
 
 TRAINS = ["32", "32-true", "bf16-mixed", "16-mixed", "16", "bf16", "bf16-true", "64", "64-true"]
@@ -31,6 +33,51 @@ def test_a_precision_trains_and_is_measured(tmp_path, precision):
 def test_every_other_one_is_refused_in_a_line(precision):
     with pytest.raises(ConfigError, match=r"^trainer\.precision"):
         check_machine(load_config("text2shape", [f"trainer.precision={precision}"]).trainer)
+
+
+@pytest.fixture
+def old_card(monkeypatch):
+    """A GPU on which PyTorch emulates bfloat16."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "Tesla T4")
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation
+    )
+
+
+@pytest.mark.usefixtures("old_card")
+def test_a_card_without_bfloat16_trains_in_float16_and_says_so():
+    assert precision_of(TrainerConfig()) == "16-mixed"
+    assert precision_note(TrainerConfig()) == " (Tesla T4 has no bfloat16)"
+    assert precision_of(TrainerConfig(precision="32")) == "32"
+    for config in (TrainerConfig(accelerator="cpu"), TrainerConfig(precision="16")):
+        assert precision_note(config) == ""
+
+
+@pytest.mark.usefixtures("old_card")
+@pytest.mark.parametrize("precision", ["bf16", "bf16-true"])
+def test_bfloat16_is_refused_on_a_card_without_it(precision):
+    config = TrainerConfig(precision=precision)
+    message = rf"^trainer\.precision={precision}: Tesla T4 has no bfloat16; take .*16-mixed or 32$"
+    with pytest.raises(ConfigError, match=message):
+        check_machine(config)
+    with pytest.raises(ConfigError, match=message):
+        Device(config)
+
+
+def test_a_new_card_trains_in_bfloat16(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
+    assert precision_of(TrainerConfig()) == "bf16-mixed"
+    assert precision_note(TrainerConfig()) == ""
+
+
+def test_a_device_that_does_not_compute_is_named():
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA device")
+    message = r"^trainer\.accelerator: cuda cannot be used: .*; trainer\.accelerator=cpu runs"
+    with pytest.raises(ConfigError, match=message):
+        _check_device(torch.device("cuda"))
 
 
 @pytest.mark.parametrize("strategy", ["ddp_spawn", "ddp_fork", "fsdp", "deepspeed", "xla"])

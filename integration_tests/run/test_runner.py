@@ -235,6 +235,16 @@ def test_help_and_lists(arguments, words, run_here):
         assert word in done.out
 
 
+def test_too_little_memory_is_said_in_a_line(monkeypatch, capsys):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr("mxmclr_plugin.run.command_line._listing", full)
+    assert main(["list", "losses"]) == 2
+    message = "error: there is not enough memory: try a lower trainer.eval_batch, or "
+    assert capsys.readouterr().err == f"{message}trainer.accelerator=cpu\n"
+
+
 @pytest.mark.slow
 def test_default_folders_are_numbered(run_here, tmp_path):
     for _ in range(2):

@@ -20,6 +20,7 @@ from mxmclr_plugin.benchmark.loss import LossBenchmark, Progress, measure_losses
 from mxmclr_plugin.benchmark.retrieval import RetrievalBenchmark, measure_retrieval
 from mxmclr_plugin.benchmark.startup import StartupBenchmark, measure_startup
 from mxmclr_plugin.benchmark.step import StepBenchmark, measure_steps
+from mxmclr_plugin.errors import is_out_of_memory
 from mxmclr_plugin.files import write_atomically
 from mxmclr_plugin.json_records import json_text
 from mxmclr_plugin.registry import check_known
@@ -76,14 +77,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
             size = f" at n = {m.n}" if hasattr(m, "n") else ""
             console.print(f"{m.impl}{size} was skipped: {m.skipped}")
     except (ValueError, OSError) as error:
-        errors.print(
-            Text.assemble(("error:", "bold red"), f" {visible(str(error))}"), soft_wrap=True
-        )
+        _print_error(errors, str(error))
+        return 2
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        _print_error(errors, "there is not enough memory: choose smaller sizes")
         return 2
     except KeyboardInterrupt:
         errors.print("interrupted")
         return 130
     return 0
+
+
+def _print_error(errors: Console, message: str) -> None:
+    errors.print(Text.assemble(("error:", "bold red"), f" {visible(message)}"), soft_wrap=True)
 
 
 def _show_help(console: Console, names: Sequence[str]) -> None:

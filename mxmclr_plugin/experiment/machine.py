@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import torch
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning_fabric.utilities.exceptions import MisconfigurationException
@@ -64,6 +65,7 @@ def check_machine(config: TrainerConfig) -> None:
             f"{', '.join(keys) or 'trainer'} cannot be used on this machine: {reason}; "
             "leave it out to use what there is"
         ) from error
+    _check_device(trainer.strategy.root_device)
     for launcher in (TorchElasticEnvironment, SLURMEnvironment):
         if launcher.detect() and (started := launcher().world_size()) != trainer.world_size:
             raise ConfigError(
@@ -71,3 +73,26 @@ def check_machine(config: TrainerConfig) -> None:
                 f"trainer.num_nodes is {trainer.world_size}, so each would train by itself: set "
                 "both to the numbers that torchrun or srun has, and trainer.strategy=ddp"
             )
+
+
+def precision_note(config: TrainerConfig) -> str:
+    """Why ``trainer.precision=auto`` is float16, in brackets; empty where it is not."""
+    if config.precision == "auto" and precision_of(config) == "16-mixed":
+        return f" ({torch.cuda.get_device_name()} has no bfloat16)"
+    return ""
+
+
+def _check_device(device: torch.device) -> None:
+    """Check that a device computes: drivers and this PyTorch may not know it, or it is full.
+
+    Raises:
+        ConfigError: If it does not.
+    """
+    try:
+        torch.ones(1, device=device).add(1).item()
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise ConfigError(
+            f"trainer.accelerator: {device} cannot be used: {reason}; trainer.accelerator=cpu runs "
+            "everywhere"
+        ) from error

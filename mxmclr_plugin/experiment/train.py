@@ -33,7 +33,7 @@ from mxmclr_plugin.experiment.build_towers import (
     with_teachers,
 )
 from mxmclr_plugin.experiment.config.run_config import BatchConfig, RunConfig
-from mxmclr_plugin.experiment.machine import check_machine
+from mxmclr_plugin.experiment.machine import check_machine, precision_note
 from mxmclr_plugin.experiment.resume import (
     Start,
     changes_of,
@@ -383,7 +383,7 @@ def _print_setup(
         "teacher": teachers,
         "batch": f"{batch.instances} instances with {_describe(batch.folds)} each",
         "training": f"{config.trainer.max_steps} steps on {trainer.strategy.root_device}, "
-        f"precision {trainer.precision}",
+        f"precision {trainer.precision}{precision_note(config.trainer)}",
         f"val {config.eval.recall}": f"mean of {', '.join(config.directions)}; {tested} is tested",
         "folder": str(folder.path),
     }

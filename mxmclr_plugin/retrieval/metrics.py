@@ -375,8 +375,9 @@ def _expected_ndcg(right: _Best, wrong: _Best, number: Tensor, depth: int) -> Te
     """NDCG at a depth; a right item has the mean discount of the places that it may take."""
     values = right.values
     dtype, device = values.dtype, values.device
-    discount = 1 / torch.arange(2, depth + 2, device=device, dtype=dtype).log2()
-    until = torch.cat([discount.new_zeros(1), discount.cumsum(dim=0)])  # of the first 0, 1, ...
+    # On the CPU: CUDA's cumsum of floats is refused under deterministic algorithms.
+    discount = 1 / torch.arange(2, depth + 2, dtype=dtype).log2()
+    until = torch.cat([discount.new_zeros(1), discount.cumsum(dim=0)]).to(device)  # of 0, 1, ...
     above, tied = (
         among_right + among_wrong
         for among_right, among_wrong in zip(right.count(values), wrong.count(values), strict=True)

@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mxmclr_plugin.arguments import WORD, help_rows, parse_arguments, usage, written
-from mxmclr_plugin.errors import ConfigError, DataError, TrainingError
+from mxmclr_plugin.errors import ConfigError, DataError, TrainingError, is_out_of_memory
 from mxmclr_plugin.registry import did_you_mean
 from mxmclr_plugin.run.ablate_command import ablate_command
 from mxmclr_plugin.run.check_command import CheckArguments, check_command
@@ -61,6 +61,10 @@ _DISK = (
 """Errors of a disk or of rights, which a user can correct."""
 
 _SAVED = "if training had begun, the same command with ckpt=last continues from its last checkpoint"
+
+_OUT_OF_MEMORY = (
+    "there is not enough memory: try a lower trainer.eval_batch, or trainer.accelerator=cpu"
+)
 
 _DATA_ERROR = f"{DataError.__module__}.{DataError.__qualname__}: "
 
@@ -142,6 +146,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _print_error(errors, f"{place}{error.strerror}: make room, or name another folder")
         if command is None:
             print_line(errors, _SAVED)
+        return 2
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        _print_error(errors, _OUT_OF_MEMORY)
         return 2
     except KeyboardInterrupt:
         hint = _WITH_CKPT if command is None else command.if_interrupted

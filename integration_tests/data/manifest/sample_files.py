@@ -7,7 +7,6 @@ import json
 import nrrd
 import numpy as np
 import torch
-import trimesh
 from PIL import Image
 from safetensors.torch import save
 
@@ -84,6 +83,8 @@ def pcd(points, form="binary"):
 
 
 def box(form):
+    import trimesh  # of an extra
+
     content = trimesh.creation.box().export(file_type=form)
     return content if isinstance(content, bytes) else content.encode()
 

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import torch
 from data.manifest.sample_files import write_lines, write_sample
-from datasets import Image, load_dataset
-from PIL import Image as Pillow
+from PIL import Image
 
 from mxmclr_plugin.data.dataset import MultifoldDataset
 from mxmclr_plugin.data.manifest.build import manifest
@@ -114,9 +113,10 @@ def test_tensors_of_any_form_and_modalities_of_any_name(tmp_path):
 
 
 def test_shards_are_what_datasets_reads(tmp_path):
+    datasets = pytest.importorskip("datasets")
     data = sample(tmp_path)
     write_manifest(data, tmp_path / "out", {}, 3)
-    read = load_dataset(
+    read = datasets.load_dataset(
         "parquet",
         data_files=str(tmp_path / "out" / "*.parquet"),
         split="train",
@@ -125,7 +125,7 @@ def test_shards_are_what_datasets_reads(tmp_path):
     assert sorted(read["id"]) == sorted(n for dataset in data.values() for n in dataset.names)
     row = read.sort("id")[0]
     assert row["text"] == list(data["train"][0].observations["text"])
-    image = Image().decode_example(row["image"][0])
+    image = datasets.Image().decode_example(row["image"][0])
     assert image.size == (30, 24)
 
 
@@ -215,7 +215,7 @@ def test_what_needs_options_or_other_files_is_written_as_it_is_read(tmp_path):
     grid = np.random.default_rng(0).integers(0, 2, (8, 8, 8)).astype(np.uint8)
     nrrd.write(str(folder / "a.nhdr"), grid)
     np.savez(folder / "b.npz", x=grid, y=1 - grid)
-    Pillow.fromarray(np.zeros((16, 16, 4), np.uint8)).save(folder / "a.png")
+    Image.fromarray(np.zeros((16, 16, 4), np.uint8)).save(folder / "a.png")
     lines = [
         {"id": k, "split": split, "voxel": ["a.nhdr", "b.npz"], "image": "a.png"}
         for k, split in enumerate(("train", "val", "test"))

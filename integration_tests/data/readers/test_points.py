@@ -9,7 +9,6 @@ import sys
 import numpy as np
 import pytest
 import torch
-import trimesh
 from data.manifest.sample_files import archive, array, cloud, ply, xyz
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,6 +16,8 @@ from hypothesis import strategies as st
 from mxmclr_plugin.data.file_store import UnreadableFile
 from mxmclr_plugin.data.readers.points import read_points
 from mxmclr_plugin.errors import MissingPackage
+
+trimesh = pytest.importorskip("trimesh")
 
 
 def slow(points, wanted):

@@ -7,7 +7,6 @@ import nrrd
 import numpy as np
 import pytest
 import torch
-import trimesh
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -246,6 +245,7 @@ def test_headers_of_binvox(tmp_path, head):
 
 
 def test_binvox_as_trimesh_writes_and_reads_it(tmp_path):
+    trimesh = pytest.importorskip("trimesh")
     model = np.random.default_rng(4).random((8, 8, 8)) < 0.3
     grid = trimesh.voxel.VoxelGrid(model)
     (tmp_path / "a.binvox").write_bytes(grid.export(file_type="binvox"))

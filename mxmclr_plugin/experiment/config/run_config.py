@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from annotated_types import Ge, Gt, Le, MinLen
 
 from mxmclr_plugin.bounds import Count, OneOf, Positive, Seed, Share
+from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.retrieval.direction import Direction
 
 LOGGERS = ("csv", "tensorboard", "wandb")
@@ -209,11 +210,22 @@ class RunConfig:
 
 
 def precision_of(config: TrainerConfig) -> str:
-    """Lightning's name of the precision, with ``auto`` resolved."""
-    if config.precision != "auto":
-        return _SAME_PRECISION.get(config.precision, config.precision)
+    """Lightning's name of the precision, with ``auto`` resolved.
+
+    Raises:
+        ConfigError: If it is bfloat16 and the GPU has none.
+    """
     import torch  # not needed to read a configuration
 
-    if config.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
-    return "32"
+    on_gpu = config.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    # PyTorch emulates bfloat16 on older cards, slowly and not in all operations.
+    emulated = on_gpu and not torch.cuda.is_bf16_supported(including_emulation=False)
+    if config.precision == "auto":
+        return ("16-mixed" if emulated else "bf16-mixed") if on_gpu else "32"
+    precision = _SAME_PRECISION.get(config.precision, config.precision)
+    if emulated and precision.startswith("bf16"):
+        raise ConfigError(
+            f"trainer.precision={config.precision}: {torch.cuda.get_device_name()} has no "
+            "bfloat16; take trainer.precision=16-mixed or 32"
+        )
+    return precision

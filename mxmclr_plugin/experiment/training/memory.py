@@ -10,7 +10,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from mxmclr_plugin.data.batch import MultifoldBatch
-from mxmclr_plugin.errors import ConfigError
+from mxmclr_plugin.errors import ConfigError, is_out_of_memory
 from mxmclr_plugin.experiment.training.module import RetrievalModule
 
 
@@ -40,7 +40,7 @@ class MemoryAdvice(Callback):
         try:
             yield
         except (RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             raise ConfigError(self._advice or self._about_evaluation()) from error
 
@@ -55,7 +55,7 @@ class MemoryAdvice(Callback):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        if self._batch is None or not _is_out_of_memory(exception):
+        if self._batch is None or not is_out_of_memory(exception):
             return
         assert isinstance(pl_module, RetrievalModule)
         # They hold the activations of the step.
@@ -76,18 +76,15 @@ class MemoryAdvice(Callback):
         )
 
     def _about_evaluation(self) -> str:
-        half = max(1, self.eval_batch // 2)
+        if self.eval_batch == 1:
+            return (
+                "trainer.eval_batch: one observation at once does not fit in memory; take a "
+                "smaller tower or trainer.accelerator=cpu"
+            )
         return (
             f"trainer.eval_batch: {self.eval_batch} observations at once do not fit in memory; try "
-            f"trainer.eval_batch={half}"
+            f"trainer.eval_batch={self.eval_batch // 2}"
         )
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    words = ("out of memory", "can't allocate memory", "not enough memory")
-    return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and any(word in str(error) for word in words)
-    )
 
 
 def _step_fits(
@@ -103,7 +100,7 @@ def _step_fits(
         if loss is not None:
             loss.backward()
     except (RuntimeError, MemoryError) as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         traceback.clear_frames(error.__traceback__)
         return False
