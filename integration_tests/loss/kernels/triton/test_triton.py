@@ -353,7 +353,7 @@ def test_without_a_cuda_device_or_triton_it_says_what_to_do(monkeypatch):
     message = r"impl='triton' cannot be used: .*CUDA device, and z0 is on cpu; use impl='auto'"
     with pytest.raises(ValueError, match=message):
         multifold_hybrid_loss(rows, rows, ids, ids, impl="triton")
-    monkeypatch.setattr(triton_tiles, "_HAS_TRITON", False)
+    monkeypatch.setattr(triton_tiles, "_missing", lambda: "the package triton is not installed")
     with pytest.raises(ValueError, match=r"impl='triton'.*package triton is not installed; use"):
         MultifoldHybridLoss(impl="triton")(rows[:, None], rows[:, None])
 
