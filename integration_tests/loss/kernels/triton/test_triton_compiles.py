@@ -20,10 +20,16 @@ from mxmclr_plugin.loss.kernels.triton.kernels import (  # noqa: E402
     weights_kernel,
 )
 from mxmclr_plugin.loss.kernels.triton.measured import MEASURED  # noqa: E402
+from mxmclr_plugin.loss.kernels.triton.relation_kernels import (  # noqa: E402
+    relation_rows_kernel,
+    shares_kernel,
+)
 
 KERNELS = {
     "logsumexp": logsumexp_kernel,
     "weights": weights_kernel,
+    "running_logsumexp": logsumexp_kernel,
+    "running_weights": weights_kernel,
     "kept_weights": weights_kernel,
 }
 SHARED_BYTES = {90: 227 * 1024, 80: 99 * 1024}  # what is tried off Hopper must fit smaller cards
@@ -34,12 +40,12 @@ NAMES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 def source(name, dtype, cut, variant):
     """A kernel with the types and constants of one call."""
     kernel = KERNELS[name]
-    keeps = variant["plain"] and dtype == "bf16" and name != "weights"
+    keeps = dtype == "bf16" and name in ("logsumexp", "kept_weights")
     constants = dict(
         cut.constants,
         SKIP_SELF=variant["alone"],
         PRECISION=variant["precision"],
-        PLAIN=variant["plain"],
+        PLAIN=not name.startswith("running"),
         RANGE=64,
         INTERPRETED=False,
         GROUP=8,
@@ -74,7 +80,7 @@ def source(name, dtype, cut, variant):
 
 
 def compiled(name, dtype, capability, cut, **variant):
-    variant = {"plain": True, "alone": False, "precision": "ieee"} | variant
+    variant = {"alone": False, "precision": "ieee"} | variant
     try:
         return triton.compile(
             source(name, dtype, cut, variant),
@@ -96,7 +102,7 @@ def cuts_of(dtype, capability):
 @pytest.mark.parametrize("name", KERNELS)
 def test_default_cut_compiles(name):
     cut = default_cuts(2, 8)[name]
-    kernel = compiled(name, "bf16", 80, cut, alone=True, plain=name == "kept_weights")
+    kernel = compiled(name, "bf16", 80, cut, alone=True)
     assert "mma.sync" in kernel.asm["ptx"]
     assert kernel.metadata.shared <= SHARED_BYTES[80]
 
@@ -108,6 +114,25 @@ def test_float32_is_multiplied_in_float32_unless_tf32_is_allowed(name):
     assert "tf32" in compiled(name, "fp32", 80, cut, precision="tf32").asm["ptx"]
 
 
+@pytest.mark.parametrize("capability", [90, 80])
+@pytest.mark.parametrize("kernel", [relation_rows_kernel, shares_kernel], ids=["rows", "shares"])
+def test_the_relations_kernels_compile(kernel, capability):
+    constants = {"STANDARDIZE": True, "MODALITIES": 2, "BLOCK": 2048, "BOTH": True}
+    constants |= {"BLOCK_M": 32, "BLOCK_N": 256}
+    constants = {key: value for key, value in constants.items() if key in kernel.arg_names}
+    signature = dict.fromkeys(kernel.arg_names, "*fp32")
+    signature |= dict.fromkeys(constants, "constexpr")
+    types = {"instances": "*i64", "out": "*fp16", "n": "i32", "rows_end": "i32"}
+    types |= {"temperature": "fp32", "alike": "fp32"}
+    signature |= {key: of for key, of in types.items() if key in signature}
+    source = ASTSource(fn=kernel, signature=signature, constexprs=constants)
+    try:
+        target = GPUTarget("cuda", capability, 32)
+        assert triton.compile(source, target=target, options={"num_warps": 8}).asm["ptx"]
+    except (FileNotFoundError, TypeError) as error:
+        pytest.skip(f"this version of triton cannot compile without a device: {error}")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("capability", [90, 80])
 @pytest.mark.parametrize("dtype", NAMES)
@@ -115,10 +140,8 @@ def test_every_cut_compiles_and_fits_its_device(dtype, capability, tmp_path):
     tool = shutil.which("cuobjdump", path=_tools())
     for name, cut in cuts_of(dtype, capability):
         for precision in ("ieee", "tf32") if dtype == "fp32" else ("ieee",):
-            for alone, plain in ((False, True), (True, False)):
-                kernel = compiled(
-                    name, dtype, capability, cut, precision=precision, alone=alone, plain=plain
-                )
+            for alone in (False, True):
+                kernel = compiled(name, dtype, capability, cut, precision=precision, alone=alone)
                 assert kernel.metadata.shared <= SHARED_BYTES[capability]
                 if dtype != "fp32" and capability == 90:
                     assert "wgmma.mma_async" in kernel.asm["ptx"]
@@ -133,7 +156,7 @@ def test_every_cut_compiles_and_fits_its_device(dtype, capability, tmp_path):
                     assert spilled <= 512, (name, dtype, capability, cut)
                     usage = " ".join(re.findall(r"(?:REG|STACK):\d+", usage))
                 print(
-                    *(name, dtype, precision, capability, alone, plain, cut),
+                    *(name, dtype, precision, capability, alone, cut),
                     *(kernel.metadata.shared, usage),
                 )
 

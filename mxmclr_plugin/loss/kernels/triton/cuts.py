@@ -41,21 +41,27 @@ class Cut(NamedTuple):
 
 
 Cuts = dict[str, Cut]
-"""The cut of each kernel, by its name."""
+"""The cut of each kernel, by its name; "running" ones keep maxima where logits have no bound."""
 
-HOPPER_16_BIT: Cuts = {
-    "logsumexp": Cut(128, 128, 64, 8, 4),
+_HOPPER_16_BIT: Cuts = {
+    "logsumexp": Cut(128, 128, 64, 8, 3),
+    "running_logsumexp": Cut(128, 128, 64, 8, 3),
     "weights": Cut(128, 128, 64, 8, 3),
+    "running_weights": Cut(128, 64, 64, 4, 4),
     "kept_weights": Cut(64, 128, 64, 4, 1),
 }
 _16_BIT: Cuts = {
     "logsumexp": Cut(128, 128, 32, 8, 3),
+    "running_logsumexp": Cut(128, 128, 32, 8, 3),
     "weights": Cut(128, 128, 32, 8, 3),
+    "running_weights": Cut(128, 64, 32, 4, 3),
     "kept_weights": Cut(64, 128, 32, 4, 1),
 }
 _32_BIT: Cuts = {
     "logsumexp": Cut(128, 64, 32, 8, 2),
+    "running_logsumexp": Cut(128, 64, 32, 8, 2),
     "weights": Cut(128, 64, 32, 8, 2),
+    "running_weights": Cut(128, 64, 32, 8, 2),
 }
 INTERPRETED: Cuts = dict.fromkeys(_16_BIT, Cut(32, 32, 16, 4, 1))
 
@@ -70,4 +76,4 @@ def default_cuts(itemsize: int, capability: int) -> Cuts:
     """
     if itemsize == 4:
         return _32_BIT
-    return HOPPER_16_BIT if capability in (9, 10) else _16_BIT
+    return _HOPPER_16_BIT if capability in (9, 10) else _16_BIT

@@ -1,16 +1,20 @@
 """Kinds of devices on which the Triton kernels were timed, and their fastest cuts there.
 
-``impl="auto"`` takes the kernels only where an entry says that they are faster. To make one, run on
-the device:
+``impl="auto"`` takes the kernels only where an entry says that they are faster. The entries are in
+``measured.json``. To make one, run on the device:
 
-    python -m mxmclr_plugin.benchmark kernels
+    python -m mxmclr_plugin.benchmark kernels write=true
 """
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import NamedTuple
 
-from mxmclr_plugin.loss.kernels.triton.cuts import Cuts
+from mxmclr_plugin.loss.kernels.triton.cuts import Cut, Cuts
+
+FILE = Path(__file__).with_name("measured.json")
 
 
 class Measured(NamedTuple):
@@ -25,5 +29,18 @@ class Measured(NamedTuple):
     cuts: Cuts
 
 
-MEASURED: dict[str, dict[str, Measured]] = {}
+def _read() -> dict[str, dict[str, Measured]]:
+    devices = json.loads(FILE.read_text(encoding="utf-8"))
+    return {
+        device: {
+            dtype: Measured(
+                entry["speedup"], {kernel: Cut(*cut) for kernel, cut in entry["cuts"].items()}
+            )
+            for dtype, entry in dtypes.items()
+        }
+        for device, dtypes in devices.items()
+    }
+
+
+MEASURED = _read()
 """By the name that ``torch.cuda.get_device_name()`` returns, and by dtype."""

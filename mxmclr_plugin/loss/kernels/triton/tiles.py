@@ -230,7 +230,7 @@ class _Launch:
 
     def cut(self, kernel: str) -> Cut:
         """How a kernel cuts the matrix."""
-        return self.cuts[kernel]
+        return self.cuts[kernel if self.plain else f"running_{kernel}"]
 
     def sides(self, cut: Cut) -> tuple[Any, ...]:
         """What the kernels know of rows and columns."""
@@ -284,7 +284,8 @@ def _ranges(index: Tensor) -> tuple[Tensor, Tensor]:
     past = -len(index) % size
     if past:
         index = torch.cat((index, index[-1:].expand(past)))
-    return tuple(torch.aminmax(index.view(-1, size), dim=1))
+    least, most = torch.aminmax(index.view(-1, size), dim=1)
+    return least, most
 
 
 def _inverse(rows: Rows) -> tuple[Tensor, Tensor]:
