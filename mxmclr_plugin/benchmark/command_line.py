@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mxmclr_plugin.arguments import help_rows, parse_arguments
+from mxmclr_plugin.benchmark.kernels import KernelBenchmark, measure_kernels
 from mxmclr_plugin.benchmark.loss import LossBenchmark, Progress, measure_losses
 from mxmclr_plugin.benchmark.retrieval import RetrievalBenchmark, measure_retrieval
 from mxmclr_plugin.benchmark.startup import StartupBenchmark, measure_startup
@@ -37,7 +38,9 @@ class _Column(NamedTuple):
 
     def cell(self, record: Any) -> str:
         value = getattr(record, self.attribute)
-        return "" if value is None else format(value / self.unit, self.form)
+        if value is None or isinstance(value, str):
+            return value or ""
+        return format(value / self.unit, self.form)
 
 
 class _Benchmark(NamedTuple):
@@ -156,6 +159,17 @@ BENCHMARKS = {
             _Column("extra\nMB", "peak_extra_bytes", ".1f", 1e6),
             _Column("matmul\nshare", "matmul_share", ".0%"),
             _Column("error", "max_relative_error", ".0e"),
+        ],
+    ),
+    "kernels": _Benchmark(
+        "The fastest cut of each Triton kernel on a CUDA device; fills the table of devices.",
+        KernelBenchmark,
+        measure_kernels,
+        "kernel",
+        [
+            _Column("cut, warps, stages", "cut", ""),
+            _Column("seconds", "seconds", ".5f"),
+            _Column("fastest", "fastest", ""),
         ],
     ),
     "retrieval": _Benchmark(

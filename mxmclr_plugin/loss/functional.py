@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mxmclr_plugin.loss.arguments import (
-    CACHE_BYTES,
     HARD_WEIGHT,
     SOFT_TEMPERATURE,
     TEMPERATURE,
@@ -64,7 +63,7 @@ def multifold_hybrid_loss(
     normalize: bool = True,
     impl: Implementation = "auto",
     tile: int | None = None,
-    cache_bytes: int = CACHE_BYTES,
+    cache_bytes: int | None = None,
     num_instances: int | None = None,
     validate: bool = True,
 ) -> Tensor:
@@ -141,8 +140,11 @@ def multifold_hybrid_loss(
             device on whose kind ``"triton"`` was measured to be faster, it takes that for rows in
             bfloat16 or float16, and for float32 if TF32 is allowed.
         tile: Rows and columns of a tile of ``"streaming"``; None for 512 on a CPU, 4096 elsewhere.
-        cache_bytes: Bytes of tiles that ``"streaming"`` may keep for the backward pass. A kept tile
-            saves a quarter of its matmuls.
+        cache_bytes: Bytes of logits that ``"streaming"`` and ``"triton"`` may keep for the backward
+            pass, and as many of G. A kept tile saves a quarter of its matmuls. None for 64 MB on a
+            CPU, and on a CUDA device for an eighth of its memory, 8 GB at most. ``"triton"`` keeps
+            those of bfloat16 rows whose logits have a bound: normalised, with a number as
+            ``temperature``.
         num_instances: A bound of the number of distinct ids, if you know one. On a device it saves
             a synchronization, or without ``validate`` the memory of n_0 + n_1 instances.
         validate: Whether to check the values of embeddings and ids, and not only their shapes.
@@ -200,7 +202,7 @@ def multifold_hybrid_parts(
     normalize: bool = True,
     impl: Implementation = "auto",
     tile: int | None = None,
-    cache_bytes: int = CACHE_BYTES,
+    cache_bytes: int | None = None,
     num_instances: int | None = None,
     validate: bool = True,
 ) -> HybridLossParts:

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch import distributed as torch_dist
 
 from mxmclr_plugin.loss.arguments import (
-    CACHE_BYTES,
     HARD_WEIGHT,
     SOFT_TEMPERATURE,
     TEMPERATURE,
@@ -133,7 +132,7 @@ class MultifoldHybridLoss(nn.Module):
         >>> loss = criterion(torch.randn(8, 4, 64))
     """
 
-    cache_bytes = CACHE_BYTES
+    cache_bytes: int | None = None
     """As for :func:`multifold_hybrid_loss`; 0 where there is no memory for it."""
 
     def __init__(

@@ -56,7 +56,7 @@ def check_options(options: Options, *, one_modality: bool = False) -> None:
             raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, got {value!r}")
     for name, least in (("tile", 1), ("cache_bytes", 0), ("num_instances", 1)):
         value = getattr(options, name)
-        if value is None and name != "cache_bytes":
+        if value is None:
             continue
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise ValueError(f"{name} must be a whole number from {least} on, got {value!r}")
