@@ -132,6 +132,9 @@ def test_memory_that_is_touched_is_counted():
         (["loss", "device=abacus"], "device=abacus cannot be used"),
         (["loss", "folds=[1,2,3]"], "folds must be one number or two"),
         (["loss", "repeats=0"], "repeats must be 1 or more"),
+        (["step", "n=10"], r"n must be a multiple of folds\[0\] = 4, got 10"),
+        (["step", "folds=[1,2,3]"], "folds must be one number or two"),
+        (["step", "text=bert"], "text cannot be 'bert'"),
         (["loss", "impls=streamin"], "impls cannot be 'streamin': did you mean 'streaming'"),
     ],
 )
@@ -228,4 +231,30 @@ def test_steps_in_chunks_need_less_memory(tmp_path):
     assert set(measured) == {("whole batch", 8), ("whole batch", 400), ("cache_chunk=8", 400)}
     if whole["peak_extra_bytes"] is not None:
         assert chunked["peak_extra_bytes"] < whole["peak_extra_bytes"]
-    assert min(of["seconds"] for of in measured.values()) > 0
+    for of in measured.values():
+        assert 0 < of["loss_seconds"] < of["seconds"]
+        assert of["loss_seconds"] + of["optimizer_seconds"] < of["seconds"]
+        assert of["loss_share"] == of["loss_seconds"] / of["seconds"]
+        assert of["gpu_idle"] is None
+        assert of["host_waits"] is None
+
+
+def test_a_step_of_images_and_texts(tmp_path):
+    file = tmp_path / "steps.json"
+    models = ["tower=resnet18", "size=32", "text=bert-tiny", "tokens=5", "dtype=bfloat16"]
+    sizes = ["n=8", "folds=2,4", "cache_chunk=0,6", "repeats=1"]
+    assert main(["step", *models, *sizes, f"json={file}"]) == 0
+    records = json.loads(file.read_text())
+    assert [of["impl"] for of in records] == ["whole batch", "cache_chunk=6"]
+    assert all(0 < of["loss_share"] < 1 for of in records)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_on_a_gpu_no_step_waits(tmp_path):
+    file = tmp_path / "steps.json"
+    models = ["tower=resnet18", "size=64", "text=bert-tiny", "dtype=bfloat16", "device=cuda"]
+    assert main(["step", *models, "n=256", "folds=2,4", "cache_chunk=0", f"json={file}"]) == 0
+    (step,) = json.loads(file.read_text())
+    assert step["host_waits"] == 0
+    assert 0 <= step["gpu_idle"] < 1

@@ -73,7 +73,7 @@ def fit(module, out, steps, *callbacks, ckpt=None, dataset=None, workers=0, inst
     torch.manual_seed(1)
     clock = TrainingClock()
     trainer = build_trainer(
-        TrainerConfig(max_steps=steps, accelerator="cpu", **{"devices": "1", **options}),
+        TrainerConfig(max_steps=steps, **{"accelerator": "cpu", "devices": "1", **options}),
         module.optimizer_config,
         out,
         [clock, *callbacks],
@@ -85,7 +85,7 @@ def fit(module, out, steps, *callbacks, ckpt=None, dataset=None, workers=0, inst
         BatchConfig(instances=instances, folds={"a": 2, "b": 1}, workers=workers),
         seed=0,
         eval_batch=16,
-        pin_memory=False,
+        pin_memory=options.get("accelerator") == "gpu",
         awaiting=clock.awaiting,
     )
     trainer.fit(module, data, ckpt_path=ckpt)

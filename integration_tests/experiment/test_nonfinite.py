@@ -113,7 +113,7 @@ def test_a_step_that_is_left_out_changes_no_weight(tmp_path):
 @pytest.mark.parametrize(("at", "steps"), [(4, 9), (8, 9)])
 def test_a_check_that_is_read_a_step_later_says_the_same(tmp_path, monkeypatch, at, steps):
     """As on a GPU; also where there is no later step."""
-    monkeypatch.setattr("mxmclr_plugin.experiment.training.nonfinite._reads_later", lambda _: True)
+    monkeypatch.setattr("mxmclr_plugin.experiment.training.nonfinite.reads_later", lambda _: True)
     with pytest.raises(TrainingError, match=f"step {at}: not finite: embeddings of a"):
         fit(poisoned(at=(at,)), tmp_path / "stops", steps, guard(tmp_path))
     watching = guard(tmp_path, skip=1)
@@ -122,6 +122,40 @@ def test_a_check_that_is_read_a_step_later_says_the_same(tmp_path, monkeypatch, 
     fit(module, tmp_path / "skips", steps, watching)
     assert watching.skipped == 1
     assert all(value.isfinite().all() for value in module.parameters())
+
+
+@pytest.fixture
+def later(monkeypatch):
+    """Checks are read a step later, as on a GPU."""
+    for place in ("experiment.training.nonfinite", "loss.validation"):
+        monkeypatch.setattr(f"mxmclr_plugin.{place}.reads_later", lambda _: True)
+
+
+@pytest.mark.usefixtures("later")
+@pytest.mark.parametrize("at", [4, 8])
+def test_a_loss_that_checks_a_step_later_leaves_the_finding_to_the_guard(tmp_path, at):
+    with pytest.raises(TrainingError, match=f"step {at}: not finite: embeddings of a"):
+        fit(poisoned(at=(at,)), tmp_path / "stops", 9, guard(tmp_path))
+    watching = guard(tmp_path, skip=1)
+    fit(poisoned(at=(at,)), tmp_path / "skips", 9, watching)
+    assert watching.skipped == 1
+
+
+@pytest.mark.usefixtures("later")
+@pytest.mark.parametrize("at", [1, 8])
+def test_a_dead_tower_is_named_a_step_later(tmp_path, at):
+    """Also where there is no later step: before the weights are saved."""
+    module = retrieval_module()
+    step = module.training_step
+
+    def dying(batch, batch_idx):
+        if module.global_step == at:
+            module.towers["b"].head.register_forward_hook(lambda _m, _i, output: 0 * output)
+        return step(batch, batch_idx)
+
+    module.training_step = dying
+    with pytest.raises(TrainingError, match=f"step {at}: the embeddings of b are zero"):
+        fit(module, tmp_path, 9, guard(tmp_path))
 
 
 def test_embeddings_that_are_not_finite_in_evaluation_are_named(tmp_path):

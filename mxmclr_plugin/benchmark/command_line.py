@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mxmclr_plugin.arguments import help_rows, parse_arguments
+from mxmclr_plugin.benchmark.kernels import KernelBenchmark, measure_kernels
 from mxmclr_plugin.benchmark.loss import LossBenchmark, Progress, measure_losses
 from mxmclr_plugin.benchmark.retrieval import RetrievalBenchmark, measure_retrieval
 from mxmclr_plugin.benchmark.startup import StartupBenchmark, measure_startup
@@ -37,7 +38,9 @@ class _Column(NamedTuple):
 
     def cell(self, record: Any) -> str:
         value = getattr(record, self.attribute)
-        return "" if value is None else format(value / self.unit, self.form)
+        if value is None or isinstance(value, str):
+            return value or ""
+        return format(value / self.unit, self.form)
 
 
 class _Benchmark(NamedTuple):
@@ -158,6 +161,17 @@ BENCHMARKS = {
             _Column("error", "max_relative_error", ".0e"),
         ],
     ),
+    "kernels": _Benchmark(
+        "The fastest cut of each Triton kernel on a CUDA device; fills the table of devices.",
+        KernelBenchmark,
+        measure_kernels,
+        "kernel",
+        [
+            _Column("cut, warps, stages", "cut", ""),
+            _Column("seconds", "seconds", ".5f"),
+            _Column("fastest", "fastest", ""),
+        ],
+    ),
     "retrieval": _Benchmark(
         "Time, memory and agreement of retrieval over a large gallery.",
         RetrievalBenchmark,
@@ -179,13 +193,18 @@ BENCHMARKS = {
         [_Column("seconds", "seconds", ".2f"), _Column("of import torch", "ratio", ".2f")],
     ),
     "step": _Benchmark(
-        "Time and memory of a training step of two towers, whole and in chunks.",
+        "Time and memory of a training step of two towers, and the share of the loss in it.",
         StepBenchmark,
         measure_steps,
         "step",
         [
             _Column("n", "n", ".0f"),
-            _Column("seconds", "seconds", ".2f"),
+            _Column("seconds", "seconds", ".4f"),
+            _Column("loss s", "loss_seconds", ".4f"),
+            _Column("loss\nshare", "loss_share", ".1%"),
+            _Column("optimizer\ns", "optimizer_seconds", ".4f"),
+            _Column("GPU\nidle", "gpu_idle", ".1%"),
+            _Column("host\nwaits", "host_waits", ".0f"),
             _Column("extra MB", "peak_extra_bytes", ".0f", 1e6),
         ],
     ),

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mxmclr_plugin.benchmark.lean_dense import lean_dense_loss
-from mxmclr_plugin.loss.arguments import CACHE_BYTES, Implementation
+from mxmclr_plugin.loss.arguments import Implementation
 from mxmclr_plugin.loss.functional import multifold_hybrid_loss
-from mxmclr_plugin.loss.kernels.rows import TILE
+from mxmclr_plugin.loss.kernels.rows import TILE, default_cache_bytes
 from mxmclr_plugin.loss.kernels.triton.tiles import unsuitable
 
 Objective = Literal["hybrid", "hard", "other"]
@@ -36,7 +36,7 @@ class Problem:
         temperature: Temperature of the logits.
         soft_temperature: Temperature of the relation, in standard deviations.
         hard_weight: Weight of the hard part.
-        cache_bytes: Bytes of tiles that are kept where tiles are kept.
+        cache_bytes: Bytes of tiles that are kept where tiles are kept; None for the default.
     """
 
     instances: int
@@ -47,7 +47,7 @@ class Problem:
     temperature: float
     soft_temperature: float
     hard_weight: float
-    cache_bytes: int = CACHE_BYTES
+    cache_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,12 @@ def variants(device: torch.device) -> list[Variant]:
         Variant("lean_dense_compiled", "hybrid", _lean_compiled, _lean_units, 11, compiler),
         Variant("streaming", "hybrid", _ours("streaming", keep=False), _tiled(False)),
         Variant("streaming_cached", "hybrid", _ours("streaming"), _tiled(True)),
-        Variant("triton", "hybrid", _ours("triton"), _tiled(False), unavailable=no_triton),
+        Variant(
+            "triton",
+            *("hybrid", _ours("triton", keep=False), _tiled(False)),
+            unavailable=no_triton,
+        ),
+        Variant("triton_cached", "hybrid", _ours("triton"), _tiled(True, 2), unavailable=no_triton),
         Variant("auto", "hybrid", _ours("auto")),
         Variant("dense_hard", "hard", _ours("dense", 1.0), matrices=9),
         Variant("streaming_hard", "hard", _ours("streaming", 1.0, keep=False)),
@@ -224,19 +229,23 @@ def _lean_units(problem: Problem) -> float:
     return 3 + 4 * _soft(problem) / (problem.folds[0] * problem.folds[1])
 
 
-def _tiled(keep: bool) -> Callable[[Problem], float]:
+def _tiled(keep: bool, itemsize: int = 4) -> Callable[[Problem], float]:
+    """Matmuls of tiles; ``itemsize`` is that of logits that are kept."""
+
     def units(problem: Problem) -> float:
-        cache = problem.cache_bytes if keep else 0
-        logits = _kept(len(problem.ids0) * len(problem.ids1), cache)
-        relation = 2 * (2 - _kept(problem.instances**2, cache))  # both modalities wide
+        default = default_cache_bytes(problem.ids0.device)
+        cache = default if problem.cache_bytes is None else problem.cache_bytes
+        cache = cache if keep else 0
+        logits = _kept(len(problem.ids0) * len(problem.ids1), cache, itemsize)
+        relation = 2 * (2 - _kept(problem.instances**2, cache, 4))  # both modalities wide
         by_instance = (relation + 2) * _soft(problem) / (problem.folds[0] * problem.folds[1])
         return 4 - logits + by_instance
 
     return units
 
 
-def _kept(numbers: float, cache: int) -> float:
-    return min(1.0, cache / (4 * numbers))
+def _kept(numbers: float, cache: int, itemsize: int) -> float:
+    return min(1.0, cache / (itemsize * numbers))
 
 
 def _has_compiler() -> bool:

@@ -61,7 +61,7 @@ from mxmclr_plugin.experiment.run_folder.metrics import (
     graded_note,
     relevance_of,
 )
-from mxmclr_plugin.experiment.run_folder.metrics_table import metrics_tables
+from mxmclr_plugin.experiment.run_folder.metrics_table import metrics_tables, time_line
 from mxmclr_plugin.experiment.splits import usable_splits, with_train_instances
 from mxmclr_plugin.experiment.training.clock import TrainingClock, advice_on_waiting
 from mxmclr_plugin.experiment.training.data_module import RetrievalData
@@ -140,7 +140,7 @@ def _run(
     module.training_set = training_set_digest(splits["train"])
     if start.checkpoint is not None:
         check_fits(module, start.checkpoint)
-    clock = TrainingClock()
+    clock = TrainingClock(config.trainer.profile)
     guard = NonFiniteGuard(folder.path, config.trainer.skip_nonfinite, console)
     health = TrainingHealth(
         config.optimizer.lr, config.loss.get("temperature"), config.trainer.log_every, console
@@ -204,6 +204,8 @@ def _run(
             seconds=clock.seconds,
             observations_per_second=clock.observations * trainer.world_size / clock.seconds,
             waiting_for_data=clock.waiting / clock.seconds,
+            shares=clock.shares(),
+            gpu_idle=clock.gpu_idle,
             changes=folder.changes(),
             skipped_steps=guard.skipped,
             rows_without_positive=health.rows_without_positive,
@@ -437,6 +439,7 @@ def _print_results(
     for table in metrics_tables(metrics):
         console.print(table)
     assert metrics.train is not None
+    console.print(time_line(metrics.train))
     if advice := advice_on_waiting(metrics.train.waiting_for_data, batch.workers):
         console.print(advice)
     if metrics.train.skipped_steps:

@@ -18,9 +18,6 @@ SOFT_TEMPERATURE = 2.0
 HARD_WEIGHT = 0.7
 """Defaults of the options, for every function and class that takes them."""
 
-CACHE_BYTES = 64 * 2**20
-"""Bytes of tiles kept for the backward pass: in float32 all of 4096 rows against 4096 columns."""
-
 
 @dataclass(frozen=True)
 class Batch:
@@ -56,7 +53,7 @@ class Options:
     normalize: bool = True
     impl: Implementation = "auto"
     tile: int | None = None
-    cache_bytes: int = CACHE_BYTES
+    cache_bytes: int | None = None
     num_instances: int | None = None
     validate: bool = True
 

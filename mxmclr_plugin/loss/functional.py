@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -10,7 +11,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mxmclr_plugin.loss.arguments import (
-    CACHE_BYTES,
     HARD_WEIGHT,
     SOFT_TEMPERATURE,
     TEMPERATURE,
@@ -63,7 +63,7 @@ def multifold_hybrid_loss(
     normalize: bool = True,
     impl: Implementation = "auto",
     tile: int | None = None,
-    cache_bytes: int = CACHE_BYTES,
+    cache_bytes: int | None = None,
     num_instances: int | None = None,
     validate: bool = True,
 ) -> Tensor:
@@ -140,8 +140,11 @@ def multifold_hybrid_loss(
             device on whose kind ``"triton"`` was measured to be faster, it takes that for rows in
             bfloat16 or float16, and for float32 if TF32 is allowed.
         tile: Rows and columns of a tile of ``"streaming"``; None for 512 on a CPU, 4096 elsewhere.
-        cache_bytes: Bytes of tiles that ``"streaming"`` may keep for the backward pass. A kept tile
-            saves a quarter of its matmuls.
+        cache_bytes: Bytes of logits that ``"streaming"`` and ``"triton"`` may keep for the backward
+            pass, and as many of G. A kept tile saves a quarter of its matmuls. None for 64 MB on a
+            CPU, and on a CUDA device for an eighth of its memory, 8 GB at most. ``"triton"`` keeps
+            those of bfloat16 rows whose logits have a bound: normalised, with a number as
+            ``temperature``.
         num_instances: A bound of the number of distinct ids, if you know one. On a device it saves
             a synchronization, or without ``validate`` the memory of n_0 + n_1 instances.
         validate: Whether to check the values of embeddings and ids, and not only their shapes.
@@ -199,7 +202,7 @@ def multifold_hybrid_parts(
     normalize: bool = True,
     impl: Implementation = "auto",
     tile: int | None = None,
-    cache_bytes: int = CACHE_BYTES,
+    cache_bytes: int | None = None,
     num_instances: int | None = None,
     validate: bool = True,
 ) -> HybridLossParts:
@@ -237,18 +240,25 @@ def public_parts(parts: Parts) -> HybridLossParts:
     return HybridLossParts(loss, hard, soft, within)
 
 
-def hybrid_parts(batch: Batch, options: Options, *, differentiable: bool) -> Parts:
+def hybrid_parts(
+    batch: Batch,
+    options: Options,
+    *,
+    differentiable: bool,
+    check: Callable[[Batch, Options], None] = check_values,
+) -> Parts:
     """The loss and its parts.
 
     With ``differentiable`` there are both the hard and the soft part, and each part has a gradient.
-    Otherwise only the loss needs to have one, and a part of weight 0 is None.
+    Otherwise only the loss needs to have one, and a part of weight 0 is None. ``check`` looks at
+    values where ``options.validate`` is set.
     """
     check_shapes(batch)
     check_options(options, one_modality=batch.z1 is None)
     if torch.compiler.is_compiling():
         options = replace(options, validate=False)
     if options.validate:
-        check_values(batch, options)
+        check(batch, options)
     with torch.autocast(device_type=batch.z0.device.type, enabled=False):
         dtype = torch.promote_types(batch.dtype, torch.float32)
         if isinstance(options.temperature, Tensor):

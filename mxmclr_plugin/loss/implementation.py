@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mxmclr_plugin.loss.arguments import Implementation
-from mxmclr_plugin.loss.kernels.triton.measured import SPEEDUPS
+from mxmclr_plugin.loss.kernels.triton.measured import MEASURED
 from mxmclr_plugin.loss.kernels.triton.tiles import allows_tf32, unsuitable
 
 STREAMS_FROM = 2**15
@@ -61,8 +61,9 @@ def triton_is_faster(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether the Triton kernels can be used, and were measured to be faster on such a device."""
     if device.type != "cuda" or (dtype == torch.float32 and not allows_tf32()):
         return False  # libraries are ahead in products of exact float32
-    speedups = SPEEDUPS.get(torch.cuda.get_device_name(device), {})
-    if speedups.get(str(dtype).removeprefix("torch."), 0.0) <= 1.0:
+    measured = MEASURED.get(torch.cuda.get_device_name(device), {})
+    of_dtype = measured.get(str(dtype).removeprefix("torch."))
+    if of_dtype is None or of_dtype.speedup <= 1.0:
         return False
     reason = unsuitable(device, dtype)
     if reason is not None and not torch.compiler.is_compiling():

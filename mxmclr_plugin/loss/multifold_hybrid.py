@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch import distributed as torch_dist
 
 from mxmclr_plugin.loss.arguments import (
-    CACHE_BYTES,
     HARD_WEIGHT,
     SOFT_TEMPERATURE,
     TEMPERATURE,
@@ -35,8 +34,11 @@ from mxmclr_plugin.loss.functional import HybridLossParts, hybrid_parts, public_
 from mxmclr_plugin.loss.kernels.parts import scale_of
 from mxmclr_plugin.loss.memory_bank import ObservationQueue
 from mxmclr_plugin.loss.reference import Parts
-from mxmclr_plugin.loss.validation import check_options
+from mxmclr_plugin.loss.validation import ValueChecks, check_options
 from mxmclr_plugin.registry import register_loss
+
+_FEW_ROWS = 4096
+"""Rows up to which a relation of as many instances costs less than to wait for their number."""
 
 MAX_SCALE = 100.0
 """Bound of a learnable scale, as in CLIP (https://arxiv.org/abs/2103.00020, section 2.5)."""
@@ -94,8 +96,10 @@ class MultifoldHybridLoss(nn.Module):
         impl:
             Which implementation computes the loss, as in ``multifold_hybrid_loss``.
         validate:
-            If False the values of embeddings are not checked, which saves a synchronization with
-            the device in each step. Shapes are always checked.
+            If False the values of embeddings are not checked. Shapes are always checked. On a CUDA
+            device the check of a call is read at the next call, at ``state_dict()`` or by
+            :meth:`check_last_call`, so that the host does not wait for the device; the error then
+            names the call. (Gathered rows and a memory bank are waited for in any case.)
         gather:
             How rows of other processes take part. ``"rows"``: every process has the rows of all and
             computes the whole loss. ``"all_gather"``: its own rows against gathered columns.
@@ -128,7 +132,7 @@ class MultifoldHybridLoss(nn.Module):
         >>> loss = criterion(torch.randn(8, 4, 64))
     """
 
-    cache_bytes = CACHE_BYTES
+    cache_bytes: int | None = None
     """As for :func:`multifold_hybrid_loss`; 0 where there is no memory for it."""
 
     def __init__(
@@ -172,6 +176,8 @@ class MultifoldHybridLoss(nn.Module):
         check_gather(gather, gather_distributed is not False, impl, self.memory_bank is not None)
         self.gather: Gather = gather
         self.last: dict[str, Tensor] = {}
+        self._checks = ValueChecks()
+        self.register_state_dict_pre_hook(_check_before_saving)
         if learnable_temperature:
             # Of one dimension, as FSDP shards parameters by their first.
             self.log_scale = nn.Parameter(torch.empty(1))
@@ -273,6 +279,14 @@ class MultifoldHybridLoss(nn.Module):
             )
         )
 
+    def check_last_call(self) -> None:
+        """Reads the check of the last call if no later call has read it, as on a CUDA device.
+
+        Raises:
+            ValueError: As :meth:`forward` does with ``validate``.
+        """
+        self._checks.read()
+
     def _compute(
         self,
         z0: Tensor | Sequence[Tensor],
@@ -321,11 +335,14 @@ class MultifoldHybridLoss(nn.Module):
             batch = self._with_queue(batch, bank, has_ids)
             if most is not None and batch.queue is not None:
                 most += len(batch.queue)
+        rows = sum(len(x) for x in (batch.ids0, batch.ids1, batch.queue_ids) if x is not None)
+        if most is None and rows <= _FEW_ROWS:
+            most = rows
         if temperature is None:
             temperature = self._current_temperature()
         options = self._options(temperature, most)
         if exchange is None:
-            parts = hybrid_parts(batch, options, differentiable=differentiable)
+            parts = hybrid_parts(batch, options, differentiable=differentiable, check=self._checks)
         else:
             parts = sharded_hybrid_parts(batch, options, exchange, differentiable=differentiable)
         if bank is not None and batch.z0.requires_grad:
@@ -399,6 +416,11 @@ class MultifoldHybridLoss(nn.Module):
         )
 
 
+def _check_before_saving(module: nn.Module, *_: object) -> None:
+    assert isinstance(module, MultifoldHybridLoss)
+    module.check_last_call()
+
+
 def _stack_views(z: Tensor | Sequence[Tensor], name: str) -> Tensor:
     """One tensor of what may be a list of views. Shape: (rows, D) or (N, fold, D)."""
     if isinstance(z, Tensor):
@@ -438,4 +460,4 @@ def _most_instances(
         return None
     lengths = [len(z) for z, _ in sides]
     # Without ids entry k of both is the same instance.
-    return max(lengths) if ids0 is None and ids1 is None else sum(lengths)
+    return max(lengths) if ids0 is ids1 else sum(lengths)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import get_args
 
 import torch
 from torch import Tensor
 
 from mxmclr_plugin.loss.arguments import Batch, Implementation, Options, SoftScope
+from mxmclr_plugin.loss.host_copy import HostCopy, reads_later
 
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
@@ -54,7 +56,7 @@ def check_options(options: Options, *, one_modality: bool = False) -> None:
             raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, got {value!r}")
     for name, least in (("tile", 1), ("cache_bytes", 0), ("num_instances", 1)):
         value = getattr(options, name)
-        if value is None and name != "cache_bytes":
+        if value is None:
             continue
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise ValueError(f"{name} must be a whole number from {least} on, got {value!r}")
@@ -117,10 +119,110 @@ def check_values(batch: Batch, options: Options | None = None) -> None:
             and ``queue`` share an id), if a temperature given as a tensor is not positive, or if
             there are more distinct ids than ``num_instances``.
     """
-    options = options or Options()
-    temperature, num_instances = options.temperature, options.num_instances
+    findings_of(batch, options or Options()).check()
+
+
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """What was found in a matrix of which every row must be usable.
+
+    Attributes:
+        name: Name of the argument.
+        shape: Its shape.
+        bad: Number of bad rows, and the first of them. Shape: (2,), int64.
+        row: The values of that row; of row 0 if there is none. Shape: (1, columns).
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    bad: Tensor
+    row: Tensor
+
+    @classmethod
+    def of(cls, name: str, matrix: Tensor, zero_is_bad: bool) -> _Rows:
+        matrix = matrix.detach()
+        # In float32 at least: the square of a fine float16 value can be infinite.
+        norms: Tensor = torch.linalg.vector_norm(
+            matrix, dim=1, dtype=torch.promote_types(matrix.dtype, torch.float32)
+        )
+        is_bad = ~norms.isfinite() | (norms == 0) if zero_is_bad else ~norms.isfinite()
+        first = is_bad.byte().argmax(keepdim=True)
+        # Not matrix[first]: an index of one element would be read by the host.
+        row = matrix.index_select(0, first)
+        return cls(name, tuple(matrix.shape), torch.cat((is_bad.sum()[None], first)), row)
+
+    def message(self, count: int, row: int) -> str:
+        values = self.row
+        if values.isnan().any():
+            what = "holds NaN"
+        elif values.isinf().any():
+            what = "holds an infinite value"
+        elif values.any():
+            what = f"is too long or too short for {values.dtype}"
+        else:
+            what = "is all zero, so it has no direction"
+        return (
+            f"{self.name} (shape {self.shape}) cannot be used: row {row} {what} "
+            f"({count} such row{'s' if count > 1 else ''})"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Findings:
+    """What was found in the values of a batch.
+
+    Attributes:
+        facts: Whether a row of ``z0`` has a positive, whether the temperature is positive, the
+            number of distinct ids or 0, then the bad rows of each matrix and the first of them.
+            Shape: (3 + 2 * matrices,), int64.
+        rows: What was found in each matrix.
+        temperature: A temperature that was given as a tensor; None for a number.
+        num_instances: Bound of the number of distinct ids, if one was given.
+        shapes: Shapes of ``z0`` and ``z1``, None for one modality.
+    """
+
+    facts: HostCopy
+    rows: list[_Rows]
+    temperature: Tensor | None
+    num_instances: int | None
+    shapes: tuple[tuple[int, ...], tuple[int, ...] | None]
+
+    def check(self) -> None:
+        """Reads the facts.
+
+        Raises:
+            ValueError: As for :func:`check_values`.
+        """
+        has_positive, positive_temperature, instances, *bad = self.facts.read().tolist()
+        if self.num_instances is not None and instances > self.num_instances:
+            raise ValueError(
+                f"num_instances is {self.num_instances}, but there are {instances} distinct ids; "
+                "give as many or more, or None"
+            )
+        if self.temperature is not None and not positive_temperature:
+            check_positive("temperature", self.temperature.item())
+        for found, count, row in zip(self.rows, bad[::2], bad[1::2], strict=True):
+            if count:
+                raise ValueError(found.message(count, row))
+        if has_positive:
+            return
+        shape0, shape1 = self.shapes
+        if shape1 is None:
+            raise ValueError(
+                f"no row of z0 (shape {shape0}) has a positive: ids0 holds every id once, "
+                "so there is nothing to learn from; give several observations of an instance"
+            )
+        raise ValueError(
+            f"no row of z0 (shape {shape0}) has a positive in z1 (shape {shape1}): "
+            "ids0 and ids1 share no id, so there is nothing to learn from; draw batches in which "
+            "an instance has observations in both modalities"
+        )
+
+
+def findings_of(batch: Batch, options: Options) -> Findings:
+    """Looks at the values of a batch, without waiting for its device."""
     rows = [
-        (name, matrix, zero_is_bad)
+        _Rows.of(name, matrix, zero_is_bad)
         for name, matrix, zero_is_bad in (
             ("z0", batch.z0, options.normalize),
             ("z1", batch.z1, options.normalize),
@@ -129,55 +231,86 @@ def check_values(batch: Batch, options: Options | None = None) -> None:
             ("queue", batch.queue, options.normalize),
             ("negatives", batch.negatives, options.normalize),
         )
-        if matrix is not None
+        if matrix is not None and len(matrix) > 0
     ]
-    bad = [_bad_rows(tensor, zero_is_bad) for _, tensor, zero_is_bad in rows]
-    has_positive = _has_positive(batch)
-    all_is_well = has_positive & ~torch.stack([is_bad.any() for is_bad in bad]).any()
-    if isinstance(temperature, Tensor):
-        all_is_well = all_is_well & (temperature > 0).all().to(all_is_well.device)
-    instances = None
-    if num_instances is not None:
-        ids = torch.cat([x for x in (batch.ids0, batch.ids1, batch.queue_ids) if x is not None])
-        ordered = ids.sort().values
+    has_positive = _has_positive(batch).long()
+    temperature = options.temperature if isinstance(options.temperature, Tensor) else None
+    warm = torch.ones_like(has_positive)
+    if temperature is not None:
+        temperature = temperature.detach().clone()  # an optimizer may change it in place
+        warm = (temperature > 0).all().to(warm.device, non_blocking=True).long()
+    instances = torch.zeros_like(has_positive)
+    all_ids = [x for x in (batch.ids0, batch.ids1, batch.queue_ids) if x is not None]
+    if options.num_instances is not None and options.num_instances < sum(map(len, all_ids)):
+        ordered = torch.cat(all_ids).sort().values
         instances = (ordered[1:] != ordered[:-1]).sum() + 1
-        all_is_well = all_is_well & (instances <= num_instances)
-    if all_is_well:
-        return
-    if instances is not None and num_instances is not None and instances > num_instances:
-        raise ValueError(
-            f"num_instances is {num_instances}, but there are {int(instances)} distinct ids; "
-            "give as many or more, or None"
-        )
-    if isinstance(temperature, Tensor):
-        check_positive("temperature", temperature.item())
-    for (name, tensor, _), is_bad in zip(rows, bad, strict=True):
-        if is_bad.any():
-            _raise_bad_row(name, tensor, is_bad)
-    shape = tuple(batch.z0.shape)
-    if batch.z1 is None:
-        raise ValueError(
-            f"no row of z0 (shape {shape}) has a positive: ids0 holds every id once, "
-            "so there is nothing to learn from; give several observations of an instance"
-        )
-    raise ValueError(
-        f"no row of z0 (shape {shape}) has a positive in z1 (shape {tuple(batch.z1.shape)}): "
-        "ids0 and ids1 share no id, so there is nothing to learn from; draw batches in which "
-        "an instance has observations in both modalities"
-    )
+    facts = torch.cat([torch.stack((has_positive, warm, instances)), *(of.bad for of in rows)])
+    shapes = tuple(batch.z0.shape), None if batch.z1 is None else tuple(batch.z1.shape)
+    return Findings(HostCopy(facts), rows, temperature, options.num_instances, shapes)
+
+
+class ValueChecks:
+    """Checks the values of batch after batch; on a CUDA device each is read at the next call.
+
+    So the host does not wait for the device. Elsewhere a check is read at once.
+    """
+
+    def __init__(self) -> None:
+        self._calls = 0
+        self._pending: Findings | None = None
+
+    def __call__(self, batch: Batch, options: Options) -> None:
+        """Begins the check of a batch, and reads that of the one before.
+
+        Raises:
+            ValueError: As for :func:`check_values`. For the batch before, the message says so.
+        """
+        self.read()
+        self._calls += 1
+        findings = findings_of(batch, options)
+        if not reads_later(batch.z0.device):
+            findings.check()
+            return
+        self._pending = findings
+
+    def read(self) -> None:
+        """Reads the check of the last batch if nobody has read it.
+
+        Raises:
+            ValueError: As for :func:`check_values`.
+        """
+        pending, self._pending = self._pending, None
+        if pending is None:
+            return
+        try:
+            pending.check()
+        except ValueError as error:
+            raise ValueError(f"call {self._calls} of this loss, read after it: {error}") from None
+
+    def __reduce__(self) -> tuple[type[ValueChecks], tuple[()]]:
+        # A copy, also in a file, has calls of its own.
+        return ValueChecks, ()
 
 
 def _has_positive(batch: Batch) -> Tensor:
     """Whether any row of ``z0`` has a positive. Shape: ()."""
     found = [
-        torch.isin(batch.ids0, ids).any()
-        for ids in (batch.ids1, batch.queue_ids)
-        if ids is not None
+        _shares_an_id(batch.ids0, ids) for ids in (batch.ids1, batch.queue_ids) if ids is not None
     ]
     if batch.ids1 is None:
         ordered = batch.ids0.sort().values
         found.append((ordered[1:] == ordered[:-1]).any())
     return torch.stack(found).any()
+
+
+def _shares_an_id(ids0: Tensor, ids1: Tensor) -> Tensor:
+    """Whether any id is in both. Shape: ()."""
+    if len(ids0) == 0 or len(ids1) == 0:
+        return torch.zeros((), dtype=torch.bool, device=ids0.device)
+    # Not torch.isin, for which the host waits.
+    ordered = ids1.long().sort().values
+    places = torch.searchsorted(ordered, ids0.long()).clamp(max=len(ordered) - 1)
+    return (ordered[places] == ids0).any()
 
 
 def _check_ids(ids_name: str, ids: Tensor | None, name: str, rows: int) -> None:
@@ -203,29 +336,3 @@ def _check_matrix(name: str, matrix: Tensor, may_be_empty: bool) -> None:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _bad_rows(matrix: Tensor, zero_is_bad: bool) -> Tensor:
-    """Rows that cannot be used. Shape: (rows,)."""
-    # In float32 at least: the square of a fine float16 value can be infinite.
-    norms: Tensor = torch.linalg.vector_norm(
-        matrix.detach(), dim=1, dtype=torch.promote_types(matrix.dtype, torch.float32)
-    )
-    return ~norms.isfinite() | (norms == 0) if zero_is_bad else ~norms.isfinite()
-
-
-def _raise_bad_row(name: str, matrix: Tensor, is_bad: Tensor) -> None:
-    count, row = int(is_bad.sum()), int(is_bad.nonzero()[0, 0])
-    values = matrix[row]
-    if values.isnan().any():
-        what = "holds NaN"
-    elif values.isinf().any():
-        what = "holds an infinite value"
-    elif values.any():
-        what = f"is too long or too short for {matrix.dtype}"
-    else:
-        what = "is all zero, so it has no direction"
-    raise ValueError(
-        f"{name} (shape {tuple(matrix.shape)}) cannot be used: row {row} {what} "
-        f"({count} such row{'s' if count > 1 else ''})"
-    )

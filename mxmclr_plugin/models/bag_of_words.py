@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mxmclr_plugin.bounds import Count, within_bounds
 from mxmclr_plugin.data.batch import Observations
-from mxmclr_plugin.models.text import TextBackbone
+from mxmclr_plugin.models.text import TextBackbone, on_device
 from mxmclr_plugin.models.tower import described
 from mxmclr_plugin.registry import register_tower
 
@@ -67,7 +67,7 @@ class BagOfWords(TextBackbone):
         lengths = torch.tensor([0, *map(len, ids[:-1])])
         device = self.embedding.weight.device
         words = torch.tensor([word for row in ids for word in row], dtype=torch.long)
-        return self.embedding(words.to(device), lengths.cumsum(0).to(device))  # type: ignore[no-any-return]
+        return self.embedding(on_device(words, device), on_device(lengths.cumsum(0), device))  # type: ignore[no-any-return]
 
     def sentence_transformer(self) -> SentenceTransformer:
         """A SentenceTransformer of one StaticEmbedding that shares this tokenizer and weights."""

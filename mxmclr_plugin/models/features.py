@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mxmclr_plugin.bounds import Count, within_bounds
 from mxmclr_plugin.data.batch import Observations
-from mxmclr_plugin.models.tower import Backbone, described, is_exporting
+from mxmclr_plugin.models.tower import Backbone, can_check_values, described
 from mxmclr_plugin.registry import register_tower
 
 
@@ -49,7 +49,7 @@ class PrecomputedFeatures(Backbone):
                 f"a features tower takes floats of the shape (rows, {self.out_features}), got "
                 f"{described(observations)}"
             )
-        if not is_exporting() and not observations.isfinite().all():
+        if can_check_values(observations, self.training) and not observations.isfinite().all():
             raise ValueError("a features tower takes finite numbers, got NaN or infinity")
         return observations.float() if observations.element_size() < 4 else observations
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from mxmclr_plugin.bounds import Count, Positive, within_bounds
 from mxmclr_plugin.data.batch import Observations
 from mxmclr_plugin.models.lora import add_lora
-from mxmclr_plugin.models.text import TextBackbone, without_progress_bars
+from mxmclr_plugin.models.text import TextBackbone, on_device, without_progress_bars
 from mxmclr_plugin.registry import register_tower
 
 if TYPE_CHECKING:  # it takes seconds to import
@@ -64,10 +64,12 @@ class SentenceBackbone(TextBackbone):
 
     def embed(self, records: list[Any], prompt: str | None = None) -> Tensor:
         """Embeddings of what the model's ``preprocess`` takes. Shape: (rows, out_features)."""
-        from sentence_transformers.util import batch_to_device
-
-        inputs = self.model.preprocess(records, prompt=prompt)
-        features = self.model(batch_to_device(inputs, self.model.device))
+        device = self.model.device
+        inputs = {
+            name: on_device(value, device) if isinstance(value, Tensor) else value
+            for name, value in self.model.preprocess(records, prompt=prompt).items()
+        }
+        features = self.model(inputs)
         embeddings: Tensor = features["sentence_embedding"]
         return embeddings[:, : self.out_features]  # `truncate_dim` of the model
 

@@ -53,6 +53,13 @@ def write_sentence_transformer(model: SentenceTransformer, path: Path) -> None:
                 shutil.copyfile(file, target)
 
 
+def on_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the host on a device; a CUDA device is not waited for."""
+    if device.type != "cuda" or tensor.is_cuda:
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
 class TextBackbone(Backbone):
     """A backbone for sentences that can be written as a SentenceTransformer.
 

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from mxmclr_plugin.bounds import Count, Positive, within_bounds
 from mxmclr_plugin.data.batch import Observations
+from mxmclr_plugin.loss.host_copy import reads_later
 
 Widths = Annotated[list[Count], MinLen(1)]
 """Channels of each stage of a backbone."""
@@ -23,6 +24,15 @@ def is_exporting() -> bool:
     # torch 2.6 does not tell torch.export from torch.compile.
     traced = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
     return bool(traced())
+
+
+def can_check_values(observations: Tensor, training: bool) -> bool:
+    """Whether a tower looks for NaN and infinity among records.
+
+    Not in training on a CUDA device, where the host would wait; there the embeddings are not finite
+    either, and the loss says so.
+    """
+    return not is_exporting() and not (training and reads_later(observations.device))
 
 
 def check_unit_range(observations: Tensor, what: str) -> None:

@@ -16,6 +16,7 @@ from mxmclr_plugin.loss.implementation import choose_implementation
 from mxmclr_plugin.loss.kernels.rows import Rows, TileOptions
 from mxmclr_plugin.loss.kernels.tiles import Logits, tile_gradients, tile_logsumexp
 from mxmclr_plugin.loss.kernels.triton import tiles as triton_tiles
+from mxmclr_plugin.loss.kernels.triton.measured import Measured
 
 
 @st.composite
@@ -406,10 +407,10 @@ def test_criterion_knows_the_number_of_instances_from_shapes(z0, z1, ids, most, 
 
 
 def test_auto_takes_triton_only_where_it_was_measured_to_be_faster(monkeypatch):
-    monkeypatch.setattr(triton_tiles, "_HAS_TRITON", True)
+    monkeypatch.setattr(triton_tiles, "_missing", lambda: None)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Fast 1000")
     table = {}
-    monkeypatch.setattr(implementation, "SPEEDUPS", table)
+    monkeypatch.setattr(implementation, "MEASURED", table)
 
     def chosen(z0, z1, queue=None):
         return choose_implementation("auto", z0, z1, queue)
@@ -417,9 +418,10 @@ def test_auto_takes_triton_only_where_it_was_measured_to_be_faster(monkeypatch):
     with FakeTensorMode():
         rows = torch.empty(200, 8, device="cuda")
         assert chosen(rows.bfloat16(), None) == "streaming"
-        table["Fast 100"] = {"bfloat16": 9.0}
+        table["Fast 100"] = {"bfloat16": Measured(9.0, {})}
         assert chosen(rows.bfloat16(), None) == "streaming"
-        table["Fast 1000"] = {"bfloat16": 1.7, "float16": 0.9, "float32": 1.2}
+        speedups = {"bfloat16": 1.7, "float16": 0.9, "float32": 1.2}
+        table["Fast 1000"] = {dtype: Measured(x, {}) for dtype, x in speedups.items()}
         assert chosen(rows.bfloat16(), None) == "triton"
         assert chosen(rows.half(), rows.half()) == "streaming"
         assert chosen(rows.double(), rows) == "streaming"
@@ -431,9 +433,10 @@ def test_auto_takes_triton_only_where_it_was_measured_to_be_faster(monkeypatch):
 
 
 def test_auto_warns_once_if_triton_is_faster_but_missing(monkeypatch):
-    monkeypatch.setattr(triton_tiles, "_HAS_TRITON", False)
+    monkeypatch.setattr(triton_tiles, "_missing", lambda: "the package triton is not installed")
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Fast 1000")
-    monkeypatch.setattr(implementation, "SPEEDUPS", {"Fast 1000": {"bfloat16": 1.7}})
+    table = {"Fast 1000": {"bfloat16": Measured(1.7, {})}}
+    monkeypatch.setattr(implementation, "MEASURED", table)
     implementation._warn_once.cache_clear()
     with FakeTensorMode():
         rows = torch.empty(200, 8, device="cuda", dtype=torch.bfloat16)

@@ -94,6 +94,7 @@ class TrainerConfig:
         log_every: Steps between entries of the log.
         loggers: Where curves are written: csv (always), tensorboard, wandb.
         deterministic: Whether torch uses deterministic algorithms.
+        profile: Whether to measure how long the GPU is idle, in 20 steps.
     """
 
     max_steps: Count | None = 400
@@ -114,6 +115,7 @@ class TrainerConfig:
     log_every: Count = 10
     loggers: list[Annotated[str, OneOf(LOGGERS)]] = field(default_factory=lambda: ["csv"])
     deterministic: bool = False
+    profile: bool = False
 
 
 @dataclass

@@ -113,6 +113,11 @@ class TrainingRecord:
         seconds: Wall time without validation.
         observations_per_second: Encoded observations, of all processes.
         waiting_for_data: Share of the time spent waiting for data, 0 to 1.
+        shares: Shares of the time spent in the other parts of a step: ``transfer`` (of a batch to
+            the device), ``towers`` and ``loss`` (forward and backward pass each), ``optimizer`` and
+            ``other``.
+        gpu_idle: Share of the time in which the GPU was idle, in 20 steps; None unless
+            ``trainer.profile`` is set.
         changes: Changes with which the run was resumed.
         skipped_steps: Steps that were left out because they were not finite.
         rows_without_positive: Observations of instances that were in no other modality of their
@@ -126,6 +131,8 @@ class TrainingRecord:
     seconds: float
     observations_per_second: float
     waiting_for_data: float
+    shares: dict[str, float] = field(default_factory=dict)
+    gpu_idle: float | None = None
     changes: list[str] = field(default_factory=list)
     skipped_steps: int = 0
     rows_without_positive: int = 0

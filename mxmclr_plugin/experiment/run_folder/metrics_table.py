@@ -7,7 +7,12 @@ from collections.abc import Mapping
 from rich import box
 from rich.table import Table
 
-from mxmclr_plugin.experiment.run_folder.metrics import GRADED, DirectionMetrics, RunMetrics
+from mxmclr_plugin.experiment.run_folder.metrics import (
+    GRADED,
+    DirectionMetrics,
+    RunMetrics,
+    TrainingRecord,
+)
 from mxmclr_plugin.retrieval.direction import Direction
 from mxmclr_plugin.safe_text import plain_text
 
@@ -72,3 +77,10 @@ def _origin(metrics: RunMetrics) -> str:
         f"({train.waiting_for_data:.0%} waiting for data, "
         f"{train.observations_per_second:.0f} observations/s)"
     )
+
+
+def time_line(train: TrainingRecord) -> str:
+    """What the time of a training went to, in one line."""
+    parts = {"data": train.waiting_for_data, **train.shares}
+    idle = "" if train.gpu_idle is None else f"; GPU idle {train.gpu_idle:.0%}"
+    return "time: " + ", ".join(f"{name} {share:.0%}" for name, share in parts.items()) + idle

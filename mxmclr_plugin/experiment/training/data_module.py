@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
+import torch
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
@@ -53,6 +55,12 @@ class RetrievalData(LightningDataModule):
         self.pin_memory = pin_memory
         self.awaiting = awaiting
         self.tested = "test"
+
+    def transfer_batch_to_device(
+        self, batch: Any, device: torch.device, dataloader_idx: int
+    ) -> Any:
+        # Lightning itself waits for the device at each tensor of a batch of another class.
+        return batch.to(device, non_blocking=device.type == "cuda")
 
     def train_dataloader(self) -> ResumableLoader:
         dataset = self.splits["train"]

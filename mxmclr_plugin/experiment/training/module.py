@@ -17,6 +17,7 @@ from mxmclr_plugin.errors import TrainingError
 from mxmclr_plugin.experiment.config.run_config import EvalConfig, OptimizerConfig
 from mxmclr_plugin.experiment.run_folder.metrics import SplitMetrics, measure
 from mxmclr_plugin.experiment.training.fully_sharded import shard
+from mxmclr_plugin.loss.multifold_hybrid import MultifoldHybridLoss
 from mxmclr_plugin.loss.multimodal import MultimodalLoss
 from mxmclr_plugin.models.checkpointing import encode_in_chunks
 from mxmclr_plugin.models.tower import Tower
@@ -67,6 +68,8 @@ class RetrievalModule(LightningModule):
         self.embeddings: dict[str, Tensor] = {}
         self._encoded: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {}
         self._sharded = False
+        # Before the loss's own hook, which knows no steps.
+        self.register_state_dict_pre_hook(_check_before_saving)
         self.train()  # pretrained models come in evaluation mode, and Lightning leaves them in it
 
     def training_step(self, batch: MultifoldBatch, batch_idx: int) -> Tensor | None:
@@ -85,24 +88,49 @@ class RetrievalModule(LightningModule):
         :class:`~mxmclr_plugin.experiment.training.nonfinite.NonFiniteGuard` reports these.
 
         Raises:
-            TrainingError: If the loss refuses the batch for another reason.
+            TrainingError: If the loss refuses the batch for another reason. On a CUDA device it
+                does so a step later, see
+                :meth:`~mxmclr_plugin.loss.multifold_hybrid.MultifoldHybridLoss.check_last_call`.
         """
         z = {name: self._encode(name, batch.observations[name]) for name in batch.modalities}
         self.embeddings = {name: rows.detach() for name, rows in z.items()}
         try:
             loss: Tensor = self.loss(z, batch.ids, batch.soft_features, self._pairs_of(batch))
         except ValueError as error:
-            bad = [name for name, rows in z.items() if not rows.isfinite().all()]
+            bad = self._not_finite()
             if bad and self.trainer.world_size == 1:
                 return None
-            dead = [name for name, rows in z.items() if not rows.any(dim=1).all()]
-            reason: object = error
             if bad:  # other processes wait for the gradients of this one
-                reason = f"not finite: embeddings of {', '.join(bad)}; try a lower optimizer.lr"
-            elif dead:
-                reason = f"the embeddings of {dead[0]} are zero, its tower is dead"
-            raise TrainingError(f"step {self.global_step}: {reason}") from error
+                raise TrainingError(
+                    f"step {self.global_step}: not finite: embeddings of {', '.join(bad)}; try a "
+                    "lower optimizer.lr"
+                ) from error
+            raise self._refusal(self.global_step, error) from error
         return loss
+
+    def check_last_step(self) -> None:
+        """Reads the checks of the last step that the loss has not read, as on a CUDA device.
+
+        Raises:
+            TrainingError: If the loss refuses that batch, but not because embeddings are not
+                finite, which the guard reports.
+        """
+        for part in self.loss.modules():
+            if isinstance(part, MultifoldHybridLoss):
+                try:
+                    part.check_last_call()
+                except ValueError as error:
+                    if not self._not_finite():
+                        raise self._refusal(self.global_step - 1, error) from error
+
+    def _not_finite(self) -> list[str]:
+        """Modalities whose last embeddings are not finite."""
+        return [name for name, rows in self.embeddings.items() if not rows.isfinite().all()]
+
+    def _refusal(self, step: int, error: ValueError) -> TrainingError:
+        dead = [name for name, rows in self.embeddings.items() if not rows.any(dim=1).all()]
+        reason = f"the embeddings of {dead[0]} are zero, its tower is dead" if dead else str(error)
+        return TrainingError(f"step {step}: {reason}")
 
     def _encode(self, modality: str, observations: Observations) -> Tensor:
         chunk = self.cache_chunk or len(observations)
@@ -161,6 +189,7 @@ class RetrievalModule(LightningModule):
         return [tower for tower in dict.fromkeys(self.towers.values()) if isinstance(tower, Tower)]
 
     def on_train_batch_start(self, batch: MultifoldBatch, batch_idx: int) -> None:
+        self.check_last_step()
         # By the number of the step alone, so that a resumed run needs to remember nothing.
         for tower in self._each_tower():
             if tower.unfreeze_at is not None and self.global_step >= tower.unfreeze_at:
@@ -261,3 +290,8 @@ class RetrievalModule(LightningModule):
         first[1:] = positions[order][1:] != positions[order][:-1]
         order = order[first]
         return z[order], ids[order]
+
+
+def _check_before_saving(module: nn.Module, *_: object) -> None:
+    assert isinstance(module, RetrievalModule)
+    module.check_last_step()

@@ -16,6 +16,7 @@ from mxmclr_plugin.errors import TrainingError
 from mxmclr_plugin.experiment.training.fully_sharded import whole
 from mxmclr_plugin.experiment.training.module import RetrievalModule
 from mxmclr_plugin.files import replacing
+from mxmclr_plugin.loss.host_copy import HostCopy, reads_later
 from mxmclr_plugin.safe_text import print_line
 
 DUMP = "nonfinite.pt"
@@ -32,14 +33,8 @@ class _Step:
     batch: MultifoldBatch
     embeddings: dict[str, Tensor]
     parts: list[str]
-    finite: Tensor
+    finite: HostCopy
     random_state: Tensor
-    copied: torch.cuda.Event | None = None
-
-    def is_finite(self) -> bool:
-        if self.copied is not None:
-            self.copied.synchronize()
-        return bool(self.finite.all())
 
 
 class NonFiniteGuard(Callback):
@@ -103,20 +98,19 @@ class NonFiniteGuard(Callback):
             parts["gradient"] = self.norm.isfinite().to(pl_module.device)
         finite = torch.stack(list(parts.values()))
         step = _Step(
-            *(trainer.global_step, self._batch, embeddings, list(parts), finite),
+            *(trainer.global_step, self._batch, embeddings, list(parts), HostCopy(finite)),
             self._random_state,
         )
-        if _reads_later(finite.device):
+        if reads_later(finite.device):
             if self.skip:
                 for gradient in gradients:
                     gradient.masked_fill_(~finite.all(), 0)
-            step.finite = finite.to("cpu", non_blocking=True)
-            if finite.device.type == "cuda":
-                step.copied = torch.cuda.Event()
-                step.copied.record()
             step, self._pending = self._pending, step  # type: ignore[assignment]
         if step is not None and not self._accepts(step, trainer, pl_module):
             optimizer.zero_grad()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._read_pending(trainer, pl_module)
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -137,9 +131,9 @@ class NonFiniteGuard(Callback):
         Raises:
             TrainingError: If it is not, and no more steps may be left out.
         """
-        if step.is_finite():
+        finite = step.finite.read().tolist()
+        if all(finite):
             return True
-        finite = step.finite.tolist()
         bad = [part for part, good in zip(step.parts, finite, strict=True) if not good]
         self.skipped += 1
         where = f"step {step.number}: not finite: {', '.join(bad)}{_instances(step)}"
@@ -163,11 +157,6 @@ class NonFiniteGuard(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.skipped = state_dict["skipped"]
-
-
-def _reads_later(device: torch.device) -> bool:
-    """Whether the host works ahead of a device, so that to read from it is to wait."""
-    return device.type == "cuda"
 
 
 def _instances(step: _Step) -> str:

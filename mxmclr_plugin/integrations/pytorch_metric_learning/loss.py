@@ -321,11 +321,10 @@ class MultifoldHybridLoss(BaseMetricLossFunction):  # type: ignore[misc]
                     f"{needs} asks for; use impl='auto'"
                 )
             return "dense"
-        # Without labels, and without a negative pair, it is for the dense one to say what is wrong.
+        # Without labels it is for the dense one to say what is wrong.
         if labels is None or ref_labels is None or self.impl == "dense":
             return "dense"
-        impl = choose_implementation(self.impl, embeddings, ref_emb)
-        return "dense" if impl != "dense" and _one_instance(labels, ref_labels) else impl
+        return choose_implementation(self.impl, embeddings, ref_emb)
 
     def _needs_rows(self) -> str | None:
         """The setting that asks for the losses of single rows; None if means of cosines will do."""
@@ -367,9 +366,11 @@ class MultifoldHybridLoss(BaseMetricLossFunction):  # type: ignore[misc]
             TRITON if impl == "triton" else TILED,
             differentiable=several,
         )
+        # Without a negative pair there is no loss; to read whether there is one is to wait.
+        contrast = _several_instances(labels, ref_labels).to(loss.dtype)
         sub_losses: dict[str, dict[str, Any]] = self.zero_losses()
         if not several:
-            sub_losses["hard" if weight == 1 else "soft"]["losses"] = loss
+            sub_losses["hard" if weight == 1 else "soft"]["losses"] = contrast * loss
             return sub_losses
         for name, share, part in (
             ("hard", weight, hard),
@@ -377,7 +378,7 @@ class MultifoldHybridLoss(BaseMetricLossFunction):  # type: ignore[misc]
             ("within", self.relation_within, within),
         ):
             if part is not None and share > 0:
-                sub_losses[name]["losses"] = share * part
+                sub_losses[name]["losses"] = share * contrast * part
         return sub_losses
 
     def _pairs(
@@ -453,10 +454,10 @@ def _merged(results: list[dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any
     }
 
 
-def _one_instance(labels: Tensor, ref_labels: Tensor) -> bool:
-    """Whether all rows are of one instance, so that there is no negative pair."""
-    both = torch.cat((labels, ref_labels))
-    return bool((both == both[0]).all())
+def _several_instances(labels: Tensor, ref_labels: Tensor) -> Tensor:
+    """Whether rows are of several instances, so that there is a negative pair. Shape: ()."""
+    first = labels[:1]
+    return (labels != first).any() | (ref_labels != first).any()
 
 
 def _on_device(labels: Tensor | None, embeddings: Tensor) -> Tensor | None:

@@ -104,8 +104,8 @@ class MultifoldHybridSentenceLoss(CachedLossMixin, ServedLoss):  # type: ignore[
             :class:`~mxmclr_plugin.MultifoldHybridLoss`.
         log_parts: If False the loss is returned as one tensor and its parts are not logged.
         impl: Which implementation computes the loss.
-        validate: Whether the values of embeddings are checked, which synchronizes with the device
-            once a step.
+        validate: Whether the values of embeddings are checked; on a CUDA device an error comes with
+            the next call.
         soft_scope: ``"others"``, or ``"all"`` for a soft part that compares with the own instance
             too.
         relation_within: Weight of the soft part within each modality, for data sets with columns of
@@ -182,6 +182,8 @@ class MultifoldHybridSentenceLoss(CachedLossMixin, ServedLoss):  # type: ignore[
         if mini_batch_size is not None:
             # Beside the model's passes, making the tiles of logits again takes no time.
             self.criterion.cache_bytes = 0
+        # Of texts without a known word. A transformer has no such rows, so nobody waits for them.
+        self._looks_for_zeros = validate and model.transformers_model is None
         self.anchor_columns = anchor_columns
         self.columns = None if columns is None else observation_columns(columns)
         self.data_columns: list[tuple[str, ...]] = []  # as the trainer's data set names them
@@ -407,8 +409,7 @@ class MultifoldHybridSentenceLoss(CachedLossMixin, ServedLoss):  # type: ignore[
     def _usable(self, z: Tensor, absent: list[Tensor | None]) -> Tensor | None:
         """Which rows have an observation and a direction; None for all. Shape: (rows,), bool."""
         keep = None
-        if self.criterion.validate:
-            # Of a text without a known word, for example.
+        if self._looks_for_zeros:
             keep = (z.detach() != 0).any(dim=1)
         if any(mark is not None for mark in absent):
             none = z.new_zeros(len(z) // len(absent), dtype=torch.bool)

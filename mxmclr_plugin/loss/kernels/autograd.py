@@ -370,7 +370,9 @@ def _targets(
         totals0 = holders.total(sums0)
         relation = _relation(problem, totals0, sums1)
         soft = soft_part(
-            batch, totals0, sums1, relation, problem.soft_target, problem.options, gradient
+            *(batch, totals0, sums1, relation, problem.soft_target, problem.options, gradient),
+            softmax=problem.engine.softmax,
+            half=rows0.raw.dtype.itemsize == 2,
         )
     parts = [part for part in (hard, soft) if part is not None]
     zero = torch.zeros_like(problem.fold0)

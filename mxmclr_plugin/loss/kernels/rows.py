@@ -15,6 +15,14 @@ DEVICE_TILE = 4096
 """The same elsewhere: in float32 64 MB, which keeps a device busy for longer than its launch."""
 
 
+CACHE_BYTES = 64 * 2**20
+"""Bytes of tiles kept on a CPU: in float32 all of 4096 rows against 4096 columns."""
+
+DEVICE_CACHE_BYTES = 8 * 2**30
+"""The same on a CUDA device, if that is no more than an eighth of its memory: in bfloat16 all of
+65,536 rows against 65,536 columns."""
+
+
 @dataclass(frozen=True)
 class TileOptions:
     """How the matrix is cut.
@@ -29,16 +37,24 @@ class TileOptions:
     cache_bytes: int
 
     @classmethod
-    def on(cls, device: torch.device, tile: int | None, cache_bytes: int) -> TileOptions:
-        """Options with a tile that suits the device where ``tile`` is None."""
+    def on(cls, device: torch.device, tile: int | None, cache_bytes: int | None) -> TileOptions:
+        """Options that suit the device where they are None."""
         if tile is None:
             tile = TILE if device.type == "cpu" else DEVICE_TILE
-        return cls(tile, cache_bytes)
+        return cls(tile, default_cache_bytes(device) if cache_bytes is None else cache_bytes)
 
     def spans(self, rows: int, start: int = 0) -> Iterator[slice]:
         """Cuts ``rows`` rows from ``start`` on into tiles."""
         for first in range(start, rows, self.tile):
             yield slice(first, min(first + self.tile, rows))
+
+
+def default_cache_bytes(device: torch.device) -> int:
+    """Bytes of tiles that are kept on a device unless the caller says how many."""
+    if device.type != "cuda":
+        return CACHE_BYTES
+    memory = torch.cuda.get_device_properties(device).total_memory
+    return min(DEVICE_CACHE_BYTES, int(memory) // 8)
 
 
 @dataclass(frozen=True)

@@ -137,6 +137,8 @@ def soft_part(
     target: SoftTarget,
     options: TileOptions,
     gradient: bool,
+    softmax: type[Softmax],
+    half: bool,
 ) -> Part:
     """Observations of other instances are positives in proportion to the relation.
 
@@ -148,12 +150,14 @@ def soft_part(
         target: Which target there is.
         options: How the N x N matrix is cut.
         gradient: Whether a gradient by rows of side 1 is wanted.
+        softmax: What computes shares that are not uniform.
+        half: Whether the rows are of 16 bits.
     """
-    shares: _Uniform | _Softmax
+    shares: _Uniform | Softmax
     if target.uniform:
         shares = _Uniform(batch, relation, target)
     else:
-        shares = _Softmax(batch, relation, target, options)
+        shares = softmax(batch, relation, target, options, half)
     weights = _row_weights(batch.folds, shares.related, batch.share)
     pull0, pull1 = shares.pulls(weights, totals0, sums1, gradient)
     own = shares.own(weights)
@@ -162,20 +166,32 @@ def soft_part(
     return Part(weights[:, 0], weights[:, 1], own, value, pull0, pull1)
 
 
-class _Softmax:
+class Softmax:
     """R_ij = exp(slope_i G_ij + offset_i - normaliser_i), with a normaliser for each direction.
 
     M_ij = w_i R_ij / columns_j + w'_j R'_ji / columns'_i, the second term for the rows of side 1.
     Strips of G are made twice: for the numbers of each row, then for the products with M.
+
+    Args:
+        batch: The batch by instance.
+        relation: How alike instances are.
+        target: Which target there is.
+        options: How the N x N matrix is cut.
+        half: Whether the rows are of 16 bits, so that products of 16 bits will do.
 
     Attributes:
         related: Whether a row of side 0 and one of side 1 has any partner. Shape: (N, 2).
     """
 
     def __init__(
-        self, batch: InstanceSums, relation: Relation, target: SoftTarget, options: TileOptions
+        self,
+        batch: InstanceSums,
+        relation: Relation,
+        target: SoftTarget,
+        options: TileOptions,
+        half: bool,
     ) -> None:
-        self.batch, self.relation, self.target = batch, relation, target
+        self.batch, self.relation, self.target, self.half = batch, relation, target, half
         self.complete = relation.complete()
         strip = STRIP if batch.fold0.device.type == "cpu" else DEVICE_STRIP
         height = max(1, min(options.tile, strip // len(batch.fold0)))
@@ -184,42 +200,30 @@ class _Softmax:
         # By row: slope, offset, normalisers of both directions, own similarity.
         span = batch.peers.span(len(batch.fold0))
         numbers = relation.features.new_empty(span.stop - span.start, 5)
-        present = (batch.columns > 0).to(numbers.dtype).log_()
-        both = batch.share[1] > 0 and not batch.complete()
+        self.both = batch.share[1] > 0
+        self.alike = not self.both or batch.complete()  # in both directions
         keep = isinstance(batch.peers.holders0.owned, slice)
-        for i, similarity in self._strips(range(span.start, span.stop), keep):
-            rows = numbers[i.start - span.start : i.stop - span.start]
-            own = torch.arange(i.start, i.stop, device=rows.device)
-            rows[:, 4] = similarity[own - i.start, own]
-            if target.standardize:
-                slope, offset = standardization(similarity, target.temperature)
-                rows[:, :1], rows[:, 1:2] = slope, offset
-            else:
-                rows[:, 0], rows[:, 1] = 1 / target.temperature, 0.0
-            exponents = torch.addcmul(rows[:, 1:2], similarity, rows[:, :1])
-            rows[:, 3] = (exponents + present[:, 1]).logsumexp(dim=1) if both else 0.0
-            rows[:, 2] = exponents.add_(present[:, 0]).logsumexp(dim=1)
-        if not both:
-            numbers[:, 3] = numbers[:, 2]
+        for i, strip_of in self._strips(range(span.start, span.stop), keep):
+            own = torch.arange(i.start, i.stop, device=numbers.device)
+            self._fill(numbers[i.start - span.start : i.stop - span.start], strip_of, own)
         numbers = batch.peers.joined(numbers, len(batch.fold0))
         self.slope, self.offset, self.own_similarity = numbers[:, 0], numbers[:, 1], numbers[:, 4]
         self.related = numbers[:, 2:4] > -torch.inf
         self.normalisers = numbers[:, 2:4].masked_fill(~self.related, 0.0)
 
     def _strips(self, instances: range, keep: bool) -> Iterator[tuple[slice, Tensor]]:
-        """Strips of G, -inf for pairs without weight; leading ones are kept."""
+        """Strips of G; leading ones are kept."""
         left = self.cut.cache_bytes
         for i in self.cut.spans(instances.stop, instances.start):
-            similarity = self._strip(
-                i, torch.arange(i.start, i.stop, device=self.batch.fold0.device)
-            )
-            left -= similarity.numel() * similarity.element_size()
+            strip = self._strip(i, torch.arange(i.start, i.stop, device=self.batch.fold0.device))
+            left -= strip.numel() * strip.element_size()
             keep = keep and left >= 0
             if keep:
-                self._kept.append(similarity)
-            yield i, similarity
+                self._kept.append(strip)
+            yield i, strip
 
     def _strip(self, at: slice | Tensor, instances: Tensor) -> Tensor:
+        """Rows of G, -inf for pairs without weight. Shape: (rows, N)."""
         similarity = self.relation.similarity(at, self.complete)
         rows = torch.arange(len(instances), device=instances.device)
         if self.target.others:
@@ -229,6 +233,22 @@ class _Softmax:
             alone = self.batch.own_columns[instances, 0] == 0
             similarity[rows, instances] = similarity[rows, instances].masked_fill(alone, -torch.inf)
         return similarity
+
+    def _fill(self, numbers: Tensor, similarity: Tensor, instances: Tensor) -> None:
+        """Fills in the numbers of the rows of a strip. Shape: (rows, 5)."""
+        numbers[:, 4] = similarity[instances - instances[0], instances]
+        if self.target.standardize:
+            slope, offset = standardization(similarity, self.target.temperature)
+            numbers[:, :1], numbers[:, 1:2] = slope, offset
+        else:
+            numbers[:, 0], numbers[:, 1] = 1 / self.target.temperature, 0.0
+        present = (self.batch.columns > 0).to(numbers.dtype).log_()
+        exponents = torch.addcmul(numbers[:, 1:2], similarity, numbers[:, :1])
+        if not self.alike:
+            numbers[:, 3] = (exponents + present[:, 1]).logsumexp(dim=1)
+        numbers[:, 2] = exponents.add_(present[:, 0]).logsumexp(dim=1)
+        if self.alike:
+            numbers[:, 3] = numbers[:, 2]
 
     def _exponents(self, weights: Tensor) -> Tensor:
         """Offsets of the exponents of weighted shares. Shape: (N, 2)."""
@@ -245,35 +265,45 @@ class _Softmax:
         self, weights: Tensor, totals0: Tensor, sums1: Tensor, gradient: bool
     ) -> tuple[Tensor, Tensor | None]:
         """M B of owned instances, and this process's part of M^T A, both without the diagonal."""
-        owned, groups = self.batch.peers.holders0.owned, len(self.slope)
+        owned = self.batch.peers.holders0.owned
         device, offset = self.slope.device, self._exponents(weights)
         inverse = self.batch.columns.log().neg_()
         inverse.masked_fill_(inverse == torch.inf, -torch.inf)
-        both = self.batch.share[1] > 0
-        pull0 = torch.zeros_like(totals0)
-        pull1 = torch.zeros_like(sums1) if gradient else None
+        pull0 = self.slope.new_zeros(totals0.shape)
+        pull1 = self.slope.new_zeros(sums1.shape) if gradient else None
         kept = iter(self._kept)
-        for i in self.cut.spans(groups if isinstance(owned, slice) else len(owned)):
+        for i in self.cut.spans(len(self.slope) if isinstance(owned, slice) else len(owned)):
             if isinstance(owned, slice):
-                instances: slice | Tensor = i
-                numbers = torch.arange(i.start, i.stop, device=device)
+                at: slice | Tensor = i
+                instances = torch.arange(i.start, i.stop, device=device)
             else:
-                instances = numbers = owned[i]
-            similarity = next(kept, None)
-            if similarity is None:
-                similarity = self._strip(instances, numbers)
-            shares = torch.addcmul(inverse[:, 0], similarity, self.slope[instances, None])
-            shares.add_(offset[instances, :1]).exp_()
-            if both:
-                reverse = torch.addcmul(offset[:, 1], similarity, self.slope)
-                shares += reverse.add_(inverse[instances, 1:]).exp_()
-                del reverse
-            shares[torch.arange(len(numbers), device=device), numbers] = 0.0
-            torch.mm(shares, sums1, out=pull0[i])
+                at = instances = owned[i]
+            strip = next(kept, None)
+            if strip is None:
+                strip = self._strip(at, instances)
+            shares = self._shares(strip, instances, offset, inverse)
+            self._add_product(pull0[i], shares, sums1)
             if pull1 is not None:
-                pull1.addmm_(shares.T, totals0[i])
+                self._add_product(pull1, shares.T, totals0[i])
         self._kept.clear()
         return pull0, pull1
+
+    def _shares(
+        self, similarity: Tensor, instances: Tensor, offset: Tensor, inverse: Tensor
+    ) -> Tensor:
+        """Rows of M without the diagonal. Shape: (rows, N)."""
+        slope = self.slope
+        shares = torch.addcmul(inverse[:, 0], similarity, slope[instances, None])
+        shares.add_(offset[instances, :1]).exp_()
+        if self.both:
+            reverse = torch.addcmul(offset[:, 1], similarity, slope)
+            shares += reverse.add_(inverse[instances, 1:]).exp_()
+        rows = torch.arange(len(instances), device=instances.device)
+        shares[rows, instances] = 0.0
+        return shares
+
+    def _add_product(self, out: Tensor, left: Tensor, right: Tensor) -> None:
+        out.addmm_(left, right)
 
 
 class _Uniform:

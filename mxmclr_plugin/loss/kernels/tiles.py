@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mxmclr_plugin.loss.instances import can_look
 from mxmclr_plugin.loss.kernels.rows import Rows, TileOptions
+from mxmclr_plugin.loss.kernels.targets import Softmax
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,7 @@ class Engine:
         gradients: Their gradient, called as :func:`tile_gradients`.
         subtracts_own: Whether ``gradients`` subtracts the targets of own instances from the
             gradient by the logits.
+        softmax: Computes the shares of the soft target.
     """
 
     logsumexp: Callable[[Logits, TileOptions, bool], Tiled]
@@ -98,6 +100,7 @@ class Engine:
         [Logits, Tiled, Tensor, Tensor, Tensor | None, TileOptions, Tensor | None], Strips
     ]
     subtracts_own: bool
+    softmax: type[Softmax] = Softmax
 
 
 def headroom(dtype: torch.dtype) -> float:

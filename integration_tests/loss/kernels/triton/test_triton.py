@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from mxmclr_plugin import MultifoldHybridLoss, multifold_hybrid_loss
 from mxmclr_plugin.loss.kernels.rows import Rows, TileOptions
 from mxmclr_plugin.loss.kernels.tiles import Logits
+from mxmclr_plugin.loss.kernels.triton import relation as triton_relation
 from mxmclr_plugin.loss.kernels.triton import tiles as triton_tiles
 from mxmclr_plugin.loss.kernels.triton.tiles import TRITON
 
@@ -70,7 +71,7 @@ def random_ids(n, most, seed):
     return names[torch.randint(0, most, (n,), generator=generator)].to(DEVICE)
 
 
-def value_and_gradients(inputs, temperature, dtype, **options):
+def value_and_gradients(inputs, temperature, dtype, learnable=True, **options):
     inputs = {
         name: x.to(dtype).requires_grad_(name in ("z0", "z1"))
         if x is not None and x.is_floating_point()
@@ -78,9 +79,10 @@ def value_and_gradients(inputs, temperature, dtype, **options):
         for name, x in inputs.items()
     }
     at_least = torch.promote_types(dtype, torch.float32)
-    temperature = torch.tensor(temperature, dtype=at_least, device=DEVICE, requires_grad=True)
+    if learnable:
+        temperature = torch.tensor(temperature, dtype=at_least, device=DEVICE, requires_grad=True)
     loss = multifold_hybrid_loss(**inputs, temperature=temperature, **options)
-    wanted = [x for x in (inputs["z0"], inputs["z1"], temperature) if x is not None]
+    wanted = [x for x in (inputs["z0"], inputs["z1"], temperature) if isinstance(x, torch.Tensor)]
     return [loss.detach(), *torch.autograd.grad(loss, wanted)]
 
 
@@ -280,8 +282,9 @@ def test_logsumexp_and_gradient_against_torch(shape, options, small, monkeypatch
         monkeypatch.setattr(triton_tiles, "LEAST_SPAN", 32 if INTERPRETED else 256)
         monkeypatch.setattr(triton_tiles, "PROGRAMS", 2)
         monkeypatch.setattr(triton_tiles, "PARTIAL_BYTES", 1)
-        monkeypatch.setattr(triton_tiles, "BLOCK_ROWS", 48)
-        monkeypatch.setattr(triton_tiles, "BLOCK_BYTES", 48 * 4 * 64)
+        rows = 48 if INTERPRETED else 128
+        monkeypatch.setattr(triton_tiles, "BLOCK_ROWS", rows)
+        monkeypatch.setattr(triton_tiles, "BLOCK_BYTES", rows * 4 * 64)
     if options.get("skip_self"):
         shape = (min(shape[:2]), *shape[1:])
     of = logits(*shape, **options)
@@ -299,6 +302,40 @@ def test_logsumexp_and_gradient_against_torch(shape, options, small, monkeypatch
     for found, exact in zip(by_kernels(of, *weights), by_torch(of, *weights)):
         close = 1e-6 * max(1.0, longest) * max(1.0, float(exact.abs().max()))
         torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=close)
+
+
+@on_device
+@pytest.mark.parametrize("options", [{}, {"hard_weight": 1.0}, {"hard_weight": 0.0}], ids=str)
+@pytest.mark.parametrize("cache_bytes", [0, 120 * 64 * 2, None], ids=str)
+def test_kept_exponentials_change_gradients_by_their_rounding(cache_bytes, options, monkeypatch):
+    """None, a part and all of them, with positives whose gradient is a small difference."""
+    monkeypatch.setattr(triton_tiles, "BLOCK_ROWS", 64)
+    ids = torch.arange(200, device=DEVICE) // 3
+    centre = random_rows(67, 40, 7)[ids]
+    z0, z1 = ((centre + 0.1 * random_rows(200, 40, seed)).bfloat16() for seed in (8, 9))
+    inputs = {"z0": z0, "z1": z1[:101], "ids0": ids, "ids1": ids[:101]}
+    found = value_and_gradients(
+        *(inputs, 0.07, torch.bfloat16),
+        **({"learnable": False, "impl": "triton", "cache_bytes": cache_bytes} | options),
+    )
+    exact = value_and_gradients(inputs, 0.07, torch.float64, impl="dense", **options)
+    assert max(errors(found[1:3], exact[1:3])) <= 2 * torch.finfo(torch.bfloat16).eps
+
+
+@on_device
+@pytest.mark.parametrize("changed", [{}, ALONE, SOFT], ids=str)
+@pytest.mark.parametrize("options", [{}, {"soft_scope": "all"}], ids=str)
+def test_a_relation_of_16_bits(options, changed, monkeypatch):
+    """Its error beside that of bfloat16's own rounding."""
+    monkeypatch.setattr(triton_relation, "HALF_FROM", 1)
+    inputs = batch(70, 97, 33, torch.bfloat16)
+    inputs |= {name: value and value() for name, value in changed.items()}
+    options = options | {"hard_weight": 0.0}
+    found = value_and_gradients(inputs, 0.07, torch.bfloat16, impl="triton", **options)
+    exact = value_and_gradients(inputs, 0.07, torch.float64, impl="dense", **options)
+    value, *of_rows = errors(found, exact)
+    assert value <= 1e-5
+    assert max(of_rows) <= 1.5 * torch.finfo(torch.bfloat16).eps
 
 
 @on_device
@@ -353,7 +390,7 @@ def test_without_a_cuda_device_or_triton_it_says_what_to_do(monkeypatch):
     message = r"impl='triton' cannot be used: .*CUDA device, and z0 is on cpu; use impl='auto'"
     with pytest.raises(ValueError, match=message):
         multifold_hybrid_loss(rows, rows, ids, ids, impl="triton")
-    monkeypatch.setattr(triton_tiles, "_HAS_TRITON", False)
+    monkeypatch.setattr(triton_tiles, "_missing", lambda: "the package triton is not installed")
     with pytest.raises(ValueError, match=r"impl='triton'.*package triton is not installed; use"):
         MultifoldHybridLoss(impl="triton")(rows[:, None], rows[:, None])
 

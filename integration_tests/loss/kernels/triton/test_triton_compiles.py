@@ -14,86 +14,134 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
-from mxmclr_plugin.loss.kernels.triton.tuning import KERNELS, configs  # noqa: E402
+from mxmclr_plugin.loss.kernels.triton.cuts import default_cuts  # noqa: E402
+from mxmclr_plugin.loss.kernels.triton.kernels import (  # noqa: E402
+    logsumexp_kernel,
+    weights_kernel,
+)
+from mxmclr_plugin.loss.kernels.triton.measured import MEASURED  # noqa: E402
+from mxmclr_plugin.loss.kernels.triton.relation_kernels import (  # noqa: E402
+    relation_rows_kernel,
+    shares_kernel,
+)
 
+KERNELS = {
+    "logsumexp": logsumexp_kernel,
+    "weights": weights_kernel,
+    "running_logsumexp": logsumexp_kernel,
+    "running_weights": weights_kernel,
+    "kept_weights": weights_kernel,
+}
 SHARED_BYTES = {90: 227 * 1024, 80: 99 * 1024}  # what is tried off Hopper must fit smaller cards
-OF_DTYPE = {"z0", "z1", "left", "right"}
-WHOLE_NUMBERS = "n_0 n_1 m n k width span diagonal size_class"
+WHOLE_NUMBERS = "start0 start1 end0 end1 width span kept_end"
+NAMES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 
 
-def source(name, dtype, config, variant):
+def source(name, dtype, cut, variant):
     """A kernel with the types and constants of one call."""
     kernel = KERNELS[name]
-    constants = dict(config.kwargs) | {"EVEN_K": variant["even"]}
-    if name != "product":
-        constants |= {"SKIP_SELF": variant["alone"], "PRECISION": variant["precision"]}
-    if name == "product":
-        constants["stride_left_m" if variant["alone"] else "stride_left_k"] = 1
+    keeps = dtype == "bf16" and name in ("logsumexp", "kept_weights")
+    constants = dict(
+        cut.constants,
+        SKIP_SELF=variant["alone"],
+        PRECISION=variant["precision"],
+        PLAIN=not name.startswith("running"),
+        RANGE=64,
+        INTERPRETED=False,
+        GROUP=8,
+    )
+    if not keeps:
+        constants["kept"] = None
     constants = {key: value for key, value in constants.items() if key in kernel.arg_names}
+    blocks = {
+        "z0": f"tensordesc<{dtype}[{cut.rows}, {cut.inner}]>",
+        "z1": f"tensordesc<{dtype}[{cut.columns}, {cut.inner}]>",
+        "kept": f"tensordesc<bf16[{cut.rows}, {cut.columns}]>",
+        "out": f"tensordesc<{dtype}[{cut.rows}, {cut.columns}]>",
+    }
     signature = {}
     for argument in kernel.arg_names:
         if argument in constants:
             signature[argument] = "constexpr"
-        elif argument in OF_DTYPE or (argument == "out" and name == "weights"):
-            signature[argument] = f"*{dtype}"
-        elif argument.startswith("index"):
-            signature[argument] = "*i64"
-        elif argument in WHOLE_NUMBERS.split() or argument.startswith("stride"):
+        elif argument in blocks:
+            signature[argument] = blocks[argument]
+        elif argument.startswith(("index", "least", "most")):
+            signature[argument] = "*i32"
+        elif argument in WHOLE_NUMBERS.split():
             signature[argument] = "i32"
         else:
             signature[argument] = "*fp32"
     aligned = {
         (k,): [["tt.divisibility", 16]]
         for k, argument in enumerate(kernel.arg_names)
-        if signature[argument].startswith("*") or argument.startswith("stride")
+        if signature[argument].startswith("*") or argument in ("width", "end1")
     }
     return ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=aligned)
 
 
-def compiled(name, dtype, capability, config, **variant):
-    variant = {"even": True, "alone": False, "precision": "ieee"} | variant
+def compiled(name, dtype, capability, cut, **variant):
+    variant = {"alone": False, "precision": "ieee"} | variant
     try:
         return triton.compile(
-            source(name, dtype, config, variant),
+            source(name, dtype, cut, variant),
             target=GPUTarget("cuda", capability, 32),
-            options={"num_warps": config.num_warps, "num_stages": config.num_stages},
+            options={"num_warps": cut.warps, "num_stages": cut.stages},
         )
     except (FileNotFoundError, TypeError) as error:
         pytest.skip(f"this version of triton cannot compile without a device: {error}")
 
 
-def cuts(kernels, dtypes, capabilities):
-    for capability in capabilities:
-        for dtype in dtypes:
-            for name in kernels:
-                itemsize = 4 if dtype == "fp32" else 2
-                if (name, itemsize) != ("product", 4):
-                    for config in configs(name, itemsize, capability == 90):
-                        yield name, dtype, capability, config
+def cuts_of(dtype, capability):
+    """Cuts by kernel: the default ones, and those of measured devices."""
+    yield from default_cuts(4 if dtype == "fp32" else 2, capability // 10).items()
+    for of_device in MEASURED.values() if capability == 90 else ():
+        if NAMES[dtype] in of_device:
+            yield from of_device[NAMES[dtype]].cuts.items()
 
 
 @pytest.mark.parametrize("name", KERNELS)
-def test_first_cut_compiles(name):
-    config = configs(name, 2, hopper=False)[0]
-    kernel = compiled(name, "bf16", 80, config, alone=True, even=False)
+def test_default_cut_compiles(name):
+    cut = default_cuts(2, 8)[name]
+    kernel = compiled(name, "bf16", 80, cut, alone=True)
     assert "mma.sync" in kernel.asm["ptx"]
     assert kernel.metadata.shared <= SHARED_BYTES[80]
 
 
 @pytest.mark.parametrize("name", ["logsumexp", "weights"])
 def test_float32_is_multiplied_in_float32_unless_tf32_is_allowed(name):
-    config = configs(name, 4, hopper=False)[0]
-    assert "mma.sync" not in compiled(name, "fp32", 80, config).asm["ptx"]
-    assert "tf32" in compiled(name, "fp32", 80, config, precision="tf32").asm["ptx"]
+    cut = default_cuts(4, 8)[name]
+    assert "mma.sync" not in compiled(name, "fp32", 80, cut).asm["ptx"]
+    assert "tf32" in compiled(name, "fp32", 80, cut, precision="tf32").asm["ptx"]
+
+
+@pytest.mark.parametrize("capability", [90, 80])
+@pytest.mark.parametrize("kernel", [relation_rows_kernel, shares_kernel], ids=["rows", "shares"])
+def test_the_relations_kernels_compile(kernel, capability):
+    constants = {"STANDARDIZE": True, "MODALITIES": 2, "BLOCK": 2048, "BOTH": True}
+    constants |= {"BLOCK_M": 32, "BLOCK_N": 256}
+    constants = {key: value for key, value in constants.items() if key in kernel.arg_names}
+    signature = dict.fromkeys(kernel.arg_names, "*fp32")
+    signature |= dict.fromkeys(constants, "constexpr")
+    types = {"instances": "*i64", "out": "*fp16", "n": "i32", "rows_end": "i32"}
+    types |= {"temperature": "fp32", "alike": "fp32"}
+    signature |= {key: of for key, of in types.items() if key in signature}
+    source = ASTSource(fn=kernel, signature=signature, constexprs=constants)
+    try:
+        target = GPUTarget("cuda", capability, 32)
+        assert triton.compile(source, target=target, options={"num_warps": 8}).asm["ptx"]
+    except (FileNotFoundError, TypeError) as error:
+        pytest.skip(f"this version of triton cannot compile without a device: {error}")
 
 
 @pytest.mark.slow
-def test_every_cut_compiles_and_fits_its_device(tmp_path):
+@pytest.mark.parametrize("capability", [90, 80])
+@pytest.mark.parametrize("dtype", NAMES)
+def test_every_cut_compiles_and_fits_its_device(dtype, capability, tmp_path):
     tool = shutil.which("cuobjdump", path=_tools())
-    for name, dtype, capability, config in cuts(KERNELS, ("bf16", "fp16", "fp32"), (90, 80)):
+    for name, cut in cuts_of(dtype, capability):
         for precision in ("ieee", "tf32") if dtype == "fp32" else ("ieee",):
             for alone in (False, True):
-                kernel = compiled(name, dtype, capability, config, precision=precision, alone=alone)
+                kernel = compiled(name, dtype, capability, cut, precision=precision, alone=alone)
                 assert kernel.metadata.shared <= SHARED_BYTES[capability]
                 if dtype != "fp32" and capability == 90:
                     assert "wgmma.mma_async" in kernel.asm["ptx"]
@@ -105,10 +153,11 @@ def test_every_cut_compiles_and_fits_its_device(tmp_path):
                         [tool, "-res-usage", binary], capture_output=True, text=True, check=True
                     ).stdout
                     spilled = int(re.search(r"STACK:(\d+)", usage)[1])
-                    assert spilled <= 512, (name, dtype, capability, config)
+                    assert spilled <= 512, (name, dtype, capability, cut)
                     usage = " ".join(re.findall(r"(?:REG|STACK):\d+", usage))
                 print(
-                    name, dtype, precision, capability, alone, config, kernel.metadata.shared, usage
+                    *(name, dtype, precision, capability, alone, cut),
+                    *(kernel.metadata.shared, usage),
                 )
 
 

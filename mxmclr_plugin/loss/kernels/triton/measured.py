@@ -1,13 +1,46 @@
-"""Kinds of devices on which the Triton kernels were timed.
+"""Kinds of devices on which the Triton kernels were timed, and their fastest cuts there.
 
-``impl="auto"`` takes the kernels only where an entry says that they are faster. To add one, run on
-the device, for each dtype:
+``impl="auto"`` takes the kernels only where an entry says that they are faster. The entries are in
+``measured.json``. To make one, run on the device:
 
-    python -m mxmclr_plugin.benchmark loss device=cuda n=16384 dtype=bfloat16
+    python -m mxmclr_plugin.benchmark kernels write=true
 """
 
 from __future__ import annotations
 
-SPEEDUPS: dict[str, dict[str, float]] = {}
-"""Time of ``"streaming"`` over that of ``"triton"``, forward and backward, by the name that
-``torch.cuda.get_device_name()`` returns and by dtype: ``{"NVIDIA X": {"bfloat16": 2.0}}``."""
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+from mxmclr_plugin.loss.kernels.triton.cuts import Cut, Cuts
+
+FILE = Path(__file__).with_name("measured.json")
+
+
+class Measured(NamedTuple):
+    """What was measured for a dtype.
+
+    Attributes:
+        speedup: Time of ``"streaming"`` over that of ``"triton"``, forward and backward.
+        cuts: The fastest cut of each kernel.
+    """
+
+    speedup: float
+    cuts: Cuts
+
+
+def _read() -> dict[str, dict[str, Measured]]:
+    devices = json.loads(FILE.read_text(encoding="utf-8"))
+    return {
+        device: {
+            dtype: Measured(
+                entry["speedup"], {kernel: Cut(*cut) for kernel, cut in entry["cuts"].items()}
+            )
+            for dtype, entry in dtypes.items()
+        }
+        for device, dtypes in devices.items()
+    }
+
+
+MEASURED = _read()
+"""By the name that ``torch.cuda.get_device_name()`` returns, and by dtype."""

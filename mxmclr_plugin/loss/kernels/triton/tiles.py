@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
+import functools
 import os
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from mxmclr_plugin.loss.kernels.rows import Rows, TileOptions
 from mxmclr_plugin.loss.kernels.tiles import Engine, Logits, Strips, Tiled
+from mxmclr_plugin.loss.kernels.triton.cuts import INTERPRETED, ROOM, Cut, Cuts, default_cuts
+from mxmclr_plugin.loss.kernels.triton.launch import launch
+from mxmclr_plugin.loss.kernels.triton.measured import MEASURED
+from mxmclr_plugin.loss.kernels.triton.products import add_product
+from mxmclr_plugin.loss.kernels.triton.relation import TritonSoftmax
 
 PARTIAL_BYTES = 32 * 2**20
 """Bytes of partial logsumexp by column; rows are processed in bands as high as they allow."""
@@ -22,8 +28,11 @@ LEAST_SPAN = 256
 """Columns of a program are a multiple of this, and so of the columns of every tile."""
 
 BLOCK_ROWS, BLOCK_BYTES = 8192, 128 * 2**20
-"""Rows and bytes of the block of weights that is made at a time: most of it stays in a big L2
-cache, and it is large enough for products at full rate."""
+"""Rows and bytes of the block of weights that is made at a time: large enough for products at full
+rate, and small beside the rows of a batch that needs several."""
+
+_RANGE = 64
+"""Rows of which the range of instances is known; tiles and blocks have a multiple of them."""
 
 _PEAK = 2.0**14
 """Greatest weight that is stored: float16 then holds weights down to 2^-28 of it in full."""
@@ -32,61 +41,78 @@ _LOG2E = 1.4426950408889634
 
 _DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
-_HAS_TRITON = importlib.util.find_spec("triton") is not None
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def unsuitable(device: torch.device, dtype: torch.dtype) -> str | None:
     """Why the kernels cannot take rows of this device and dtype, or None if they can."""
-    if not _HAS_TRITON:
-        return "the package triton is not installed"
     if device.type != "cuda" and not (_INTERPRETED and device.type == "cpu"):
-        return f"it needs a CUDA device, and z0 is on {device}"
+        return _missing() or f"it needs a CUDA device, and z0 is on {device}"
     if dtype not in _DTYPES:
         return f"it takes bfloat16, float16 and float32, and not {dtype}"
+    return _missing()
+
+
+@functools.cache
+def _missing() -> str | None:
+    """Why the kernels cannot be used with the packages that are installed, or None."""
+    try:
+        import triton.tools.tensor_descriptor  # noqa: F401
+    except ModuleNotFoundError as error:
+        if error.name == "triton":
+            return "the package triton is not installed"
+        return "it needs triton 3.4 or later"
+    except Exception as error:  # a version that does not match this torch
+        return f"the package triton cannot be imported: {error}"
+    if "dtype_out" not in torch.ops.aten.addmm.overloads():
+        return "it needs torch 2.8 or later"
     return None
 
 
-def _logsumexp(logits: Logits, options: TileOptions, keep: bool) -> Tiled:  # noqa: ARG001
+def _logsumexp(logits: Logits, options: TileOptions, keep: bool) -> Tiled:
     """Logsumexp of each row and each column, -inf where nothing is left of it.
 
     Rows are processed in bands. In a band a program walks some columns with one strip of rows; it
     sums its rows over these columns as it goes, and leaves a partial sum of each column. The
     partial sums are summed when the band is done, in a fixed order.
     """
-    from mxmclr_plugin.loss.kernels.triton.tuning import strip as strip_rows
+    from mxmclr_plugin.loss.kernels.triton.kernels import logsumexp_kernel
 
-    launch = _Launch(logits)
-    n_0, n_1, strip = len(logits.z0), len(logits.z1), strip_rows(_INTERPRETED)
-    band = strip * max(1, min(-(-n_0 // strip), PARTIAL_BYTES // (4 * n_1)))
+    run = _Launch(logits)
+    n_0, n_1, cut = len(logits.z0), len(logits.z1), run.cut("logsumexp")
+    kept = run.kept(options.cache_bytes) if keep else []
+    kept_rows = len(kept[0]) if kept else 0
+    band = cut.rows * max(1, min(-(-n_0 // cut.rows), PARTIAL_BYTES // (4 * n_1)))
     by_row = logits.scale.new_empty(logits.kinds, n_0)
     by_column = logits.scale.new_full((logits.kinds, n_1), -torch.inf)
     for first in range(0, n_0, band):
         i = slice(first, min(first + band, n_0))
         rows = i.stop - i.start
-        strips = -(-rows // strip)
+        strips = -(-rows // cut.rows)
         span = LEAST_SPAN * max(1, n_1 * strips // (PROGRAMS * LEAST_SPAN))
         spans = -(-n_1 // span)
         partial_rows = by_row.new_empty(logits.kinds, spans, rows)
         partial_columns = by_column.new_full((logits.kinds, strips, n_1), -torch.inf)
-        launch(
-            "logsumexp",
+        run(
+            logsumexp_kernel,
             (strips, spans),
-            *launch.sides(i, slice(0, n_1)),
-            *((logits.index0[i], logits.index1) if logits.own_apart else (None, None)),
+            cut,
+            *run.sides(cut),
+            *(run.instances if logits.own_apart else (None,) * 6),
             *(partial_rows[0], partial_columns[0]),
             *((partial_rows[1], partial_columns[1]) if logits.own_apart else (None, None)),
-            rows,
+            _blocks(kept[0][:, :n_1], cut) if first < kept_rows else None,
+            i.start,
+            i.stop,
             n_1,
-            *launch.widths,
+            run.width,
             span,
-            first,
-            _size_class(rows, n_1),
-            **launch.options,
+            kept_rows,
         )
         by_row[:, i] = partial_rows.logsumexp(dim=1)
         by_column = torch.logaddexp(by_column, partial_columns.logsumexp(dim=1))
-    return Tiled(by_row, by_column, None, [])
+    return Tiled(by_row, by_column, None, kept)
 
 
 def _gradients(
@@ -106,10 +132,13 @@ def _gradients(
     the gradient by a unit row of side 0 is |a| times the row of W times the rows of side 1 as they
     are.
 
-    Args and yields are those of :func:`~mxmclr_plugin.loss.kernels.tiles.tile_gradients`.
+    Args and yields are those of :func:`~mxmclr_plugin.loss.kernels.tiles.tile_gradients`, but that
+    ``grad1`` must be 0.
     """
-    launch = _Launch(logits)
-    n_0, n_1, dtype = len(logits.z0), len(logits.z1), launch.z0.dtype
+    from mxmclr_plugin.loss.kernels.triton.kernels import weights_kernel
+
+    run = _Launch(logits)
+    n_0, n_1, dtype = len(logits.z0), len(logits.z1), run.z0.dtype
     inverse0, greatest0 = _inverse(logits.z0)
     inverse1, greatest1 = _inverse(logits.z1)
     peak = (weight_rows.abs().max() + weight_columns.abs().max()).clamp(min=1e-30) / _PEAK
@@ -119,117 +148,144 @@ def _gradients(
     undo = logits.scale * peak
     factor0 = undo * greatest1 / inverse0
     factor1 = undo * greatest0 / inverse1
-
-    def of_kind(k: int, i: slice, j: slice) -> tuple[Tensor, ...]:
-        """Logsumexp and weights of the entries of one kind."""
-        return tiled.rows[k, i], tiled.columns[k, j], weight_rows[k, i], weight_columns[k, j]
+    kinds = [
+        (tiled.rows[k], tiled.columns[k], weight_rows[k], weight_columns[k])
+        for k in range(logits.kinds)
+    ]
+    kept = tiled.kept[0] if tiled.kept else None
 
     height = min(BLOCK_ROWS, n_0)
     # A multiple of 64 keeps every row of a block aligned.
     width = -(-min(BLOCK_BYTES // (BLOCK_ROWS * dtype.itemsize), n_1) // 64) * 64
-    weights = launch.z0.new_empty(height, width)
-    gradient = logits.scale.new_empty(height, launch.z0.shape[1])
+    weights = run.z0.new_empty(height, width)
+    columns = logits.z0.raw.shape[1]
+    gradient = logits.scale.new_empty(height, columns)
     for first in range(0, n_0, height):
         i = slice(first, min(first + height, n_0))
+        is_kept = kept is not None and i.stop <= len(kept)
+        cut = run.cut("kept_weights" if is_kept else "weights")
         grad_rows = gradient[: i.stop - i.start].zero_()
         for start in range(0, n_1, width):
             j = slice(start, min(start + width, n_1))
             block = weights[: i.stop - i.start, : j.stop - j.start]
-            launch(
-                "weights",
-                lambda cut, shape=block.shape: (
-                    -(-shape[0] // cut["BLOCK_M"]) * -(-shape[1] // cut["BLOCK_N"]),
-                ),
-                *launch.sides(i, j),
-                *of_kind(0, i, j),
-                *(of_kind(1, i, j) if logits.own_apart else (None,) * 4),
-                *(inverse0[i], inverse1[j], own[i], logits.index0[i], logits.index1[j]),
-                block,
-                *block.shape,
-                *launch.widths,
-                width,
-                first - start,
-                _size_class(*block.shape),
-                **launch.options,
+            run(
+                weights_kernel,
+                (-(-block.shape[0] // cut.rows) * -(-block.shape[1] // cut.columns),),
+                cut,
+                *run.sides(cut),
+                *kinds[0],
+                *(kinds[1] if logits.own_apart else (None,) * 4),
+                *(inverse0, inverse1, own, *run.instances),
+                _blocks(kept[:, :n_1], cut) if kept is not None and is_kept else None,
+                _blocks(block, cut),
+                i.start,
+                j.start,
+                i.stop,
+                j.stop,
+                run.width,
+                GROUP=8,
             )
-            launch.add_product(grad_rows, block, launch.z1[j], factor0[i])
+            add_product(grad_rows, block, run.z1[j, :columns])
             if grad1 is not None:
-                launch.add_product(grad1[j], block.T, launch.z0[i], factor1[j])
-        yield i, logits.z0.strip(i), grad_rows
+                add_product(grad1[j], block.T, run.z0[i, :columns])
+        yield i, logits.z0.strip(i), grad_rows.mul_(factor0[i, None])
+    if grad1 is not None:
+        grad1.mul_(factor1[:, None])
 
 
-TRITON = Engine(_logsumexp, _gradients, subtracts_own=True)
-"""The engine of CUDA devices; it cuts the matrix in its own way and keeps nothing."""
+TRITON = Engine(_logsumexp, _gradients, subtracts_own=True, softmax=TritonSoftmax)
+"""The engine of CUDA devices; it cuts the matrix in its own way."""
 
 
 class _Launch:
     """The arguments that all launches for one matrix share."""
 
     def __init__(self, logits: Logits) -> None:
-        dtype = torch.promote_types(logits.z0.raw.dtype, logits.z1.raw.dtype)
-        # Both in one dtype, as tensor cores want them, with the numbers of a row side by side.
+        self.dtype = torch.promote_types(logits.z0.raw.dtype, logits.z1.raw.dtype)
         self.z0, self.z1 = (
-            side.raw.detach().to(dtype).contiguous() for side in (logits.z0, logits.z1)
+            _aligned(side.raw.detach().to(self.dtype)) for side in (logits.z0, logits.z1)
         )
+        self.width = self.z0.shape[1]
         factor0 = logits.scale * _LOG2E
-        self.factor0, self.factor1 = (
+        self.factors = tuple(
             (factor * torch.ones_like(side.raw[:, 0], dtype=logits.scale.dtype))
             if side.inverse is None
             else factor * side.inverse[:, 0]
             for side, factor in ((logits.z0, factor0), (logits.z1, 1.0))
         )
         self.bound = (factor0 * logits.z0.longest() * logits.z1.longest()).abs()
-        self.widths = (self.z0.shape[1], self.z0.stride(0), self.z1.stride(0))
-        self.options = {
+        known = logits.known_bound
+        self.plain = known is not None and known * _LOG2E <= ROOM
+        indices = [index.to(torch.int32) for index in (logits.index0, logits.index1)]
+        self.instances = (*indices, *_ranges(indices[0]), *_ranges(indices[1]))
+        tf32 = self.dtype == torch.float32 and allows_tf32()
+        self.constants = {
             "SKIP_SELF": logits.skip_self,
-            "PRECISION": "tf32" if dtype == torch.float32 and allows_tf32() else "ieee",
+            "PRECISION": "tf32" if tf32 else "ieee",
+            "PLAIN": self.plain,
+            "RANGE": 16 if _INTERPRETED else _RANGE,
+            "INTERPRETED": _INTERPRETED,
         }
-        device = self.z0.device
-        self.hopper = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] in (
-            9,
-            10,
-        )
+        self.cuts = _cuts(self.z0.device, self.dtype)
 
-    def sides(self, i: slice, j: slice) -> tuple[Any, ...]:
-        """What the kernels know of some rows and some columns."""
+    def cut(self, kernel: str) -> Cut:
+        """How a kernel cuts the matrix."""
+        return self.cuts[kernel if self.plain else f"running_{kernel}"]
+
+    def sides(self, cut: Cut) -> tuple[Any, ...]:
+        """What the kernels know of rows and columns."""
+        from triton.tools.tensor_descriptor import TensorDescriptor
+
         return (
-            self.z0[i],
-            self.z1[j],
-            self.factor0[i],
-            self.factor1[j],
+            TensorDescriptor.from_tensor(self.z0, [cut.rows, cut.inner]),
+            TensorDescriptor.from_tensor(self.z1, [cut.columns, cut.inner]),
+            *self.factors,
             self.bound,
         )
 
-    def __call__(self, kernel: str, grid: Any, *arguments: Any, **options: Any) -> None:
+    def kept(self, cache_bytes: int) -> list[Tensor]:
+        """Memory for exp2(S) of leading rows, in bfloat16; empty where it cannot be kept.
+
+        It takes the exponent of float32 and, in the gradient, rounding to bfloat16.
+        """
+        if self.dtype != torch.bfloat16 or not self.plain:
+            return []
+        n_0, stride = len(self.z0), -(-len(self.z1) // 64) * 64
+        rows = min(n_0, cache_bytes // (2 * stride))
+        if rows < n_0:
+            rows = rows // BLOCK_ROWS * BLOCK_ROWS
+        try:
+            return [self.z0.new_empty(rows, stride)] if rows else []
+        except torch.cuda.OutOfMemoryError:
+            return []  # it is computed again
+
+    def __call__(self, kernel: Any, grid: Any, cut: Cut, *arguments: Any, **constants: Any) -> None:
         """Runs a kernel on the device of the rows."""
-        from mxmclr_plugin.loss.kernels.triton.tuning import tuned
+        launch(kernel, grid, self.z0, *arguments, **self.constants, **cut.constants, **constants)
 
-        with torch.cuda.device_of(self.z0):
-            tuned(kernel, self.z0.itemsize, self.hopper, _INTERPRETED)[grid](*arguments, **options)
 
-    def add_product(self, out: Tensor, left: Tensor, right: Tensor, factor: Tensor) -> None:
-        """Adds factor[:, None] * (left @ right) to ``out``, with sums in float32."""
-        if left.dtype == torch.float32:
-            # The library's product in float32 is the best there is, and heeds what the user allows.
-            out.addcmul_(left @ right, factor[:, None])
-            return
-        m, k = left.shape
-        n = right.shape[1]
-        self(
-            "product",
-            lambda cut: (-(-m // cut["BLOCK_M"]) * -(-n // cut["BLOCK_N"]),),
-            left,
-            right,
-            factor,
-            out,
-            m,
-            n,
-            k,
-            *left.stride(),
-            right.stride(0),
-            out.stride(0),
-            _size_class(m, k),
-        )
+def _aligned(rows: Tensor) -> Tensor:
+    """Rows whose numbers lie side by side, each row at a multiple of 16 bytes."""
+    past = -rows.shape[1] % (16 // rows.itemsize)
+    rows = F.pad(rows, (0, past)) if past else rows.contiguous()
+    return rows if rows.data_ptr() % 16 == 0 else rows.clone()
+
+
+def _blocks(matrix: Tensor, cut: Cut) -> Any:
+    """A descriptor of a matrix of the logits' shape, tile by tile."""
+    from triton.tools.tensor_descriptor import TensorDescriptor
+
+    return TensorDescriptor.from_tensor(matrix, [cut.rows, cut.columns])
+
+
+def _ranges(index: Tensor) -> tuple[Tensor, Tensor]:
+    """Least and greatest instance of each few rows."""
+    size = 16 if _INTERPRETED else _RANGE
+    past = -len(index) % size
+    if past:
+        index = torch.cat((index, index[-1:].expand(past)))
+    least, most = torch.aminmax(index.view(-1, size), dim=1)
+    return least, most
 
 
 def _inverse(rows: Rows) -> tuple[Tensor, Tensor]:
@@ -241,9 +297,15 @@ def _inverse(rows: Rows) -> tuple[Tensor, Tensor]:
     return rows.inverse[:, 0] / greatest, greatest
 
 
-def _size_class(rows: int, columns: int) -> int:
-    """What is large enough to be timed anew: each class is 64 times the one before."""
-    return (rows * columns).bit_length() // 6
+def _cuts(device: torch.device, dtype: torch.dtype) -> Cuts:
+    """The cuts that are fastest on a device of this kind, or that will do."""
+    if device.type != "cuda":
+        return INTERPRETED
+    measured = MEASURED.get(torch.cuda.get_device_name(device), {})
+    name = str(dtype).removeprefix("torch.")
+    if name in measured:
+        return measured[name].cuts
+    return default_cuts(dtype.itemsize, torch.cuda.get_device_capability(device)[0])
 
 
 def allows_tf32() -> bool:

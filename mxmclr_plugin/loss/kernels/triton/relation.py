@@ -1,0 +1,117 @@
+"""Shares of the soft target by Triton kernels."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mxmclr_plugin.loss.kernels.rows import TileOptions
+from mxmclr_plugin.loss.kernels.targets import InstanceSums, Softmax, SoftTarget
+from mxmclr_plugin.loss.kernels.triton.launch import launch
+from mxmclr_plugin.loss.kernels.triton.products import add_product, product
+from mxmclr_plugin.loss.relation import Relation
+
+HALF_FROM = 1024
+"""Instances from which on products of the relation are of 16 bits where the rows are.
+
+Features and shares are then rounded to float16, eight times finer than bfloat16, the rows' own
+rounding; sums are of float32. Of few instances the products cost nothing.
+"""
+
+_PEAK = 2.0**14
+"""Greatest share that is stored: float16 then holds shares down to 2^-28 of it in full."""
+
+_BLOCK = 2048
+_TILE = 32, 256
+
+
+class TritonSoftmax(Softmax):
+    """:class:`Softmax`, where a strip holds products and two kernels do all the rest."""
+
+    def __init__(
+        self,
+        batch: InstanceSums,
+        relation: Relation,
+        target: SoftTarget,
+        options: TileOptions,
+        half: bool,
+    ) -> None:
+        half = half and len(batch.fold0) >= HALF_FROM
+        features = relation.features.half() if half else relation.features
+        self._features, self._unit = features, relation.features.new_ones(())
+        self._columns = batch.columns.contiguous()
+        counts = batch.own_columns[:, 0].contiguous()
+        if target.others:
+            counts = torch.zeros_like(counts)
+        elif batch.squares is None:
+            counts = torch.ones_like(counts)
+        self._own_counts = counts  # 0 where an instance is no partner of itself
+        super().__init__(batch, relation, target, options, half)
+
+    def _strip(self, at: slice | Tensor, instances: Tensor) -> Tensor:
+        """Products of the features. Shape: (rows, N)."""
+        return product(self._features[at], self._features.T)
+
+    def _fill(self, numbers: Tensor, products: Tensor, instances: Tensor) -> None:
+        from mxmclr_plugin.loss.kernels.triton.relation_kernels import relation_rows_kernel
+
+        observed = self.relation.observed
+        eps = torch.finfo(torch.float32).eps
+        launch(
+            relation_rows_kernel,
+            (len(instances),),
+            products,
+            *(products, instances, observed, self._columns, self._own_counts, numbers),
+            products.shape[1],
+            self.target.temperature,
+            # But for rounding: of the sums, or of the features.
+            256 * eps if self.half else 64 * eps,
+            STANDARDIZE=self.target.standardize,
+            MODALITIES=observed.shape[1],
+            BLOCK=_BLOCK,
+            num_warps=8,
+        )
+
+    def pulls(
+        self, weights: Tensor, totals0: Tensor, sums1: Tensor, gradient: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """M B of owned instances, and this process's part of M^T A, both without the diagonal."""
+        if not self.half:
+            return super().pulls(weights, totals0, sums1, gradient)
+        # No share is greater than this.
+        least = self._columns.where(self._columns > 0, torch.inf).amin(dim=0)
+        self._unit = (weights.amax(dim=0) / least).sum().clamp_(min=1e-30) / _PEAK
+        (totals0, of0), (sums1, of1) = _half(totals0), _half(sums1)
+        pull0, pull1 = super().pulls(weights, totals0, sums1, gradient)
+        return pull0.mul_(self._unit * of1), None if pull1 is None else pull1.mul_(self._unit * of0)
+
+    def _shares(
+        self, products: Tensor, instances: Tensor, offset: Tensor, inverse: Tensor
+    ) -> Tensor:
+        from mxmclr_plugin.loss.kernels.triton.relation_kernels import shares_kernel
+
+        shares = torch.empty_like(products, dtype=self._features.dtype)
+        rows, n = shares.shape
+        height, width = _TILE
+        launch(
+            shares_kernel,
+            (-(-rows // height), -(-n // width)),
+            products,
+            *(products, instances, self.relation.observed, self.slope.contiguous()),
+            *(offset, inverse, self._unit, shares, rows, n),
+            BOTH=self.both,
+            MODALITIES=self.relation.observed.shape[1],
+            BLOCK_M=height,
+            BLOCK_N=width,
+            num_warps=8,
+        )
+        return shares
+
+    def _add_product(self, out: Tensor, left: Tensor, right: Tensor) -> None:
+        add_product(out, left, right)
+
+
+def _half(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Numbers in float16, and their unit, in which the greatest is 1024."""
+    unit = x.abs().amax().clamp(min=1e-30) / 1024
+    return (x / unit).half(), unit
