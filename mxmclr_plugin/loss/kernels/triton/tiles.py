@@ -185,9 +185,12 @@ class _Launch:
             else factor * side.inverse[:, 0]
             for side, factor in ((logits.z0, factor0), (logits.z1, 1.0))
         )
-        self.bound = (factor0 * logits.z0.longest() * logits.z1.longest()).abs()
         known = logits.known_bound
         self.plain = known is not None and known * _LOG2E <= ROOM
+        self.bound = None if self.plain else factor0.abs()
+        for side in (logits.z0, logits.z1):
+            if self.bound is not None and side.inverse is None:
+                self.bound = self.bound * side.longest()
         indices = [index.to(torch.int32) for index in (logits.index0, logits.index1)]
         self.instances = (*indices, *_ranges(indices[0]), *_ranges(indices[1]))
         tf32 = self.dtype == torch.float32 and allows_tf32()
