@@ -103,10 +103,9 @@ class MultifoldHybridLoss(nn.Module):
         gather:
             How rows of other processes take part. ``"rows"``: every process has the rows of all and
             computes the whole loss. ``"all_gather"``: its own rows against gathered columns.
-            ``"ring"``: the same with columns that pass by; see
-            :func:`~mxmclr_plugin.loss.distributed.loss.sharded_hybrid_loss`. ``"auto"`` is
-            ``"all_gather"`` where the loss of all rows would be streamed (see ``impl``), and else
-            ``"rows"``, as it is with a memory bank.
+            ``"ring"``: the same with columns that pass by. ``"auto"`` is ``"all_gather"`` where the
+            loss of all rows would be streamed (see ``impl``), and else ``"rows"``, as it is with a
+            memory bank.
         last:
             Detached ``loss``, ``hard``, ``soft``, ``within`` and ``scale`` of the last call, for
             logging. A part of weight 0 is not computed and is missing.

@@ -112,8 +112,7 @@ def primitives(
         noise: Standard deviation of the colour noise, from 0 to 1.
         held_out: Held out of training: some ``colours``, some ``shapes``, or ``combinations``,
             pairs of a shape and a colour that both occur in other pairs. null splits classes at
-            random. See
-            :func:`~mxmclr_plugin.data.primitives.class_split.split_classes`.
+            random.
         train_classes: Training classes that are kept; null for all. Those of a smaller number are
             among those of a larger one; validation and test do not change.
         described: How many of shape, colour, height and radius a sentence names, 1 to 3, so that it
