@@ -11,6 +11,7 @@ from mxmclr_plugin.benchmark.command_line import BENCHMARKS, main, table_of
 from mxmclr_plugin.benchmark.lean_dense import lean_dense_loss
 from mxmclr_plugin.benchmark.loss import Measured
 from mxmclr_plugin.benchmark.peak_memory import peak_extra_bytes
+from mxmclr_plugin.benchmark.retrieval import RetrievalBenchmark, _unfit
 from mxmclr_plugin.benchmark.variants import variants
 from mxmclr_plugin.loss.functional import multifold_hybrid_loss
 from mxmclr_plugin.retrieval.metrics import retrieval_metrics
@@ -154,6 +155,18 @@ def test_too_little_memory_is_said_in_a_line(error, monkeypatch, capsys):
     assert capsys.readouterr().err == message
 
 
+def test_a_search_that_does_not_fit_leaves_the_others(monkeypatch, capsys):
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("mxmclr_plugin.benchmark.retrieval.top_k", full)
+    sizes = ["queries=30", "gallery=70", "dim=8", "backend=top_k,metrics"]
+    assert main(["retrieval", *sizes]) == 0
+    out = capsys.readouterr().out
+    assert "top_k was skipped: there is not enough memory" in out
+    assert re.search(r"metrics +\d", out)
+
+
 def test_help_lists_the_keys(capsys):
     assert main(["--help"]) == 0
     out = capsys.readouterr().out
@@ -170,12 +183,22 @@ def test_ways_to_search_are_measured_and_agree(tmp_path):
     arguments = ["retrieval", "queries=300", "gallery=700", "dim=24", "k=6", f"json={file}"]
     assert main(arguments) == 0
     records = {record["impl"]: record for record in json.loads(file.read_text())}
-    assert set(records) == {"metrics", "top_k", "full_matrix"}
+    assert set(records) == {"metrics", "top_k", "full_matrix", "faiss"}
     for record in records.values():
+        assert record["matmul_share"] > 0
         assert (record["queries"], record["gallery"], record["k"]) == (300, 700, 6)
         assert record["seconds"] > 0
     assert records["top_k"]["disagreement"] == 0
     assert records["metrics"]["disagreement"] < 1e-9
+    assert records["faiss"]["disagreement"] < 0.01
+
+
+def test_faiss_is_left_out_where_it_would_take_minutes(monkeypatch):
+    config = RetrievalBenchmark(queries=10**6, gallery=10**6)
+    assert "take minutes" in _unfit("faiss", config, torch.device("cuda"))
+    assert _unfit("faiss", RetrievalBenchmark(), torch.device("cpu")) is None
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    assert "is not installed" in _unfit("faiss", config, torch.device("cuda"))
 
 
 def test_a_disagreement_would_be_seen(monkeypatch, tmp_path):

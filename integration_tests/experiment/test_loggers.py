@@ -37,9 +37,10 @@ def test_a_damaged_file_of_curves(tmp_path):
     file.write_bytes(good + b'"' + b"x" * 200_000 + b'"\n')
     with pytest.raises(ConfigError, match=r"metrics\.csv, line 3: field larger"):
         read_curve(tmp_path, "loss")
-    file.write_bytes(good + b"\0" * 512)  # as after a loss of power
-    CurvesLogger(file, step=2).log_metrics({"loss": 1.0}, 2)
-    assert read_curve(tmp_path, "loss") == Curve([0, 1, 2], [3, 2, 1])
+    for damage in (b"\0" * 512, b'"' + b"x" * 200_000 + b'"\n'):  # as after a loss of power
+        file.write_bytes(good + damage)
+        CurvesLogger(file, step=2).log_metrics({"loss": 1.0}, 2)
+        assert read_curve(tmp_path, "loss") == Curve([0, 1, 2], [3, 2, 1])
 
 
 def test_an_unknown_logger_is_named():

@@ -175,7 +175,7 @@ def test_a_constant_embedding_scores_chance_in_any_blocks(value):
 
 
 @pytest.mark.parametrize("precision", ["high", "medium"])
-def test_products_that_torch_rounds_further_decide_nothing(precision):
+def test_products_that_torch_rounds_further_change_nothing(precision):
     task = close_task(1e-2, torch.float32)
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(precision)

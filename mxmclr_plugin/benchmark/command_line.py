@@ -180,6 +180,7 @@ BENCHMARKS = {
         [
             _Column("seconds", "seconds", ".2f"),
             _Column("GFLOP/s", "gflops", ".0f"),
+            _Column("matmul\nshare", "matmul_share", ".0%"),
             _Column("extra MB", "peak_extra_bytes", ".1f", 1e6),
             _Column("disagreement", "disagreement", ".0e"),
         ],

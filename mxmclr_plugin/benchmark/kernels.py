@@ -23,7 +23,7 @@ from mxmclr_plugin.loss.arguments import TEMPERATURE, Implementation
 from mxmclr_plugin.loss.functional import multifold_hybrid_loss
 from mxmclr_plugin.loss.kernels.triton.cuts import Cut, default_cuts
 from mxmclr_plugin.loss.kernels.triton.measured import FILE, MEASURED, Measured
-from mxmclr_plugin.loss.kernels.triton.tiles import unsuitable
+from mxmclr_plugin.loss.kernels.triton.suitable import unsuitable
 
 Dtype = Literal["bfloat16", "float16", "float32"]
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import torch
 from annotated_types import Ge
@@ -16,11 +17,15 @@ from torch.nn import functional as F
 from mxmclr_plugin.benchmark.machine import device_of, free_bytes, synchronize
 from mxmclr_plugin.benchmark.peak_memory import peak_extra_bytes
 from mxmclr_plugin.bounds import Count, Seed
+from mxmclr_plugin.errors import is_out_of_memory
 from mxmclr_plugin.retrieval.metrics import retrieval_metrics
 from mxmclr_plugin.retrieval.top_k import top_k
 
-Backend = Literal["metrics", "top_k", "full_matrix"]
+Backend = Literal["metrics", "top_k", "full_matrix", "faiss"]
 _DEPTHS, _NDCG_AT = (1, 5), 5
+
+_MOST_OF_FAISS_CPU = 1e13
+"""Operations beyond which FAISS on a CPU takes minutes."""
 
 
 @dataclass
@@ -35,8 +40,8 @@ class RetrievalBenchmark:
         noise: Standard deviation of an embedding about its instance, whose own is 1.
         k: Items that are looked for.
         device: cpu, cuda, ...
-        backend: metrics (retrieval_metrics), top_k, full_matrix (torch.topk of all scores), one or
-            several; all if empty.
+        backend: metrics (retrieval_metrics), top_k, full_matrix (torch.topk of all scores), faiss
+            (its flat index, on the GPU with faiss-gpu), one or several; all if empty.
         sample: Queries that are checked against every item in float64.
         threads: Threads of torch on a CPU; 0 leaves them as they are.
         seed: Seed of the embeddings.
@@ -70,6 +75,8 @@ class MeasuredRetrieval:
         device: Device.
         seconds: Time of one run.
         gflops: The 2 x queries x gallery x dim operations of the product over the time, in 1e9 / s.
+        matmul_share: That over the rate of one large product in the same run, in the precision that
+            PyTorch is set to.
         peak_extra_bytes: Memory beyond the embeddings; None if it cannot be measured.
         disagreement: On the sampled queries, against every item in float64: for a search the share
             of places with another item, for metrics the largest difference of a figure in points.
@@ -84,6 +91,7 @@ class MeasuredRetrieval:
     device: str
     seconds: float = 0.0
     gflops: float = 0.0
+    matmul_share: float = 0.0
     peak_extra_bytes: int | None = None
     disagreement: float = 0.0
     skipped: str | None = None
@@ -127,6 +135,7 @@ def measure_retrieval(
     task = _task(config, device)
     sample = torch.linspace(0, config.queries - 1, min(config.sample, config.queries)).long()
     few = task.some(sample.to(device))
+    rate = _matmul_rate(task)
     for number, impl in enumerate(chosen):
         progress(impl, number / len(chosen))
         about = (impl, config.queries, config.gallery, config.dim, config.k, str(device))
@@ -134,7 +143,6 @@ def measure_retrieval(
         if reason is not None:
             yield MeasuredRetrieval(*about, skipped=reason)
             continue
-        disagreement = _disagreement(impl, few)  # and libraries are loaded
         seconds = math.nan
 
         def run(impl: str = impl) -> None:
@@ -144,11 +152,21 @@ def measure_retrieval(
             synchronize(device)
             seconds = time.perf_counter() - start
 
-        peak = peak_extra_bytes(run, device)
-        if math.isnan(seconds):
-            run()
+        try:
+            disagreement = _disagreement(impl, few)  # and libraries are loaded
+            peak = peak_extra_bytes(run, device)
+            if math.isnan(seconds):
+                run()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            yield MeasuredRetrieval(*about, skipped="there is not enough memory")
+            continue
         operations = 2 * config.queries * config.gallery * config.dim
-        yield MeasuredRetrieval(*about, seconds, operations / seconds / 1e9, peak, disagreement)
+        achieved = operations / seconds
+        yield MeasuredRetrieval(
+            *about, seconds, achieved / 1e9, achieved / rate, peak, disagreement
+        )
 
 
 def _task(config: RetrievalBenchmark, device: torch.device) -> _Task:
@@ -177,7 +195,45 @@ def _unfit(impl: str, config: RetrievalBenchmark, device: torch.device) -> str |
     needed = 5 * config.queries * config.gallery
     if impl == "full_matrix" and needed > 0.6 * free_bytes(device):
         return f"needs about {needed / 2**30:.0f} GiB"
+    if impl == "faiss":
+        if importlib.util.find_spec("faiss") is None:
+            return "the package faiss-cpu or faiss-gpu is not installed"
+        operations = 2 * config.queries * config.gallery * config.dim
+        if operations > _MOST_OF_FAISS_CPU and not _on_gpu(device):
+            return "FAISS without a GPU would take minutes"
     return None
+
+
+def _on_gpu(device: torch.device) -> bool:
+    """Whether FAISS searches on a GPU."""
+    import faiss
+
+    return device.type == "cuda" and hasattr(faiss, "StandardGpuResources")
+
+
+def _faiss(queries: Tensor, gallery: Tensor, k: int) -> Tensor:
+    """Indices of the best items by FAISS's flat index: (n, k)."""
+    import faiss
+
+    faiss.omp_set_num_threads(torch.get_num_threads())
+    index: Any = faiss.IndexFlatIP(gallery.shape[1])
+    if _on_gpu(gallery.device):
+        index = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, index)
+    index.add(gallery.cpu().numpy())
+    return torch.from_numpy(index.search(queries.cpu().numpy(), k)[1]).to(gallery.device)
+
+
+def _matmul_rate(task: _Task) -> float:
+    """Operations a second of one large product."""
+    rows = 2**11 if task.queries.device.type == "cpu" else 2**13
+    queries, gallery = task.queries[:rows], task.gallery[: 4 * rows]
+    seconds = math.inf
+    for _ in range(4):  # the first loads libraries
+        start = time.perf_counter()
+        queries @ gallery.T
+        synchronize(task.queries.device)
+        seconds = min(seconds, time.perf_counter() - start)
+    return 2 * len(queries) * gallery.numel() / seconds
 
 
 def _run(impl: str, task: _Task) -> Tensor | dict[str, float]:
@@ -194,6 +250,8 @@ def _run(impl: str, task: _Task) -> Tensor | dict[str, float]:
     if impl == "top_k":
         return top_k(task.queries, task.gallery, task.k).indices
     queries, gallery = F.normalize(task.queries, dim=1), F.normalize(task.gallery, dim=1)
+    if impl == "faiss":
+        return _faiss(queries, gallery, task.k)
     return (queries @ gallery.T).topk(task.k, dim=1).indices
 
 

@@ -17,7 +17,7 @@ from mxmclr_plugin.benchmark.lean_dense import lean_dense_loss
 from mxmclr_plugin.loss.arguments import Implementation
 from mxmclr_plugin.loss.functional import multifold_hybrid_loss
 from mxmclr_plugin.loss.kernels.rows import TILE, default_cache_bytes
-from mxmclr_plugin.loss.kernels.triton.tiles import unsuitable
+from mxmclr_plugin.loss.kernels.triton.suitable import unsuitable
 
 Objective = Literal["hybrid", "hard", "other"]
 LossOf = Callable[[Tensor, Tensor], Tensor]

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from mxmclr_plugin.loss.arguments import Implementation
 from mxmclr_plugin.loss.kernels.triton.measured import MEASURED
-from mxmclr_plugin.loss.kernels.triton.tiles import allows_tf32, unsuitable
+from mxmclr_plugin.loss.kernels.triton.suitable import unsuitable
+from mxmclr_plugin.loss.kernels.triton.tiles import allows_tf32
 
 STREAMS_FROM = 2**15
 """Logits from which on tiles are faster; see ``impl`` of ``multifold_hybrid_loss``."""

@@ -336,7 +336,7 @@ class MultifoldHybridLoss(nn.Module):
             if most is not None and batch.queue is not None:
                 most += len(batch.queue)
         rows = sum(len(x) for x in (batch.ids0, batch.ids1, batch.queue_ids) if x is not None)
-        if most is None and rows <= _FEW_ROWS:
+        if most is None and exchange is None and batch.ids0.is_cuda and rows <= _FEW_ROWS:
             most = rows
         if temperature is None:
             temperature = self._current_temperature()

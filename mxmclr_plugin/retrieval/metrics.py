@@ -14,11 +14,14 @@ from torch import Tensor
 from mxmclr_plugin.progress import progress_bar
 from mxmclr_plugin.retrieval.cosines import (
     STEPS,
+    Block,
     Gallery,
     block_shape,
     check_ids,
     check_rows,
+    count_rows,
     default_memory,
+    most_pairs,
     slices,
 )
 from mxmclr_plugin.retrieval.inputs import Ids, Rows, as_ids, as_rows
@@ -59,8 +62,8 @@ def retrieval_metrics(
     for the gallery in float32 (m x D) and a block, never for n x m scores. Float32 products decide
     for nearly all items; those too close to call are computed again in float64, which needs few
     products unless the embeddings have collapsed, so that the metrics are those of float64
-    throughout. Where PyTorch is set to round products further (TF32, bfloat16), float64 decides
-    alone.
+    throughout. This also holds where PyTorch is set to round products further (TF32, bfloat16):
+    then more items are too close to call.
 
     Args:
         queries: Embeddings of any length, as a tensor, an array or a list of rows. Shape: (n, D).
@@ -71,7 +74,7 @@ def retrieval_metrics(
         ks: Depths of ``r@k``.
         ndcg_at: Depth of ``ndcg@k``.
         chunk: Queries scored at a time; changes memory, not the metrics. By default a block takes
-            about 128 MiB on a CPU and 2 GiB on a GPU.
+            about 128 MiB on a CPU, and on a GPU a quarter of its free memory, at most 16 GiB.
         gallery_chunk: Items scored at a time.
         progress: Whether to show a progress bar on a terminal.
         distributed: Whether the processes of the default group divide the queries. All call this
@@ -276,6 +279,16 @@ def _rank_right(
 ) -> _Best:
     """The best right items of unit ``queries``, all of which are in the slice ``mine``."""
     best = _Best(queries, depth)
+    start, stop = (torch.searchsorted(item_group, group, right=right) for right in (False, True))
+    number = stop - start
+    pairs = int(number.sum())
+    if pairs <= most_pairs(len(queries), columns):
+        row = torch.arange(len(queries), device=group.device)
+        row = row.repeat_interleave(number, output_size=pairs)
+        before = number.cumsum(0) - number
+        column = torch.arange(pairs, device=row.device) + (start - before - mine.start)[row]
+        best.add(items.candidates_at(queries, mine, row, column)[0])
+        return best
     for part in slices(mine.start, mine.stop, columns):
         wrong = group[:, None] != item_group[part]
         best.add(items.exact_steps(queries, part).masked_fill_(wrong, -torch.inf))
@@ -301,15 +314,30 @@ def _rank_wrong(
         near = items.near_cosines(queries, part)  # (rows, columns)
         if part.start < mine.stop and mine.start < part.stop:
             near.masked_fill_(group[:, None] == item_group[part], -torch.inf)
-        ahead = near > high
-        # Too close to the best right score to call, or perhaps among the best.
-        close = ((near >= low) ^ ahead) | (near >= items.reach(best.values, near))
-        above += (ahead & ~close).sum(dim=1, dtype=torch.int32)
-        steps, _ = items.candidates(queries, part, close)
+        block = Block(near)
+        bounds = low, high, items.reach(best.values, block)
+        found = block.reaching(torch.minimum(bounds[0], bounds[2]))
+        if found is None:
+            ahead, close = _compared(near, *bounds)
+            above += ahead.sum(dim=1, dtype=torch.int32)
+            steps, _ = items.candidates(queries, part, close)
+        else:
+            row, column = found
+            ahead, close = _compared(near[found], *(bound[row, 0] for bound in bounds))
+            above += count_rows(row[ahead], len(queries))
+            steps, _ = items.candidates_at(queries, part, row[close], column[close])
         above += (steps > first).sum(dim=1)
         tied += (steps == first).sum(dim=1)
         best.add(steps)
     return _Wrong(above, tied, best)
+
+
+def _compared(near: Tensor, low: Tensor, high: Tensor, reach: Tensor) -> tuple[Tensor, Tensor]:
+    """Which items are surely above the best right score, and which have to be computed exactly."""
+    ahead = near > high
+    # Too close to the best right score to call, or perhaps among the best.
+    close = ((near >= low) ^ ahead) | (near >= reach)
+    return ahead & ~close, close
 
 
 def _expected_metrics(

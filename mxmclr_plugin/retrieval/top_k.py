@@ -10,6 +10,7 @@ from torch import Tensor
 from mxmclr_plugin.progress import progress_bar
 from mxmclr_plugin.retrieval.cosines import (
     STEPS,
+    Block,
     Gallery,
     block_shape,
     check_rows,
@@ -61,7 +62,8 @@ def top_k(
         k: Number of items, at most m.
         memory_bytes: Memory for a block of scores and what is made of it, in bytes; beyond it there
             are the embeddings on ``device``, the gallery once more in float32, and the
-            result, never n x m scores. By default 128 MiB on a CPU, 2 GiB on a GPU.
+            result, never n x m scores. By default 128 MiB on a CPU, on a GPU a quarter of its free
+            memory and at most 16 GiB.
         device: Where to search, by default where the queries are.
         progress: Whether to show a progress bar on a terminal.
 
@@ -94,8 +96,14 @@ def _search(queries: Tensor, items: Gallery, k: int, columns: int) -> Tensor:
     """Keys of the best k of unit ``queries``, falling. Shape: (rows, k)."""
     best = torch.full((len(queries), k), _NOTHING, device=queries.device)
     for part in slices(0, len(items), columns):
-        near = items.near_cosines(queries, part)
-        steps, indices = items.candidates(queries, part, near >= items.reach(_steps(best), near))
+        block = Block(items.near_cosines(queries, part))
+        reach = items.reach(_steps(best), block)
+        found = block.reaching(reach)
+        steps, indices = (
+            items.candidates(queries, part, block.near >= reach)
+            if found is None
+            else items.candidates_at(queries, part, *found)
+        )
         best = torch.cat([best, _keys(steps, indices)], dim=1).topk(k, dim=1).values
     return best
 

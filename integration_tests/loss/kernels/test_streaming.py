@@ -15,7 +15,7 @@ from mxmclr_plugin.loss.functional import hybrid_parts
 from mxmclr_plugin.loss.implementation import choose_implementation
 from mxmclr_plugin.loss.kernels.rows import Rows, TileOptions
 from mxmclr_plugin.loss.kernels.tiles import Logits, tile_gradients, tile_logsumexp
-from mxmclr_plugin.loss.kernels.triton import tiles as triton_tiles
+from mxmclr_plugin.loss.kernels.triton import suitable
 from mxmclr_plugin.loss.kernels.triton.measured import Measured
 
 
@@ -407,7 +407,8 @@ def test_criterion_knows_the_number_of_instances_from_shapes(z0, z1, ids, most, 
 
 
 def test_auto_takes_triton_only_where_it_was_measured_to_be_faster(monkeypatch):
-    monkeypatch.setattr(triton_tiles, "_missing", lambda: None)
+    monkeypatch.setattr(suitable, "_missing", lambda: None)
+    monkeypatch.setattr(suitable, "_failure", lambda *_: None)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Fast 1000")
     table = {}
     monkeypatch.setattr(implementation, "MEASURED", table)
@@ -433,7 +434,7 @@ def test_auto_takes_triton_only_where_it_was_measured_to_be_faster(monkeypatch):
 
 
 def test_auto_warns_once_if_triton_is_faster_but_missing(monkeypatch):
-    monkeypatch.setattr(triton_tiles, "_missing", lambda: "the package triton is not installed")
+    monkeypatch.setattr(suitable, "_missing", lambda: "the package triton is not installed")
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Fast 1000")
     table = {"Fast 1000": {"bfloat16": Measured(1.7, {})}}
     monkeypatch.setattr(implementation, "MEASURED", table)

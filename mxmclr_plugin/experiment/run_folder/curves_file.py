@@ -98,7 +98,15 @@ def _rows(path: Path) -> list[dict[str, Any]]:
         return []
     # A machine that loses power may leave zeros, which csv of Python 3.10 refuses.
     lines = path.read_text(encoding="utf-8", errors="replace").replace("\0", "").splitlines(True)
-    return [row for row in csv.DictReader(lines) if None not in row and None not in row.values()]
+    rows, reader = [], csv.DictReader(lines)
+    while True:
+        try:
+            rows.append(next(reader))
+        except StopIteration:
+            break
+        except csv.Error:  # a field of more than 128 kB, as two damaged lines may make
+            continue
+    return [row for row in rows if None not in row and None not in row.values()]
 
 
 def _step_of(row: Mapping[str, Any]) -> int:

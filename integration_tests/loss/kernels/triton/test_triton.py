@@ -5,6 +5,7 @@ of its own, with tensors on the CPU.
 """
 
 import os
+import re
 import subprocess
 import sys
 from functools import partial
@@ -18,6 +19,7 @@ from mxmclr_plugin import MultifoldHybridLoss, multifold_hybrid_loss
 from mxmclr_plugin.loss.kernels.rows import Rows, TileOptions
 from mxmclr_plugin.loss.kernels.tiles import Logits
 from mxmclr_plugin.loss.kernels.triton import relation as triton_relation
+from mxmclr_plugin.loss.kernels.triton import suitable
 from mxmclr_plugin.loss.kernels.triton import tiles as triton_tiles
 from mxmclr_plugin.loss.kernels.triton.tiles import TRITON
 
@@ -323,7 +325,9 @@ def test_kept_exponentials_change_gradients_by_their_rounding(cache_bytes, optio
 
 
 @on_device
-@pytest.mark.parametrize("changed", [{}, ALONE, SOFT], ids=str)
+@pytest.mark.parametrize(
+    "changed", [{}, ALONE, SOFT], ids=["both", "one modality", "soft features"]
+)
 @pytest.mark.parametrize("options", [{}, {"soft_scope": "all"}], ids=str)
 def test_a_relation_of_16_bits(options, changed, monkeypatch):
     """Its error beside that of bfloat16's own rounding."""
@@ -384,13 +388,42 @@ def test_bad_use_is_named():
         torch.func.grad(multifold_hybrid_loss)(rows, rows, ids, ids, impl="triton")
 
 
+@on_device
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        (None, None),
+        ("it does not compile", "its kernels cannot be started on .*RuntimeError: no compiler$"),
+        ("it writes nothing", "its kernels give wrong numbers on "),
+    ],
+)
+def test_kernels_are_tried_before_they_are_used(dtype, fault, reason, monkeypatch):
+    def faulty(*_, **__):
+        if fault == "it does not compile":
+            raise RuntimeError("no compiler\nmore lines")
+
+    if fault:
+        monkeypatch.setattr(triton_tiles, "launch", faulty)
+    suitable._failure.cache_clear()
+    try:
+        found = suitable.unsuitable(torch.device(DEVICE), dtype)
+        assert found is None if reason is None else re.match(reason, found)
+        if fault:
+            rows, ids = random_rows(4, 8, 1, dtype), torch.arange(4, device=DEVICE)
+            with pytest.raises(ValueError, match=r"impl='triton' cannot be used: its kernels"):
+                multifold_hybrid_loss(rows, rows, ids, ids, impl="triton")
+    finally:
+        suitable._failure.cache_clear()
+
+
 @pytest.mark.skipif(INTERPRETED, reason="the interpreter takes tensors of the CPU")
 def test_without_a_cuda_device_or_triton_it_says_what_to_do(monkeypatch):
     rows, ids = torch.randn(4, 3), torch.arange(4)
     message = r"impl='triton' cannot be used: .*CUDA device, and z0 is on cpu; use impl='auto'"
     with pytest.raises(ValueError, match=message):
         multifold_hybrid_loss(rows, rows, ids, ids, impl="triton")
-    monkeypatch.setattr(triton_tiles, "_missing", lambda: "the package triton is not installed")
+    monkeypatch.setattr(suitable, "_missing", lambda: "the package triton is not installed")
     with pytest.raises(ValueError, match=r"impl='triton'.*package triton is not installed; use"):
         MultifoldHybridLoss(impl="triton")(rows[:, None], rows[:, None])
 

@@ -52,6 +52,8 @@ def source(name, dtype, cut, variant):
     )
     if not keeps:
         constants["kept"] = None
+    if constants["PLAIN"]:
+        constants["bound"] = None
     constants = {key: value for key, value in constants.items() if key in kernel.arg_names}
     blocks = {
         "z0": f"tensordesc<{dtype}[{cut.rows}, {cut.inner}]>",

@@ -63,7 +63,7 @@ _32_BIT: Cuts = {
     "weights": Cut(128, 64, 32, 8, 2),
     "running_weights": Cut(128, 64, 32, 8, 2),
 }
-INTERPRETED: Cuts = dict.fromkeys(_16_BIT, Cut(32, 32, 16, 4, 1))
+INTERPRETED_CUTS: Cuts = dict.fromkeys(_16_BIT, Cut(32, 32, 16, 4, 1))
 
 
 def default_cuts(itemsize: int, capability: int) -> Cuts:

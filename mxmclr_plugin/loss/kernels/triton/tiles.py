@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from typing import Any
 
@@ -12,7 +11,7 @@ from torch.nn import functional as F
 
 from mxmclr_plugin.loss.kernels.rows import Rows, TileOptions
 from mxmclr_plugin.loss.kernels.tiles import Engine, Logits, Strips, Tiled
-from mxmclr_plugin.loss.kernels.triton.cuts import INTERPRETED, ROOM, Cut, Cuts, default_cuts
+from mxmclr_plugin.loss.kernels.triton.cuts import INTERPRETED_CUTS, ROOM, Cut, Cuts, default_cuts
 from mxmclr_plugin.loss.kernels.triton.launch import launch
 from mxmclr_plugin.loss.kernels.triton.measured import MEASURED
 from mxmclr_plugin.loss.kernels.triton.products import add_product
@@ -39,35 +38,8 @@ _PEAK = 2.0**14
 
 _LOG2E = 1.4426950408889634
 
-_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
-
-_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-
-
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def unsuitable(device: torch.device, dtype: torch.dtype) -> str | None:
-    """Why the kernels cannot take rows of this device and dtype, or None if they can."""
-    if device.type != "cuda" and not (_INTERPRETED and device.type == "cpu"):
-        return _missing() or f"it needs a CUDA device, and z0 is on {device}"
-    if dtype not in _DTYPES:
-        return f"it takes bfloat16, float16 and float32, and not {dtype}"
-    return _missing()
-
-
-@functools.cache
-def _missing() -> str | None:
-    """Why the kernels cannot be used with the packages that are installed, or None."""
-    try:
-        import triton.tools.tensor_descriptor  # noqa: F401
-    except ModuleNotFoundError as error:
-        if error.name == "triton":
-            return "the package triton is not installed"
-        return "it needs triton 3.4 or later"
-    except Exception as error:  # a version that does not match this torch
-        return f"the package triton cannot be imported: {error}"
-    if "dtype_out" not in torch.ops.aten.addmm.overloads():
-        return "it needs torch 2.8 or later"
-    return None
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+"""Whether Triton's interpreter runs the kernels, on a CPU."""
 
 
 def _logsumexp(logits: Logits, options: TileOptions, keep: bool) -> Tiled:
@@ -213,9 +185,12 @@ class _Launch:
             else factor * side.inverse[:, 0]
             for side, factor in ((logits.z0, factor0), (logits.z1, 1.0))
         )
-        self.bound = (factor0 * logits.z0.longest() * logits.z1.longest()).abs()
         known = logits.known_bound
         self.plain = known is not None and known * _LOG2E <= ROOM
+        self.bound = None if self.plain else factor0.abs()
+        for side in (logits.z0, logits.z1):
+            if self.bound is not None and side.inverse is None:
+                self.bound = self.bound * side.longest()
         indices = [index.to(torch.int32) for index in (logits.index0, logits.index1)]
         self.instances = (*indices, *_ranges(indices[0]), *_ranges(indices[1]))
         tf32 = self.dtype == torch.float32 and allows_tf32()
@@ -223,8 +198,8 @@ class _Launch:
             "SKIP_SELF": logits.skip_self,
             "PRECISION": "tf32" if tf32 else "ieee",
             "PLAIN": self.plain,
-            "RANGE": 16 if _INTERPRETED else _RANGE,
-            "INTERPRETED": _INTERPRETED,
+            "RANGE": 16 if INTERPRETED else _RANGE,
+            "INTERPRETED": INTERPRETED,
         }
         self.cuts = _cuts(self.z0.device, self.dtype)
 
@@ -280,7 +255,7 @@ def _blocks(matrix: Tensor, cut: Cut) -> Any:
 
 def _ranges(index: Tensor) -> tuple[Tensor, Tensor]:
     """Least and greatest instance of each few rows."""
-    size = 16 if _INTERPRETED else _RANGE
+    size = 16 if INTERPRETED else _RANGE
     past = -len(index) % size
     if past:
         index = torch.cat((index, index[-1:].expand(past)))
@@ -300,7 +275,7 @@ def _inverse(rows: Rows) -> tuple[Tensor, Tensor]:
 def _cuts(device: torch.device, dtype: torch.dtype) -> Cuts:
     """The cuts that are fastest on a device of this kind, or that will do."""
     if device.type != "cuda":
-        return INTERPRETED
+        return INTERPRETED_CUTS
     measured = MEASURED.get(torch.cuda.get_device_name(device), {})
     name = str(dtype).removeprefix("torch.")
     if name in measured:
