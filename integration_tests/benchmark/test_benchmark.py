@@ -155,6 +155,18 @@ def test_too_little_memory_is_said_in_a_line(error, monkeypatch, capsys):
     assert capsys.readouterr().err == message
 
 
+def test_a_search_that_does_not_fit_leaves_the_others(monkeypatch, capsys):
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("mxmclr_plugin.benchmark.retrieval.top_k", full)
+    sizes = ["queries=30", "gallery=70", "dim=8", "backend=top_k,metrics"]
+    assert main(["retrieval", *sizes]) == 0
+    out = capsys.readouterr().out
+    assert "top_k was skipped: there is not enough memory" in out
+    assert re.search(r"metrics +\d", out)
+
+
 def test_help_lists_the_keys(capsys):
     assert main(["--help"]) == 0
     out = capsys.readouterr().out

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from mxmclr_plugin.benchmark.machine import device_of, free_bytes, synchronize
 from mxmclr_plugin.benchmark.peak_memory import peak_extra_bytes
 from mxmclr_plugin.bounds import Count, Seed
+from mxmclr_plugin.errors import is_out_of_memory
 from mxmclr_plugin.retrieval.metrics import retrieval_metrics
 from mxmclr_plugin.retrieval.top_k import top_k
 
@@ -142,7 +143,6 @@ def measure_retrieval(
         if reason is not None:
             yield MeasuredRetrieval(*about, skipped=reason)
             continue
-        disagreement = _disagreement(impl, few)  # and libraries are loaded
         seconds = math.nan
 
         def run(impl: str = impl) -> None:
@@ -152,9 +152,16 @@ def measure_retrieval(
             synchronize(device)
             seconds = time.perf_counter() - start
 
-        peak = peak_extra_bytes(run, device)
-        if math.isnan(seconds):
-            run()
+        try:
+            disagreement = _disagreement(impl, few)  # and libraries are loaded
+            peak = peak_extra_bytes(run, device)
+            if math.isnan(seconds):
+                run()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            yield MeasuredRetrieval(*about, skipped="there is not enough memory")
+            continue
         operations = 2 * config.queries * config.gallery * config.dim
         achieved = operations / seconds
         yield MeasuredRetrieval(
