@@ -79,7 +79,7 @@ class MultifoldHybridLoss(nn.Module):
             of them, on each process. If False each process compares its own rows alone. None
             gathers if there is a process group of several processes. Under
             ``DistributedDataParallel`` parameters then get the gradient of one process that had all
-            rows; see :func:`~mxmclr_plugin.loss.distributed.gather.gather_rows`.
+            rows.
         soft_temperature:
             Temperature of the relation between instances, in standard deviations. Infinity treats
             all other instances alike.
