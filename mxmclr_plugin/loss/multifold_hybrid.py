@@ -31,6 +31,7 @@ from mxmclr_plugin.loss.distributed.gather import (
 from mxmclr_plugin.loss.distributed.loss import sharded_hybrid_parts
 from mxmclr_plugin.loss.folds import check_same_length, flatten_folds
 from mxmclr_plugin.loss.functional import HybridLossParts, hybrid_parts, public_parts
+from mxmclr_plugin.loss.host_copy import reads_later
 from mxmclr_plugin.loss.kernels.parts import scale_of
 from mxmclr_plugin.loss.memory_bank import ObservationQueue
 from mxmclr_plugin.loss.reference import Parts
@@ -335,7 +336,8 @@ class MultifoldHybridLoss(nn.Module):
             if most is not None and batch.queue is not None:
                 most += len(batch.queue)
         rows = sum(len(x) for x in (batch.ids0, batch.ids1, batch.queue_ids) if x is not None)
-        if most is None and exchange is None and batch.ids0.is_cuda and rows <= _FEW_ROWS:
+        later = reads_later(batch.ids0.device)
+        if most is None and exchange is None and later and rows <= _FEW_ROWS:
             most = rows
         if temperature is None:
             temperature = self._current_temperature()
