@@ -118,8 +118,7 @@ def primitives(
         described: How many of shape, colour, height and radius a sentence names, 1 to 3, so that it
             fits several classes; null for all. The upper bound of r@1 is then in the notes.
         views: 6 or 12 adds the modality ``views``: so many images of each grid, rendered from
-            all sides, as one observation; see
-            :func:`~mxmclr_plugin.data.rendering.render_views`.
+            all sides, as one observation.
         view_size: Pixels a side of those images.
         separate_views: Whether each image is an observation of its own, of the modality
             ``image``.
