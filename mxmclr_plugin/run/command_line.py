@@ -255,8 +255,8 @@ def _show_task(config: Any, console: Console) -> None:
     if config.loss_name in LOSSES:
         entry = LOSSES[config.loss_name]
         console.print(f"\nLoss {entry.name}: {entry.summary}.")
-        facts = (f"batches: {entry.batches}", f"negatives: {entry.negatives}", entry.source)
-        console.print(f"  {'; '.join(fact for fact in (*facts, entry.paper) if fact)}")
+        console.print(f"  batches: {entry.batches}; negatives: {entry.negatives}")
+        console.print(f"  code: {entry.source or 'unknown'}; paper: {entry.paper or 'none'}")
     console.print("\nKeys (key=value)")
     rows = [
         (
