@@ -268,7 +268,8 @@ class ValueChecks:
         self.read()
         self._calls += 1
         findings = findings_of(batch, options)
-        if not reads_later(batch.z0.device):
+        # What a transform of torch.func traces must not outlive it.
+        if not reads_later(batch.z0.device) or torch._C._are_functorch_transforms_active():
             findings.check()
             return
         self._pending = findings

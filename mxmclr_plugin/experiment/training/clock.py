@@ -31,7 +31,7 @@ class TrainingClock(Callback):
     wait for data is the time in which it was idle meanwhile.
 
     Args:
-        profile: Whether to measure how long a GPU is idle, in 20 steps.
+        profile: Whether to measure how long a GPU is idle, in 20 steps, or up to a validation.
 
     Attributes:
         seconds: Wall time of training, waiting for data included, validation left out.
@@ -133,8 +133,15 @@ class TrainingClock(Callback):
             self.seconds += now - self._since
         self._since = now
         self._steps += 1
-        if self._profile and self._steps == _PROFILED.stop:
-            self.gpu_idle = self._idle.stop()
+        if self._steps == _PROFILED.stop:
+            self._end_profile()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._end_profile()
+
+    def _end_profile(self) -> None:
+        idle = self._idle.stop()
+        self.gpu_idle = self.gpu_idle if idle is None else idle
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._since = time.perf_counter()

@@ -78,8 +78,8 @@ class RetrievalModule(LightningModule):
             return None
         metrics = {"train/loss": loss.detach()}
         metrics |= {f"train/{name}": value for name, value in self.loss.last.items()}
+        # Not in the progress bar: Lightning reads what is there from the device in every step.
         self.log_dict(metrics, prog_bar=False)
-        self.log("loss", loss.detach(), prog_bar=True, logger=False)
         return loss
 
     def compute_loss(self, batch: MultifoldBatch) -> Tensor | None:
