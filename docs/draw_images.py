@@ -136,7 +136,7 @@ def multifold_batch() -> Figure:
     figure.subplots_adjust(left=0.155, right=0.985, top=0.78, bottom=0.09)
     images = rendered()
     for axes, values, colours, title in (
-        (left, hard, BLUES, "Hard target: all grids of the instance are right"),
+        (left, hard, BLUES, "Hard target: all grids of the instance"),
         (right, soft, GREENS, "Soft target: the other instances, ordered"),
     ):
         matrix(axes, values, colours, title)
@@ -163,14 +163,14 @@ def pairs() -> Figure:
     left, right = figure.subplots(1, 2, gridspec_kw={"wspace": 0.1})
     figure.subplots_adjust(left=0.02, right=0.98, top=0.8, bottom=0.1)
     images = rendered()
-    for axes, right_ones, title in (
+    for axes, positives, title in (
         (left, diagonal, "A loss for pairs (CLIP, NT-Xent)"),
         (right, same, "A loss for many positives"),
     ):
         matrix(axes, torch.zeros(len(ids0), len(ids1)), BLUES, title)
         for row, column in torch.nonzero(same).tolist():
-            colour = BLUE if right_ones[row, column] else ORANGE
-            word = "right" if right_ones[row, column] else "wrong"
+            colour = BLUE if positives[row, column] else ORANGE
+            word = "positive" if positives[row, column] else "negative"
             axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, color=colour, alpha=0.9))
             axes.text(column, row, word, ha="center", va="center", fontsize=8, color="white")
         grid_lines(axes, ids0, ids1)

@@ -2,12 +2,16 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 
-from mxmclr_plugin.registry import documented, register_loss, summary_of
+from mxmclr_plugin.arguments import help_rows
+from mxmclr_plugin.comparison.config import AblationConfig, ComparisonConfig
+from mxmclr_plugin.experiment.config.run_config import RunConfig
+from mxmclr_plugin.registry import DATASETS, LOSSES, TOWERS, documented, register_loss, summary_of
 
 THEIRS = """\
 import torch
@@ -105,3 +109,14 @@ def test_words_of_docstrings():
 def test_a_name_is_registered_once():
     with pytest.raises(ValueError, match="the loss 'clip' is registered already: mxmclr_plugin"):
         register_loss("clip", positives="one")(type("Clip", (), {}))
+
+
+def test_help_names_nothing_that_a_user_cannot_look_up():
+    """Functions and constants of the package mean nothing on the command line."""
+    registered = [entry for kind in (LOSSES, TOWERS, DATASETS) for entry in kind]
+    helps = [option.help for entry in registered for option in entry.options.values()]
+    for kind in (RunConfig, ComparisonConfig, AblationConfig):
+        helps += [text for _, _, text in help_rows(kind)]
+    assert len(helps) > 150
+    for text in helps:
+        assert not re.search(r"\b[Ss]ee ([A-Z_]{2,}|[a-z]+_[a-z_]+|completed)\b", text), text

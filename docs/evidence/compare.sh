@@ -1,5 +1,5 @@
 #!/bin/bash
-# The comparisons of docs/comparison.md: compare.sh SET DATA [key=value ...]
+# The comparisons of docs/results.md: compare.sh SET DATA [key=value ...]
 #
 #   docs/evidence/compare.sh multi30k_2000 FOLDER     # of Multi30K; also multi30k_6000, multi30k
 #   docs/evidence/compare.sh primitives ""

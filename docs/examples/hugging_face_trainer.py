@@ -3,7 +3,7 @@
     python docs/examples/hugging_face_trainer.py
     torchrun --nproc-per-node=2 docs/examples/hugging_face_trainer.py
 
-Needs accelerate (pip install "mxmclr-plugin[trainer]"). 320 images of four colored squares are made
+Needs accelerate (pip install ".[trainer]"). 320 images of four colored squares are made
 up, with four captions each. A caption names three of the squares: each of the four places has its
 own six words for the colors. A tiny CLIPModel (a SiglipModel or a VisionTextDualEncoderModel is
 trained in the same way) learns from scratch on 256 of the images. It prints how often the nearest

@@ -2,7 +2,7 @@
 
     python docs/examples/lightning_cli.py fit --config docs/examples/lightning_cli.yaml
 
-Needs jsonargparse (pip install "mxmclr-plugin[cli]"). Options can be given behind the command:
+Needs jsonargparse (pip install ".[cli]"). Options can be given behind the command:
 ``--model.criterion.init_args.temperature 0.2`` or ``--trainer.max_epochs 5``.
 
 96 things are made up; each has 3 views and 5 captions, vectors that depend on what the thing is and

@@ -3,7 +3,7 @@
     python docs/examples/open_clip_training.py
     torchrun --nproc-per-node=2 docs/examples/open_clip_training.py
 
-Needs open_clip (pip install "mxmclr-plugin[open_clip]"). 320 images of four colored squares are
+Needs open_clip (pip install ".[open_clip]"). 320 images of four colored squares are
 made up, with three captions each, a line each in the txt file of a WebDataset sample. A caption
 names three of the squares: each of the four places has its own six words for the colors.
 open_clip's script trains a tiny model on 256 of the images. It prints how often the nearest of the

@@ -4,7 +4,7 @@
     python docs/examples/sentence_transformers_trainer.py FOLDER
     torchrun --nproc-per-node=2 docs/examples/sentence_transformers_trainer.py
 
-Needs datasets and accelerate (pip install "mxmclr-plugin[trainer]"). FOLDER holds train.jsonl and
+Needs datasets and accelerate (pip install ".[trainer]"). FOLDER holds train.jsonl and
 val.jsonl, a photo a line: {"en": ["...", ...], "de": ["...", ...]}, as many captions of a language
 for each; the first 1,000 and 200 photos are used. Without one 96 photos are made up, 3 x 3 captions
 each. The model, a bag of words, learns from scratch which captions are of the same photo. It prints

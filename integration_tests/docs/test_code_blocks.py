@@ -29,7 +29,7 @@ ELSEWHERE = {"main job", "tests", "own data", "lancedb", "faiss", "my_towers.py"
 FIRST = ("README", "docs/quickstart", "docs/your_data", "docs/runner")
 SLOW = pytest.mark.slow
 # First words of lines that are no commands of this package.
-SHELL = {"python3", "source", "pip", "cd", "sha256sum", "mkdocs", "#", "ray"}
+SHELL = {"python3", "source", "pip", "cd", "git", "sha256sum", "mkdocs", "#", "ray"}
 
 
 def blocks(language):

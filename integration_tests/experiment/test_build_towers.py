@@ -11,8 +11,8 @@ from safetensors.numpy import load_file
 from sentence_transformers import SentenceTransformer
 
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.experiment.build_towers import pretrained_at_full_rate
 from mxmclr_plugin.experiment.config.compose import load_config
+from mxmclr_plugin.experiment.fine_tuning import pretrained_at_full_rate
 from mxmclr_plugin.run.command_line import main
 
 FEW = ["data.count=15", "batch.instances=5", "trainer.max_steps=2"]

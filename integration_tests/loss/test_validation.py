@@ -7,7 +7,7 @@ import pickle
 import pytest
 import torch
 
-from mxmclr_plugin.loss import validation
+from mxmclr_plugin.loss import multifold_hybrid, validation
 from mxmclr_plugin.loss.arguments import Batch, Options
 from mxmclr_plugin.loss.host_copy import HostCopy
 from mxmclr_plugin.loss.multifold_hybrid import MultifoldHybridLoss
@@ -19,7 +19,8 @@ IDS = torch.arange(12) // 3
 @pytest.fixture
 def later(monkeypatch):
     """Checks are read at the next call, as on a CUDA device."""
-    monkeypatch.setattr(validation, "reads_later", lambda _: True)
+    for module in (validation, multifold_hybrid):
+        monkeypatch.setattr(module, "reads_later", lambda _: True)
 
 
 def rows(value=None, row=5):

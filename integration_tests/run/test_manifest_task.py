@@ -129,6 +129,11 @@ def test_an_option_of_a_tower_that_is_chosen(shop, monkeypatch):
     assert chosen("towers.text.model=all-MiniLM-L6-v2")["name"] == "sentence_transformer"
     assert chosen("towers.text.min_count=2")["name"] == "bag_of_words"
     assert chosen("towers.text.frozen=false", "towers.text.lr_scale=1")["lr_scale"] == 1
+    # Trained from a later step on.
+    tower = chosen("towers.text.unfreeze_at=5")
+    assert (tower["frozen"], tower["unfreeze_at"], tower["lr_scale"]) == (True, 5, 0.01)
+    late = chosen("towers.text.unfreeze_at=200")
+    assert (late["name"], late["frozen"], late["lr_scale"]) == ("sentence_transformer", True, 0.01)
     with pytest.raises(
         ConfigError, match=r"towers\.text\.frozne.*did you mean.*towers\.text\.frozen"
     ):

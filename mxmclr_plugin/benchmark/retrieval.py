@@ -171,23 +171,18 @@ def measure_retrieval(
 
 def _task(config: RetrievalBenchmark, device: torch.device) -> _Task:
     """Embeddings about a centre for each instance; each query's instance is in the gallery."""
-    generator = torch.Generator().manual_seed(config.seed)
-    gallery_ids = torch.arange(config.gallery) // config.fold
+    generator = torch.Generator(device).manual_seed(config.seed)
+    drawn: Any = {"generator": generator, "device": device}
+    gallery_ids = torch.arange(config.gallery, device=device) // config.fold
     instances = int(gallery_ids[-1]) + 1
-    query_ids = torch.randint(instances, (config.queries,), generator=generator)
-    centres = torch.randn(instances, config.dim, generator=generator)
+    query_ids = torch.randint(instances, (config.queries,), **drawn)
+    centres = torch.randn(instances, config.dim, **drawn)
 
     def about(ids: Tensor) -> Tensor:
-        noise = torch.randn(len(ids), config.dim, generator=generator)
-        return noise.mul_(config.noise).add_(centres[ids]).to(device)
+        noise = torch.randn(len(ids), config.dim, **drawn)
+        return noise.mul_(config.noise).add_(centres[ids])
 
-    return _Task(
-        about(query_ids),
-        about(gallery_ids),
-        query_ids.to(device),
-        gallery_ids.to(device),
-        config.k,
-    )
+    return _Task(about(query_ids), about(gallery_ids), query_ids, gallery_ids, config.k)
 
 
 def _unfit(impl: str, config: RetrievalBenchmark, device: torch.device) -> str | None:

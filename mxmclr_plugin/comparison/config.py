@@ -43,10 +43,12 @@ class ComparisonConfig:
             ``label:name`` gives a label to one with options of its own.
         seeds: One run for each; with the same seed all losses have the same initial weights and
             draws.
-        protocol: Names of protocols, see :data:`~mxmclr_plugin.comparison.protocols.PROTOCOLS`.
+        protocol: What is held equal; ``same_encoder_cost`` needs ``batch.instances`` and
+            ``batch.folds``.
         baseline: The loss that the others are compared with; null for the last one.
         metric: Metric of the sentences, and the first of the table: ``mean_recall`` (the mean over
-            the directions of the first r@k), ``rsum``, or a direction with a metric (``t2s/r@1``).
+            the directions of the first r@k), ``rsum``, ``graded_ndcg@10`` (also a mean over the
+            directions), or a direction with a metric (``t2s/r@1``).
         confidence: Confidence of the intervals.
         tune: Whether each loss gets the best options by validation, under each protocol.
         tuner: grid tries all of ``grid``; optuna as many trials between the ends of ``grid``, the

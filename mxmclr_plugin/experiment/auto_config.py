@@ -15,6 +15,7 @@ from mxmclr_plugin.data.splits import DataSplits
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.experiment.config.check_config import check_config, unknown_key
 from mxmclr_plugin.experiment.config.run_config import RunConfig
+from mxmclr_plugin.experiment.fine_tuning import is_fine_tuned
 from mxmclr_plugin.experiment.splits import check_trainable, usable_splits
 from mxmclr_plugin.registry import TOWERS
 from mxmclr_plugin.retrieval.direction import Direction
@@ -38,8 +39,9 @@ def completed(config: RunConfig, data: DataSplits, console: Console) -> RunConfi
     - towers: for each modality in use without a tower, one that trains from scratch in minutes.
       Texts, where there are up to 10,000 to train on and the package of offline-minilm is
       installed, get that one, frozen: with few texts many words are unknown (on 104 COCO photos its
-      recall is higher, seed by seed). A tower that is chosen has all options that are set. If
-      ``frozen=false`` is one of them, a pretrained backbone learns at a hundredth of the rate;
+      recall is higher, seed by seed). A tower that is chosen has all options that are set. A
+      pretrained backbone that is trained (``frozen=false``, ``unfreeze_at``, ``weights``) learns at
+      a hundredth of the rate;
     - directions: the first text, or else the first modality, against each of the others, both ways;
     - batch.folds: the median of the training instances' folds, at most 5 texts and 2 of others;
     - batch.instances: half of the training instances with two modalities, at most 128;
@@ -163,15 +165,9 @@ def _tower(modality: str, data: DataSplits, options: dict[str, Any]) -> dict[str
             f"towers/{kind}={'|'.join(dict.fromkeys(named))}"
         )
     tower = {"name": fitting[0], **options}
-    if _is_fine_tuned(tower) and "lr_scale" not in options:
+    if is_fine_tuned(tower) and "lr_scale" not in options:
         tower["lr_scale"] = _FINE_TUNING
     return tower
-
-
-def _is_fine_tuned(tower: Mapping[str, Any]) -> bool:
-    """Whether a backbone is trained that is frozen unless it is configured otherwise."""
-    frozen = TOWERS[tower["name"]].defaults.get("frozen", False)
-    return bool(frozen) and not tower.get("frozen", frozen)
 
 
 def _directions(modalities: Sequence[str]) -> dict[str, Direction]:

@@ -21,7 +21,6 @@ from mxmclr_plugin.models.registry import build_tower
 from mxmclr_plugin.models.teacher import with_teacher
 from mxmclr_plugin.models.text import TextBackbone
 from mxmclr_plugin.models.tower import Tower
-from mxmclr_plugin.registry import TOWERS
 
 
 def build_towers(config: RunConfig, train: MultifoldDataset) -> dict[str, Tower]:
@@ -166,20 +165,6 @@ def save_sentence_transformers(towers: Mapping[str, Tower], folder: RunFolder) -
             tower.backbone.save(folder.tower(modality))
             saved[tower] = modality
     return {modality: folder.tower(modality) for modality in saved.values()}
-
-
-def pretrained_at_full_rate(config: RunConfig) -> list[str]:
-    """Modalities whose pretrained backbone is trained at the learning rate of the heads."""
-    found = []
-    for modality, tower in config.towers.items():
-        registered = TOWERS[tower["name"]].defaults if "name" in tower else {}
-        frozen = tower.get("frozen", registered.get("frozen", False))
-        trained = not frozen or tower.get("unfreeze_at") is not None
-        # A tower that is frozen unless it is configured otherwise is pretrained.
-        pretrained = registered.get("frozen", False) or tower.get("weights") is not None
-        if trained and pretrained and tower.get("lr_scale", 1.0) == 1.0:
-            found.append(modality)
-    return found
 
 
 def frozen_texts(towers: Mapping[str, Tower]) -> list[str]:

@@ -27,12 +27,12 @@ from mxmclr_plugin.experiment.build_towers import (
     check_processes,
     check_teacher,
     frozen_texts,
-    pretrained_at_full_rate,
     save_sentence_transformers,
     with_cached_features,
     with_teachers,
 )
 from mxmclr_plugin.experiment.config.run_config import BatchConfig, RunConfig
+from mxmclr_plugin.experiment.fine_tuning import pretrained_at_full_rate
 from mxmclr_plugin.experiment.machine import check_machine, precision_note
 from mxmclr_plugin.experiment.resume import (
     Start,

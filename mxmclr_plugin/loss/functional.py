@@ -213,7 +213,7 @@ def multifold_hybrid_parts(
 
     Examples:
         >>> z0, z1, ids = torch.randn(6, 32), torch.randn(6, 32), torch.arange(6) // 2
-        >>> loss, hard, soft = multifold_hybrid_parts(z0, z1, ids, ids)
+        >>> loss, hard, soft, within = multifold_hybrid_parts(z0, z1, ids, ids)
     """
     batch = Batch(z0, z1, ids0, ids1, soft_features0, soft_features1, queue, queue_ids, negatives)
     options = Options(

@@ -31,6 +31,7 @@ from mxmclr_plugin.loss.distributed.gather import (
 from mxmclr_plugin.loss.distributed.loss import sharded_hybrid_parts
 from mxmclr_plugin.loss.folds import check_same_length, flatten_folds
 from mxmclr_plugin.loss.functional import HybridLossParts, hybrid_parts, public_parts
+from mxmclr_plugin.loss.host_copy import reads_later
 from mxmclr_plugin.loss.kernels.parts import scale_of
 from mxmclr_plugin.loss.memory_bank import ObservationQueue
 from mxmclr_plugin.loss.reference import Parts
@@ -79,7 +80,7 @@ class MultifoldHybridLoss(nn.Module):
             of them, on each process. If False each process compares its own rows alone. None
             gathers if there is a process group of several processes. Under
             ``DistributedDataParallel`` parameters then get the gradient of one process that had all
-            rows; see :func:`~mxmclr_plugin.loss.distributed.gather.gather_rows`.
+            rows.
         soft_temperature:
             Temperature of the relation between instances, in standard deviations. Infinity treats
             all other instances alike.
@@ -103,10 +104,9 @@ class MultifoldHybridLoss(nn.Module):
         gather:
             How rows of other processes take part. ``"rows"``: every process has the rows of all and
             computes the whole loss. ``"all_gather"``: its own rows against gathered columns.
-            ``"ring"``: the same with columns that pass by; see
-            :func:`~mxmclr_plugin.loss.distributed.loss.sharded_hybrid_loss`. ``"auto"`` is
-            ``"all_gather"`` where the loss of all rows would be streamed (see ``impl``), and else
-            ``"rows"``, as it is with a memory bank.
+            ``"ring"``: the same with columns that pass by. ``"auto"`` is ``"all_gather"`` where the
+            loss of all rows would be streamed (see ``impl``), and else ``"rows"``, as it is with a
+            memory bank.
         last:
             Detached ``loss``, ``hard``, ``soft``, ``within`` and ``scale`` of the last call, for
             logging. A part of weight 0 is not computed and is missing.
@@ -336,7 +336,8 @@ class MultifoldHybridLoss(nn.Module):
             if most is not None and batch.queue is not None:
                 most += len(batch.queue)
         rows = sum(len(x) for x in (batch.ids0, batch.ids1, batch.queue_ids) if x is not None)
-        if most is None and exchange is None and batch.ids0.is_cuda and rows <= _FEW_ROWS:
+        later = reads_later(batch.ids0.device)
+        if most is None and exchange is None and later and rows <= _FEW_ROWS:
             most = rows
         if temperature is None:
             temperature = self._current_temperature()

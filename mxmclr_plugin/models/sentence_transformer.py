@@ -105,8 +105,8 @@ def sentence_transformer(
             themselves; ``""`` for none. By default the model's default prompt.
         pooling: Pooling of the tokens, in place of the model's own: ``"mean"``,
             ``"cls"``, ``"max"``, ``"lasttoken"``, ``"weightedmean"``, ``"mean_sqrt_len_tokens"``.
-        lora_rank: Train low-rank adapters (peft) of this rank in place of the model's own weights,
-            see :func:`~mxmclr_plugin.models.lora.add_lora`; null trains the weights.
+        lora_rank: Train low-rank adapters (peft) of this rank in place of the model's own weights;
+            null trains the weights.
         lora_alpha: Adapters are scaled by alpha / rank; null is twice the rank.
         lora_dropout: Dropout of the adapters' input.
         gradient_checkpointing: Saves memory by a second forward pass.

@@ -119,9 +119,8 @@ class Tower(nn.Module):
         dim: Width of the vectors.
         hidden: Width of the head's hidden layer; by default that of the features.
         frozen: Whether the backbone is not trained: it gets no gradient and stays in evaluation
-            mode. Its features can then be computed once, see
-            :func:`~mxmclr_plugin.models.feature_cache.cached_features`, and given to ``forward`` in
-            place of the observations.
+            mode. Its features can then be computed once and given to ``forward`` in place of the
+            observations.
         unfreeze_at: Training step from which a frozen backbone is trained; the training loop calls
             :meth:`unfreeze` then. Its parameters require gradients from the start, so that
             optimizers and DDP know them.

@@ -246,11 +246,17 @@ def _show_command(name: str, command: Command, console: Console) -> None:
 def _show_task(config: Any, console: Console) -> None:
     from mxmclr_plugin.experiment.config.compose import choices, groups
     from mxmclr_plugin.experiment.config.describe_config import describe
+    from mxmclr_plugin.registry import LOSSES
 
     console.print(f"{config.task}: {config.summary}\n", style="bold")
     console.print("Choices (group=choice):")
     for group in groups():
         console.print(f"  {group}: {', '.join(choices(group))}")
+    if config.loss_name in LOSSES:
+        entry = LOSSES[config.loss_name]
+        console.print(f"\nLoss {entry.name}: {entry.summary}.")
+        console.print(f"  batches: {entry.batches}; negatives: {entry.negatives}")
+        console.print(f"  code: {entry.source or 'unknown'}; paper: {entry.paper or 'none'}")
     console.print("\nKeys (key=value)")
     rows = [
         (
@@ -309,16 +315,13 @@ def _listing(what: str) -> Table:
     from mxmclr_plugin.registry import LOSSES
 
     return _table(
-        ["loss", "what", "batches", "negatives", "temperature", "source", "paper"],
+        ["loss", "batches", "temperature", "what"],
         [
             [
                 entry.name,
-                entry.summary,
                 entry.batches,
-                "other modality" if entry.negatives == "cross-modal" else "both modalities",
                 "none" if entry.temperature is None else f"{entry.temperature:g}",
-                entry.source,
-                entry.paper,
+                entry.summary,
             ]
             for entry in LOSSES
         ],

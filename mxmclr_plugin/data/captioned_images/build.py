@@ -68,8 +68,9 @@ def captioned_images(
         images: Folder of the images, if they are not in ``root``; several are separated as in
             ``PATH``.
         size: Pixels a side, to which images are resized and cropped.
-        augment: Name of a random transformation of the training images, null for none; see
-            :data:`~mxmclr_plugin.data.captioned_images.augmentations.AUGMENTATIONS`.
+        augment: Name of a random transformation of the training images, null for none:
+            crop, randaugment, trivialaugment, autoaugment (torchvision), lightly_simclr,
+            lightly_byol, lightly_dino.
         copies: Transformed observations of each training image.
         augment_seed: Seed of the transformations.
         seed: Seed of a split that is drawn at random.

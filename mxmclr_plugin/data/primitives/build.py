@@ -112,15 +112,13 @@ def primitives(
         noise: Standard deviation of the colour noise, from 0 to 1.
         held_out: Held out of training: some ``colours``, some ``shapes``, or ``combinations``,
             pairs of a shape and a colour that both occur in other pairs. null splits classes at
-            random. See
-            :func:`~mxmclr_plugin.data.primitives.class_split.split_classes`.
+            random.
         train_classes: Training classes that are kept; null for all. Those of a smaller number are
             among those of a larger one; validation and test do not change.
         described: How many of shape, colour, height and radius a sentence names, 1 to 3, so that it
             fits several classes; null for all. The upper bound of r@1 is then in the notes.
         views: 6 or 12 adds the modality ``views``: so many images of each grid, rendered from
-            all sides, as one observation; see
-            :func:`~mxmclr_plugin.data.rendering.render_views`.
+            all sides, as one observation.
         view_size: Pixels a side of those images.
         separate_views: Whether each image is an observation of its own, of the modality
             ``image``.

@@ -182,8 +182,7 @@ class RunConfig:
             that checkpoint. The run keeps its configuration; keys beside it are changes.
         overrides: Changes to the task's defaults, as on the command line.
         automatic: Whether missing towers and directions, empty folds, and instances, repeats and
-            max_steps that are null are chosen from the data, see
-            :func:`~mxmclr_plugin.experiment.auto_config.completed`.
+            max_steps that are null are chosen from the data.
     """
 
     task: str
