@@ -4,14 +4,23 @@ import json
 import statistics
 
 import pytest
+from rich.console import Console
 
-from mxmclr_plugin.comparison import ablation
+from mxmclr_plugin.comparison import ablation, compared_data
+from mxmclr_plugin.comparison.config import AblationConfig
 from mxmclr_plugin.comparison.planned_run import Outcome
-from mxmclr_plugin.comparison.study import load_study, studies
+from mxmclr_plugin.comparison.records import Summary
+from mxmclr_plugin.comparison.study import Study, load_study, studies
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.experiment.config.compose import load_config
 from mxmclr_plugin.experiment.run_folder.folder import RunFolder
-from mxmclr_plugin.experiment.run_folder.metrics import DataRecord, RunMetrics
+from mxmclr_plugin.experiment.run_folder.metrics import (
+    DataRecord,
+    DirectionMetrics,
+    RunMetrics,
+    SplitMetrics,
+    TrainingRecord,
+)
 from mxmclr_plugin.inference.evaluate import evaluate_run
 from mxmclr_plugin.inference.run import load_run
 from mxmclr_plugin.json_records import plain, read_record
@@ -140,16 +149,117 @@ def test_other_data_are_measured_again_when_they_change(tmp_path, monkeypatch):
     trained = Outcome(RunMetrics("multi30k", "mxmclr", 0, {}, DataRecord([], 0, 0), {}))
     changes = ["data=manifest", f"data.path={manifest}"]
 
+    read = []
+    build = compared_data.DATASETS.build
+    monkeypatch.setattr(
+        compared_data.DATASETS, "build", lambda options: read.append(0) or build(options)
+    )
+
     def seeds():
-        digests = {}
-        found = [ablation._on_other_data(trained, f, changes, digests) for f in folders]
-        assert len(digests) == 1
+        data, before = ablation.ComparedData(), len(read)
+        found = [ablation._on_other_data(trained, f, changes, data) for f in folders]
+        assert len(read) == before + 1
         return [outcome.metrics.seed for outcome in found]
 
     assert seeds() == seeds() == [1, 2]
     write("a cat")
     assert seeds() == seeds() == [3, 4]
     assert measured == folders * 2
+
+
+def split_metrics(recall):
+    return SplitMetrics({"t2s": DirectionMetrics("text", "voxel", 1, 1, {"r@5": recall})})
+
+
+def run_metrics(recall, notes=(), seconds=None, steps=4, split="val"):
+    train = None if seconds is None else TrainingRecord(steps, seconds, 1.0, 0.0)
+    data = DataRecord(list(notes), 0)
+    splits = {split: split_metrics(recall)}
+    return RunMetrics("text2shape", "clip", 0, splits, data, {}, train=train)
+
+
+def test_results_on_other_data_stay_apart(tmp_path, monkeypatch):
+    """Notes, steps and seconds are of all runs, and each data set has its own best variant."""
+    few = "Trained on 4 of 19 training instances."
+
+    def launched(runs, *_):
+        found = {}
+        for run in runs:
+            small = "train_instances=4" in run.overrides
+            recall = 10.0 if small else 20.0
+            metrics = run_metrics(recall, ["own", few][: 1 + small], 5.0, 4 if small else 8)
+            found[run] = Outcome(metrics)
+        return found
+
+    def on_other_data(outcome, *_):
+        return Outcome(
+            run_metrics(90.0 - outcome.metrics.splits["val"].mean_recall, ["other"], split="test")
+        )
+
+    monkeypatch.setattr(ablation, "launch", launched)
+    monkeypatch.setattr(ablation, "_on_other_data", on_other_data)
+    config = AblationConfig(
+        study="parts",
+        axes={"loss": ["clip"]},
+        seeds=[0, 1],
+        evaluate={"more": ["data.classes=40"]},
+        out=str(tmp_path),
+    )
+    study = Study(
+        "size",
+        "size",
+        (),
+        {"train_instances": {n: (f"train_instances={n}",) for n in ("4", "null")}},
+    )
+    monkeypatch.setattr(ablation, "load_study", lambda *_: study)
+    result = ablation.ablate("text2shape", config, SLICE, Console(quiet=True))
+    assert result.settings["seconds"] == 20
+    assert result.settings["steps"] == "4 to 8"
+    assert result.settings["notes"] == [
+        "own (measured on primitives)",
+        f"{few} (train_instances 4, measured on primitives)",
+        "other (measured on more)",
+    ]
+    assert [sentence.split(",")[0] for sentence in result.sentences] == [
+        "Highest mean_recall on val: 20.00 at train_instances null",
+        "Highest mean_recall: 80.00 at train_instances 4",
+    ]
+    assert result.recall == "r@5"
+    assert {where: [v["train_instances"] for v in of] for where, of in result.by_data.items()} == {
+        "val of primitives": ["4", "null"],
+        "test of more": ["4", "null"],
+    }
+
+
+def test_the_sentence_counts_finished_runs_and_names_failures():
+    rows = [
+        Summary({"loss": "a"}, "mean_recall", 50.0, None, {0: 50.0}),
+        Summary({"loss": "b"}, "mean_recall", 40.0, 0.0, {0: 40.0, 1: 40.0}),
+        Summary({"loss": "c"}, "mean_recall", None, None, {}),
+    ]
+    assert ablation._best(rows, AblationConfig(study="parts")) == (
+        "Highest mean_recall on val: 50.00 at a, mean of 1 seed. All others are lower with every "
+        "seed that both have. No run has finished of: c."
+    )
+
+
+def test_data_are_read_before_anything_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(ablation, "launch", None)
+    manifest = tmp_path / "m.jsonl"
+    lines = [
+        {"id": str(k), "split": split, "text:a": ["one"], "text:b": ["ein"]}
+        for k, split in enumerate(["train"] * 8 + ["val"] * 2 + ["test"] * 2)
+    ]
+    manifest.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    own = ["ablate", "manifest", f"data.path={manifest}", "study=parts", f"out={tmp_path / 'out'}"]
+    for arguments, message in [
+        (["evaluate.x=[data.path=missing.jsonl]"], "missing.jsonl"),
+        (["evaluate.x=[data=primitives]"], "has no 'a'"),
+        (["metric=graded_ndcg@10"], "metric: graded_ndcg@10 needs attributes of the instances"),
+        (["metric=b2c/r@1"], "metric: 'b2c/r@1' is none of mean_recall"),
+    ]:
+        assert main([*own, *arguments]) == 2
+        assert message in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize(

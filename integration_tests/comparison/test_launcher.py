@@ -51,6 +51,24 @@ def test_equal_runs_have_one_folder(tmp_path):
     assert planned(tmp_path).folder != planned(tmp_path, "loss.temperature=0.1").folder
 
 
+def test_a_run_on_other_content_has_another_folder(tmp_path):
+    """A manifest that was edited under the same path, in its test set."""
+    manifest = tmp_path / "m.jsonl"
+    lines = [
+        {"id": str(k), "split": split, "text:a": ["one"], "text:b": ["ein"]}
+        for k, split in enumerate(["train"] * 8 + ["val"] * 2 + ["test"] * 2)
+    ]
+
+    def folder():
+        manifest.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return plan_run("manifest", [f"data.path={manifest}"], tmp_path, "run").folder
+
+    first = folder()
+    assert folder() == first
+    lines[-1]["text:b"] = ["eins"]
+    assert folder() != first
+
+
 def test_a_killed_run_fails_and_the_rest_goes_on(tmp_path):
     runs = [planned(tmp_path, f"seed={seed}") for seed in range(2)]
     shown = console()

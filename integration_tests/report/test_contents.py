@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import itertools
 
 import pytest
@@ -23,9 +24,16 @@ from mxmclr_plugin.comparison.records import (
 )
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.experiment.run_folder.curves import read_curve
-from mxmclr_plugin.experiment.run_folder.metrics import DirectionMetrics, SplitMetrics
+from mxmclr_plugin.experiment.run_folder.metrics import (
+    DataRecord,
+    DirectionMetrics,
+    RunMetrics,
+    SplitMetrics,
+)
 from mxmclr_plugin.json_records import plain, read_record
-from mxmclr_plugin.report.shown_runs import choose_from_ablation
+from mxmclr_plugin.report.blocks import Plot
+from mxmclr_plugin.report.result_sections import ablation_sections
+from mxmclr_plugin.report.shown_runs import choose_from_ablation, choose_run
 from mxmclr_plugin.report.tables import runs_table, summary_table
 
 
@@ -187,6 +195,44 @@ def test_the_highest_and_the_lowest_of_an_ablation_are_shown(tmp_path):
     shown = choose_from_ablation(results, tmp_path)
     assert shown.folders == {"a": tmp_path / "a1", "c": tmp_path / "c0"}
     assert "seeds 1 and 0" in shown.text
+
+
+def test_an_ablation_on_two_data_sets_draws_and_chooses_on_each(tmp_path):
+    """The own data are measured on val, the others on test; runs are loaded with the own data."""
+    runs = []
+    for loss, own, other in [("a", 30.0, 95.0), ("b", 40.0, 90.0)]:
+        write_curves(tmp_path / loss, [own])
+        (tmp_path / loss / "checkpoints").mkdir()
+        (tmp_path / loss / "checkpoints" / "best.ckpt").touch()
+        for data, rate in [("own", own), ("more", other)]:
+            metrics = SplitMetrics({"a2b": DirectionMetrics("a", "b", 1, 1, {"r@5": rate})})
+            variant = {"loss": loss, "measured on": data}
+            seconds = 5.0 if data == "own" else 0.0
+            runs.append(RunRecord(variant, 0, loss, seconds, metrics))
+    axes = {"loss": ["a", "b"], "measured on": ["own", "more"]}
+    results = dataclasses.replace(ablation_of(runs, axes, [0], "mean_recall"), split="val")
+    assert choose_from_ablation(results, tmp_path).folders == {
+        "b": tmp_path / "b",
+        "a": tmp_path / "a",
+    }
+    _, ablated, curves = ablation_sections(results, tmp_path)
+    plots = [block for block in ablated.blocks if isinstance(block, Plot)]
+    assert [plot.description for plot in plots if "mean recall" in plot.description] == [
+        "mean recall (r@5) on val of own by loss. Highest: 40.00 at b.",
+        "mean recall (r@5) on test of more by loss. Highest: 95.00 at a.",
+    ]
+    assert len({plot.name for plot in plots}) == len(plots) == 4  # a2b/r@5 as well
+    tables = ablated.blocks[-1].blocks
+    marked = [[row[2].tone for row in table.rows] for table in tables]
+    assert marked == [["", "best"], ["best", ""]]
+    (curve,) = curves.blocks
+    assert [series.label for series in curve.draw.args[0]] == ["a", "b"]
+    assert [row[-1].text for row in runs_table(results, {}).rows] == ["5 s", "", "5 s", ""]
+
+
+def test_a_test_set_that_was_not_measured_stays_unseen(tmp_path):
+    metrics = RunMetrics("multi30k", "clip", 0, {}, DataRecord([], 0), {})
+    assert choose_run(metrics, tmp_path).split == "val"
 
 
 def test_three_axes_are_refused(tmp_path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
@@ -11,36 +10,33 @@ from pathlib import Path
 
 from rich.console import Console
 
+from mxmclr_plugin.comparison.compared_data import ComparedData, check_measured
 from mxmclr_plugin.comparison.config import AblationConfig, as_arguments
 from mxmclr_plugin.comparison.launcher import launch
 from mxmclr_plugin.comparison.planned_run import Outcome, PlannedRun, plan_run
 from mxmclr_plugin.comparison.records import (
+    MEASURED_ON,
     Ablation,
     RunRecord,
     Summary,
-    check_metric,
     metric_names,
+    notes_of,
     run_record,
+    steps_of,
     summarize,
     variant_name,
     write_results,
 )
 from mxmclr_plugin.comparison.study import load_study
-from mxmclr_plugin.errors import ConfigError, build_part
+from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.experiment.config.compose import load_config
 from mxmclr_plugin.experiment.run_folder.folder import read_config
 from mxmclr_plugin.experiment.run_folder.metrics import RunMetrics
-from mxmclr_plugin.experiment.splits import measured_modalities
 from mxmclr_plugin.files import write_atomically
 from mxmclr_plugin.inference.changes import changed_config
-from mxmclr_plugin.inference.data_digest import data_digest
 from mxmclr_plugin.inference.evaluate import evaluate_run
 from mxmclr_plugin.inference.run import load_run
 from mxmclr_plugin.json_records import json_text, read_whole_record
-from mxmclr_plugin.registry import DATASETS
-
-MEASURED_ON = "measured on"
-"""Axis of the data, where runs are measured on several."""
 
 
 def ablation_folder(task: str, config: AblationConfig) -> Path:
@@ -82,10 +78,8 @@ def ablate(
         raise ConfigError(f"evaluate.{own_data}: this is the training data; choose another name")
     if config.split == "test" and not base.eval.test:
         raise ConfigError("eval.test: split=test measures the test set; leave it out")
-    measured_by = [base]
-    if not base.automatic:  # else it is complete with the data
-        measured_by += [changed_config(base, changes) for changes in config.evaluate.values()]
-        check_metric(config.metric, measured_by)
+    data = ComparedData()
+    check_measured(config.metric, base, config.split, data, list(config.evaluate.values()))
     folder = ablation_folder(task, config)
     axes = {axis: list(values) for axis, values in study.axes.items()}
     planned: dict[tuple[tuple[str, ...], int], PlannedRun] = {}
@@ -100,22 +94,28 @@ def ablate(
         ]
         name = f"{config.study}-seed{seed}"
         label = f"{variant_name(dict(zip(axes, values, strict=True)))}, seed {seed}"
-        planned[values, seed] = plan_run(task, lines, folder / "runs", name, config_dir, label)
+        planned[values, seed] = plan_run(
+            task, lines, folder / "runs", name, config_dir, label, data
+        )
+    data.forget()
     title = f"{config.study} on {task}"
     outcomes = launch(list(planned.values()), config, console, title)
     sets: dict[str, Sequence[str] | None] = {own_data: None, **config.evaluate}
     runs = []
-    digests: dict[str, str] = {}
+    measured: list[tuple[dict[str, str], RunMetrics]] = []
     for (values, seed), run in planned.items():
-        for data, changes in sets.items():
+        for measured_on, changes in sets.items():
             variant = dict(zip(axes, values, strict=True))
             if config.evaluate:
-                variant[MEASURED_ON] = data
+                variant[MEASURED_ON] = measured_on
             outcome, split = outcomes[run], config.split
             if changes is not None:
-                outcome, split = _on_other_data(outcome, run.folder, changes, digests), "test"
+                outcome, split = _on_other_data(outcome, run.folder, changes, data), "test"
+            if outcome.metrics is not None:
+                measured.append((variant, outcome.metrics))
             place = run.folder.relative_to(folder).as_posix()
             runs.append(run_record(variant, seed, place, outcome, split))
+    data.forget()
     names = metric_names(runs, config.metric)
     summary = summarize(runs, names)
     done = [outcome.metrics for outcome in outcomes.values() if outcome.metrics is not None]
@@ -134,10 +134,10 @@ def ablate(
                 ]
             ),
             "data": own_data,
-            "notes": done[0].data.notes if done else [],
-            "steps": base.trainer.max_steps,
+            "notes": notes_of(measured),
+            "steps": steps_of(done),
             "overrides": list(study.overrides),
-            "seconds": sum({run.folder: run.seconds for run in runs}.values()),
+            "seconds": sum(metrics.train.seconds for metrics in done if metrics.train),
         },
         versions=done[0].versions if done else {},
         runs=runs,
@@ -151,7 +151,7 @@ def ablate(
 
 
 def _on_other_data(
-    outcome: Outcome, folder: Path, overrides: Sequence[str], digests: dict[str, str]
+    outcome: Outcome, folder: Path, overrides: Sequence[str], data: ComparedData
 ) -> Outcome:
     """Outcome of a finished run on the test set of other data, computed once while these stay.
 
@@ -159,17 +159,12 @@ def _on_other_data(
         outcome: Outcome of its training.
         folder: Its folder.
         overrides: What names the other data.
-        digests: Digests of the data so far, by their options and modalities; grows.
+        data: Where the data are read.
     """
     if outcome.metrics is None:
         return outcome
     config = changed_config(read_config(folder, trust=True), overrides)
-    modalities = measured_modalities(config)
-    key = json.dumps([config.data, modalities])
-    if key not in digests:
-        data = build_part("data", DATASETS.build, config.data)
-        digests[key] = data_digest(data, ["test"], modalities)
-    named = os.fsencode("\n".join([*overrides, digests[key]]))
+    named = os.fsencode("\n".join([*overrides, data.measured_digest(config, "test")]))
     digest = blake2b(named, digest_size=6).hexdigest()
     path = folder / "evaluate" / f"{digest}.json"
     metrics = read_whole_record(RunMetrics, path)
@@ -197,17 +192,22 @@ def _best(rows: Sequence[Summary], config: AblationConfig) -> str:
         return f"No run has {config.metric} on {rows[0].variant.get(MEASURED_ON, config.split)}."
     best, *rest = known
     elsewhere = best.variant.get(MEASURED_ON) in config.evaluate
-    seeds = len(config.seeds)
+    seeds = len(best.values)
     sentence = (
         f"Highest {config.metric}{'' if elsewhere else f' on {config.split}'}: {best.mean:.2f} at "
         f"{variant_name(best.variant)}, mean of {seeds} {'seed' if seeds == 1 else 'seeds'}."
     )
     level = [variant_name(row.variant) for row in rest if not _below(row.values, best.values)]
     if level:
-        return (
-            f"{sentence} Not lower with every seed, so no difference is shown: {'; '.join(level)}."
-        )
-    return f"{sentence} All others are lower with every seed." if rest else sentence
+        sentence += f" Not lower with every seed, so no difference is shown: {'; '.join(level)}."
+    elif rest:
+        common = all(row.values.keys() == best.values.keys() for row in rest)
+        others = "seed" if common else "seed that both have"
+        sentence += f" All others are lower with every {others}."
+    failed = [variant_name(row.variant) for row in rows if row.mean is None]
+    if failed:
+        sentence += f" No run has finished of: {'; '.join(failed)}."
+    return sentence
 
 
 def _below(values: Mapping[int, float], best: Mapping[int, float]) -> bool:

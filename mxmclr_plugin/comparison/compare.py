@@ -12,6 +12,7 @@ from typing import Any
 import hydra.utils
 from rich.console import Console
 
+from mxmclr_plugin.comparison.compared_data import ComparedData, check_measured
 from mxmclr_plugin.comparison.config import ComparedLoss, ComparisonConfig, as_arguments
 from mxmclr_plugin.comparison.launcher import launch
 from mxmclr_plugin.comparison.optuna_search import Options, optuna_search
@@ -22,9 +23,10 @@ from mxmclr_plugin.comparison.records import (
     RunRecord,
     Summary,
     Trial,
-    check_metric,
     metric_names,
+    notes_of,
     run_record,
+    steps_of,
     summarize,
     variant_name,
     write_results,
@@ -77,6 +79,7 @@ def compare(
         for variant, seed in itertools.product(plan.variants, config.seeds)
         if not config.tune or chosen[variant] is not None
     }
+    plan.data.forget()
     outcomes = launch(list(planned.values()), config, console, f"comparing on {task}")
     runs = [
         _record(variant, seed, planned.get((variant, seed)), outcomes, chosen.get(variant), plan)
@@ -104,8 +107,14 @@ def compare(
                 ]
             ),
             "data": plan.base.data.get("name"),
-            "notes": done[0].data.notes if done else [],
-            "steps": plan.base.trainer.max_steps,
+            "notes": notes_of(
+                [
+                    (_named(variant), metrics)
+                    for (variant, _), run in planned.items()
+                    if (metrics := outcomes[run].metrics) is not None
+                ]
+            ),
+            "steps": steps_of(done),
             "batch": {
                 "instances": plan.base.batch.instances,
                 "folds": dict(plan.base.batch.folds),
@@ -113,7 +122,7 @@ def compare(
             "protocols": {name: PROTOCOLS[name].says for name in config.protocol},
             "tuner": config.tuner if config.tune else None,
             "grid": dataclasses.asdict(config.grid) if config.tune else None,
-            "seconds": sum({run.folder: run.seconds for run in runs}.values()),
+            "seconds": sum(metrics.train.seconds for metrics in done if metrics.train),
         },
         versions=done[0].versions if done else {},
         runs=runs,
@@ -143,8 +152,8 @@ class _Plan:
         self.variants = [
             (loss, protocol) for protocol in config.protocol for loss in config.compared
         ]
+        self.data = ComparedData()
         self.base: RunConfig = load_config(task, overrides, config_dir)
-        check_metric(config.metric, [self.base])
         if not self.base.eval.test:
             raise ConfigError("eval.test: compare measures the test set; leave it out")
         batch = self.base.batch
@@ -154,6 +163,7 @@ class _Plan:
                 "same_encoder_cost needs batch.instances and batch.folds: give them, or leave the "
                 "protocol out"
             )
+        check_measured(config.metric, self.base, "test", self.data)
 
     def overrides(self, loss: ComparedLoss, protocol: str) -> list[str]:
         """Overrides of a loss under a protocol, without seed and tuned options."""
@@ -182,7 +192,9 @@ class _Plan:
         lines = [*self.overrides(loss, protocol), *_tuned(tuned), f"seed={seed}"]
         name = f"{loss.label}-seed{seed}"
         label = f"{self._label(loss, protocol)}, seed {seed}"
-        return plan_run(self.task, lines, self.folder / "runs", name, self.config_dir, label)
+        return plan_run(
+            self.task, lines, self.folder / "runs", name, self.config_dir, label, self.data
+        )
 
     def trial(self, loss: ComparedLoss, protocol: str, trial: Trial) -> PlannedRun:
         """A tuning run: it does not use the test set."""
@@ -196,7 +208,9 @@ class _Plan:
         ]
         name = f"{loss.label}-trial"
         label = f"{self._label(loss, protocol)}, {trial}"
-        return plan_run(self.task, lines, self.folder / "trials", name, self.config_dir, label)
+        return plan_run(
+            self.task, lines, self.folder / "trials", name, self.config_dir, label, self.data
+        )
 
     def _label(self, loss: ComparedLoss, protocol: str) -> str:
         """A variant in words, without a protocol that all have."""
@@ -223,6 +237,7 @@ def _tune(plan: _Plan, console: Console) -> dict[_Variant, list[Trial]]:
             plan.trial(*variant, Trial(_named(variant), options, None))
             for variant, options in points
         ]
+        plan.data.forget()
         outcomes = launch(planned, plan.config, console, f"tuning on {plan.task}")
         metrics = [outcomes[run].metrics for run in planned]
         return [None if of is None else of.best_validation for of in metrics]

@@ -14,6 +14,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 import mxmclr_plugin
+from mxmclr_plugin.comparison.compared_data import ComparedData
 from mxmclr_plugin.experiment.config.compose import load_config
 from mxmclr_plugin.experiment.run_folder.folder import RunFolder, only_process_in
 from mxmclr_plugin.experiment.run_folder.metrics import RunMetrics
@@ -56,8 +57,9 @@ def plan_run(
     name: str,
     config_dir: Path | None = None,
     label: str = "",
+    data: ComparedData | None = None,
 ) -> PlannedRun:
-    """Plan a run whose folder is named by its configuration, so that equal runs are one.
+    """Plan a run whose folder is named by its configuration and data, so that equal runs are one.
 
     Args:
         task: Name of the task.
@@ -66,16 +68,20 @@ def plan_run(
         name: Beginning of the name of the run's folder.
         config_dir: Folder with further tasks and groups.
         label: Variant and seed, for messages; by default the name of the folder.
+        data: Where the data are read, the same for all runs of a comparison.
 
     Raises:
         ConfigError: If the configuration is not valid.
+        DataError: If the data cannot be read.
     """
-    config = dataclasses.asdict(load_config(task, overrides, config_dir))
+    checked = load_config(task, overrides, config_dir)
+    on = (data or ComparedData()).trained_digest(checked)
+    config = dataclasses.asdict(checked)
     for key in ("out", "ckpt", "overrides"):
         config.pop(key, None)
     for key in ("loggers", "checkpoint_every_steps", "checkpoint_every_minutes"):
         config["trainer"].pop(key)  # without influence on a run
-    text = json.dumps([mxmclr_plugin.__version__, config], sort_keys=True)
+    text = json.dumps([mxmclr_plugin.__version__, config, on], sort_keys=True)
     digest = blake2b(os.fsencode(text), digest_size=6).hexdigest()
     name = f"{name}-{digest}"
     return PlannedRun(task, tuple(overrides), folder / name, config_dir, label or name)

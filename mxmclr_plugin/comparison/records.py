@@ -14,11 +14,13 @@ from typing import Any
 from mxmclr_plugin.comparison.planned_run import Outcome
 from mxmclr_plugin.comparison.statistics import Difference, paired_difference
 from mxmclr_plugin.errors import ConfigError
-from mxmclr_plugin.experiment.config.run_config import RunConfig
-from mxmclr_plugin.experiment.run_folder.metrics import GRADED, BatchRecord, SplitMetrics
+from mxmclr_plugin.experiment.run_folder.metrics import BatchRecord, RunMetrics, SplitMetrics
 from mxmclr_plugin.files import write_atomically
 from mxmclr_plugin.json_records import json_text
 from mxmclr_plugin.safe_text import csv_cell
+
+MEASURED_ON = "measured on"
+"""Axis of the data, where runs are measured on several."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,11 @@ class Results:
             raise ValueError(f"axes must be one or two, with values, got {self.axes}")
 
     @property
+    def recall(self) -> str:
+        """Name of the recall whose mean over the directions is ``mean_recall``: ``r@1``."""
+        return next((run.metrics.recall for run in self.runs if run.metrics is not None), "r@1")
+
+    @property
     def variants(self) -> list[dict[str, str]]:
         """Every combination of values of the axes."""
         combinations = itertools.product(*self.axes.values())
@@ -172,6 +179,21 @@ class Ablation(Results):
     study: str
     title: str
 
+    @property
+    def by_data(self) -> dict[str, list[dict[str, str]]]:
+        """Variants by what they are measured on: ``val``, or ``val of own``, ``test of other``.
+
+        The data of the training come first. Values on different data are not compared.
+        """
+        if MEASURED_ON not in self.axes:
+            return {self.split: self.variants}
+        own, *others = self.axes[MEASURED_ON]
+        named = {f"{self.split} of {own}": own, **{f"test of {of}": of for of in others}}
+        return {
+            where: [variant for variant in self.variants if variant[MEASURED_ON] == of]
+            for where, of in named.items()
+        }
+
 
 def run_record(
     variant: dict[str, str],
@@ -206,6 +228,39 @@ def run_record(
     )
 
 
+def notes_of(measured: Sequence[tuple[Mapping[str, str], RunMetrics]]) -> list[str]:
+    """Notes of the data of all runs, each once; one that is not of all runs names its variants.
+
+    Args:
+        measured: Variant and metrics of each finished run.
+    """
+    variants = {variant_name(variant): variant for variant, _ in measured}
+    noted: dict[str, set[str]] = {}
+    for variant, metrics in measured:
+        for note in metrics.data.notes:
+            noted.setdefault(note, set()).add(variant_name(variant))
+    return [
+        note if of == set(variants) else f"{note} ({_common_name(of, variants)})"
+        for note, of in noted.items()
+    ]
+
+
+def _common_name(some: set[str], variants: Mapping[str, Mapping[str, str]]) -> str:
+    """What tells some variants from the others: the value of an axis, or else all their names."""
+    for axis, value in variants[min(some)].items():
+        if {name for name, variant in variants.items() if variant[axis] == value} == some:
+            return variant_name({axis: value})
+    return "; ".join(name for name in variants if name in some)
+
+
+def steps_of(measured: Sequence[RunMetrics]) -> str | int | None:
+    """Optimizer steps of runs: a number, ``100 to 200`` where they differ, None without a run."""
+    steps = {metrics.train.steps for metrics in measured if metrics.train is not None}
+    if len(steps) > 1:
+        return f"{min(steps)} to {max(steps)}"
+    return next(iter(steps), None)
+
+
 def variant_name(variant: Mapping[str, str]) -> str:
     """A variant in words: ``hard_weight 0.5, soft_temperature 0.1``; names of losses alone."""
     return ", ".join(
@@ -214,27 +269,9 @@ def variant_name(variant: Mapping[str, str]) -> str:
     )
 
 
-def check_metric(metric: str, configs: Sequence[RunConfig]) -> None:
-    """Checks the name of the main metric before anything has run.
-
-    Args:
-        metric: The name.
-        configs: Configurations by which runs are measured.
-
-    Raises:
-        ConfigError: If none of them measures it.
-    """
-    known = ["mean_recall", "rsum", GRADED]
-    direction, _, name = metric.rpartition("/")
-    for config in configs:
-        evaluation = config.eval
-        names = [*(f"r@{k}" for k in evaluation.ks), f"ndcg@{evaluation.ndcg_at}", "mrr", GRADED]
-        # Of an automatic configuration the directions follow from the data.
-        directions = list(config.directions) or ([direction] if direction else [])
-        known += [f"{each}/{of}" for each in directions for of in names]
-    if metric not in known:
-        hint = "; eval.ks sets the depths" if name.startswith("r@") else ""
-        raise ConfigError(f"metric: {metric!r} is none of {', '.join(dict.fromkeys(known))}{hint}")
+def trained_name(variant: Mapping[str, str]) -> str:
+    """A variant in words, without the data that it is measured on."""
+    return variant_name({axis: of for axis, of in variant.items() if axis != MEASURED_ON})
 
 
 def metric_names(runs: Sequence[RunRecord], first: str) -> list[str]:

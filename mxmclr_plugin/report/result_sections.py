@@ -7,7 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from mxmclr_plugin.comparison.records import Ablation, Comparison, Results, variant_name
+from mxmclr_plugin.comparison.records import (
+    MEASURED_ON,
+    Ablation,
+    Comparison,
+    Results,
+    trained_name,
+)
 from mxmclr_plugin.comparison.statistics import Difference
 from mxmclr_plugin.experiment.run_folder.curves import read_curve
 from mxmclr_plugin.report.blocks import Block, Details, Plot, Section, Table, TableCell, Text
@@ -95,12 +101,22 @@ def ablation_sections(results: Ablation, folder: Path) -> list[Section]:
     """
     findings: list[Block] = [Text(sentence) for sentence in results.sentences]
     sections = [Section("findings", "Conclusions", [*findings, *failed_runs(results)])]
+    by_data = results.by_data
     if results.metrics:
-        plots = [_axes_plot(results, metric) for metric in _main_metrics(results)]
-        table = summary_table(results, results.title, results.variants, {})
-        details = Details("All metrics", [table])
+        plots = [
+            _axes_plot(results, metric, where, variants)
+            for where, variants in by_data.items()
+            for metric in _main_metrics(results)
+            if any(results.row(variant, metric) is not None for variant in variants)
+        ]
+        tables = [
+            summary_table(results, f"{results.title}, {where}", variants, {})
+            for where, variants in by_data.items()
+        ]
+        details = Details("All metrics", tables)
         sections.append(Section("ablation", results.title, [*plots, details]))
-    series = _series(results, folder, results.variants, variant_name)
+    # The others are of the same runs.
+    series = _series(results, folder, next(iter(by_data.values())), trained_name)
     shown = series[:_MOST_CURVES]
     left_out = "" if len(shown) == len(series) else f" The first {len(shown)} of {len(series)}."
     styles = series_styles([one.label for one in shown])
@@ -131,15 +147,15 @@ _NO_CURVES = Text("No run of the folder has curves (curves/metrics.csv).")
 
 
 def _main_metrics(results: Results) -> list[str]:
-    """The main metric, and r@1 of each direction."""
+    """The main metric, and the first r@k of each direction."""
     first, *others = results.metrics
-    return [first, *(metric for metric in others if metric.endswith("/r@1"))]
+    return [first, *(metric for metric in others if metric.endswith(f"/{results.recall}"))]
 
 
 def _protocol_table(
     results: Comparison, protocol: str, styles: Mapping[str, SeriesStyle], note: str
 ) -> Table:
-    """The main metric with its difference, and r@1 of every direction."""
+    """The main metric with its difference, and the first r@k of every direction."""
     variants = [v for v in results.variants if v["protocol"] == protocol]
     first, *others = _main_metrics(results)
     columns = {
@@ -157,7 +173,13 @@ def _protocol_table(
                 *(columns[metric][k] for metric in others),
             ]
         )
-    names = ["loss", metric_title(first), f"minus {results.baseline}", "excludes 0", *others]
+    names = [
+        "loss",
+        metric_title(first, results),
+        f"minus {results.baseline}",
+        "excludes 0",
+        *others,
+    ]
     return Table(protocol, names, rows, note)
 
 
@@ -191,23 +213,28 @@ def _intervals(results: Comparison, styles: Mapping[str, SeriesStyle]) -> list[B
         Plot(
             "differences",
             "Paired differences",
-            f"Paired difference of {metric_title(first)} to {results.baseline}, mean over seeds "
-            f"with its {confidence:.0%} interval. A filled dot has an interval that excludes zero.",
+            f"Paired difference of {metric_title(first, results)} to {results.baseline}, mean "
+            f"over seeds with its {confidence:.0%} interval. A filled dot has an interval that "
+            "excludes zero.",
             f"Differences to {results.baseline}. {numbers}.",
             partial(difference_intervals, differences, results.baseline, styles),
         )
     ]
 
 
-def _axes_plot(results: Ablation, metric: str) -> Plot:
-    """A profile of one axis, or a heat map of two."""
-    rows = [results.row(variant, metric) for variant in results.variants]
+def _axes_plot(
+    results: Ablation, metric: str, where: str, variants: Sequence[Mapping[str, str]]
+) -> Plot:
+    """A profile of one axis, or a heat map of two, of the variants on the same data."""
+    rows = [results.row(variant, metric) for variant in variants]
     known = [row for row in rows if row is not None and row.mean is not None]
     best = max(known, key=lambda row: row.mean or 0.0, default=None)
-    highest = f"Highest: {best} at {variant_name(best.variant)}." if best else "All runs failed."
-    title = f"{metric_title(metric)} on {results.split}"
+    highest = f"Highest: {best} at {trained_name(best.variant)}." if best else "No run has it."
+    title = f"{metric_title(metric, results)} on {where}"
     name = f"ablation-{metric.replace('/', '-').replace('@', '')}"
-    (first, values), *more = results.axes.items()
+    if where != results.split:
+        name += f"-{where.replace(' ', '-')}"
+    (first, values), *more = (axis for axis in results.axes.items() if axis[0] != MEASURED_ON)
     if not more:
         return Plot(
             name,

@@ -23,7 +23,7 @@ def run_sections(run: RunMetrics, folder: Path) -> list[Section]:
         if groups := of_split.groups:
             tables.append(_table(f"{split}, means over groups of {groups.size}", groups.directions))
     if tables:
-        tables.append(Text("Rates in percent; chance@1 is the expected r@1 of a random order."))
+        tables.append(Text("Rates in percent; chance@k is the expected r@k of a random order."))
     curves: list[Block] = []
     for name, column, title in (
         ("curve-recall", "val/mean_recall", "mean validation recall"),

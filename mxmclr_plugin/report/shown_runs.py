@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from mxmclr_plugin.comparison.records import Ablation, Comparison, Results, variant_name
+from mxmclr_plugin.comparison.records import Ablation, Comparison, Results, trained_name
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.experiment.run_folder.metrics import RunMetrics
 from mxmclr_plugin.inference.items import RankedItems, ranked_items
@@ -116,15 +116,16 @@ def choose_from_comparison(
 
 def choose_from_ablation(results: Ablation, folder: Path) -> ShownRuns:
     """The best and the worst variant by the main metric, each with its first seed with weights."""
-    means = _means(results, folder)
+    variants = next(iter(results.by_data.values()))  # on the data that a run is loaded with
+    means = _means(results, folder, variants)
     if not means:
         return ShownRuns({}, results.split, _NO_WEIGHTS)
     folders, seeds = {}, []
     for k in (max(means, key=means.__getitem__), min(means, key=means.__getitem__)):
-        variant = results.variants[k]
+        variant = variants[k]
         found = ((seed, _weights(results, folder, variant, seed)) for seed in results.seeds)
         seed, path = next((seed, path) for seed, path in found if path is not None)
-        folders[variant_name(variant)] = path
+        folders[trained_name(variant)] = path
         seeds.append(seed)
     of = f"seed {seeds[0]}" if len({*seeds}) == 1 else f"seeds {seeds[0]} and {seeds[1]}"
     text = f"The variants with the highest and the lowest mean, {of}."
@@ -133,7 +134,8 @@ def choose_from_ablation(results: Ablation, folder: Path) -> ShownRuns:
 
 def choose_run(run: RunMetrics, folder: Path) -> ShownRuns:
     """The run itself."""
-    split = "test" if "test" in run.splits or not run.splits else next(iter(run.splits))
+    # A test set that was not measured stays unseen.
+    split = "test" if "test" in run.splits else next(iter(run.splits), "val")
     if not _has_checkpoint(folder):
         return ShownRuns({}, split, _NO_WEIGHTS)
     return ShownRuns({run.loss: folder}, split, f"Seed {run.seed}.")
@@ -146,17 +148,19 @@ _NO_WEIGHTS = (
 
 
 def _best_and_baseline(results: Comparison, folder: Path, protocol: str) -> list[str]:
-    means = _means(results, folder)
+    means = _means(results, folder, results.variants)
     ranked = [results.variants[k] for k in sorted(means, key=lambda k: -means[k])]
     losses = [variant["loss"] for variant in ranked if variant["protocol"] == protocol]
     best = [loss for loss in losses if loss != results.baseline][:1]
     return [*best, *(loss for loss in losses if loss == results.baseline)]
 
 
-def _means(results: Results, folder: Path) -> dict[int, float]:
+def _means(
+    results: Results, folder: Path, variants: Sequence[Mapping[str, str]]
+) -> dict[int, float]:
     """Mean of the main metric by index of the variant, where a run has weights."""
     means = {}
-    for k, variant in enumerate(results.variants):
+    for k, variant in enumerate(variants):
         row = results.row(variant, results.metrics[0]) if results.metrics else None
         shown = any(_weights(results, folder, variant, seed) for seed in results.seeds)
         if shown and row is not None and row.mean is not None:

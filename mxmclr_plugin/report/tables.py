@@ -14,9 +14,9 @@ _SHOWN = 6
 """Rows beyond which a table of failures is folded away."""
 
 
-def metric_title(metric: str) -> str:
+def metric_title(metric: str, results: Results) -> str:
     """Title of a metric: ``mean_recall`` and ``rsum`` in words, others as they are."""
-    return {"mean_recall": "mean recall (r@1)", "rsum": "RSUM"}.get(metric, metric)
+    return {"mean_recall": f"mean recall ({results.recall})", "rsum": "RSUM"}.get(metric, metric)
 
 
 def in_words(value: Any) -> str:
@@ -86,7 +86,8 @@ def summary_table(
         [*(axis_cell(axis, variant[axis], styles) for axis in axes), *(of[k] for of in columns)]
         for k, variant in enumerate(variants)
     ]
-    return Table(caption, [*axes, *map(metric_title, results.metrics)], rows)
+    titles = [metric_title(metric, results) for metric in results.metrics]
+    return Table(caption, [*axes, *titles], rows)
 
 
 def runs_table(results: Results, styles: Mapping[str, SeriesStyle]) -> Table:
@@ -109,8 +110,9 @@ def runs_table(results: Results, styles: Mapping[str, SeriesStyle]) -> Table:
                 value,
                 TableCell(batch),
                 TableCell(in_words(run.options)),
-                TableCell(duration(run.seconds), number=True),
+                TableCell(duration(run.seconds) if run.seconds else "", number=True),
             ]
         )
-    columns = [*results.axes, "seed", metric_title(first), "batch", "tuned", "training time"]
+    title = metric_title(first, results)
+    columns = [*results.axes, "seed", title, "batch", "tuned", "training time"]
     return Table("Every run", columns, rows)

@@ -40,7 +40,7 @@ def _table(ablation: Ablation) -> Table:
     table = Table(
         title=f"{ablation.task}: {ablation.title}",
         caption=(
-            f"{metric} on {ablation.split}, mean and standard deviation over seeds "
+            f"{metric} on {', '.join(ablation.by_data)}, mean and standard deviation over seeds "
             f"{', '.join(map(str, ablation.seeds))}; {ablation.settings['steps']} steps"
         ),
     )

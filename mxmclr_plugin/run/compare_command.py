@@ -41,10 +41,11 @@ def _print(comparison: Comparison, console: Console) -> None:
         console.print(_table(comparison, protocol))
         print_text(console, f"{protocol}: {settings['protocols'][protocol]}\n")
     runs = len(comparison.runs)
+    steps = "" if settings["steps"] is None else f"{settings['steps']} steps; "
     for line in [
         *comparison.sentences,
         *settings["notes"],
-        f"rates in percent; {settings['steps']} steps; {runs - len(comparison.errors)} of {runs} "
+        f"rates in percent; {steps}{runs - len(comparison.errors)} of {runs} "
         f"runs done, seeds {', '.join(map(str, comparison.seeds))}; "
         f"{settings['seconds']:.0f} s of training",
         "versions: "
@@ -55,7 +56,7 @@ def _print(comparison: Comparison, console: Console) -> None:
 
 def _table(comparison: Comparison, protocol: str) -> Table:
     first, *others = comparison.metrics
-    shown = [first, *(metric for metric in others if metric.endswith("/r@1"))]
+    shown = [first, *(metric for metric in others if metric.endswith(f"/{comparison.recall}"))]
     table = Table(title=f"{comparison.task}, {protocol}: mean ± standard deviation")
     table.add_column("loss", no_wrap=True)
     for column in [*shown, f"difference to {comparison.baseline}"]:

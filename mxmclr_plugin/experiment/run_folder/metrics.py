@@ -68,12 +68,15 @@ class SplitMetrics:
     groups: GroupMetrics | None = None
 
     @property
+    def recall(self) -> str:
+        """Name of the first ``r@k``."""
+        first = next(iter(self.directions.values()))
+        return next(name for name in first.metrics if name.startswith("r@"))
+
+    @property
     def mean_recall(self) -> float:
         """Mean over the directions of the first ``r@k``, in percent."""
-        firsts = [
-            next(value for name, value in of.metrics.items() if name.startswith("r@"))
-            for of in self.directions.values()
-        ]
+        firsts = [of.metrics[self.recall] for of in self.directions.values()]
         return sum(firsts) / len(firsts)
 
     def flat(self) -> dict[str, float]:
