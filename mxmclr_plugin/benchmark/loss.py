@@ -297,6 +297,7 @@ def _reference(problem: Problem, z0: Tensor, z1: Tensor, objective: str) -> list
         soft_temperature=problem.soft_temperature,
         hard_weight=1.0 if objective == "hard" else problem.hard_weight,
         impl="dense" if len(z0) * len(z1) <= _DENSE_REFERENCE_TO else "streaming",
+        num_instances=problem.instances,
         validate=False,
     )
     return [loss.detach(), *torch.autograd.grad(loss, rows)]

@@ -116,6 +116,7 @@ def _ours(
             hard_weight=problem.hard_weight if hard_weight is None else hard_weight,
             impl=impl,
             cache_bytes=problem.cache_bytes if keep else 0,
+            num_instances=problem.instances,
             validate=False,
         )
 

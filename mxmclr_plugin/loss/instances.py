@@ -43,17 +43,14 @@ class Instances:
         """
         if can_look(ids0):
             used, index = torch.unique(torch.cat((ids0, ids1)), return_inverse=True)
-            # In the order of their first rows: then rows near each other have indices near each
-            # other where rows come instance by instance.
-            rows = torch.arange(len(index))
-            first = rows.new_full(used.shape, len(rows)).scatter_reduce_(0, index, rows, "amin")
-            index = torch.empty_like(first).scatter_(0, first.argsort(), rows[: len(used)])[index]
+            index = _by_first_row(index, len(used))
             index0, index1 = index[: len(ids0)], index[len(ids0) :]
             fold0, fold1 = (torch.bincount(x, minlength=len(used)) for x in (index0, index1))
             return cls(index0, index1, fold0, fold1)
         ordered, order = torch.sort(torch.cat((ids0, ids1)))
         index_of_ordered = F.pad((ordered[1:] != ordered[:-1]).long().cumsum(0), (1, 0))
         index = torch.empty_like(order).scatter(0, order, index_of_ordered)
+        index = _by_first_row(index, len(index))
         index0, index1 = index[: len(ids0)], index[len(ids0) :]
         empty = torch.zeros_like(index)[:num_instances]
         return cls(
@@ -129,6 +126,16 @@ class Comparison:
             (self.z1[:own], self.instances.index1[:own], fold1),
         ]
         return sides[: 1 + self.both_directions]
+
+
+def _by_first_row(index: Tensor, groups: int) -> Tensor:
+    """The index of groups that are numbered in the order of their first rows.
+
+    Then rows near each other have indices near each other where rows come instance by instance.
+    """
+    rows = torch.arange(len(index), device=index.device)
+    first = rows.new_full((groups,), len(rows)).scatter_reduce(0, index, rows, "amin")
+    return torch.empty_like(first).scatter(0, first.argsort(), rows[:groups])[index]
 
 
 def can_look(values: Tensor) -> bool:

@@ -165,7 +165,8 @@ class StreamingParts(torch.autograd.Function):
             tiles[q], rest = (shift, rest[:count]), rest[count:]
         saved = Saved(rows, columns, vectors, pulls0, pulls1, tiles, ctx.blocks)
         wanted = ctx.needs_input_grad[:3]
-        gradients = backward_pass(z0, z1, scale, ctx.problem, saved, gradient, wanted)
+        with torch.autocast(device_type=z0.device.type, enabled=False):
+            gradients = backward_pass(z0, z1, scale, ctx.problem, saved, gradient, wanted)
         return *gradients, None, None
 
 

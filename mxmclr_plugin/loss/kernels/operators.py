@@ -82,7 +82,8 @@ def _(*inputs: Any) -> tuple[Tensor, ...]:
 def _backward(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
     z0, z1, scale, *_ = inputs
     saved, gradient, wanted = Saved(*inputs[22:27]), inputs[27], inputs[28:]
-    gradients = backward_pass(z0, z1, scale, _problem(inputs), saved, gradient, wanted)
+    with torch.autocast(device_type=z0.device.type, enabled=False):
+        gradients = backward_pass(z0, z1, scale, _problem(inputs), saved, gradient, wanted)
     # An operator cannot return None.
     grad0, grad1, grad_scale = (
         x.new_empty(0) if gradient is None else gradient

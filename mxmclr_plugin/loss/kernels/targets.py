@@ -24,8 +24,9 @@ from mxmclr_plugin.loss.kernels.peers import Peers
 from mxmclr_plugin.loss.kernels.rows import TileOptions
 from mxmclr_plugin.loss.relation import Relation, standardization
 
-STRIP, DEVICE_STRIP = 2**20, 2**24
-"""Entries of a strip of rows of the N x N matrix on a CPU, and elsewhere."""
+STRIP, DEVICE_STRIP, DEVICE_ROWS = 2**20, 2**24, 512
+"""Entries of a strip of rows of the N x N matrix on a CPU, and elsewhere, with at least so many
+rows there: each strip goes through all features."""
 
 
 @dataclass(frozen=True)
@@ -193,8 +194,10 @@ class Softmax:
     ) -> None:
         self.batch, self.relation, self.target, self.half = batch, relation, target, half
         self.complete = relation.complete()
-        strip = STRIP if batch.fold0.device.type == "cpu" else DEVICE_STRIP
-        height = max(1, min(options.tile, strip // len(batch.fold0)))
+        groups = len(batch.fold0)
+        on_cpu = batch.fold0.device.type == "cpu"
+        height = max(1, STRIP // groups) if on_cpu else max(DEVICE_ROWS, DEVICE_STRIP // groups)
+        height = min(options.tile, height)
         self.cut = TileOptions(height, options.cache_bytes)
         self._kept: list[Tensor] = []
         # By row: slope, offset, normalisers of both directions, own similarity.

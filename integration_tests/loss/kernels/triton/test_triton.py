@@ -198,6 +198,33 @@ def test_low_precision_of_rows_of_very_different_length(dtype):
 
 
 @on_device
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("length", [0.0, 2.0**-10])
+def test_a_short_row_leaves_the_gradients_of_the_others(dtype, length):
+    inputs = batch(64, 90, 32, dtype)
+    inputs["z0"][5] *= length
+    found = value_and_gradients(inputs, 0.07, dtype, impl="triton", validate=False)
+    exact = value_and_gradients(inputs, 0.07, torch.float64, impl="dense", validate=False)
+    others = torch.arange(64, device=DEVICE) != 5
+    found[1], exact[1] = found[1][others], exact[1][others]
+    assert max(errors(found[1:3], exact[1:3])) <= torch.finfo(dtype).eps
+
+
+@on_device
+@pytest.mark.parametrize("impl", ["streaming", "triton"])
+def test_backward_under_autocast_is_in_float32(impl):
+    inputs = batch(40, 53, 24)
+    rows = [inputs[name].requires_grad_() for name in ("z0", "z1")]
+    gradients = []
+    for enabled in (False, True):
+        loss = multifold_hybrid_loss(**inputs, impl=impl)
+        with torch.autocast(DEVICE, torch.bfloat16, enabled=enabled):
+            gradients.append(torch.autograd.grad(loss, rows))
+    for x, y in zip(*gradients):
+        assert torch.equal(x, y)
+
+
+@on_device
 def test_rows_of_two_dtypes_and_of_any_layout():
     inputs = batch(40, 53, 24)
     wide = torch.stack((inputs["z0"], inputs["z0"]), dim=2)

@@ -20,6 +20,7 @@ class Cut(NamedTuple):
         inner: Columns of the features that are multiplied at once.
         warps: Warps of a program.
         stages: Loads that are under way at the same time.
+        flatten: Whether loads of the next tile begin before a tile is done; for "logsumexp".
     """
 
     rows: int
@@ -27,6 +28,7 @@ class Cut(NamedTuple):
     inner: int
     warps: int
     stages: int
+    flatten: bool = False
 
     @property
     def constants(self) -> dict[str, int]:
@@ -48,14 +50,14 @@ _HOPPER_16_BIT: Cuts = {
     "running_logsumexp": Cut(128, 128, 64, 8, 3),
     "weights": Cut(128, 128, 64, 8, 3),
     "running_weights": Cut(128, 64, 64, 4, 4),
-    "kept_weights": Cut(64, 128, 64, 4, 1),
+    "kept_weights": Cut(64, 128, 64, 8, 1),
 }
 _16_BIT: Cuts = {
     "logsumexp": Cut(128, 128, 32, 8, 3),
     "running_logsumexp": Cut(128, 128, 32, 8, 3),
     "weights": Cut(128, 128, 32, 8, 3),
     "running_weights": Cut(128, 64, 32, 4, 3),
-    "kept_weights": Cut(64, 128, 32, 4, 1),
+    "kept_weights": Cut(64, 128, 32, 8, 1),
 }
 _32_BIT: Cuts = {
     "logsumexp": Cut(128, 64, 32, 8, 2),

@@ -29,8 +29,8 @@ _LN2 = tl.constexpr(0.6931471805599453)
 def _logits(
     z0: tl.tensor_descriptor,
     z1: tl.tensor_descriptor,
-    factor0: tl.tensor,
-    factor1: tl.tensor,
+    along0: tl.tensor,
+    along1: tl.tensor,
     first_row: tl.tensor,
     first_column: tl.tensor,
     end0: tl.tensor,
@@ -54,8 +54,6 @@ def _logits(
         products = tl.dot(left, right.T, products, input_precision=PRECISION)
     rows = first_row + tl.arange(0, BLOCK_M)
     columns = first_column + tl.arange(0, BLOCK_N)
-    along0 = tl.load(factor0 + rows, mask=rows < end0, other=1.0)
-    along1 = tl.load(factor1 + columns, mask=columns < end1, other=1.0)
     # Added to the products, the masks cost no instruction of their own.
     past0 = tl.where(rows < end0, 0.0, float("-inf"))
     past1 = tl.where(columns < end1, 0.0, float("-inf"))
@@ -119,6 +117,21 @@ def _add_tile(
 
 
 @triton.jit
+def _both(
+    of_row: tl.tensor,
+    of_column: tl.tensor,
+    rows: tl.tensor,
+    columns: tl.tensor,
+    end0: tl.tensor,
+    end1: tl.tensor,
+) -> tl.tensor:
+    """Sum of a number of each row and one of each column of a tile."""
+    by_row = tl.load(of_row + rows, mask=rows < end0, other=0.0)
+    by_column = tl.load(of_column + columns, mask=columns < end1, other=0.0)
+    return by_row[:, None] + by_column[None, :]
+
+
+@triton.jit
 def _gradient(
     tile: tl.tensor,
     logsumexp0: tl.tensor,
@@ -129,21 +142,14 @@ def _gradient(
     columns: tl.tensor,
     end0: tl.tensor,
     end1: tl.tensor,
-    plain: tl.tensor,
-    KEPT: tl.constexpr,
 ) -> tl.tensor:
-    """Gradient of the weighted logsumexp by the entries of a tile; with KEPT of their exp2."""
+    """Gradient of the weighted logsumexp by the entries of a tile."""
     less0 = tl.load(logsumexp0 + rows, mask=rows < end0, other=0.0) * _LOG2E
     less1 = tl.load(logsumexp1 + columns, mask=columns < end1, other=0.0) * _LOG2E
     for0 = tl.load(weight0 + rows, mask=rows < end0, other=0.0)
     for1 = tl.load(weight1 + columns, mask=columns < end1, other=0.0)
-    if plain:
-        both = (for0 * tl.exp2(-less0))[:, None] + (for1 * tl.exp2(-less1))[None, :]
-        gradient = (tile if KEPT else tl.exp2(tile)) * both
-    else:
-        gradient = for0[:, None] * tl.exp2(tile - less0[:, None])
-        gradient += for1[None, :] * tl.exp2(tile - less1[None, :])
-    return gradient
+    gradient = for0[:, None] * tl.exp2(tile - less0[:, None])
+    return gradient + for1[None, :] * tl.exp2(tile - less1[None, :])
 
 
 @triton.jit
@@ -155,7 +161,7 @@ def _rounded(x: tl.tensor, dtype: tl.constexpr, INTERPRETED: tl.constexpr) -> tl
     return x.to(dtype)
 
 
-@triton.jit(do_not_specialize=["start0", "span", "kept_end"])
+@triton.jit(do_not_specialize=["start0", "end0", "end1", "span", "kept_end"])
 def logsumexp_kernel(
     z0: tl.tensor_descriptor,
     z1: tl.tensor_descriptor,
@@ -182,6 +188,7 @@ def logsumexp_kernel(
     SKIP_SELF: tl.constexpr,
     PRECISION: tl.constexpr,
     PLAIN: tl.constexpr,
+    FLATTEN: tl.constexpr,
     RANGE: tl.constexpr,
     INTERPRETED: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -193,36 +200,41 @@ def logsumexp_kernel(
     Program (i, j) walks the columns from ``j * span`` on with the strip i of the rows from
     ``start0`` to ``end0``. Natural logarithms go to ``by_row`` (spans, n_0) and ``by_column``
     (strips, n_1). Entries whose row and column are of the same instance go to ``own_by_row`` and
-    ``own_by_column``, the latter filled with -inf, unless ``index0`` is None. Rows before
-    ``kept_end`` leave exp2 of their entries in ``kept``, unless it is None.
+    ``own_by_column``, the latter filled with what stands for nothing, unless ``index0`` is None.
+    Rows before ``kept_end`` leave exp2 of their entries in ``kept``, unless it is None.
 
-    PLAIN says that all terms are known to have ROOM; otherwise ``bound`` is read.
+    With PLAIN all terms are known to have ROOM, and it is not logarithms that are stored but sums.
+    Without it ``bound`` tells whether they have.
     """
     strip = tl.program_id(0)
     part = tl.program_id(1)
     first_row = start0 + strip * BLOCK_M
     rows = first_row + tl.arange(0, BLOCK_M)
+    along0 = tl.load(factor0 + rows, mask=rows < end0, other=1.0)
+    total = tl.zeros([BLOCK_M], dtype=tl.float32)
+    own_total = total
     if PLAIN:
         plain: tl.constexpr = True
+        greatest = total
     else:
         plain = tl.load(bound) <= _ROOM
-    zero = tl.zeros([BLOCK_M], dtype=tl.float32)
-    greatest = zero
-    if not PLAIN:
-        greatest = tl.where(plain, zero, float("-inf"))
-    total = zero
+        greatest = tl.where(plain, total, float("-inf"))
     own_greatest = greatest
-    own_total = zero
     if index0 is not None:
         lowest, highest = _range(least0, most0, first_row, end0, RANGE, BLOCK_M)
-    start = part * span
-    for first in range(start, tl.minimum(start + span, end1), BLOCK_N):
+    # The spans are multiples of 16, which spares what copes with others.
+    start = tl.multiple_of(part * span, 16)
+    for first in tl.range(start, tl.minimum(start + span, end1), BLOCK_N, flatten=FLATTEN):
         columns = first + tl.arange(0, BLOCK_N)
+        # Read before the products, so that nothing waits for it after them.
+        along1 = tl.load(factor1 + columns, mask=columns < end1, other=1.0)
+        if index0 is not None:
+            low, high = _range(least1, most1, first, end1, RANGE, BLOCK_N)
         tile = _logits(
             z0,
             z1,
-            factor0,
-            factor1,
+            along0,
+            along1,
             first_row,
             first,
             end0,
@@ -235,34 +247,48 @@ def logsumexp_kernel(
             BLOCK_N,
             BLOCK_K,
         )
-        if kept is not None:
-            if first_row < kept_end:
-                kept.store([first_row, first], _rounded(tl.exp2(tile), tl.bfloat16, INTERPRETED))
         at = strip.to(tl.int64) * end1 + columns
+        if PLAIN:
+            tile = tl.exp2(tile)
+            if kept is not None:
+                if first_row < kept_end:
+                    kept.store([first_row, first], _rounded(tile, tl.bfloat16, INTERPRETED))
         if index0 is not None:
-            low, high = _range(least1, most1, first, end1, RANGE, BLOCK_N)
             if (low <= highest) & (lowest <= high):
                 same = _same(index0, index1, rows, columns, end0, end1)
-                own = tl.where(same, tile, float("-inf"))
-                own_greatest, own_total, column = _add_tile(own, own_greatest, own_total, plain)
-                tl.store(own_by_column + at, column * _LN2, mask=columns < end1)
-                tile = tl.where(same, float("-inf"), tile)
-        greatest, total, column = _add_tile(tile, greatest, total, plain)
-        tl.store(by_column + at, column * _LN2, mask=columns < end1)
+                if PLAIN:
+                    own = tl.where(same, tile, 0.0)
+                    own_total += tl.sum(own, axis=1)
+                    column = tl.sum(own, axis=0)
+                    tile = tl.where(same, 0.0, tile)
+                else:
+                    own = tl.where(same, tile, float("-inf"))
+                    own_greatest, own_total, column = _add_tile(own, own_greatest, own_total, plain)
+                    column = column * _LN2
+                    tile = tl.where(same, float("-inf"), tile)
+                tl.store(own_by_column + at, column, mask=columns < end1)
+        if PLAIN:
+            total += tl.sum(tile, axis=1)
+            column = tl.sum(tile, axis=0)
+        else:
+            greatest, total, column = _add_tile(tile, greatest, total, plain)
+            column = column * _LN2
+        tl.store(by_column + at, column, mask=columns < end1)
+    if not PLAIN:
+        total = (greatest + tl.log2(total)) * _LN2
+        own_total = (own_greatest + tl.log2(own_total)) * _LN2
     at_row = part.to(tl.int64) * (end0 - start0) + rows - start0
-    tl.store(by_row + at_row, (greatest + tl.log2(total)) * _LN2, mask=rows < end0)
+    tl.store(by_row + at_row, total, mask=rows < end0)
     if index0 is not None:
-        own_sum = (own_greatest + tl.log2(own_total)) * _LN2
-        tl.store(own_by_row + at_row, own_sum, mask=rows < end0)
+        tl.store(own_by_row + at_row, own_total, mask=rows < end0)
 
 
-@triton.jit(do_not_specialize=["start0", "start1"])
+@triton.jit(do_not_specialize=["start0", "start1", "end0", "end1"])
 def weights_kernel(
     z0: tl.tensor_descriptor,
     z1: tl.tensor_descriptor,
     factor0: tl.tensor,
     factor1: tl.tensor,
-    bound: tl.tensor,
     logsumexp0: tl.tensor,
     logsumexp1: tl.tensor,
     weight0: tl.tensor,
@@ -303,6 +329,9 @@ def weights_kernel(
     Where row and column are of the same instance, it is that of ``own_logsumexp`` with
     ``own_weight`` if they are not None, and less ``own``. exp2(S) is read from ``kept`` if that is
     not None, and computed otherwise.
+
+    With PLAIN all terms are known to have ROOM, and the weights are already divided by the sums,
+    whose logarithms are None.
     """
     # Programs that run at the same time share rows and columns: GROUP strips side by side.
     program = tl.program_id(0)
@@ -313,8 +342,12 @@ def weights_kernel(
     strip = first_strip + program % in_group % height
     row_in_block = strip * BLOCK_M
     column_in_block = program % in_group // height * BLOCK_N
-    first_row = start0 + row_in_block
-    first_column = start1 + column_in_block
+    first_row = tl.multiple_of(start0, 16) + row_in_block
+    first_column = tl.multiple_of(start1, 16) + column_in_block
+    rows = first_row + tl.arange(0, BLOCK_M)
+    columns = first_column + tl.arange(0, BLOCK_N)
+    along0 = tl.load(factor0 + rows, mask=rows < end0, other=1.0)
+    along1 = tl.load(factor1 + columns, mask=columns < end1, other=1.0)
     lowest, highest = _range(least0, most0, first_row, end0, RANGE, BLOCK_M)
     low, high = _range(least1, most1, first_column, end1, RANGE, BLOCK_N)
     has_own = (low <= highest) & (lowest <= high)
@@ -325,8 +358,8 @@ def weights_kernel(
     tile = _logits(
         z0,
         z1,
-        factor0,
-        factor1,
+        along0,
+        along1,
         first_row,
         first_column,
         end0,
@@ -339,52 +372,46 @@ def weights_kernel(
         BLOCK_N,
         BLOCK_K,
     )
-    if kept is not None:
-        if has_own:
-            tile = tl.exp2(tile)
-        else:
-            tile = kept.load([first_row, first_column]).to(tl.float32)
-    rows = first_row + tl.arange(0, BLOCK_M)
-    columns = first_column + tl.arange(0, BLOCK_N)
     if PLAIN:
-        plain: tl.constexpr = True
+        if kept is not None:
+            if has_own:
+                tile = tl.exp2(tile)
+            else:
+                tile = kept.load([first_row, first_column]).to(tl.float32)
+        else:
+            tile = tl.exp2(tile)
+        gradient = _both(weight0, weight1, rows, columns, end0, end1)
     else:
-        plain = tl.load(bound) <= _ROOM
-    gradient = _gradient(
-        tile,
-        logsumexp0,
-        logsumexp1,
-        weight0,
-        weight1,
-        rows,
-        columns,
-        end0,
-        end1,
-        plain,
-        kept is not None,
-    )
+        gradient = _gradient(
+            tile, logsumexp0, logsumexp1, weight0, weight1, rows, columns, end0, end1
+        )
     if has_own:
         same = _same(index0, index1, rows, columns, end0, end1)
         if own_weight0 is not None:
-            of_own = _gradient(
-                tile,
-                own_logsumexp0,
-                own_logsumexp1,
-                own_weight0,
-                own_weight1,
-                rows,
-                columns,
-                end0,
-                end1,
-                plain,
-                kept is not None,
-            )
+            if PLAIN:
+                of_own = _both(own_weight0, own_weight1, rows, columns, end0, end1)
+            else:
+                of_own = _gradient(
+                    tile,
+                    own_logsumexp0,
+                    own_logsumexp1,
+                    own_weight0,
+                    own_weight1,
+                    rows,
+                    columns,
+                    end0,
+                    end1,
+                )
             gradient = tl.where(same, of_own, gradient)
+        if PLAIN:
+            gradient = gradient * tile
         if SKIP_SELF:
             same = same & (rows[:, None] != columns[None, :])
         less = tl.load(own + rows, mask=rows < end0, other=0.0)
         gradient -= tl.where(same, less[:, None], 0.0)
-    along0 = tl.load(inverse0 + rows, mask=rows < end0, other=0.0)
-    along1 = tl.load(inverse1 + columns, mask=columns < end1, other=0.0)
-    gradient = gradient * along0[:, None] * along1[None, :]
+    elif PLAIN:
+        gradient = gradient * tile
+    of_row = tl.load(inverse0 + rows, mask=rows < end0, other=0.0)
+    of_column = tl.load(inverse1 + columns, mask=columns < end1, other=0.0)
+    gradient = gradient * of_row[:, None] * of_column[None, :]
     out.store([row_in_block, column_in_block], _rounded(gradient, out.dtype, INTERPRETED))

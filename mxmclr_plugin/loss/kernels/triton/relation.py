@@ -22,7 +22,7 @@ _PEAK = 2.0**14
 """Greatest share that is stored: float16 then holds shares down to 2^-28 of it in full."""
 
 _BLOCK = 2048
-_TILE = 32, 256
+_TILE = 8, 256
 
 
 class TritonSoftmax(Softmax):

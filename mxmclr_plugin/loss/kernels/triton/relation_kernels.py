@@ -65,7 +65,7 @@ def _add(
     return higher, total
 
 
-@triton.jit(do_not_specialize=["temperature", "alike"])
+@triton.jit(do_not_specialize=["n", "temperature", "alike"])
 def relation_rows_kernel(
     products: tl.tensor,
     instances: tl.tensor,
@@ -145,7 +145,7 @@ def relation_rows_kernel(
     tl.store(out + 4, tl.where(left_out == own, float("-inf"), own_similarity))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows_end", "n"])
 def shares_kernel(
     products: tl.tensor,
     instances: tl.tensor,

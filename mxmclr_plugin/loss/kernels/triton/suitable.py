@@ -30,6 +30,8 @@ def unsuitable(device: torch.device, dtype: torch.dtype) -> str | None:
         return f"it needs a CUDA device, and z0 is on {device}"
     if dtype not in _DTYPES:
         return f"it takes bfloat16, float16 and float32, and not {dtype}"
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        return None  # nothing can be tried now
     return _failure(device, dtype)
 
 

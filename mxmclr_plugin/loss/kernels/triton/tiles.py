@@ -57,7 +57,8 @@ def _logsumexp(logits: Logits, options: TileOptions, keep: bool) -> Tiled:
     kept_rows = len(kept[0]) if kept else 0
     band = cut.rows * max(1, min(-(-n_0 // cut.rows), PARTIAL_BYTES // (4 * n_1)))
     by_row = logits.scale.new_empty(logits.kinds, n_0)
-    by_column = logits.scale.new_full((logits.kinds, n_1), -torch.inf)
+    nothing = 0.0 if run.plain else -torch.inf
+    by_column = logits.scale.new_full((logits.kinds, n_1), nothing)
     for first in range(0, n_0, band):
         i = slice(first, min(first + band, n_0))
         rows = i.stop - i.start
@@ -65,12 +66,14 @@ def _logsumexp(logits: Logits, options: TileOptions, keep: bool) -> Tiled:
         span = LEAST_SPAN * max(1, n_1 * strips // (PROGRAMS * LEAST_SPAN))
         spans = -(-n_1 // span)
         partial_rows = by_row.new_empty(logits.kinds, spans, rows)
-        partial_columns = by_column.new_full((logits.kinds, strips, n_1), -torch.inf)
+        # Of own entries most tiles have none, and write nothing.
+        partial_columns = by_column.new_full((logits.kinds, strips, n_1), nothing)
         run(
             logsumexp_kernel,
             (strips, spans),
             cut,
             *run.sides(cut),
+            run.bound,
             *(run.instances if logits.own_apart else (None,) * 6),
             *(partial_rows[0], partial_columns[0]),
             *((partial_rows[1], partial_columns[1]) if logits.own_apart else (None, None)),
@@ -81,9 +84,17 @@ def _logsumexp(logits: Logits, options: TileOptions, keep: bool) -> Tiled:
             run.width,
             span,
             kept_rows,
+            FLATTEN=cut.flatten,
         )
-        by_row[:, i] = partial_rows.logsumexp(dim=1)
-        by_column = torch.logaddexp(by_column, partial_columns.logsumexp(dim=1))
+        if run.plain:  # sums, not their logarithms
+            by_row[:, i] = partial_rows.sum(dim=1)
+            by_column += partial_columns.sum(dim=1)
+        else:
+            by_row[:, i] = partial_rows.logsumexp(dim=1)
+            by_column = torch.logaddexp(by_column, partial_columns.logsumexp(dim=1))
+    if run.plain:
+        by_row.log_()
+        by_column.log_()
     return Tiled(by_row, by_column, None, kept)
 
 
@@ -111,8 +122,7 @@ def _gradients(
 
     run = _Launch(logits)
     n_0, n_1, dtype = len(logits.z0), len(logits.z1), run.z0.dtype
-    inverse0, greatest0 = _inverse(logits.z0)
-    inverse1, greatest1 = _inverse(logits.z1)
+    (inverse0, greatest0), (inverse1, greatest1) = (_over_greatest(x) for x in run.inverses)
     peak = (weight_rows.abs().max() + weight_columns.abs().max()).clamp(min=1e-30) / _PEAK
     weight_rows, weight_columns = weight_rows / peak, weight_columns / peak
     assert own is not None  # this engine subtracts it
@@ -120,8 +130,14 @@ def _gradients(
     undo = logits.scale * peak
     factor0 = undo * greatest1 / inverse0
     factor1 = undo * greatest0 / inverse1
-    kinds = [
-        (tiled.rows[k], tiled.columns[k], weight_rows[k], weight_columns[k])
+    if run.plain:
+        weight_rows = weight_rows * (-tiled.rows).exp()
+        weight_columns = weight_columns * (-tiled.columns).exp()
+    kinds: list[tuple[Tensor | None, ...]] = [
+        (
+            *((None, None) if run.plain else (tiled.rows[k], tiled.columns[k])),
+            *(weight_rows[k], weight_columns[k]),
+        )
         for k in range(logits.kinds)
     ]
     kept = tiled.kept[0] if tiled.kept else None
@@ -174,17 +190,13 @@ class _Launch:
 
     def __init__(self, logits: Logits) -> None:
         self.dtype = torch.promote_types(logits.z0.raw.dtype, logits.z1.raw.dtype)
-        self.z0, self.z1 = (
-            _aligned(side.raw.detach().to(self.dtype)) for side in (logits.z0, logits.z1)
+        (self.z0, inverse0), (self.z1, inverse1) = (
+            _operand(side, self.dtype) for side in (logits.z0, logits.z1)
         )
+        self.inverses = inverse0, inverse1
         self.width = self.z0.shape[1]
         factor0 = logits.scale * _LOG2E
-        self.factors = tuple(
-            (factor * torch.ones_like(side.raw[:, 0], dtype=logits.scale.dtype))
-            if side.inverse is None
-            else factor * side.inverse[:, 0]
-            for side, factor in ((logits.z0, factor0), (logits.z1, 1.0))
-        )
+        self.factors = factor0 * inverse0, inverse1
         known = logits.known_bound
         self.plain = known is not None and known * _LOG2E <= ROOM
         self.bound = None if self.plain else factor0.abs()
@@ -215,7 +227,6 @@ class _Launch:
             TensorDescriptor.from_tensor(self.z0, [cut.rows, cut.inner]),
             TensorDescriptor.from_tensor(self.z1, [cut.columns, cut.inner]),
             *self.factors,
-            self.bound,
         )
 
     def kept(self, cache_bytes: int) -> list[Tensor]:
@@ -229,6 +240,8 @@ class _Launch:
         rows = min(n_0, cache_bytes // (2 * stride))
         if rows < n_0:
             rows = rows // BLOCK_ROWS * BLOCK_ROWS
+        if 4 * rows < n_0:
+            return []  # not worth its memory
         try:
             return [self.z0.new_empty(rows, stride)] if rows else []
         except torch.cuda.OutOfMemoryError:
@@ -239,11 +252,28 @@ class _Launch:
         launch(kernel, grid, self.z0, *arguments, **self.constants, **cut.constants, **constants)
 
 
-def _aligned(rows: Tensor) -> Tensor:
-    """Rows whose numbers lie side by side, each row at a multiple of 16 bytes."""
+def _operand(side: Rows, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Rows to multiply, and what makes them of unit length. Shape: (n, width), (n,).
+
+    The numbers of a row lie side by side, and each row at a multiple of 16 bytes.
+    """
+    rows = side.raw.detach().to(dtype)
+    if side.inverse is None:
+        inverse = torch.ones_like(rows[:, 0], dtype=side.dtype)
+    else:
+        inverse = side.inverse[:, 0]
+        if dtype == torch.float16:
+            # The gradient by the logits is divided by both lengths, for which float16 has no room
+            # unless they are of one size. A power of two rounds nothing; a row of 0 has no length.
+            power = inverse.clamp(max=2.0**24).log2().ceil().exp2()
+            rows = (rows.to(side.dtype) * power[:, None]).half()
+            inverse = (inverse / power).clamp(max=1.0)
     past = -rows.shape[1] % (16 // rows.itemsize)
     rows = F.pad(rows, (0, past)) if past else rows.contiguous()
-    return rows if rows.data_ptr() % 16 == 0 else rows.clone()
+    # A single row counts as contiguous whatever its stride is.
+    if rows.data_ptr() % 16 or rows.stride(0) != rows.shape[1]:
+        rows = rows.clone(memory_format=torch.contiguous_format)
+    return rows, inverse
 
 
 def _blocks(matrix: Tensor, cut: Cut) -> Any:
@@ -263,13 +293,10 @@ def _ranges(index: Tensor) -> tuple[Tensor, Tensor]:
     return least, most
 
 
-def _inverse(rows: Rows) -> tuple[Tensor, Tensor]:
+def _over_greatest(inverse: Tensor) -> tuple[Tensor, Tensor]:
     """1 / norm of each row over the greatest of them, and that. Shape: (n,), ()."""
-    if rows.inverse is None:
-        one = torch.ones((), dtype=rows.dtype, device=rows.raw.device)
-        return one.expand(len(rows)).contiguous(), one
-    greatest = rows.inverse.max()
-    return rows.inverse[:, 0] / greatest, greatest
+    greatest = inverse.max()
+    return inverse / greatest, greatest
 
 
 def _cuts(device: torch.device, dtype: torch.dtype) -> Cuts:
