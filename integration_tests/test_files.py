@@ -1,6 +1,7 @@
 """Files written whole or not at all, and what is kept in the cache folder."""
 
 import errno
+import fcntl
 import json
 import os
 import stat
@@ -51,6 +52,18 @@ def test_writes_text_and_bytes_with_ordinary_modes(tmp_path):
     (tmp_path / "plain").write_text("")
     assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
     assert names(path.parent) == ["b.txt"]
+
+
+def test_a_file_is_open_for_writing_when_it_is_synchronized(tmp_path, monkeypatch):
+    """As Windows needs it."""
+
+    def fsync(descriptor):
+        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, "Bad file descriptor")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_atomically(tmp_path / "a.txt", "a")
+    assert (tmp_path / "a.txt").read_text() == "a"
 
 
 def test_what_fails_leaves_the_old_file_and_nothing_else(tmp_path):

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mxmclr_plugin.bounds import check_bounds, choices_of
-from mxmclr_plugin.errors import ConfigError
+from mxmclr_plugin.errors import ConfigError, first_line
 from mxmclr_plugin.registry import check_known, did_you_mean, documented
 
 ArgumentsT = TypeVar("ArgumentsT")
@@ -271,7 +271,7 @@ def _read(key: str, text: str) -> Any:
         node = OmegaConf.from_dotlist([f"value={text}"])
         return OmegaConf.to_container(node)["value"]  # type: ignore[index, call-overload]
     except (OmegaConfBaseException, ValueError) as error:
-        raise ConfigError(f"{key}: cannot read {text!r}: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"{key}: cannot read {text!r}: {first_line(error)}") from error
 
 
 def _is_required(entry: Field[Any]) -> bool:

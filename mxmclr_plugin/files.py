@@ -180,7 +180,8 @@ def _remove(path: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    with path.open("rb") as file:
+    # Windows writes only a file that is open for writing to the disk.
+    with path.open("r+b" if os.access(path, os.W_OK) else "rb") as file:
         os.fsync(file.fileno())
 
 

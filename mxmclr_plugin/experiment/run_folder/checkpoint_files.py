@@ -6,6 +6,7 @@ import hashlib
 import os
 import pickle
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +130,13 @@ def remove_checkpoint(path: Path) -> None:
 
 
 def checksum(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
+    """SHA-256 of a file, in hexadecimal; computed again only if the file has changed."""
+    stat = path.stat()
+    return _checksum(path, (stat.st_ino, stat.st_size, stat.st_mtime_ns))
+
+
+@lru_cache(maxsize=4)
+def _checksum(path: Path, _: tuple[int, int, int]) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(2**20):
