@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import io
+import itertools
 import json
 import re
 import signal
@@ -15,11 +16,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from comparison.small_manifest import two_texts
 from torch import nn
 from torch.nn import functional
 
-from mxmclr_plugin.comparison.compare import _values
-from mxmclr_plugin.comparison.config import GridConfig
+from mxmclr_plugin.comparison.compare import _Plan, _values
+from mxmclr_plugin.comparison.compared_data import ComparedData
+from mxmclr_plugin.comparison.config import ComparisonConfig, GridConfig
 from mxmclr_plugin.comparison.records import Comparison
 from mxmclr_plugin.experiment.config.compose import load_config
 from mxmclr_plugin.experiment.run_folder.metrics import RunMetrics
@@ -213,6 +216,37 @@ def test_tuning_chooses_by_validation_and_never_tests(tmp_path):
             group, name = key.split(".")
             assert metrics["config"][group][name] == value
     assert "no conclusion from fewer than 3" in " ".join(done.stdout.split())
+
+
+def test_losses_of_a_manifest_have_the_same_cost_and_steps(tmp_path):
+    """What follows from the data of a task does so before a protocol changes the batch."""
+    config = ComparisonConfig(losses=["mxmclr", "clip"], protocol=["same_encoder_cost"])
+    overrides = [f"data.path={two_texts(tmp_path)}", "batch.instances=4"]
+    plan = _Plan("manifest", config, overrides, None)
+    batch = plan.base.batch
+    for variant in plan.variants:
+        run = ComparedData().completed(plan.loaded(variant))
+        assert run.trainer.max_steps == plan.base.trainer.max_steps
+        cost = run.batch.instances * sum(run.batch.folds.values())
+        assert cost == batch.instances * sum(batch.folds.values())
+        assert (run.batch.folds == batch.folds) == (variant[0].name == "mxmclr")
+
+
+def test_a_configuration_is_composed_once_for_each_run(monkeypatch):
+    composed = []
+
+    def load(task, overrides=(), config_dir=None):
+        composed.append(overrides)
+        return load_config(task, overrides, config_dir)
+
+    for module in ("compare", "planned_run"):
+        monkeypatch.setattr(f"mxmclr_plugin.comparison.{module}.load_config", load)
+    config = ComparisonConfig(losses=["mxmclr", "clip"], protocol=["same_batches"])
+    plan = _Plan("text2shape", config, [*SLICE], None)
+    before = len(composed)
+    for variant, seed in itertools.product(plan.variants, (0, 1, 2)):
+        plan.run(variant, seed)
+    assert len(composed) - before == 6
 
 
 @pytest.mark.parametrize(

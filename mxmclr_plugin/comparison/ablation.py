@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from mxmclr_plugin.comparison.compared_data import ComparedData, check_measured
-from mxmclr_plugin.comparison.config import AblationConfig, as_arguments
+from mxmclr_plugin.comparison.config import AblationConfig, command_of
 from mxmclr_plugin.comparison.launcher import launch
 from mxmclr_plugin.comparison.planned_run import Outcome, PlannedRun, plan_run
 from mxmclr_plugin.comparison.records import (
@@ -66,7 +66,8 @@ def ablate(
     Raises:
         ConfigError: If a configuration is not valid; nothing has run then.
     """
-    base = load_config(task, overrides, config_dir)
+    data = ComparedData()
+    base = data.completed(load_config(task, overrides, config_dir))
     study = load_study(config.study, base, config.axes)
     own_data = base.data["name"]
     if config.evaluate and len(study.axes) > 1:
@@ -78,7 +79,6 @@ def ablate(
         raise ConfigError(f"evaluate.{own_data}: this is the training data; choose another name")
     if config.split == "test" and not base.eval.test:
         raise ConfigError("eval.test: split=test measures the test set; leave it out")
-    data = ComparedData()
     check_measured(config.metric, base, config.split, data, list(config.evaluate.values()))
     folder = ablation_folder(task, config)
     axes = {axis: list(values) for axis, values in study.axes.items()}
@@ -126,13 +126,7 @@ def ablate(
         split=config.split,
         metrics=names,
         settings={
-            "command": " ".join(
-                [
-                    f"mxmclr ablate {task}",
-                    *as_arguments(config, ("study",)),
-                    *overrides,
-                ]
-            ),
+            "command": command_of("ablate", task, config, ("study",), overrides, config_dir),
             "data": own_data,
             "notes": notes_of(measured),
             "steps": steps_of(done),

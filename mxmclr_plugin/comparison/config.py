@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
 from annotated_types import Ge, Lt, MinLen
@@ -206,6 +208,28 @@ def as_arguments(config: Any, always: Sequence[str] = ()) -> list[str]:
                 # A list of its own needs no brackets.
                 lines.append(f"{name}={written(of, brackets=not isinstance(value, list))}")
     return lines
+
+
+def command_of(
+    command: str,
+    task: str,
+    config: Any,
+    always: Sequence[str],
+    overrides: Sequence[str],
+    config_dir: Path | None,
+) -> str:
+    """A command as a shell takes it.
+
+    Args:
+        command: Its name.
+        task: Name of the task.
+        config: Keys of the command.
+        always: See :func:`as_arguments`.
+        overrides: Changes to the task's defaults.
+        config_dir: Folder with further tasks and groups.
+    """
+    words = ["mxmclr", command, task, *as_arguments(config, always), *overrides]
+    return shlex.join([*words, *(["--config-dir", str(config_dir)] if config_dir else [])])
 
 
 def _distinct(key: str, values: Sequence[Any]) -> None:
