@@ -169,6 +169,14 @@ def test_other_data_are_measured_again_when_they_change(tmp_path, monkeypatch):
     assert seeds() == seeds() == [3, 4]
     assert measured == folders * 2
 
+    def failing(*_, **__):
+        raise ConfigError("no such tower")
+
+    write("a cow")
+    monkeypatch.setattr(ablation, "load_run", failing)
+    outcome = ablation._on_other_data(trained, folders[0], changes, ablation.ComparedData())
+    assert outcome == Outcome(error="no such tower")
+
 
 def split_metrics(recall):
     return SplitMetrics({"t2s": DirectionMetrics("text", "voxel", 1, 1, {"r@5": recall})})

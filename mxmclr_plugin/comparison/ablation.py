@@ -28,7 +28,7 @@ from mxmclr_plugin.comparison.records import (
     write_results,
 )
 from mxmclr_plugin.comparison.study import load_study
-from mxmclr_plugin.errors import ConfigError
+from mxmclr_plugin.errors import ConfigError, DataError
 from mxmclr_plugin.experiment.config.compose import load_config
 from mxmclr_plugin.experiment.run_folder.folder import read_config
 from mxmclr_plugin.experiment.run_folder.metrics import RunMetrics
@@ -159,15 +159,18 @@ def _on_other_data(
     """
     if outcome.metrics is None:
         return outcome
-    config = changed_config(read_config(folder, trust=True), overrides)
-    named = os.fsencode("\n".join([*overrides, data.measured_digest(config, "test")]))
-    digest = blake2b(named, digest_size=6).hexdigest()
-    path = folder / "evaluate" / f"{digest}.json"
-    metrics = read_whole_record(RunMetrics, path)
-    if metrics is None:
-        run = load_run(folder, overrides, trust=True)  # it was trained here
-        metrics = evaluate_run(run, "test", progress=False)
-        write_atomically(path, json_text(metrics))
+    try:
+        config = changed_config(read_config(folder, trust=True), overrides)  # it was trained here
+        named = os.fsencode("\n".join([*overrides, data.measured_digest(config, "test")]))
+        digest = blake2b(named, digest_size=6).hexdigest()
+        path = folder / "evaluate" / f"{digest}.json"
+        metrics = read_whole_record(RunMetrics, path)
+        if metrics is None:
+            run = load_run(folder, overrides, trust=True)
+            metrics = evaluate_run(run, "test", progress=False)
+            write_atomically(path, json_text(metrics))
+    except (ConfigError, DataError) as error:  # it costs this result alone
+        return Outcome(error=str(error))
     return Outcome(metrics)
 
 
