@@ -18,6 +18,7 @@ from mxmclr_plugin import files
 from mxmclr_plugin.files import (
     FileMemory,
     cache_folder,
+    expanded,
     kept,
     replacing,
     short_path,
@@ -41,6 +42,13 @@ def test_short_paths(tmp_path, monkeypatch):
     assert short_path(tmp_path / "photos" / "1.jpg") == str(Path("photos") / "1.jpg")
     assert short_path("photos/1.jpg") == "photos/1.jpg"
     assert short_path(tmp_path.parent / "1.jpg") == str(tmp_path.parent / "1.jpg")
+
+
+def test_the_home_folder_is_filled_in(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert expanded("~/runs") == tmp_path / "runs"
+    for path in ("~nobody-of-this-name/x", "~10 cm tall chair", "a/~"):
+        assert expanded(path) == Path(path)
 
 
 def test_writes_text_and_bytes_with_ordinary_modes(tmp_path):

@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mxmclr_plugin.bounds import check_bounds, choices_of
 from mxmclr_plugin.errors import ConfigError, first_line
+from mxmclr_plugin.files import expanded
 from mxmclr_plugin.registry import check_known, did_you_mean, documented
 
 ArgumentsT = TypeVar("ArgumentsT")
@@ -146,7 +147,7 @@ def convert(hint: Any, key: str, text: str) -> Any:
     if hint is str:
         return text
     if hint is Path:
-        return Path(text).expanduser() if text.startswith("~") else Path(text)
+        return expanded(text)
     if origin is Literal:
         by_text = {"null" if choice is None else str(choice): choice for choice in parts}
         check_known(f"{key} cannot be", text, by_text)

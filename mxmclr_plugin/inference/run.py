@@ -33,6 +33,7 @@ from mxmclr_plugin.experiment.splits import (
     trained_split,
     with_train_instances,
 )
+from mxmclr_plugin.files import expanded
 from mxmclr_plugin.inference.changes import changed_config
 from mxmclr_plugin.inference.device import Device
 from mxmclr_plugin.models.tower import Tower
@@ -324,7 +325,7 @@ def load_run(
             change, the data or the device cannot be used.
     """
     console = console or TerminalConsole(stderr=True)
-    folder, file = _located(Path(path).expanduser(), checkpoint)
+    folder, file = _located(expanded(path), checkpoint)
     original = read_config(folder, trust)
     file = file or folder / "checkpoints" / f"{checkpoint or original.trainer.test_with}.ckpt"
     config = changed_config(original, overrides)

@@ -46,7 +46,7 @@ def save_checkpoint(content: dict[str, Any], path: Path) -> None:
         reason = getattr(cause, "strerror", None) or str(cause).partition("\n")[0]
         raise ConfigError(
             f"out: {path} cannot be written: {reason}; what was saved before is whole: make room, "
-            "and the same command with ckpt=last continues from there"
+            "and ckpt=last continues from there"
         ) from error
     _record(path, [digest])
 
