@@ -1,11 +1,14 @@
 """Studies as files, and one run through the command."""
 
+import dataclasses
 import json
+import shlex
 import statistics
 
 import pytest
 from rich.console import Console
 
+from mxmclr_plugin.arguments import parse_arguments
 from mxmclr_plugin.comparison import ablation, compared_data
 from mxmclr_plugin.comparison.config import AblationConfig
 from mxmclr_plugin.comparison.planned_run import Outcome
@@ -202,7 +205,7 @@ def test_results_on_other_data_stay_apart(tmp_path, monkeypatch):
         study="parts",
         axes={"loss": ["clip"]},
         seeds=[0, 1],
-        evaluate={"more": ["data.classes=40"]},
+        evaluate={"more": ["data.classes=40", "directions={t2s: {query: text, gallery: voxel}}"]},
         out=str(tmp_path),
     )
     study = Study(
@@ -213,6 +216,11 @@ def test_results_on_other_data_stay_apart(tmp_path, monkeypatch):
     )
     monkeypatch.setattr(ablation, "load_study", lambda *_: study)
     result = ablation.ablate("text2shape", config, SLICE, Console(quiet=True))
+    name, *words = shlex.split(result.settings["command"])[1:]
+    assert (name, words[0]) == ("ablate", "text2shape")
+    parsed, others = parse_arguments("ablate", AblationConfig, words[1:], None)
+    assert dataclasses.replace(parsed, out=config.out) == config
+    assert others == [*SLICE]
     assert result.settings["seconds"] == 20
     assert result.settings["steps"] == "4 to 8"
     assert result.settings["notes"] == [

@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from mxmclr_plugin.comparison.compared_data import ComparedData, check_measured
-from mxmclr_plugin.comparison.config import AblationConfig, as_arguments
+from mxmclr_plugin.comparison.config import AblationConfig, as_arguments, command
 from mxmclr_plugin.comparison.launcher import launch
 from mxmclr_plugin.comparison.planned_run import Outcome, PlannedRun, plan_run
 from mxmclr_plugin.comparison.records import (
@@ -126,12 +126,8 @@ def ablate(
         split=config.split,
         metrics=names,
         settings={
-            "command": " ".join(
-                [
-                    f"mxmclr ablate {task}",
-                    *as_arguments(config, ("study",)),
-                    *overrides,
-                ]
+            "command": command(
+                "ablate", task, [*as_arguments(config, ("study",)), *overrides], config_dir
             ),
             "data": own_data,
             "notes": notes_of(measured),
