@@ -1,5 +1,6 @@
 """Studies as files, and one run through the command."""
 
+import dataclasses
 import json
 import shlex
 import statistics
@@ -11,7 +12,7 @@ from rich.console import Console
 from mxmclr_plugin.arguments import parse_arguments
 from mxmclr_plugin.comparison import ablation, compared_data
 from mxmclr_plugin.comparison.compared_data import ComparedData
-from mxmclr_plugin.comparison.config import AblationConfig, command_of
+from mxmclr_plugin.comparison.config import AblationConfig
 from mxmclr_plugin.comparison.planned_run import Outcome
 from mxmclr_plugin.comparison.records import Summary
 from mxmclr_plugin.comparison.study import Study, load_study, studies
@@ -28,7 +29,7 @@ from mxmclr_plugin.experiment.run_folder.metrics import (
 from mxmclr_plugin.inference.evaluate import evaluate_run
 from mxmclr_plugin.inference.run import load_run
 from mxmclr_plugin.json_records import plain, read_record
-from mxmclr_plugin.run.command_line import _flags, main
+from mxmclr_plugin.run.command_line import main
 
 SLICE = (
     *("data.classes=24", "data.captions=4", "data.samples=2", "batch.instances=6"),
@@ -64,17 +65,6 @@ def test_modalities_of_a_study_are_those_of_the_data(tmp_path):
     assert [*load_study("folds", base, {}).axes] == ["batch.folds.text", "batch.folds.de"]
     with pytest.raises(ConfigError, match=r"such as teacher\.text=sentence_transformer"):
         load_study("teacher", base, {})
-
-
-def test_the_recorded_command_can_be_pasted(tmp_path):
-    changes = ["directions={a2b: {query: a, gallery: b}}", "data.path=my photos.jsonl"]
-    config = AblationConfig(study="parts", axes={"loss": ["clip"]}, evaluate={"coco": changes})
-    overrides = ["data.root=$HOME/x y", "data.captions=null"]
-    text = command_of("ablate", "multi30k", config, ("study",), overrides, tmp_path)
-    words, folder, _ = _flags(shlex.split(text))
-    assert (words[:3], folder) == (["mxmclr", "ablate", "multi30k"], tmp_path)
-    again = parse_arguments("ablate", AblationConfig, words[3:], ["data"])
-    assert again == (config, overrides)
 
 
 def test_teachers_are_varied():
@@ -188,6 +178,14 @@ def test_other_data_are_measured_again_when_they_change(tmp_path, monkeypatch):
     assert seeds() == seeds() == [3, 4]
     assert measured == folders * 2
 
+    def failing(*_, **__):
+        raise ConfigError("no such tower")
+
+    write("a cow")
+    monkeypatch.setattr(ablation, "load_run", failing)
+    outcome = ablation._on_other_data(trained, folders[0], changes, ablation.ComparedData())
+    assert outcome == Outcome(error="no such tower")
+
 
 def split_metrics(recall):
     return SplitMetrics({"t2s": DirectionMetrics("text", "voxel", 1, 1, {"r@5": recall})})
@@ -224,7 +222,7 @@ def test_results_on_other_data_stay_apart(tmp_path, monkeypatch):
         study="parts",
         axes={"loss": ["clip"]},
         seeds=[0, 1],
-        evaluate={"more": ["data.classes=40"]},
+        evaluate={"more": ["data.classes=40", "directions={t2s: {query: text, gallery: voxel}}"]},
         out=str(tmp_path),
     )
     study = Study(
@@ -235,6 +233,11 @@ def test_results_on_other_data_stay_apart(tmp_path, monkeypatch):
     )
     monkeypatch.setattr(ablation, "load_study", lambda *_: study)
     result = ablation.ablate("text2shape", config, SLICE, Console(quiet=True))
+    name, *words = shlex.split(result.settings["command"])[1:]
+    assert (name, words[0]) == ("ablate", "text2shape")
+    parsed, others = parse_arguments("ablate", AblationConfig, words[1:], None)
+    assert dataclasses.replace(parsed, out=config.out) == config
+    assert others == [*SLICE]
     assert result.settings["seconds"] == 20
     assert result.settings["steps"] == "4 to 8"
     assert result.settings["notes"] == [

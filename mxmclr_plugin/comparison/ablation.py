@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from mxmclr_plugin.comparison.compared_data import ComparedData, check_measured
-from mxmclr_plugin.comparison.config import AblationConfig, command_of
+from mxmclr_plugin.comparison.config import AblationConfig, as_arguments, command
 from mxmclr_plugin.comparison.launcher import launch
 from mxmclr_plugin.comparison.planned_run import Outcome, PlannedRun, plan_run
 from mxmclr_plugin.comparison.records import (
@@ -28,7 +28,7 @@ from mxmclr_plugin.comparison.records import (
     write_results,
 )
 from mxmclr_plugin.comparison.study import load_study
-from mxmclr_plugin.errors import ConfigError
+from mxmclr_plugin.errors import ConfigError, DataError
 from mxmclr_plugin.experiment.config.compose import load_config
 from mxmclr_plugin.experiment.run_folder.folder import read_config
 from mxmclr_plugin.experiment.run_folder.metrics import RunMetrics
@@ -126,7 +126,9 @@ def ablate(
         split=config.split,
         metrics=names,
         settings={
-            "command": command_of("ablate", task, config, ("study",), overrides, config_dir),
+            "command": command(
+                "ablate", task, [*as_arguments(config, ("study",)), *overrides], config_dir
+            ),
             "data": own_data,
             "notes": notes_of(measured),
             "steps": steps_of(done),
@@ -157,15 +159,18 @@ def _on_other_data(
     """
     if outcome.metrics is None:
         return outcome
-    config = changed_config(read_config(folder, trust=True), overrides)
-    named = os.fsencode("\n".join([*overrides, data.measured_digest(config, "test")]))
-    digest = blake2b(named, digest_size=6).hexdigest()
-    path = folder / "evaluate" / f"{digest}.json"
-    metrics = read_whole_record(RunMetrics, path)
-    if metrics is None:
-        run = load_run(folder, overrides, trust=True)  # it was trained here
-        metrics = evaluate_run(run, "test", progress=False)
-        write_atomically(path, json_text(metrics))
+    try:
+        config = changed_config(read_config(folder, trust=True), overrides)  # it was trained here
+        named = os.fsencode("\n".join([*overrides, data.measured_digest(config, "test")]))
+        digest = blake2b(named, digest_size=6).hexdigest()
+        path = folder / "evaluate" / f"{digest}.json"
+        metrics = read_whole_record(RunMetrics, path)
+        if metrics is None:
+            run = load_run(folder, overrides, trust=True)
+            metrics = evaluate_run(run, "test", progress=False)
+            write_atomically(path, json_text(metrics))
+    except (ConfigError, DataError) as error:  # it costs this result alone
+        return Outcome(error=str(error))
     return Outcome(metrics)
 
 

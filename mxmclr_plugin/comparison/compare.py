@@ -13,7 +13,7 @@ import hydra.utils
 from rich.console import Console
 
 from mxmclr_plugin.comparison.compared_data import ComparedData, check_measured
-from mxmclr_plugin.comparison.config import ComparedLoss, ComparisonConfig, command_of
+from mxmclr_plugin.comparison.config import ComparedLoss, ComparisonConfig, as_arguments, command
 from mxmclr_plugin.comparison.launcher import launch
 from mxmclr_plugin.comparison.optuna_search import Options, optuna_search
 from mxmclr_plugin.comparison.planned_run import Outcome, PlannedRun, plan_run
@@ -71,14 +71,14 @@ def compare(
     plan = _Plan(task, config, list(overrides), config_dir)
     if config.tune and config.tuner == "optuna":
         optional("optuna", "tuner=optuna needs", "optuna")
-    trials = {}
+    trials: dict[_Variant, list[Trial]] = {}
     if config.tune:
         for variant in plan.variants:  # mistakes are found before hours are spent
-            plan.run(variant, config.seeds[0])
+            plan.run(*variant, config.seeds[0])
         trials = _tune(plan, console)
     chosen = {variant: _best(of_variant) for variant, of_variant in trials.items()}
     planned = {
-        (variant, seed): plan.run(variant, seed, chosen.get(variant))
+        (variant, seed): plan.run(*variant, seed, chosen.get(variant))
         for variant, seed in itertools.product(plan.variants, config.seeds)
         if not config.tune or chosen[variant] is not None
     }
@@ -102,8 +102,11 @@ def compare(
         split="test",
         metrics=names,
         settings={
-            "command": command_of(
-                "compare", task, config, ("losses", "seeds", "protocol"), overrides, config_dir
+            "command": command(
+                "compare",
+                task,
+                [*as_arguments(config, ("losses", "seeds", "protocol")), *overrides],
+                config_dir,
             ),
             "data": plan.base.data.get("name"),
             "notes": notes_of(
@@ -151,6 +154,7 @@ class _Plan:
             (loss, protocol) for protocol in config.protocol for loss in config.compared
         ]
         self.data = ComparedData()
+        self._overrides: dict[_Variant, list[str]] = {}
         shared = load_config(task, overrides, config_dir)
         self.base: RunConfig = self.data.completed(shared)
         if not self.base.eval.test:
@@ -159,10 +163,14 @@ class _Plan:
         self.shared = overrides
         if shared.automatic:  # else runs with other batches choose other numbers of steps
             self.shared = [f"trainer.max_steps={self.base.trainer.max_steps}", *overrides]
-        self.overrides = {variant: self._overrides(*variant) for variant in self.variants}
 
-    def _overrides(self, loss: ComparedLoss, protocol: str) -> list[str]:
+    def overrides(self, loss: ComparedLoss, protocol: str) -> list[str]:
         """Overrides of a loss under a protocol, without seed and tuned options."""
+        if (loss, protocol) not in self._overrides:
+            self._overrides[loss, protocol] = self._composed(loss, protocol)
+        return self._overrides[loss, protocol]
+
+    def _composed(self, loss: ComparedLoss, protocol: str) -> list[str]:
         chosen = loss.overrides(self.config.options.get(loss.label, {}))
         with_loss = load_config(self.task, [*self.shared, *chosen], self.config_dir)
         try:
@@ -177,31 +185,33 @@ class _Plan:
         # Options of a loss come last.
         return [*self.shared, *batch, *chosen]
 
-    def loaded(self, variant: _Variant) -> RunConfig:
+    def loaded(self, loss: ComparedLoss, protocol: str) -> RunConfig:
         """Configuration of a loss under a protocol, not tuned."""
-        return load_config(self.task, self.overrides[variant], self.config_dir)
+        return load_config(self.task, self.overrides(loss, protocol), self.config_dir)
 
-    def run(self, variant: _Variant, seed: int, tuned: Trial | None = None) -> PlannedRun:
+    def run(
+        self, loss: ComparedLoss, protocol: str, seed: int, tuned: Trial | None = None
+    ) -> PlannedRun:
         """A compared run."""
-        lines = [*self.overrides[variant], *_tuned(tuned), f"seed={seed}"]
-        name = f"{variant[0].label}-seed{seed}"
-        label = f"{self._label(*variant)}, seed {seed}"
+        lines = [*self.overrides(loss, protocol), *_tuned(tuned), f"seed={seed}"]
+        name = f"{loss.label}-seed{seed}"
+        label = f"{self._label(loss, protocol)}, seed {seed}"
         return plan_run(
             self.task, lines, self.folder / "runs", name, self.config_dir, label, self.data
         )
 
-    def trial(self, variant: _Variant, trial: Trial) -> PlannedRun:
+    def trial(self, loss: ComparedLoss, protocol: str, trial: Trial) -> PlannedRun:
         """A tuning run: it does not use the test set."""
         steps = self.config.tune_steps
         lines = [
-            *self.overrides[variant],
+            *self.overrides(loss, protocol),
             *_tuned(trial),
             *([] if steps is None else [f"trainer.max_steps={steps}"]),
             "eval.test=false",
             f"seed={self.config.tune_seed}",
         ]
-        name = f"{variant[0].label}-trial"
-        label = f"{self._label(*variant)}, {trial}"
+        name = f"{loss.label}-trial"
+        label = f"{self._label(loss, protocol)}, {trial}"
         return plan_run(
             self.task, lines, self.folder / "trials", name, self.config_dir, label, self.data
         )
@@ -228,7 +238,7 @@ def _tune(plan: _Plan, console: Console) -> dict[_Variant, list[Trial]]:
 
     def measure(points: Sequence[tuple[_Variant, Options]]) -> list[float | None]:
         planned = [
-            plan.trial(variant, Trial(_named(variant), options, None))
+            plan.trial(*variant, Trial(_named(variant), options, None))
             for variant, options in points
         ]
         plan.data.forget()
@@ -263,7 +273,7 @@ def _tune(plan: _Plan, console: Console) -> dict[_Variant, list[Trial]]:
 
 def _values(plan: _Plan, variant: _Variant) -> dict[str, list[float]]:
     """Values of each option on the grid: a temperature or a margin, and the learning rate."""
-    config, grid = plan.loaded(variant), plan.config.grid
+    config, grid = plan.loaded(*variant), plan.config.grid
     scale = _scale(config.loss)
     values: dict[str, list[float]] = {}
     if scale == "temperature":

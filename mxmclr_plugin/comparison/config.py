@@ -210,26 +210,10 @@ def as_arguments(config: Any, always: Sequence[str] = ()) -> list[str]:
     return lines
 
 
-def command_of(
-    command: str,
-    task: str,
-    config: Any,
-    always: Sequence[str],
-    overrides: Sequence[str],
-    config_dir: Path | None,
-) -> str:
-    """A command as a shell takes it.
-
-    Args:
-        command: Its name.
-        task: Name of the task.
-        config: Keys of the command.
-        always: See :func:`as_arguments`.
-        overrides: Changes to the task's defaults.
-        config_dir: Folder with further tasks and groups.
-    """
-    words = ["mxmclr", command, task, *as_arguments(config, always), *overrides]
-    return shlex.join([*words, *(["--config-dir", str(config_dir)] if config_dir else [])])
+def command(name: str, task: str, arguments: Sequence[str], config_dir: Path | None) -> str:
+    """A command line, as a shell takes it."""
+    flags = [] if config_dir is None else ["--config-dir", str(config_dir)]
+    return shlex.join(["mxmclr", name, task, *arguments, *flags])
 
 
 def _distinct(key: str, values: Sequence[Any]) -> None:
