@@ -282,6 +282,10 @@ def test_data_are_read_before_anything_runs(tmp_path, monkeypatch, capsys):
         (["evaluate.x=[data=primitives]"], "has no 'a'"),
         (["metric=graded_ndcg@10"], "metric: graded_ndcg@10 needs attributes of the instances"),
         (["metric=b2c/r@1"], "metric: 'b2c/r@1' is none of mean_recall"),
+        (
+            ["study=training_size", "axes.train_instances=9"],
+            "train_instances: 9, but there are 8 training instances",
+        ),
     ]:
         assert main([*own, *arguments]) == 2
         assert message in " ".join(capsys.readouterr().err.split())

@@ -50,30 +50,29 @@ class ComparedData:
             ConfigError: If the data cannot be built, or runs cannot be trained on them.
             DataError: If the data cannot be read.
         """
-        if not config.automatic:
+        if not config.automatic and config.train_instances is None:
             return config
         data = with_train_instances(self.read(config.data), config.train_instances)
-        return completed(config, data, Console(quiet=True))
+        return completed(config, data, Console(quiet=True)) if config.automatic else config
 
     def forget(self) -> None:
         """Free the memory of the last data set; digests stay."""
         self._last = None
 
     def trained_digest(self, config: RunConfig) -> str:
-        """Digest of what a run is trained and measured on."""
-        used = [] if config.automatic else [*config.towers, *measured_modalities(config)]
-        return self._digest(config, sorted(set(used)), [])
+        """Digest of what a run with a complete configuration is trained and measured on."""
+        return self._digest(config, sorted({*config.towers, *measured_modalities(config)}), [])
 
     def measured_digest(self, config: RunConfig, split: str) -> str:
         """Digest of what a run is measured on."""
         return self._digest(config, measured_modalities(config), [split])
 
     def _digest(self, config: RunConfig, modalities: list[str], splits: list[str]) -> str:
-        """Digest of some modalities and splits; all if none is named."""
+        """Digest of some modalities and splits; of all splits if none is named."""
         key = json.dumps([config.data, modalities, splits], sort_keys=True)
         if key not in self._digests:
             data = self.read(config.data)
-            self._digests[key] = data_digest(data, splits or [*data], modalities or [*data.kinds])
+            self._digests[key] = data_digest(data, splits or [*data], modalities)
         return self._digests[key]
 
 

@@ -75,7 +75,8 @@ def plan_run(
         DataError: If the data cannot be read.
     """
     checked = load_config(task, overrides, config_dir)
-    on = (data or ComparedData()).trained_digest(checked)
+    data = data or ComparedData()
+    on = data.trained_digest(data.completed(checked))
     config = dataclasses.asdict(checked)
     for key in ("out", "ckpt", "overrides"):
         config.pop(key, None)
