@@ -1,6 +1,7 @@
 """Files written whole or not at all, and what is kept in the cache folder."""
 
 import errno
+import fcntl
 import json
 import os
 import stat
@@ -17,6 +18,7 @@ from mxmclr_plugin import files
 from mxmclr_plugin.files import (
     FileMemory,
     cache_folder,
+    expanded,
     kept,
     replacing,
     short_path,
@@ -42,6 +44,13 @@ def test_short_paths(tmp_path, monkeypatch):
     assert short_path(tmp_path.parent / "1.jpg") == str(tmp_path.parent / "1.jpg")
 
 
+def test_the_home_folder_is_filled_in(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert expanded("~/runs") == tmp_path / "runs"
+    for path in ("~nobody-of-this-name/x", "~10 cm tall chair", "a/~"):
+        assert expanded(path) == Path(path)
+
+
 def test_writes_text_and_bytes_with_ordinary_modes(tmp_path):
     path = tmp_path / "a" / "b.txt"
     write_atomically(path, "größer\n")
@@ -51,6 +60,18 @@ def test_writes_text_and_bytes_with_ordinary_modes(tmp_path):
     (tmp_path / "plain").write_text("")
     assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
     assert names(path.parent) == ["b.txt"]
+
+
+def test_a_file_is_open_for_writing_when_it_is_synchronized(tmp_path, monkeypatch):
+    """As Windows needs it."""
+
+    def fsync(descriptor):
+        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, "Bad file descriptor")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_atomically(tmp_path / "a.txt", "a")
+    assert (tmp_path / "a.txt").read_text() == "a"
 
 
 def test_what_fails_leaves_the_old_file_and_nothing_else(tmp_path):

@@ -17,13 +17,13 @@ class Record:
 
 def test_an_infinite_option_is_written_as_on_the_command_line(tmp_path):
     file = tmp_path / "record.json"
-    file.write_text(json_text(Record({"soft_temperature": math.inf, "others": [1, math.inf]})))
+    file.write_text(json_text(Record({"soft_temperature": math.inf, "others": [1, -math.inf]})))
 
     def refuse(name):
         raise AssertionError(f"{name} is no JSON")
 
     json.loads(file.read_text(), parse_constant=refuse)
-    assert read_record(Record, file).options == {"soft_temperature": "inf", "others": [1, "inf"]}
+    assert read_record(Record, file).options == {"soft_temperature": "inf", "others": [1, "-inf"]}
 
 
 def test_a_figure_that_is_not_finite_is_no_record(tmp_path):

@@ -17,7 +17,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mxmclr_plugin.bounds import check_bounds, choices_of
-from mxmclr_plugin.errors import ConfigError
+from mxmclr_plugin.errors import ConfigError, first_line
+from mxmclr_plugin.files import expanded
 from mxmclr_plugin.registry import check_known, did_you_mean, documented
 
 ArgumentsT = TypeVar("ArgumentsT")
@@ -146,7 +147,7 @@ def convert(hint: Any, key: str, text: str) -> Any:
     if hint is str:
         return text
     if hint is Path:
-        return Path(text).expanduser() if text.startswith("~") else Path(text)
+        return expanded(text)
     if origin is Literal:
         by_text = {"null" if choice is None else str(choice): choice for choice in parts}
         check_known(f"{key} cannot be", text, by_text)
@@ -271,7 +272,7 @@ def _read(key: str, text: str) -> Any:
         node = OmegaConf.from_dotlist([f"value={text}"])
         return OmegaConf.to_container(node)["value"]  # type: ignore[index, call-overload]
     except (OmegaConfBaseException, ValueError) as error:
-        raise ConfigError(f"{key}: cannot read {text!r}: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"{key}: cannot read {text!r}: {first_line(error)}") from error
 
 
 def _is_required(entry: Field[Any]) -> bool:

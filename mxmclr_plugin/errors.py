@@ -35,6 +35,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its class where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def build_part(key: str, build: Callable[..., PartT], *args: Any) -> PartT:
     """Builds a part of the run.
 

@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from types import TracebackType
@@ -23,7 +23,14 @@ from filelock import FileLock
 def cache_folder() -> Path:
     """``$MXMCLR_CACHE`` if it is set, else ``~/.cache/mxmclr_plugin``."""
     variable = os.environ.get("MXMCLR_CACHE")
-    return Path(variable).expanduser() if variable else Path.home() / ".cache" / "mxmclr_plugin"
+    return expanded(variable or "~/.cache/mxmclr_plugin")
+
+
+def expanded(path: str | Path) -> Path:
+    """A path with the home folder in place of ``~``; as it is if there is no such user."""
+    with suppress(RuntimeError):
+        return Path(path).expanduser()
+    return Path(path)
 
 
 def short_path(path: str | Path) -> str:
@@ -180,7 +187,8 @@ def _remove(path: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    with path.open("rb") as file:
+    # Windows writes only a file that is open for writing to the disk.
+    with path.open("r+b" if os.access(path, os.W_OK) else "rb") as file:
         os.fsync(file.fileno())
 
 

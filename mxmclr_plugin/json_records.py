@@ -32,7 +32,7 @@ def plain(record: Any) -> Any:
     if isinstance(record, list | tuple):
         return [plain(value) for value in record]
     # JSON has no infinity; as an option (soft_temperature) it is written as on the command line.
-    return "inf" if record == math.inf else record
+    return str(record) if isinstance(record, float) and math.isinf(record) else record
 
 
 def json_text(record: Any) -> str:

@@ -275,6 +275,8 @@ def test_data_are_read_before_anything_runs(tmp_path, monkeypatch, capsys):
         (["text2shape", "study=parts", "evaluate.x=[data.clases=4]"], "no key 'clases'"),
         (["text2shape", "study=parts", "split=test", "eval.test=false"], "eval.test: split=test"),
         (["omniglot", "data.root=.", "study=teacher", "teacher.text=tower"], "no such tower"),
+        (["manifest", "data.path=m", "study=folds"], "set batch.folds={MODALITY: NUMBER, ...}"),
+        (["manifest", "data.path=m", "study=teacher"], "such as teacher.MODALITY=sentence_tr"),
         (
             ["text2shape", "study=hybrid", "evaluate.x=[data.noise=0.5]"],
             "the data would be a third",

@@ -1,6 +1,7 @@
 """The command as a user starts it, on a small slice; killed and started again."""
 
 import csv
+import dataclasses
 import io
 import json
 import re
@@ -17,7 +18,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from mxmclr_plugin.comparison.compare import _values
+from mxmclr_plugin.comparison.config import GridConfig
 from mxmclr_plugin.comparison.records import Comparison
+from mxmclr_plugin.experiment.config.compose import load_config
 from mxmclr_plugin.experiment.run_folder.metrics import RunMetrics
 from mxmclr_plugin.json_records import json_text, read_record
 from mxmclr_plugin.run.command_line import main
@@ -209,6 +213,25 @@ def test_tuning_chooses_by_validation_and_never_tests(tmp_path):
             group, name = key.split(".")
             assert metrics["config"][group][name] == value
     assert "no conclusion from fewer than 3" in " ".join(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("loss", "option", "expected"),
+    [
+        ({"name": "triplet", "margin": 0.5}, "loss.margin", [0.25, 1.0]),
+        ({"name": "triplet", "margin": None}, None, None),
+        ({"name": "clip", "temperature": 0.2}, "loss.temperature", [0.1]),
+        ({"name": "clip"}, None, None),  # a registered loss without the option
+        ({"_target_": "torch.nn.TripletMarginLoss", "margin": 0.5}, None, None),
+    ],
+)
+def test_the_grid_is_about_the_value_of_the_comparison(loss, option, expected):
+    config = dataclasses.replace(load_config("text2shape"), loss=loss)
+    grid = GridConfig(lr=[1.0], temperature=[0.1], scale=[0.5, 2.0])
+    plan = SimpleNamespace(loaded=lambda *_: config, config=SimpleNamespace(grid=grid))
+    values = _values(plan, ("a", "same_batches"))
+    assert values.pop("optimizer.lr") == [config.optimizer.lr]
+    assert values == ({} if option is None else {option: expected})
 
 
 @pytest.mark.slow

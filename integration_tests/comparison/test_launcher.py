@@ -1,6 +1,7 @@
 """Runs as command lines: they resume, are kept, and fail without taking the others with them."""
 
 import dataclasses
+import errno
 import io
 import json
 import multiprocessing
@@ -274,6 +275,32 @@ def test_a_run_that_a_signal_has_ended_continues(tmp_path):
     assert not (run.folder / "failure.json").exists()
     assert _finish(run, 2, console()).error
     assert (run.folder / "failure.json").exists()
+
+
+def test_results_of_weights_that_are_trained_further_are_removed(tmp_path):
+    (tmp_path / "embeddings").mkdir()
+    for name in ("metrics.json", "embeddings/a.safetensors", "config.yaml"):
+        (tmp_path / name).touch()
+    for _ in range(2):
+        RunFolder(tmp_path).remove_results()
+        assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+
+
+def test_a_lock_is_removed_where_no_open_file_can_be(tmp_path, monkeypatch):
+    """As on Windows, which has no fcntl either."""
+    unlink = Path.unlink
+
+    def unlink_closed(path, missing_ok=False):
+        opened = Path("/proc/self/fd").iterdir()
+        if any(file.exists() and file.samefile(path) for file in opened):
+            raise PermissionError(errno.EACCES, "it is used by another process")
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr("mxmclr_plugin.experiment.run_folder.folder.fcntl", None)
+    monkeypatch.setattr(Path, "unlink", unlink_closed)
+    with only_process_in(tmp_path / "run"):
+        assert (tmp_path / "run" / ".lock").is_file()
+    assert not (tmp_path / "run").exists()
 
 
 def test_two_launchers_in_one_folder(tmp_path):

@@ -69,6 +69,16 @@ def test_shift_without_spread_is_shown():
     assert "a is 2.00 points above clip" in conclusion("p", "m", {"a": difference}, [])
 
 
+def test_numbers_of_pairs_are_named():
+    differences = {
+        name: paired_difference(by_seed([7.0] * pairs), by_seed([5.0] * 5), "clip")
+        for name, pairs in (("a", 5), ("b", 3), ("c", 4))
+    }
+    assert conclusion("p", "m", differences, []).startswith("p, m, 3 to 5 paired runs each: ")
+    del differences["b"], differences["c"]
+    assert conclusion("p", "m", differences, []).startswith("p, m, 5 paired runs each: ")
+
+
 @given(st.dictionaries(st.text("abcdef", min_size=1), st.floats(0, 1), min_size=1, max_size=6))
 def test_holm_is_the_closed_test(p):
     """Holm rejects what every intersection of hypotheses that holds it rejects by Bonferroni."""

@@ -1,7 +1,10 @@
 """Checkpoints are written whole or not at all, and damage is found."""
 
+import hashlib
+import os
 import resource
 import subprocess
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +13,7 @@ from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.experiment.run_folder.checkpoint_files import (
     checkpoint_damage,
     checkpoint_summary,
+    checksum,
     keep_previous,
     load_checkpoint,
     remove_checkpoint,
@@ -40,6 +44,18 @@ def test_the_checksum_is_that_of_sha256sum(tmp_path):
     save_checkpoint(content(2), tmp_path / "last.ckpt")
     subprocess.run(["sha256sum", "-c", "last.ckpt.sha256"], cwd=tmp_path, check=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["last.ckpt", "last.ckpt.sha256"]
+
+
+def test_a_file_is_read_once_for_its_checksum(tmp_path, monkeypatch):
+    path = tmp_path / "a.ckpt"
+    path.write_bytes(b"a")
+    first = checksum(path)
+    monkeypatch.setattr(Path, "open", lambda *_: pytest.fail("it has not changed"))
+    assert checksum(path) == first == hashlib.sha256(b"a").hexdigest()
+    monkeypatch.undo()
+    path.write_bytes(b"b")
+    os.utime(path, ns=(0, 0))
+    assert checksum(path) == hashlib.sha256(b"b").hexdigest()
 
 
 @pytest.mark.parametrize("mode", ["flip", "cut", "empty"])

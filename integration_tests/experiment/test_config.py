@@ -1,13 +1,19 @@
 import dataclasses
 import inspect
+import math
 import typing
 
 import pytest
 
+from mxmclr_plugin.comparison.ablation import ablation_folder
+from mxmclr_plugin.comparison.compare import comparison_folder
+from mxmclr_plugin.comparison.config import AblationConfig, ComparisonConfig
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.experiment.config.check_config import check_config
 from mxmclr_plugin.experiment.config.compose import choices, compose_choice, load_config, tasks
 from mxmclr_plugin.experiment.config.describe_config import describe
+from mxmclr_plugin.experiment.resume import command_config
+from mxmclr_plugin.experiment.run_folder.folder import RunFolder
 from mxmclr_plugin.registry import DATASETS, LOSSES, TOWERS
 
 ENTRIES = [
@@ -185,3 +191,27 @@ def test_every_key_is_described():
     assert described["optimizer.lr"].default == 0.03
     assert described["trainer.test_with"].help.startswith("Weights that are tested")
     assert all(key.help for key in described.values())
+
+
+def test_the_home_folder_is_filled_in(tmp_path, monkeypatch):
+    """In Python, and in a shell that leaves ``out=~/x`` as it is."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = load_config("text2shape", ["out=~/a", "ckpt=~/b/checkpoints/last.ckpt"])
+    assert (config.out, config.ckpt) == (
+        f"{tmp_path}/a",
+        f"{tmp_path}/b/checkpoints/last.ckpt",
+    )
+    assert load_config("text2shape", ["ckpt=last"]).ckpt == "last"
+    RunFolder(tmp_path / "a").write_config(load_config("text2shape", ["loss=clip"]))
+    continued = command_config("text2shape", ["out=~/a", "ckpt=last"])
+    assert (continued.out, continued.loss_name) == (f"{tmp_path}/a", "clip")
+    assert comparison_folder("text2shape", ComparisonConfig(out="~/c")) == tmp_path / "c"
+    ablation = AblationConfig(study="parts", out="~/c")
+    assert ablation_folder("text2shape", ablation) == tmp_path / "c"
+
+
+def test_no_option_of_a_class_is_nan():
+    named = ["~loss", "+loss._target_=torch.nn.TripletMarginLoss"]
+    assert load_config("text2shape", [*named, "+loss.margin=-inf"]).loss["margin"] == -math.inf
+    with pytest.raises(ConfigError, match=r"loss\.margin must be a number, got nan"):
+        load_config("text2shape", [*named, "+loss.margin=nan"])

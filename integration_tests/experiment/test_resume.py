@@ -28,6 +28,8 @@ from mxmclr_plugin.experiment.run_folder.folder import (
     default_folder,
     process_rank,
 )
+from mxmclr_plugin.experiment.training import signals
+from mxmclr_plugin.run.command_line import main
 
 OPTIONS = ["loss=ntxent", "loss.temperature=0.1", "towers.voxel.widths=[4,8]", "optimizer.lr=0.01"]
 
@@ -206,6 +208,20 @@ def test_a_run_with_changes_for_rerun():
     assert (changed.seed, changed.loss_name) == (3, "mxmclr")
     assert "hard_weight" in changed.loss
     assert changed.towers == config.towers
+
+
+def test_an_interrupted_rerun_names_the_command_that_continues(tmp_path, monkeypatch, capsys):
+    saved_run(tmp_path / "run")
+
+    def interrupted(*_):
+        raise signals.Interrupted(15, 3)
+
+    monkeypatch.setattr("mxmclr_plugin.experiment.train.run_retrieval", interrupted)
+    monkeypatch.setattr(signals, "end_with_parent", lambda: None)
+    out = tmp_path / "a b"
+    assert main(["rerun", str(tmp_path / "run"), f"out={out}"]) == 143
+    said = f"which is saved: mxmclr text2shape 'out={out}' ckpt=last continues"
+    assert said in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_folder_is_claimed_once(tmp_path, monkeypatch):

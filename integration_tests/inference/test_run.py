@@ -8,7 +8,7 @@ import torch
 import yaml
 
 from mxmclr_plugin.data.observations import ObservationDataset
-from mxmclr_plugin.errors import ConfigError
+from mxmclr_plugin.errors import ConfigError, build_part
 from mxmclr_plugin.inference.embedding_cache import _key
 from mxmclr_plugin.inference.run import Run, load_run
 from mxmclr_plugin.run.command_line import main
@@ -129,18 +129,31 @@ def test_changes_that_cannot_be(small_run, change, words):
     assert words in str(error.value)
 
 
-def test_data_that_have_moved(tmp_path):
+def test_data_that_have_moved(tmp_path, monkeypatch):
     lines = [f'{{"id": {k}, "text": "thing {k}", "text:de": "Ding {k}"}}' for k in range(20)]
     (tmp_path / "my.jsonl").write_text("\n".join(lines))
     towers = ["towers/text=bag_of_words", "+towers.de.name=bag_of_words"]
-    few = ["batch.instances=4", "trainer.max_steps=1", f"data.path={tmp_path / 'my.jsonl'}"]
+    few = ["batch.instances=4", "trainer.max_steps=1", "train_instances=12"]
+    few.append(f"data.path={tmp_path / 'my.jsonl'}")
     assert main(["manifest", *towers, *few, f"out={tmp_path / 'run'}"]) == 0
     before = load_run(tmp_path / "run").embeddings("test")
     (tmp_path / "my.jsonl").rename(tmp_path / "moved.jsonl")
     with pytest.raises(ConfigError, match="the run needs its training data"):
         load_run(tmp_path / "run")
     moved = [f"data.path={tmp_path / 'moved.jsonl'}"]
-    after = load_run(tmp_path / "run", moved).embeddings("test")
+    built = []
+
+    def build(key, *args):
+        part = build_part(key, *args)
+        built.append(key)
+        return part
+
+    monkeypatch.setattr("mxmclr_plugin.inference.run.build_part", build)
+    run = load_run(tmp_path / "run", moved)
+    assert built == ["data"]
+    assert len(run.split("train")) == 12
+    assert run.data.notes[-1].startswith("Trained on 12 of")
+    after = run.embeddings("test")
     assert all(torch.equal(after[modality].z, of.z) for modality, of in before.items())
     (tmp_path / "other.jsonl").write_text("\n".join(lines).replace("thing", "something"))
     with pytest.raises(ConfigError, match="another vocabulary"):

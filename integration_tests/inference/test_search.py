@@ -172,6 +172,10 @@ def test_words_that_are_not_known(shapes):
         search(shapes, "flurb blorg")
 
 
+def test_a_text_may_begin_as_the_name_of_a_user(shapes):
+    assert search(shapes, "~10 cm tall cone").query == "~10 cm tall cone"
+
+
 @pytest.mark.parametrize(
     ("query", "options", "words"),
     [

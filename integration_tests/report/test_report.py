@@ -10,6 +10,7 @@ from report.read_page import ReadPage
 from report.report_folders import ablation, comparison, row, write, write_curves
 
 from mxmclr_plugin.run.command_line import main
+from mxmclr_plugin.run.report_command import ReportArguments
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +88,30 @@ def test_plots_are_written_as_files(compared):
     for path in (compared / "plots").glob("*.png"):
         with Image.open(path) as image:
             assert image.width > 800
+
+
+def test_plots_take_the_place_of_plots_alone(tmp_path, capsys):
+    write(tmp_path, "ablate.json", ablation({"a": [0, 1]}, {(0,): 1.0, (1,): 2.0}))
+    plots = tmp_path / "plots"
+    command = ["report", str(tmp_path), f"plots={plots}"]
+    assert main(command) == main(command) == 0
+    (plots / "ablation-mean_recall.svg").write_text("mine")
+    png = plots / "ablation-mean_recall.png"
+    before = png.stat().st_mtime_ns
+    assert main(command) == 2
+    assert "ablation-mean_recall.svg is there already" in " ".join(capsys.readouterr().err.split())
+    assert png.stat().st_mtime_ns == before
+    assert (plots / "ablation-mean_recall.svg").read_text() == "mine"
+
+
+def test_a_loss_that_is_named_twice_is_shown_once(tmp_path):
+    assert ReportArguments(tmp_path, losses=["clip", "clip"]).losses == ["clip"]
+
+
+def test_names_in_other_scripts_give_no_warning(tmp_path, recwarn):
+    write(tmp_path, "ablate.json", ablation({"a": ["狗", "قط"]}, {("狗",): 1.0, ("قط",): 2.0}))
+    assert main(["report", str(tmp_path), f"plots={tmp_path / 'plots'}"]) == 0
+    assert [str(of.message) for of in recwarn if "Glyph" in str(of.message)] == []
 
 
 def test_without_weights_the_page_says_so(tmp_path, compared):

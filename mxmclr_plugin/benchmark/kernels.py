@@ -18,6 +18,7 @@ from torch import Tensor
 
 from mxmclr_plugin.benchmark.machine import device_of
 from mxmclr_plugin.bounds import Count
+from mxmclr_plugin.errors import first_line
 from mxmclr_plugin.files import write_atomically
 from mxmclr_plugin.json_records import json_text
 from mxmclr_plugin.loss.arguments import TEMPERATURE, Implementation
@@ -178,7 +179,7 @@ def _fastest(
             try:
                 step = [_step(rows, kernel) for _ in range(config.repeats + 1)][1:]
             except Exception as error:  # it does not compile, or needs more than the device has
-                failed[cut] = f"{type(error).__name__}: {str(error).splitlines()[0][:100]}"
+                failed[cut] = f"{type(error).__name__}: {first_line(error)[:100]}"
                 continue
             seconds[cut] = statistics.median(s["weights" in kernel] for s in step)
         if not seconds:

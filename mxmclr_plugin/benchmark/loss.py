@@ -17,6 +17,7 @@ from mxmclr_plugin.benchmark.machine import device_of, free_bytes, synchronize
 from mxmclr_plugin.benchmark.peak_memory import peak_extra_bytes
 from mxmclr_plugin.benchmark.variants import LossOf, Problem, Variant, variants
 from mxmclr_plugin.bounds import Count, Seed
+from mxmclr_plugin.errors import first_line
 from mxmclr_plugin.loss.arguments import (
     HARD_WEIGHT,
     SOFT_TEMPERATURE,
@@ -48,6 +49,7 @@ class LossBenchmark:
         soft_temperature: Temperature of the relation, in standard deviations.
         hard_weight: Weight of the hard part of the hybrid loss.
         cache_bytes: Bytes of tiles kept where tiles are kept; null for the default of the device.
+        shuffle: Whether rows are in random order, and not instance by instance.
         seed: Seed of the rows.
         json: File for the results.
     """
@@ -64,6 +66,7 @@ class LossBenchmark:
     soft_temperature: float = SOFT_TEMPERATURE
     hard_weight: float = HARD_WEIGHT
     cache_bytes: int | None = None
+    shuffle: bool = False
     seed: Seed = 0
     json: str = ""
 
@@ -182,7 +185,7 @@ def _measure_size(
         try:
             got = [_once(run, z0, z1)[2], z0.grad, z1.grad]
         except Exception as error:  # a peer that does not take this size, dtype or device
-            skipped[name] = f"{type(error).__name__}: {str(error).splitlines()[0][:100]}"
+            skipped[name] = f"{type(error).__name__}: {first_line(error)[:100]}"
             del runs[name]
             continue
         if objective != "other":
@@ -237,6 +240,8 @@ def _problem(
     rows, ids = [], []
     for fold in config.folds:
         index = torch.arange(instances).repeat_interleave(fold)
+        if config.shuffle:
+            index = index[torch.randperm(len(index), generator=generator)]
         noise = torch.randn(len(index), config.dim, generator=generator)
         rows.append((centres[index] + noise).to(device, dtype).requires_grad_())
         ids.append(index.to(device))

@@ -6,6 +6,8 @@ import os
 
 import torch
 
+from mxmclr_plugin.errors import first_line
+
 
 def device_of(name: str) -> torch.device:
     """The device of that name.
@@ -17,7 +19,7 @@ def device_of(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device={name} cannot be used: {str(error).splitlines()[0]}") from None
+        raise ValueError(f"device={name} cannot be used: {first_line(error)}") from None
     return device
 
 

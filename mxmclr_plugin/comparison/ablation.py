@@ -32,7 +32,7 @@ from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.experiment.config.compose import load_config
 from mxmclr_plugin.experiment.run_folder.folder import read_config
 from mxmclr_plugin.experiment.run_folder.metrics import RunMetrics
-from mxmclr_plugin.files import write_atomically
+from mxmclr_plugin.files import expanded, write_atomically
 from mxmclr_plugin.inference.changes import changed_config
 from mxmclr_plugin.inference.evaluate import evaluate_run
 from mxmclr_plugin.inference.run import load_run
@@ -41,7 +41,7 @@ from mxmclr_plugin.json_records import json_text, read_whole_record
 
 def ablation_folder(task: str, config: AblationConfig) -> Path:
     """Folder of an ablation."""
-    return Path(config.out or Path("runs") / "ablate" / f"{task}-{config.study}")
+    return expanded(config.out or Path("runs") / "ablate" / f"{task}-{config.study}")
 
 
 def ablate(

@@ -35,6 +35,7 @@ from mxmclr_plugin.comparison.statistics import conclusion
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.experiment.config.compose import load_config
 from mxmclr_plugin.experiment.config.run_config import RunConfig
+from mxmclr_plugin.files import expanded
 from mxmclr_plugin.loss.registry import loss_positives
 from mxmclr_plugin.optional_packages import optional
 from mxmclr_plugin.registry import LOSSES
@@ -42,7 +43,7 @@ from mxmclr_plugin.registry import LOSSES
 
 def comparison_folder(task: str, config: ComparisonConfig) -> Path:
     """Folder of a comparison."""
-    return Path(config.out or Path("runs") / "compare" / task)
+    return expanded(config.out or Path("runs") / "compare" / task)
 
 
 def compare(
@@ -270,24 +271,25 @@ def _tune(plan: _Plan, console: Console) -> dict[_Variant, list[Trial]]:
 def _values(plan: _Plan, variant: _Variant) -> dict[str, list[float]]:
     """Values of each option on the grid: a temperature or a margin, and the learning rate."""
     config, grid = plan.loaded(*variant), plan.config.grid
-    scale, default = _scale(config.loss)
+    scale = _scale(config.loss)
     values: dict[str, list[float]] = {}
     if scale == "temperature":
         values["loss.temperature"] = grid.temperature
     elif scale is not None:
-        values[f"loss.{scale}"] = [default * factor for factor in grid.scale]
+        values[f"loss.{scale}"] = [config.loss[scale] * factor for factor in grid.scale]
     values["optimizer.lr"] = [config.optimizer.lr * factor for factor in grid.lr]
     return {key: [_short(value) for value in of] for key, of in values.items()}
 
 
-def _scale(loss: Mapping[str, Any]) -> tuple[str | None, float]:
-    """Option to tune, a temperature or a margin, and its default; None if there is none."""
+def _scale(loss: Mapping[str, Any]) -> str | None:
+    """Option to tune, a temperature or a margin; None if there is none."""
     if "name" in loss:
-        entry = LOSSES[loss["name"]]
-        return entry.scale, entry.options[entry.scale].default
+        scale = LOSSES[loss["name"]].scale
+        known = scale in loss and (scale == "temperature" or loss[scale] is not None)
+        return scale if known else None
     path = loss.get("_target_") or loss["class_path"]
     parameters = inspect.signature(hydra.utils.get_object(path)).parameters
-    return ("temperature" if "temperature" in parameters else None), 0.0
+    return "temperature" if "temperature" in parameters else None
 
 
 def _short(value: float) -> float:

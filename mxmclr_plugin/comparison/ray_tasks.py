@@ -9,7 +9,7 @@ from typing import Any
 
 from mxmclr_plugin.comparison.local_processes import run_here
 from mxmclr_plugin.comparison.planned_run import PlannedRun
-from mxmclr_plugin.errors import ConfigError
+from mxmclr_plugin.errors import ConfigError, first_line
 from mxmclr_plugin.optional_packages import optional
 
 
@@ -68,7 +68,7 @@ class _RayRun:
         try:
             return int(self._ray.get(self._task))
         except self._ray.exceptions.RayError as error:
-            return f"Ray: {str(error).strip().splitlines()[0]}"
+            return f"Ray: {first_line(error)}"
 
     def stop(self) -> None:
         self._ray.cancel(self._task, force=True)

@@ -159,6 +159,8 @@ def conclusion(
         parts.append(f"{', '.join(missing)}: no run to pair with the baseline's")
     if failed:
         parts.append(f"runs failed of {', '.join(failed)}")
-    counts = {d.pairs for d in tested.values()}
-    runs = f", {min(counts)} paired runs each" if counts else ""
+    runs = ""
+    if counts := [d.pairs for d in tested.values()]:
+        fewest, most = min(counts), max(counts)
+        runs = f", {fewest if fewest == most else f'{fewest} to {most}'} paired runs each"
     return f"{title}, {metric}{runs}: {'; '.join(parts) or 'nothing to compare'}."

@@ -11,6 +11,7 @@ from mxmclr_plugin.data.problems import OnError, ProblemLog
 from mxmclr_plugin.data.rows import Row, read_rows, text_lines
 from mxmclr_plugin.data.splits import DataSplits
 from mxmclr_plugin.errors import DataError
+from mxmclr_plugin.files import expanded
 from mxmclr_plugin.registry import register_dataset
 
 _FILES = {"train": "train.jsonl", "val": "val.jsonl", "test": "test_2016.jsonl"}
@@ -56,7 +57,7 @@ def multi30k(
     if not languages or len(set(languages)) < len(languages):
         raise ValueError(f"languages are one or more, all different, got {languages}")
     log = ProblemLog(on_error)
-    folder = Path(root).expanduser()
+    folder = expanded(root)
     seen: set[str] = set()
     by_name = {}
     first_id = 0

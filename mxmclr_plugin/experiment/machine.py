@@ -10,7 +10,7 @@ from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvir
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Trainer
 
-from mxmclr_plugin.errors import ConfigError
+from mxmclr_plugin.errors import ConfigError, first_line
 from mxmclr_plugin.experiment.config.run_config import TrainerConfig, precision_of
 from mxmclr_plugin.experiment.training.loggers import check_loggers
 from mxmclr_plugin.experiment.training.trainer import hardware
@@ -91,7 +91,7 @@ def _check_device(device: torch.device) -> None:
     try:
         torch.ones(1, device=device).add(1).item()
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
+        reason = first_line(error).rstrip(".")
         raise ConfigError(
             f"trainer.accelerator: {device} cannot be used: {reason}; trainer.accelerator=cpu runs "
             "everywhere"

@@ -25,6 +25,7 @@ from mxmclr_plugin.experiment.run_folder.folder import (
     run_of,
 )
 from mxmclr_plugin.experiment.run_folder.metrics import RunMetrics
+from mxmclr_plugin.files import expanded
 from mxmclr_plugin.safe_text import print_line
 
 if TYPE_CHECKING:  # it takes seconds to import
@@ -57,7 +58,7 @@ def command_config(
         ConfigError: If an override is not valid, or the run is one of another task.
     """
     chosen = _by_key(overrides)
-    ckpt, out = (_value(chosen.get(key)) for key in ("ckpt", "out"))
+    ckpt, out = (_path(chosen.get(key)) for key in ("ckpt", "out"))
     if ckpt is None:
         return load_config(task, overrides, config_dir)
     folder = Path(out) if out else default_folder(load_config(task, overrides, config_dir))[0]
@@ -241,9 +242,9 @@ def _by_key(overrides: Sequence[str]) -> dict[str, str]:
     }
 
 
-def _value(override: str | None) -> str | None:
+def _path(override: str | None) -> str | None:
     value = (override or "").partition("=")[2]
-    return None if value in ("", "null") else value
+    return None if value in ("", "null") else str(expanded(value))
 
 
 def _flat(config: RunConfig) -> dict[str, Any]:

@@ -414,8 +414,7 @@ def _record_start(
     for line in lines:
         print_line(console, line)
     folder.add_changes(lines)
-    # Not finished from now on.
-    (folder.path / "metrics.json").unlink(missing_ok=True)
+    folder.remove_results()
     folder.write_config(config)
     folder.hand_on()
 

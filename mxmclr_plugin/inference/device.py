@@ -29,12 +29,7 @@ class Device:
     """
 
     def __init__(self, config: TrainerConfig, name: str = "auto") -> None:
-        self.place = torch.device(_accelerator(config.accelerator) if name == "auto" else name)
-        if self.place.type == "cuda" and not torch.cuda.is_available():
-            raise ConfigError(
-                "trainer.accelerator: there is no CUDA device here; trainer.accelerator=cpu runs "
-                "everywhere"
-            )
+        self.place = _device(_accelerator(config.accelerator) if name == "auto" else name)
         precision = precision_of(config)
         self.dtype = _WEIGHTS.get(precision)
         self._mixed = _MIXED.get(precision)
@@ -44,6 +39,19 @@ class Device:
         if self._mixed is None:
             return nullcontext()
         return torch.autocast(self.place.type, dtype=self._mixed)
+
+
+def _device(name: str) -> torch.device:
+    try:
+        place = torch.device(name)
+        if torch.get_device_module(place).device_count() > (place.index or 0):
+            return place
+    except RuntimeError:  # torch does not know it
+        pass
+    raise ConfigError(
+        f"trainer.accelerator: there is no device {name} here; trainer.accelerator=cpu runs "
+        "everywhere"
+    )
 
 
 def _accelerator(name: str) -> str:

@@ -16,7 +16,7 @@ from mxmclr_plugin.errors import ConfigError, build_part
 from mxmclr_plugin.experiment.run_folder.folder import read_config
 from mxmclr_plugin.experiment.training.module import RetrievalModule
 from mxmclr_plugin.inference.device import Device
-from mxmclr_plugin.inference.run import untrained_towers
+from mxmclr_plugin.inference.run import training_data, untrained_towers
 from mxmclr_plugin.loss.multimodal import MultimodalLoss
 from mxmclr_plugin.loss.registry import build_loss
 
@@ -42,7 +42,8 @@ def repeat_step(dump: Path, console: Console, trust: bool = False) -> list[str]:
     step = _read(dump)
     trainer = dataclasses.replace(config.trainer, accelerator="auto")
     device = Device(trainer)
-    towers, _, _ = untrained_towers(config, config.data, console)
+    training = training_data(config, config.data)
+    towers, _ = untrained_towers(config, training.data, console)
     loss = MultimodalLoss(build_part("loss", build_loss, config.loss), list(towers))
     module = RetrievalModule(towers, loss, config.directions, config.optimizer, config.eval)
     try:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from rich.console import Console
@@ -33,6 +33,7 @@ from mxmclr_plugin.experiment.splits import (
     trained_split,
     with_train_instances,
 )
+from mxmclr_plugin.files import expanded
 from mxmclr_plugin.inference.changes import changed_config
 from mxmclr_plugin.inference.device import Device
 from mxmclr_plugin.models.tower import Tower
@@ -324,16 +325,18 @@ def load_run(
             change, the data or the device cannot be used.
     """
     console = console or TerminalConsole(stderr=True)
-    folder, file = _located(Path(path).expanduser(), checkpoint)
+    folder, file = _located(expanded(path), checkpoint)
     original = read_config(folder, trust)
     file = file or folder / "checkpoints" / f"{checkpoint or original.trainer.test_with}.ckpt"
     config = changed_config(original, overrides)
     content = _content_of(file)
     place = Device(config.trainer, device)
 
-    towers, data, train = untrained_towers(original, config.data, console)
+    training = training_data(original, config.data)
+    towers, train = untrained_towers(original, training.data, console)
     _load_weights(towers, content, file)
-    if config.data != original.data:
+    data = training.data
+    if config.data != training.options:
         data = build_part("data", DATASETS.build, config.data)
     return Run(
         folder,
@@ -352,22 +355,21 @@ def load_run(
 
 
 def untrained_towers(
-    config: RunConfig, moved: dict[str, Any], console: Console
-) -> tuple[dict[str, Tower], DataSplits, MultifoldDataset]:
-    """Towers of a run before training, its data, and the training set that they are made from.
+    config: RunConfig, data: DataSplits, console: Console
+) -> tuple[dict[str, Tower], MultifoldDataset]:
+    """Towers of a run before training, and the training set that they are made from.
 
     Args:
         config: The run's configuration.
-        moved: Options of the data, if these have moved.
+        data: The data that it was trained on.
         console: Where data that are left out are reported.
 
     Raises:
-        ConfigError: If the data or the towers cannot be built.
+        ConfigError: If the towers cannot be built.
     """
-    data = with_train_instances(_training_data(config.data, moved), config.train_instances)
     with torch.random.fork_rng(devices=[]):  # random weights, which are replaced
         train = trained_split(data, config, console)
-        return build_towers(config, train), data, train
+        return build_towers(config, train), train
 
 
 def _located(path: Path, checkpoint: str | None) -> tuple[Path, Path | None]:
@@ -381,8 +383,24 @@ def _located(path: Path, checkpoint: str | None) -> tuple[Path, Path | None]:
     raise ConfigError(f"ckpt: there is no run or checkpoint {path}")
 
 
-def _training_data(original: dict[str, Any], changed: dict[str, Any]) -> DataSplits:
-    """The training data of a run, from their new place if they have moved."""
+class TrainingData(NamedTuple):
+    """The data that a run was trained on, and the options that find them."""
+
+    data: DataSplits
+    options: dict[str, Any]
+
+
+def training_data(config: RunConfig, changed: dict[str, Any]) -> TrainingData:
+    """The training data of a run, from their new place if they have moved.
+
+    Args:
+        config: The run's configuration.
+        changed: Options of the measured data.
+
+    Raises:
+        ConfigError: If the data cannot be built.
+    """
+    original = options = config.data
     try:
         data: DataSplits = build_part("data", DATASETS.build, original)
     except ConfigError as error:
@@ -391,12 +409,12 @@ def _training_data(original: dict[str, Any], changed: dict[str, Any]) -> DataSpl
             if key in changed:
                 moved[key] = changed[key]
         if changed["name"] == original["name"] and moved != original:
-            data = build_part("data", DATASETS.build, moved)
+            data, options = build_part("data", DATASETS.build, moved), moved
         else:
             raise ConfigError(
                 f"{error}; the run needs its training data to build its towers"
             ) from error
-    return data
+    return TrainingData(with_train_instances(data, config.train_instances), options)
 
 
 def _content_of(checkpoint: Path) -> dict[str, Any]:

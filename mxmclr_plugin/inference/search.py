@@ -20,6 +20,7 @@ from mxmclr_plugin.data.readers.points import POINTS_SUFFIXES
 from mxmclr_plugin.data.readers.voxel import VOXEL_SUFFIXES
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.experiment.splits import ALL
+from mxmclr_plugin.files import expanded
 from mxmclr_plugin.inference.items import RankedItems, ranked_items, visible_item
 from mxmclr_plugin.inference.run import Run
 from mxmclr_plugin.models.text import TextBackbone, unknown_words
@@ -148,7 +149,7 @@ def _as_file(query: str) -> Path | None:
     """The file that a query names, None if it is a text."""
     if not query.strip():
         raise ConfigError("search: the query is empty")
-    path = Path(query).expanduser()
+    path = expanded(query)
     try:
         if path.is_file():
             return path

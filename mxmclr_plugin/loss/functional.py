@@ -142,8 +142,8 @@ def multifold_hybrid_loss(
         tile: Rows and columns of a tile of ``"streaming"``; None for 512 on a CPU, 4096 elsewhere.
         cache_bytes: Bytes of logits that ``"streaming"`` and ``"triton"`` may keep for the backward
             pass, and as many of G. A kept tile saves a quarter of its matmuls. None for 64 MB on a
-            CPU, and on a CUDA device for an eighth of its memory, 8 GB at most. ``"triton"`` keeps
-            those of bfloat16 rows whose logits have a bound: normalised, with a number as
+            CPU, and on a CUDA device for an eighth of the free memory, 8 GB at most. ``"triton"``
+            keeps those of bfloat16 rows whose logits have a bound: normalised, with a number as
             ``temperature``.
         num_instances: A bound of the number of distinct ids, if you know one. On a device it saves
             a synchronization, or without ``validate`` the memory of n_0 + n_1 instances.

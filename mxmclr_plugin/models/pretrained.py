@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from mxmclr_plugin.files import expanded
 
 
 def named_weights(arch: str, weights: str | None) -> str | None:
@@ -60,7 +61,7 @@ def load_weights(
         FileNotFoundError: If there is no such file.
         ValueError: If it holds no state dict of the model.
     """
-    file = Path(path).expanduser()
+    file = expanded(path)
     if not file.is_file():
         raise FileNotFoundError(
             f"the weights {path!r} of {arch} are neither a file nor one of "

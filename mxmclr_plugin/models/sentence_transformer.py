@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mxmclr_plugin.bounds import Count, Positive, within_bounds
 from mxmclr_plugin.data.batch import Observations
+from mxmclr_plugin.files import expanded
 from mxmclr_plugin.models.lora import add_lora
 from mxmclr_plugin.models.text import TextBackbone, on_device, without_progress_bars
 from mxmclr_plugin.registry import register_tower
@@ -146,7 +147,7 @@ def load_sentence_transformer(model: str) -> SentenceTransformer:
     """
     from sentence_transformers import SentenceTransformer
 
-    source = str(_offline_minilm()) if model == OFFLINE_MINILM else str(Path(model).expanduser())
+    source = str(_offline_minilm()) if model == OFFLINE_MINILM else str(expanded(model))
     try:
         with without_progress_bars():
             # On the CPU until the tower is moved: else it takes a GPU by itself.

@@ -27,7 +27,7 @@ from mxmclr_plugin.report.shown_runs import (
     choose_from_comparison,
     choose_run,
 )
-from mxmclr_plugin.report.svg import save_figure
+from mxmclr_plugin.report.svg import is_generated, plot_files, save_figure
 from mxmclr_plugin.safe_text import TerminalConsole
 
 
@@ -42,11 +42,21 @@ class Report:
         return page_html(self.page)
 
     def save_plots(self, folder: Path) -> list[Path]:
-        """Write every plot as PNG and SVG; returns the files."""
-        blocks = [block for section in self.page.sections for block in section.blocks]
+        """Write every plot as PNG and SVG; returns the files.
+
+        Raises:
+            ConfigError: If another file would be overwritten; nothing is written then.
+        """
+        plots = [plot for section in self.page.sections for plot in _plots(section.blocks)]
+        for path in (path for plot in plots for path in plot_files(folder, plot.name)):
+            if path.exists() and not is_generated(path):
+                raise ConfigError(
+                    f"plots: {path} is there already and is not a plot of a report; give another "
+                    "folder"
+                )
         return [
             path
-            for plot in _plots(blocks)
+            for plot in plots
             for path in save_figure(plot.draw(WIDTHS["wide"]), folder, plot.name)
         ]
 

@@ -11,10 +11,7 @@ from markupsafe import Markup
 
 from mxmclr_plugin.report.blocks import Plot, Section
 from mxmclr_plugin.report.palette import PALETTE
-from mxmclr_plugin.report.svg import inline_svg
-
-GENERATOR = "mxmclr_plugin report"
-"""By which a report is known, so that nothing else is overwritten."""
+from mxmclr_plugin.report.svg import GENERATOR, inline_svg
 
 WIDTHS = {"wide": 10.4, "narrow": 3.7}
 """Inches of the two forms of a plot; the page shows one of them."""

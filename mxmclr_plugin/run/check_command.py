@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from itertools import combinations
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -13,6 +12,7 @@ from rich.table import Table
 
 from mxmclr_plugin.arguments import WORD
 from mxmclr_plugin.errors import ConfigError
+from mxmclr_plugin.files import expanded
 from mxmclr_plugin.run.command import (
     Context,
     print_examples,
@@ -59,7 +59,7 @@ def check_command(arguments: CheckArguments, context: Context) -> int:
     console = context.console
     options = {**check_data("manifest", context.overrides), "path": arguments.manifest}
     log = ProblemLog()
-    source = Path(arguments.manifest).expanduser()
+    source = expanded(arguments.manifest)
     try:
         found = read_manifest(
             source,

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from mxmclr_plugin.arguments import WORD, help_rows, parse_arguments, usage, written
 from mxmclr_plugin.errors import ConfigError, DataError, TrainingError, is_out_of_memory
+from mxmclr_plugin.files import expanded
 from mxmclr_plugin.registry import did_you_mean
 from mxmclr_plugin.run.ablate_command import ablate_command
 from mxmclr_plugin.run.check_command import CheckArguments, check_command
@@ -171,9 +172,9 @@ def _flags(arguments: Sequence[str]) -> tuple[list[str], Path | None, bool]:
             help_wanted = True
         elif flag == "--config-dir":
             folder = value if equals else next(rest, "")
-            if not folder or not Path(folder).expanduser().is_dir():
+            if not folder or not expanded(folder).is_dir():
                 raise ConfigError(f"--config-dir needs a folder with tasks, got {folder!r}")
-            config_dir = Path(folder).expanduser()
+            config_dir = expanded(folder)
         elif flag.startswith("--") and flag.strip("-"):
             raise ConfigError(f"unknown flag {flag!r}: there are --help and --config-dir FOLDER")
         else:
@@ -428,7 +429,7 @@ _COMMANDS: dict[str, Command] = {
         others=_task_keys,
         others_help="\nKeys of its task change the configuration.",
         instead={"ckpt": "continue the run itself with ckpt=last"},
-        if_interrupted=_WITH_CKPT,
+        if_interrupted=": mxmclr TASK out=OUT ckpt=last continues from the last checkpoint",
     ),
     "evaluate": _of_run(
         "Evaluates a finished run, also on other data.", EvaluateArguments, evaluate_command

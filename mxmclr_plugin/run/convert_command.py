@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mxmclr_plugin.arguments import WORD, convert
 from mxmclr_plugin.errors import ConfigError
+from mxmclr_plugin.files import expanded
 from mxmclr_plugin.run.command import (
     Context,
     new_path,
@@ -117,7 +118,7 @@ def folder_command(arguments: FolderArguments, context: Context) -> int:
     from mxmclr_plugin.data.problems import ProblemLog
 
     out, log = _new_list(arguments.out), ProblemLog()
-    path = arguments.path.expanduser()
+    path = expanded(arguments.path)
     found, form, notes = folder_instances(path, log, arguments.encoding)
     print_line(context.console, f"{path}: {form}")
     for note in notes:
@@ -140,7 +141,7 @@ def table_command(arguments: TableArguments, context: Context) -> int:
     from mxmclr_plugin.data.rows import read_rows
 
     out, log = _new_list(arguments.out), ProblemLog()
-    path = Path(arguments.path).expanduser()
+    path = expanded(arguments.path)
     modalities: dict[str, list[str]] = {}
     for argument in context.overrides:
         key, _, text = argument.partition("=")
@@ -168,7 +169,7 @@ def _new_list(out: Path) -> Path:
     """The manifest, which must not exist."""
     if out.suffix.lower() != ".jsonl":
         raise ConfigError(f"out must be a new file NAME.jsonl, got {out}")
-    return new_path("out", out.expanduser())
+    return new_path("out", expanded(out))
 
 
 def _write(found: Instances, root: Path, out: Path, log: ProblemLog, context: Context) -> None:

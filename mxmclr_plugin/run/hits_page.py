@@ -48,7 +48,7 @@ def hits_page(found: Found, notes: Sequence[str] = ()) -> str:
 <style>{_STYLE}</style>
 </head>
 <body>
-<h1>{escape(found.query)}</h1>
+<h1 dir="auto">{escape(found.query)}</h1>
 <p>nearest of {found.items} items ({escape(found.among)}) by the cosine to the query</p>
 {unknown}<ol>
 {hits}
@@ -62,10 +62,10 @@ def _item(rank: int, hit: Hit) -> str:
     image = ""
     if hit.image is not None:
         image = f'<img alt="{escape(hit.name)}" src="{data_uri(hit.image, "png")}">\n'
-    caption = f"<p>{escape(hit.caption)}</p>\n" if hit.caption else ""
+    caption = f'<p dir="auto">{escape(hit.caption)}</p>\n' if hit.caption else ""
     if hit.file:
         caption += f'<p class="name">{escape(short_path(hit.file))}</p>\n'
     return (
         f'<li>\n{image}<p><span class="score">{hit.score:.3f}</span>{rank}. '
-        f'<span class="name">{escape(hit.name)}</span></p>\n{caption}</li>'
+        f'<span class="name" dir="auto">{escape(hit.name)}</span></p>\n{caption}</li>'
     )

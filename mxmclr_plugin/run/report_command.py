@@ -37,7 +37,8 @@ class ReportArguments:
     trust: bool = False
 
     def __post_init__(self) -> None:
-        if self.losses and len(set(self.losses)) > 2:
+        self.losses = list(dict.fromkeys(self.losses))
+        if len(self.losses) > 2:
             raise ConfigError(f"losses takes one or two, got {', '.join(self.losses)}")
         if not self.folder.is_dir():
             raise ConfigError(f"there is no folder {self.folder}")
@@ -56,10 +57,10 @@ def report_command(arguments: ReportArguments, context: Context) -> int:
                 "'mxmclr-plugin[report]'"
             )
     from mxmclr_plugin.report.build import build_report
-    from mxmclr_plugin.report.page import GENERATOR
+    from mxmclr_plugin.report.svg import is_generated
 
     console, out = context.console, arguments.out or arguments.folder / "report.html"
-    if out.is_dir() or (out.exists() and GENERATOR not in _head(out)):
+    if out.is_dir() or (out.exists() and not is_generated(out)):
         raise ConfigError(f"out: {out} is there already and is not a report; give another file")
     report = build_report(
         arguments.folder,
@@ -75,8 +76,3 @@ def report_command(arguments: ReportArguments, context: Context) -> int:
         files = report.save_plots(arguments.plots)
         print_line(console, f"{len(files)} files of plots in {arguments.plots}")
     return 0
-
-
-def _head(file: Path) -> str:
-    with file.open(encoding="utf-8", errors="replace") as text:
-        return text.read(2000)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,8 +18,6 @@ from mxmclr_plugin.safe_text import TerminalConsole, print_line
 
 if TYPE_CHECKING:  # it imports hydra
     from mxmclr_plugin.experiment.config.run_config import RunConfig
-
-_CONTINUE = "the same command with ckpt=last"
 
 
 @dataclass
@@ -53,7 +52,9 @@ def rerun_command(arguments: RerunArguments, context: Context) -> int:
     config = read_config(arguments.run, arguments.trust)
     if context.overrides:
         config = changed_run(config, context.overrides, context.config_dir)
-    return train(dataclasses.replace(config, out=str(out), ckpt=None), context.console)
+    config = dataclasses.replace(config, out=str(out), ckpt=None)
+    words = ["mxmclr", config.task, f"out={out}", "ckpt=last"]
+    return train(config, context.console, shlex.join(words))
 
 
 def _repeat_step(arguments: RerunArguments, context: Context) -> int:
@@ -67,8 +68,15 @@ def _repeat_step(arguments: RerunArguments, context: Context) -> int:
     return 0
 
 
-def train(config: RunConfig, console: Console) -> int:
+def train(
+    config: RunConfig, console: Console, to_continue: str = "the same command with ckpt=last"
+) -> int:
     """Trains and tests; returns 0, or 128 and the number of the signal that ended the run.
+
+    Args:
+        config: The configuration.
+        console: Output.
+        to_continue: How an interrupted run continues.
 
     Raises:
         ConfigError: If the configuration cannot be run.
@@ -88,7 +96,8 @@ def train(config: RunConfig, console: Console) -> int:
             return 0  # else Lightning kills the first process, which is about to say the same
         saved = "" if stopped.step is None else f" after step {stopped.step}, which is saved"
         print_line(
-            TerminalConsole(stderr=True), f"interrupted by {stopped}{saved}: {_CONTINUE} continues"
+            TerminalConsole(stderr=True),
+            f"interrupted by {stopped}{saved}: {to_continue} continues",
         )
         return 128 + stopped.signum
     finally:

@@ -37,9 +37,11 @@ def texts(figure):
     return [(text.get_text(), Text.get_window_extent(text)) for text in found]
 
 
-def assert_inside(figure):
+def assert_inside(figure, of=None):
     width, height = figure.get_size_inches() * figure.dpi
     for text, box in texts(figure):
+        if of is not None and text not in of:
+            continue
         assert min(box.x0, box.y0) >= 0, text
         assert box.x1 <= width, text
         assert box.y1 <= height, text
@@ -79,6 +81,33 @@ def test_long_names_of_panels_are_apart(width):
     figure = learning_curves(series(labels), "score", series_styles(labels), width)
     assert {label.split(",")[0] for label in labels} <= {t.split(",")[0] for t in written(figure)}
     assert_apart(figure, {text for text in written(figure) if "hard_weight" in text})
+
+
+LONG = [
+    *(f"text {text}, shape {shape}" for text in ("bag_of_words", "MiniLM") for shape in "ab"),
+    "n" * 67,
+]
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("labels", [LONG[:4], LONG[3:]], ids=["study", "longest"])
+def test_long_names_are_whole(labels, width):
+    differences = {name: {label: between(2, 1, 3) for label in labels} for name in "pq"}
+    rows = {label: over(62.0, 2.8, 60.0, 64.0) for label in labels}
+    cells = [[over(61.25, 0.5) for _ in labels] for _ in labels]
+    styles = series_styles(labels)
+    for figure in (
+        learning_curves(series(labels), "mean validation recall", styles, width),
+        axis_profile(rows, "text", "mean recall (r@1) on val", width),
+        difference_intervals(differences, "clip", styles, width),
+        heat_map(cells, ("a", labels), ("b", ["0"] * len(labels)), width),
+    ):
+        names = {"".join(text.split()): text for text in written(figure)}
+        assert {"".join(label.split()) for label in labels} <= {*names}
+        shown = {names["".join(label.split())] for label in labels}
+        assert_apart(figure, shown)
+        assert_inside(figure, shown | {"step", "mean validation recall", "points above clip", "b"})
+        assert figure.axes[0].get_position().width > 0.45 / len(figure.axes)
 
 
 def test_the_mean_is_of_the_steps_that_all_runs_have():

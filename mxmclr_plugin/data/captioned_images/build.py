@@ -24,6 +24,7 @@ from mxmclr_plugin.data.readers.image import IMAGE_SUFFIXES, read_image
 from mxmclr_plugin.data.rows import UTF_8
 from mxmclr_plugin.data.splits import SPLITS, DataSplits, hold_out
 from mxmclr_plugin.errors import DataError
+from mxmclr_plugin.files import expanded
 from mxmclr_plugin.registry import register_dataset
 
 _HELD_OUT = 1000  # photos; as Karpathy's splits of Flickr30K and Flickr8K do
@@ -94,7 +95,7 @@ def captioned_images(
         )
     transform = build_augmentation(augment, size) if augment is not None else None
     log = ProblemLog(on_error)
-    annotated = Path(annotations or root or "").expanduser()
+    annotated = expanded(annotations or root or "")
     named, notes = read_photos(annotated, log, encoding)
     finder = ImageFinder(_folders(images or root or ""))
     photos = []
@@ -139,10 +140,10 @@ def captioned_images(
 
 def _folders(images: str) -> tuple[Path, ...]:
     """One folder, or several, separated as in ``PATH``."""
-    whole = Path(images).expanduser()
+    whole = expanded(images)
     if whole.is_dir() or os.pathsep not in images:
         return (whole,)
-    return tuple(Path(folder).expanduser() for folder in images.split(os.pathsep) if folder)
+    return tuple(expanded(folder) for folder in images.split(os.pathsep) if folder)
 
 
 def _check_losses(

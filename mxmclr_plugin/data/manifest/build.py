@@ -40,6 +40,7 @@ from mxmclr_plugin.data.rows import UTF_8, read_rows
 from mxmclr_plugin.data.splits import SPLITS, DataSplits, hold_out
 from mxmclr_plugin.data.texts import Texts
 from mxmclr_plugin.errors import DataError
+from mxmclr_plugin.files import expanded
 from mxmclr_plugin.registry import register_dataset
 
 SOURCE = "source.json"
@@ -132,7 +133,7 @@ def manifest(
             f"background must be a colour (white, #8080ff), got {background!r}"
         ) from None
     log = ProblemLog(on_error)
-    source = Path(path).expanduser()
+    source = expanded(path)
     found = read_manifest(
         source, root, log, allow_outside=allow_outside, encoding=encoding, labels=labels
     )
@@ -168,7 +169,7 @@ def read_manifest(
         DataError: If it cannot be read, no instance in it can be used, or none has a label.
     """
     beside = path if path.is_dir() else path.parent
-    folder = beside if root is None else Path(root).expanduser()
+    folder = beside if root is None else expanded(root)
     rows = (row for file in _files(path) for row in read_rows(file, log, encoding))
     found = collect_instances(rows, folder, log, allow_outside=allow_outside, labels=labels)
     if not found.instances:

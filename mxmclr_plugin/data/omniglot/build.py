@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated, Literal
 
 from annotated_types import Ge
@@ -17,6 +16,7 @@ from mxmclr_plugin.data.paths import is_hidden
 from mxmclr_plugin.data.problems import OnError, ProblemLog
 from mxmclr_plugin.data.splits import SPLITS, DataSplits, hold_out
 from mxmclr_plugin.errors import DataError
+from mxmclr_plugin.files import expanded
 from mxmclr_plugin.registry import register_dataset
 
 _VAL, _TEST = 0.1, 0.2  # of what is split
@@ -66,7 +66,7 @@ def omniglot(
     """
     if root is None:
         raise DataError("say where Omniglot is: root=FOLDER")
-    folder = Path(root).expanduser()
+    folder = expanded(root)
     log = ProblemLog(on_error)
     archives = sorted(file for file in folder.glob("*.npz") if not is_hidden(file, folder))
     if len(archives) > 1:

@@ -30,7 +30,7 @@ from mxmclr_plugin.data.primitives.classes import all_classes
 from mxmclr_plugin.data.primitives.voxels import draw_sample, occupancy
 from mxmclr_plugin.data.splits import DataSplits
 from mxmclr_plugin.data.views import SeparateViews, rendered_views
-from mxmclr_plugin.files import kept
+from mxmclr_plugin.files import expanded, kept
 from mxmclr_plugin.progress import progress_bar
 from mxmclr_plugin.registry import register_dataset
 
@@ -163,7 +163,7 @@ def primitives(
     if described is not None:
         options["described"] = described
     key = hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:16]
-    parent = Path(root).expanduser().absolute() if root is not None else Path("primitives")
+    parent = expanded(root).absolute() if root is not None else Path("primitives")
     folder = kept(parent / key, partial(_generate, options, order))
     stores: dict[str, Store] = {
         "voxel": VoxelStore(

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from mxmclr_plugin.data.file_store import UnreadableFile
 from mxmclr_plugin.data.readers.content import explained
+from mxmclr_plugin.errors import first_line
 
 MAX_BYTES = 2**28
 """Bytes of the largest array or file that is read: 256 MiB, an RGBA grid of 256^3 as float32."""
@@ -132,7 +133,7 @@ def read_npy(path: Path) -> npt.NDArray[Any]:
         raise
     # Whatever a damaged header leads numpy to: ValueError, SyntaxError, EOFError, OverflowError.
     except Exception as error:
-        raise UnreadableFile(path, f"is no array of numpy's: {_first_line(error)}") from error
+        raise UnreadableFile(path, f"is no array of numpy's: {first_line(error)}") from error
 
 
 def npz_shapes(path: Path) -> dict[str, Shape]:
@@ -179,7 +180,7 @@ def read_npz(path: Path, name: str) -> npt.NDArray[Any]:
                 stream.read()  # to its end, where the checksum is compared
                 return np.asarray(array)
         except Exception as error:
-            raise UnreadableFile(path, f"has no whole {name!r}: {_first_line(error)}") from error
+            raise UnreadableFile(path, f"has no whole {name!r}: {first_line(error)}") from error
 
 
 def file_bytes(path: Path) -> bytes:
@@ -201,7 +202,7 @@ def _archive(path: Path) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(path)
     except Exception as error:
-        raise UnreadableFile(path, f"is no archive of arrays: {_first_line(error)}") from error
+        raise UnreadableFile(path, f"is no archive of arrays: {first_line(error)}") from error
 
 
 def _header(path: Path, archive: zipfile.ZipFile, member: str) -> Shape:
@@ -215,7 +216,7 @@ def _header(path: Path, archive: zipfile.ZipFile, member: str) -> Shape:
             head = io.BytesIO(stream.read(_MAX_HEADER))
         shape, _, dtype = _HEADERS[npy_format.read_magic(head)](head)
     except Exception as error:
-        raise UnreadableFile(path, f"has no array {name!r}: {_first_line(error)}") from error
+        raise UnreadableFile(path, f"has no array {name!r}: {first_line(error)}") from error
     _check(path, repr(name), shape, dtype)
     # No more than the size in the archive's directory is ever unpacked.
     size = info.file_size - head.tell()
@@ -267,7 +268,3 @@ def _read_safetensors(path: Path, npz_key: str | None) -> Tensor:
     if tensor.is_complex() or tensor.dtype == torch.bool:
         raise UnreadableFile(path, f"holds {tensor.dtype}, neither integers nor floats")
     return tensor
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -36,6 +36,7 @@ from mxmclr_plugin.data.shapenet.observations import (
 )
 from mxmclr_plugin.data.splits import SPLITS, DataSplits, hold_out
 from mxmclr_plugin.errors import DataError
+from mxmclr_plugin.files import expanded
 from mxmclr_plugin.registry import register_dataset
 
 _RENDERED = (
@@ -105,7 +106,7 @@ def shapenet(
             "data.root is needed: the folder with captions.tablechair.csv and the voxel grids of "
             "text2shape.stanford.edu, or with TriCoLo's files"
         )
-    base = Path(root).expanduser()
+    base = expanded(root)
     if not base.is_dir():
         raise DataError(f"data.root: there is no folder {base}")
     log = ProblemLog(on_error)

@@ -15,6 +15,7 @@ from mxmclr_plugin.data.readers.arrays import npz_shapes
 from mxmclr_plugin.data.readers.voxel import VOXEL_SUFFIXES
 from mxmclr_plugin.data.splits import SPLITS
 from mxmclr_plugin.errors import DataError
+from mxmclr_plugin.files import expanded
 
 PACKED = ("preprocessed/exp_data", "exp_data", "all_npz")
 """TriCoLo's packed files, of 2023 and 2022."""
@@ -32,7 +33,7 @@ def named_path(root: Path, path: str, option: str) -> Path:
     Raises:
         DataError: If it is not there.
     """
-    found = root / Path(path).expanduser()
+    found = root / expanded(path)
     if not found.exists():
         raise DataError(f"data.{option}: there is no {found}")
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import math
 import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +18,7 @@ from mxmclr_plugin.arguments import convert
 from mxmclr_plugin.bounds import check_bounds, check_value
 from mxmclr_plugin.errors import ConfigError
 from mxmclr_plugin.experiment.config.run_config import RunConfig
+from mxmclr_plugin.files import expanded
 from mxmclr_plugin.registry import DATASETS, LOSSES, TOWERS, Info, did_you_mean
 from mxmclr_plugin.retrieval.direction import modalities_of
 
@@ -45,6 +47,10 @@ def check_config(composed: Any) -> RunConfig:
         raise ConfigError(_explain(error)) from error
     assert isinstance(config, RunConfig)
     check_bounds(config)
+    _check_numbers("loss", config.loss)
+    config.out, config.ckpt = (
+        None if path is None else str(expanded(path)) for path in (config.out, config.ckpt)
+    )
     if not config.automatic:
         _check_modalities(config)
         _check_teacher(config)
@@ -253,6 +259,15 @@ def _check_set(config: RunConfig) -> None:
             raise ConfigError(f"{key} must be 1 or more, got null")
     if config.trainer.test_with is None:
         raise ConfigError("trainer.test_with must be 'best' or 'last', got null")
+
+
+def _check_numbers(key: str, value: Any) -> None:
+    """Checks options without a type: those of a loss that is named by its class."""
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            _check_numbers(f"{key}.{name}", inner)
+    elif isinstance(value, float) and math.isnan(value):
+        raise ConfigError(f"{key} must be a number, got nan")
 
 
 def _check_directions(directions: Any) -> None:

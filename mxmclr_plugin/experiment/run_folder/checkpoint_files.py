@@ -6,6 +6,7 @@ import hashlib
 import os
 import pickle
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def save_checkpoint(content: dict[str, Any], path: Path) -> None:
         reason = getattr(cause, "strerror", None) or str(cause).partition("\n")[0]
         raise ConfigError(
             f"out: {path} cannot be written: {reason}; what was saved before is whole: make room, "
-            "and the same command with ckpt=last continues from there"
+            "and ckpt=last continues from there"
         ) from error
     _record(path, [digest])
 
@@ -129,7 +130,13 @@ def remove_checkpoint(path: Path) -> None:
 
 
 def checksum(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
+    """SHA-256 of a file, in hexadecimal; computed again only if the file has changed."""
+    stat = path.stat()
+    return _checksum(path, (stat.st_ino, stat.st_size, stat.st_mtime_ns))
+
+
+@lru_cache(maxsize=4)
+def _checksum(path: Path, _: tuple[int, int, int]) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(2**20):

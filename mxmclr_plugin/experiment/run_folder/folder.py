@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import socket
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -106,6 +107,11 @@ class RunFolder:
         from mxmclr_plugin.experiment.run_folder.metrics import RunMetrics
 
         return read_whole_record(RunMetrics, self.path / "metrics.json")
+
+    def remove_results(self) -> None:
+        """Removes metrics and embeddings of weights that are trained further."""
+        (self.path / "metrics.json").unlink(missing_ok=True)
+        shutil.rmtree(self.path / "embeddings", ignore_errors=True)
 
     def add_changes(self, lines: Sequence[str]) -> None:
         """Appends changes with which the run continues to ``changes.txt``."""
@@ -244,8 +250,10 @@ def _held(path: Path, lock: _Lock) -> Iterator[None]:
         yield
     finally:
         _claimed.discard(path.resolve())
-        (path / ".lock").unlink(missing_ok=True)
-        with suppress(OSError):  # they hold a run
+        if fcntl is None:  # Windows removes no open file
+            lock.file.close()
+        with suppress(OSError):  # another process has it open, or the folders hold a run
+            (path / ".lock").unlink(missing_ok=True)
             for folder in lock.made:
                 folder.rmdir()
         lock.file.close()

@@ -194,11 +194,12 @@ def forward_pass(
     def add_sums(rows1: Rows, index1: Tensor) -> None:
         rows1.add_sums(sums1, index1 if place is None else place[index1])
 
+    half = max(z0.dtype.itemsize, z1.dtype.itemsize) == 2
     targets = None
     if peers.size == 1:
         # First where all columns are here, so that its tiles are freed before there are others.
         add_sums(own_rows1, problem.index1)
-        targets = _targets(problem, rows0, sums1, place, gradient)
+        targets = _targets(problem, rows0, sums1, place, gradient, half)
 
     kinds = 2 if problem.own_apart else 1
     rows = scale.new_full((kinds, len(z0)), -torch.inf)
@@ -221,7 +222,7 @@ def forward_pass(
     rows, all_columns = _of_parts(rows), _of_parts(peers.logsumexp(torch.cat(columns, dim=1)))
 
     if targets is None:
-        targets = _targets(problem, rows0, sums1, place, gradient)
+        targets = _targets(problem, rows0, sums1, place, gradient, half)
     own_columns = all_columns.split(peers.counts(problem.indices1), dim=1)[peers.rank]
     values = scale.new_zeros(2)
     for k, (part, kind) in enumerate(((targets.hard, -1), (targets.soft, 0))):
@@ -267,9 +268,9 @@ def backward_pass(
     wants0, wants1, wants_scale = wanted
     # All processes have the same loss, so each row gets the sum of their gradients.
     gradient = peers.sum(gradient.clone())
-    hard0, hard1, soft0, soft1, own = torch.tensordot(gradient, saved.vectors, dims=1)
+    hard0, hard1, soft0, soft1, own = _weighted(gradient, saved.vectors)
     pull0, pull1 = (
-        torch.tensordot(gradient, pulls, dims=1).mul_(scale) if pulls.numel() else None
+        _weighted(gradient, pulls).mul_(scale) if pulls.numel() else None
         for pulls in (saved.pulls0, saved.pulls1)
     )
     weight0, own = _weights(hard0, soft0, index0, saved.rows), own.index_select(0, index0)
@@ -349,6 +350,7 @@ def _targets(
     sums1: Tensor,
     place: Tensor | None,
     gradient: bool,
+    half: bool,
 ) -> _Targets:
     """Hard and soft part, from the rows of this process and the sums of all columns by place."""
     holders = problem.peers.holders0
@@ -373,7 +375,7 @@ def _targets(
         soft = soft_part(
             *(batch, totals0, sums1, relation, problem.soft_target, problem.options, gradient),
             softmax=problem.engine.softmax,
-            half=rows0.raw.dtype.itemsize == 2,
+            half=half,
         )
     parts = [part for part in (hard, soft) if part is not None]
     zero = torch.zeros_like(problem.fold0)
@@ -459,6 +461,13 @@ def _weights(hard: Tensor, soft: Tensor, index: Tensor, logsumexp: Tensor) -> Te
     others, full = logsumexp
     # The hard part's share of an entry of another instance is exp(S - others) exp(others - full).
     return torch.stack((soft + hard * (others - full).exp_(), hard))
+
+
+def _weighted(weights: Tensor, parts: Tensor) -> Tensor:
+    """Weighted sum of parts; no product of matrices, which could be one in TF32."""
+    if len(parts) == 1:
+        return weights[0] * parts[0]
+    return weights[0] * parts[0] + weights[1] * parts[1]
 
 
 def _length(held: Tensor | slice, groups: int) -> int:

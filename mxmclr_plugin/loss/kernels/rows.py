@@ -19,8 +19,8 @@ CACHE_BYTES = 64 * 2**20
 """Bytes of tiles kept on a CPU: in float32 all of 4096 rows against 4096 columns."""
 
 DEVICE_CACHE_BYTES = 8 * 2**30
-"""The same on a CUDA device, if that is no more than an eighth of its memory: in bfloat16 all of
-65,536 rows against 65,536 columns."""
+"""The same on a CUDA device, if that is no more than an eighth of the memory that this process has
+not allocated: in bfloat16 all of 65,536 rows against 65,536 columns."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,8 @@ def default_cache_bytes(device: torch.device) -> int:
     if device.type != "cuda":
         return CACHE_BYTES
     memory = torch.cuda.get_device_properties(device).total_memory
-    return min(DEVICE_CACHE_BYTES, int(memory) // 8)
+    free = int(memory) - torch.cuda.memory_allocated(device)
+    return min(DEVICE_CACHE_BYTES, free // 8)
 
 
 @dataclass(frozen=True)

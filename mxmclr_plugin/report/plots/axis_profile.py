@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from mxmclr_plugin.comparison.records import Summary
 from mxmclr_plugin.report.palette import INK, MUTED, SURFACE, series_styles
-from mxmclr_plugin.report.plots.frame import FONT_SIZE, panels, set_title
+from mxmclr_plugin.report.plots.frame import FONT_SIZE, height_of, panels, set_title, wrapped
 
 
 def axis_profile(
@@ -22,7 +22,8 @@ def axis_profile(
         metric: Title of the metric.
         width: Width in inches.
     """
-    figure, (axes,) = panels(1, width, 1.0 + 0.36 * len(rows))
+    names = [wrapped(name, 0.4 * width) for name in rows]
+    figure, (axes,) = panels(1, width, 1.0 + max(0.36, height_of(names)) * len(rows))
     style = series_styles(["mean"])["mean"]
     for k, row in enumerate(rows.values()):
         place = len(rows) - 1 - k
@@ -50,10 +51,10 @@ def axis_profile(
             alpha=0.8,
         )
         axes.plot([row.mean], [place], marker="o", markersize=8, color=style.colour)
-    axes.set_yticks(range(len(rows)), list(rows)[::-1])
+    axes.set_yticks(range(len(rows)), names[::-1])
     axes.tick_params(axis="y", labelcolor=INK)
     axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.grid(False, axis="y")
     axes.set_xlabel(metric)
-    set_title(axes, axis)
+    set_title(axes, axis, 0.6 * width)
     return figure

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from mxmclr_plugin.comparison.statistics import Difference
 from mxmclr_plugin.report.palette import INK, SURFACE, SeriesStyle
-from mxmclr_plugin.report.plots.frame import FONT_SIZE, WIDE, panels, set_title
+from mxmclr_plugin.report.plots.frame import FONT_SIZE, WIDE, height_of, panels, set_title, wrapped
 
 
 def difference_intervals(
@@ -28,7 +28,10 @@ def difference_intervals(
         width: Width in inches.
     """
     labels = list(dict.fromkeys(loss for of in differences.values() for loss in of))
-    figure, all_axes = panels(len(differences), width, 0.95 + 0.3 * len(labels))
+    beside = 1 if width < WIDE else min(len(differences), 3)
+    names = [wrapped(label, 0.4 * width / beside) for label in labels]
+    height = 0.95 + max(0.3, height_of(names)) * len(labels)
+    figure, all_axes = panels(len(differences), width, height)
     places = {label: len(labels) - 1 - k for k, label in enumerate(labels)}
     for axes, (protocol, of_protocol) in zip(all_axes, differences.items(), strict=True):
         axes.axvline(0, color=INK, linewidth=1)
@@ -51,8 +54,8 @@ def difference_intervals(
                 markeredgewidth=1.6,
                 markerfacecolor=style.colour if difference.excludes_zero else SURFACE,
             )
-        set_title(axes, protocol)
-        axes.set_yticks(list(places.values()), list(places))
+        set_title(axes, protocol, 0.6 * width / beside)
+        axes.set_yticks(list(places.values()), names)
         axes.set_ylim(-0.6, len(labels) - 0.4)
         axes.grid(False, axis="y")
         axes.tick_params(axis="y", labelcolor=INK, labelleft=width < WIDE or axes is all_axes[0])

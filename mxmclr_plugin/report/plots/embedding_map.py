@@ -67,7 +67,7 @@ def embedding_map(maps: Mapping[str, PlanePoints], width: float) -> Figure:
                     linewidths=0.6 if name else 0,
                     zorder=3 if name else 2,
                 )
-        set_title(axes, label)
+        set_title(axes, label, edge)
         axes.set_xticks([])
         axes.set_yticks([])
         axes.margins(0.04)

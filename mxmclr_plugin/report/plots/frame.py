@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,8 @@ from matplotlib.figure import Figure
 from mxmclr_plugin.report.palette import GRID, INK, MUTED
 
 FONT_SIZE = 9.0
+LETTERS = 11
+"""Letters of a name that fit in an inch."""
 WIDE = 6.0
 """Inches from which panels stand side by side."""
 
@@ -68,6 +72,16 @@ def _quiet(axes: Axes) -> None:
         text.set_fontsize(FONT_SIZE)
 
 
-def set_title(axes: Axes, title: str) -> None:
-    """Writes what a panel shows above its left end."""
-    axes.set_title(title, loc="left", color=INK, fontsize=FONT_SIZE + 1)
+def set_title(axes: Axes, title: str, width: float) -> None:
+    """Writes what a panel shows above its left end, in so many inches."""
+    axes.set_title(wrapped(title, width), loc="left", color=INK, fontsize=FONT_SIZE + 1)
+
+
+def wrapped(name: str, width: float) -> str:
+    """A name in lines of so many inches."""
+    return fill(name, max(8, int(width * LETTERS)))
+
+
+def height_of(names: Iterable[str]) -> float:
+    """Inches that the name of most lines needs."""
+    return 0.06 + 0.15 * max(name.count("\n") + 1 for name in names)

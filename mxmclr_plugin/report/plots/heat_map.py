@@ -12,7 +12,7 @@ from matplotlib.patches import Rectangle
 
 from mxmclr_plugin.comparison.records import Summary
 from mxmclr_plugin.report.palette import INK
-from mxmclr_plugin.report.plots.frame import FONT_SIZE, panels
+from mxmclr_plugin.report.plots.frame import FONT_SIZE, height_of, panels, wrapped
 
 
 def heat_map(
@@ -31,7 +31,10 @@ def heat_map(
     """
     across, down = len(columns[1]), len(rows[1])
     edge = min(1.15, (width - 1.1) / across)
-    figure, (axes,) = panels(1, 1.1 + edge * across, 0.7 + min(edge, 0.62) * down)
+    beside = [wrapped(name, 1.0) for name in rows[1]]
+    below = [wrapped(name, edge) for name in columns[1]]
+    height = 0.5 + height_of(below) + max(min(edge, 0.62), height_of(beside)) * down
+    figure, (axes,) = panels(1, 1.1 + edge * across, height)
     values = np.array(
         [
             [np.nan if cell is None or cell.mean is None else cell.mean for cell in row]
@@ -73,8 +76,8 @@ def heat_map(
     axes.grid(False)
     axes.set_xlim(-0.5, across - 0.5)
     axes.set_ylim(down - 0.5, -0.5)
-    axes.set_xticks(range(across), columns[1])
-    axes.set_yticks(range(down), rows[1])
+    axes.set_xticks(range(across), below)
+    axes.set_yticks(range(down), beside)
     axes.set_xlabel(columns[0])
     axes.set_ylabel(rows[0])
     return figure

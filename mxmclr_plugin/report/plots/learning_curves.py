@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from textwrap import fill
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,11 +13,11 @@ from sklearn.isotonic import isotonic_regression
 
 from mxmclr_plugin.experiment.run_folder.curves import Curve
 from mxmclr_plugin.report.palette import INK, MUTED, SeriesStyle
-from mxmclr_plugin.report.plots.frame import FONT_SIZE, WIDE, panels, set_title
+from mxmclr_plugin.report.plots.frame import FONT_SIZE, LETTERS, WIDE, panels, set_title
 
 _MOST_TOGETHER = 4
-_LETTERS = 11
-"""That fit in an inch of a title."""
+_NAMES = 1 / 3
+"""Share of the width that names at the ends of lines can have."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +43,8 @@ def learning_curves(
 ) -> Figure:
     """The mean of each series as a line, its runs as thin ones.
 
-    Up to four series share a panel, with their names at the ends of the lines. More have a panel
-    each, in which the others stand in grey.
+    Up to four series share a panel, with their names at the ends of the lines. More, or such with
+    long names, have a panel each, in which the others are grey.
 
     Args:
         series: Series, none without runs.
@@ -53,7 +52,8 @@ def learning_curves(
         styles: Styles by label.
         width: Width in inches.
     """
-    if len(series) <= _MOST_TOGETHER:
+    longest = max(len(one.label) for one in series)
+    if len(series) <= _MOST_TOGETHER and longest <= width * _NAMES * LETTERS:
         figure, (axes,) = panels(1, width, 3.6 if width >= WIDE else 3.0)
         for one in series:
             _draw(axes, one, styles[one.label])
@@ -61,12 +61,10 @@ def learning_curves(
         axes.set_xlabel("step")
         axes.set_ylabel(metric)
         return figure
-    longest = max(len(one.label) for one in series)
     if width < WIDE:
         beside, height = (2 if longest <= 15 else 1), 1.55
     else:
-        beside, height = (3 if len(series) <= 6 else 4), 2.1
-    letters = int((width / beside - 0.5) * _LETTERS)
+        beside, height = (min(len(series), 3) if len(series) <= 6 else 4), 2.1
     figure, all_axes = panels(len(series), width, height, beside)
     for axes, own in zip(all_axes, series, strict=True):
         for other in series:
@@ -74,7 +72,7 @@ def learning_curves(
                 mean = mean_curve(other.runs)
                 axes.plot(mean.steps, mean.values, color=MUTED, alpha=0.35, linewidth=1.2)
         _draw(axes, own, styles[own.label])
-        set_title(axes, fill(own.label, letters))
+        set_title(axes, own.label, width / beside - 0.5)
         axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
     figure.supxlabel("step", fontsize=FONT_SIZE, color=MUTED)
     figure.supylabel(metric, fontsize=FONT_SIZE, color=MUTED)
@@ -124,6 +122,7 @@ def _name_ends(
             annotation_clip=False,
             arrowprops={
                 "arrowstyle": "-",
+                "relpos": (0, 0.5),  # from the left end of the name
                 "color": styles[one.label].colour,
                 "linewidth": 1.2,
                 "shrinkA": 1,

@@ -39,7 +39,7 @@ def similarity_matrices(
         # Pixels go to the file as they are, which enlarges them without blurring.
         image = axes.imshow(matrix, cmap="viridis", vmin=low, vmax=1, interpolation="none")
         axes.grid(False)
-        set_title(axes, label)
+        set_title(axes, label, edge)
         axes.set_xlabel(columns)
         axes.set_ylabel(rows)
         if len(names) <= _MOST_NAMED and width >= WIDE:

@@ -77,11 +77,7 @@ def source(name, dtype, cut, variant):
             signature[argument] = "i32"
         else:
             signature[argument] = "*fp32"
-    aligned = {
-        (k,): [["tt.divisibility", 16]]
-        for k, argument in enumerate(kernel.arg_names)
-        if signature[argument].startswith("*") or argument == "width"
-    }
+    aligned = {(kernel.arg_names.index("width"),): [["tt.divisibility", 16]]}
     return ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=aligned)
 
 
@@ -128,7 +124,7 @@ def test_the_relations_kernels_compile(kernel, capability):
     constants = {key: value for key, value in constants.items() if key in kernel.arg_names}
     signature = dict.fromkeys(kernel.arg_names, "*fp32")
     signature |= dict.fromkeys(constants, "constexpr")
-    types = {"instances": "*i64", "out": "*fp16", "n": "i32", "rows_end": "i32"}
+    types = {"instances": "*i64", "out": "*fp16", "n": "i32", "rows_end": "i32", "stride": "i32"}
     types |= {"temperature": "fp32", "alike": "fp32"}
     signature |= {key: of for key, of in types.items() if key in signature}
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants)

@@ -24,6 +24,15 @@ _ROOM = tl.constexpr(ROOM)
 _LOG2E = tl.constexpr(1.4426950408889634)
 _LN2 = tl.constexpr(0.6931471805599453)
 
+_VECTORS = [
+    *("factor0", "factor1", "index0", "index1", "least0", "most0", "least1", "most1"),
+    *("by_row", "by_column", "own_by_row", "own_by_column"),
+    *("logsumexp0", "logsumexp1", "weight0", "weight1"),
+    *("own_logsumexp0", "own_logsumexp1", "own_weight0", "own_weight1"),
+    *("inverse0", "inverse1", "own", "bound"),
+]
+"""Their alignment changes from batch to batch, and no kernel gains by it."""
+
 
 @triton.jit
 def _logits(
@@ -161,7 +170,10 @@ def _rounded(x: tl.tensor, dtype: tl.constexpr, INTERPRETED: tl.constexpr) -> tl
     return x.to(dtype)
 
 
-@triton.jit(do_not_specialize=["start0", "end0", "end1", "span", "kept_end"])
+@triton.jit(
+    do_not_specialize=["start0", "end0", "end1", "span", "kept_end"],
+    do_not_specialize_on_alignment=_VECTORS,
+)
 def logsumexp_kernel(
     z0: tl.tensor_descriptor,
     z1: tl.tensor_descriptor,
@@ -283,7 +295,10 @@ def logsumexp_kernel(
         tl.store(own_by_row + at_row, own_total, mask=rows < end0)
 
 
-@triton.jit(do_not_specialize=["start0", "start1", "end0", "end1"])
+@triton.jit(
+    do_not_specialize=["start0", "start1", "end0", "end1"],
+    do_not_specialize_on_alignment=_VECTORS,
+)
 def weights_kernel(
     z0: tl.tensor_descriptor,
     z1: tl.tensor_descriptor,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from mxmclr_plugin.loss.kernels.rows import TileOptions
 from mxmclr_plugin.loss.kernels.targets import InstanceSums, Softmax, SoftTarget
@@ -38,7 +39,9 @@ class TritonSoftmax(Softmax):
     ) -> None:
         half = half and len(batch.fold0) >= HALF_FROM
         features = relation.features.half() if half else relation.features
-        self._features, self._unit = features, relation.features.new_ones(())
+        # Rows of 0 behind them: so every row of a product lies where tensor cores want it.
+        self._features = F.pad(features, (0, 0, 0, -len(features) % 64))
+        self._unit = relation.features.new_ones(())
         self._columns = batch.columns.contiguous()
         counts = batch.own_columns[:, 0].contiguous()
         if target.others:
@@ -49,7 +52,7 @@ class TritonSoftmax(Softmax):
         super().__init__(batch, relation, target, options, half)
 
     def _strip(self, at: slice | Tensor, instances: Tensor) -> Tensor:
-        """Products of the features. Shape: (rows, N)."""
+        """Products of the features, and columns of 0 behind them. Shape: (rows, at least N)."""
         return product(self._features[at], self._features.T)
 
     def _fill(self, numbers: Tensor, products: Tensor, instances: Tensor) -> None:
@@ -62,8 +65,7 @@ class TritonSoftmax(Softmax):
             (len(instances),),
             products,
             *(products, instances, observed, self._columns, self._own_counts, numbers),
-            products.shape[1],
-            self.target.temperature,
+            *(len(self._columns), products.shape[1], float(self.target.temperature)),
             # But for rounding: of the sums, or of the features.
             256 * eps if self.half else 64 * eps,
             STANDARDIZE=self.target.standardize,
@@ -91,21 +93,21 @@ class TritonSoftmax(Softmax):
         from mxmclr_plugin.loss.kernels.triton.relation_kernels import shares_kernel
 
         shares = torch.empty_like(products, dtype=self._features.dtype)
-        rows, n = shares.shape
+        rows, n = len(shares), len(self._columns)
         height, width = _TILE
         launch(
             shares_kernel,
             (-(-rows // height), -(-n // width)),
             products,
             *(products, instances, self.relation.observed, self.slope.contiguous()),
-            *(offset, inverse, self._unit, shares, rows, n),
+            *(offset, inverse, self._unit, shares, rows, n, shares.shape[1]),
             BOTH=self.both,
             MODALITIES=self.relation.observed.shape[1],
             BLOCK_M=height,
             BLOCK_N=width,
             num_warps=8,
         )
-        return shares
+        return shares[:, :n]
 
     def _add_product(self, out: Tensor, left: Tensor, right: Tensor) -> None:
         add_product(out, left, right)

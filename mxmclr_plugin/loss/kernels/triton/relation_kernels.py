@@ -13,6 +13,9 @@ _LOG2E = tl.constexpr(1.4426950408889634)
 _LN2 = tl.constexpr(0.6931471805599453)
 _TINY = tl.constexpr(2.0**-126)
 
+_VECTORS = ["observed", "columns_of", "own_counts", "numbers", "slope", "offset", "inverse", "unit"]
+"""Their alignment changes from batch to batch, and no kernel gains by it."""
+
 
 @triton.jit
 def _similarity(
@@ -65,7 +68,9 @@ def _add(
     return higher, total
 
 
-@triton.jit(do_not_specialize=["n", "temperature", "alike"])
+@triton.jit(
+    do_not_specialize=["n", "temperature", "alike"], do_not_specialize_on_alignment=_VECTORS
+)
 def relation_rows_kernel(
     products: tl.tensor,
     instances: tl.tensor,
@@ -74,6 +79,7 @@ def relation_rows_kernel(
     own_counts: tl.tensor,
     numbers: tl.tensor,
     n: tl.tensor,
+    stride: tl.tensor,
     temperature: tl.tensor,
     alike: tl.tensor,
     STANDARDIZE: tl.constexpr,
@@ -82,8 +88,8 @@ def relation_rows_kernel(
 ) -> None:
     """Slope, offset, normalisers of both directions and own similarity of a row of the relation.
 
-    Program k has the row k of ``products`` (rows, n), that of the instance ``instances[k]``, and
-    writes the row k of ``numbers`` (rows, 5).
+    Program k has the row k of ``products`` (rows, stride), that of the instance ``instances[k]``,
+    and writes the row k of ``numbers`` (rows, 5).
     """
     row = tl.program_id(0)
     own = tl.load(instances + row)
@@ -92,7 +98,7 @@ def relation_rows_kernel(
     observed1 = observed0
     if MODALITIES == 2:
         observed1 = tl.load(observed + own * MODALITIES + 1)
-    at = products + row.to(tl.int64) * n
+    at = products + row.to(tl.int64) * stride
     if STANDARDIZE:
         sums = tl.zeros([BLOCK], dtype=tl.float32)
         found = tl.zeros([BLOCK], dtype=tl.float32)
@@ -145,7 +151,7 @@ def relation_rows_kernel(
     tl.store(out + 4, tl.where(left_out == own, float("-inf"), own_similarity))
 
 
-@triton.jit(do_not_specialize=["rows_end", "n"])
+@triton.jit(do_not_specialize=["rows_end", "n"], do_not_specialize_on_alignment=_VECTORS)
 def shares_kernel(
     products: tl.tensor,
     instances: tl.tensor,
@@ -157,6 +163,7 @@ def shares_kernel(
     out: tl.tensor,
     rows_end: tl.tensor,
     n: tl.tensor,
+    stride: tl.tensor,
     BOTH: tl.constexpr,
     MODALITIES: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -165,7 +172,7 @@ def shares_kernel(
     """M_ij = exp(slope_i G_ij + offset_i0 + inverse_j0), and the same of j and i if BOTH.
 
     In multiples of ``unit``, and 0 where i is j. ``products`` and ``out`` have the rows of
-    ``instances``. Shape: (rows, n).
+    ``instances``. Shape: (rows, stride).
     """
     rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     columns = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -179,7 +186,7 @@ def shares_kernel(
     if MODALITIES == 2:
         observed1 = tl.load(observed + own * MODALITIES + 1)[:, None]
         here1 = tl.load(observed + columns * MODALITIES + 1, mask=column_is, other=0.0)[None, :]
-    at = rows[:, None].to(tl.int64) * n + columns[None, :]
+    at = rows[:, None].to(tl.int64) * stride + columns[None, :]
     entry_is = row_is[:, None] & column_is[None, :]
     value = tl.load(products + at, mask=entry_is, other=0.0)
     value = _similarity(value, observed0, observed1, here0, here1, columns[None, :], n, MODALITIES)

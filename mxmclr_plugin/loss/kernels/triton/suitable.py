@@ -7,6 +7,7 @@ import functools
 import torch
 from torch import Tensor
 
+from mxmclr_plugin.errors import first_line
 from mxmclr_plugin.loss.kernels.rows import Rows, TileOptions
 from mxmclr_plugin.loss.kernels.tiles import TILED, Engine, Logits
 from mxmclr_plugin.loss.kernels.triton.tiles import INTERPRETED, TRITON
@@ -30,7 +31,7 @@ def unsuitable(device: torch.device, dtype: torch.dtype) -> str | None:
         return f"it needs a CUDA device, and z0 is on {device}"
     if dtype not in _DTYPES:
         return f"it takes bfloat16, float16 and float32, and not {dtype}"
-    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+    if torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
         return None  # nothing can be tried now
     return _failure(device, dtype)
 
@@ -45,7 +46,7 @@ def _missing() -> str | None:
             return "the package triton is not installed"
         return "it needs triton 3.4 or later"
     except Exception as error:  # a version that does not match this torch
-        return f"the package triton cannot be imported: {_line(error)}"
+        return f"the package triton cannot be imported: {_named(error)}"
     if "dtype_out" not in torch.ops.aten.addmm.overloads():
         return "it needs torch 2.8 or later"
     return None
@@ -59,27 +60,27 @@ def _failure(device: torch.device, dtype: torch.dtype) -> str | None:
         return f"it needs compute capability 8.0, and {torch.cuda.get_device_name(device)} is older"
     try:
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
-            for bound in (10.0, None):  # each has kernels of its own
-                expected, found = (_numbers(e, device, dtype, bound) for e in (TILED, TRITON))
+            for scale in (10.0, 50.0):  # below and above ROOM, with kernels of their own
+                expected, found = (_numbers(e, device, dtype, scale) for e in (TILED, TRITON))
                 for x, y in zip(expected, found, strict=True):
                     if not bool((x - y).abs().max() <= _TOLERANCE * x.abs().max()):
                         return f"its kernels give wrong numbers on {device}"
     except torch.cuda.OutOfMemoryError:
         raise
     except Exception as error:
-        return f"its kernels cannot be started on {device}: {_line(error)}"
+        return f"its kernels cannot be started on {device}: {_named(error)}"
     return None
 
 
 def _numbers(
-    engine: Engine, device: torch.device, dtype: torch.dtype, bound: float | None
+    engine: Engine, device: torch.device, dtype: torch.dtype, scale: float
 ) -> list[Tensor]:
     """Logsumexp and gradients of a small matrix."""
     angles = torch.arange(2 * 128 * 64, device=device).view(2, 128, 64)
     z0, z1 = (Rows.of(x.sin().to(dtype), torch.float32, normalize=True) for x in angles)
     index = torch.arange(128, device=device) // 4
-    scale = torch.full((), 10.0, device=device)
-    logits = Logits(z0, z1, scale, index, index, own_apart=True, known_bound=bound)
+    factor = torch.full((), scale, device=device)
+    logits = Logits(z0, z1, factor, index, index, own_apart=True, known_bound=scale)
     options = TileOptions(64, 2**20)
     tiled = engine.logsumexp(logits, options, True)
     weights = torch.ones_like(tiled.rows)
@@ -89,5 +90,5 @@ def _numbers(
     return [tiled.rows, tiled.columns, grad0, grad1]
 
 
-def _line(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"
+def _named(error: Exception) -> str:
+    return f"{type(error).__name__}: {first_line(error)[:200]}"
