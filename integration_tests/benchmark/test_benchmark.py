@@ -7,6 +7,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from mxmclr_plugin.benchmark import kernels
 from mxmclr_plugin.benchmark.command_line import BENCHMARKS, main, table_of
 from mxmclr_plugin.benchmark.lean_dense import lean_dense_loss
 from mxmclr_plugin.benchmark.loss import Measured
@@ -14,6 +15,9 @@ from mxmclr_plugin.benchmark.peak_memory import peak_extra_bytes
 from mxmclr_plugin.benchmark.retrieval import RetrievalBenchmark, _unfit
 from mxmclr_plugin.benchmark.variants import variants
 from mxmclr_plugin.loss.functional import multifold_hybrid_loss
+from mxmclr_plugin.loss.kernels.triton.cuts import Cut, default_cuts
+from mxmclr_plugin.loss.kernels.triton.measured import Measured as MeasuredKernels
+from mxmclr_plugin.loss.kernels.triton.measured import read_measured
 from mxmclr_plugin.retrieval.metrics import retrieval_metrics
 from mxmclr_plugin.retrieval.top_k import TopK, top_k
 
@@ -86,9 +90,8 @@ def test_every_implementation_is_measured_and_ours_agree(tmp_path, capsys):
 
 
 def test_equal_folds_run_everywhere(capsys):
-    assert (
-        main(["loss", "n=16", "dim=8", "folds=4", "repeats=1", f"impls=[{','.join(NAMES)}]"]) == 0
-    )
+    options = ["n=16", "dim=8", "folds=4", "repeats=1", "shuffle=true"]
+    assert main(["loss", *options, f"impls=[{','.join(NAMES)}]"]) == 0
     assert "skipped" not in capsys.readouterr().out
 
 
@@ -132,6 +135,7 @@ def test_memory_that_is_touched_is_counted():
         (["loss", "device=abacus"], "device=abacus cannot be used"),
         (["loss", "folds=[1,2,3]"], "folds must be one number or two"),
         (["loss", "repeats=0"], "repeats must be 1 or more"),
+        (["kernels", "device=cpu"], "device=cpu has no Triton kernels: "),
         (["step", "n=10"], r"n must be a multiple of folds\[0\] = 4, got 10"),
         (["step", "folds=[1,2,3]"], "folds must be one number or two"),
         (["step", "text=bert"], "text cannot be 'bert'"),
@@ -270,3 +274,30 @@ def test_on_a_gpu_no_step_waits(tmp_path):
     (step,) = json.loads(file.read_text())
     assert step["host_waits"] == 0
     assert 0 <= step["gpu_idle"] < 1
+
+
+def test_a_table_of_devices_is_written_and_read(tmp_path, monkeypatch):
+    cuts = default_cuts(2, 9) | {"logsumexp": Cut(128, 128, 64, 8, 3, flatten=True)}
+    table = {"Fast 1000": {"bfloat16": MeasuredKernels(1.7, cuts)}}
+    monkeypatch.setattr(kernels, "MEASURED", table)
+    monkeypatch.setattr(kernels, "FILE", tmp_path / "measured.json")
+    kernels._write()
+    assert read_measured(tmp_path / "measured.json") == table
+
+
+def test_every_candidate_is_in_the_place_of_a_cut_that_is_used():
+    for dtype, itemsize in (("bfloat16", 2), ("float32", 4)):
+        for kernel, cuts in kernels._candidates(dtype):
+            assert kernel in default_cuts(itemsize, 9)
+            assert len(set(cuts)) == len(cuts) > 1
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_the_fastest_cuts_are_found(tmp_path):
+    file = tmp_path / "cuts.json"
+    arguments = ["n=1024", "dim=64", "dtype=bfloat16", "repeats=2", f"json={file}"]
+    assert main(["kernels", *arguments]) == 0
+    found = json.loads(file.read_text())
+    marked = [row["impl"] for row in found if row["fastest"] == "*"]
+    assert len(marked) == len(set(marked)) == len(kernels._candidates("bfloat16"))

@@ -1,12 +1,17 @@
 """Studies as files, and one run through the command."""
 
+import dataclasses
 import json
+import shlex
 import statistics
 
 import pytest
+from comparison.small_manifest import two_texts
 from rich.console import Console
 
+from mxmclr_plugin.arguments import parse_arguments
 from mxmclr_plugin.comparison import ablation, compared_data
+from mxmclr_plugin.comparison.compared_data import ComparedData
 from mxmclr_plugin.comparison.config import AblationConfig
 from mxmclr_plugin.comparison.planned_run import Outcome
 from mxmclr_plugin.comparison.records import Summary
@@ -53,6 +58,13 @@ def test_every_value_of_every_study_can_be_configured(name, task):
                 load_config(task, [*study.overrides, *lines])
             except Exception as error:
                 raise AssertionError(f"{name}, {axis}, {lines}: {error}") from error
+
+
+def test_modalities_of_a_study_are_those_of_the_data(tmp_path):
+    base = ComparedData().completed(load_config("manifest", [f"data.path={two_texts(tmp_path)}"]))
+    assert [*load_study("folds", base, {}).axes] == ["batch.folds.text", "batch.folds.de"]
+    with pytest.raises(ConfigError, match=r"such as teacher\.text=sentence_transformer"):
+        load_study("teacher", base, {})
 
 
 def test_teachers_are_varied():
@@ -166,6 +178,14 @@ def test_other_data_are_measured_again_when_they_change(tmp_path, monkeypatch):
     assert seeds() == seeds() == [3, 4]
     assert measured == folders * 2
 
+    def failing(*_, **__):
+        raise ConfigError("no such tower")
+
+    write("a cow")
+    monkeypatch.setattr(ablation, "load_run", failing)
+    outcome = ablation._on_other_data(trained, folders[0], changes, ablation.ComparedData())
+    assert outcome == Outcome(error="no such tower")
+
 
 def split_metrics(recall):
     return SplitMetrics({"t2s": DirectionMetrics("text", "voxel", 1, 1, {"r@5": recall})})
@@ -202,7 +222,7 @@ def test_results_on_other_data_stay_apart(tmp_path, monkeypatch):
         study="parts",
         axes={"loss": ["clip"]},
         seeds=[0, 1],
-        evaluate={"more": ["data.classes=40"]},
+        evaluate={"more": ["data.classes=40", "directions={t2s: {query: text, gallery: voxel}}"]},
         out=str(tmp_path),
     )
     study = Study(
@@ -213,6 +233,11 @@ def test_results_on_other_data_stay_apart(tmp_path, monkeypatch):
     )
     monkeypatch.setattr(ablation, "load_study", lambda *_: study)
     result = ablation.ablate("text2shape", config, SLICE, Console(quiet=True))
+    name, *words = shlex.split(result.settings["command"])[1:]
+    assert (name, words[0]) == ("ablate", "text2shape")
+    parsed, others = parse_arguments("ablate", AblationConfig, words[1:], None)
+    assert dataclasses.replace(parsed, out=config.out) == config
+    assert others == [*SLICE]
     assert result.settings["seconds"] == 20
     assert result.settings["steps"] == "4 to 8"
     assert result.settings["notes"] == [
@@ -275,8 +300,6 @@ def test_data_are_read_before_anything_runs(tmp_path, monkeypatch, capsys):
         (["text2shape", "study=parts", "evaluate.x=[data.clases=4]"], "no key 'clases'"),
         (["text2shape", "study=parts", "split=test", "eval.test=false"], "eval.test: split=test"),
         (["omniglot", "data.root=.", "study=teacher", "teacher.text=tower"], "no such tower"),
-        (["manifest", "data.path=m", "study=folds"], "set batch.folds={MODALITY: NUMBER, ...}"),
-        (["manifest", "data.path=m", "study=teacher"], "such as teacher.MODALITY=sentence_tr"),
         (
             ["text2shape", "study=hybrid", "evaluate.x=[data.noise=0.5]"],
             "the data would be a third",

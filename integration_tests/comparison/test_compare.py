@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import re
+import shlex
 import signal
 import statistics
 import subprocess
@@ -15,15 +16,22 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from comparison.small_manifest import two_texts
+from rich.console import Console
 from torch import nn
 from torch.nn import functional
 
+from mxmclr_plugin.comparison import compare, planned_run
 from mxmclr_plugin.comparison.compare import _values
-from mxmclr_plugin.comparison.config import GridConfig
+from mxmclr_plugin.comparison.compared_data import ComparedData
+from mxmclr_plugin.comparison.config import ComparisonConfig, GridConfig
+from mxmclr_plugin.comparison.planned_run import Outcome
 from mxmclr_plugin.comparison.records import Comparison
 from mxmclr_plugin.experiment.config.compose import load_config
 from mxmclr_plugin.experiment.run_folder.metrics import RunMetrics
 from mxmclr_plugin.json_records import json_text, read_record
+from mxmclr_plugin.registry import DATASETS
+from mxmclr_plugin.run import compare_command
 from mxmclr_plugin.run.command_line import main
 
 SLICE = (
@@ -215,6 +223,20 @@ def test_tuning_chooses_by_validation_and_never_tests(tmp_path):
     assert "no conclusion from fewer than 3" in " ".join(done.stdout.split())
 
 
+def test_losses_of_a_manifest_have_the_same_cost_and_steps(tmp_path):
+    """What follows from the data of a task does so before a protocol changes the batch."""
+    config = ComparisonConfig(losses=["mxmclr", "clip"], protocol=["same_encoder_cost"])
+    overrides = [f"data.path={two_texts(tmp_path)}", "batch.instances=4"]
+    plan = compare._Plan("manifest", config, overrides, None)
+    batch = plan.base.batch
+    for variant in plan.variants:
+        run = ComparedData().completed(plan.loaded(*variant))
+        assert run.trainer.max_steps == plan.base.trainer.max_steps
+        cost = run.batch.instances * sum(run.batch.folds.values())
+        assert cost == batch.instances * sum(batch.folds.values())
+        assert (run.batch.folds == batch.folds) == (variant[0].name == "mxmclr")
+
+
 @pytest.mark.parametrize(
     ("loss", "option", "expected"),
     [
@@ -232,6 +254,35 @@ def test_the_grid_is_about_the_value_of_the_comparison(loss, option, expected):
     values = _values(plan, ("a", "same_batches"))
     assert values.pop("optimizer.lr") == [config.optimizer.lr]
     assert values == ({} if option is None else {option: expected})
+
+
+def test_a_run_is_composed_once(tmp_path, monkeypatch):
+    composed, data = [], []
+
+    def counted(*arguments):
+        composed.append(arguments)
+        return load_config(*arguments)
+
+    def launched(runs, *_):
+        assert len({run.folder for run in runs}) == 6
+        return {run: Outcome(error="it broke") for run in runs}
+
+    build = DATASETS.build
+    monkeypatch.setattr(compare, "load_config", counted)
+    monkeypatch.setattr(planned_run, "load_config", counted)
+    monkeypatch.setattr(compare, "launch", launched)
+    monkeypatch.setattr(DATASETS, "build", lambda options: data.append(0) or build(options))
+    config = ComparisonConfig(["clip", "siglip"], protocol=["same_batches"], out=str(tmp_path))
+    folder = tmp_path / "more tasks"
+    folder.mkdir()
+    result = compare.compare("text2shape", config, SLICE, Console(quiet=True), folder)
+    assert len(composed) == 1 + 2 + 6  # the task, each loss, each run
+    assert len(data) == 1
+    assert shlex.split(result.settings["command"])[-2:] == ["--config-dir", str(folder)]
+    assert (result.settings["steps"], result.settings["notes"]) == (None, [])
+    console = Console(record=True, file=io.StringIO())
+    compare_command._print(result, console)
+    assert "steps" not in console.export_text()
 
 
 @pytest.mark.slow

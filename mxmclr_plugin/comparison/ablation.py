@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from mxmclr_plugin.comparison.compared_data import ComparedData, check_measured
-from mxmclr_plugin.comparison.config import AblationConfig, as_arguments
+from mxmclr_plugin.comparison.config import AblationConfig, as_arguments, command
 from mxmclr_plugin.comparison.launcher import launch
 from mxmclr_plugin.comparison.planned_run import Outcome, PlannedRun, plan_run
 from mxmclr_plugin.comparison.records import (
@@ -28,7 +28,7 @@ from mxmclr_plugin.comparison.records import (
     write_results,
 )
 from mxmclr_plugin.comparison.study import load_study
-from mxmclr_plugin.errors import ConfigError
+from mxmclr_plugin.errors import ConfigError, DataError
 from mxmclr_plugin.experiment.config.compose import load_config
 from mxmclr_plugin.experiment.run_folder.folder import read_config
 from mxmclr_plugin.experiment.run_folder.metrics import RunMetrics
@@ -66,7 +66,8 @@ def ablate(
     Raises:
         ConfigError: If a configuration is not valid; nothing has run then.
     """
-    base = load_config(task, overrides, config_dir)
+    data = ComparedData()
+    base = data.completed(load_config(task, overrides, config_dir))
     study = load_study(config.study, base, config.axes)
     own_data = base.data["name"]
     if config.evaluate and len(study.axes) > 1:
@@ -78,7 +79,6 @@ def ablate(
         raise ConfigError(f"evaluate.{own_data}: this is the training data; choose another name")
     if config.split == "test" and not base.eval.test:
         raise ConfigError("eval.test: split=test measures the test set; leave it out")
-    data = ComparedData()
     check_measured(config.metric, base, config.split, data, list(config.evaluate.values()))
     folder = ablation_folder(task, config)
     axes = {axis: list(values) for axis, values in study.axes.items()}
@@ -126,12 +126,8 @@ def ablate(
         split=config.split,
         metrics=names,
         settings={
-            "command": " ".join(
-                [
-                    f"mxmclr ablate {task}",
-                    *as_arguments(config, ("study",)),
-                    *overrides,
-                ]
+            "command": command(
+                "ablate", task, [*as_arguments(config, ("study",)), *overrides], config_dir
             ),
             "data": own_data,
             "notes": notes_of(measured),
@@ -163,15 +159,18 @@ def _on_other_data(
     """
     if outcome.metrics is None:
         return outcome
-    config = changed_config(read_config(folder, trust=True), overrides)
-    named = os.fsencode("\n".join([*overrides, data.measured_digest(config, "test")]))
-    digest = blake2b(named, digest_size=6).hexdigest()
-    path = folder / "evaluate" / f"{digest}.json"
-    metrics = read_whole_record(RunMetrics, path)
-    if metrics is None:
-        run = load_run(folder, overrides, trust=True)  # it was trained here
-        metrics = evaluate_run(run, "test", progress=False)
-        write_atomically(path, json_text(metrics))
+    try:
+        config = changed_config(read_config(folder, trust=True), overrides)  # it was trained here
+        named = os.fsencode("\n".join([*overrides, data.measured_digest(config, "test")]))
+        digest = blake2b(named, digest_size=6).hexdigest()
+        path = folder / "evaluate" / f"{digest}.json"
+        metrics = read_whole_record(RunMetrics, path)
+        if metrics is None:
+            run = load_run(folder, overrides, trust=True)
+            metrics = evaluate_run(run, "test", progress=False)
+            write_atomically(path, json_text(metrics))
+    except (ConfigError, DataError) as error:  # it costs this result alone
+        return Outcome(error=str(error))
     return Outcome(metrics)
 
 

@@ -13,7 +13,7 @@ import hydra.utils
 from rich.console import Console
 
 from mxmclr_plugin.comparison.compared_data import ComparedData, check_measured
-from mxmclr_plugin.comparison.config import ComparedLoss, ComparisonConfig, as_arguments
+from mxmclr_plugin.comparison.config import ComparedLoss, ComparisonConfig, as_arguments, command
 from mxmclr_plugin.comparison.launcher import launch
 from mxmclr_plugin.comparison.optuna_search import Options, optuna_search
 from mxmclr_plugin.comparison.planned_run import Outcome, PlannedRun, plan_run
@@ -71,9 +71,11 @@ def compare(
     plan = _Plan(task, config, list(overrides), config_dir)
     if config.tune and config.tuner == "optuna":
         optional("optuna", "tuner=optuna needs", "optuna")
-    for variant in plan.variants:  # mistakes are found before hours are spent
-        plan.run(*variant, config.seeds[0])
-    trials = _tune(plan, console) if config.tune else {}
+    trials: dict[_Variant, list[Trial]] = {}
+    if config.tune:
+        for variant in plan.variants:  # mistakes are found before hours are spent
+            plan.run(*variant, config.seeds[0])
+        trials = _tune(plan, console)
     chosen = {variant: _best(of_variant) for variant, of_variant in trials.items()}
     planned = {
         (variant, seed): plan.run(*variant, seed, chosen.get(variant))
@@ -100,12 +102,11 @@ def compare(
         split="test",
         metrics=names,
         settings={
-            "command": " ".join(
-                [
-                    f"mxmclr compare {task}",
-                    *as_arguments(config, ("losses", "seeds", "protocol")),
-                    *overrides,
-                ]
+            "command": command(
+                "compare",
+                task,
+                [*as_arguments(config, ("losses", "seeds", "protocol")), *overrides],
+                config_dir,
             ),
             "data": plan.base.data.get("name"),
             "notes": notes_of(
@@ -147,27 +148,29 @@ class _Plan:
     ) -> None:
         self.task = task
         self.config = config
-        self.shared = overrides
         self.config_dir = config_dir
         self.folder = comparison_folder(task, config)
         self.variants = [
             (loss, protocol) for protocol in config.protocol for loss in config.compared
         ]
         self.data = ComparedData()
-        self.base: RunConfig = load_config(task, overrides, config_dir)
+        self._overrides: dict[_Variant, list[str]] = {}
+        shared = load_config(task, overrides, config_dir)
+        self.base: RunConfig = self.data.completed(shared)
         if not self.base.eval.test:
             raise ConfigError("eval.test: compare measures the test set; leave it out")
-        batch = self.base.batch
-        unknown = not batch.folds or batch.instances is None
-        if "same_encoder_cost" in config.protocol and self.base.automatic and unknown:
-            raise ConfigError(
-                "same_encoder_cost needs batch.instances and batch.folds: give them, or leave the "
-                "protocol out"
-            )
         check_measured(config.metric, self.base, "test", self.data)
+        self.shared = overrides
+        if shared.automatic:  # else runs with other batches choose other numbers of steps
+            self.shared = [f"trainer.max_steps={self.base.trainer.max_steps}", *overrides]
 
     def overrides(self, loss: ComparedLoss, protocol: str) -> list[str]:
         """Overrides of a loss under a protocol, without seed and tuned options."""
+        if (loss, protocol) not in self._overrides:
+            self._overrides[loss, protocol] = self._composed(loss, protocol)
+        return self._overrides[loss, protocol]
+
+    def _composed(self, loss: ComparedLoss, protocol: str) -> list[str]:
         chosen = loss.overrides(self.config.options.get(loss.label, {}))
         with_loss = load_config(self.task, [*self.shared, *chosen], self.config_dir)
         try:

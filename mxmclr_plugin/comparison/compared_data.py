@@ -43,6 +43,18 @@ class ComparedData:
             self._last = key, build_part("data", DATASETS.build, options)
         return self._last[1]
 
+    def completed(self, config: RunConfig) -> RunConfig:
+        """A configuration with what an automatic one chooses from its data.
+
+        Raises:
+            ConfigError: If the data cannot be built, or runs cannot be trained on them.
+            DataError: If the data cannot be read.
+        """
+        if not config.automatic:
+            return config
+        data = with_train_instances(self.read(config.data), config.train_instances)
+        return completed(config, data, Console(quiet=True))
+
     def forget(self) -> None:
         """Free the memory of the last data set; digests stay."""
         self._last = None
@@ -76,7 +88,7 @@ def check_measured(
 
     Args:
         metric: Name of the main metric.
-        base: Configuration of the runs.
+        base: Configuration of the runs, complete.
         split: Measured split of their data.
         data: Where the data are read.
         others: Changes that name other data, whose test set is measured.
@@ -86,9 +98,6 @@ def check_measured(
         DataError: If data cannot be read.
     """
     quiet = Console(quiet=True)
-    if base.automatic:  # complete with the data
-        own = with_train_instances(data.read(base.data), base.train_instances)
-        base = completed(base, own, quiet)
     configs = [base, *(changed_config(base, changes) for changes in others)]
     _check_metric(metric, configs)
     graded = False

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
 from annotated_types import Ge, Lt, MinLen
@@ -206,6 +208,12 @@ def as_arguments(config: Any, always: Sequence[str] = ()) -> list[str]:
                 # A list of its own needs no brackets.
                 lines.append(f"{name}={written(of, brackets=not isinstance(value, list))}")
     return lines
+
+
+def command(name: str, task: str, arguments: Sequence[str], config_dir: Path | None) -> str:
+    """A command line, as a shell takes it."""
+    flags = [] if config_dir is None else ["--config-dir", str(config_dir)]
+    return shlex.join(["mxmclr", name, task, *arguments, *flags])
 
 
 def _distinct(key: str, values: Sequence[Any]) -> None:

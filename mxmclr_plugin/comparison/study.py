@@ -51,12 +51,11 @@ def load_study(name: str, base: RunConfig, axes: Mapping[str, Any]) -> Study:
 
     Args:
         name: Name of its file.
-        base: The task's configuration.
+        base: The task's configuration, complete.
         axes: Values in place of the study's, by axis.
 
     Raises:
-        ConfigError: If there is no such study or axis, or it varies teachers or modalities that the
-            configuration does not name.
+        ConfigError: If there is no such study or axis, or it varies teachers and there is none.
     """
     check_known("study cannot be", name, studies())
     raw = _read(STUDIES / f"{name}.yaml")
@@ -67,15 +66,13 @@ def load_study(name: str, base: RunConfig, axes: Mapping[str, Any]) -> Study:
     varied = {}
     chosen = dict(flat("", axes))
     for axis, values in raw["axes"].items():
-        axis = _filled(name, str(axis), modalities)
+        axis = str(axis).format(*modalities)
         values = chosen.pop(axis, values)
         if axis == "teacher":
             varied[axis] = _teachers(base, values)
         elif isinstance(values, Mapping):
             varied[axis] = {
-                _filled(name, str(value), modalities): tuple(
-                    _filled(name, line, modalities) for line in lines
-                )
+                str(value).format(*modalities): tuple(line.format(*modalities) for line in lines)
                 for value, lines in values.items()
             }
         else:
@@ -86,19 +83,8 @@ def load_study(name: str, base: RunConfig, axes: Mapping[str, Any]) -> Study:
         raise ConfigError(
             f"axes.{next(iter(chosen))}: the study {name!r} varies {', '.join(varied)}"
         )
-    overrides = tuple(_filled(name, line, modalities) for line in raw.get("overrides") or [])
+    overrides = tuple(line.format(*modalities) for line in raw.get("overrides") or [])
     return Study(name, str(raw["title"]), overrides, varied)
-
-
-def _filled(study: str, text: str, modalities: Sequence[str]) -> str:
-    """A text of a study with the modalities in place of their numbers."""
-    try:
-        return text.format(*modalities)
-    except IndexError:
-        raise ConfigError(
-            f"study: {study!r} varies options of modalities, which are not known before the data "
-            "are read: set batch.folds={MODALITY: NUMBER, ...}"
-        ) from None
 
 
 def _teachers(base: RunConfig, wanted: str | Sequence[str]) -> dict[str, tuple[str, ...]]:
@@ -106,7 +92,7 @@ def _teachers(base: RunConfig, wanted: str | Sequence[str]) -> dict[str, tuple[s
     if not base.teacher:
         raise ConfigError(
             "study: 'teacher' varies the configured teachers, and there is none: set one, such as "
-            f"teacher.{next(iter(base.towers), 'MODALITY')}=sentence_transformer"
+            f"teacher.{next(iter(base.towers))}=sentence_transformer"
         )
     sets = {modality: {modality: spec} for modality, spec in base.teacher.items()}
     if len(sets) > 1:

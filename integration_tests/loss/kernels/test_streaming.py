@@ -13,6 +13,7 @@ from mxmclr_plugin import MultifoldHybridLoss, multifold_hybrid_loss, multifold_
 from mxmclr_plugin.loss import implementation
 from mxmclr_plugin.loss.functional import hybrid_parts
 from mxmclr_plugin.loss.implementation import choose_implementation
+from mxmclr_plugin.loss.instances import Instances
 from mxmclr_plugin.loss.kernels.rows import Rows, TileOptions
 from mxmclr_plugin.loss.kernels.tiles import Logits, tile_gradients, tile_logsumexp
 from mxmclr_plugin.loss.kernels.triton import suitable
@@ -471,3 +472,17 @@ def test_bad_options_are_named(options, message):
     rows, ids = random_rows(4, 3), torch.arange(4)
     with pytest.raises(ValueError, match=message):
         multifold_hybrid_loss(rows, rows, ids, ids, **options)
+
+
+@pytest.mark.parametrize("num_instances", [None, 30])
+def test_instances_are_numbered_alike_on_a_device(num_instances, monkeypatch):
+    """In the order of their first rows, whether or not their number can be read."""
+    ids0, ids1 = (torch.randint(-20, 5, (n,)) * 7 for n in (40, 33))
+    here = Instances.from_ids(ids0, ids1)
+    monkeypatch.setattr("mxmclr_plugin.loss.instances.can_look", lambda _: False)
+    there = Instances.from_ids(ids0, ids1, num_instances)
+    assert torch.equal(there.index0, here.index0)
+    assert torch.equal(there.index1, here.index1)
+    for fold, of in ((there.fold0, here.fold0), (there.fold1, here.fold1)):
+        assert torch.equal(fold[: len(of)], of)
+        assert not fold[len(of) :].any()

@@ -23,7 +23,8 @@ from mxmclr_plugin.loss.kernels.triton import suitable
 from mxmclr_plugin.loss.kernels.triton import tiles as triton_tiles
 from mxmclr_plugin.loss.kernels.triton.tiles import TRITON
 
-pytest.importorskip("triton", reason="the package triton is not installed")
+if suitable._missing() is not None:
+    pytest.skip(suitable._missing(), allow_module_level=True)
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"

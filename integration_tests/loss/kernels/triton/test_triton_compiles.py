@@ -11,6 +11,8 @@ triton = pytest.importorskip("triton", reason="the package triton is not install
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("Triton's interpreter compiles nothing", allow_module_level=True)
 
+pytest.importorskip("triton.tools.tensor_descriptor", reason="triton is older than 3.4")
+
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 

@@ -29,8 +29,9 @@ class Measured(NamedTuple):
     cuts: Cuts
 
 
-def _read() -> dict[str, dict[str, Measured]]:
-    devices = json.loads(FILE.read_text(encoding="utf-8"))
+def read_measured(file: Path) -> dict[str, dict[str, Measured]]:
+    """The entries of a file, by device and dtype."""
+    devices = json.loads(file.read_text(encoding="utf-8"))
     return {
         device: {
             dtype: Measured(
@@ -42,5 +43,5 @@ def _read() -> dict[str, dict[str, Measured]]:
     }
 
 
-MEASURED = _read()
+MEASURED = read_measured(FILE)
 """By the name that ``torch.cuda.get_device_name()`` returns, and by dtype."""

@@ -77,7 +77,7 @@ def _logsumexp(logits: Logits, options: TileOptions, keep: bool) -> Tiled:
             *(run.instances if logits.own_apart else (None,) * 6),
             *(partial_rows[0], partial_columns[0]),
             *((partial_rows[1], partial_columns[1]) if logits.own_apart else (None, None)),
-            _blocks(kept[0][:, :n_1], cut) if first < kept_rows else None,
+            _descriptor(kept[0][:, :n_1], cut.rows, cut.columns) if first < kept_rows else None,
             i.start,
             i.stop,
             n_1,
@@ -152,6 +152,7 @@ def _gradients(
         i = slice(first, min(first + height, n_0))
         is_kept = kept is not None and i.stop <= len(kept)
         cut = run.cut("kept_weights" if is_kept else "weights")
+        tile = cut.rows, cut.columns
         grad_rows = gradient[: i.stop - i.start].zero_()
         for start in range(0, n_1, width):
             j = slice(start, min(start + width, n_1))
@@ -164,8 +165,8 @@ def _gradients(
                 *kinds[0],
                 *(kinds[1] if logits.own_apart else (None,) * 4),
                 *(inverse0, inverse1, own, *run.instances),
-                _blocks(kept[:, :n_1], cut) if kept is not None and is_kept else None,
-                _blocks(block, cut),
+                _descriptor(kept[:, :n_1], *tile) if kept is not None and is_kept else None,
+                _descriptor(block, *tile),
                 i.start,
                 j.start,
                 i.stop,
@@ -221,11 +222,9 @@ class _Launch:
 
     def sides(self, cut: Cut) -> tuple[Any, ...]:
         """What the kernels know of rows and columns."""
-        from triton.tools.tensor_descriptor import TensorDescriptor
-
         return (
-            TensorDescriptor.from_tensor(self.z0, [cut.rows, cut.inner]),
-            TensorDescriptor.from_tensor(self.z1, [cut.columns, cut.inner]),
+            _descriptor(self.z0, cut.rows, cut.inner),
+            _descriptor(self.z1, cut.columns, cut.inner),
             *self.factors,
         )
 
@@ -276,11 +275,11 @@ def _operand(side: Rows, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     return rows, inverse
 
 
-def _blocks(matrix: Tensor, cut: Cut) -> Any:
-    """A descriptor of a matrix of the logits' shape, tile by tile."""
+def _descriptor(matrix: Tensor, rows: int, columns: int) -> Any:
+    """A descriptor of a matrix, of which a kernel takes blocks of some rows and columns."""
     from triton.tools.tensor_descriptor import TensorDescriptor
 
-    return TensorDescriptor.from_tensor(matrix, [cut.rows, cut.columns])
+    return TensorDescriptor.from_tensor(matrix, [rows, columns])
 
 
 def _ranges(index: Tensor) -> tuple[Tensor, Tensor]:
