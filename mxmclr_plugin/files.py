@@ -23,7 +23,7 @@ from filelock import FileLock
 def cache_folder() -> Path:
     """``$MXMCLR_CACHE`` if it is set, else ``~/.cache/mxmclr_plugin``."""
     variable = os.environ.get("MXMCLR_CACHE")
-    return expanded(variable or "~/.cache/mxmclr_plugin")
+    return expanded(variable) if variable else Path.home() / ".cache" / "mxmclr_plugin"
 
 
 def expanded(path: str | Path) -> Path:
