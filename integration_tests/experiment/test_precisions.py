@@ -39,6 +39,7 @@ def test_every_other_one_is_refused_in_a_line(precision):
 def old_card(monkeypatch):
     """A GPU on which PyTorch emulates bfloat16."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "Tesla T4")
     monkeypatch.setattr(
         torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation
