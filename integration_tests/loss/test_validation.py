@@ -69,6 +69,27 @@ def test_the_check_of_the_last_call_is_not_lost(read):
 
 
 @pytest.mark.usefixtures("later")
+def test_the_call_that_is_named_is_the_one_that_was_wrong():
+    criterion, said = MultifoldHybridLoss(), []
+    for k in range(1, 7):
+        try:
+            criterion(rows(), rows(math.nan if k % 2 == 0 else None), IDS, IDS)
+        except ValueError as error:
+            said.append((k, str(error)[:6]))
+    assert said == [(3, "call 2"), (5, "call 4")]
+    with pytest.raises(ValueError, match="call 6"):
+        criterion.check_last_call()
+
+
+@pytest.mark.usefixtures("later")
+def test_what_a_memory_bank_takes_in_is_checked_at_once():
+    criterion = MultifoldHybridLoss(memory_bank_size=(8, 8))
+    with pytest.raises(ValueError, match=r"^z1 .* row 5 holds NaN"):
+        criterion(rows(), rows(math.nan), IDS, IDS)
+    assert len(criterion.memory_bank.entries()[0]) == 0
+
+
+@pytest.mark.usefixtures("later")
 def test_other_findings_come_later_too():
     criterion = MultifoldHybridLoss()
     criterion(rows(), rows(), IDS, IDS + 100)

@@ -64,7 +64,7 @@ def close_rows(spread):
 def test_products_of_rounded_numbers_choose_what_is_computed_exactly(spread, rounded):
     queries, gallery = close_rows(spread)
     slack = Gallery(gallery, torch.arange(2000), gallery.device).slack
-    assert 2**24 * 1e-3 < slack < 2**24 * 1e-2
+    assert 2**24 * 1e-3 < slack < 2**24 * 2e-2
     found = top_k(queries, gallery, 7)
     agrees(found, queries, gallery, 7)
     # They alone would be wrong.

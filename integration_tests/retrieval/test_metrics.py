@@ -203,6 +203,14 @@ def test_rank_and_margin_of_the_first_right_item(task):
         assert float(found.margins[q]) == pytest.approx(margin, abs=1e-6)
 
 
+def test_an_expected_rank_is_a_float64():
+    """Of 99,998 wrong and 2 right items that tie, a third of the wrong ones come first."""
+    ids = torch.arange(100_000).clamp(max=99_998).flip(0)
+    ids = torch.where(ids == 99_998, 0, 1)
+    found = rank_queries(torch.ones(1, 2), torch.ones(100_000, 2), [0], ids)
+    assert found.ranks.item() == pytest.approx(1 + 99_998 / 3, rel=1e-12)
+
+
 def test_half_precision_is_ranked_in_full():
     queries, gallery, query_ids, gallery_ids = random_task(0)
     half = queries.to(torch.bfloat16), gallery.to(torch.bfloat16)

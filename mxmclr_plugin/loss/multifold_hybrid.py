@@ -35,7 +35,7 @@ from mxmclr_plugin.loss.host_copy import reads_later
 from mxmclr_plugin.loss.kernels.parts import scale_of
 from mxmclr_plugin.loss.memory_bank import ObservationQueue
 from mxmclr_plugin.loss.reference import Parts
-from mxmclr_plugin.loss.validation import ValueChecks, check_options
+from mxmclr_plugin.loss.validation import ValueChecks, check_options, check_values
 from mxmclr_plugin.registry import register_loss
 
 _FEW_ROWS = 4096
@@ -343,7 +343,9 @@ class MultifoldHybridLoss(nn.Module):
             temperature = self._current_temperature()
         options = self._options(temperature, most)
         if exchange is None:
-            parts = hybrid_parts(batch, options, differentiable=differentiable, check=self._checks)
+            # What a bank takes in must have been looked at: it would stay there for many calls.
+            check = self._checks if bank is None else check_values
+            parts = hybrid_parts(batch, options, differentiable=differentiable, check=check)
         else:
             parts = sharded_hybrid_parts(batch, options, exchange, differentiable=differentiable)
         if bank is not None and batch.z0.requires_grad:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from dataclasses import dataclass
 from typing import get_args
 
@@ -238,7 +239,12 @@ def findings_of(batch: Batch, options: Options) -> Findings:
     warm = torch.ones_like(has_positive)
     if temperature is not None:
         temperature = temperature.detach().clone()  # an optimizer may change it in place
-        warm = (temperature > 0).all().to(warm.device, non_blocking=True).long()
+        warm = (
+            ((temperature > 0) & temperature.isfinite())
+            .all()
+            .to(warm.device, non_blocking=True)
+            .long()
+        )
     instances = torch.zeros_like(has_positive)
     all_ids = [x for x in (batch.ids0, batch.ids1, batch.queue_ids) if x is not None]
     if options.num_instances is not None and options.num_instances < sum(map(len, all_ids)):
@@ -257,7 +263,8 @@ class ValueChecks:
 
     def __init__(self) -> None:
         self._calls = 0
-        self._pending: Findings | None = None
+        # Several where threads share a loss, as the replicas of DataParallel do.
+        self._pending: deque[tuple[int, Findings]] = deque()
 
     def __call__(self, batch: Batch, options: Options) -> None:
         """Begins the check of a batch, and reads that of the one before.
@@ -265,14 +272,15 @@ class ValueChecks:
         Raises:
             ValueError: As for :func:`check_values`. For the batch before, the message says so.
         """
-        self.read()
         self._calls += 1
+        number = self._calls
+        self.read()
         findings = findings_of(batch, options)
         # What a transform of torch.func traces must not outlive it.
         if not reads_later(batch.z0.device) or torch._C._are_functorch_transforms_active():
             findings.check()
             return
-        self._pending = findings
+        self._pending.append((number, findings))
 
     def read(self) -> None:
         """Reads the check of the last batch if nobody has read it.
@@ -280,13 +288,15 @@ class ValueChecks:
         Raises:
             ValueError: As for :func:`check_values`.
         """
-        pending, self._pending = self._pending, None
-        if pending is None:
-            return
-        try:
-            pending.check()
-        except ValueError as error:
-            raise ValueError(f"call {self._calls} of this loss, read after it: {error}") from None
+        while self._pending:
+            try:
+                number, pending = self._pending.popleft()
+            except IndexError:  # another thread was faster
+                return
+            try:
+                pending.check()
+            except ValueError as error:
+                raise ValueError(f"call {number} of this loss, read after it: {error}") from None
 
     def __reduce__(self) -> tuple[type[ValueChecks], tuple[()]]:
         # A copy, also in a file, has calls of its own.

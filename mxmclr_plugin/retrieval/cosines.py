@@ -20,7 +20,7 @@ _GROUP = 64
 _ROUNDING = {
     **dict.fromkeys(("none", "ieee", "highest"), 0.0),
     **dict.fromkeys(("tf32", "high"), 2.0**-10),
-    **dict.fromkeys(("bf16", "medium"), 2.0**-8),
+    **dict.fromkeys(("bf16", "medium"), 2.0**-7),
 }
 """How far PyTorch's settings let a product round a float32 number, relative to it, by the bits that
 are left: tensor cores may cut off the others."""

@@ -145,7 +145,7 @@ def rank_queries(queries: Rows, gallery: Rows, query_ids: Ids, gallery_ids: Ids)
     for rows, right, wrong, _ in ranked.blocks(depth=1):
         tied_right = right.count(right.values[:, :1])[1].squeeze(1)
         # Of w wrong and r right items in a random order w / (r + 1) come before all right ones.
-        rank = 1 + wrong.above + wrong.tied / (tied_right + 1)
+        rank = 1 + wrong.above + wrong.tied.to(right.values.dtype) / (tied_right + 1)
         margin = (right.values[:, 0] - wrong.best.values[:, 0]) / STEPS
         ranks[rows.cpu()] = rank.cpu().double()
         margins[rows.cpu()] = margin.nan_to_num(posinf=2.0).cpu().double()
@@ -281,8 +281,9 @@ def _rank_right(
     best = _Best(queries, depth)
     start, stop = (torch.searchsorted(item_group, group, right=right) for right in (False, True))
     number = stop - start
-    pairs = int(number.sum())
-    if pairs <= most_pairs(len(queries), columns):
+    pairs, widest = torch.stack([number.sum(), number.max()]).tolist()
+    # Padded to the widest, so that one query with many right items is not as many for all.
+    if pairs <= most_pairs(len(queries), columns) and widest <= columns:
         row = torch.arange(len(queries), device=group.device)
         row = row.repeat_interleave(number, output_size=pairs)
         before = number.cumsum(0) - number
