@@ -238,6 +238,7 @@ def test_startup_is_measured_against_torch(tmp_path, monkeypatch):
     assert records["mxmclr --help"]["seconds"] >= 0.01
 
 
+@pytest.mark.slow
 def test_steps_in_chunks_need_less_memory(tmp_path):
     file = tmp_path / "steps.json"
     arguments = ["n=8,400", "cache_chunk=0,8", "size=16", "repeats=1", f"json={file}"]

@@ -46,7 +46,14 @@ def test_emoji_manifest(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["multi30k_2000", "multi30k_6000", "multi30k", "primitives", "omniglot", "emoji"]
+    "name",
+    [
+        "multi30k_2000",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("multi30k_6000", "multi30k", "primitives", "omniglot", "emoji")
+        ),
+    ],
 )
 def test_every_loss_of_every_comparison_can_be_configured(name, tmp_path):
     shown = tmp_path / "python"

@@ -129,9 +129,13 @@ def launch(name, cwd, *arguments, folder=EXAMPLES, processes=1):
 
 SLOW = {
     "ddp_two_processes",
+    "hydra_target",
     "lightly_clip",
     "lightly_moco",
     "lightly_multi_crop",
+    "lightly_simclr",
+    "lightning_cli",
+    "metric_learning_trainer",
     "metric_learning_two_processes",
 }
 

@@ -299,7 +299,7 @@ def write_shards(folder, shards=2, each=8):
                     shard.addfile(member, io.BytesIO(content))
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_their_script_trains_on_shards(tmp_path, processes):
     write_shards(tmp_path)
     arguments = [

@@ -49,9 +49,11 @@ def on_gpu(test):
 
 
 @pytest.mark.skipif(INTERPRETED, reason="is what runs")
-def test_everything_in_the_interpreter():
+@pytest.mark.parametrize("which", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
+def test_everything_in_the_interpreter(which):
+    options = ["-n", "0", "-q", "-p", "no:cacheprovider", "-m", which]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-n", "0", "-q", "-p", "no:cacheprovider", __file__],
+        [sys.executable, "-m", "pytest", *options, __file__],
         env=os.environ | {"TRITON_INTERPRET": "1"},
         cwd=Path(__file__).parents[2],
         capture_output=True,
@@ -123,7 +125,7 @@ CASES = {
 
 @on_device
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("temperature", [0.01, 0.07])
+@pytest.mark.parametrize("temperature", [pytest.param(0.01, marks=pytest.mark.slow), 0.07])
 def test_float32_equals_dense_in_float64(case, temperature):
     changed, options = CASES[case]
     inputs = batch(70, 97, 33) | {name: value and value() for name, value in changed.items()}
@@ -339,7 +341,8 @@ def test_logsumexp_and_gradient_against_torch(shape, options, small, monkeypatch
     ("options", "cache_bytes"),
     [
         *(({}, 0), ({}, 128 * 128 * 2), ({}, None)),
-        *(({"hard_weight": 1.0}, None), ({"hard_weight": 0.0}, None)),
+        pytest.param({"hard_weight": 1.0}, None, marks=pytest.mark.slow),
+        pytest.param({"hard_weight": 0.0}, None, marks=pytest.mark.slow),
     ],
     ids=str,
 )
