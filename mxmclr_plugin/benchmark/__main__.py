@@ -1,4 +1,4 @@
-"""``python -m mxmclr_plugin.benchmark {loss,retrieval,startup} [key=value ...]``."""
+"""``python -m mxmclr_plugin.benchmark NAME [key=value ...]``."""
 
 from __future__ import annotations
 

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -23,7 +22,7 @@ from mxmclr_plugin.files import write_atomically
 from mxmclr_plugin.json_records import json_text
 from mxmclr_plugin.loss.arguments import TEMPERATURE, Implementation
 from mxmclr_plugin.loss.functional import multifold_hybrid_loss
-from mxmclr_plugin.loss.kernels.triton.cuts import Cut, default_cuts
+from mxmclr_plugin.loss.kernels.triton.cuts import Cut, Cuts, default_cuts
 from mxmclr_plugin.loss.kernels.triton.measured import FILE, MEASURED, Measured
 from mxmclr_plugin.loss.kernels.triton.suitable import unsuitable
 
@@ -55,7 +54,6 @@ _KEPT = [
     Cut(64, 64, 64, 4, 3),
     Cut(128, 64, 64, 8, 1),
 ]
-
 
 _PROCESSES = min(16, os.cpu_count() or 1)
 
@@ -167,9 +165,7 @@ def _fastest(
     progress: Callable[[str], None],
 ) -> Iterator[MeasuredCut]:
     """Times the cuts of one dtype, and enters the fastest."""
-    cuts = dict(
-        default_cuts(4 if dtype == "float32" else 2, torch.cuda.get_device_capability(device)[0])
-    )
+    cuts = dict(_default_cuts(dtype, device))
     rows = _rows(config.n, config.dim, device, dtype)
     for kernel, candidates in _candidates(dtype):
         seconds: dict[Cut, float] = {}
@@ -204,12 +200,17 @@ def _fastest(
         yield MeasuredCut(f"{impl}, {dtype}", "", s, f"{speedup} x" if impl == "triton" else "")
 
 
+def _default_cuts(dtype: str, device: torch.device) -> Cuts:
+    itemsize = getattr(torch, dtype).itemsize
+    return default_cuts(itemsize, torch.cuda.get_device_capability(device)[0])
+
+
 def _compile(trial: tuple[str, str, Cut, int, torch.device, str]) -> None:
     """Compiles a cut in a process of its own; Triton keeps the result in its cache."""
     dtype, kernel, cut, dim, device, name = trial
     torch.backends.cuda.matmul.allow_tf32 = True
     unsuitable(device, getattr(torch, dtype))  # tried with the cuts that are used
-    cuts = default_cuts(4 if dtype == "float32" else 2, torch.cuda.get_device_capability(device)[0])
+    cuts = _default_cuts(dtype, device)
     MEASURED.setdefault(name, {})[dtype] = Measured(0.0, cuts | {kernel: cut})
     with contextlib.suppress(Exception):  # said when it is timed
         _step(_rows(1024, dim, device, dtype), kernel)
@@ -219,7 +220,7 @@ def _rows(n: int, dim: int, device: torch.device, dtype: str) -> tuple[Tensor, T
     """Rows of both sides and their ids."""
     generator = torch.Generator(device).manual_seed(0)
     ids = torch.arange(n, device=device) // 4
-    centres = torch.randn(int(n // 4) + 1, dim, device=device, generator=generator)
+    centres = torch.randn(n // 4 + 1, dim, device=device, generator=generator)
     z0, z1 = (
         (centres[ids] + torch.randn(n, dim, device=device, generator=generator))
         .to(getattr(torch, dtype))
@@ -265,4 +266,4 @@ def _write() -> None:
         device: {dtype: {"speedup": m.speedup, "cuts": m.cuts} for dtype, m in dtypes.items()}
         for device, dtypes in sorted(MEASURED.items())
     }
-    write_atomically(Path(FILE), json_text(devices))
+    write_atomically(FILE, json_text(devices))

@@ -117,8 +117,8 @@ def check_values(batch: Batch, options: Options | None = None) -> None:
     Raises:
         ValueError: If a row is NaN, infinite or (where rows are normalised) zero, if no row
             of ``z0`` has a positive in ``z1`` or ``queue`` (with ``z1=None``: no two rows of ``z0``
-            and ``queue`` share an id), if a temperature given as a tensor is not positive, or if
-            there are more distinct ids than ``num_instances``.
+            and ``queue`` share an id), if a temperature given as a tensor is no positive number, or
+            if there are more distinct ids than ``num_instances``.
     """
     findings_of(batch, options or Options()).check()
 
@@ -236,21 +236,19 @@ def findings_of(batch: Batch, options: Options) -> Findings:
     ]
     has_positive = _has_positive(batch).long()
     temperature = options.temperature if isinstance(options.temperature, Tensor) else None
-    warm = torch.ones_like(has_positive)
+    is_positive = torch.ones_like(has_positive)
     if temperature is not None:
         temperature = temperature.detach().clone()  # an optimizer may change it in place
-        warm = (
-            ((temperature > 0) & temperature.isfinite())
-            .all()
-            .to(warm.device, non_blocking=True)
-            .long()
-        )
+        valid = ((temperature > 0) & temperature.isfinite()).all()
+        is_positive = valid.to(is_positive.device, non_blocking=True).long()
     instances = torch.zeros_like(has_positive)
     all_ids = [x for x in (batch.ids0, batch.ids1, batch.queue_ids) if x is not None]
     if options.num_instances is not None and options.num_instances < sum(map(len, all_ids)):
         ordered = torch.cat(all_ids).sort().values
         instances = (ordered[1:] != ordered[:-1]).sum() + 1
-    facts = torch.cat([torch.stack((has_positive, warm, instances)), *(of.bad for of in rows)])
+    facts = torch.cat(
+        [torch.stack((has_positive, is_positive, instances)), *(of.bad for of in rows)]
+    )
     shapes = tuple(batch.z0.shape), None if batch.z1 is None else tuple(batch.z1.shape)
     return Findings(HostCopy(facts), rows, temperature, options.num_instances, shapes)
 

@@ -201,18 +201,23 @@ class Softmax:
         self.cut = TileOptions(height, options.cache_bytes)
         self._kept: list[Tensor] = []
         # By row: slope, offset, normalisers of both directions, own similarity.
-        span = batch.peers.span(len(batch.fold0))
+        span = batch.peers.span(groups)
         numbers = relation.features.new_empty(span.stop - span.start, 5)
         self.both = batch.share[1] > 0
         self.alike = not self.both or batch.complete()  # in both directions
+        self._prepare()
         keep = isinstance(batch.peers.holders0.owned, slice)
         for i, strip_of in self._strips(range(span.start, span.stop), keep):
             own = torch.arange(i.start, i.stop, device=numbers.device)
             self._fill(numbers[i.start - span.start : i.stop - span.start], strip_of, own)
-        numbers = batch.peers.joined(numbers, len(batch.fold0))
+        numbers = batch.peers.joined(numbers, groups)
         self.slope, self.offset, self.own_similarity = numbers[:, 0], numbers[:, 1], numbers[:, 4]
         self.related = numbers[:, 2:4] > -torch.inf
         self.normalisers = numbers[:, 2:4].masked_fill(~self.related, 0.0)
+
+    def _prepare(self) -> None:
+        """Makes what all strips need."""
+        self._present = (self.batch.columns > 0).to(self.relation.features.dtype).log_()
 
     def _strips(self, instances: range, keep: bool) -> Iterator[tuple[slice, Tensor]]:
         """Strips of G; leading ones are kept."""
@@ -245,11 +250,10 @@ class Softmax:
             numbers[:, :1], numbers[:, 1:2] = slope, offset
         else:
             numbers[:, 0], numbers[:, 1] = 1 / self.target.temperature, 0.0
-        present = (self.batch.columns > 0).to(numbers.dtype).log_()
         exponents = torch.addcmul(numbers[:, 1:2], similarity, numbers[:, :1])
         if not self.alike:
-            numbers[:, 3] = (exponents + present[:, 1]).logsumexp(dim=1)
-        numbers[:, 2] = exponents.add_(present[:, 0]).logsumexp(dim=1)
+            numbers[:, 3] = (exponents + self._present[:, 1]).logsumexp(dim=1)
+        numbers[:, 2] = exponents.add_(self._present[:, 0]).logsumexp(dim=1)
         if self.alike:
             numbers[:, 3] = numbers[:, 2]
 

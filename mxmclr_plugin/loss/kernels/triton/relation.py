@@ -6,11 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mxmclr_plugin.loss.kernels.rows import TileOptions
-from mxmclr_plugin.loss.kernels.targets import InstanceSums, Softmax, SoftTarget
+from mxmclr_plugin.loss.kernels.targets import Softmax
 from mxmclr_plugin.loss.kernels.triton.launch import launch
 from mxmclr_plugin.loss.kernels.triton.products import add_product, product
-from mxmclr_plugin.loss.relation import Relation
 
 HALF_FROM = 1024
 """Instances from which on products of the relation are of 16 bits where the rows are.
@@ -29,27 +27,20 @@ _TILE = 8, 256
 class TritonSoftmax(Softmax):
     """:class:`Softmax`, where a strip holds products and two kernels do all the rest."""
 
-    def __init__(
-        self,
-        batch: InstanceSums,
-        relation: Relation,
-        target: SoftTarget,
-        options: TileOptions,
-        half: bool,
-    ) -> None:
-        half = half and len(batch.fold0) >= HALF_FROM
-        features = relation.features.half() if half else relation.features
+    def _prepare(self) -> None:
+        batch, features = self.batch, self.relation.features
+        self.half = self.half and len(features) >= HALF_FROM
         # Rows of 0 behind them: so every row of a product lies where tensor cores want it.
-        self._features = F.pad(features, (0, 0, 0, -len(features) % 64))
-        self._unit = relation.features.new_ones(())
+        padded = F.pad(features, (0, 0, 0, -len(features) % 64))
+        self._features = padded.half() if self.half else padded
+        self._unit = features.new_ones(())
         self._columns = batch.columns.contiguous()
         counts = batch.own_columns[:, 0].contiguous()
-        if target.others:
+        if self.target.others:
             counts = torch.zeros_like(counts)
         elif batch.squares is None:
             counts = torch.ones_like(counts)
         self._own_counts = counts  # 0 where an instance is no partner of itself
-        super().__init__(batch, relation, target, options, half)
 
     def _strip(self, at: slice | Tensor, instances: Tensor) -> Tensor:
         """Products of the features, and columns of 0 behind them. Shape: (rows, at least N)."""
