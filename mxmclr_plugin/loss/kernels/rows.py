@@ -38,7 +38,7 @@ class TileOptions:
 
     @classmethod
     def on(cls, device: torch.device, tile: int | None, cache_bytes: int | None) -> TileOptions:
-        """Options that suit the device where they are None; for no graph, which cannot hold them."""
+        """Options that suit the device where they are None; not for a graph that is traced."""
         if tile is None:
             tile = TILE if device.type == "cpu" else DEVICE_TILE
         return cls(tile, default_cache_bytes(device) if cache_bytes is None else cache_bytes)
