@@ -125,18 +125,24 @@ def test_float32_is_multiplied_in_float32_unless_tf32_is_allowed(name):
 @pytest.mark.parametrize("capability", [90, 80])
 @pytest.mark.parametrize("kernel", [relation_rows_kernel, shares_kernel], ids=["rows", "shares"])
 def test_the_relations_kernels_compile(kernel, capability):
-    constants = {"STANDARDIZE": True, "MODALITIES": 2, "BLOCK": 2048, "BOTH": True}
-    constants |= {"BLOCK_M": 32, "BLOCK_N": 256}
+    constants = {"STANDARDIZE": True, "BLOCK": 16384, "BOTH": True, "BLOCK_M": 8, "BLOCK_N": 256}
     constants = {key: value for key, value in constants.items() if key in kernel.arg_names}
     signature = dict.fromkeys(kernel.arg_names, "*fp32")
     signature |= dict.fromkeys(constants, "constexpr")
-    types = {"instances": "*i64", "out": "*fp16", "n": "i32", "rows_end": "i32", "stride": "i32"}
+    types = {
+        "instances": "*i64",
+        "kinds": "*i8",
+        "out": "*fp16",
+        "n": "i32",
+        "rows_end": "i32",
+        "stride": "i32",
+    }
     types |= {"temperature": "fp32", "alike": "fp32"}
     signature |= {key: of for key, of in types.items() if key in signature}
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants)
     try:
         target = GPUTarget("cuda", capability, 32)
-        assert triton.compile(source, target=target, options={"num_warps": 8}).asm["ptx"]
+        assert triton.compile(source, target=target, options={"num_warps": 16}).asm["ptx"]
     except (FileNotFoundError, TypeError) as error:
         pytest.skip(f"this version of triton cannot compile without a device: {error}")
 

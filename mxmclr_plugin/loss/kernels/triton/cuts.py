@@ -47,18 +47,18 @@ Cuts = dict[str, Cut]
 """The cut of each kernel, by its name; "running" ones keep maxima where logits have no bound."""
 
 _HOPPER_16_BIT: Cuts = {
-    "logsumexp": Cut(128, 128, 64, 8, 3),
-    "running_logsumexp": Cut(128, 128, 64, 8, 3),
-    "weights": Cut(128, 128, 64, 8, 3),
-    "running_weights": Cut(128, 64, 64, 4, 4),
-    "kept_weights": Cut(64, 128, 64, 8, 1),
+    "logsumexp": Cut(128, 128, 64, 4, 3),
+    "running_logsumexp": Cut(128, 128, 64, 4, 3),
+    "weights": Cut(128, 64, 64, 4, 3),
+    "running_weights": Cut(128, 128, 64, 4, 3),
+    "kept_weights": Cut(64, 64, 64, 4, 1),
 }
 _16_BIT: Cuts = {
     "logsumexp": Cut(64, 128, 32, 8, 3),
     "running_logsumexp": Cut(64, 128, 32, 8, 3),
     "weights": Cut(64, 128, 32, 8, 3),
     "running_weights": Cut(64, 128, 32, 8, 3),
-    "kept_weights": Cut(64, 128, 32, 8, 1),
+    "kept_weights": Cut(64, 64, 32, 4, 1),
 }
 _32_BIT: Cuts = dict.fromkeys(
     ("logsumexp", "running_logsumexp", "weights", "running_weights"), Cut(128, 64, 16, 8, 2)
