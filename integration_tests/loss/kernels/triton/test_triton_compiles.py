@@ -53,11 +53,9 @@ def source(name, dtype, cut, variant):
         ONLY_OWN=False,
         GROUP=8,
     )
-    if name == "logsumexp":
+    if constants["PLAIN"]:
         constants["bound"] = None
-        if dtype != "bf16":
-            constants["kept"] = None
-    if name == "running_logsumexp":
+    if dtype != "bf16":
         constants["kept"] = None
     constants = {key: value for key, value in constants.items() if key in kernel.arg_names}
     blocks = {

@@ -105,26 +105,28 @@ def _same(
 
 
 @triton.jit
+def _have_room(scale: tl.tensor, bound: tl.tensor) -> tl.tensor:
+    """Whether all terms have ROOM; ``bound`` is None where all rows are of unit length."""
+    most = tl.abs(tl.load(scale)) * _LOG2E
+    if bound is not None:
+        most = most * tl.load(bound)
+    return most <= _ROOM
+
+
+@triton.jit
 def _add_tile(
-    tile: tl.tensor, greatest: tl.tensor, total: tl.tensor, plain: tl.tensor
+    tile: tl.tensor, greatest: tl.tensor, total: tl.tensor
 ) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
     """Greatest entry and sum of each row with a tile, and log2 of the sums of its columns."""
-    if plain:
-        # One exp serves rows and columns.
-        terms = tl.exp2(tile)
-        total += tl.sum(terms, axis=1)
-        column = tl.log2(tl.sum(terms, axis=0))
-    else:
-        # Of -inf alone the maximum is -inf, and -inf - -inf is NaN: 0 stands in for it.
-        higher = tl.maximum(greatest, tl.max(tile, axis=1))
-        shift = tl.where(higher == float("-inf"), 0.0, higher)
-        total = total * tl.exp2(greatest - shift)
-        total += tl.sum(tl.exp2(tile - shift[:, None]), axis=1)
-        greatest = higher
-        highest = tl.max(tile, axis=0)
-        highest = tl.where(highest == float("-inf"), 0.0, highest)
-        column = highest + tl.log2(tl.sum(tl.exp2(tile - highest[None, :]), axis=0))
-    return greatest, total, column
+    # Of -inf alone the maximum is -inf, and -inf - -inf is NaN: 0 stands in for it.
+    higher = tl.maximum(greatest, tl.max(tile, axis=1))
+    shift = tl.where(higher == float("-inf"), 0.0, higher)
+    total = total * tl.exp2(greatest - shift)
+    total += tl.sum(tl.exp2(tile - shift[:, None]), axis=1)
+    highest = tl.max(tile, axis=0)
+    highest = tl.where(highest == float("-inf"), 0.0, highest)
+    column = highest + tl.log2(tl.sum(tl.exp2(tile - highest[None, :]), axis=0))
+    return higher, total, column
 
 
 @triton.jit
@@ -219,7 +221,7 @@ def logsumexp_kernel(
     rows are of whole tiles, unless it is None.
 
     With PLAIN all terms are known to have ROOM, and it is not logarithms that are stored but sums.
-    Without it the scale tells whether they have, times ``bound`` if that is not None.
+    Without it the scale tells whether they have; if not, nothing is kept.
     """
     strip = tl.program_id(0)
     part = tl.program_id(1)
@@ -233,10 +235,7 @@ def logsumexp_kernel(
         plain: tl.constexpr = True
         greatest = total
     else:
-        most = tl.abs(factor)
-        if bound is not None:
-            most = most * tl.load(bound)
-        plain = most <= _ROOM
+        plain = _have_room(scale, bound)
         greatest = tl.where(plain, total, float("-inf"))
     own_greatest = greatest
     if index0 is not None:
@@ -267,34 +266,39 @@ def logsumexp_kernel(
             BLOCK_K,
         )
         at = strip.to(tl.int64) * end1 + columns
-        if PLAIN:
+        if plain:
+            # One exp serves rows and columns.
             tile = tl.exp2(tile)
             if kept is not None:
                 # A mask by column would store numbers one by one.
                 to = kept + rows[:, None].to(tl.int64) * kept_stride + columns[None, :]
                 exps = _rounded(tile, tl.bfloat16, INTERPRETED)
                 tl.store(to, exps, mask=(rows < kept_end)[:, None])
-        if index0 is not None:
-            if (low <= highest) & (lowest <= high):
-                same = _same(index0, index1, rows, columns, end0, end1)
-                if PLAIN:
+            if index0 is not None:
+                if (low <= highest) & (lowest <= high):
+                    same = _same(index0, index1, rows, columns, end0, end1)
                     own = tl.where(same, tile, 0.0)
                     own_total += tl.sum(own, axis=1)
                     column = tl.sum(own, axis=0)
+                    if not PLAIN:
+                        column = tl.log2(column) * _LN2
+                    tl.store(own_by_column + at, column, mask=columns < end1)
                     tile = tl.where(same, 0.0, tile)
-                else:
-                    own = tl.where(same, tile, float("-inf"))
-                    own_greatest, own_total, column = _add_tile(own, own_greatest, own_total, plain)
-                    column = column * _LN2
-                    tile = tl.where(same, float("-inf"), tile)
-                tl.store(own_by_column + at, column, mask=columns < end1)
-        if PLAIN:
             total += tl.sum(tile, axis=1)
             column = tl.sum(tile, axis=0)
+            if not PLAIN:
+                column = tl.log2(column) * _LN2
+            tl.store(by_column + at, column, mask=columns < end1)
         else:
-            greatest, total, column = _add_tile(tile, greatest, total, plain)
-            column = column * _LN2
-        tl.store(by_column + at, column, mask=columns < end1)
+            if index0 is not None:
+                if (low <= highest) & (lowest <= high):
+                    same = _same(index0, index1, rows, columns, end0, end1)
+                    own = tl.where(same, tile, float("-inf"))
+                    own_greatest, own_total, column = _add_tile(own, own_greatest, own_total)
+                    tl.store(own_by_column + at, column * _LN2, mask=columns < end1)
+                    tile = tl.where(same, float("-inf"), tile)
+            greatest, total, column = _add_tile(tile, greatest, total)
+            tl.store(by_column + at, column * _LN2, mask=columns < end1)
     if not PLAIN:
         total = (greatest + tl.log2(total)) * _LN2
         own_total = (own_greatest + tl.log2(own_total)) * _LN2
@@ -314,6 +318,7 @@ def weights_kernel(
     scale: tl.tensor,
     unit0: tl.tensor,
     unit1: tl.tensor,
+    bound: tl.tensor,
     logsumexp0: tl.tensor,
     logsumexp1: tl.tensor,
     weight0: tl.tensor,
@@ -355,7 +360,7 @@ def weights_kernel(
     ``own_weight`` if they are not None, and less ``own``.
 
     With PLAIN all terms are known to have ROOM. With ONLY_OWN tiles without such entries are left
-    as they are.
+    to ``kept_weights_kernel`` if they have.
     """
     # Programs that run at the same time share rows and columns: GROUP strips side by side.
     program = tl.program_id(0)
@@ -372,7 +377,10 @@ def weights_kernel(
     low, high = _range(least1, most1, first_column, end1, RANGE, BLOCK_N)
     has_own = (low <= highest) & (lowest <= high)
     if ONLY_OWN:
-        if not has_own:
+        done = not has_own
+        if not PLAIN:
+            done = done & _have_room(scale, bound)
+        if done:
             return
     rows = first_row + tl.arange(0, BLOCK_M)
     columns = first_column + tl.arange(0, BLOCK_N)
@@ -433,6 +441,8 @@ def weights_kernel(
 )
 def kept_weights_kernel(
     kept: tl.tensor,
+    scale: tl.tensor,
+    bound: tl.tensor,
     logsumexp0: tl.tensor,
     logsumexp1: tl.tensor,
     weight0: tl.tensor,
@@ -446,15 +456,19 @@ def kept_weights_kernel(
     end1: tl.tensor,
     kept_stride: tl.tensor,
     stride: tl.tensor,
+    PLAIN: tl.constexpr,
     INTERPRETED: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ) -> None:
-    """What ``weights_kernel`` computes with PLAIN where no entry is of the same instance.
+    """What ``weights_kernel`` computes if all terms have ROOM and none is of the same instance.
 
     exp2(S) is read from ``kept`` (rows, kept_stride), and the result is written to ``out``
     (end0 - start0, stride). Rows of both are of whole tiles.
     """
+    if not PLAIN:
+        if not _have_room(scale, bound):
+            return
     row_in_block = tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)
     first_column = tl.program_id(0) * BLOCK_N
     rows = start0 + row_in_block

@@ -74,7 +74,6 @@ def _logsumexp(logits: Logits, options: TileOptions, keep: bool) -> Tiled:
             (strips, spans),
             cut,
             *run.sides(cut),
-            run.bound,
             *(run.instances if logits.own_apart else (None,) * 6),
             *(partial_rows[0], partial_columns[0]),
             *((partial_rows[1], partial_columns[1]) if logits.own_apart else (None, None)),
@@ -156,12 +155,12 @@ def _gradients(
             block = weights[: i.stop - i.start, : j.stop - j.start]
             place = i.start, j.start, i.stop, j.stop
             if kept is not None and is_kept:
-                cut = run.cut("kept_weights")
+                cut = run.cuts["kept_weights"]
                 run(
                     kept_weights_kernel,
                     (-(-block.shape[1] // cut.columns), -(-block.shape[0] // cut.rows)),
                     cut,
-                    *(kept, *kinds[0], inverse0, inverse1, weights),
+                    *(kept, run.scale, run.bound, *kinds[0], inverse0, inverse1, weights),
                     *(*place, kept.stride(0), width),
                 )
             cut = run.cut("weights")
@@ -203,6 +202,7 @@ class _Launch:
         self.width = self.z0.shape[1]
         known = logits.known_bound
         self.plain = known is not None and known * _LOG2E <= ROOM
+        self.never_plain = known is not None and not self.plain
         self.bound = None
         for side in (logits.z0, logits.z1):
             if side.inverse is None and not self.plain:
@@ -231,6 +231,7 @@ class _Launch:
             _descriptor(self.z1, cut.columns, cut.inner),
             self.scale,
             *self.units,
+            self.bound,
         )
 
     def kept(self, cache_bytes: int) -> list[Tensor]:
@@ -238,7 +239,7 @@ class _Launch:
 
         It takes the exponent of float32 and, in the gradient, rounding to bfloat16.
         """
-        if self.dtype != torch.bfloat16 or not self.plain:
+        if self.dtype != torch.bfloat16 or self.never_plain:
             return []
         n_0, stride = len(self.z0), -(-len(self.z1) // COLUMNS) * COLUMNS
         rows = min(n_0, cache_bytes // (2 * stride))
