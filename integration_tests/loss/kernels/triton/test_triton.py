@@ -338,15 +338,18 @@ def test_logsumexp_and_gradient_against_torch(shape, options, small, monkeypatch
 
 @on_device
 @pytest.mark.parametrize(
-    ("options", "cache_bytes"),
+    ("options", "cache_bytes", "temperature", "learnable"),
     [
-        *(({}, 0), ({}, 128 * 128 * 2), ({}, None)),
-        pytest.param({"hard_weight": 1.0}, None, marks=pytest.mark.slow),
-        pytest.param({"hard_weight": 0.0}, None, marks=pytest.mark.slow),
+        *(({}, 0, 0.07, False), ({}, 128 * 256 * 2, 0.07, False), ({}, None, 0.07, False)),
+        *(({}, None, 0.07, True), ({}, None, 0.02, True)),  # with room for all terms, and without
+        pytest.param({"hard_weight": 1.0}, None, 0.07, False, marks=pytest.mark.slow),
+        pytest.param({"hard_weight": 0.0}, None, 0.07, False, marks=pytest.mark.slow),
     ],
     ids=str,
 )
-def test_kept_exponentials_change_gradients_by_their_rounding(cache_bytes, options, monkeypatch):
+def test_kept_exponentials_change_gradients_by_their_rounding(
+    options, cache_bytes, temperature, learnable, monkeypatch
+):
     """None, a part and all of them, with positives whose gradient is a small difference."""
     monkeypatch.setattr(triton_tiles, "BLOCK_ROWS", 64)
     ids = torch.arange(200, device=DEVICE) // 3
@@ -354,10 +357,10 @@ def test_kept_exponentials_change_gradients_by_their_rounding(cache_bytes, optio
     z0, z1 = ((centre + 0.1 * random_rows(200, 40, seed)).bfloat16() for seed in (8, 9))
     inputs = {"z0": z0, "z1": z1[:101], "ids0": ids, "ids1": ids[:101]}
     found = value_and_gradients(
-        *(inputs, 0.07, torch.bfloat16),
-        **({"learnable": False, "impl": "triton", "cache_bytes": cache_bytes} | options),
+        *(inputs, temperature, torch.bfloat16),
+        **({"learnable": learnable, "impl": "triton", "cache_bytes": cache_bytes} | options),
     )
-    exact = value_and_gradients(inputs, 0.07, torch.float64, impl="dense", **options)
+    exact = value_and_gradients(inputs, temperature, torch.float64, impl="dense", **options)
     assert max(errors(found[1:3], exact[1:3])) <= 2 * torch.finfo(torch.bfloat16).eps
 
 
