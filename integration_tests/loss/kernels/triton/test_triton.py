@@ -223,8 +223,10 @@ def test_backward_under_autocast_is_in_float32(impl):
         loss = multifold_hybrid_loss(**inputs, impl=impl)
         with torch.autocast(DEVICE, torch.bfloat16, enabled=enabled):
             gradients.append(torch.autograd.grad(loss, rows))
-    for x, y in zip(*gradients):
-        assert torch.equal(x, y)
+    # A GPU adds in any order; bfloat16 would be off by 1e-3.
+    assert max(errors(gradients[1], [x.double() for x in gradients[0]])) <= (
+        0 if INTERPRETED else 1e-5
+    )
 
 
 @on_device
