@@ -30,6 +30,7 @@ KEYS = {
     "device",
     "forward_s",
     "total_s",
+    "device_s",
     "peak_extra_bytes",
     "matmul_share",
     "max_relative_error",
@@ -44,7 +45,7 @@ NAMES = [
 
 def test_names_are_whole_in_eighty_columns():
     measured = [
-        Measured(name, 32768, 512, [4, 4], "float32", "cpu", 12.3456, 12.3456, 10**10, 1, 1e-7)
+        Measured(name, 32768, 512, [4, 4], "float32", "cuda:0", *[12.3456] * 3, 10**10, 1, 1e-7)
         for name in (variant.name for variant in variants(torch.device("cpu")))
     ]
     console = Console(file=io.StringIO(), width=80)
@@ -72,7 +73,9 @@ def test_every_implementation_is_measured_and_ours_agree(tmp_path, capsys):
     )
     assert status == 0
     records = json.loads(file.read_text())
-    skipped = capsys.readouterr().out.count("was skipped")
+    out = capsys.readouterr().out
+    assert "device" not in out  # a column of figures that only a GPU has
+    skipped = out.count("was skipped")
     assert len(records) + skipped == 2 * len(NAMES)
     for record in records:
         assert set(record) == KEYS
@@ -87,6 +90,32 @@ def test_every_implementation_is_measured_and_ours_agree(tmp_path, capsys):
         assert errors[name] < 1e-5
     assert errors["clip"] is None
     assert [p for p in tmp_path.iterdir() if p != file] == []
+
+
+@pytest.mark.slow
+def test_compiled_losses_are_measured_and_agree(tmp_path):
+    file = tmp_path / "figures.json"
+    names = [c.name for c in variants(torch.device("cpu")) if "compiled" in c.name]
+    small = ["n=24", "dim=8", "folds=[3,2]", "repeats=1", f"json={file}"]
+    assert main(["loss", *small, f"impls=[{','.join(names)}]"]) == 0
+    errors = {r["impl"]: r["max_relative_error"] for r in json.loads(file.read_text())}
+    available = [c.name for c in variants(torch.device("cpu")) if c.unavailable is None]
+    assert set(errors) == set(names) & set(available)
+    assert all(error < 1e-5 for error in errors.values())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_on_a_gpu_graphs_agree_and_the_time_of_the_device_is_known(tmp_path):
+    file = tmp_path / "figures.json"
+    small = ["n=512", "dim=64", "repeats=3", "device=cuda", f"json={file}"]
+    assert main(["loss", *small, "impls=auto,auto_graph"]) == 0
+    eager, graph = json.loads(file.read_text())
+    assert (eager["impl"], graph["impl"]) == ("auto", "auto_graph")
+    for record in (eager, graph):
+        assert record["max_relative_error"] < 1e-4
+        assert record["device_s"] > 0
+    assert graph["peak_extra_bytes"] is None
 
 
 def test_equal_folds_run_everywhere(capsys):
@@ -278,7 +307,7 @@ def test_on_a_gpu_no_step_waits(tmp_path):
 
 
 def test_a_table_of_devices_is_written_and_read(tmp_path, monkeypatch):
-    cuts = default_cuts(2, 9) | {"logsumexp": Cut(128, 128, 64, 8, 3, flatten=True)}
+    cuts = default_cuts(2, 9) | {"logsumexp": Cut(128, 128, 64, 8, 3, registers=128)}
     table = {"Fast 1000": {"bfloat16": MeasuredKernels(1.7, cuts)}}
     monkeypatch.setattr(kernels, "MEASURED", table)
     monkeypatch.setattr(kernels, "FILE", tmp_path / "measured.json")

@@ -133,14 +133,20 @@ def _write(path: Path, measured: Iterable[Any]) -> None:
 
 
 def table_of(benchmark: _Benchmark, measured: Sequence[Any]) -> Table:
+    """The figures as a table, without columns in which no record has one."""
+    columns = [
+        column
+        for column in benchmark.columns
+        if not measured or any(getattr(m, column.attribute) is not None for m in measured)
+    ]
     # Names of losses are whole on a terminal of 80 columns.
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     table.add_column(benchmark.subject, no_wrap=True)
-    for column in benchmark.columns:
+    for column in columns:
         table.add_column(column.title, justify="right")
     sizes = [getattr(m, "n", None) for m in measured]
     for m, size, following in zip(measured, sizes, [*sizes[1:], None], strict=True):
-        cells = [column.cell(m) for column in benchmark.columns]
+        cells = [column.cell(m) for column in columns]
         table.add_row(m.impl, *cells, end_section=size != following)
     return table
 
@@ -153,8 +159,9 @@ BENCHMARKS = {
         "loss",
         [
             _Column("n", "n", ".0f"),
-            _Column("forward s", "forward_s", ".4f"),
-            _Column("total s", "total_s", ".4f"),
+            _Column("forward\ns", "forward_s", ".4f"),
+            _Column("total\ns", "total_s", ".4f"),
+            _Column("device\ns", "device_s", ".4f"),
             _Column("spread", "spread_s", ".4f"),
             _Column("extra\nMB", "peak_extra_bytes", ".1f", 1e6),
             _Column("matmul\nshare", "matmul_share", ".0%"),

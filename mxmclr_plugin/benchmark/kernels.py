@@ -29,16 +29,16 @@ from mxmclr_plugin.loss.kernels.triton.suitable import unsuitable
 Dtype = Literal["bfloat16", "float16", "float32"]
 
 _16_BIT = [
-    Cut(128, 256, 64, 8, 3),
-    Cut(256, 128, 64, 8, 3),
-    Cut(128, 128, 64, 8, 3),
-    Cut(128, 128, 64, 8, 4),
     Cut(128, 128, 64, 4, 2),
     Cut(128, 128, 64, 4, 3),
-    Cut(128, 128, 128, 8, 2),
+    Cut(128, 128, 32, 4, 5),
+    Cut(128, 128, 64, 8, 3),
+    Cut(128, 128, 64, 8, 3, 128),
     Cut(128, 64, 64, 4, 3),
-    Cut(128, 128, 64, 8, 3, True),
-    Cut(128, 256, 64, 8, 3, True),
+    Cut(128, 64, 64, 4, 4),
+    Cut(64, 256, 64, 4, 2),
+    Cut(128, 256, 64, 8, 3),
+    Cut(256, 128, 64, 8, 3),
 ]
 _32_BIT = [
     Cut(128, 64, 16, 8, 2),
@@ -49,12 +49,12 @@ _32_BIT = [
     Cut(64, 64, 32, 4, 3),
 ]
 _KEPT = [
-    Cut(64, 128, 64, 8, 1),
     Cut(64, 64, 64, 4, 1),
-    Cut(64, 64, 64, 4, 3),
+    Cut(32, 128, 64, 4, 1),
+    Cut(16, 256, 64, 4, 1),
+    Cut(64, 128, 64, 8, 1),
     Cut(128, 64, 64, 8, 1),
 ]
-
 _PROCESSES = min(16, os.cpu_count() or 1)
 
 _HEAD_START = 30_000_000
@@ -93,7 +93,8 @@ class MeasuredCut:
 
     Attributes:
         impl: Kernel and dtype.
-        cut: Rows x columns x inner columns of a tile, warps, stages.
+        cut: Rows x columns x inner columns of a tile, warps, stages, and the most registers if they
+            are limited.
         seconds: Median time of the pass that has the kernel, forward or backward.
         fastest: A mark if no cut is faster.
         skipped: Why there are no figures.
@@ -149,11 +150,8 @@ def measure_kernels(
 
 def _candidates(dtype: str) -> list[tuple[str, list[Cut]]]:
     cuts = _32_BIT if dtype == "float32" else _16_BIT
-    found = [(kernel, cuts) for kernel in ("logsumexp", "running_logsumexp")]
-    found += [
-        (kernel, [cut for cut in cuts if not cut.flatten])
-        for kernel in ("weights", "running_weights")
-    ]
+    kernels = ("logsumexp", "running_logsumexp", "weights", "running_weights")
+    found = [(kernel, cuts) for kernel in kernels]
     return [*found, ("kept_weights", _KEPT)] if dtype == "bfloat16" else found
 
 
@@ -257,7 +255,7 @@ def _step(
 
 def _text(cut: Cut) -> str:
     text = f"{cut.rows}x{cut.columns}x{cut.inner} {cut.warps} {cut.stages}"
-    return f"{text} flat" if cut.flatten else text
+    return f"{text} {cut.registers}" if cut.registers else text
 
 
 def _write() -> None:

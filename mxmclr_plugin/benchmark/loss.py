@@ -13,7 +13,7 @@ import torch
 from annotated_types import Ge
 from torch import Tensor
 
-from mxmclr_plugin.benchmark.machine import device_of, free_bytes, synchronize
+from mxmclr_plugin.benchmark.machine import device_of, device_seconds, free_bytes, synchronize
 from mxmclr_plugin.benchmark.peak_memory import peak_extra_bytes
 from mxmclr_plugin.benchmark.variants import LossOf, Problem, Variant, variants
 from mxmclr_plugin.bounds import Count, Seed
@@ -88,7 +88,10 @@ class Measured:
         device: Device.
         forward_s: Seconds to the loss.
         total_s: Seconds to the gradients.
-        peak_extra_bytes: Memory beyond the rows, gradients included; None if it cannot be measured.
+        device_s: The same of a CUDA device alone, when all is launched before it begins. None on
+            other devices, and where it cannot begin so late: see :func:`device_seconds`.
+        peak_extra_bytes: Memory beyond the rows, gradients included; None if it cannot be measured,
+            as of a CUDA graph, which keeps its memory.
         matmul_share: Time that the matmuls it needs take by themselves, at the rate of one large
             matmul in the same run, over its time; None where their number is not known.
         max_relative_error: Largest error of loss and gradients against float64, each relative to
@@ -105,6 +108,7 @@ class Measured:
     device: str
     forward_s: float = 0.0
     total_s: float = 0.0
+    device_s: float | None = None
     peak_extra_bytes: int | None = None
     matmul_share: float | None = None
     max_relative_error: float | None = None
@@ -177,12 +181,14 @@ def _measure_size(
         done += 1
 
     errors = {}
-    objectives = {c.name: c.objective for c in chosen}
+    by_name = {c.name: c for c in chosen}
     references: dict[str, list[Tensor]] = {}
     for name, run in list(runs.items()):
         step(f"{name}, agreement")
-        objective = objectives[name]
+        objective = by_name[name].objective
         try:
+            for _ in range(2 if by_name[name].graph else 0):  # captures the graph
+                _once(run, z0, z1)
             got = [_once(run, z0, z1)[2], z0.grad, z1.grad]
         except Exception as error:  # a peer that does not take this size, dtype or device
             skipped[name] = f"{type(error).__name__}: {first_line(error)[:100]}"
@@ -192,18 +198,23 @@ def _measure_size(
             if objective not in references:
                 references[objective] = _reference(problem, z0, z1, objective)
             errors[name] = _error(got, references[objective])
+        del got
     references.clear()
 
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
+    device_times: dict[str, list[float | None]] = {name: [] for name in runs}
     unit_times = []
     for _ in range(config.repeats):
         unit_times.append(_unit_time(z0, z1))
         for name in random.sample(list(runs), len(runs)):
             step(f"{name}, time")
             times[name].append(_once(runs[name], z0, z1)[:2])
-    peaks = {}
+            device_times[name].append(_of_device(runs[name], z0, z1, times[name][-1][1]))
+    peaks: dict[str, int | None] = {}
     for name, run in runs.items():
         step(f"{name}, memory")
+        if by_name[name].graph:
+            continue
         z0.grad = z1.grad = None
         peaks[name] = peak_extra_bytes(lambda run=run: _once(run, z0, z1), device)  # type: ignore[misc]
         z0.grad = z1.grad = None
@@ -217,13 +228,15 @@ def _measure_size(
             continue
         totals = [total for _, total in times[name]]
         median = statistics.median(totals)
+        of_device = [seconds for seconds in device_times[name] if seconds is not None]
         units = None if variant.units is None else variant.units(problem)
         quartiles = statistics.quantiles(totals, n=4) if len(totals) > 1 else [0.0, 0.0, 0.0]
         yield Measured(
             *about,
             forward_s=statistics.median([forward for forward, _ in times[name]]),
             total_s=median,
-            peak_extra_bytes=peaks[name],
+            device_s=statistics.median(of_device) if of_device else None,
+            peak_extra_bytes=peaks.get(name),
             matmul_share=None if units is None else units * unit / median,
             max_relative_error=errors.get(name),
             spread_s=quartiles[2] - quartiles[0],
@@ -270,6 +283,15 @@ def _once(run: LossOf, z0: Tensor, z1: Tensor) -> tuple[float, float, Tensor]:
     loss.backward()
     synchronize(z0.device)
     return forward - start, time.perf_counter() - start, loss.detach()
+
+
+def _of_device(run: LossOf, z0: Tensor, z1: Tensor, total: float) -> float | None:
+    """Seconds of a CUDA device to the gradients, where ``total`` are those of host and device."""
+    if z0.device.type != "cuda":
+        return None
+    z0.grad = z1.grad = None
+    seconds = device_seconds(z0.device, 2 * total + 0.005, lambda: run(z0, z1).backward())
+    return None if seconds is None else seconds[0]
 
 
 def _unit_time(z0: Tensor, z1: Tensor) -> float:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 
 from mxmclr_plugin.errors import first_line
+
+_CYCLES = 2_000_000_000
+"""Clock cycles of a second; a slower clock only makes a device sleep longer."""
 
 
 def device_of(name: str) -> torch.device:
@@ -36,3 +41,33 @@ def synchronize(device: torch.device) -> None:
     """Waits until the device is idle."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def device_seconds(
+    device: torch.device, head_start: float, *parts: Callable[[], object]
+) -> list[float] | None:
+    """Seconds that a CUDA device takes for each part when it need not wait for launches.
+
+    The device sleeps while the host launches all parts.
+
+    Args:
+        device: A CUDA device.
+        head_start: Seconds that the device sleeps, longer than the host takes.
+        parts: Called one after another.
+
+    Returns:
+        Seconds of each part. None if the device awoke before all was launched: a part waits for the
+        device, or launches more than the device's queue holds, about a thousand kernels.
+    """
+    with torch.cuda.device(device):
+        events = [torch.cuda.Event(enable_timing=True) for _ in range(len(parts) + 1)]
+        torch.cuda._sleep(int(head_start * _CYCLES))
+        events[0].record()
+        for part, event in zip(parts, events[1:], strict=True):
+            part()
+            event.record()
+        awoke = events[0].query()
+        events[-1].synchronize()
+    if awoke:
+        return None
+    return [before.elapsed_time(after) / 1e3 for before, after in pairwise(events)]

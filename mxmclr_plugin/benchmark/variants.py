@@ -7,7 +7,7 @@ import logging
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -61,6 +61,7 @@ class Variant:
         units: How many matmuls of n_0 x n_1 x D it takes, if that is known.
         matrices: About how many n_0 x n_1 matrices it holds at its peak.
         unavailable: Why it cannot run here, if so.
+        graph: Whether it replays a CUDA graph, which its second call captures.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Variant:
     units: Callable[[Problem], float] | None = None
     matrices: float = 0
     unavailable: str | None = None
+    graph: bool = False
 
 
 def variants(device: torch.device) -> list[Variant]:
@@ -80,7 +82,11 @@ def variants(device: torch.device) -> list[Variant]:
     return [
         Variant("dense", "hybrid", _ours("dense"), _dense, matrices=14),
         Variant("lean_dense", "hybrid", _lean, _lean_units, matrices=11),
-        Variant("lean_dense_compiled", "hybrid", _lean_compiled, _lean_units, 11, compiler),
+        Variant("lean_dense_compiled", "hybrid", _compiled(_lean), _lean_units, 11, compiler),
+        Variant(
+            "lean_dense_graph",
+            *("hybrid", _compiled(_lean, graph=True), _lean_units, 11, no_gpu, True),
+        ),
         Variant("streaming", "hybrid", _ours("streaming", keep=False), _tiled(False)),
         Variant("streaming_cached", "hybrid", _ours("streaming"), _tiled(True)),
         Variant(
@@ -90,6 +96,18 @@ def variants(device: torch.device) -> list[Variant]:
         ),
         Variant("triton_cached", "hybrid", _ours("triton"), _tiled(True, 2), unavailable=no_triton),
         Variant("auto", "hybrid", _ours("auto")),
+        Variant(
+            "auto_compiled",
+            *("hybrid", _compiled(_ours("auto")), None),
+            matrices=0 if device.type == "cuda" else 14,  # for a compiler on a CPU it is dense
+            unavailable=compiler,
+        ),
+        Variant(
+            "auto_graph",
+            *("hybrid", _compiled(_ours("auto"), graph=True)),
+            unavailable=no_gpu,
+            graph=True,
+        ),
         Variant("dense_hard", "hard", _ours("dense", 1.0), matrices=9),
         Variant("streaming_hard", "hard", _ours("streaming", 1.0, keep=False)),
         Variant("auto_hard", "hard", _ours("auto", 1.0)),
@@ -136,11 +154,24 @@ def _lean(problem: Problem) -> LossOf:
     )
 
 
-def _lean_compiled(problem: Problem) -> LossOf:
-    # On machines with CUDA's compiler and no GPU it warns that there is no GPU.
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-    compiled: LossOf = torch.compile(_lean(problem), dynamic=False)
-    return compiled
+def _compiled(
+    build: Callable[[Problem], LossOf], graph: bool = False
+) -> Callable[[Problem], LossOf]:
+    """The loss as a single graph of torch.compile, and with ``graph`` as CUDA graphs."""
+    # What the mode reduce-overhead sets, and an error where it would do without CUDA graphs.
+    graphs: dict[str, Any] = {"triton.cudagraphs": True, "triton.cudagraph_or_error": True}
+
+    def build_compiled(problem: Problem) -> LossOf:
+        # On machines with CUDA's compiler and no GPU it warns that there is no GPU.
+        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+        torch.compiler.reset()  # of one function there may be few graphs: those of another size go
+        loss = build(problem)
+        compiled: LossOf = torch.compile(
+            loss, fullgraph=True, dynamic=False, options=graphs if graph else None
+        )
+        return compiled
+
+    return build_compiled
 
 
 def _supcon(problem: Problem) -> LossOf:

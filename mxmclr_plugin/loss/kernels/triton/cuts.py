@@ -20,7 +20,7 @@ class Cut(NamedTuple):
         inner: Columns of the features that are multiplied at once.
         warps: Warps of a program.
         stages: Loads that are under way at the same time.
-        flatten: Whether loads of the next tile begin before a tile is done; for "logsumexp".
+        registers: The most registers of a thread, so that more programs fit; 0 for no limit.
     """
 
     rows: int
@@ -28,36 +28,37 @@ class Cut(NamedTuple):
     inner: int
     warps: int
     stages: int
-    flatten: bool = False
+    registers: int = 0
 
     @property
     def constants(self) -> dict[str, int]:
         """The constants of a launch."""
-        return {
+        constants = {
             "BLOCK_M": self.rows,
             "BLOCK_N": self.columns,
             "BLOCK_K": self.inner,
             "num_warps": self.warps,
             "num_stages": self.stages,
         }
+        return constants | {"maxnreg": self.registers} if self.registers else constants
 
 
 Cuts = dict[str, Cut]
 """The cut of each kernel, by its name; "running" ones keep maxima where logits have no bound."""
 
 _HOPPER_16_BIT: Cuts = {
-    "logsumexp": Cut(128, 128, 64, 8, 3),
-    "running_logsumexp": Cut(128, 128, 64, 8, 3),
-    "weights": Cut(128, 128, 64, 8, 3),
-    "running_weights": Cut(128, 64, 64, 4, 4),
-    "kept_weights": Cut(64, 128, 64, 8, 1),
+    "logsumexp": Cut(128, 128, 64, 4, 3),
+    "running_logsumexp": Cut(128, 64, 64, 4, 3),
+    "weights": Cut(128, 64, 64, 4, 3),
+    "running_weights": Cut(128, 64, 64, 4, 3),
+    "kept_weights": Cut(64, 64, 64, 4, 1),
 }
 _16_BIT: Cuts = {
     "logsumexp": Cut(64, 128, 32, 8, 3),
     "running_logsumexp": Cut(64, 128, 32, 8, 3),
     "weights": Cut(64, 128, 32, 8, 3),
     "running_weights": Cut(64, 128, 32, 8, 3),
-    "kept_weights": Cut(64, 128, 32, 8, 1),
+    "kept_weights": Cut(64, 64, 32, 4, 1),
 }
 _32_BIT: Cuts = dict.fromkeys(
     ("logsumexp", "running_logsumexp", "weights", "running_weights"), Cut(128, 64, 16, 8, 2)

@@ -1,7 +1,8 @@
 """Triton kernels of the streaming loss: logsumexp, and the weights of the gradient.
 
-The matrix is S = factor0 * factor1 * a b^T, in units of log2: the rows are read as they were
-given, and scale, unit length and log2(e) are factors in float32 of what the tensor cores return.
+The matrix is S = scale * log2(e) * unit0 * unit1 * a b^T, in units of log2: the rows are read as
+they were given, and what makes them of unit length is a factor in float32 of what the tensor cores
+return.
 No kernel uses atomics, so equal input gives equal output.
 
 Sides are tensor descriptors: rows past the end and columns past the width are read as 0. Row and
@@ -11,7 +12,7 @@ INTERPRETED is for Triton's interpreter, which multiplies bfloat16 as integers a
 a device rounds: there products are of float32, and rounding is done by hand.
 """
 
-# ruff: noqa: SIM102, SIM108 - Triton compiles only what a test of constants chooses
+# ruff: noqa: SIM102 - Triton compiles only what a test of constants chooses
 
 from __future__ import annotations
 
@@ -25,11 +26,12 @@ _LOG2E = tl.constexpr(1.4426950408889634)
 _LN2 = tl.constexpr(0.6931471805599453)
 
 _VECTORS = [
-    *("factor0", "factor1", "index0", "index1", "least0", "most0", "least1", "most1"),
+    *("scale", "bound", "inverse0", "inverse1", "index0", "index1"),
+    *("least0", "most0", "least1", "most1"),
     *("by_row", "by_column", "own_by_row", "own_by_column"),
     *("logsumexp0", "logsumexp1", "weight0", "weight1"),
     *("own_logsumexp0", "own_logsumexp1", "own_weight0", "own_weight1"),
-    *("inverse0", "inverse1", "own", "bound"),
+    *("unit0", "unit1", "own"),
 ]
 """Their alignment changes from batch to batch, and no kernel gains by it."""
 
@@ -103,41 +105,35 @@ def _same(
 
 
 @triton.jit
-def _add_tile(
-    tile: tl.tensor, greatest: tl.tensor, total: tl.tensor, plain: tl.tensor
-) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
-    """Greatest entry and sum of each row with a tile, and log2 of the sums of its columns."""
-    if plain:
-        # One exp serves rows and columns.
-        terms = tl.exp2(tile)
-        total += tl.sum(terms, axis=1)
-        column = tl.log2(tl.sum(terms, axis=0))
-    else:
-        # Of -inf alone the maximum is -inf, and -inf - -inf is NaN: 0 stands in for it.
-        higher = tl.maximum(greatest, tl.max(tile, axis=1))
-        shift = tl.where(higher == float("-inf"), 0.0, higher)
-        total = total * tl.exp2(greatest - shift)
-        total += tl.sum(tl.exp2(tile - shift[:, None]), axis=1)
-        greatest = higher
-        highest = tl.max(tile, axis=0)
-        highest = tl.where(highest == float("-inf"), 0.0, highest)
-        column = highest + tl.log2(tl.sum(tl.exp2(tile - highest[None, :]), axis=0))
-    return greatest, total, column
+def _have_room(scale: tl.tensor, bound: tl.tensor) -> tl.tensor:
+    """Whether all terms have ROOM; ``bound`` is None where all rows are of unit length."""
+    most = tl.abs(tl.load(scale)) * _LOG2E
+    if bound is not None:
+        most = most * tl.load(bound)
+    return most <= _ROOM
 
 
 @triton.jit
-def _both(
-    of_row: tl.tensor,
-    of_column: tl.tensor,
-    rows: tl.tensor,
-    columns: tl.tensor,
-    end0: tl.tensor,
-    end1: tl.tensor,
-) -> tl.tensor:
-    """Sum of a number of each row and one of each column of a tile."""
-    by_row = tl.load(of_row + rows, mask=rows < end0, other=0.0)
-    by_column = tl.load(of_column + columns, mask=columns < end1, other=0.0)
-    return by_row[:, None] + by_column[None, :]
+def _add_tile(
+    tile: tl.tensor, greatest: tl.tensor, total: tl.tensor
+) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
+    """Greatest entry and sum of each row with a tile, and log2 of the sums of its columns."""
+    # Of -inf alone the maximum is -inf, and -inf - -inf is NaN: 0 stands in for it.
+    higher = tl.maximum(greatest, tl.max(tile, axis=1))
+    shift = tl.where(higher == float("-inf"), 0.0, higher)
+    total = total * tl.exp2(greatest - shift)
+    total += tl.sum(tl.exp2(tile - shift[:, None]), axis=1)
+    highest = tl.max(tile, axis=0)
+    highest = tl.where(highest == float("-inf"), 0.0, highest)
+    column = highest + tl.log2(tl.sum(tl.exp2(tile - highest[None, :]), axis=0))
+    return higher, total, column
+
+
+@triton.jit
+def _over_sums(weight: tl.tensor, logsumexp: tl.tensor, at: tl.tensor, end: tl.tensor) -> tl.tensor:
+    """Weights of some rows over the sums of their terms."""
+    less = tl.load(logsumexp + at, mask=at < end, other=0.0) * _LOG2E
+    return tl.load(weight + at, mask=at < end, other=0.0) * tl.exp2(-less)
 
 
 @triton.jit
@@ -151,14 +147,21 @@ def _gradient(
     columns: tl.tensor,
     end0: tl.tensor,
     end1: tl.tensor,
+    PLAIN: tl.constexpr,
 ) -> tl.tensor:
-    """Gradient of the weighted logsumexp by the entries of a tile."""
-    less0 = tl.load(logsumexp0 + rows, mask=rows < end0, other=0.0) * _LOG2E
-    less1 = tl.load(logsumexp1 + columns, mask=columns < end1, other=0.0) * _LOG2E
-    for0 = tl.load(weight0 + rows, mask=rows < end0, other=0.0)
-    for1 = tl.load(weight1 + columns, mask=columns < end1, other=0.0)
-    gradient = for0[:, None] * tl.exp2(tile - less0[:, None])
-    return gradient + for1[None, :] * tl.exp2(tile - less1[None, :])
+    """Gradient of the weighted logsumexp by the entries of a tile; of exp2 of them if PLAIN."""
+    if PLAIN:
+        for0 = _over_sums(weight0, logsumexp0, rows, end0)
+        for1 = _over_sums(weight1, logsumexp1, columns, end1)
+        gradient = tile * (for0[:, None] + for1[None, :])
+    else:
+        less0 = tl.load(logsumexp0 + rows, mask=rows < end0, other=0.0) * _LOG2E
+        less1 = tl.load(logsumexp1 + columns, mask=columns < end1, other=0.0) * _LOG2E
+        for0 = tl.load(weight0 + rows, mask=rows < end0, other=0.0)
+        for1 = tl.load(weight1 + columns, mask=columns < end1, other=0.0)
+        gradient = for0[:, None] * tl.exp2(tile - less0[:, None])
+        gradient += for1[None, :] * tl.exp2(tile - less1[None, :])
+    return gradient
 
 
 @triton.jit
@@ -177,8 +180,9 @@ def _rounded(x: tl.tensor, dtype: tl.constexpr, INTERPRETED: tl.constexpr) -> tl
 def logsumexp_kernel(
     z0: tl.tensor_descriptor,
     z1: tl.tensor_descriptor,
-    factor0: tl.tensor,
-    factor1: tl.tensor,
+    scale: tl.tensor,
+    unit0: tl.tensor,
+    unit1: tl.tensor,
     bound: tl.tensor,
     index0: tl.tensor,
     index1: tl.tensor,
@@ -190,17 +194,17 @@ def logsumexp_kernel(
     by_column: tl.tensor,
     own_by_row: tl.tensor,
     own_by_column: tl.tensor,
-    kept: tl.tensor_descriptor,
+    kept: tl.tensor,
     start0: tl.tensor,
     end0: tl.tensor,
     end1: tl.tensor,
     width: tl.tensor,
     span: tl.tensor,
     kept_end: tl.tensor,
+    kept_stride: tl.tensor,
     SKIP_SELF: tl.constexpr,
     PRECISION: tl.constexpr,
     PLAIN: tl.constexpr,
-    FLATTEN: tl.constexpr,
     RANGE: tl.constexpr,
     INTERPRETED: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -213,33 +217,35 @@ def logsumexp_kernel(
     ``start0`` to ``end0``. Natural logarithms go to ``by_row`` (spans, n_0) and ``by_column``
     (strips, n_1). Entries whose row and column are of the same instance go to ``own_by_row`` and
     ``own_by_column``, the latter filled with what stands for nothing, unless ``index0`` is None.
-    Rows before ``kept_end`` leave exp2 of their entries in ``kept``, unless it is None.
+    Rows before ``kept_end`` leave exp2 of their entries in ``kept`` (kept_end, kept_stride), whose
+    rows are of whole tiles, unless it is None.
 
     With PLAIN all terms are known to have ROOM, and it is not logarithms that are stored but sums.
-    Without it ``bound`` tells whether they have.
+    Without it the scale tells whether they have; if not, nothing is kept.
     """
     strip = tl.program_id(0)
     part = tl.program_id(1)
     first_row = start0 + strip * BLOCK_M
     rows = first_row + tl.arange(0, BLOCK_M)
-    along0 = tl.load(factor0 + rows, mask=rows < end0, other=1.0)
+    factor = tl.load(scale) * _LOG2E
+    along0 = tl.load(unit0 + rows, mask=rows < end0, other=1.0) * factor
     total = tl.zeros([BLOCK_M], dtype=tl.float32)
     own_total = total
     if PLAIN:
         plain: tl.constexpr = True
         greatest = total
     else:
-        plain = tl.load(bound) <= _ROOM
+        plain = _have_room(scale, bound)
         greatest = tl.where(plain, total, float("-inf"))
     own_greatest = greatest
     if index0 is not None:
         lowest, highest = _range(least0, most0, first_row, end0, RANGE, BLOCK_M)
     # The spans are multiples of 16, which spares what copes with others.
     start = tl.multiple_of(part * span, 16)
-    for first in tl.range(start, tl.minimum(start + span, end1), BLOCK_N, flatten=FLATTEN):
+    for first in range(start, tl.minimum(start + span, end1), BLOCK_N):
         columns = first + tl.arange(0, BLOCK_N)
         # Read before the products, so that nothing waits for it after them.
-        along1 = tl.load(factor1 + columns, mask=columns < end1, other=1.0)
+        along1 = tl.load(unit1 + columns, mask=columns < end1, other=1.0)
         if index0 is not None:
             low, high = _range(least1, most1, first, end1, RANGE, BLOCK_N)
         tile = _logits(
@@ -260,32 +266,39 @@ def logsumexp_kernel(
             BLOCK_K,
         )
         at = strip.to(tl.int64) * end1 + columns
-        if PLAIN:
+        if plain:
+            # One exp serves rows and columns.
             tile = tl.exp2(tile)
             if kept is not None:
-                if first_row < kept_end:
-                    kept.store([first_row, first], _rounded(tile, tl.bfloat16, INTERPRETED))
-        if index0 is not None:
-            if (low <= highest) & (lowest <= high):
-                same = _same(index0, index1, rows, columns, end0, end1)
-                if PLAIN:
+                # A mask by column would store numbers one by one.
+                to = kept + rows[:, None].to(tl.int64) * kept_stride + columns[None, :]
+                exps = _rounded(tile, tl.bfloat16, INTERPRETED)
+                tl.store(to, exps, mask=(rows < kept_end)[:, None])
+            if index0 is not None:
+                if (low <= highest) & (lowest <= high):
+                    same = _same(index0, index1, rows, columns, end0, end1)
                     own = tl.where(same, tile, 0.0)
                     own_total += tl.sum(own, axis=1)
                     column = tl.sum(own, axis=0)
+                    if not PLAIN:
+                        column = tl.log2(column) * _LN2
+                    tl.store(own_by_column + at, column, mask=columns < end1)
                     tile = tl.where(same, 0.0, tile)
-                else:
-                    own = tl.where(same, tile, float("-inf"))
-                    own_greatest, own_total, column = _add_tile(own, own_greatest, own_total, plain)
-                    column = column * _LN2
-                    tile = tl.where(same, float("-inf"), tile)
-                tl.store(own_by_column + at, column, mask=columns < end1)
-        if PLAIN:
             total += tl.sum(tile, axis=1)
             column = tl.sum(tile, axis=0)
+            if not PLAIN:
+                column = tl.log2(column) * _LN2
+            tl.store(by_column + at, column, mask=columns < end1)
         else:
-            greatest, total, column = _add_tile(tile, greatest, total, plain)
-            column = column * _LN2
-        tl.store(by_column + at, column, mask=columns < end1)
+            if index0 is not None:
+                if (low <= highest) & (lowest <= high):
+                    same = _same(index0, index1, rows, columns, end0, end1)
+                    own = tl.where(same, tile, float("-inf"))
+                    own_greatest, own_total, column = _add_tile(own, own_greatest, own_total)
+                    tl.store(own_by_column + at, column * _LN2, mask=columns < end1)
+                    tile = tl.where(same, float("-inf"), tile)
+            greatest, total, column = _add_tile(tile, greatest, total)
+            tl.store(by_column + at, column * _LN2, mask=columns < end1)
     if not PLAIN:
         total = (greatest + tl.log2(total)) * _LN2
         own_total = (own_greatest + tl.log2(own_total)) * _LN2
@@ -302,8 +315,10 @@ def logsumexp_kernel(
 def weights_kernel(
     z0: tl.tensor_descriptor,
     z1: tl.tensor_descriptor,
-    factor0: tl.tensor,
-    factor1: tl.tensor,
+    scale: tl.tensor,
+    unit0: tl.tensor,
+    unit1: tl.tensor,
+    bound: tl.tensor,
     logsumexp0: tl.tensor,
     logsumexp1: tl.tensor,
     weight0: tl.tensor,
@@ -321,7 +336,6 @@ def weights_kernel(
     most0: tl.tensor,
     least1: tl.tensor,
     most1: tl.tensor,
-    kept: tl.tensor_descriptor,
     out: tl.tensor_descriptor,
     start0: tl.tensor,
     start1: tl.tensor,
@@ -331,6 +345,7 @@ def weights_kernel(
     SKIP_SELF: tl.constexpr,
     PRECISION: tl.constexpr,
     PLAIN: tl.constexpr,
+    ONLY_OWN: tl.constexpr,
     RANGE: tl.constexpr,
     INTERPRETED: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -342,11 +357,10 @@ def weights_kernel(
 
     It is that of the rows from ``start0`` to ``end0`` and the columns from ``start1`` to ``end1``.
     Where row and column are of the same instance, it is that of ``own_logsumexp`` with
-    ``own_weight`` if they are not None, and less ``own``. exp2(S) is read from ``kept`` if that is
-    not None, and computed otherwise.
+    ``own_weight`` if they are not None, and less ``own``.
 
-    With PLAIN all terms are known to have ROOM, and the weights are already divided by the sums,
-    whose logarithms are None.
+    With PLAIN all terms are known to have ROOM. With ONLY_OWN tiles without such entries are left
+    to ``kept_weights_kernel`` if they have.
     """
     # Programs that run at the same time share rows and columns: GROUP strips side by side.
     program = tl.program_id(0)
@@ -357,19 +371,22 @@ def weights_kernel(
     strip = first_strip + program % in_group % height
     row_in_block = strip * BLOCK_M
     column_in_block = program % in_group // height * BLOCK_N
-    first_row = tl.multiple_of(start0, 16) + row_in_block
-    first_column = tl.multiple_of(start1, 16) + column_in_block
-    rows = first_row + tl.arange(0, BLOCK_M)
-    columns = first_column + tl.arange(0, BLOCK_N)
-    along0 = tl.load(factor0 + rows, mask=rows < end0, other=1.0)
-    along1 = tl.load(factor1 + columns, mask=columns < end1, other=1.0)
+    first_row = start0 + row_in_block
+    first_column = start1 + column_in_block
     lowest, highest = _range(least0, most0, first_row, end0, RANGE, BLOCK_M)
     low, high = _range(least1, most1, first_column, end1, RANGE, BLOCK_N)
     has_own = (low <= highest) & (lowest <= high)
-    inner = width
-    if kept is not None:
-        # Where a target is subtracted little may be left: what is kept is too coarse for that.
-        inner = tl.where(has_own, width, 0)
+    if ONLY_OWN:
+        done = not has_own
+        if not PLAIN:
+            done = done & _have_room(scale, bound)
+        if done:
+            return
+    rows = first_row + tl.arange(0, BLOCK_M)
+    columns = first_column + tl.arange(0, BLOCK_N)
+    factor = tl.load(scale) * _LOG2E
+    along0 = tl.load(unit0 + rows, mask=rows < end0, other=1.0) * factor
+    along1 = tl.load(unit1 + columns, mask=columns < end1, other=1.0)
     tile = _logits(
         z0,
         z1,
@@ -379,7 +396,7 @@ def weights_kernel(
         first_column,
         end0,
         end1,
-        inner,
+        width,
         SKIP_SELF,
         PRECISION,
         INTERPRETED,
@@ -388,45 +405,83 @@ def weights_kernel(
         BLOCK_K,
     )
     if PLAIN:
-        if kept is not None:
-            if has_own:
-                tile = tl.exp2(tile)
-            else:
-                tile = kept.load([first_row, first_column]).to(tl.float32)
-        else:
-            tile = tl.exp2(tile)
-        gradient = _both(weight0, weight1, rows, columns, end0, end1)
-    else:
-        gradient = _gradient(
-            tile, logsumexp0, logsumexp1, weight0, weight1, rows, columns, end0, end1
-        )
+        tile = tl.exp2(tile)
+    gradient = _gradient(
+        tile, logsumexp0, logsumexp1, weight0, weight1, rows, columns, end0, end1, PLAIN
+    )
     if has_own:
         same = _same(index0, index1, rows, columns, end0, end1)
         if own_weight0 is not None:
-            if PLAIN:
-                of_own = _both(own_weight0, own_weight1, rows, columns, end0, end1)
-            else:
-                of_own = _gradient(
-                    tile,
-                    own_logsumexp0,
-                    own_logsumexp1,
-                    own_weight0,
-                    own_weight1,
-                    rows,
-                    columns,
-                    end0,
-                    end1,
-                )
+            of_own = _gradient(
+                tile,
+                own_logsumexp0,
+                own_logsumexp1,
+                own_weight0,
+                own_weight1,
+                rows,
+                columns,
+                end0,
+                end1,
+                PLAIN,
+            )
             gradient = tl.where(same, of_own, gradient)
-        if PLAIN:
-            gradient = gradient * tile
         if SKIP_SELF:
             same = same & (rows[:, None] != columns[None, :])
         less = tl.load(own + rows, mask=rows < end0, other=0.0)
         gradient -= tl.where(same, less[:, None], 0.0)
-    elif PLAIN:
-        gradient = gradient * tile
     of_row = tl.load(inverse0 + rows, mask=rows < end0, other=0.0)
     of_column = tl.load(inverse1 + columns, mask=columns < end1, other=0.0)
     gradient = gradient * of_row[:, None] * of_column[None, :]
     out.store([row_in_block, column_in_block], _rounded(gradient, out.dtype, INTERPRETED))
+
+
+@triton.jit(
+    do_not_specialize=["start0", "start1", "end0", "end1"],
+    do_not_specialize_on_alignment=_VECTORS,
+)
+def kept_weights_kernel(
+    kept: tl.tensor,
+    scale: tl.tensor,
+    bound: tl.tensor,
+    logsumexp0: tl.tensor,
+    logsumexp1: tl.tensor,
+    weight0: tl.tensor,
+    weight1: tl.tensor,
+    inverse0: tl.tensor,
+    inverse1: tl.tensor,
+    out: tl.tensor,
+    start0: tl.tensor,
+    start1: tl.tensor,
+    end0: tl.tensor,
+    end1: tl.tensor,
+    kept_stride: tl.tensor,
+    stride: tl.tensor,
+    PLAIN: tl.constexpr,
+    INTERPRETED: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+) -> None:
+    """What ``weights_kernel`` computes if all terms have ROOM and none is of the same instance.
+
+    exp2(S) is read from ``kept`` (rows, kept_stride), and the result is written to ``out``
+    (end0 - start0, stride). Rows of both are of whole tiles.
+    """
+    if not PLAIN:
+        if not _have_room(scale, bound):
+            return
+    row_in_block = tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)
+    first_column = tl.program_id(0) * BLOCK_N
+    rows = start0 + row_in_block
+    columns = tl.multiple_of(start1 + first_column, 16) + tl.arange(0, BLOCK_N)
+    row_is = (rows < end0)[:, None]
+    # A mask by column would read and write numbers one by one.
+    at = rows[:, None].to(tl.int64) * kept_stride + columns[None, :]
+    exps = tl.load(kept + at, mask=row_is, other=0.0).to(tl.float32)
+    of_row = tl.load(inverse0 + rows, mask=rows < end0, other=0.0)
+    of_column = tl.load(inverse1 + columns, mask=columns < end1, other=0.0)
+    for0 = _over_sums(weight0, logsumexp0, rows, end0) * of_row
+    for1 = _over_sums(weight1, logsumexp1, columns, end1) * of_column
+    gradient = exps * (for0[:, None] * of_column[None, :] + for1[None, :] * of_row[:, None])
+    column_in_block = first_column + tl.arange(0, BLOCK_N)
+    to = row_in_block[:, None].to(tl.int64) * stride + column_in_block[None, :]
+    tl.store(out + to, _rounded(gradient, tl.bfloat16, INTERPRETED), mask=row_is)

@@ -20,21 +20,26 @@ rounding; sums are of float32. Of few instances the products cost nothing.
 _PEAK = 2.0**14
 """Greatest share that is stored: float16 then holds shares down to 2^-28 of it in full."""
 
-_BLOCK = 2048
-_TILE = 8, 256
+_BLOCK, _TILE = 16384, (8, 256)
+"""Columns of a row that a program has at once, and the tile of a program of the shares."""
 
 
 class TritonSoftmax(Softmax):
     """:class:`Softmax`, where a strip holds products and two kernels do all the rest."""
 
     def _prepare(self) -> None:
-        batch, features = self.batch, self.relation.features
+        batch, features, observed = self.batch, self.relation.features, self.relation.observed
         self.half = self.half and len(features) >= HALF_FROM
         # Rows of 0 behind them: so every row of a product lies where tensor cores want it.
-        padded = F.pad(features, (0, 0, 0, -len(features) % 64))
-        self._features = padded.half() if self.half else padded
-        self._unit = features.new_ones(())
+        past = -len(features) % 64
+        features = features.half() if self.half else features
+        self._features = F.pad(features, (0, 0, 0, past)) if past else features
+        self._unit = observed.new_ones(())
         self._columns = batch.columns.contiguous()
+        known = torch.cat((observed, self._columns > 0), dim=1)
+        bits = torch.arange(4, dtype=known.dtype, device=known.device).exp2_()
+        kinds = (known * bits[-known.shape[1] :]).sum(dim=1).to(torch.int8)
+        self._kinds = F.pad(kinds, (0, past)) if past else kinds
         counts = batch.own_columns[:, 0].contiguous()
         if self.target.others:
             counts = torch.zeros_like(counts)
@@ -47,22 +52,24 @@ class TritonSoftmax(Softmax):
         return product(self._features[at], self._features.T)
 
     def _fill(self, numbers: Tensor, products: Tensor, instances: Tensor) -> None:
+        import triton
+
         from mxmclr_plugin.loss.kernels.triton.relation_kernels import relation_rows_kernel
 
-        observed = self.relation.observed
         eps = torch.finfo(torch.float32).eps
+        stride = products.shape[1]
+        block = min(_BLOCK, triton.next_power_of_2(stride))
         launch(
             relation_rows_kernel,
             (len(instances),),
             products,
-            *(products, instances, observed, self._columns, self._own_counts, numbers),
-            *(len(self._columns), products.shape[1], float(self.target.temperature)),
+            *(products, instances, self._kinds, self._own_counts, numbers),
+            *(stride, float(self.target.temperature)),
             # But for rounding: of the sums, or of the features.
             256 * eps if self.half else 64 * eps,
             STANDARDIZE=self.target.standardize,
-            MODALITIES=observed.shape[1],
-            BLOCK=_BLOCK,
-            num_warps=8,
+            BLOCK=block,
+            num_warps=max(1, min(16, block // 512)),
         )
 
     def pulls(
@@ -88,15 +95,14 @@ class TritonSoftmax(Softmax):
         height, width = _TILE
         launch(
             shares_kernel,
-            (-(-rows // height), -(-n // width)),
+            (-(-shares.shape[1] // width), -(-rows // height)),
             products,
-            *(products, instances, self.relation.observed, self.slope.contiguous()),
+            *(products, instances, self._kinds, self.slope.contiguous()),
             *(offset, inverse, self._unit, shares, rows, n, shares.shape[1]),
             BOTH=self.both,
-            MODALITIES=self.relation.observed.shape[1],
             BLOCK_M=height,
             BLOCK_N=width,
-            num_warps=8,
+            num_warps=4,
         )
         return shares[:, :n]
 

@@ -30,6 +30,9 @@ BLOCK_ROWS, BLOCK_BYTES = 8192, 128 * 2**20
 """Rows and bytes of the block of weights that is made at a time: large enough for products at full
 rate, and small beside the rows of a batch that needs several."""
 
+COLUMNS = 256
+"""What is kept and the block have rows of a multiple of it, and so of the columns of every tile."""
+
 _RANGE = 64
 """Rows of which the range of instances is known; tiles and blocks have a multiple of them."""
 
@@ -54,44 +57,47 @@ def _logsumexp(logits: Logits, options: TileOptions, keep: bool) -> Tiled:
     run = _Launch(logits)
     n_0, n_1, cut = len(logits.z0), len(logits.z1), run.cut("logsumexp")
     kept = run.kept(options.cache_bytes) if keep else []
-    kept_rows = len(kept[0]) if kept else 0
+    kept_rows, kept_stride = kept[0].shape if kept else (0, 0)
     band = cut.rows * max(1, min(-(-n_0 // cut.rows), PARTIAL_BYTES // (4 * n_1)))
-    by_row = logits.scale.new_empty(logits.kinds, n_0)
     nothing = 0.0 if run.plain else -torch.inf
-    by_column = logits.scale.new_full((logits.kinds, n_1), nothing)
+    by_rows, by_column = [], None
     for first in range(0, n_0, band):
-        i = slice(first, min(first + band, n_0))
-        rows = i.stop - i.start
+        rows = min(band, n_0 - first)
         strips = -(-rows // cut.rows)
         span = LEAST_SPAN * max(1, n_1 * strips // (PROGRAMS * LEAST_SPAN))
         spans = -(-n_1 // span)
-        partial_rows = by_row.new_empty(logits.kinds, spans, rows)
+        partial_rows = logits.scale.new_empty(logits.kinds, spans, rows)
         # Of own entries most tiles have none, and write nothing.
-        partial_columns = by_column.new_full((logits.kinds, strips, n_1), nothing)
+        partial_columns = logits.scale.new_full((logits.kinds, strips, n_1), nothing)
         run(
             logsumexp_kernel,
             (strips, spans),
             cut,
             *run.sides(cut),
-            run.bound,
             *(run.instances if logits.own_apart else (None,) * 6),
             *(partial_rows[0], partial_columns[0]),
             *((partial_rows[1], partial_columns[1]) if logits.own_apart else (None, None)),
-            _descriptor(kept[0][:, :n_1], cut.rows, cut.columns) if first < kept_rows else None,
-            i.start,
-            i.stop,
+            kept[0] if first < kept_rows else None,
+            first,
+            first + rows,
             n_1,
             run.width,
             span,
             kept_rows,
-            FLATTEN=cut.flatten,
+            kept_stride,
         )
-        if run.plain:  # sums, not their logarithms
-            by_row[:, i] = partial_rows.sum(dim=1)
-            by_column += partial_columns.sum(dim=1)
+        # In the plain form they are sums, not their logarithms.
+        total = torch.sum if run.plain else torch.logsumexp
+        by_rows.append(total(partial_rows, dim=1))
+        columns = total(partial_columns, dim=1)
+        if by_column is None:
+            by_column = columns
+        elif run.plain:
+            by_column += columns
         else:
-            by_row[:, i] = partial_rows.logsumexp(dim=1)
-            by_column = torch.logaddexp(by_column, partial_columns.logsumexp(dim=1))
+            by_column = torch.logaddexp(by_column, columns)
+    assert by_column is not None
+    by_row = by_rows[0] if len(by_rows) == 1 else torch.cat(by_rows, dim=1)
     if run.plain:
         by_row.log_()
         by_column.log_()
@@ -110,53 +116,54 @@ def _gradients(
     """Gradient of weighted logsumexp, strip by strip.
 
     A block of the gradient by S is made again in the dtype of the rows and multiplied into both
-    sides with sums in float32. As the rows are not of unit length, a block is W = G / (|a| |b|),
-    up to a factor that makes the most of the range of float16:
+    sides with sums in float32. As the rows are not of unit length, a block is W = G / (|a| |b|):
     the gradient by a unit row of side 0 is |a| times the row of W times the rows of side 1 as they
-    are.
+    are. In float16, W is in units that make the most of its range.
 
     Args and yields are those of :func:`~mxmclr_plugin.loss.kernels.tiles.tile_gradients`, but that
     ``grad1`` must be 0.
     """
-    from mxmclr_plugin.loss.kernels.triton.kernels import weights_kernel
+    from mxmclr_plugin.loss.kernels.triton.kernels import kept_weights_kernel, weights_kernel
 
     run = _Launch(logits)
     n_0, n_1, dtype = len(logits.z0), len(logits.z1), run.z0.dtype
-    (inverse0, greatest0), (inverse1, greatest1) = (_over_greatest(x) for x in run.inverses)
-    peak = (weight_rows.abs().max() + weight_columns.abs().max()).clamp(min=1e-30) / _PEAK
-    weight_rows, weight_columns = weight_rows / peak, weight_columns / peak
     assert own is not None  # this engine subtracts it
-    own = own / peak
-    undo = logits.scale * peak
-    factor0 = undo * greatest1 / inverse0
-    factor1 = undo * greatest0 / inverse1
-    if run.plain:
-        weight_rows = weight_rows * (-tiled.rows).exp()
-        weight_columns = weight_columns * (-tiled.columns).exp()
-    kinds: list[tuple[Tensor | None, ...]] = [
-        (
-            *((None, None) if run.plain else (tiled.rows[k], tiled.columns[k])),
-            *(weight_rows[k], weight_columns[k]),
-        )
+    (inverse0, inverse1), undo0, undo1 = run.units, logits.scale, logits.scale
+    if dtype == torch.float16:
+        peak = (weight_rows.abs().max() + weight_columns.abs().max()).clamp(min=1e-30) / _PEAK
+        weight_rows, weight_columns, own = (x / peak for x in (weight_rows, weight_columns, own))
+        (inverse0, greatest0), (inverse1, greatest1) = (_over_greatest(x) for x in run.units)
+        undo0, undo1 = undo0 * peak * greatest1, undo1 * peak * greatest0
+    kinds = [
+        (tiled.rows[k], tiled.columns[k], weight_rows[k], weight_columns[k])
         for k in range(logits.kinds)
     ]
     kept = tiled.kept[0] if tiled.kept else None
 
     height = min(BLOCK_ROWS, n_0)
-    # A multiple of 64 keeps every row of a block aligned.
-    width = -(-min(BLOCK_BYTES // (BLOCK_ROWS * dtype.itemsize), n_1) // 64) * 64
+    width = -(-min(BLOCK_BYTES // (BLOCK_ROWS * dtype.itemsize), n_1) // COLUMNS) * COLUMNS
     weights = run.z0.new_empty(height, width)
     columns = logits.z0.raw.shape[1]
     gradient = logits.scale.new_empty(height, columns)
+    factor0 = undo0 / inverse0[:, None]
     for first in range(0, n_0, height):
         i = slice(first, min(first + height, n_0))
         is_kept = kept is not None and i.stop <= len(kept)
-        cut = run.cut("kept_weights" if is_kept else "weights")
-        tile = cut.rows, cut.columns
         grad_rows = gradient[: i.stop - i.start].zero_()
         for start in range(0, n_1, width):
             j = slice(start, min(start + width, n_1))
             block = weights[: i.stop - i.start, : j.stop - j.start]
+            place = i.start, j.start, i.stop, j.stop
+            if kept is not None and is_kept:
+                cut = run.cuts["kept_weights"]
+                run(
+                    kept_weights_kernel,
+                    (-(-block.shape[1] // cut.columns), -(-block.shape[0] // cut.rows)),
+                    cut,
+                    *(kept, run.scale, run.bound, *kinds[0], inverse0, inverse1, weights),
+                    *(*place, kept.stride(0), width),
+                )
+            cut = run.cut("weights")
             run(
                 weights_kernel,
                 (-(-block.shape[0] // cut.rows) * -(-block.shape[1] // cut.columns),),
@@ -165,21 +172,18 @@ def _gradients(
                 *kinds[0],
                 *(kinds[1] if logits.own_apart else (None,) * 4),
                 *(inverse0, inverse1, own, *run.instances),
-                _descriptor(kept[:, :n_1], *tile) if kept is not None and is_kept else None,
-                _descriptor(block, *tile),
-                i.start,
-                j.start,
-                i.stop,
-                j.stop,
-                run.width,
+                _descriptor(block, cut.rows, cut.columns),
+                *(*place, run.width),
+                # Where a target is subtracted little may be left: what is kept is too coarse there.
+                ONLY_OWN=is_kept,
                 GROUP=8,
             )
             add_product(grad_rows, block, run.z1[j, :columns])
             if grad1 is not None:
                 add_product(grad1[j], block.T, run.z0[i, :columns])
-        yield i, logits.z0.strip(i), grad_rows.mul_(factor0[i, None])
+        yield i, logits.z0.strip(i), grad_rows.mul_(factor0[i])
     if grad1 is not None:
-        grad1.mul_(factor1[:, None])
+        grad1.mul_(undo1 / inverse1[:, None])
 
 
 TRITON = Engine(_logsumexp, _gradients, subtracts_own=True, softmax=TritonSoftmax)
@@ -191,21 +195,21 @@ class _Launch:
 
     def __init__(self, logits: Logits) -> None:
         self.dtype = torch.promote_types(logits.z0.raw.dtype, logits.z1.raw.dtype)
-        (self.z0, inverse0), (self.z1, inverse1) = (
+        (self.z0, unit0), (self.z1, unit1) = (
             _operand(side, self.dtype) for side in (logits.z0, logits.z1)
         )
-        self.inverses = inverse0, inverse1
+        self.scale, self.units = logits.scale, (unit0, unit1)
         self.width = self.z0.shape[1]
-        factor0 = logits.scale * _LOG2E
-        self.factors = factor0 * inverse0, inverse1
         known = logits.known_bound
         self.plain = known is not None and known * _LOG2E <= ROOM
-        self.bound = None if self.plain else factor0.abs()
+        self.never_plain = known is not None and not self.plain
+        self.bound = None
         for side in (logits.z0, logits.z1):
-            if self.bound is not None and side.inverse is None:
-                self.bound = self.bound * side.longest()
-        indices = [index.to(torch.int32) for index in (logits.index0, logits.index1)]
-        self.instances = (*indices, *_ranges(indices[0]), *_ranges(indices[1]))
+            if side.inverse is None and not self.plain:
+                longest = side.longest()
+                self.bound = longest if self.bound is None else self.bound * longest
+        index0, index1 = logits.index0, logits.index1
+        self.instances = (index0, index1, *_ranges(index0), *_ranges(index1))
         tf32 = self.dtype == torch.float32 and allows_tf32()
         self.constants = {
             "SKIP_SELF": logits.skip_self,
@@ -225,7 +229,9 @@ class _Launch:
         return (
             _descriptor(self.z0, cut.rows, cut.inner),
             _descriptor(self.z1, cut.columns, cut.inner),
-            *self.factors,
+            self.scale,
+            *self.units,
+            self.bound,
         )
 
     def kept(self, cache_bytes: int) -> list[Tensor]:
@@ -233,9 +239,9 @@ class _Launch:
 
         It takes the exponent of float32 and, in the gradient, rounding to bfloat16.
         """
-        if self.dtype != torch.bfloat16 or not self.plain:
+        if self.dtype != torch.bfloat16 or self.never_plain:
             return []
-        n_0, stride = len(self.z0), -(-len(self.z1) // 64) * 64
+        n_0, stride = len(self.z0), -(-len(self.z1) // COLUMNS) * COLUMNS
         rows = min(n_0, cache_bytes // (2 * stride))
         if rows < n_0:
             rows = rows // BLOCK_ROWS * BLOCK_ROWS
@@ -248,7 +254,10 @@ class _Launch:
 
     def __call__(self, kernel: Any, grid: Any, cut: Cut, *arguments: Any, **constants: Any) -> None:
         """Runs a kernel on the device of the rows."""
-        launch(kernel, grid, self.z0, *arguments, **self.constants, **cut.constants, **constants)
+        constants |= self.constants | cut.constants
+        kernel_takes = {*kernel.arg_names, "num_warps", "num_stages", "maxnreg"}
+        constants = {key: value for key, value in constants.items() if key in kernel_takes}
+        launch(kernel, grid, self.z0, *arguments, **constants)
 
 
 def _operand(side: Rows, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
