@@ -49,8 +49,9 @@ class Instances:
         index0, index1 = count[first].sub_(1).split((len(ids0), len(ids1)))
         groups = int(count[-1:].sum()) if can_look(ids) else num_instances
         folds = torch.zeros(len(ids), 2, dtype=torch.int64, device=ids.device)[:groups]
+        ones = torch.ones_like(count)
         for side, index in enumerate((index0, index1)):
-            folds[:, side].scatter_(0, index, 1, reduce="add")
+            folds[:, side].scatter_add_(0, index, ones)
         return cls(index0, index1, folds)
 
     def without_unused_groups(self) -> Instances:

@@ -69,10 +69,12 @@ def streaming_parts(
         bound=bound,
         engine=engine,
     )
-    within = [
-        (z, within_problem(problem, index, (index,), fold.to(dtype), problem.exchange))
-        for z, index, fold in comparison.observations()
-    ]
+    within = []
+    if options.relation_within:
+        within = [
+            (z, within_problem(problem, index, (index,), fold.to(dtype), problem.exchange))
+            for z, index, fold in comparison.observations()
+        ]
     return apply(z0, z1, scale, problem, within, options)
 
 
