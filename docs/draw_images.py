@@ -65,7 +65,10 @@ def targets(ids0: Tensor, ids1: Tensor) -> tuple[Tensor, Tensor]:
     same = ids0[:, None] == ids1
     hard = same / folds1[ids1]
     relation = Relation.of_rows(
-        (attributes()[ids0], None), (ids0, ids1), (folds0, folds1), torch.float32
+        (attributes()[ids0], None),
+        (ids0, ids1),
+        torch.stack((folds0, folds1), dim=1),
+        torch.float32,
     )
     logits = exponents(relation, Options(soft_temperature=0.7))[ids0][:, ids1]
     logits = (logits - folds1[ids1].log()).masked_fill(same, -torch.inf)

@@ -20,16 +20,14 @@ class Instances:
     Attributes:
         index0: Group index of each row of side 0. Shape: (n_0,).
         index1: Group index of each row of side 1. Shape: (n_1,).
-        fold0: Observations on side 0 by group index. Shape: (groups,).
-        fold1: Observations on side 1 by group index. Shape: (groups,).
+        folds: Observations on side 0 and on side 1 by group index. Shape: (groups, 2).
         negatives: How many of the last rows of side 1 are hard negatives, which are the last group
             and related to nothing.
     """
 
     index0: Tensor
     index1: Tensor
-    fold0: Tensor
-    fold1: Tensor
+    folds: Tensor
     negatives: int = 0
 
     @classmethod
@@ -41,48 +39,44 @@ class Instances:
             ids1: Shape: (n_1,).
             num_instances: A bound of the number of distinct ids, if one is known.
         """
-        if can_look(ids0):
-            used, index = torch.unique(torch.cat((ids0, ids1)), return_inverse=True)
-            index = _by_first_row(index, len(used))
-            index0, index1 = index[: len(ids0)], index[len(ids0) :]
-            fold0, fold1 = (torch.bincount(x, minlength=len(used)) for x in (index0, index1))
-            return cls(index0, index1, fold0, fold1)
-        ordered, order = torch.sort(torch.cat((ids0, ids1)))
-        index_of_ordered = F.pad((ordered[1:] != ordered[:-1]).long().cumsum(0), (1, 0))
-        index = torch.empty_like(order).scatter(0, order, index_of_ordered)
-        index = _by_first_row(index, len(index))
-        index0, index1 = index[: len(ids0)], index[len(ids0) :]
-        empty = torch.zeros_like(index)[:num_instances]
-        return cls(
-            index0,
-            index1,
-            fold0=empty.scatter_add(0, index0, torch.ones_like(index0)),
-            fold1=empty.scatter_add(0, index1, torch.ones_like(index1)),
-        )
+        ids = torch.cat((ids0, ids1))
+        # As the sort is stable, the first place of an id holds the first row that has it.
+        ordered, order = torch.sort(ids, stable=True)
+        first = order[torch.searchsorted(ordered, ids)]
+        # By first rows: then rows near each other have indices near each other where rows come
+        # instance by instance.
+        count = (first == torch.arange(len(ids), device=ids.device)).cumsum(0)
+        index0, index1 = count[first].sub_(1).split((len(ids0), len(ids1)))
+        groups = int(count[-1:].sum()) if can_look(ids) else num_instances
+        folds = torch.zeros(len(ids), 2, dtype=torch.int64, device=ids.device)[:groups]
+        for side, index in enumerate((index0, index1)):
+            folds[:, side].scatter_(0, index, 1, reduce="add")
+        return cls(index0, index1, folds)
 
     def without_unused_groups(self) -> Instances:
         """The same with no more groups than there are instances; synchronizes with the device."""
         # Groups are numbered without a gap, so those in use are the first.
         used = int(torch.maximum(self.index0.max(), self.index1.max())) + 1
-        return Instances(self.index0, self.index1, self.fold0[:used], self.fold1[:used])
+        return Instances(self.index0, self.index1, self.folds[:used])
 
     def with_negatives(self, count: int) -> Instances:
         """The same with some hard negatives behind the rows of side 1, as one group."""
         index1 = torch.cat((self.index1, self.index1.new_full((count,), self.groups)))
-        folds = F.pad(self.fold0, (0, 1)), F.pad(self.fold1, (0, 1), value=count)
-        return Instances(self.index0, index1, *folds, negatives=count)
+        folds = F.pad(self.folds, (0, 0, 0, 1))
+        folds[-1, 1].fill_(count)
+        return Instances(self.index0, index1, folds, negatives=count)
 
     @property
     def groups(self) -> int:
         """Number of groups, an upper bound of the number of instances."""
-        return len(self.fold0)
+        return len(self.folds)
 
     @property
-    def related_folds(self) -> tuple[Tensor, Tensor]:
-        """Observations on both sides that give a relation. Shape: (groups,) each."""
+    def related_folds(self) -> Tensor:
+        """Observations on both sides that give a relation. Shape: (groups, 2)."""
         if not self.negatives:
-            return self.fold0, self.fold1
-        return self.fold0, F.pad(self.fold1[:-1], (0, 1))
+            return self.folds
+        return F.pad(self.folds[:-1], (0, 0, 0, 1))
 
 
 @dataclass(frozen=True)
@@ -120,22 +114,12 @@ class Comparison:
     def observations(self) -> list[tuple[Tensor, Tensor, Tensor]]:
         """Rows, group indices and folds of each side that has a loss, hard negatives left out."""
         own = len(self.z1) - self.instances.negatives
-        fold0, fold1 = self.instances.related_folds
+        fold0, fold1 = self.instances.related_folds.unbind(1)
         sides = [
             (self.z0, self.instances.index0, fold0),
             (self.z1[:own], self.instances.index1[:own], fold1),
         ]
         return sides[: 1 + self.both_directions]
-
-
-def _by_first_row(index: Tensor, groups: int) -> Tensor:
-    """The index of groups that are numbered in the order of their first rows.
-
-    Then rows near each other have indices near each other where rows come instance by instance.
-    """
-    rows = torch.arange(len(index), device=index.device)
-    first = rows.new_full((groups,), len(rows)).scatter_reduce(0, index, rows, "amin")
-    return torch.empty_like(first).scatter(0, first.argsort(), rows[:groups])[index]
 
 
 def can_look(values: Tensor) -> bool:

@@ -150,8 +150,9 @@ def dense_parts(comparison: Comparison, options: Options, *, differentiable: boo
             )
 
     if relation is not None and wants_soft:
+        fold0, fold1 = instances.folds.to(logits.dtype).unbind(1)
         # Folds of the instance behind each column and each row: (1, n_1), (1, n_0).
-        counts = instances.fold1[index1].to(logits.dtype)[None, :]
+        counts = fold1[index1][None, :]
         if options.others:
             kept = ~same
         elif kept is not None:
@@ -159,7 +160,7 @@ def dense_parts(comparison: Comparison, options: Options, *, differentiable: boo
             counts = (counts - same.to(logits.dtype)).clamp(min=1)
         soft = soft_losses(logits, relation[index0][:, index1], counts, kept).mean()
         if comparison.both_directions:
-            counts = instances.fold0[index0].to(logits.dtype)[None, :]
+            counts = fold0[index0][None, :]
             kept = None if kept is None else kept.T
             backward = soft_losses(logits.T, relation[index1][:, index0], counts, kept).mean()
             soft = (soft + backward) / 2

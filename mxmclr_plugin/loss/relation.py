@@ -27,24 +27,33 @@ class Relation:
     observed: Tensor
 
     @classmethod
-    def of_sums(cls, sums: Sequence[Tensor], folds: Sequence[Tensor]) -> Relation:
+    def of_sums(cls, sums: Sequence[Tensor], observed: Tensor) -> Relation:
         """The relation that some modalities give.
 
         Args:
             sums: Sums of unit features by instance, of each modality. Shape: (N, width) each.
-            folds: Observations by instance. Shape: (N,) each.
+            observed: 1 where an instance was observed, else 0. Shape: (N, modalities).
         """
-        # The sum points the same way as the mean, and normalising forgets its length.
-        features = torch.cat([F.normalize(total, dim=1) for total in sums], dim=1)
-        observed = torch.stack([fold > 0 for fold in folds], dim=1)
-        return cls(features, observed.to(features.dtype))
+        features = torch.cat(tuple(sums), dim=1)
+        widths = [total.shape[1] for total in sums]
+        alike = len(set(widths)) == 1
+        sides = (
+            [features.view(len(features), len(sums), widths[0])]
+            if alike
+            else features.split(widths, dim=1)
+        )
+        for side in sides:
+            # The sum points the same way as the mean, and normalising forgets its length.
+            norm = torch.linalg.vector_norm(side, dim=-1, keepdim=True)
+            side.div_(norm.clamp_(min=1e-12))
+        return cls(features, observed.to(features.dtype).contiguous())
 
     @classmethod
     def of_rows(
         cls,
         rows: Sequence[Tensor | None],
         indices: Sequence[Tensor],
-        folds: Sequence[Tensor],
+        folds: Tensor,
         dtype: torch.dtype,
     ) -> Relation:
         """The relation of the rows of each modality that gives one.
@@ -53,17 +62,17 @@ class Relation:
             rows: Features of observations, None for a modality that gives no relation. Shape:
                 (n, any width) each.
             indices: Group index of each row. Shape: (n,) each.
-            folds: Observations by instance. Shape: (N,) each.
+            folds: Observations by instance and modality. Shape: (N, modalities).
             dtype: Dtype to compute in; the rows may have another.
         """
         sums, given = [], []
-        for features, index, fold in zip(rows, indices, folds, strict=True):
+        for side, (features, index) in enumerate(zip(rows, indices, strict=True)):
             if features is not None:
                 unit = F.normalize(features.to(dtype), dim=1)
-                total = unit.new_zeros(len(fold), unit.shape[1])
+                total = unit.new_zeros(len(folds), unit.shape[1])
                 sums.append(total.index_add(0, index, unit))
-                given.append(fold)
-        return cls.of_sums(sums, given)
+                given.append(folds[:, side] > 0)
+        return cls.of_sums(sums, torch.stack(given, dim=1))
 
     def complete(self) -> bool:
         """Whether it is known that each instance was observed in every modality."""

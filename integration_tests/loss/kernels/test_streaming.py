@@ -483,6 +483,5 @@ def test_instances_are_numbered_alike_on_a_device(num_instances, monkeypatch):
     there = Instances.from_ids(ids0, ids1, num_instances)
     assert torch.equal(there.index0, here.index0)
     assert torch.equal(there.index1, here.index1)
-    for fold, of in ((there.fold0, here.fold0), (there.fold1, here.fold1)):
-        assert torch.equal(fold[: len(of)], of)
-        assert not fold[len(of) :].any()
+    assert torch.equal(there.folds[: here.groups], here.folds)
+    assert not there.folds[here.groups :].any()

@@ -72,13 +72,14 @@ def test_operators_keep_what_they_promise(options, given_relation):
     instances = Instances.from_ids(random_ids(9, 3), random_ids(7, 4)).without_unused_groups()
     relation = None, None
     if given_relation:
-        of = Relation.of_sums([random_rows(instances.groups, 3, 5)], [instances.fold0])
+        observed = instances.folds[:, :1] > 0
+        of = Relation.of_sums([random_rows(instances.groups, 3, 5)], observed)
         relation = of.features, of.observed
     torch.library.opcheck(
         operators._forward,
         (
             *(z0, z1, scale, instances.index0, instances.index1),
-            *(instances.fold0.float(), instances.fold1.float(), *relation),
+            *(instances.folds.float(), *relation),
             *(0.5, True, True, *options, True, False, True, 4, 0, None, False),
         ),
     )

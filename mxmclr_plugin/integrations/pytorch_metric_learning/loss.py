@@ -266,9 +266,8 @@ class MultifoldHybridLoss(BaseMetricLossFunction):  # type: ignore[misc]
         index0, index1 = instances.index0, instances.index1
         with torch.no_grad():
             rows = None if ref_emb is embeddings else embeddings, ref_emb
-            folds = instances.fold0, instances.fold1
             relation = exponents(
-                Relation.of_rows(rows, (index0, index1), folds, logits.dtype), options
+                Relation.of_rows(rows, (index0, index1), instances.folds, logits.dtype), options
             )
         if self.hard_weight < 1:
             # Rows of each instance that each anchor is compared with: (n_0, instances).
@@ -284,7 +283,7 @@ class MultifoldHybridLoss(BaseMetricLossFunction):  # type: ignore[misc]
             loss_dict["soft"] = _element(soft, 1 - self.hard_weight)
         if self.relation_within:
             logits = self._logits(embeddings, embeddings)
-            within = within_losses(logits, relation, index0, instances.fold0)
+            within = within_losses(logits, relation, index0, instances.folds[:, 0])
             loss_dict["within"] = _element(within, self.relation_within)
         return loss_dict
 

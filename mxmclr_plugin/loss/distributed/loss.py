@@ -27,7 +27,6 @@ from mxmclr_plugin.loss.implementation import choose_implementation, triton_is_f
 from mxmclr_plugin.loss.instances import Instances
 from mxmclr_plugin.loss.kernels.autograd import Problem
 from mxmclr_plugin.loss.kernels.parts import apply, scale_of, within_problem
-from mxmclr_plugin.loss.kernels.rows import TileOptions
 from mxmclr_plugin.loss.kernels.targets import SoftTarget
 from mxmclr_plugin.loss.kernels.tiles import TILED
 from mxmclr_plugin.loss.kernels.triton.tiles import TRITON
@@ -136,7 +135,8 @@ def _parts(batch: Batch, options: Options, exchange: Exchange, differentiable: b
         indices1 = indices0 if one_modality else instances.index1.split(counts1)
         z0 = joined(batch.z0, needed[0])
         z1 = z0 if batch.z1 is None else joined(batch.z1, needed[1])
-        fold0, fold1 = instances.fold0.to(dtype), instances.fold1.to(dtype)
+        all_folds = instances.folds.to(dtype)
+        fold0, fold1 = all_folds.unbind(1)
 
         def peers(rows: Sequence[Tensor], columns: Sequence[Tensor]) -> RankPeers:
             return RankPeers(ranks, exchange, rows, columns, instances.groups)
@@ -154,12 +154,11 @@ def _parts(batch: Batch, options: Options, exchange: Exchange, differentiable: b
                 if x is not None:
                     sums.append(_sums(x, indices[ranks.rank], of_side.holders0, dtype))
                     folds.append(fold)
-            relation = Relation.of_sums(sums, folds)
+            relation = Relation.of_sums(sums, torch.stack(folds, dim=1) > 0)
         problem = Problem(
             indices0[ranks.rank],
             indices1,
-            fold0,
-            fold1,
+            all_folds,
             relation,
             SoftTarget(options.soft_temperature, options.others, options.others),
             hard=differentiable or weight > 0,
@@ -168,7 +167,8 @@ def _parts(batch: Batch, options: Options, exchange: Exchange, differentiable: b
             both_directions=not one_modality,
             skip_self=one_modality,
             normalize=options.normalize,
-            options=TileOptions.on(device, options.tile, options.cache_bytes),
+            tile=options.tile,
+            cache_bytes=options.cache_bytes,
             bound=bound,
             engine=TRITON if triton else TILED,
             exchange=peers(indices0, indices1),

@@ -40,7 +40,7 @@ class RankPeers(Peers):
         self.ranks, self.exchange = ranks, exchange
         self.size, self.rank = ranks.size, ranks.rank
         self._indices0, self._groups = indices0, groups
-        self._columns = self.counts(indices1)
+        self._columns = [len(index) for index in indices1]
 
     @cached_property
     def holders0(self) -> Owners:  # type: ignore[override]
@@ -56,7 +56,7 @@ class RankPeers(Peers):
         return place, len(held) + 1
 
     def sum(self, x: Tensor) -> Tensor:
-        return self.ranks.all_reduce(x, "statistics")
+        return self.ranks.all_reduce(x.clone(), "statistics")
 
     def span(self, groups: int) -> slice:
         return self._span(self.rank, groups)

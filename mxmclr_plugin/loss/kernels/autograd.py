@@ -14,13 +14,11 @@ import torch
 from torch import Tensor
 
 from mxmclr_plugin.loss.kernels.peers import ALONE, Peers
-from mxmclr_plugin.loss.kernels.rows import Rows, TileOptions
+from mxmclr_plugin.loss.kernels.rows import Rows, TileOptions, cut
 from mxmclr_plugin.loss.kernels.targets import (
     InstanceSums,
-    Part,
     SoftTarget,
-    hard_part,
-    soft_part,
+    shares_of,
 )
 from mxmclr_plugin.loss.kernels.tiles import TILED, Engine, Logits, Tiled
 from mxmclr_plugin.loss.relation import Relation
@@ -35,8 +33,7 @@ class Problem:
     Attributes:
         index0: Group index of each row of side 0 of this process. Shape: (n_0,).
         indices1: Group index of each row of side 1, of each process. Shape: (its n_1,) each.
-        fold0: Observations on side 0 of all processes. Shape: (N,).
-        fold1: Observations on side 1. Shape: (N,).
+        folds: Observations on side 0 and on side 1 of all processes. Shape: (N, 2).
         relation: How alike instances are; None where the rows of both sides give it, scaled to
             unit length here.
         soft_target: Which soft target there is.
@@ -47,7 +44,8 @@ class Problem:
         skip_self: Whether the first rows of side 1 are those of side 0, and none is compared with
             itself.
         normalize: Whether rows are scaled to unit length.
-        options: How matrices are cut.
+        tile: Rows and columns of a tile; None for what suits the device.
+        cache_bytes: Bytes of tiles that may be kept; None for what suits the device.
         bound: Bound of the absolute value of a logit, where it follows from the options.
         engine: Goes through the logits.
         exchange: The processes; None if there is one.
@@ -55,8 +53,7 @@ class Problem:
 
     index0: Tensor
     indices1: Sequence[Tensor]
-    fold0: Tensor
-    fold1: Tensor
+    folds: Tensor
     relation: Relation | None
     soft_target: SoftTarget
     hard: bool
@@ -65,7 +62,8 @@ class Problem:
     both_directions: bool
     skip_self: bool
     normalize: bool
-    options: TileOptions
+    tile: int | None
+    cache_bytes: int | None
     bound: float | None
     engine: Engine = TILED
     exchange: Peers | None = None
@@ -74,6 +72,32 @@ class Problem:
     def own_apart(self) -> bool:
         """Whether the parts differ in entries whose row and column are of the same instance."""
         return self.soft and self.soft_target.others
+
+    @property
+    def kinds(self) -> int:
+        """Kinds of entries that are summed apart: 1, or 2, those of other instances and own."""
+        return 2 if self.own_apart else 1
+
+    @property
+    def factors(self) -> list[float]:
+        """Factor of each part in what is differentiated: of the soft part, then of the hard part.
+
+        Where own entries are apart there is always a hard part, with a factor of 0 if need be.
+        """
+        weight = self.hard_weight
+        of_soft = 1.0 if weight is None else 1 - weight
+        of_hard = float(self.hard) if weight is None else weight
+        return [of_soft] * self.soft + [of_hard] * (self.hard or self.own_apart)
+
+    @property
+    def losses(self) -> int:
+        """How many losses are differentiated: both parts, or one, or their sum."""
+        return 2 if self.hard and self.soft and self.hard_weight is None else 1
+
+    @property
+    def counts(self) -> list[int]:
+        """Rows of this process, and columns of each."""
+        return [len(self.index0), *map(len, self.indices1)]
 
     @property
     def peers(self) -> Peers:
@@ -98,29 +122,43 @@ class Problem:
 
 @dataclass(frozen=True)
 class Saved:
-    """Results of the forward pass that the backward pass uses; k parts are differentiated.
+    """Results of the forward pass that the backward pass uses.
+
+    Rows are those of this process, then the columns of all processes, n in all. There are
+    k losses that are differentiated.
 
     Attributes:
-        rows: Logsumexp of each row of this process, by kind of entries: that of the soft part and
-            that of the hard part if own entries are apart, else that of both. Shape: (kinds, n_0).
-        columns: The same of each column of all processes. Shape: (kinds, n_1 of all).
-        vectors: Weights of rows of side 0 and of side 1 in the hard part, then in the soft part,
-            and the diagonal of the targets, by instance. Shape: (k, 5, N).
-        pulls0: Gradient of the targets by a row of side 0, by instance that is held; without the
-            diagonal if the engine subtracts it. Shape: (k, held, D).
+        logsumexp: Logsumexp of each row by kind of entries: that of the soft part and that of the
+            hard part if own entries are apart, else that of both. Shape: (kinds, n).
+        weights: Weight of each row in each part, times its factor. Shape: (parts, n).
+        own: Entry of the diagonal of the targets for each row of side 0. Shape: (k, n_0).
+        pulls0: Gradient of the targets by a row of side 0, by instance that is held; that of the
+            soft part without the diagonal if the engine subtracts it. Shape: (k or less, held, D).
         pulls1: The same of this process's targets by a row of side 1, by place. Shape:
-            (k, places, D).
+            (k or less, places, D).
+        inverse0: See :class:`Rows`; empty if rows are not scaled. Shape: (n_0, 1).
+        inverse1: The same of the columns of this process. Shape: (n_1, 1).
         tiles: By process, the shift and the kept tiles.
         blocks: By process, columns that need not be sent again.
     """
 
-    rows: Tensor
-    columns: Tensor
-    vectors: Tensor
+    logsumexp: Tensor
+    weights: Tensor
+    own: Tensor
     pulls0: Tensor
     pulls1: Tensor
-    tiles: dict[int, tuple[float | None, list[Tensor]]] = field(default_factory=dict)
-    blocks: dict[int, Tensor] = field(default_factory=dict)
+    inverse0: Tensor
+    inverse1: Tensor
+    tiles: dict[int, tuple[float | None, list[Tensor]]] = field(default_factory=dict, kw_only=True)
+    blocks: dict[int, Tensor] = field(default_factory=dict, kw_only=True)
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All but tiles and blocks, in their order."""
+        return (
+            *(self.logsumexp, self.weights, self.own, self.pulls0, self.pulls1),
+            *(self.inverse0, self.inverse1),
+        )
 
 
 class StreamingParts(torch.autograd.Function):
@@ -143,8 +181,7 @@ class StreamingParts(torch.autograd.Function):
         ctx.blocks = saved.blocks
         ctx.tiles = {q: (shift, len(kept)) for q, (shift, kept) in saved.tiles.items()}
         ctx.save_for_backward(
-            *(z0, z1, scale),
-            *(saved.rows, saved.columns, saved.vectors, saved.pulls0, saved.pulls1),
+            *(z0, z1, scale, *saved.tensors),
             *(tile for _, kept in saved.tiles.values() for tile in kept),
         )
         return losses, values
@@ -159,11 +196,11 @@ class StreamingParts(torch.autograd.Function):
             )
         if gradient is None:
             return (None,) * 5
-        z0, z1, scale, rows, columns, vectors, pulls0, pulls1, *rest = ctx.saved_tensors
+        (z0, z1, scale, *others), rest = ctx.saved_tensors[:10], ctx.saved_tensors[10:]
         tiles = {}
         for q, (shift, count) in ctx.tiles.items():
             tiles[q], rest = (shift, rest[:count]), rest[count:]
-        saved = Saved(rows, columns, vectors, pulls0, pulls1, tiles, ctx.blocks)
+        saved = Saved(*others, tiles=tiles, blocks=ctx.blocks)
         wanted = ctx.needs_input_grad[:3]
         with torch.autocast(device_type=z0.device.type, enabled=False):
             gradients = backward_pass(z0, z1, scale, ctx.problem, saved, gradient, wanted)
@@ -173,7 +210,7 @@ class StreamingParts(torch.autograd.Function):
 def forward_pass(
     z0: Tensor, z1: Tensor, scale: Tensor, problem: Problem, *, gradient: bool, keep: bool
 ) -> tuple[Tensor, Tensor, Saved]:
-    """Losses of the k parts that are differentiated, values of hard and soft part, and the rest.
+    """The k losses that are differentiated, the values of the parts, and the rest.
 
     Args:
         z0: Rows of this process. Shape: (n_0, D).
@@ -184,11 +221,13 @@ def forward_pass(
         keep: Whether to keep tiles of the logits for it.
 
     Returns:
-        Shape: (k,), (2,), and the tensors for :func:`backward_pass`.
+        Shape: (k,), (parts,), each part times its factor, and the tensors for
+        :func:`backward_pass`.
     """
     peers = problem.peers
+    options = TileOptions.on(z0.device, problem.tile, problem.cache_bytes)
     rows0, own_rows1 = (Rows.of(z, scale.dtype, problem.normalize) for z in (z0, z1))
-    place, places = peers.places1(len(problem.fold0), all_groups=problem.soft)
+    place, places = peers.places1(len(problem.folds), all_groups=problem.soft)
     sums1 = scale.new_zeros(places, z1.shape[1])
 
     def add_sums(rows1: Rows, index1: Tensor) -> None:
@@ -199,46 +238,64 @@ def forward_pass(
     if peers.size == 1:
         # First where all columns are here, so that its tiles are freed before there are others.
         add_sums(own_rows1, problem.index1)
-        targets = _targets(problem, rows0, sums1, place, gradient, half)
+        targets = _targets(problem, rows0, sums1, place, options, gradient, half)
 
-    kinds = 2 if problem.own_apart else 1
-    rows = scale.new_full((kinds, len(z0)), -torch.inf)
-    columns = [scale.new_full((kinds, len(index)), -torch.inf) for index in problem.indices1]
+    rows: Tensor | None = None
+    columns: dict[int, Tensor] = {}
     blocks: dict[int, Tensor] = {}
     tiles: dict[int, tuple[float | None, list[Tensor]]] = {}
-    cache = problem.options.cache_bytes
     for q, block in peers.columns(z1, blocks):
         rows1 = own_rows1 if block is z1 else Rows.of(block, scale.dtype, problem.normalize)
         if peers.size > 1:
             add_sums(rows1, problem.indices1[q])
         logits = problem.logits(rows0, rows1, scale, q)
-        if logits is not None:
-            options = replace(problem.options, cache_bytes=cache)
+        if logits is None:
+            columns[q] = scale.new_full((problem.kinds, len(rows1)), -torch.inf)
+        else:
             tiled = problem.engine.logsumexp(logits, options, keep)
-            cache -= sum(tile.numel() * tile.element_size() for tile in tiled.kept)
-            rows, columns[q] = torch.logaddexp(rows, tiled.rows), tiled.columns
+            used = sum(tile.numel() * tile.element_size() for tile in tiled.kept)
+            options = replace(options, cache_bytes=options.cache_bytes - used)
+            rows = tiled.rows if rows is None else torch.logaddexp(rows, tiled.rows)
+            columns[q] = tiled.columns
             tiles[q] = tiled.shift, tiled.kept
         del block, rows1, logits  # before there is another
-    rows, all_columns = _of_parts(rows), _of_parts(peers.logsumexp(torch.cat(columns, dim=1)))
+    if rows is None:
+        rows = scale.new_full((problem.kinds, len(z0)), -torch.inf)
+    if peers.size > 1:
+        all_columns = torch.cat([columns[q] for q in range(peers.size)], dim=1)
+        columns = {0: peers.logsumexp(all_columns)}
+    logsumexp = _of_parts(torch.cat((rows, *columns.values()), dim=1))
 
     if targets is None:
-        targets = _targets(problem, rows0, sums1, place, gradient, half)
-    own_columns = all_columns.split(peers.counts(problem.indices1), dim=1)[peers.rank]
-    values = scale.new_zeros(2)
-    for k, (part, kind) in enumerate(((targets.hard, -1), (targets.soft, 0))):
-        if part is not None:
-            values[k] = part.weight0.index_select(0, problem.index0) @ rows[kind]
-            values[k] += part.weight1.index_select(0, problem.index1) @ own_columns[kind]
-            values[k] -= scale * part.target
-    peers.sum(values)
-    losses = values[0 if problem.hard else 1 : 2 if problem.soft else 1]
-    if problem.hard_weight is not None:
-        losses = torch.lerp(values[1], values[0], problem.hard_weight)[None]
-    losses = losses.clone()
+        targets = _targets(problem, rows0, sums1, place, options, gradient, half)
+    of_side0, of_side1 = targets.weights.unbind(2)
+    weights = torch.cat(
+        [
+            of_side0.index_select(1, problem.index0),
+            *(of_side1.index_select(1, index) for index in problem.indices1),
+        ],
+        dim=1,
+    )
+    terms = weights * logsumexp
+    if peers.size > 1:
+        of_rows, *of_columns = terms.split(problem.counts, dim=1)
+        terms = torch.cat((of_rows, of_columns[peers.rank]), dim=1)
+    values = peers.sum(torch.addcmul(terms.sum(dim=1), scale, targets.values, value=-1))
+    # Of one part the loss is its value, but an operator cannot return a tensor twice.
+    losses = values.clone() if problem.losses == 2 else values.sum(dim=0, keepdim=True)
     return (
         losses,
         values,
-        Saved(rows, all_columns, targets.vectors, targets.pulls0, targets.pulls1, tiles, blocks),
+        Saved(
+            logsumexp,
+            weights,
+            targets.own.index_select(1, problem.index0),
+            *(targets.pulls0, targets.pulls1),
+            scale.new_empty(0) if rows0.inverse is None else rows0.inverse,
+            scale.new_empty(0) if own_rows1.inverse is None else own_rows1.inverse,
+            tiles=tiles,
+            blocks=blocks,
+        ),
     )
 
 
@@ -259,51 +316,54 @@ def backward_pass(
         scale: Shape: ().
         problem: Everything else about the batch.
         saved: Results of the forward pass.
-        gradient: Gradient by each of the differentiated parts. Shape: (k,).
+        gradient: Gradient by each of the losses. Shape: (k,).
         wanted: Whether the gradients by rows, columns and scale are wanted.
     """
-    peers, options, engine = problem.peers, problem.options, problem.engine
-    index0, place0 = problem.index0, problem.peers.holders0.place(problem.index0)
-    place1, _ = peers.places1(len(problem.fold0), all_groups=problem.soft)
+    peers, engine = problem.peers, problem.engine
+    options = TileOptions.on(z0.device, problem.tile, cache_bytes=0)
+    place0 = problem.peers.holders0.place(problem.index0)
+    place1, _ = peers.places1(len(problem.folds), all_groups=problem.soft)
     wants0, wants1, wants_scale = wanted
     # All processes have the same loss, so each row gets the sum of their gradients.
-    gradient = peers.sum(gradient.clone())
-    hard0, hard1, soft0, soft1, own = _weighted(gradient, saved.vectors)
+    gradient = peers.sum(gradient)
+    by_scale = gradient * scale
     pull0, pull1 = (
-        _weighted(gradient, pulls).mul_(scale) if pulls.numel() else None
-        for pulls in (saved.pulls0, saved.pulls1)
+        _weighted(by_scale, pulls) if len(pulls) else None for pulls in (saved.pulls0, saved.pulls1)
     )
-    weight0, own = _weights(hard0, soft0, index0, saved.rows), own.index_select(0, index0)
+    own = _weighted(gradient, saved.own)
     alone = own * scale if problem.skip_self and not engine.subtracts_own else None
-    rows0 = Rows.of(z0, scale.dtype, problem.normalize)
+    logsumexp0, *logsumexps1 = saved.logsumexp.split(problem.counts, dim=1)
+    weight0, *weights1 = _by_kind(saved, gradient).split(problem.counts, dim=1)
+    rows0, own_rows1 = (
+        Rows(z, scale.dtype, inverse if problem.normalize else None)
+        for z, inverse in ((z0, saved.inverse0), (z1, saved.inverse1))
+    )
     grad0 = torch.empty_like(z0) if wants0 else None
-    along = torch.zeros_like(scale)
+    along = torch.zeros_like(scale) if wants_scale else None
     several = scale.new_zeros(z0.shape) if peers.size > 1 else None
 
     def finish(i: slice, rows: Tensor, gradient: Tensor) -> None:
         """Takes the targets from the gradient of a strip of unit rows, and stores it."""
-        nonlocal along
         if pull0 is not None:
-            gradient -= pull0.index_select(0, place0[i])
+            gradient.sub_(pull0.index_select(0, cut(place0, i)))
         if alone is not None:
             gradient.addcmul_(alone[i, None], rows)
-        if wants_scale:
-            along += torch.linalg.vecdot(rows, gradient).sum()
+        if along is not None:
+            along.add_(torch.linalg.vecdot(rows, gradient).sum())
         if grad0 is not None:
-            grad0[i] = rows0.back_to_raw(i, rows, gradient)
+            rows0.back_to_raw(i, rows, gradient, cut(grad0, i))
 
     grad1, arriving = None, None
-    all_columns = saved.columns.split(peers.counts(problem.indices1), dim=1)
     for q, block in peers.columns_again(z1, saved.blocks):
-        rows1, index1 = Rows.of(block, scale.dtype, problem.normalize), problem.indices1[q]
+        rows1 = own_rows1 if block is z1 else Rows.of(block, scale.dtype, problem.normalize)
+        index1 = problem.indices1[q]
         partial = scale.new_zeros(block.shape) if wants1 else None
         logits = problem.logits(rows0, rows1, scale, q)
         if logits is not None:
-            tiled = Tiled(saved.rows, all_columns[q], *saved.tiles.get(q, (None, [])))
-            weight1 = _weights(hard1, soft1, index1, all_columns[q])
+            tiled = Tiled(logsumexp0, logsumexps1[q], *saved.tiles.get(q, (None, [])))
             own_target = own if engine.subtracts_own else None
             for i, rows, strip in engine.gradients(
-                logits, tiled, weight0, weight1, partial, options, own_target
+                logits, tiled, weight0, weights1[q], partial, options, own_target
             ):
                 if several is not None:
                     several[i] += strip
@@ -312,8 +372,8 @@ def backward_pass(
         if partial is not None:
             for j in options.spans(len(block)):
                 if pull1 is not None:
-                    at = index1[j] if place1 is None else place1[index1[j]]
-                    partial[j] -= pull1.index_select(0, at)
+                    at = cut(index1, j) if place1 is None else place1[index1[j]]
+                    cut(partial, j).sub_(pull1.index_select(0, at))
             if alone is not None and q == peers.rank:
                 for i in options.spans(len(z0)):
                     partial[i].addcmul_(alone[i, None], rows0.strip(i))
@@ -324,22 +384,33 @@ def backward_pass(
         for i in options.spans(len(z0)):
             finish(i, rows0.strip(i), several[i])
     if grad1 is not None:
-        rows1 = Rows.of(z1, scale.dtype, problem.normalize)
+        raw1 = grad1 if z1.dtype == grad1.dtype else torch.empty_like(z1)
         for j in options.spans(len(z1)):
-            rows1.back_to_raw(j, rows1.strip(j), grad1[j])
-        grad1 = grad1.to(z1.dtype)
+            rows = own_rows1.strip(j)
+            own_rows1.back_to_raw(j, rows, cut(grad1, j), cut(raw1, j))
+        grad1 = raw1
     # The loss knows the scale only as a factor of the rows of side 0. Every process has the same
     # scale, and DistributedDataParallel averages their gradients.
-    return grad0, grad1, peers.sum(along) / (scale * peers.size) if wants_scale else None
+    grad_scale = None if along is None else peers.sum(along) / (scale * peers.size)
+    return grad0, grad1, grad_scale
 
 
 @dataclass(frozen=True)
 class _Targets:
-    """The parts, and what the backward pass needs of them; see :class:`Saved`."""
+    """The targets of the parts, the soft part before the hard part; see :class:`Saved`.
 
-    hard: Part | None
-    soft: Part | None
-    vectors: Tensor
+    Attributes:
+        weights: Weight of the logsumexp of each row, by its instance and side. Shape:
+            (parts, N, 2).
+        own: The diagonal of the targets, by instance. Shape: (k, N).
+        values: This process's share of sum_ij M_ij A_i . B_j. Shape: (parts,).
+        pulls0: Shape: (k or less, held, D).
+        pulls1: Shape: (k or less, places, D).
+    """
+
+    weights: Tensor
+    own: Tensor
+    values: Tensor
     pulls0: Tensor
     pulls1: Tensor
 
@@ -349,122 +420,124 @@ def _targets(
     rows0: Rows,
     sums1: Tensor,
     place: Tensor | None,
+    options: TileOptions,
     gradient: bool,
     half: bool,
 ) -> _Targets:
-    """Hard and soft part, from the rows of this process and the sums of all columns by place."""
+    """The targets, from the rows of this process and the sums of all columns by place."""
     holders = problem.peers.holders0
-    held = _length(holders.held, len(problem.fold0))
+    held = _length(holders.held, len(problem.folds))
     at = holders.place(problem.index0)
     sums0 = rows0.sums(at, held)
     where = holders.held if place is None else place[holders.held]
     batch = InstanceSums(
-        problem.fold0,
-        problem.fold1,
+        problem.folds,
         sums0,
         sums1[where],
         rows0.squares(at, held) if problem.skip_self else None,
-        share=(0.5, 0.5) if problem.both_directions else (1.0, 0.0),
-        peers=problem.peers,
+        problem.both_directions,
+        problem.peers,
     )
-    hard = hard_part(batch) if problem.hard else None
-    soft = None
+    totals0, shares, counted = sums0, None, []
     if problem.soft:
         totals0 = holders.total(sums0)
-        relation = _relation(problem, totals0, sums1)
-        soft = soft_part(
-            *(batch, totals0, sums1, relation, problem.soft_target, problem.options, gradient),
-            softmax=problem.engine.softmax,
-            half=half,
+        relation = _relation(problem, batch.present, totals0, sums1)
+        shares = shares_of(
+            batch, relation, problem.soft_target, options, problem.engine.softmax, half
         )
-    parts = [part for part in (hard, soft) if part is not None]
-    zero = torch.zeros_like(problem.fold0)
-    vectors = torch.stack(
-        [
-            torch.stack(
-                (*part[:2], zero, zero, part.own)
-                if part is hard
-                else (zero, zero, *part[:2], part.own)
-            )
-            for part in parts
-        ]
-    )
-    share = 1.0
-    if problem.hard_weight is not None:
-        vectors = torch.lerp(vectors[1], vectors[0], problem.hard_weight)[None]
-        share = 1 - problem.hard_weight
-    own = vectors[:, 4, :, None]
-    pulls = []
-    for pull, table, others, span in (
-        (None if soft is None else soft.pull0, sums0, batch.own1, slice(None)),
-        (None if soft is None else soft.pull1, sums1, sums0, where),
-    ):
-        if pull is None and (problem.engine.subtracts_own or not gradient):
-            pulls.append(table.new_empty(0))
-            continue
-        if pull is not None and len(vectors) == 1:
-            total = pull.mul_(share)[None]
+        counted.append(batch.present * shares.related)
+    if problem.hard or problem.own_apart:
+        # Every observation of the same instance is a positive, in equal shares.
+        counted.append(torch.minimum(batch.present, batch.own_columns))
+    weights = batch.row_weights(counted, problem.factors)
+
+    pull0, pull1, owns, values = None, None, [], []
+    if shares is not None:
+        pull0, pull1 = shares.pulls(weights[0], totals0, sums1, gradient)
+        value, own = (totals0 * pull0).sum(), shares.own(weights[0])
+        if own is not None:
+            value += batch.own_target(own)
+            owns.append(own)
+        elif problem.losses == 2:
+            owns.append(torch.zeros_like(weights[0, :, 0]))
+        values.append(value)
+        pull0 = holders.distribute(pull0)
+    if problem.hard or problem.own_apart:
+        own = (weights[-1] / batch.own_columns.clamp(min=1)).sum(dim=1)
+        values.append(batch.own_target(own))
+        owns.append(own)
+    diagonal = owns[0][None] if len(owns) == 1 else torch.stack(owns)
+    if len(owns) > problem.losses:
+        diagonal = diagonal.sum(dim=0, keepdim=True)
+
+    def pulls(pull: Tensor | None, others: Tensor, table: Tensor, span: Tensor | slice) -> Tensor:
+        """A part's pull and the diagonal's, of each loss."""
+        if not gradient or (pull is None and problem.engine.subtracts_own):
+            return table.new_empty(0, *table.shape)
+        if pull is not None and (problem.engine.subtracts_own or problem.losses == 1):
+            total = pull[None]
         else:
-            total = table.new_zeros(len(vectors), *table.shape)
+            total = table.new_zeros(problem.losses, *table.shape)
             if pull is not None:
-                total[-1] = pull
+                total[0] = pull
         if not problem.engine.subtracts_own:
-            own_pull = own[:, holders.held] * others
-            if isinstance(span, slice):
-                total[:, span] += own_pull
-            else:
-                total.index_add_(1, span, own_pull)
-        pulls.append(total)
-    return _Targets(hard, soft, vectors, *pulls)
+            for of_loss, own in zip(total, diagonal[:, holders.held, None], strict=True):
+                if isinstance(span, slice):
+                    of_loss.addcmul_(own, others)
+                else:
+                    of_loss.index_add_(0, span, own * others)
+        return total
+
+    return _Targets(
+        weights,
+        diagonal,
+        torch.stack(values),
+        pulls(pull0, batch.own1, sums0, slice(None)),
+        pulls(pull1, sums0, sums1, where),
+    )
 
 
-def _relation(problem: Problem, totals0: Tensor, sums1: Tensor) -> Relation:
+def _relation(problem: Problem, observed: Tensor, totals0: Tensor, sums1: Tensor) -> Relation:
     """The relation between instances, of the embeddings or of other features."""
     if problem.relation is not None:
         return problem.relation
     # The sums are known already: of side 1 to all processes, as they have all columns.
-    folds = [problem.fold1] if problem.skip_self else [problem.fold0, problem.fold1]
+    if problem.skip_self:
+        observed = observed[:, 1:]
     if problem.soft_target.uniform:
-        return Relation.of_sums([sums1[:, :0]] * len(folds), folds)  # what was observed will do
+        return Relation.of_sums([sums1[:, :0]], observed)  # what was observed will do
     sums = [] if problem.skip_self else [problem.peers.holders0.known_to_all(totals0)]
-    return Relation.of_sums([*sums, sums1], folds)
+    return Relation.of_sums([*sums, sums1], observed)
 
 
 def _of_parts(logsumexp: Tensor) -> Tensor:
-    """Logsumexp of the soft and the hard part from that of other and of own entries.
+    """Logsumexp of the soft and the hard part from that of other and of own entries, in place.
 
     A row of which nothing is left has no weight, but must not bring NaN.
     """
-    if len(logsumexp) == 1:
-        return logsumexp.masked_fill(logsumexp == -torch.inf, 0.0)
-    others, own = logsumexp
-    full = torch.logaddexp(others, own)
-    full = full.masked_fill(full == -torch.inf, 0.0)
-    return torch.stack((others.where(others > -torch.inf, full), full))
+    others, full = logsumexp[0], logsumexp[-1]
+    if len(logsumexp) == 2:
+        torch.logaddexp(others, full, out=full)
+    full.nan_to_num_(torch.nan, posinf=torch.inf, neginf=0.0)
+    if len(logsumexp) == 2:
+        torch.where(others > -torch.inf, others, full, out=others)
+    return logsumexp
 
 
-def _weights(hard: Tensor, soft: Tensor, index: Tensor, logsumexp: Tensor) -> Tensor:
-    """Weights of exp(S - logsumexp) in the gradient, by kind of entries.
-
-    Args:
-        hard: Weight of rows in the hard part, by instance. Shape: (N,).
-        soft: The same in the soft part. Shape: (N,).
-        index: Instance of each row. Shape: (n,).
-        logsumexp: Of each row, by kind of entries. Shape: (kinds, n).
-
-    Returns:
-        Shape: (kinds, n).
-    """
-    if len(logsumexp) == 1:
-        return (hard + soft).index_select(0, index)[None]
-    hard, soft = hard.index_select(0, index), soft.index_select(0, index)
-    others, full = logsumexp
-    # The hard part's share of an entry of another instance is exp(S - others) exp(others - full).
-    return torch.stack((soft + hard * (others - full).exp_(), hard))
+def _by_kind(saved: Saved, gradient: Tensor) -> Tensor:
+    """Weights of exp(S - logsumexp) in the gradient of all rows. Shape: (kinds, n)."""
+    weights = saved.weights * gradient[:, None]
+    if len(saved.logsumexp) == 2:
+        # Of entries of other instances the hard part has exp(S - others) exp(others - full).
+        others, full = saved.logsumexp
+        weights[0].addcmul_(weights[1], (others - full).exp_())
+    elif len(weights) == 2:
+        weights = weights.sum(dim=0, keepdim=True)
+    return weights
 
 
 def _weighted(weights: Tensor, parts: Tensor) -> Tensor:
-    """Weighted sum of parts; no product of matrices, which could be one in TF32."""
+    """Sum of weighted parts; no product of matrices, which could be one in TF32."""
     if len(parts) == 1:
         return weights[0] * parts[0]
     return weights[0] * parts[0] + weights[1] * parts[1]

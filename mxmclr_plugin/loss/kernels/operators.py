@@ -13,20 +13,22 @@ import torch
 from torch import Tensor
 
 from mxmclr_plugin.loss.kernels.autograd import Problem, Saved, backward_pass, forward_pass
-from mxmclr_plugin.loss.kernels.rows import TileOptions
 from mxmclr_plugin.loss.kernels.targets import SoftTarget
 from mxmclr_plugin.loss.kernels.tiles import TILED
 from mxmclr_plugin.loss.kernels.triton.tiles import TRITON
 from mxmclr_plugin.loss.relation import Relation
 
 _INPUTS = (
-    "Tensor z0, Tensor z1, Tensor scale, Tensor index0, Tensor index1, Tensor fold0, Tensor fold1, "
+    "Tensor z0, Tensor z1, Tensor scale, Tensor index0, Tensor index1, Tensor folds, "
     "Tensor? features, Tensor? observed, float soft_temperature, bool others, bool standardize, "
     "bool hard, bool soft, "
-    "float? hard_weight, bool both_directions, bool skip_self, bool normalize, SymInt tile, "
-    "SymInt cache_bytes, float? bound, bool triton"
+    "float? hard_weight, bool both_directions, bool skip_self, bool normalize, SymInt? tile, "
+    "SymInt? cache_bytes, float? bound, bool triton"
 )
-_SAVED = ", ".join(f"Tensor {name}" for name in ("rows", "columns", "vectors", "pulls0", "pulls1"))
+_SAVED = ", ".join(
+    f"Tensor {name}"
+    for name in ("logsumexp", "weights", "own", "pulls0", "pulls1", "inverse0", "inverse1")
+)
 
 
 def compiled_parts(
@@ -35,12 +37,12 @@ def compiled_parts(
     """:class:`StreamingParts` of one process as an operator; it keeps no tiles of the logits."""
     relation, target = problem.relation, problem.soft_target
     losses, values, *_ = _forward(
-        *(z0, z1, scale, problem.index0, problem.index1, problem.fold0, problem.fold1),
+        *(z0, z1, scale, problem.index0, problem.index1, problem.folds),
         *((None, None) if relation is None else (relation.features, relation.observed)),
         *(target.temperature, target.others, target.standardize),
         *(problem.hard, problem.soft, problem.hard_weight),
         *(problem.both_directions, problem.skip_self, problem.normalize),
-        *(problem.options.tile, problem.options.cache_bytes, problem.bound),
+        *(problem.tile, problem.cache_bytes, problem.bound),
         problem.engine is TRITON,
     )
     return losses, values
@@ -49,28 +51,29 @@ def compiled_parts(
 @torch.library.custom_op(
     "mxmclr::streaming_parts",
     mutates_args=(),
-    schema=f"({_INPUTS}) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    schema=f"({_INPUTS}) -> ({', '.join(['Tensor'] * 9)})",
 )
 def _forward(*inputs: Any) -> tuple[Tensor, ...]:
     problem = _problem(inputs)
     losses, values, saved = forward_pass(
         inputs[0], inputs[1], inputs[2], problem, gradient=True, keep=False
     )
-    kept = (saved.rows, saved.columns, saved.vectors, saved.pulls0, saved.pulls1)
-    return losses, values, *kept
+    return losses, values, *saved.tensors
 
 
 @_forward.register_fake
 def _(*inputs: Any) -> tuple[Tensor, ...]:
     z0, z1, scale, problem = *inputs[:3], _problem(inputs)
     new, width = scale.new_empty, z0.shape[1]
-    parts, groups = _parts(problem), problem.fold0.shape[0]
-    # The hard part has no pulls beyond those that such an engine takes from the diagonal.
-    no_pull = problem.engine.subtracts_own and not problem.soft
-    pulls = [new(0) if no_pull else new(parts, groups, width) for _ in range(2)]
-    vectors, kinds = new(parts, 5, groups), 2 if problem.own_apart else 1
-    rows, columns = (new(kinds, z.shape[0]) for z in (z0, z1))
-    return new(parts), new(2), rows, columns, vectors, *pulls
+    losses, parts, rows = problem.losses, len(problem.factors), z0.shape[0] + z1.shape[0]
+    # Such an engine needs the pulls of the soft part alone.
+    pulls = int(problem.soft) if problem.engine.subtracts_own else losses
+    return (
+        *(new(losses), new(parts)),
+        *(new(problem.kinds, rows), new(parts, rows), new(losses, z0.shape[0])),
+        *(new(pulls, problem.folds.shape[0], width) for _ in range(2)),
+        *(new(z.shape[0], 1) if problem.normalize else new(0) for z in (z0, z1)),
+    )
 
 
 @torch.library.custom_op(
@@ -81,7 +84,7 @@ def _(*inputs: Any) -> tuple[Tensor, ...]:
 )
 def _backward(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
     z0, z1, scale, *_ = inputs
-    saved, gradient, wanted = Saved(*inputs[22:27]), inputs[27], inputs[28:]
+    saved, gradient, wanted = Saved(*inputs[21:-4]), inputs[-4], inputs[-3:]
     with torch.autocast(device_type=z0.device.type, enabled=False):
         gradients = backward_pass(z0, z1, scale, _problem(inputs), saved, gradient, wanted)
     # An operator cannot return None.
@@ -102,12 +105,12 @@ def _(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    ctx.save_for_backward(*inputs[:9], *output[2:])
-    ctx.options = inputs[9:]
+    ctx.save_for_backward(*inputs[:8], *output[2:])
+    ctx.options = inputs[8:]
 
 
 def _gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Any, ...]:
-    tensors, saved = ctx.saved_tensors[:9], ctx.saved_tensors[9:]
+    tensors, saved = ctx.saved_tensors[:8], ctx.saved_tensors[8:]
     wanted = ctx.needs_input_grad[:3]
     gradients = _backward(*tensors, *ctx.options, *saved, gradient, *wanted)
     results = [
@@ -119,16 +122,11 @@ def _gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Any, ...]:
 _forward.register_autograd(_gradients, setup_context=_keep_for_backward)
 
 
-def _parts(problem: Problem) -> int:
-    """Number of parts that are differentiated."""
-    return 2 if problem.hard and problem.soft and problem.hard_weight is None else 1
-
-
 def _problem(inputs: Sequence[Any]) -> Problem:
     """The problem of the flat inputs of an operator."""
-    index0, index1, fold0, fold1, features, observed = inputs[3:9]
-    *others, tile, cache_bytes, bound, triton = inputs[12:22]
-    others += [TileOptions(tile, cache_bytes), bound, TRITON if triton else TILED]
+    index0, index1, folds, features, observed = inputs[3:8]
+    *others, tile, cache_bytes, bound, triton = inputs[11:21]
+    others += [tile, cache_bytes, bound, TRITON if triton else TILED]
     relation = None if features is None else Relation(features, observed)
-    target = SoftTarget(*inputs[9:12])
-    return Problem(index0, (index1,), fold0, fold1, relation, target, *others)
+    target = SoftTarget(*inputs[8:11])
+    return Problem(index0, (index1,), folds, relation, target, *others)

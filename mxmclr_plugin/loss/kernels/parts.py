@@ -13,7 +13,6 @@ from mxmclr_plugin.loss.instances import Comparison
 from mxmclr_plugin.loss.kernels.autograd import Problem, StreamingParts
 from mxmclr_plugin.loss.kernels.operators import compiled_parts
 from mxmclr_plugin.loss.kernels.peers import Peers
-from mxmclr_plugin.loss.kernels.rows import TileOptions
 from mxmclr_plugin.loss.kernels.targets import SoftTarget
 from mxmclr_plugin.loss.kernels.tiles import Engine
 from mxmclr_plugin.loss.reference import Parts, weighted_sum
@@ -44,7 +43,6 @@ def streaming_parts(
     dtype = torch.promote_types(torch.promote_types(z0.dtype, z1.dtype), torch.float32)
     scale, bound = scale_of(options, z0.device, dtype)
     index0, index1 = instances.index0, instances.index1
-    fold0, fold1 = instances.fold0.to(dtype), instances.fold1.to(dtype)
     weight, relation = options.hard_weight, None
     soft = differentiable or weight < 1
     teacher = comparison.features0 is not None or comparison.features1 is not None
@@ -57,8 +55,7 @@ def streaming_parts(
     problem = Problem(
         index0,
         (index1,),
-        fold0,
-        fold1,
+        instances.folds.to(dtype),
         relation,
         SoftTarget(options.soft_temperature, options.others, options.others),
         hard=differentiable or weight > 0,
@@ -67,7 +64,8 @@ def streaming_parts(
         both_directions=comparison.both_directions,
         skip_self=comparison.skip_self,
         normalize=options.normalize,
-        options=TileOptions.on(z0.device, options.tile, options.cache_bytes),
+        tile=options.tile,
+        cache_bytes=options.cache_bytes,
         bound=bound,
         engine=engine,
     )
@@ -99,8 +97,7 @@ def within_problem(
         problem,
         index0=index,
         indices1=indices,
-        fold0=fold,
-        fold1=fold,
+        folds=fold[:, None].expand(-1, 2),
         soft_target=replace(problem.soft_target, others=True),
         hard=False,
         soft=True,
@@ -125,14 +122,19 @@ def apply(
         mean_within = torch.cat([_losses(z, z, scale, side)[0] for z, side in within]).mean()
     losses, values = _losses(z0, z1, scale, problem)
     if len(losses) == 2:
-        hard, soft = losses.unbind()
+        soft, hard = losses.unbind()
         return weighted_sum(hard, soft, mean_within, options)
-    loss = losses.sum()
+    loss = losses.squeeze(0)
     if mean_within is not None:
         loss = loss + options.relation_within * mean_within
-    # No views: torch.compile cannot return two of one tensor.
-    hard, soft = (values.detach()[k].clone() for k in (0, 1))
-    return Parts(loss, hard if problem.hard else None, soft if problem.soft else None, mean_within)
+    # New tensors: torch.compile cannot return two views of one.
+    values, factors = values.detach(), problem.factors
+    return Parts(
+        loss,
+        values[-1] / factors[-1] if problem.hard else None,
+        values[0] / factors[0] if problem.soft else None,
+        mean_within,
+    )
 
 
 def _losses(z0: Tensor, z1: Tensor, scale: Tensor, problem: Problem) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor
@@ -67,7 +67,7 @@ class Peers:
         return gradient, None
 
     def sum(self, x: Tensor) -> Tensor:
-        """Sum over processes, in place."""
+        """Sum over processes."""
         return x
 
     def span(self, groups: int) -> slice:
@@ -89,10 +89,6 @@ class Peers:
         one place for all others. None stands for the identity.
         """
         return None, groups
-
-    def counts(self, indices1: Sequence[Tensor]) -> list[int]:
-        """Number of columns of each process."""
-        return [len(index) for index in indices1]
 
 
 ALONE = Peers()

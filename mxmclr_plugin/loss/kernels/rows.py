@@ -38,7 +38,7 @@ class TileOptions:
 
     @classmethod
     def on(cls, device: torch.device, tile: int | None, cache_bytes: int | None) -> TileOptions:
-        """Options that suit the device where they are None."""
+        """Options that suit the device where they are None; not for a graph that is traced."""
         if tile is None:
             tile = TILE if device.type == "cpu" else DEVICE_TILE
         return cls(tile, default_cache_bytes(device) if cache_bytes is None else cache_bytes)
@@ -56,6 +56,14 @@ def default_cache_bytes(device: torch.device) -> int:
     memory = torch.cuda.get_device_properties(device).total_memory
     free = int(memory) - torch.cuda.memory_allocated(device)
     return min(DEVICE_CACHE_BYTES, free // 8)
+
+
+def cut(x: Tensor, span: slice) -> Tensor:
+    """Some rows of a tensor; the tensor itself where these are all, which spares the host a view.
+
+    Most batches are one tile.
+    """
+    return x if span.start == 0 and span.stop == len(x) else x[span]
 
 
 @dataclass(frozen=True)
@@ -89,13 +97,13 @@ class Rows:
         They lie in ``buffer`` if there is one and they are not the memory of ``raw``: memory that
         is fresh for every tile costs more than the scaling.
         """
-        rows = self.raw[span]
+        rows = cut(self.raw, span)
+        out = None if buffer is None else cut(buffer, slice(0, len(rows)))
         if self.inverse is not None:
-            out = None if buffer is None else buffer[: len(rows)]
-            return torch.mul(rows, self.inverse[span], out=out)
-        if buffer is None or rows.dtype == self.dtype:
+            return torch.mul(rows, cut(self.inverse, span), out=out)
+        if out is None or rows.dtype == self.dtype:
             return rows.to(self.dtype)
-        return buffer[: len(rows)].copy_(rows)
+        return out.copy_(rows)
 
     def longest(self) -> Tensor:
         """Greatest norm of the raw rows. Shape: ()."""
@@ -112,7 +120,7 @@ class Rows:
         options = self._chunks()
         buffer = total.new_empty(min(options.tile, len(self)), self.raw.shape[1])
         for span in options.spans(len(self)):
-            total.index_add_(0, index[span], self.strip(span, buffer))
+            total.index_add_(0, cut(index, span), self.strip(span, buffer))
         return total
 
     def squares(self, index: Tensor, groups: int) -> Tensor:
@@ -120,7 +128,7 @@ class Rows:
         total = torch.zeros(groups, dtype=self.dtype, device=self.raw.device)
         for span in self._chunks().spans(len(self)):
             rows = self.strip(span)
-            total.index_add_(0, index[span], torch.linalg.vecdot(rows, rows))
+            total.index_add_(0, cut(index, span), torch.linalg.vecdot(rows, rows))
         return total
 
     def _chunks(self) -> TileOptions:
@@ -128,10 +136,15 @@ class Rows:
         numbers = 2**18 if self.raw.device.type == "cpu" else 2**24
         return TileOptions(max(1, numbers // self.raw.shape[1]), 0)
 
-    def back_to_raw(self, span: slice, rows: Tensor, gradient: Tensor) -> Tensor:
-        """Gradient of the raw rows of a span; overwrites ``gradient``, that of ``rows``."""
+    def back_to_raw(self, span: slice, rows: Tensor, gradient: Tensor, out: Tensor) -> None:
+        """Writes the gradient of the raw rows of a span to ``out``, in its dtype.
+
+        Overwrites ``gradient``, that of ``rows``.
+        """
         if self.inverse is not None:
             # The part along a unit row does not change it.
             along = torch.linalg.vecdot(rows, gradient)[:, None]
-            gradient.addcmul_(rows, along, value=-1).mul_(self.inverse[span])
-        return gradient
+            gradient.addcmul_(rows, along, value=-1)
+            torch.mul(gradient, cut(self.inverse, span), out=out)
+        elif out is not gradient:
+            out.copy_(gradient)

@@ -14,14 +14,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from mxmclr_plugin.loss.instances import can_look
 from mxmclr_plugin.loss.kernels.peers import Peers
-from mxmclr_plugin.loss.kernels.rows import TileOptions
+from mxmclr_plugin.loss.kernels.rows import TileOptions, cut
 from mxmclr_plugin.loss.relation import Relation, standardization
 
 STRIP, DEVICE_STRIP, DEVICE_ROWS = 2**20, 2**24, 512
@@ -34,71 +34,69 @@ class InstanceSums:
     """The batch by instance, as far as this process needs it.
 
     Attributes:
-        fold0: Observations on side 0, of all processes. Shape: (N,).
-        fold1: Observations on side 1. Shape: (N,).
+        folds: Observations on side 0 and on side 1, of all processes. Shape: (N, 2).
         sums0: Sums of this process's rows of side 0. Shape: (held, D).
         own1: Sums of all rows of side 1 of the same instances. Shape: (held, D).
         squares: Sums over this process's rows of side 0 of their product with themselves, if no row
             is compared with itself, else None. Shape: (held,).
-        share: Weights of the directions, from 0 to 1 and from 1 to 0.
+        both_directions: Whether rows of side 1 have a loss too.
         peers: The processes.
     """
 
-    fold0: Tensor
-    fold1: Tensor
+    folds: Tensor
     sums0: Tensor
     own1: Tensor
     squares: Tensor | None
-    share: tuple[float, float]
+    both_directions: bool
     peers: Peers
 
-    @property
-    def folds(self) -> Tensor:
-        """Observations on side 0 and on side 1. Shape: (N, 2)."""
-        return torch.stack((self.fold0, self.fold1), dim=1)
+    @cached_property
+    def present(self) -> Tensor:
+        """1 where an instance was observed on side 0 and on side 1, else 0. Shape: (N, 2)."""
+        return self.folds.clamp(max=1)
 
-    @property
+    @cached_property
     def columns(self) -> Tensor:
         """Columns of an instance for rows of side 0 and of side 1 of others. Shape: (N, 2)."""
-        return torch.stack((self.fold1, self.fold0), dim=1)
+        return self.folds.flip(1)
 
-    @property
+    @cached_property
     def own_columns(self) -> Tensor:
         """Columns of their own instance for rows of side 0 and of side 1. Shape: (N, 2)."""
         return self.columns if self.squares is None else (self.columns - 1).clamp_(min=0)
 
+    @cached_property
+    def own_products(self) -> Tensor:
+        """This process's share of A_i . B_i. Shape: (held,)."""
+        products: Tensor = torch.linalg.vecdot(self.sums0, self.own1)
+        return products if self.squares is None else products - self.squares
+
     def own_target(self, own: Tensor) -> Tensor:
         """This process's share of sum_i own_i A_i . B_i. Shape: ()."""
-        products: Tensor = torch.linalg.vecdot(self.sums0, self.own1)
-        if self.squares is not None:
-            products = products - self.squares
-        return own[self.peers.holders0.held] @ products
+        return own[self.peers.holders0.held] @ self.own_products
+
+    def row_weights(self, counted: Sequence[Tensor], factors: Sequence[float]) -> Tensor:
+        """Weights of means over the rows of the instances that count; all 0 where none does.
+
+        Args:
+            counted: For each part, 1 where an instance counts as one of side 0 and as one of side
+                1, else 0. Shape: (N, 2) each.
+            factors: Factor of each part in the loss.
+
+        Returns:
+            Weight of each row, by its instance and side. Shape: (parts, N, 2).
+        """
+        weights = torch.stack(tuple(counted))
+        weights.div_((weights * self.folds).sum(dim=1, keepdim=True).clamp_(min=1))
+        for of_part, factor in zip(weights, factors, strict=True):
+            of_part.mul_(factor / 2 if self.both_directions else factor)
+        if not self.both_directions:
+            weights[:, :, 1].zero_()
+        return weights
 
     def complete(self) -> bool:
         """Whether it is known that each instance was observed on both sides."""
-        return can_look(self.fold0) and bool(torch.minimum(self.fold0, self.fold1).min() > 0)
-
-
-class Part(NamedTuple):
-    """One part of the loss: sum of weighted logsumexp less scale * the sum of all targets.
-
-    Attributes:
-        weight0: Weight of the logsumexp of each row of side 0, by instance. Shape: (N,).
-        weight1: The same of side 1. Shape: (N,).
-        own: The diagonal of M. Shape: (N,).
-        target: This process's share of sum_ij M_ij A_i . B_j. Shape: ().
-        pull0: Gradient of all targets by a row of side 0, but for the diagonal; None where M is
-            diagonal. Shape: (held, D).
-        pull1: Gradient of this process's target by a row of side 1, but for the diagonal; None
-            also where no gradient is wanted. Shape: (N, D).
-    """
-
-    weight0: Tensor
-    weight1: Tensor
-    own: Tensor
-    target: Tensor
-    pull0: Tensor | None = None
-    pull1: Tensor | None = None
+        return can_look(self.folds) and bool(self.folds.min() > 0)
 
 
 @dataclass(frozen=True)
@@ -121,50 +119,28 @@ class SoftTarget:
         return self.temperature == math.inf
 
 
-def hard_part(batch: InstanceSums) -> Part:
-    """Every observation of the same instance is a positive, in equal shares."""
-    positives = batch.own_columns
-    counts = None if batch.squares is None and batch.complete() else positives > 0
-    weights = _row_weights(batch.folds, counts, batch.share)
-    own = weights.div(positives.clamp(min=1)).sum(dim=1)
-    return Part(weights[:, 0], weights[:, 1], own, batch.own_target(own))
-
-
-def soft_part(
+def shares_of(
     batch: InstanceSums,
-    totals0: Tensor,
-    sums1: Tensor,
     relation: Relation,
     target: SoftTarget,
     options: TileOptions,
-    gradient: bool,
     softmax: type[Softmax],
     half: bool,
-) -> Part:
-    """Observations of other instances are positives in proportion to the relation.
+) -> Softmax | Uniform:
+    """The shares of the soft target: observations of other instances are positives in proportion
+    to the relation.
 
     Args:
         batch: The batch by instance.
-        totals0: Sums of all processes' rows of side 0, of owned instances. Shape: (owned, D).
-        sums1: Sums of all rows of side 1. Shape: (N, D).
         relation: How alike instances are.
         target: Which target there is.
         options: How the N x N matrix is cut.
-        gradient: Whether a gradient by rows of side 1 is wanted.
         softmax: What computes shares that are not uniform.
         half: Whether the rows are of 16 bits.
     """
-    shares: _Uniform | Softmax
     if target.uniform:
-        shares = _Uniform(batch, relation, target)
-    else:
-        shares = softmax(batch, relation, target, options, half)
-    weights = _row_weights(batch.folds, shares.related, batch.share)
-    pull0, pull1 = shares.pulls(weights, totals0, sums1, gradient)
-    own = shares.own(weights)
-    value = torch.linalg.vecdot(totals0, pull0).sum() + batch.own_target(own)
-    pull0 = batch.peers.holders0.distribute(pull0)
-    return Part(weights[:, 0], weights[:, 1], own, value, pull0, pull1)
+        return Uniform(batch, relation, target)
+    return softmax(batch, relation, target, options, half)
 
 
 class Softmax:
@@ -194,26 +170,28 @@ class Softmax:
     ) -> None:
         self.batch, self.relation, self.target, self.half = batch, relation, target, half
         self.complete = relation.complete()
-        groups = len(batch.fold0)
-        on_cpu = batch.fold0.device.type == "cpu"
+        groups, device = batch.folds.shape[0], batch.folds.device
+        on_cpu = device.type == "cpu"
         height = max(1, STRIP // groups) if on_cpu else max(DEVICE_ROWS, DEVICE_STRIP // groups)
         height = min(options.tile, height)
         self.cut = TileOptions(height, options.cache_bytes)
+        self._instances = torch.arange(groups, device=device)
         self._kept: list[Tensor] = []
         # By row: slope, offset, normalisers of both directions, own similarity.
         span = batch.peers.span(groups)
         numbers = relation.features.new_empty(span.stop - span.start, 5)
-        self.both = batch.share[1] > 0
+        self.both = batch.both_directions
         self.alike = not self.both or batch.complete()  # in both directions
         self._prepare()
         keep = isinstance(batch.peers.holders0.owned, slice)
         for i, strip_of in self._strips(range(span.start, span.stop), keep):
-            own = torch.arange(i.start, i.stop, device=numbers.device)
-            self._fill(numbers[i.start - span.start : i.stop - span.start], strip_of, own)
+            of_strip = slice(i.start - span.start, i.stop - span.start)
+            self._fill(cut(numbers, of_strip), strip_of, cut(self._instances, i))
         numbers = batch.peers.joined(numbers, groups)
         self.slope, self.offset, self.own_similarity = numbers[:, 0], numbers[:, 1], numbers[:, 4]
-        self.related = numbers[:, 2:4] > -torch.inf
-        self.normalisers = numbers[:, 2:4].masked_fill(~self.related, 0.0)
+        normalisers = numbers[:, 2:4]
+        self.related = normalisers > -torch.inf
+        self.normalisers = normalisers.nan_to_num(torch.nan, posinf=torch.inf, neginf=0.0)
 
     def _prepare(self) -> None:
         """Makes what all strips need."""
@@ -223,7 +201,7 @@ class Softmax:
         """Strips of G; leading ones are kept."""
         left = self.cut.cache_bytes
         for i in self.cut.spans(instances.stop, instances.start):
-            strip = self._strip(i, torch.arange(i.start, i.stop, device=self.batch.fold0.device))
+            strip = self._strip(i, cut(self._instances, i))
             left -= strip.numel() * strip.element_size()
             keep = keep and left >= 0
             if keep:
@@ -233,18 +211,19 @@ class Softmax:
     def _strip(self, at: slice | Tensor, instances: Tensor) -> Tensor:
         """Rows of G, -inf for pairs without weight. Shape: (rows, N)."""
         similarity = self.relation.similarity(at, self.complete)
-        rows = torch.arange(len(instances), device=instances.device)
+        # An index assignment would make the host wait for a device, to which it copies the number.
         if self.target.others:
-            similarity[rows, instances] = -torch.inf
+            similarity.scatter_(1, instances[:, None], -torch.inf)
         elif self.batch.squares is not None:
             # Of an instance of one row no column is left for it.
-            alone = self.batch.own_columns[instances, 0] == 0
-            similarity[rows, instances] = similarity[rows, instances].masked_fill(alone, -torch.inf)
+            alone = self.batch.own_columns[instances, :1] == 0
+            own = similarity.gather(1, instances[:, None]).masked_fill_(alone, -torch.inf)
+            similarity.scatter_(1, instances[:, None], own)
         return similarity
 
     def _fill(self, numbers: Tensor, similarity: Tensor, instances: Tensor) -> None:
         """Fills in the numbers of the rows of a strip. Shape: (rows, 5)."""
-        numbers[:, 4] = similarity[instances - instances[0], instances]
+        numbers[:, 4:] = similarity.gather(1, instances[:, None])
         if self.target.standardize:
             slope, offset = standardization(similarity, self.target.temperature)
             numbers[:, :1], numbers[:, 1:2] = slope, offset
@@ -259,12 +238,12 @@ class Softmax:
 
     def _exponents(self, weights: Tensor) -> Tensor:
         """Offsets of the exponents of weighted shares. Shape: (N, 2)."""
-        return self.offset[:, None] - self.normalisers + weights.log()
+        return weights.log().sub_(self.normalisers).add_(self.offset[:, None])
 
-    def own(self, weights: Tensor) -> Tensor:
-        """The diagonal of M. Shape: (N,)."""
+    def own(self, weights: Tensor) -> Tensor | None:
+        """The diagonal of M; None if it is 0. Shape: (N,)."""
         if self.target.others:
-            return torch.zeros_like(self.slope)
+            return None
         exponent = (self.slope * self.own_similarity)[:, None] + self._exponents(weights)
         return exponent.exp().div_(self.batch.own_columns.clamp(min=1)).sum(dim=1)
 
@@ -273,25 +252,24 @@ class Softmax:
     ) -> tuple[Tensor, Tensor | None]:
         """M B of owned instances, and this process's part of M^T A, both without the diagonal."""
         owned = self.batch.peers.holders0.owned
-        device, offset = self.slope.device, self._exponents(weights)
-        inverse = self.batch.columns.log().neg_()
-        inverse.masked_fill_(inverse == torch.inf, -torch.inf)
+        offset = self._exponents(weights)
+        inverse = self.batch.columns.log().neg_().nan_to_num_(torch.nan, posinf=-torch.inf)
         pull0 = self.slope.new_zeros(totals0.shape)
         pull1 = self.slope.new_zeros(sums1.shape) if gradient else None
         kept = iter(self._kept)
         for i in self.cut.spans(len(self.slope) if isinstance(owned, slice) else len(owned)):
             if isinstance(owned, slice):
                 at: slice | Tensor = i
-                instances = torch.arange(i.start, i.stop, device=device)
+                instances = cut(self._instances, i)
             else:
                 at = instances = owned[i]
             strip = next(kept, None)
             if strip is None:
                 strip = self._strip(at, instances)
             shares = self._shares(strip, instances, offset, inverse)
-            self._add_product(pull0[i], shares, sums1)
+            self._add_product(cut(pull0, i), shares, sums1)
             if pull1 is not None:
-                self._add_product(pull1, shares.T, totals0[i])
+                self._add_product(pull1, shares.T, cut(totals0, i))
         self._kept.clear()
         return pull0, pull1
 
@@ -305,15 +283,13 @@ class Softmax:
         if self.both:
             reverse = torch.addcmul(offset[:, 1], similarity, slope)
             shares += reverse.add_(inverse[instances, 1:]).exp_()
-        rows = torch.arange(len(instances), device=instances.device)
-        shares[rows, instances] = 0.0
-        return shares
+        return shares.scatter_(1, instances[:, None], 0.0)
 
     def _add_product(self, out: Tensor, left: Tensor, right: Tensor) -> None:
         out.addmm_(left, right)
 
 
-class _Uniform:
+class Uniform:
     """Equal shares of all instances that share a modality: sums over kinds of instances.
 
     Two instances share a modality or not by what they were observed in, so instances of the same
@@ -352,7 +328,7 @@ class _Uniform:
         sums[at] -= self.with_itself[at] * x
         return sums
 
-    def own(self, weights: Tensor) -> Tensor:
+    def own(self, weights: Tensor) -> Tensor | None:
         """The diagonal of M. Shape: (N,)."""
         own = weights * self.share * self.own_share
         return own.div(self.batch.own_columns.clamp(min=1)).sum(dim=1)
@@ -369,29 +345,9 @@ class _Uniform:
         left = torch.stack((weighted[:, 0], inverse[:, 1]), dim=1)
         right = torch.stack((inverse[:, 0], weighted[:, 1]), dim=1)
         pull0, pull1 = torch.zeros_like(totals0), torch.zeros_like(sums1) if gradient else None
-        for direction in range(2 if self.batch.share[1] > 0 else 1):
+        for direction in range(2 if self.batch.both_directions else 1):
             of_row, of_column = left[:, direction, None], right[:, direction, None]
             pull0 += of_row[owned] * self._others(of_column * sums1)[owned]
             if pull1 is not None:
                 pull1 += of_column * self._others(of_row[owned] * totals0, owned)
         return pull0, pull1
-
-
-def _row_weights(folds: Tensor, counts: Tensor | None, share: Sequence[float]) -> Tensor:
-    """Weights of means over the rows of the instances that count; all 0 where none does.
-
-    Args:
-        folds: Rows of each instance on side 0 and on side 1. Shape: (N, 2).
-        counts: Whether an instance counts as one of side 0 and as one of side 1; None if all do,
-            with rows on both. Shape: (N, 2).
-        share: Weights of the mean over side 0 and of that over side 1.
-
-    Returns:
-        Weight of each row, by its instance. Shape: (N, 2).
-    """
-    counted = None if counts is None else (counts & (folds > 0)).to(folds.dtype)
-    rows = folds.sum(dim=0) if counted is None else torch.linalg.vecdot(folds, counted, dim=0)
-    weights = rows.clamp_(min=1).reciprocal_()
-    for side, of_side in enumerate(share):
-        weights[side] *= of_side
-    return weights.expand_as(folds) if counted is None else counted.mul_(weights)
