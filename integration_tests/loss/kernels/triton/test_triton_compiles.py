@@ -127,14 +127,8 @@ def test_the_relations_kernels_compile(kernel, capability):
     constants = {key: value for key, value in constants.items() if key in kernel.arg_names}
     signature = dict.fromkeys(kernel.arg_names, "*fp32")
     signature |= dict.fromkeys(constants, "constexpr")
-    types = {
-        "instances": "*i64",
-        "kinds": "*i8",
-        "out": "*fp16",
-        "n": "i32",
-        "rows_end": "i32",
-        "stride": "i32",
-    }
+    types = {"instances": "*i64", "kinds": "*i8", "out": "*fp16"}
+    types |= dict.fromkeys(("n", "rows_end", "stride", "slope_stride"), "i32")
     types |= {"temperature": "fp32", "alike": "fp32"}
     signature |= {key: of for key, of in types.items() if key in signature}
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants)

@@ -34,18 +34,17 @@ class TritonSoftmax(Softmax):
         past = -len(features) % 64
         features = features.half() if self.half else features
         self._features = F.pad(features, (0, 0, 0, past)) if past else features
-        self._unit = observed.new_ones(())
+        self._unit: Tensor | None = None
         self._columns = batch.columns.contiguous()
         known = torch.cat((observed, self._columns > 0), dim=1)
         bits = torch.arange(4, dtype=known.dtype, device=known.device).exp2_()
         kinds = (known * bits[-known.shape[1] :]).sum(dim=1).to(torch.int8)
         self._kinds = F.pad(kinds, (0, past)) if past else kinds
-        counts = batch.own_columns[:, 0].contiguous()
-        if self.target.others:
-            counts = torch.zeros_like(counts)
-        elif batch.squares is None:
-            counts = torch.ones_like(counts)
-        self._own_counts = counts  # 0 where an instance is no partner of itself
+        # 0 where an instance is no partner of itself; None if none is.
+        self._own_counts: Tensor | None = None
+        if not self.target.others:
+            counts = batch.own_columns[:, 0].contiguous()
+            self._own_counts = torch.ones_like(counts) if batch.squares is None else counts
 
     def _strip(self, at: slice | Tensor, instances: Tensor) -> Tensor:
         """Products of the features, and columns of 0 behind them. Shape: (rows, at least N)."""
@@ -97,8 +96,8 @@ class TritonSoftmax(Softmax):
             shares_kernel,
             (-(-shares.shape[1] // width), -(-rows // height)),
             products,
-            *(products, instances, self._kinds, self.slope.contiguous()),
-            *(offset, inverse, self._unit, shares, rows, n, shares.shape[1]),
+            *(products, instances, self._kinds, self.slope, offset, inverse, self._unit, shares),
+            *(rows, n, shares.shape[1], self.slope.stride(0)),
             BOTH=self.both,
             BLOCK_M=height,
             BLOCK_N=width,

@@ -56,11 +56,14 @@ def relation_rows_kernel(
     """Slope, offset, normalisers of both directions and own similarity of a row of the relation.
 
     Program k has the row k of ``products`` (rows, stride), that of the instance ``instances[k]``,
-    and writes the row k of ``numbers`` (rows, 5).
+    and writes the row k of ``numbers`` (rows, 5). An instance is no partner of itself where
+    ``own_counts`` is 0, and none is if that is None.
     """
     row = tl.program_id(0)
     own = tl.load(instances + row).to(tl.int32)
-    left_out = tl.where(tl.load(own_counts + own) > 0, -1, own)
+    left_out = own
+    if own_counts is not None:
+        left_out = tl.where(tl.load(own_counts + own) > 0, -1, own)
     own_kind = tl.load(kinds + own).to(tl.int32)
     at = products + row.to(tl.int64) * stride
     if STANDARDIZE:
@@ -128,14 +131,15 @@ def shares_kernel(
     rows_end: tl.tensor,
     n: tl.tensor,
     stride: tl.tensor,
+    slope_stride: tl.tensor,
     BOTH: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ) -> None:
     """M_ij = exp(slope_i G_ij + offset_i0 + inverse_j0), and the same of j and i if BOTH.
 
-    In multiples of ``unit``, and 0 where i is j. ``products`` and ``out`` have the rows of
-    ``instances``. Shape: (rows, stride).
+    In multiples of ``unit`` unless that is None, and 0 where i is j. ``products`` and ``out`` have
+    the rows of ``instances``. Shape: (rows, stride).
     """
     rows = tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)
     columns = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -149,15 +153,15 @@ def shares_kernel(
     entry_is = row_is[:, None] & (columns < stride)[None, :]
     value = tl.load(products + at, mask=entry_is, other=0.0)
     value = tl.where(shared == 3, value * 0.5, value) * _LOG2E
-    less = tl.log2(tl.load(unit))
+    less = 0.0 if unit is None else tl.log2(tl.load(unit))
     of_row = tl.load(offset + own * 2) * _LOG2E - less
     of_column = tl.load(inverse + columns * 2, mask=column_is, other=0.0) * _LOG2E
-    by_row = tl.load(slope + own)[:, None] * value + of_row[:, None]
+    by_row = tl.load(slope + own * slope_stride)[:, None] * value + of_row[:, None]
     shares = tl.exp2(by_row + of_column[None, :])
     if BOTH:
         of_column = tl.load(offset + columns * 2 + 1, mask=column_is, other=0.0) * _LOG2E - less
         of_row = tl.load(inverse + own * 2 + 1) * _LOG2E
-        along = tl.load(slope + columns, mask=column_is, other=0.0)
+        along = tl.load(slope + columns * slope_stride, mask=column_is, other=0.0)
         shares += tl.exp2(along[None, :] * value + of_column[None, :] + of_row[:, None])
     is_partner = (shared > 0) & (columns[None, :] != own[:, None])
     shares = tl.where(is_partner, shares, 0.0)
