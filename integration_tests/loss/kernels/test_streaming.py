@@ -1,5 +1,6 @@
 import math
 import warnings
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 from oracles.hybrid_loss import loop_loss
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mxmclr_plugin import MultifoldHybridLoss, multifold_hybrid_loss, multifold_hybrid_parts
 from mxmclr_plugin.loss import implementation
@@ -485,3 +487,50 @@ def test_instances_are_numbered_alike_on_a_device(num_instances, monkeypatch):
     assert torch.equal(there.index1, here.index1)
     assert torch.equal(there.folds[: here.groups], here.folds)
     assert not there.folds[here.groups :].any()
+
+
+class NoNumberAtAnIndex(TorchDispatchMode):
+    """Fails where a number is assigned to an index: a CUDA device gets a copy, and the host waits.
+
+    ``masked_fill_``, ``fill_`` and ``scatter_`` take the number as it is.
+    """
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if "index_put" in function._schema.name:
+            assert args[2].ndim > 0, "a number is assigned to an index"
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("modalities", [1, 2])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"hard_weight": 0.0},
+        {"hard_weight": 1.0, "normalize": False},
+        {"soft_temperature": math.inf},
+        {"soft_scope": "all", "soft_temperature": 0.1},
+        {"impl": "dense"},
+    ],
+    ids=str,
+)
+def test_nothing_waits_for_a_device(modalities, options, monkeypatch):
+    """On the device "meta", whose tensors have no numbers that could be read."""
+    monkeypatch.setattr(torch, "autocast", lambda **_: nullcontext())  # which knows no "meta"
+
+    def rows(n):
+        return torch.empty(n, 6, device="meta", requires_grad=True)
+
+    def ids(n):
+        return torch.empty(n, dtype=torch.long, device="meta")
+
+    z0, temperature = rows(12), torch.empty((), device="meta", requires_grad=True)
+    options = {"impl": "streaming", "tile": 5, "validate": False} | options
+    options |= {"queue": rows(4).detach(), "queue_ids": ids(4), "negatives": rows(3)}
+    others = {"z1": rows(9), "ids1": ids(9)} if modalities == 2 else {"z1": None, "ids1": None}
+    with NoNumberAtAnIndex():
+        multifold_hybrid_loss(
+            z0, ids0=ids(12), temperature=temperature, **others, **options
+        ).backward()
+    assert z0.grad.shape == z0.shape
+    assert temperature.grad.shape == ()

@@ -6,7 +6,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 from mxmclr_plugin import multifold_hybrid_loss
 from mxmclr_plugin.loss.instances import Instances
-from mxmclr_plugin.loss.kernels import operators
+from mxmclr_plugin.loss.kernels import operators, rows
 from mxmclr_plugin.loss.relation import Relation
 
 
@@ -61,6 +61,23 @@ def test_one_graph_for_any_number_of_rows(options, modalities):
         # Dynamo may start anew while it traces the first time.
         compiled_once = compiled_once or counter.frame_count
     assert counter.frame_count == compiled_once > 0
+
+
+def test_the_default_of_the_cache_is_not_traced(monkeypatch):
+    """It follows from the memory of the device, which is seen when the graph runs."""
+    seen = []
+
+    def default(device):
+        torch._dynamo.graph_break()
+        seen.append(device)
+        return 0
+
+    monkeypatch.setattr(rows, "default_cache_bytes", default)
+    torch._dynamo.reset()
+    compiled = torch.compile(multifold_hybrid_loss, fullgraph=True, backend="eager")
+    z0, z1, ids = random_rows(9, 4, 1), random_rows(9, 4, 2), random_ids(9, 3)
+    assert compiled(z0, z1, ids, ids, impl="streaming").isfinite()
+    assert seen == [torch.device("cpu")]
 
 
 @pytest.mark.parametrize("options", [(True, True, 0.5), (True, True, None), (True, False, None)])
