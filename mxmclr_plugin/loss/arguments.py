@@ -19,6 +19,12 @@ HARD_WEIGHT = 0.7
 """Defaults of the options, for every function and class that takes them."""
 
 
+def computing_dtype(*rows: Tensor | None) -> torch.dtype:
+    """Dtype in which the loss of some rows is computed: float32, or float64 if any have that."""
+    is_double = any(x is not None and x.dtype == torch.float64 for x in rows)
+    return torch.float64 if is_double else torch.float32
+
+
 @dataclass(frozen=True)
 class Batch:
     """Embeddings, instance ids and relation features; see :func:`multifold_hybrid_loss`."""

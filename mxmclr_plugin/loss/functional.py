@@ -18,6 +18,7 @@ from mxmclr_plugin.loss.arguments import (
     Implementation,
     Options,
     SoftScope,
+    computing_dtype,
 )
 from mxmclr_plugin.loss.implementation import choose_implementation
 from mxmclr_plugin.loss.instances import Comparison, Instances
@@ -260,7 +261,7 @@ def hybrid_parts(
     if options.validate:
         check(batch, options)
     with torch.autocast(device_type=batch.z0.device.type, enabled=False):
-        dtype = torch.promote_types(batch.dtype, torch.float32)
+        dtype = computing_dtype(batch.z0, batch.z1)
         if isinstance(options.temperature, Tensor):
             temperature = options.temperature.to(batch.z0.device, dtype).reshape(())
             options = replace(options, temperature=temperature)

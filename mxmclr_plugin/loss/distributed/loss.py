@@ -12,7 +12,7 @@ from torch import distributed as torch_dist
 from torch.nn import functional as F
 
 from mxmclr_plugin.bounds import check_value
-from mxmclr_plugin.loss.arguments import Batch, Options
+from mxmclr_plugin.loss.arguments import Batch, Options, computing_dtype
 from mxmclr_plugin.loss.distributed.exchange import (
     DTYPES,
     Exchange,
@@ -124,7 +124,7 @@ def _parts(batch: Batch, options: Options, exchange: Exchange, differentiable: b
         _raise_together(ranks, partial(check_values, of_all, options), device)
 
     with torch.autocast(device_type=device.type, enabled=False):
-        dtype = torch.promote_types(batch.dtype, torch.float32)
+        dtype = computing_dtype(batch.z0, batch.z1)
         scale, bound = scale_of(options, device, dtype)
         triton = options.impl == "triton" or (
             options.impl == "auto" and triton_is_faster(device, batch.dtype)

@@ -539,7 +539,7 @@ def _by_kind(saved: Saved, gradient: Tensor) -> Tensor:
 def _weighted(weights: Tensor, parts: Tensor) -> Tensor:
     """Sum of weighted parts; no product of matrices, which could be one in TF32."""
     if len(parts) == 1:
-        return weights[0] * parts[0]
+        return parts[0] * cut(weights, slice(0, 1))
     return weights[0] * parts[0] + weights[1] * parts[1]
 
 

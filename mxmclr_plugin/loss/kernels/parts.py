@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from mxmclr_plugin.loss.arguments import Options
+from mxmclr_plugin.loss.arguments import Options, computing_dtype
 from mxmclr_plugin.loss.instances import Comparison
 from mxmclr_plugin.loss.kernels.autograd import Problem, StreamingParts
 from mxmclr_plugin.loss.kernels.operators import compiled_parts
@@ -40,7 +40,7 @@ def streaming_parts(
             has one, and a part of weight 0 is None.
     """
     z0, z1, instances = comparison.z0, comparison.z1, comparison.instances
-    dtype = torch.promote_types(torch.promote_types(z0.dtype, z1.dtype), torch.float32)
+    dtype = computing_dtype(z0, z1)
     scale, bound = scale_of(options, z0.device, dtype)
     index0, index1 = instances.index0, instances.index1
     weight, relation = options.hard_weight, None

@@ -54,7 +54,9 @@ def default_cache_bytes(device: torch.device) -> int:
     if device.type != "cuda":
         return CACHE_BYTES
     memory = torch.cuda.get_device_properties(device).total_memory
-    free = int(memory) - torch.cuda.memory_allocated(device)
+    # Not torch.cuda.memory_allocated, which lists and sorts all statistics to pick one.
+    statistics = torch.cuda.memory_stats_as_nested_dict(device)
+    free = int(memory) - int(statistics["allocated_bytes"]["all"]["current"])
     return min(DEVICE_CACHE_BYTES, free // 8)
 
 
@@ -118,7 +120,8 @@ class Rows:
     def add_sums(self, total: Tensor, index: Tensor) -> Tensor:
         """Adds the sum of the rows of each group to ``total``. Shape: (groups, D)."""
         options = self._chunks()
-        buffer = total.new_empty(min(options.tile, len(self)), self.raw.shape[1])
+        several = len(self) > options.tile
+        buffer = total.new_empty(options.tile, self.raw.shape[1]) if several else None
         for span in options.spans(len(self)):
             total.index_add_(0, cut(index, span), self.strip(span, buffer))
         return total
