@@ -21,7 +21,7 @@ from mxmclr_plugin.loss.kernels.targets import (
     SoftTarget,
     Uniform,
 )
-from mxmclr_plugin.loss.kernels.tiles import TILED, Engine, Logits, Tiled
+from mxmclr_plugin.loss.kernels.tiles import Engine, Logits, Tiled
 from mxmclr_plugin.loss.relation import Relation
 
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
@@ -66,7 +66,7 @@ class Problem:
     tile: int | None
     cache_bytes: int | None
     bound: float | None
-    engine: Engine = TILED
+    engine: Engine
     exchange: Peers | None = None
 
     @property
