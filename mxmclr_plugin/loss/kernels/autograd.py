@@ -88,7 +88,8 @@ class Problem:
         weight = self.hard_weight
         of_soft = 1.0 if weight is None else 1 - weight
         of_hard = float(self.hard) if weight is None else weight
-        return [of_soft] * self.soft + [of_hard] * (self.hard or self.own_apart)
+        factors = [of_soft] if self.soft else []
+        return [*factors, of_hard] if self.hard or self.own_apart else factors
 
     @property
     def losses(self) -> int:
@@ -434,7 +435,7 @@ def _targets(
     batch = InstanceSums(
         problem.folds,
         sums0,
-        sums1[where],
+        cut(sums1, where),
         rows0.squares(at, held) if problem.skip_self else None,
         problem.both_directions,
         problem.peers,

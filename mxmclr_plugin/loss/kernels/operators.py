@@ -45,7 +45,7 @@ def compiled_parts(
         *(problem.tile, problem.cache_bytes, problem.bound),
         problem.engine is TRITON,
     )
-    return losses, values
+    return losses, values.detach()
 
 
 @torch.library.custom_op(

@@ -130,7 +130,7 @@ def apply(
     if mean_within is not None:
         loss = loss + options.relation_within * mean_within
     # New tensors: torch.compile cannot return two views of one.
-    values, factors = values.detach(), problem.factors
+    factors = problem.factors
     return Parts(
         loss,
         values[-1] / factors[-1] if problem.hard else None,

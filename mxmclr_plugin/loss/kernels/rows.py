@@ -60,12 +60,13 @@ def default_cache_bytes(device: torch.device) -> int:
     return min(DEVICE_CACHE_BYTES, free // 8)
 
 
-def cut(x: Tensor, span: slice) -> Tensor:
-    """Some rows of a tensor; the tensor itself where these are all, which spares the host a view.
+def cut(x: Tensor, at: slice | Tensor) -> Tensor:
+    """x[at], and x itself where these are all its rows, which spares the host a view.
 
     Most batches are one tile.
     """
-    return x if span.start == 0 and span.stop == len(x) else x[span]
+    is_all = isinstance(at, slice) and at.indices(len(x)) == (0, len(x), 1)
+    return x if is_all else x[at]
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,7 @@ class InstanceSums:
 
     def own_target(self, own: Tensor) -> Tensor:
         """This process's share of sum_i own_i A_i . B_i. Shape: ()."""
-        return own[self.peers.holders0.held] @ self.own_products
+        return cut(own, self.peers.holders0.held) @ self.own_products
 
     def row_weights(self, counted: Sequence[Tensor], factors: Sequence[float]) -> Tensor:
         """Weights of means over the rows of the instances that count; all 0 where none does.
