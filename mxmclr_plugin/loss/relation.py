@@ -36,16 +36,14 @@ class Relation:
         """
         features = torch.cat(tuple(sums), dim=1)
         widths = [total.shape[1] for total in sums]
-        alike = len(set(widths)) == 1
-        sides = (
-            [features.view(len(features), len(sums), widths[0])]
-            if alike
-            else features.split(widths, dim=1)
-        )
-        for side in sides:
+        if len(set(widths)) == 1:
+            blocks = [features.view(len(features), len(sums), widths[0])]  # at once
+        else:
+            blocks = list(features.split(widths, dim=1))
+        for block in blocks:
             # The sum points the same way as the mean, and normalising forgets its length.
-            norm = torch.linalg.vector_norm(side, dim=-1, keepdim=True)
-            side.div_(norm.clamp_(min=1e-12))
+            norm = torch.linalg.vector_norm(block, dim=-1, keepdim=True)
+            block.div_(norm.clamp_(min=1e-12))
         return cls(features, observed.to(features.dtype).contiguous())
 
     @classmethod

@@ -17,8 +17,9 @@ from mxmclr_plugin.loss.kernels.peers import ALONE, Peers
 from mxmclr_plugin.loss.kernels.rows import Rows, TileOptions, cut
 from mxmclr_plugin.loss.kernels.targets import (
     InstanceSums,
+    Softmax,
     SoftTarget,
-    shares_of,
+    Uniform,
 )
 from mxmclr_plugin.loss.kernels.tiles import Engine, Logits, Tiled
 from mxmclr_plugin.loss.relation import Relation
@@ -438,13 +439,16 @@ def _targets(
         problem.both_directions,
         problem.peers,
     )
-    totals0, shares, counted = sums0, None, []
+    totals0, target, counted = sums0, problem.soft_target, []
+    shares: Softmax | Uniform | None = None
     if problem.soft:
+        # Observations of other instances are positives in proportion to the relation.
         totals0 = holders.total(sums0)
         relation = _relation(problem, batch.present, totals0, sums1)
-        shares = shares_of(
-            batch, relation, problem.soft_target, options, problem.engine.softmax, half
-        )
+        if target.uniform:
+            shares = Uniform(batch, relation, target)
+        else:
+            shares = problem.engine.softmax(batch, relation, target, options, half)
         counted.append(batch.present * shares.related)
     if problem.hard or problem.own_apart:
         # Every observation of the same instance is a positive, in equal shares.
@@ -458,11 +462,13 @@ def _targets(
         if own is not None:
             value += batch.own_target(own)
             owns.append(own)
-        elif problem.losses == 2:
+        elif problem.losses == 2 or not problem.hard:
             owns.append(torch.zeros_like(weights[0, :, 0]))
         values.append(value)
         pull0 = holders.distribute(pull0)
-    if problem.hard or problem.own_apart:
+    if problem.own_apart and not problem.hard:
+        values.append(torch.zeros_like(values[0]))
+    elif problem.hard:
         own = (weights[-1] / batch.own_columns.clamp(min=1)).sum(dim=1)
         values.append(batch.own_target(own))
         owns.append(own)
@@ -480,7 +486,7 @@ def _targets(
             total = table.new_zeros(problem.losses, *table.shape)
             if pull is not None:
                 total[0] = pull
-        if not problem.engine.subtracts_own:
+        if not problem.engine.subtracts_own and (problem.hard or not target.others):
             for of_loss, own in zip(total, diagonal[:, holders.held, None], strict=True):
                 if isinstance(span, slice):
                     of_loss.addcmul_(own, others)

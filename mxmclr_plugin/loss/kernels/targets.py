@@ -119,30 +119,6 @@ class SoftTarget:
         return self.temperature == math.inf
 
 
-def shares_of(
-    batch: InstanceSums,
-    relation: Relation,
-    target: SoftTarget,
-    options: TileOptions,
-    softmax: type[Softmax],
-    half: bool,
-) -> Softmax | Uniform:
-    """The shares of the soft target: observations of other instances are positives in proportion
-    to the relation.
-
-    Args:
-        batch: The batch by instance.
-        relation: How alike instances are.
-        target: Which target there is.
-        options: How the N x N matrix is cut.
-        softmax: What computes shares that are not uniform.
-        half: Whether the rows are of 16 bits.
-    """
-    if target.uniform:
-        return Uniform(batch, relation, target)
-    return softmax(batch, relation, target, options, half)
-
-
 class Softmax:
     """R_ij = exp(slope_i G_ij + offset_i - normaliser_i), with a normaliser for each direction.
 
@@ -228,7 +204,8 @@ class Softmax:
             slope, offset = standardization(similarity, self.target.temperature)
             numbers[:, :1], numbers[:, 1:2] = slope, offset
         else:
-            numbers[:, 0], numbers[:, 1] = 1 / self.target.temperature, 0.0
+            numbers[:, 0].fill_(1 / self.target.temperature)
+            numbers[:, 1].zero_()
         exponents = torch.addcmul(numbers[:, 1:2], similarity, numbers[:, :1])
         if not self.alike:
             numbers[:, 3] = (exponents + self._present[:, 1]).logsumexp(dim=1)
