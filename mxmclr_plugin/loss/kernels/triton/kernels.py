@@ -99,8 +99,8 @@ def _same(
     end1: tl.tensor,
 ) -> tl.tensor:
     """Which entries of a tile have a row and a column of the same instance."""
-    of0 = tl.load(index0 + rows, mask=rows < end0, other=-1)
-    of1 = tl.load(index1 + columns, mask=columns < end1, other=-2)
+    of0 = tl.load(index0 + rows, mask=rows < end0, other=-1).to(tl.int32)
+    of1 = tl.load(index1 + columns, mask=columns < end1, other=-2).to(tl.int32)
     return of0[:, None] == of1[None, :]
 
 
@@ -407,11 +407,11 @@ def weights_kernel(
             )
             if PLAIN:
                 tile = tl.exp2(tile)
-            gradient = _gradient(
-                tile, logsumexp0, logsumexp1, weight0, weight1, rows, columns, end0, end1, PLAIN
-            )
             if has_own:
                 same = _same(index0, index1, rows, columns, end0, end1)
+                gradient = _gradient(
+                    tile, logsumexp0, logsumexp1, weight0, weight1, rows, columns, end0, end1, PLAIN
+                )
                 if own_weight0 is not None:
                     of_own = _gradient(
                         tile,
@@ -429,11 +429,15 @@ def weights_kernel(
                 if SKIP_SELF:
                     same = same & (rows[:, None] != columns[None, :])
                 less = tl.load(own + rows, mask=rows < end0, other=0.0)
-                gradient -= tl.where(same, less[:, None], 0.0)
+                tile = gradient - tl.where(same, less[:, None], 0.0)
+            else:
+                tile = _gradient(
+                    tile, logsumexp0, logsumexp1, weight0, weight1, rows, columns, end0, end1, PLAIN
+                )
             of_row = tl.load(inverse0 + rows, mask=rows < end0, other=0.0)
             of_column = tl.load(inverse1 + columns, mask=columns < end1, other=0.0)
-            gradient = gradient * of_row[:, None] * of_column[None, :]
-            out.store([row_in_block, column_in_block], _rounded(gradient, out.dtype, INTERPRETED))
+            tile = tile * of_row[:, None] * of_column[None, :]
+            out.store([row_in_block, column_in_block], _rounded(tile, out.dtype, INTERPRETED))
 
 
 @triton.jit(
