@@ -29,24 +29,18 @@ from mxmclr_plugin.loss.kernels.triton.suitable import unsuitable
 Dtype = Literal["bfloat16", "float16", "float32"]
 
 _16_BIT = [
-    Cut(128, 128, 64, 4, 2),
     Cut(128, 128, 64, 4, 3),
-    Cut(128, 128, 32, 4, 5),
     Cut(128, 128, 64, 8, 3),
-    Cut(128, 128, 64, 8, 3, 128),
-    Cut(128, 64, 64, 4, 3),
     Cut(128, 64, 64, 4, 4),
-    Cut(64, 256, 64, 4, 2),
-    Cut(128, 256, 64, 8, 3),
-    Cut(256, 128, 64, 8, 3),
+    Cut(64, 128, 64, 4, 4),
+    Cut(64, 128, 64, 4, 3, 168),
 ]
 _32_BIT = [
-    Cut(128, 64, 16, 8, 2),
-    Cut(128, 64, 32, 8, 2),
+    Cut(128, 128, 32, 4, 3),
     Cut(128, 128, 32, 8, 3),
-    Cut(128, 128, 32, 8, 2),
-    Cut(128, 256, 32, 8, 3),
-    Cut(64, 64, 32, 4, 3),
+    Cut(128, 64, 32, 4, 4),
+    Cut(64, 128, 32, 4, 4),
+    Cut(128, 64, 16, 8, 2),
 ]
 _KEPT = [
     Cut(64, 64, 64, 4, 1),
@@ -242,7 +236,7 @@ def _step(
         *(z0, z1, ids, ids),
         temperature=temperature,
         impl=impl,
-        cache_bytes=0 if kernel == "weights" else None,
+        cache_bytes=0 if kernel in ("weights", "running_weights") else None,
         num_instances=-(-len(ids) // 4),
         validate=False,
     )

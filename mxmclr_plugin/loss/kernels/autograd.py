@@ -372,22 +372,22 @@ def backward_pass(
                 else:
                     finish(i, rows, strip)
         if partial is not None:
-            for j in options.spans(len(block)):
+            for j in rows1.spans():
                 if pull1 is not None:
                     at = cut(index1, j) if place1 is None else place1[index1[j]]
                     cut(partial, j).sub_(pull1.index_select(0, at))
             if alone is not None and q == peers.rank:
-                for i in options.spans(len(z0)):
+                for i in rows0.spans():
                     partial[i].addcmul_(alone[i, None], rows0.strip(i))
         del block, rows1, logits  # before there is another
         if partial is not None:
             grad1, arriving = peers.pass_on(q, partial, arriving)
     if several is not None:
-        for i in options.spans(len(z0)):
+        for i in rows0.spans():
             finish(i, rows0.strip(i), several[i])
     if grad1 is not None:
         raw1 = grad1 if z1.dtype == grad1.dtype else torch.empty_like(z1)
-        for j in options.spans(len(z1)):
+        for j in own_rows1.spans():
             rows = own_rows1.strip(j)
             own_rows1.back_to_raw(j, rows, cut(grad1, j), cut(raw1, j))
         grad1 = raw1

@@ -120,25 +120,28 @@ class Rows:
 
     def add_sums(self, total: Tensor, index: Tensor) -> Tensor:
         """Adds the sum of the rows of each group to ``total``. Shape: (groups, D)."""
-        options = self._chunks()
-        several = len(self) > options.tile
-        buffer = total.new_empty(options.tile, self.raw.shape[1]) if several else None
-        for span in options.spans(len(self)):
+        height = self._chunk()
+        several = len(self) > height
+        buffer = total.new_empty(height, self.raw.shape[1]) if several else None
+        for span in self.spans():
             total.index_add_(0, cut(index, span), self.strip(span, buffer))
         return total
 
     def squares(self, index: Tensor, groups: int) -> Tensor:
         """Sum by group of the product of each row with itself. Shape: (groups,)."""
         total = torch.zeros(groups, dtype=self.dtype, device=self.raw.device)
-        for span in self._chunks().spans(len(self)):
+        for span in self.spans():
             rows = self.strip(span)
             total.index_add_(0, cut(index, span), torch.linalg.vecdot(rows, rows))
         return total
 
-    def _chunks(self) -> TileOptions:
-        """As many rows as a core's cache holds, or as keep another device busy."""
+    def spans(self) -> Iterator[slice]:
+        """Spans of as many rows as a core's cache holds, or as keep another device busy."""
+        return TileOptions(self._chunk(), 0).spans(len(self))
+
+    def _chunk(self) -> int:
         numbers = 2**18 if self.raw.device.type == "cpu" else 2**24
-        return TileOptions(max(1, numbers // self.raw.shape[1]), 0)
+        return max(1, numbers // self.raw.shape[1])
 
     def back_to_raw(self, span: slice, rows: Tensor, gradient: Tensor, out: Tensor) -> None:
         """Writes the gradient of the raw rows of a span to ``out``, in its dtype.

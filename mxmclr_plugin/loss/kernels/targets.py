@@ -24,7 +24,7 @@ from mxmclr_plugin.loss.kernels.peers import Peers
 from mxmclr_plugin.loss.kernels.rows import TileOptions, cut
 from mxmclr_plugin.loss.relation import Relation, standardization
 
-STRIP, DEVICE_STRIP, DEVICE_ROWS = 2**20, 2**24, 512
+STRIP, DEVICE_STRIP, DEVICE_ROWS = 2**20, 2**25, 512
 """Entries of a strip of rows of the N x N matrix on a CPU, and elsewhere, with at least so many
 rows there: each strip goes through all features."""
 

@@ -50,8 +50,9 @@ def source(name, dtype, cut, variant):
         PLAIN=not name.startswith("running"),
         RANGE=64,
         INTERPRETED=False,
-        ONLY_OWN=False,
+        ONLY_OWN=variant["only_own"],
         GROUP=8,
+        TILES=8 if variant["only_own"] else 1,
     )
     if constants["PLAIN"]:
         constants["bound"] = None
@@ -86,7 +87,7 @@ def source(name, dtype, cut, variant):
 
 
 def compiled(name, dtype, capability, cut, **variant):
-    variant = {"alone": False, "precision": "ieee"} | variant
+    variant = {"alone": False, "precision": "ieee", "only_own": False} | variant
     try:
         return triton.compile(
             source(name, dtype, cut, variant),
@@ -108,7 +109,7 @@ def cuts_of(dtype, capability):
 @pytest.mark.parametrize("name", KERNELS)
 def test_default_cut_compiles(name):
     cut = default_cuts(2, 8)[name]
-    kernel = compiled(name, "bf16", 80, cut, alone=True)
+    kernel = compiled(name, "bf16", 80, cut, alone=True, only_own=True)
     assert ("mma.sync" in kernel.asm["ptx"]) == (name != "kept_weights")
     assert kernel.metadata.shared <= SHARED_BYTES[80]
 

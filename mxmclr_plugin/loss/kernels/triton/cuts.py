@@ -48,9 +48,9 @@ Cuts = dict[str, Cut]
 
 _HOPPER_16_BIT: Cuts = {
     "logsumexp": Cut(128, 128, 64, 4, 3),
-    "running_logsumexp": Cut(128, 64, 64, 4, 3),
-    "weights": Cut(128, 64, 64, 4, 3),
-    "running_weights": Cut(128, 64, 64, 4, 3),
+    "running_logsumexp": Cut(128, 128, 64, 4, 3),
+    "weights": Cut(64, 128, 64, 4, 4),
+    "running_weights": Cut(64, 128, 64, 4, 4),
     "kept_weights": Cut(64, 64, 64, 4, 1),
 }
 _16_BIT: Cuts = {

@@ -99,8 +99,8 @@ def _same(
     end1: tl.tensor,
 ) -> tl.tensor:
     """Which entries of a tile have a row and a column of the same instance."""
-    of0 = tl.load(index0 + rows, mask=rows < end0, other=-1)
-    of1 = tl.load(index1 + columns, mask=columns < end1, other=-2)
+    of0 = tl.load(index0 + rows, mask=rows < end0, other=-1).to(tl.int32)
+    of1 = tl.load(index1 + columns, mask=columns < end1, other=-2).to(tl.int32)
     return of0[:, None] == of1[None, :]
 
 
@@ -352,12 +352,13 @@ def weights_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     GROUP: tl.constexpr,
+    TILES: tl.constexpr,
 ) -> None:
     """Gradient of the weighted logsumexp by S, times both ``inverse``.
 
-    It is that of the rows from ``start0`` to ``end0`` and the columns from ``start1`` to ``end1``.
-    Where row and column are of the same instance, it is that of ``own_logsumexp`` with
-    ``own_weight`` if they are not None, and less ``own``.
+    It is that of the rows from ``start0`` to ``end0`` and the columns from ``start1`` to ``end1``;
+    a program has a row of TILES. Where row and column are of the same instance, it is that of
+    ``own_logsumexp`` with ``own_weight`` if they are not None, and less ``own``.
 
     With PLAIN all terms are known to have ROOM. With ONLY_OWN tiles without such entries are left
     to ``kept_weights_kernel`` if they have.
@@ -365,74 +366,78 @@ def weights_kernel(
     # Programs that run at the same time share rows and columns: GROUP strips side by side.
     program = tl.program_id(0)
     strips = tl.cdiv(end0 - start0, BLOCK_M)
-    in_group = GROUP * tl.cdiv(end1 - start1, BLOCK_N)
+    in_group = GROUP * tl.cdiv(end1 - start1, BLOCK_N * TILES)
     first_strip = program // in_group * GROUP
     height = tl.minimum(strips - first_strip, GROUP)
     strip = first_strip + program % in_group % height
     row_in_block = strip * BLOCK_M
-    column_in_block = program % in_group // height * BLOCK_N
     first_row = start0 + row_in_block
-    first_column = start1 + column_in_block
-    lowest, highest = _range(least0, most0, first_row, end0, RANGE, BLOCK_M)
-    low, high = _range(least1, most1, first_column, end1, RANGE, BLOCK_N)
-    has_own = (low <= highest) & (lowest <= high)
-    if ONLY_OWN:
-        done = not has_own
-        if not PLAIN:
-            done = done & _have_room(scale, bound)
-        if done:
-            return
     rows = first_row + tl.arange(0, BLOCK_M)
-    columns = first_column + tl.arange(0, BLOCK_N)
+    lowest, highest = _range(least0, most0, first_row, end0, RANGE, BLOCK_M)
     factor = tl.load(scale) * _LOG2E
     along0 = tl.load(unit0 + rows, mask=rows < end0, other=1.0) * factor
-    along1 = tl.load(unit1 + columns, mask=columns < end1, other=1.0)
-    tile = _logits(
-        z0,
-        z1,
-        along0,
-        along1,
-        first_row,
-        first_column,
-        end0,
-        end1,
-        width,
-        SKIP_SELF,
-        PRECISION,
-        INTERPRETED,
-        BLOCK_M,
-        BLOCK_N,
-        BLOCK_K,
-    )
-    if PLAIN:
-        tile = tl.exp2(tile)
-    gradient = _gradient(
-        tile, logsumexp0, logsumexp1, weight0, weight1, rows, columns, end0, end1, PLAIN
-    )
-    if has_own:
-        same = _same(index0, index1, rows, columns, end0, end1)
-        if own_weight0 is not None:
-            of_own = _gradient(
-                tile,
-                own_logsumexp0,
-                own_logsumexp1,
-                own_weight0,
-                own_weight1,
-                rows,
-                columns,
+    for tile_of_program in range(TILES):
+        column_in_block = (program % in_group // height * TILES + tile_of_program) * BLOCK_N
+        first_column = start1 + column_in_block
+        low, high = _range(least1, most1, first_column, end1, RANGE, BLOCK_N)
+        has_own = (low <= highest) & (lowest <= high)
+        todo = first_column < end1
+        if ONLY_OWN:
+            is_left = has_own if PLAIN else has_own | (_have_room(scale, bound) == 0)
+            todo = todo & is_left
+        if todo:
+            columns = first_column + tl.arange(0, BLOCK_N)
+            along1 = tl.load(unit1 + columns, mask=columns < end1, other=1.0)
+            tile = _logits(
+                z0,
+                z1,
+                along0,
+                along1,
+                first_row,
+                first_column,
                 end0,
                 end1,
-                PLAIN,
+                width,
+                SKIP_SELF,
+                PRECISION,
+                INTERPRETED,
+                BLOCK_M,
+                BLOCK_N,
+                BLOCK_K,
             )
-            gradient = tl.where(same, of_own, gradient)
-        if SKIP_SELF:
-            same = same & (rows[:, None] != columns[None, :])
-        less = tl.load(own + rows, mask=rows < end0, other=0.0)
-        gradient -= tl.where(same, less[:, None], 0.0)
-    of_row = tl.load(inverse0 + rows, mask=rows < end0, other=0.0)
-    of_column = tl.load(inverse1 + columns, mask=columns < end1, other=0.0)
-    gradient = gradient * of_row[:, None] * of_column[None, :]
-    out.store([row_in_block, column_in_block], _rounded(gradient, out.dtype, INTERPRETED))
+            if PLAIN:
+                tile = tl.exp2(tile)
+            if has_own:
+                same = _same(index0, index1, rows, columns, end0, end1)
+                gradient = _gradient(
+                    tile, logsumexp0, logsumexp1, weight0, weight1, rows, columns, end0, end1, PLAIN
+                )
+                if own_weight0 is not None:
+                    of_own = _gradient(
+                        tile,
+                        own_logsumexp0,
+                        own_logsumexp1,
+                        own_weight0,
+                        own_weight1,
+                        rows,
+                        columns,
+                        end0,
+                        end1,
+                        PLAIN,
+                    )
+                    gradient = tl.where(same, of_own, gradient)
+                if SKIP_SELF:
+                    same = same & (rows[:, None] != columns[None, :])
+                less = tl.load(own + rows, mask=rows < end0, other=0.0)
+                tile = gradient - tl.where(same, less[:, None], 0.0)
+            else:
+                tile = _gradient(
+                    tile, logsumexp0, logsumexp1, weight0, weight1, rows, columns, end0, end1, PLAIN
+                )
+            of_row = tl.load(inverse0 + rows, mask=rows < end0, other=0.0)
+            of_column = tl.load(inverse1 + columns, mask=columns < end1, other=0.0)
+            tile = tile * of_row[:, None] * of_column[None, :]
+            out.store([row_in_block, column_in_block], _rounded(tile, out.dtype, INTERPRETED))
 
 
 @triton.jit(

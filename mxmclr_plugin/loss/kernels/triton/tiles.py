@@ -26,9 +26,9 @@ PROGRAMS = 1024
 LEAST_SPAN = 256
 """Columns of a program are a multiple of this, and so of the columns of every tile."""
 
-BLOCK_ROWS, BLOCK_BYTES = 8192, 128 * 2**20
+BLOCK_ROWS, BLOCK_BYTES, MOST_BLOCK_BYTES = 8192, 128 * 2**20, 2**30
 """Rows and bytes of the block of weights that is made at a time: large enough for products at full
-rate, and small beside the rows of a batch that needs several."""
+rate, and no larger than the gradients of a batch that needs several."""
 
 COLUMNS = 256
 """What is kept and the block have rows of a multiple of it, and so of the columns of every tile."""
@@ -141,9 +141,10 @@ def _gradients(
     kept = tiled.kept[0] if tiled.kept else None
 
     height = min(BLOCK_ROWS, n_0)
-    width = -(-min(BLOCK_BYTES // (BLOCK_ROWS * dtype.itemsize), n_1) // COLUMNS) * COLUMNS
-    weights = run.z0.new_empty(height, width)
     columns = logits.z0.raw.shape[1]
+    block_bytes = min(max(BLOCK_BYTES, 4 * columns * (n_0 + n_1)), MOST_BLOCK_BYTES)
+    width = -(-min(block_bytes // (BLOCK_ROWS * dtype.itemsize), n_1) // COLUMNS) * COLUMNS
+    weights = run.z0.new_empty(height, width)
     gradient = logits.scale.new_empty(height, columns)
     factor0 = undo0 / inverse0[:, None]
     for first in range(0, n_0, height):
@@ -163,10 +164,11 @@ def _gradients(
                     *(kept, run.scale, run.bound, *kinds[0], inverse0, inverse1, weights),
                     *(*place, kept.stride(0), width),
                 )
-            cut = run.cut("weights")
+            # Few tiles have own entries: programs that looked at one each would do little else.
+            cut, tiles = run.cut("weights"), 8 if is_kept else 1
             run(
                 weights_kernel,
-                (-(-block.shape[0] // cut.rows) * -(-block.shape[1] // cut.columns),),
+                (-(-block.shape[0] // cut.rows) * -(-block.shape[1] // (tiles * cut.columns)),),
                 cut,
                 *run.sides(cut),
                 *kinds[0],
@@ -177,6 +179,7 @@ def _gradients(
                 # Where a target is subtracted little may be left: what is kept is too coarse there.
                 ONLY_OWN=is_kept,
                 GROUP=8,
+                TILES=tiles,
             )
             add_product(grad_rows, block, run.z1[j, :columns])
             if grad1 is not None:
