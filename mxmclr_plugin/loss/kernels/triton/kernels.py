@@ -84,9 +84,16 @@ def _range(
     RANGE: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> tuple[tl.tensor, tl.tensor]:
-    """Least and greatest instance of BLOCK rows; they are known of RANGE rows at a time."""
+    """Least and greatest instances among BLOCK rows; they are known of RANGE rows at a time."""
     at = tl.minimum(first // RANGE + tl.arange(0, BLOCK // RANGE), (end - 1) // RANGE)
-    return tl.min(tl.load(least + at), axis=0), tl.max(tl.load(most + at), axis=0)
+    return tl.load(least + at), tl.load(most + at)
+
+
+@triton.jit
+def _overlap(least0: tl.tensor, most0: tl.tensor, least1: tl.tensor, most1: tl.tensor) -> tl.tensor:
+    """Whether the rows and the columns of a tile may have an instance in common."""
+    starts_in_time = tl.min(least1, axis=0) <= tl.max(most0, axis=0)
+    return starts_in_time & (tl.min(least0, axis=0) <= tl.max(most1, axis=0))
 
 
 @triton.jit
@@ -239,15 +246,15 @@ def logsumexp_kernel(
         greatest = tl.where(plain, total, float("-inf"))
     own_greatest = greatest
     if index0 is not None:
-        lowest, highest = _range(least0, most0, first_row, end0, RANGE, BLOCK_M)
+        lows0, highs0 = _range(least0, most0, first_row, end0, RANGE, BLOCK_M)
     # The spans are multiples of 16, which spares what copes with others.
     start = tl.multiple_of(part * span, 16)
     for first in range(start, tl.minimum(start + span, end1), BLOCK_N):
         columns = first + tl.arange(0, BLOCK_N)
-        # Read before the products, so that nothing waits for it after them.
+        # Read before the products and used after them, so that nothing waits for it.
         along1 = tl.load(unit1 + columns, mask=columns < end1, other=1.0)
         if index0 is not None:
-            low, high = _range(least1, most1, first, end1, RANGE, BLOCK_N)
+            lows1, highs1 = _range(least1, most1, first, end1, RANGE, BLOCK_N)
         tile = _logits(
             z0,
             z1,
@@ -275,7 +282,7 @@ def logsumexp_kernel(
                 exps = _rounded(tile, tl.bfloat16, INTERPRETED)
                 tl.store(to, exps, mask=(rows < kept_end)[:, None])
             if index0 is not None:
-                if (low <= highest) & (lowest <= high):
+                if _overlap(lows0, highs0, lows1, highs1):
                     same = _same(index0, index1, rows, columns, end0, end1)
                     own = tl.where(same, tile, 0.0)
                     own_total += tl.sum(own, axis=1)
@@ -291,7 +298,7 @@ def logsumexp_kernel(
             tl.store(by_column + at, column, mask=columns < end1)
         else:
             if index0 is not None:
-                if (low <= highest) & (lowest <= high):
+                if _overlap(lows0, highs0, lows1, highs1):
                     same = _same(index0, index1, rows, columns, end0, end1)
                     own = tl.where(same, tile, float("-inf"))
                     own_greatest, own_total, column = _add_tile(own, own_greatest, own_total)
@@ -373,17 +380,18 @@ def weights_kernel(
     row_in_block = strip * BLOCK_M
     first_row = start0 + row_in_block
     rows = first_row + tl.arange(0, BLOCK_M)
-    lowest, highest = _range(least0, most0, first_row, end0, RANGE, BLOCK_M)
+    lows0, highs0 = _range(least0, most0, first_row, end0, RANGE, BLOCK_M)
     factor = tl.load(scale) * _LOG2E
     along0 = tl.load(unit0 + rows, mask=rows < end0, other=1.0) * factor
     for tile_of_program in range(TILES):
         column_in_block = (program % in_group // height * TILES + tile_of_program) * BLOCK_N
         first_column = start1 + column_in_block
-        low, high = _range(least1, most1, first_column, end1, RANGE, BLOCK_N)
-        has_own = (low <= highest) & (lowest <= high)
+        lows1, highs1 = _range(least1, most1, first_column, end1, RANGE, BLOCK_N)
         todo = first_column < end1
         if ONLY_OWN:
-            is_left = has_own if PLAIN else has_own | (_have_room(scale, bound) == 0)
+            is_left = _overlap(lows0, highs0, lows1, highs1)
+            if not PLAIN:
+                is_left = is_left | (_have_room(scale, bound) == 0)
             todo = todo & is_left
         if todo:
             columns = first_column + tl.arange(0, BLOCK_N)
@@ -407,7 +415,7 @@ def weights_kernel(
             )
             if PLAIN:
                 tile = tl.exp2(tile)
-            if has_own:
+            if _overlap(lows0, highs0, lows1, highs1):
                 same = _same(index0, index1, rows, columns, end0, end1)
                 gradient = _gradient(
                     tile, logsumexp0, logsumexp1, weight0, weight1, rows, columns, end0, end1, PLAIN
