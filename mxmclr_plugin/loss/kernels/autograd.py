@@ -21,7 +21,7 @@ from mxmclr_plugin.loss.kernels.targets import (
     SoftTarget,
     Uniform,
 )
-from mxmclr_plugin.loss.kernels.tiles import Engine, Logits, Tiled
+from mxmclr_plugin.loss.kernels.tiles import Engine, Logits, Pull, Tiled
 from mxmclr_plugin.loss.relation import Relation
 
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
@@ -235,7 +235,7 @@ def forward_pass(
     def add_sums(rows1: Rows, index1: Tensor) -> None:
         rows1.add_sums(sums1, index1 if place is None else place[index1])
 
-    half = max(z0.dtype.itemsize, z1.dtype.itemsize) == 2
+    half = problem.normalize and max(z0.dtype.itemsize, z1.dtype.itemsize) == 2
     targets = None
     if peers.size == 1:
         # First where all columns are here, so that its tiles are freed before there are others.
@@ -329,9 +329,7 @@ def backward_pass(
     # All processes have the same loss, so each row gets the sum of their gradients.
     gradient = peers.sum(gradient)
     by_scale = gradient * scale
-    pull0, pull1 = (
-        _weighted(by_scale, pulls) if len(pulls) else None for pulls in (saved.pulls0, saved.pulls1)
-    )
+    table0, table1 = (_table(by_scale, pulls) for pulls in (saved.pulls0, saved.pulls1))
     own = _weighted(gradient, saved.own)
     alone = own * scale if problem.skip_self and not engine.subtracts_own else None
     logsumexp0, *logsumexps1 = saved.logsumexp.split(problem.counts, dim=1)
@@ -344,16 +342,18 @@ def backward_pass(
     along = torch.zeros_like(scale) if wants_scale else None
     several = scale.new_zeros(z0.shape) if peers.size > 1 else None
 
-    def finish(i: slice, rows: Tensor, gradient: Tensor) -> None:
+    def finish(i: slice, rows: Tensor | None, strip: Tensor) -> None:
         """Takes the targets from the gradient of a strip of unit rows, and stores it."""
-        if pull0 is not None:
-            gradient.sub_(pull0.index_select(0, cut(place0, i)))
         if alone is not None:
-            gradient.addcmul_(alone[i, None], rows)
-        if along is not None:
-            along.add_(torch.linalg.vecdot(rows, gradient).sum())
-        if grad0 is not None:
-            rows0.back_to_raw(i, rows, gradient, cut(grad0, i))
+            strip.addcmul_(alone[i, None], rows0.strip(i) if rows is None else rows)
+        pull = None if table0 is None else Pull(table0[0], cut(place0, i), table0[1])
+        engine.finish(rows0, i, rows, strip, pull, None if grad0 is None else cut(grad0, i), along)
+
+    def pull1(index: Tensor) -> Pull | None:
+        """The targets' gradient by columns of some instances."""
+        if table1 is None:
+            return None
+        return Pull(table1[0], index if place1 is None else place1[index], table1[1])
 
     grad1, arriving = None, None
     for q, block in peers.columns_again(z1, saved.blocks):
@@ -371,25 +371,25 @@ def backward_pass(
                     several[i] += strip
                 else:
                     finish(i, rows, strip)
-        if partial is not None:
+        if partial is not None and peers.size > 1:
             for j in rows1.spans():
-                if pull1 is not None:
-                    at = cut(index1, j) if place1 is None else place1[index1[j]]
-                    cut(partial, j).sub_(pull1.index_select(0, at))
-            if alone is not None and q == peers.rank:
-                for i in rows0.spans():
-                    partial[i].addcmul_(alone[i, None], rows0.strip(i))
+                pull = pull1(cut(index1, j))
+                if pull is not None:
+                    pull.take_from(cut(partial, j))
+        if partial is not None and alone is not None and q == peers.rank:
+            for i in rows0.spans():
+                partial[i].addcmul_(alone[i, None], rows0.strip(i))
         del block, rows1, logits  # before there is another
         if partial is not None:
             grad1, arriving = peers.pass_on(q, partial, arriving)
     if several is not None:
         for i in rows0.spans():
-            finish(i, rows0.strip(i), several[i])
+            finish(i, None, several[i])
     if grad1 is not None:
         raw1 = grad1 if z1.dtype == grad1.dtype else torch.empty_like(z1)
         for j in own_rows1.spans():
-            rows = own_rows1.strip(j)
-            own_rows1.back_to_raw(j, rows, cut(grad1, j), cut(raw1, j))
+            pull = None if peers.size > 1 else pull1(cut(problem.index1, j))
+            engine.finish(own_rows1, j, None, cut(grad1, j), pull, cut(raw1, j), None)
         grad1 = raw1
     # The loss knows the scale only as a factor of the rows of side 0. Every process has the same
     # scale, and DistributedDataParallel averages their gradients.
@@ -541,6 +541,19 @@ def _by_kind(saved: Saved, gradient: Tensor) -> Tensor:
     elif len(weights) == 2:
         weights = weights.sum(dim=0, keepdim=True)
     return weights
+
+
+def _table(weights: Tensor, pulls: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Pulls of the weighted sum of the losses, but for a factor, and that. None if there are none.
+
+    Returns:
+        Shape: (places, D), (1,).
+    """
+    if len(pulls) == 0:
+        return None
+    if len(pulls) == 1:
+        return pulls[0], cut(weights, slice(0, 1))
+    return _weighted(weights, pulls), torch.ones_like(weights[:1])
 
 
 def _weighted(weights: Tensor, parts: Tensor) -> Tensor:

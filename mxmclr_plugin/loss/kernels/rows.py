@@ -142,16 +142,3 @@ class Rows:
     def _chunk(self) -> int:
         numbers = 2**18 if self.raw.device.type == "cpu" else 2**24
         return max(1, numbers // self.raw.shape[1])
-
-    def back_to_raw(self, span: slice, rows: Tensor, gradient: Tensor, out: Tensor) -> None:
-        """Writes the gradient of the raw rows of a span to ``out``, in its dtype.
-
-        Overwrites ``gradient``, that of ``rows``.
-        """
-        if self.inverse is not None:
-            # The part along a unit row does not change it.
-            along = torch.linalg.vecdot(rows, gradient)[:, None]
-            gradient.addcmul_(rows, along, value=-1)
-            torch.mul(gradient, cut(self.inverse, span), out=out)
-        elif out is not gradient:
-            out.copy_(gradient)

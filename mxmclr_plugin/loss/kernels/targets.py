@@ -130,7 +130,7 @@ class Softmax:
         relation: How alike instances are.
         target: Which target there is.
         options: How the N x N matrix is cut.
-        half: Whether the rows are of 16 bits, so that products of 16 bits will do.
+        half: Whether the rows are of unit length and 16 bits, so that products of 16 bits will do.
 
     Attributes:
         related: Whether a row of side 0 and one of side 1 has any partner. Shape: (N, 2).

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from mxmclr_plugin.loss.instances import can_look
-from mxmclr_plugin.loss.kernels.rows import Rows, TileOptions
+from mxmclr_plugin.loss.kernels.rows import Rows, TileOptions, cut
 from mxmclr_plugin.loss.kernels.targets import Softmax
 
 
@@ -78,9 +79,27 @@ class Tiled:
     kept: list[Tensor]
 
 
-Strips = Iterator[tuple[slice, Tensor, Tensor]]
-"""Span, rows and gradient of each strip of rows, good until the next; the gradient may be
-overwritten."""
+Strips = Iterator[tuple[slice, Tensor | None, Tensor]]
+"""Span, unit rows and gradient of each strip of rows, good until the next; the gradient may be
+overwritten. The rows are None where the engine did not make them."""
+
+
+class Pull(NamedTuple):
+    """Gradient of the targets by unit rows.
+
+    Attributes:
+        table: Its rows but for the factor. Shape: (any, D).
+        place: Which of them each unit row has. Shape: (n,).
+        factor: Shape: (1,).
+    """
+
+    table: Tensor
+    place: Tensor
+    factor: Tensor
+
+    def take_from(self, gradient: Tensor) -> None:
+        """Subtracts it from a gradient of shape (n, D)."""
+        gradient.addcmul_(self.table.index_select(0, self.place), self.factor, value=-1)
 
 
 @dataclass(frozen=True)
@@ -90,6 +109,7 @@ class Engine:
     Attributes:
         logsumexp: Row and column logsumexp, called as :func:`tile_logsumexp`.
         gradients: Their gradient, called as :func:`tile_gradients`.
+        finish: Gradient of the raw rows, called as :func:`finish_rows`.
         subtracts_own: Whether ``gradients`` subtracts the targets of own instances from the
             gradient by the logits.
         softmax: Computes the shares of the soft target.
@@ -98,6 +118,9 @@ class Engine:
     logsumexp: Callable[[Logits, TileOptions, bool], Tiled]
     gradients: Callable[
         [Logits, Tiled, Tensor, Tensor, Tensor | None, TileOptions, Tensor | None], Strips
+    ]
+    finish: Callable[
+        [Rows, slice, Tensor | None, Tensor, Pull | None, Tensor | None, Tensor | None], None
     ]
     subtracts_own: bool
     softmax: type[Softmax] = Softmax
@@ -213,7 +236,49 @@ def tile_gradients(
         yield i, rows, grad_rows
 
 
-TILED = Engine(tile_logsumexp, tile_gradients, subtracts_own=False)
+def finish_rows(
+    rows: Rows,
+    span: slice,
+    unit: Tensor | None,
+    gradient: Tensor,
+    pull: Pull | None,
+    out: Tensor | None,
+    along: Tensor | None,
+) -> None:
+    """Takes the pull from the gradient of some unit rows, and goes on to that of the raw rows.
+
+    Args:
+        rows: All rows.
+        span: Which of them.
+        unit: These unit rows, if they are there.
+        gradient: Their gradient, which is overwritten. Shape: (span, D).
+        pull: What to subtract from it; None for nothing.
+        out: Where the gradient of the raw rows goes, in its dtype; None if unwanted. Shape:
+            (span, D).
+        along: The sum of the products of unit rows and their gradients is added to it; None if
+            unwanted. Shape: ().
+    """
+    if pull is not None:
+        pull.take_from(gradient)
+    if rows.inverse is None and along is None:
+        if out is not None and out is not gradient:
+            out.copy_(gradient)
+        return
+    unit = rows.strip(span) if unit is None else unit
+    products = torch.linalg.vecdot(unit, gradient)
+    if along is not None:
+        along.add_(products.sum())
+    if out is None:
+        return
+    if rows.inverse is None:
+        out.copy_(gradient)
+    else:
+        # The part along a unit row does not change it.
+        gradient.addcmul_(unit, products[:, None], value=-1)
+        torch.mul(gradient, cut(rows.inverse, span), out=out)
+
+
+TILED = Engine(tile_logsumexp, tile_gradients, finish_rows, subtracts_own=False)
 """The engine of every device and dtype."""
 
 

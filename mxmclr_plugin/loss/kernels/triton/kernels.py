@@ -498,3 +498,52 @@ def kept_weights_kernel(
     column_in_block = first_column + tl.arange(0, BLOCK_N)
     to = row_in_block[:, None].to(tl.int64) * stride + column_in_block[None, :]
     tl.store(out + to, _rounded(gradient, tl.bfloat16, INTERPRETED), mask=row_is)
+
+
+@triton.jit(
+    do_not_specialize_on_alignment=["inverse", "place", "factor", "along"],
+)
+def finish_kernel(
+    gradient: tl.tensor,
+    raw: tl.tensor,
+    inverse: tl.tensor,
+    table: tl.tensor,
+    place: tl.tensor,
+    factor: tl.tensor,
+    out: tl.tensor,
+    along: tl.tensor,
+    gradient_stride: tl.tensor,
+    raw_stride: tl.tensor,
+    table_stride: tl.tensor,
+    out_stride: tl.tensor,
+    width: tl.tensor,
+    BLOCK: tl.constexpr,
+    INTERPRETED: tl.constexpr,
+) -> None:
+    """Gradient of raw rows from that of unit rows, a row to a program.
+
+    Less the row ``place`` of ``table`` times ``factor``, unless that is None. The products of the
+    unit rows and their gradients go to ``along``, and the result to ``out``, unless they are None.
+    """
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.arange(0, BLOCK)
+    is_column = columns < width
+    of_unit = tl.load(gradient + row * gradient_stride + columns, mask=is_column, other=0.0)
+    if table is not None:
+        at = table + tl.load(place + row) * table_stride
+        of_unit -= tl.load(factor) * tl.load(at + columns, mask=is_column, other=0.0)
+    of_raw = of_unit
+    if inverse is not None or along is not None:
+        unit = tl.load(raw + row * raw_stride + columns, mask=is_column, other=0.0).to(tl.float32)
+        if inverse is not None:
+            over_norm = tl.load(inverse + row)
+            unit = unit * over_norm
+        product = tl.sum(unit * of_unit, axis=0)
+        if along is not None:
+            tl.store(along + row, product)
+        if inverse is not None:
+            # The part along a unit row does not change it.
+            of_raw = (of_unit - unit * product) * over_norm
+    if out is not None:
+        of_raw = _rounded(of_raw, out.dtype.element_ty, INTERPRETED)
+        tl.store(out + row * out_stride + columns, of_raw, mask=is_column)

@@ -20,6 +20,8 @@ rounding; sums are of float32. Of few instances the products cost nothing.
 _PEAK = 2.0**14
 """Greatest share that is stored: float16 then holds shares down to 2^-28 of it in full."""
 
+_SMALL = 2.0**-6
+
 _BLOCK, _TILE = 16384, (8, 256)
 """Columns of a row that a program has at once, and the tile of a program of the shares."""
 
@@ -77,12 +79,13 @@ class TritonSoftmax(Softmax):
         """M B of owned instances, and this process's part of M^T A, both without the diagonal."""
         if not self.half:
             return super().pulls(weights, totals0, sums1, gradient)
-        # No share is greater than this.
-        least = self._columns.where(self._columns > 0, torch.inf).amin(dim=0)
-        self._unit = (weights.amax(dim=0) / least).sum().clamp_(min=1e-30) / _PEAK
-        (totals0, of0), (sums1, of1) = _half(totals0), _half(sums1)
+        # No share is greater than both weights.
+        self._unit = weights.amax().clamp_(min=1e-30).mul_(2 / _PEAK)
+        # In units in which sums of 4,000,000 unit rows have room.
+        totals0, sums1 = (x.mul(_SMALL).half() for x in (totals0, sums1))
         pull0, pull1 = super().pulls(weights, totals0, sums1, gradient)
-        return pull0.mul_(self._unit * of1), None if pull1 is None else pull1.mul_(self._unit * of0)
+        back = self._unit / _SMALL
+        return pull0.mul_(back), None if pull1 is None else pull1.mul_(back)
 
     def _shares(
         self, products: Tensor, instances: Tensor, offset: Tensor, inverse: Tensor
@@ -107,9 +110,3 @@ class TritonSoftmax(Softmax):
 
     def _add_product(self, out: Tensor, left: Tensor, right: Tensor) -> None:
         add_product(out, left, right)
-
-
-def _half(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Numbers in float16, and their unit, in which the greatest is 1024."""
-    unit = x.abs().amax().clamp(min=1e-30) / 1024
-    return (x / unit).half(), unit

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mxmclr_plugin.loss.kernels.rows import Rows, TileOptions
-from mxmclr_plugin.loss.kernels.tiles import Engine, Logits, Strips, Tiled
+from mxmclr_plugin.loss.kernels.rows import cut as span_of
+from mxmclr_plugin.loss.kernels.tiles import Engine, Logits, Pull, Strips, Tiled, finish_rows
 from mxmclr_plugin.loss.kernels.triton.cuts import INTERPRETED_CUTS, ROOM, Cut, Cuts, default_cuts
 from mxmclr_plugin.loss.kernels.triton.launch import launch
 from mxmclr_plugin.loss.kernels.triton.measured import MEASURED
@@ -184,12 +185,49 @@ def _gradients(
             add_product(grad_rows, block, run.z1[j, :columns])
             if grad1 is not None:
                 add_product(grad1[j], block.T, run.z0[i, :columns])
-        yield i, logits.z0.strip(i), grad_rows.mul_(factor0[i])
+        yield i, None, grad_rows.mul_(factor0[i])
     if grad1 is not None:
         grad1.mul_(undo1 / inverse1[:, None])
 
 
-TRITON = Engine(_logsumexp, _gradients, subtracts_own=True, softmax=TritonSoftmax)
+def _finish(
+    rows: Rows,
+    span: slice,
+    unit: Tensor | None,
+    gradient: Tensor,
+    pull: Pull | None,
+    out: Tensor | None,
+    along: Tensor | None,
+) -> None:
+    """What :func:`~mxmclr_plugin.loss.kernels.tiles.finish_rows` does, in one kernel."""
+    from mxmclr_plugin.loss.kernels.triton.kernels import finish_kernel
+
+    raw, inverse = rows.raw.detach(), rows.inverse
+    matrices = (raw, gradient) if out is None else (raw, gradient, out)
+    if any(x.stride(1) != 1 for x in matrices):
+        return finish_rows(rows, span, unit, gradient, pull, out, along)
+    n, width = gradient.shape
+    products = None if along is None else gradient.new_empty(n)
+    block = 1 << (width - 1).bit_length()
+    launch(
+        finish_kernel,
+        (n,),
+        gradient,
+        *(gradient, span_of(raw, span), None if inverse is None else span_of(inverse, span)),
+        *((None, None, None) if pull is None else pull),
+        *(out, products, gradient.stride(0), raw.stride(0)),
+        width if pull is None else pull.table.stride(0),
+        *(width if out is None else out.stride(0), width),
+        BLOCK=block,
+        INTERPRETED=INTERPRETED,
+        num_warps=max(1, min(8, block // 256)),
+    )
+    if along is not None and products is not None:
+        along.add_(products.sum())
+    return None
+
+
+TRITON = Engine(_logsumexp, _gradients, _finish, subtracts_own=True, softmax=TritonSoftmax)
 """The engine of CUDA devices; it cuts the matrix in its own way."""
 
 
