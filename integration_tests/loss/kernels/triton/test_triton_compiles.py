@@ -18,6 +18,7 @@ from triton.compiler import ASTSource  # noqa: E402
 
 from mxmclr_plugin.loss.kernels.triton.cuts import default_cuts  # noqa: E402
 from mxmclr_plugin.loss.kernels.triton.kernels import (  # noqa: E402
+    finish_kernel,
     kept_weights_kernel,
     logsumexp_kernel,
     weights_kernel,
@@ -122,14 +123,22 @@ def test_float32_is_multiplied_in_float32_unless_tf32_is_allowed(name):
 
 
 @pytest.mark.parametrize("capability", [90, 80])
-@pytest.mark.parametrize("kernel", [relation_rows_kernel, shares_kernel], ids=["rows", "shares"])
-def test_the_relations_kernels_compile(kernel, capability):
-    constants = {"STANDARDIZE": True, "BLOCK": 16384, "BOTH": True, "BLOCK_M": 8, "BLOCK_N": 256}
-    constants = {key: value for key, value in constants.items() if key in kernel.arg_names}
+@pytest.mark.parametrize(
+    ("kernel", "constants"),
+    [
+        (relation_rows_kernel, {"STANDARDIZE": True, "BLOCK": 16384}),
+        (shares_kernel, {"BOTH": True, "BLOCK_M": 8, "BLOCK_N": 256}),
+        (finish_kernel, {"BLOCK": 512, "INTERPRETED": False}),
+    ],
+    ids=["rows", "shares", "finish"],
+)
+def test_the_other_kernels_compile(kernel, constants, capability):
     signature = dict.fromkeys(kernel.arg_names, "*fp32")
     signature |= dict.fromkeys(constants, "constexpr")
-    types = {"instances": "*i64", "kinds": "*i8", "out": "*fp16"}
-    types |= dict.fromkeys(("n", "rows_end", "stride", "slope_stride"), "i32")
+    types = {"instances": "*i64", "place": "*i64", "kinds": "*i8", "raw": "*bf16"}
+    types["out"] = "*bf16" if "raw" in signature else "*fp16"
+    types |= {name: "i32" for name in signature if name.endswith("stride")}
+    types |= dict.fromkeys(("n", "rows_end", "width"), "i32")
     types |= {"temperature": "fp32", "alike": "fp32"}
     signature |= {key: of for key, of in types.items() if key in signature}
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants)

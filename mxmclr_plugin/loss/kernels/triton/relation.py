@@ -38,9 +38,12 @@ class TritonSoftmax(Softmax):
         self._features = F.pad(features, (0, 0, 0, past)) if past else features
         self._unit: Tensor | None = None
         self._columns = batch.columns.contiguous()
-        known = torch.cat((observed, self._columns > 0), dim=1)
-        bits = torch.arange(4, dtype=known.dtype, device=known.device).exp2_()
-        kinds = (known * bits[-known.shape[1] :]).sum(dim=1).to(torch.int8)
+        # Modalities that were observed have the bits 1 and 2, or 2 alone; see the kernels.
+        kinds = observed[:, -1] * 2
+        if observed.shape[1] == 2:
+            kinds.add_(observed[:, 0])
+        kinds.add_(batch.present[:, 1], alpha=4).add_(batch.present[:, 0], alpha=8)
+        kinds = kinds.to(torch.int8)
         self._kinds = F.pad(kinds, (0, past)) if past else kinds
         # 0 where an instance is no partner of itself; None if none is.
         self._own_counts: Tensor | None = None
