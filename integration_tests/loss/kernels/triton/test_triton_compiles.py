@@ -16,7 +16,7 @@ pytest.importorskip("triton.tools.tensor_descriptor", reason="triton is older th
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
-from mxmclr_plugin.loss.kernels.triton.cuts import default_cuts  # noqa: E402
+from mxmclr_plugin.loss.kernels.triton.cuts import EXACT_CUTS, default_cuts  # noqa: E402
 from mxmclr_plugin.loss.kernels.triton.kernels import (  # noqa: E402
     finish_kernel,
     kept_weights_kernel,
@@ -99,8 +99,11 @@ def compiled(name, dtype, capability, cut, **variant):
         pytest.skip(f"this version of triton cannot compile without a device: {error}")
 
 
-def cuts_of(dtype, capability):
+def cuts_of(dtype, capability, precision):
     """Cuts by kernel: the default ones, and those of measured devices."""
+    if dtype == "fp32" and precision == "ieee":
+        yield from EXACT_CUTS.items()
+        return
     yield from default_cuts(4 if dtype == "fp32" else 2, capability // 10).items()
     for of_device in MEASURED.values() if capability == 90 else ():
         if NAMES[dtype] in of_device:
@@ -117,8 +120,9 @@ def test_default_cut_compiles(name):
 
 @pytest.mark.parametrize("name", ["logsumexp", "weights"])
 def test_float32_is_multiplied_in_float32_unless_tf32_is_allowed(name):
-    cut = default_cuts(4, 8)[name]
+    cut = EXACT_CUTS[name]
     assert "mma.sync" not in compiled(name, "fp32", 80, cut).asm["ptx"]
+    cut = default_cuts(4, 8)[name]
     assert "tf32" in compiled(name, "fp32", 80, cut, precision="tf32").asm["ptx"]
 
 
@@ -154,10 +158,10 @@ def test_the_other_kernels_compile(kernel, constants, capability):
 @pytest.mark.parametrize("dtype", NAMES)
 def test_every_cut_compiles_and_fits_its_device(dtype, capability, tmp_path):
     tool = shutil.which("cuobjdump", path=_tools())
-    for name, cut in cuts_of(dtype, capability):
-        if name == "kept_weights" and dtype != "bf16":
-            continue  # nothing is kept
-        for precision in ("ieee", "tf32") if dtype == "fp32" else ("ieee",):
+    for precision in ("ieee", "tf32") if dtype == "fp32" else ("ieee",):
+        for name, cut in cuts_of(dtype, capability, precision):
+            if name == "kept_weights" and dtype != "bf16":
+                continue  # nothing is kept
             for alone in (False, True):
                 kernel = compiled(name, dtype, capability, cut, precision=precision, alone=alone)
                 assert kernel.metadata.shared <= SHARED_BYTES[capability]
@@ -171,7 +175,7 @@ def test_every_cut_compiles_and_fits_its_device(dtype, capability, tmp_path):
                         [tool, "-res-usage", binary], capture_output=True, text=True, check=True
                     ).stdout
                     spilled = int(re.search(r"STACK:(\d+)", usage)[1])
-                    assert spilled <= 512, (name, dtype, capability, cut)
+                    assert spilled <= 1024, (name, dtype, capability, cut)
                     usage = " ".join(re.findall(r"(?:REG|STACK):\d+", usage))
                 print(
                     *(name, dtype, precision, capability, alone, cut),

@@ -49,9 +49,9 @@ Cuts = dict[str, Cut]
 _HOPPER_16_BIT: Cuts = {
     "logsumexp": Cut(128, 128, 64, 4, 3),
     "running_logsumexp": Cut(128, 128, 64, 4, 3),
-    "weights": Cut(64, 128, 64, 4, 4),
+    "weights": Cut(128, 128, 64, 4, 3),
     "running_weights": Cut(64, 128, 64, 4, 4),
-    "kept_weights": Cut(64, 64, 64, 4, 1),
+    "kept_weights": Cut(16, 256, 64, 4, 1),
 }
 _16_BIT: Cuts = {
     "logsumexp": Cut(64, 128, 32, 8, 3),
@@ -60,9 +60,15 @@ _16_BIT: Cuts = {
     "running_weights": Cut(64, 128, 32, 8, 3),
     "kept_weights": Cut(64, 64, 32, 4, 1),
 }
-_32_BIT: Cuts = dict.fromkeys(
-    ("logsumexp", "running_logsumexp", "weights", "running_weights"), Cut(128, 64, 16, 8, 2)
-)
+_HOPPER_32_BIT: Cuts = {
+    "logsumexp": Cut(128, 128, 32, 4, 3),
+    "running_logsumexp": Cut(128, 128, 32, 4, 3),
+    "weights": Cut(128, 128, 32, 4, 3),
+    "running_weights": Cut(64, 128, 32, 4, 4),
+}
+EXACT_CUTS: Cuts = dict.fromkeys(_HOPPER_32_BIT, Cut(128, 64, 16, 8, 2))
+"""Cuts for products of exact float32, which no tensor core computes."""
+
 INTERPRETED_CUTS: Cuts = dict.fromkeys(_16_BIT, Cut(32, 32, 16, 4, 1))
 
 
@@ -70,10 +76,11 @@ def default_cuts(itemsize: int, capability: int) -> Cuts:
     """Cuts for a kind of device that was not measured.
 
     Args:
-        itemsize: Bytes of a number of the matrices that are multiplied, 2 or 4.
+        itemsize: Bytes of a number of the matrices that are multiplied: 2, or 4 for TF32.
         capability: First number of the compute capability. 9 and 10 have 227 kB of shared memory;
             the others' cuts fit 99 kB.
     """
+    hopper = capability in (9, 10)
     if itemsize == 4:
-        return _32_BIT
-    return _HOPPER_16_BIT if capability in (9, 10) else _16_BIT
+        return _HOPPER_32_BIT if hopper else EXACT_CUTS
+    return _HOPPER_16_BIT if hopper else _16_BIT

@@ -12,7 +12,14 @@ from torch.nn import functional as F
 from mxmclr_plugin.loss.kernels.rows import Rows, TileOptions
 from mxmclr_plugin.loss.kernels.rows import cut as span_of
 from mxmclr_plugin.loss.kernels.tiles import Engine, Logits, Pull, Strips, Tiled, finish_rows
-from mxmclr_plugin.loss.kernels.triton.cuts import INTERPRETED_CUTS, ROOM, Cut, Cuts, default_cuts
+from mxmclr_plugin.loss.kernels.triton.cuts import (
+    EXACT_CUTS,
+    INTERPRETED_CUTS,
+    ROOM,
+    Cut,
+    Cuts,
+    default_cuts,
+)
 from mxmclr_plugin.loss.kernels.triton.launch import launch
 from mxmclr_plugin.loss.kernels.triton.measured import MEASURED
 from mxmclr_plugin.loss.kernels.triton.products import add_product
@@ -259,7 +266,7 @@ class _Launch:
             "RANGE": 16 if INTERPRETED else _RANGE,
             "INTERPRETED": INTERPRETED,
         }
-        self.cuts = _cuts(self.z0.device, self.dtype)
+        self.cuts = _cuts(self.z0.device, self.dtype, tf32)
 
     def cut(self, kernel: str) -> Cut:
         """How a kernel cuts the matrix."""
@@ -348,10 +355,12 @@ def _over_greatest(inverse: Tensor) -> tuple[Tensor, Tensor]:
     return inverse / greatest, greatest
 
 
-def _cuts(device: torch.device, dtype: torch.dtype) -> Cuts:
+def _cuts(device: torch.device, dtype: torch.dtype, tf32: bool) -> Cuts:
     """The cuts that are fastest on a device of this kind, or that will do."""
     if device.type != "cuda":
         return INTERPRETED_CUTS
+    if dtype == torch.float32 and not tf32:
+        return EXACT_CUTS
     measured = MEASURED.get(torch.cuda.get_device_name(device), {})
     name = str(dtype).removeprefix("torch.")
     if name in measured:
