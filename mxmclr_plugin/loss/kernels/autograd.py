@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mxmclr_plugin.loss.kernels.peers import ALONE, Peers
-from mxmclr_plugin.loss.kernels.rows import Rows, TileOptions, cut
+from mxmclr_plugin.loss.kernels.rows import Rows, TileOptions, rows_at
 from mxmclr_plugin.loss.kernels.targets import (
     InstanceSums,
     Softmax,
@@ -346,8 +346,10 @@ def backward_pass(
         """Takes the targets from the gradient of a strip of unit rows, and stores it."""
         if alone is not None:
             strip.addcmul_(alone[i, None], rows0.strip(i) if rows is None else rows)
-        pull = None if table0 is None else Pull(table0[0], cut(place0, i), table0[1])
-        engine.finish(rows0, i, rows, strip, pull, None if grad0 is None else cut(grad0, i), along)
+        pull = None if table0 is None else Pull(table0[0], rows_at(place0, i), table0[1])
+        engine.finish(
+            rows0, i, rows, strip, pull, None if grad0 is None else rows_at(grad0, i), along
+        )
 
     def pull1(index: Tensor) -> Pull | None:
         """The targets' gradient by columns of some instances."""
@@ -373,9 +375,9 @@ def backward_pass(
                     finish(i, rows, strip)
         if partial is not None and peers.size > 1:
             for j in rows1.spans():
-                pull = pull1(cut(index1, j))
+                pull = pull1(rows_at(index1, j))
                 if pull is not None:
-                    pull.take_from(cut(partial, j))
+                    pull.take_from(rows_at(partial, j))
         if partial is not None and alone is not None and q == peers.rank:
             for i in rows0.spans():
                 partial[i].addcmul_(alone[i, None], rows0.strip(i))
@@ -388,8 +390,8 @@ def backward_pass(
     if grad1 is not None:
         raw1 = grad1 if z1.dtype == grad1.dtype else torch.empty_like(z1)
         for j in own_rows1.spans():
-            pull = None if peers.size > 1 else pull1(cut(problem.index1, j))
-            engine.finish(own_rows1, j, None, cut(grad1, j), pull, cut(raw1, j), None)
+            pull = None if peers.size > 1 else pull1(rows_at(problem.index1, j))
+            engine.finish(own_rows1, j, None, rows_at(grad1, j), pull, rows_at(raw1, j), None)
         grad1 = raw1
     # The loss knows the scale only as a factor of the rows of side 0. Every process has the same
     # scale, and DistributedDataParallel averages their gradients.
@@ -435,7 +437,7 @@ def _targets(
     batch = InstanceSums(
         problem.folds,
         sums0,
-        cut(sums1, where),
+        rows_at(sums1, where),
         rows0.squares(at, held) if problem.skip_self else None,
         problem.both_directions,
         problem.peers,
@@ -552,14 +554,14 @@ def _table(weights: Tensor, pulls: Tensor) -> tuple[Tensor, Tensor] | None:
     if len(pulls) == 0:
         return None
     if len(pulls) == 1:
-        return pulls[0], cut(weights, slice(0, 1))
+        return pulls[0], rows_at(weights, slice(0, 1))
     return _weighted(weights, pulls), torch.ones_like(weights[:1])
 
 
 def _weighted(weights: Tensor, parts: Tensor) -> Tensor:
     """Sum of weighted parts; no product of matrices, which could be one in TF32."""
     if len(parts) == 1:
-        return parts[0] * cut(weights, slice(0, 1))
+        return parts[0] * rows_at(weights, slice(0, 1))
     return weights[0] * parts[0] + weights[1] * parts[1]
 
 

@@ -60,7 +60,7 @@ def default_cache_bytes(device: torch.device) -> int:
     return min(DEVICE_CACHE_BYTES, free // 8)
 
 
-def cut(x: Tensor, at: slice | Tensor) -> Tensor:
+def rows_at(x: Tensor, at: slice | Tensor) -> Tensor:
     """x[at], and x itself where these are all its rows, which spares the host a view.
 
     Most batches are one tile.
@@ -100,10 +100,10 @@ class Rows:
         They lie in ``buffer`` if there is one and they are not the memory of ``raw``: memory that
         is fresh for every tile costs more than the scaling.
         """
-        rows = cut(self.raw, span)
-        out = None if buffer is None else cut(buffer, slice(0, len(rows)))
+        rows = rows_at(self.raw, span)
+        out = None if buffer is None else rows_at(buffer, slice(0, len(rows)))
         if self.inverse is not None:
-            return torch.mul(rows, cut(self.inverse, span), out=out)
+            return torch.mul(rows, rows_at(self.inverse, span), out=out)
         if out is None or rows.dtype == self.dtype:
             return rows.to(self.dtype)
         return out.copy_(rows)
@@ -124,7 +124,7 @@ class Rows:
         several = len(self) > height
         buffer = total.new_empty(height, self.raw.shape[1]) if several else None
         for span in self.spans():
-            total.index_add_(0, cut(index, span), self.strip(span, buffer))
+            total.index_add_(0, rows_at(index, span), self.strip(span, buffer))
         return total
 
     def squares(self, index: Tensor, groups: int) -> Tensor:
@@ -132,7 +132,7 @@ class Rows:
         total = torch.zeros(groups, dtype=self.dtype, device=self.raw.device)
         for span in self.spans():
             rows = self.strip(span)
-            total.index_add_(0, cut(index, span), torch.linalg.vecdot(rows, rows))
+            total.index_add_(0, rows_at(index, span), torch.linalg.vecdot(rows, rows))
         return total
 
     def spans(self) -> Iterator[slice]:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from mxmclr_plugin.loss.instances import can_look
 from mxmclr_plugin.loss.kernels.peers import Peers
-from mxmclr_plugin.loss.kernels.rows import TileOptions, cut
+from mxmclr_plugin.loss.kernels.rows import TileOptions, rows_at
 from mxmclr_plugin.loss.relation import Relation, standardization
 
 STRIP, DEVICE_STRIP, DEVICE_ROWS = 2**20, 2**25, 512
@@ -73,7 +73,7 @@ class InstanceSums:
 
     def own_target(self, own: Tensor) -> Tensor:
         """This process's share of sum_i own_i A_i . B_i. Shape: ()."""
-        return cut(own, self.peers.holders0.held) @ self.own_products
+        return rows_at(own, self.peers.holders0.held) @ self.own_products
 
     def row_weights(self, counted: Sequence[Tensor], factors: Sequence[float]) -> Tensor:
         """Weights of means over the rows of the instances that count; all 0 where none does.
@@ -162,7 +162,7 @@ class Softmax:
         keep = isinstance(batch.peers.holders0.owned, slice)
         for i, strip_of in self._strips(range(span.start, span.stop), keep):
             of_strip = slice(i.start - span.start, i.stop - span.start)
-            self._fill(cut(numbers, of_strip), strip_of, cut(self._instances, i))
+            self._fill(rows_at(numbers, of_strip), strip_of, rows_at(self._instances, i))
         numbers = batch.peers.joined(numbers, groups)
         self.slope, self.offset, self.own_similarity = numbers[:, 0], numbers[:, 1], numbers[:, 4]
         normalisers = numbers[:, 2:4]
@@ -177,7 +177,7 @@ class Softmax:
         """Strips of G; leading ones are kept."""
         left = self.cut.cache_bytes
         for i in self.cut.spans(instances.stop, instances.start):
-            strip = self._strip(i, cut(self._instances, i))
+            strip = self._strip(i, rows_at(self._instances, i))
             left -= strip.numel() * strip.element_size()
             keep = keep and left >= 0
             if keep:
@@ -237,16 +237,16 @@ class Softmax:
         for i in self.cut.spans(len(self.slope) if isinstance(owned, slice) else len(owned)):
             if isinstance(owned, slice):
                 at: slice | Tensor = i
-                instances = cut(self._instances, i)
+                instances = rows_at(self._instances, i)
             else:
                 at = instances = owned[i]
             strip = next(kept, None)
             if strip is None:
                 strip = self._strip(at, instances)
             shares = self._shares(strip, instances, offset, inverse)
-            self._add_product(cut(pull0, i), shares, sums1)
+            self._add_product(rows_at(pull0, i), shares, sums1)
             if pull1 is not None:
-                self._add_product(pull1, shares.T, cut(totals0, i))
+                self._add_product(pull1, shares.T, rows_at(totals0, i))
         self._kept.clear()
         return pull0, pull1
 

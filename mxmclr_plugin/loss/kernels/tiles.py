@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mxmclr_plugin.loss.instances import can_look
-from mxmclr_plugin.loss.kernels.rows import Rows, TileOptions, cut
+from mxmclr_plugin.loss.kernels.rows import Rows, TileOptions, rows_at
 from mxmclr_plugin.loss.kernels.targets import Softmax
 
 
@@ -275,7 +275,7 @@ def finish_rows(
     else:
         # The part along a unit row does not change it.
         gradient.addcmul_(unit, products[:, None], value=-1)
-        torch.mul(gradient, cut(rows.inverse, span), out=out)
+        torch.mul(gradient, rows_at(rows.inverse, span), out=out)
 
 
 TILED = Engine(tile_logsumexp, tile_gradients, finish_rows, subtracts_own=False)

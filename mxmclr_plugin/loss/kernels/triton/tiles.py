@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mxmclr_plugin.loss.kernels.rows import Rows, TileOptions
-from mxmclr_plugin.loss.kernels.rows import cut as span_of
+from mxmclr_plugin.loss.kernels.rows import Rows, TileOptions, rows_at
 from mxmclr_plugin.loss.kernels.tiles import Engine, Logits, Pull, Strips, Tiled, finish_rows
 from mxmclr_plugin.loss.kernels.triton.cuts import (
     EXACT_CUTS,
@@ -220,7 +219,7 @@ def _finish(
         finish_kernel,
         (n,),
         gradient,
-        *(gradient, span_of(raw, span), None if inverse is None else span_of(inverse, span)),
+        *(gradient, rows_at(raw, span), None if inverse is None else rows_at(inverse, span)),
         *((None, None, None) if pull is None else pull),
         *(out, products, gradient.stride(0), raw.stride(0)),
         width if pull is None else pull.table.stride(0),
