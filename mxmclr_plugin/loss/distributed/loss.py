@@ -25,8 +25,8 @@ from mxmclr_plugin.loss.distributed.peers import RankPeers
 from mxmclr_plugin.loss.functional import hybrid_parts
 from mxmclr_plugin.loss.implementation import choose_implementation, triton_is_faster
 from mxmclr_plugin.loss.instances import Instances
-from mxmclr_plugin.loss.kernels.autograd import Problem
 from mxmclr_plugin.loss.kernels.parts import apply, scale_of, within_problem
+from mxmclr_plugin.loss.kernels.problem import Problem
 from mxmclr_plugin.loss.kernels.targets import SoftTarget
 from mxmclr_plugin.loss.kernels.tiles import TILED
 from mxmclr_plugin.loss.kernels.triton.tiles import TRITON

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mxmclr_plugin.loss.kernels.autograd import Problem, Saved, backward_pass, forward_pass
+from mxmclr_plugin.loss.kernels.autograd import backward_pass, forward_pass
+from mxmclr_plugin.loss.kernels.problem import Problem, Saved
 from mxmclr_plugin.loss.kernels.targets import SoftTarget
 from mxmclr_plugin.loss.kernels.tiles import TILED
 from mxmclr_plugin.loss.kernels.triton.tiles import TRITON

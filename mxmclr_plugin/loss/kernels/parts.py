@@ -10,9 +10,10 @@ from torch import Tensor
 
 from mxmclr_plugin.loss.arguments import Options, computing_dtype
 from mxmclr_plugin.loss.instances import Comparison
-from mxmclr_plugin.loss.kernels.autograd import Problem, StreamingParts
+from mxmclr_plugin.loss.kernels.autograd import StreamingParts
 from mxmclr_plugin.loss.kernels.operators import compiled_parts
 from mxmclr_plugin.loss.kernels.peers import Peers
+from mxmclr_plugin.loss.kernels.problem import Problem
 from mxmclr_plugin.loss.kernels.targets import SoftTarget
 from mxmclr_plugin.loss.kernels.tiles import Engine
 from mxmclr_plugin.loss.reference import Parts, weighted_sum

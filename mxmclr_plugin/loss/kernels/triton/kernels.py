@@ -1,4 +1,4 @@
-"""Triton kernels of the streaming loss: logsumexp, and the weights of the gradient.
+"""Triton kernels of the streaming loss: logsumexp, weights of the gradient, and the gradient.
 
 The matrix is S = scale * log2(e) * unit0 * unit1 * a b^T, in units of log2: the rows are read as
 they were given, and what makes them of unit length is a factor in float32 of what the tensor cores
@@ -500,9 +500,7 @@ def kept_weights_kernel(
     tl.store(out + to, _rounded(gradient, tl.bfloat16, INTERPRETED), mask=row_is)
 
 
-@triton.jit(
-    do_not_specialize_on_alignment=["inverse", "place", "factor", "along"],
-)
+@triton.jit(do_not_specialize_on_alignment=["inverse", "place", "factor", "along"])
 def finish_kernel(
     gradient: tl.tensor,
     raw: tl.tensor,
