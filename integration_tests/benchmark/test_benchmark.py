@@ -307,7 +307,7 @@ def test_on_a_gpu_no_step_waits(tmp_path):
 
 
 def test_a_table_of_devices_is_written_and_read(tmp_path, monkeypatch):
-    cuts = default_cuts(2, 9) | {"logsumexp": Cut(128, 128, 64, 8, 3, registers=128)}
+    cuts = default_cuts(2, 9) | {"logsumexp": Cut(128, 128, 64, 8, 3)}
     table = {"Fast 1000": {"bfloat16": MeasuredKernels(1.7, cuts)}}
     monkeypatch.setattr(kernels, "MEASURED", table)
     monkeypatch.setattr(kernels, "FILE", tmp_path / "measured.json")

@@ -115,6 +115,21 @@ def test_functional_gradient():
     torch.testing.assert_close(by_func, x.grad, rtol=1e-9, atol=1e-9)
 
 
+def test_vmap_over_rows_and_ids():
+    generator = torch.Generator().manual_seed(0)
+    z0, z1 = torch.randn(2, 3, 8, 16, generator=generator).unbind()
+    ids0, ids1 = torch.randint(0, 4, (2, 3, 8), generator=generator).unbind()
+
+    def loss_of(z0, z1, ids0, ids1):
+        return multifold_hybrid_loss(
+            z0, z1, ids0, ids1, impl="dense", num_instances=4, validate=False
+        )
+
+    found = torch.func.vmap(loss_of)(z0, z1, ids0, ids1)
+    expected = [loss_of(*of) for of in zip(z0, z1, ids0, ids1)]
+    torch.testing.assert_close(found, torch.stack(expected))
+
+
 def test_functional_gradient_of_the_streaming_loss_is_refused():
     z0, z1 = embeddings()
     with pytest.raises(ValueError, match=r"impl=.streaming. has no torch.func.grad.*impl=.dense."):

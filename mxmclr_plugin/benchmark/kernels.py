@@ -30,10 +30,10 @@ Dtype = Literal["bfloat16", "float16", "float32"]
 
 _16_BIT = [
     Cut(128, 128, 64, 4, 3),
-    Cut(128, 64, 64, 4, 3, 168),
+    Cut(128, 64, 64, 4, 4),
     Cut(256, 64, 64, 4, 2),
     Cut(64, 128, 64, 4, 4),
-    Cut(64, 128, 64, 4, 3, 168),
+    Cut(64, 128, 64, 4, 3),
 ]
 _32_BIT = [
     Cut(128, 128, 32, 4, 3),
@@ -87,8 +87,7 @@ class MeasuredCut:
 
     Attributes:
         impl: Kernel and dtype.
-        cut: Rows x columns x inner columns of a tile, warps, stages, and the most registers if they
-            are limited.
+        cut: Rows x columns x inner columns of a tile, warps, stages.
         seconds: Median time of the pass that has the kernel, forward or backward.
         fastest: A mark if no cut is faster.
         skipped: Why there are no figures.
@@ -248,8 +247,7 @@ def _step(
 
 
 def _text(cut: Cut) -> str:
-    text = f"{cut.rows}x{cut.columns}x{cut.inner} {cut.warps} {cut.stages}"
-    return f"{text} {cut.registers}" if cut.registers else text
+    return f"{cut.rows}x{cut.columns}x{cut.inner} {cut.warps} {cut.stages}"
 
 
 def _write() -> None:

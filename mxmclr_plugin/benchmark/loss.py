@@ -290,8 +290,7 @@ def _of_device(run: LossOf, z0: Tensor, z1: Tensor, total: float) -> float | Non
     if z0.device.type != "cuda":
         return None
     z0.grad = z1.grad = None
-    seconds = device_seconds(z0.device, 2 * total + 0.005, lambda: run(z0, z1).backward())
-    return None if seconds is None else seconds[0]
+    return device_seconds(z0.device, 2 * total + 0.005, lambda: run(z0, z1).backward())
 
 
 def _unit_time(z0: Tensor, z1: Tensor) -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from itertools import pairwise
 
 import torch
 
@@ -44,30 +43,27 @@ def synchronize(device: torch.device) -> None:
 
 
 def device_seconds(
-    device: torch.device, head_start: float, *parts: Callable[[], object]
-) -> list[float] | None:
-    """Seconds that a CUDA device takes for each part when it need not wait for launches.
+    device: torch.device, head_start: float, work: Callable[[], object]
+) -> float | None:
+    """Seconds that a CUDA device takes for some work when it need not wait for launches.
 
-    The device sleeps while the host launches all parts.
+    The device sleeps while the host launches all of it.
 
     Args:
         device: A CUDA device.
         head_start: Seconds that the device sleeps, longer than the host takes.
-        parts: Called one after another.
+        work: What is timed.
 
     Returns:
-        Seconds of each part. None if the device awoke before all was launched: a part waits for the
-        device, or launches more than the device's queue holds, about a thousand kernels.
+        None if the device awoke before all was launched: the work waits for the device, or launches
+        more than the device's queue holds, about a thousand kernels.
     """
     with torch.cuda.device(device):
-        events = [torch.cuda.Event(enable_timing=True) for _ in range(len(parts) + 1)]
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         torch.cuda._sleep(int(head_start * _CYCLES))
-        events[0].record()
-        for part, event in zip(parts, events[1:], strict=True):
-            part()
-            event.record()
-        awoke = events[0].query()
-        events[-1].synchronize()
-    if awoke:
-        return None
-    return [before.elapsed_time(after) / 1e3 for before, after in pairwise(events)]
+        start.record()
+        work()
+        end.record()
+        awoke = start.query()
+        end.synchronize()
+    return None if awoke else start.elapsed_time(end) / 1e3

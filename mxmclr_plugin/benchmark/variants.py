@@ -164,7 +164,7 @@ def _compiled(
     def build_compiled(problem: Problem) -> LossOf:
         # On machines with CUDA's compiler and no GPU it warns that there is no GPU.
         logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-        torch.compiler.reset()  # of one function there may be few graphs: those of another size go
+        torch.compiler.reset()  # torch limits the graphs of a function: drop those of other sizes
         loss = build(problem)
         compiled: LossOf = torch.compile(
             loss, fullgraph=True, dynamic=False, options=graphs if graph else None

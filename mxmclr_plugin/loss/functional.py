@@ -138,14 +138,14 @@ def multifold_hybrid_loss(
             same by Triton kernels: for bfloat16, float16 or float32 rows on a CUDA device.
             ``"auto"`` takes ``"dense"`` below 32768 logits, about 180 rows a side, and above
             ``"streaming"``, or on a CPU ``"dense"`` while ``torch.compile`` traces. On a CUDA
-            device on whose kind ``"triton"`` was measured to be faster, it takes that for rows in
-            bfloat16 or float16, and for float32 if TF32 is allowed.
+            device on whose kind ``"triton"`` was measured to be faster for the rows' dtype, it
+            takes that; for float32 only if TF32 is allowed.
         tile: Rows and columns of a tile of ``"streaming"``; None for 512 on a CPU, 4096 elsewhere.
         cache_bytes: Bytes of logits that ``"streaming"`` and ``"triton"`` may keep for the backward
             pass, and as many of G. A kept tile saves a quarter of its matmuls. None for 64 MB on a
             CPU, and on a CUDA device for an eighth of the free memory, 8 GB at most. ``"triton"``
-            keeps those of bfloat16 rows whose logits have a bound: normalised, with a number as
-            ``temperature``.
+            keeps those of bfloat16 rows if all logits are below 44. With a learned temperature, or
+            rows that are not normalised, it takes the memory in any case.
         num_instances: A bound of the number of distinct ids, if you know one. On a device it saves
             a synchronization, or without ``validate`` the memory of n_0 + n_1 instances.
         validate: Whether to check the values of embeddings and ids, and not only their shapes.

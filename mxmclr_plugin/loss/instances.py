@@ -48,11 +48,9 @@ class Instances:
         count = (first == torch.arange(len(ids), device=ids.device)).cumsum(0)
         index0, index1 = count[first].sub_(1).split((len(ids0), len(ids1)))
         groups = int(count[-1:].sum()) if can_look(ids) else num_instances
-        folds = torch.zeros(len(ids), 2, dtype=torch.int64, device=ids.device)[:groups]
-        ones = torch.ones_like(count)
-        for side, index in enumerate((index0, index1)):
-            folds[:, side].scatter_add_(0, index, ones)
-        return cls(index0, index1, folds)
+        empty = torch.zeros_like(count)[:groups]
+        folds = [empty.scatter_add(0, x, torch.ones_like(x)) for x in (index0, index1)]
+        return cls(index0, index1, torch.stack(folds, dim=1))
 
     def without_unused_groups(self) -> Instances:
         """The same with no more groups than there are instances; synchronizes with the device."""

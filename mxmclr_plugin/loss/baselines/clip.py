@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mxmclr_plugin.bounds import Positive, Share, within_bounds
+from mxmclr_plugin.loss.arguments import computing_dtype
 from mxmclr_plugin.loss.baselines.pairing import pair_observations
 from mxmclr_plugin.loss.folds import flatten_modalities
 from mxmclr_plugin.registry import register_loss
@@ -66,7 +67,7 @@ class ClipLoss(nn.Module):
         z0, ids0, z1, ids1 = flatten_modalities(z0, z1, ids0, ids1)
         rows0, rows1 = pair_observations(ids0, ids1)
         with torch.autocast(device_type=z0.device.type, enabled=False):
-            dtype = torch.promote_types(torch.promote_types(z0.dtype, z1.dtype), torch.float32)
+            dtype = computing_dtype(z0, z1)
             z0, z1 = F.normalize(z0.to(dtype), dim=1), F.normalize(z1.to(dtype), dim=1)
             logits = z0 @ z1.T / self.temperature  # (n0, n1)
             forward = F.cross_entropy(logits[rows0], rows1)

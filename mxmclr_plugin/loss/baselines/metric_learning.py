@@ -9,6 +9,7 @@ from annotated_types import Ge
 from torch import Tensor, nn
 
 from mxmclr_plugin.bounds import Positive
+from mxmclr_plugin.loss.arguments import computing_dtype
 from mxmclr_plugin.loss.folds import flatten_modalities
 from mxmclr_plugin.registry import register_loss
 
@@ -46,7 +47,7 @@ class LabelLoss(nn.Module):
         z0, ids0, z1, ids1 = flatten_modalities(z0, z1, ids0, ids1)
         with torch.autocast(device_type=z0.device.type, enabled=False):
             # In float16 logits at a low temperature are wrong by a tenth and more.
-            dtype = torch.promote_types(torch.promote_types(z0.dtype, z1.dtype), torch.float32)
+            dtype = computing_dtype(z0, z1)
             z0, z1 = z0.to(dtype), z1.to(dtype)
             # A copy: if both label tensors are one object, pytorch-metric-learning compares the
             # set with itself and drops the diagonal, which holds every positive of fold 1.

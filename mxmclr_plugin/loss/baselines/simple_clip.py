@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mxmclr_plugin.bounds import Positive, within_bounds
+from mxmclr_plugin.loss.arguments import computing_dtype
 from mxmclr_plugin.loss.baselines.pairing import PairedLoss
 from mxmclr_plugin.registry import register_loss
 
@@ -49,7 +50,7 @@ class SoftTargetLoss(nn.Module):
             The loss. Shape: ().
         """
         with torch.autocast(device_type=z0.device.type, enabled=False):
-            dtype = torch.promote_types(torch.promote_types(z0.dtype, z1.dtype), torch.float32)
+            dtype = computing_dtype(z0, z1)
             z0, z1 = F.normalize(z0.to(dtype), dim=1), F.normalize(z1.to(dtype), dim=1)
             logits = z0 @ z1.T / self.temperature
             with torch.no_grad():

@@ -207,6 +207,8 @@ def backward_pass(
 
     def finish(i: slice, rows: Tensor | None, strip: Tensor) -> None:
         """Takes the targets from the gradient of a strip of unit rows, and stores it."""
+        if grad0 is None and along is None:
+            return
         if alone is not None:
             strip.addcmul_(alone[i, None], rows0.strip(i) if rows is None else rows)
         pull = None if table0 is None else Pull(table0[0], rows_at(place0, i), table0[1])
@@ -409,7 +411,7 @@ def _by_kind(saved: Saved, gradient: Tensor) -> Tensor:
 
 
 def _table(weights: Tensor, pulls: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Pulls of the weighted sum of the losses, but for a factor, and that. None if there are none.
+    """Gradient of the weighted targets as a table and a factor; None if there is none.
 
     Returns:
         Shape: (places, D), (1,).

@@ -1,4 +1,4 @@
-"""What the passes of the streaming loss are about, and what the first leaves for the second."""
+"""The problem of the streaming loss, and what its forward pass saves."""
 
 from __future__ import annotations
 

@@ -20,7 +20,6 @@ class Cut(NamedTuple):
         inner: Columns of the features that are multiplied at once.
         warps: Warps of a program.
         stages: Loads that are under way at the same time.
-        registers: The most registers of a thread, so that more programs fit; 0 for no limit.
     """
 
     rows: int
@@ -28,19 +27,17 @@ class Cut(NamedTuple):
     inner: int
     warps: int
     stages: int
-    registers: int = 0
 
     @property
     def constants(self) -> dict[str, int]:
         """The constants of a launch."""
-        constants = {
+        return {
             "BLOCK_M": self.rows,
             "BLOCK_N": self.columns,
             "BLOCK_K": self.inner,
             "num_warps": self.warps,
             "num_stages": self.stages,
         }
-        return constants | {"maxnreg": self.registers} if self.registers else constants
 
 
 Cuts = dict[str, Cut]

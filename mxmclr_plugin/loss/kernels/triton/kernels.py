@@ -92,8 +92,8 @@ def _range(
 @triton.jit
 def _overlap(least0: tl.tensor, most0: tl.tensor, least1: tl.tensor, most1: tl.tensor) -> tl.tensor:
     """Whether the rows and the columns of a tile may have an instance in common."""
-    starts_in_time = tl.min(least1, axis=0) <= tl.max(most0, axis=0)
-    return starts_in_time & (tl.min(least0, axis=0) <= tl.max(most1, axis=0))
+    starts_before_end = tl.min(least1, axis=0) <= tl.max(most0, axis=0)
+    return starts_before_end & (tl.min(least0, axis=0) <= tl.max(most1, axis=0))
 
 
 @triton.jit
@@ -364,8 +364,8 @@ def weights_kernel(
     """Gradient of the weighted logsumexp by S, times both ``inverse``.
 
     It is that of the rows from ``start0`` to ``end0`` and the columns from ``start1`` to ``end1``;
-    a program has a row of TILES. Where row and column are of the same instance, it is that of
-    ``own_logsumexp`` with ``own_weight`` if they are not None, and less ``own``.
+    a program computes TILES adjacent tiles. Where row and column are of the same instance, it is
+    that of ``own_logsumexp`` with ``own_weight`` if they are not None, and less ``own``.
 
     With PLAIN all terms are known to have ROOM. With ONLY_OWN tiles without such entries are left
     to ``kept_weights_kernel`` if they have.

@@ -20,7 +20,8 @@ rounding; sums are of float32. Of few instances the products cost nothing.
 _PEAK = 2.0**14
 """Greatest share that is stored: float16 then holds shares down to 2^-28 of it in full."""
 
-_SMALL = 2.0**-6
+_SUMS_UNIT = 2.0**6
+"""Unit of the sums of unit rows in float16, in which those of 4,000,000 rows have room."""
 
 _BLOCK, _TILE = 16384, (8, 256)
 """Columns of a row that a program has at once, and the tile of a program of the shares."""
@@ -84,10 +85,9 @@ class TritonSoftmax(Softmax):
             return super().pulls(weights, totals0, sums1, gradient)
         # No share is greater than both weights.
         self._unit = weights.amax().clamp_(min=1e-30).mul_(2 / _PEAK)
-        # In units in which sums of 4,000,000 unit rows have room.
-        totals0, sums1 = (x.mul(_SMALL).half() for x in (totals0, sums1))
+        totals0, sums1 = (x.mul(1 / _SUMS_UNIT).half() for x in (totals0, sums1))
         pull0, pull1 = super().pulls(weights, totals0, sums1, gradient)
-        back = self._unit / _SMALL
+        back = self._unit * _SUMS_UNIT
         return pull0.mul_(back), None if pull1 is None else pull1.mul_(back)
 
     def _shares(

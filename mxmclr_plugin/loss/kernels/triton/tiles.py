@@ -171,7 +171,7 @@ def _gradients(
                     *(kept, run.scale, run.bound, *kinds[0], inverse0, inverse1, weights),
                     *(*place, kept.stride(0), width),
                 )
-            # Few tiles have own entries: programs that looked at one each would do little else.
+            # Few tiles have own entries, so a program checks several.
             cut, tiles = run.cut("weights"), 8 if is_kept else 1
             run(
                 weights_kernel,
@@ -284,7 +284,8 @@ class _Launch:
     def kept(self, cache_bytes: int) -> list[Tensor]:
         """Memory for exp2(S) of leading rows, in bfloat16; empty where it cannot be kept.
 
-        It takes the exponent of float32 and, in the gradient, rounding to bfloat16.
+        It takes the exponent of float32 and, in the gradient, rounding to bfloat16. Without a known
+        bound only the device knows whether the kernels use it.
         """
         if self.dtype != torch.bfloat16 or self.never_plain:
             return []
@@ -302,7 +303,7 @@ class _Launch:
     def __call__(self, kernel: Any, grid: Any, cut: Cut, *arguments: Any, **constants: Any) -> None:
         """Runs a kernel on the device of the rows."""
         constants |= self.constants | cut.constants
-        kernel_takes = {*kernel.arg_names, "num_warps", "num_stages", "maxnreg"}
+        kernel_takes = {*kernel.arg_names, "num_warps", "num_stages"}
         constants = {key: value for key, value in constants.items() if key in kernel_takes}
         launch(kernel, grid, self.z0, *arguments, **constants)
 
