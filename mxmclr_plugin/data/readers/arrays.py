@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import threading
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,6 +23,10 @@ from mxmclr_plugin.errors import first_line
 
 MAX_BYTES = 2**28
 """Bytes of the largest array or file that is read: 256 MiB, an RGBA grid of 256^3 as float32."""
+
+_PARSES = threading.Lock()
+"""Held while numpy parses a header: in two threads at once, Python 3.11 can fail with a SystemError
+("AST constructor recursion depth mismatch", https://github.com/python/cpython/issues/106905)."""
 
 _MAX_HEADER = 2**16
 _MAX_ARRAYS = 4096
@@ -124,7 +129,8 @@ def read_npy(path: Path) -> npt.NDArray[Any]:
         if path.stat().st_size > MAX_BYTES + _MAX_HEADER:
             raise UnreadableFile(path, f"has more than {MAX_BYTES} bytes, the limit")
         # Mapped, so that no room is made before the claimed size is checked.
-        mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+        with _PARSES:
+            mapped = np.load(path, mmap_mode="r", allow_pickle=False)
         if not isinstance(mapped, np.ndarray):
             raise UnreadableFile(path, "is an archive, no array")
         _check(path, "the array", mapped.shape, mapped.dtype)
@@ -174,7 +180,7 @@ def read_npz(path: Path, name: str) -> npt.NDArray[Any]:
     with _archive(path) as archive:
         _header(path, archive, member)
         try:
-            with archive.open(member) as stream:
+            with archive.open(member) as stream, _PARSES:
                 # Typed for files on disk only; what it reads is any stream.
                 array = npy_format.read_array(stream, allow_pickle=False)  # type: ignore[arg-type]
                 stream.read()  # to its end, where the checksum is compared
@@ -214,7 +220,8 @@ def _header(path: Path, archive: zipfile.ZipFile, member: str) -> Shape:
             raise ValueError("it is packed by a method that numpy does not write")
         with archive.open(info) as stream:
             head = io.BytesIO(stream.read(_MAX_HEADER))
-        shape, _, dtype = _HEADERS[npy_format.read_magic(head)](head)
+        with _PARSES:
+            shape, _, dtype = _HEADERS[npy_format.read_magic(head)](head)
     except Exception as error:
         raise UnreadableFile(path, f"has no array {name!r}: {first_line(error)}") from error
     _check(path, repr(name), shape, dtype)
