@@ -11,7 +11,7 @@ from mxmclr_plugin.loss.kernels.triton.launch import launch
 from mxmclr_plugin.loss.kernels.triton.products import add_product, product
 
 HALF_FROM = 1024
-"""Instances from which on products of the relation are of 16 bits where the rows are.
+"""Instances from which on products of the relation are of 16 bits where normalized rows are.
 
 Features and shares are then rounded to float16, eight times finer than bfloat16, the rows' own
 rounding; sums are of float32. Of few instances the products cost nothing.
