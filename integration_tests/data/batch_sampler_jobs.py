@@ -15,6 +15,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from mxmclr_plugin.data.batch_sampler import MultifoldBatchSampler
+from mxmclr_plugin.experiment.training.process_group import destroy_process_group_at_exit
 
 IDS = [5, 3, 5, 8, 3, 5, 1, 0, 8, 8, 2, 2, 0, 9, 9, 7, 5, 1, 4, 4, 7]  # 9 instances
 OPTIONS = {"instances": 2, "observations": 2, "repeats": 2, "seed": 3}
@@ -90,3 +91,4 @@ def train(folder, where):
 
 if __name__ == "__main__":
     train(Path(sys.argv[1]), sys.argv[2])
+    destroy_process_group_at_exit()

@@ -111,6 +111,13 @@ def test_forms_of_ids(form):
     assert list(MultifoldBatchSampler(form(IDS), **OPTIONS)) == whole
 
 
+@pytest.mark.parametrize("form", [list, lambda ids: np.array(ids, dtype=object)])
+def test_names_that_differ_by_a_null_character(form):
+    sampler = MultifoldBatchSampler(form(["a", "a\0", "a", "a\0"]), instances=2, observations=2)
+    for batch in sampler:
+        assert sorted(map(sorted, (batch[:2], batch[2:]))) == [[0, 2], [1, 3]]
+
+
 def test_a_column_of_strings_of_a_hugging_face_dataset():
     datasets = pytest.importorskip("datasets")
     names = [f"photo {k}.jpg" for k in IDS]
@@ -130,6 +137,7 @@ def test_a_column_of_strings_of_a_hugging_face_dataset():
         (np.array([0.0, 1.0]), {}, r"one a row, got float64 of shape \(2,\)"),
         (torch.tensor([[1], [2]]), {}, r"got int64 of shape \(2, 1\)"),
         ([True, False], {}, r"got bool"),
+        ([2**70, 1], {}, r"got object of shape"),
         ([], {}, r"one a row, got float64 of shape \(0,\)"),
         ([1, 1, 1], {}, r"a step needs 2 instances on each of 1 processes, .* there are 1: lower"),
         ([1, 2], {"num_replicas": 4, "rank": 0}, r"there are 2: use fewer processes"),

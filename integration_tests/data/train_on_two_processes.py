@@ -18,6 +18,7 @@ from data.sampler_jobs import FOLDS, OPTIONS
 from mxmclr_plugin.data.batch import collate
 from mxmclr_plugin.data.loader import ResumableLoader
 from mxmclr_plugin.data.sampler import MultifoldSampler
+from mxmclr_plugin.experiment.training.process_group import destroy_process_group_at_exit
 
 FOLDER = Path(sys.argv[1])
 
@@ -63,3 +64,4 @@ if __name__ == "__main__":
         enable_progress_bar=False,
         enable_model_summary=False,
     ).fit(Model())
+    destroy_process_group_at_exit()

@@ -21,6 +21,7 @@ IDS = {
     "array": np.array,
     "list": list,
     "strings": lambda ids: [f"photo {value}" for value in ids],
+    "strings that end in null characters": lambda ids: ["\0" * value for value in ids],
     "array of strings": lambda ids: np.array([f"photo {value}" for value in ids]),
     "array of objects": lambda ids: np.array([f"photo {value}" for value in ids], dtype=object),
 }

@@ -197,9 +197,10 @@ class MultifoldBatchSampler(InstanceDraws[list[int]], BatchSampler):
 
 def _column(ids: Any) -> npt.NDArray[Any]:
     """The ids as an array of integers or strings. Shape: (rows,)."""
+    strings = False
     if isinstance(ids, Tensor):
         ids = ids.detach().cpu().numpy()
-    elif not isinstance(ids, np.ndarray):
+    if not isinstance(ids, np.ndarray):
         ids = list(ids)  # a column of a data set may be lazy
         odd = next((k for k, value in enumerate(ids) if not isinstance(value, _ID)), None)
         if odd is not None or len({isinstance(value, str) for value in ids}) > 1:
@@ -207,10 +208,14 @@ def _column(ids: Any) -> npt.NDArray[Any]:
             raise ValueError(
                 f"ids must be integers or strings, all of one kind; row {odd} has {ids[odd]!r:.40}"
             )
-    column = np.asarray(ids)
-    if column.dtype.kind == "O":
-        return _column(column.tolist())
-    if column.ndim != 1 or not len(column) or column.dtype.kind not in "iuU":
+        # As objects: an array of str cuts trailing null characters off.
+        strings = bool(ids) and isinstance(ids[0], str)
+        column = np.array(ids, dtype=object if strings else None)
+    elif ids.dtype.kind == "O":
+        return _column(ids.tolist())
+    else:
+        column = ids
+    if column.ndim != 1 or not len(column) or not (strings or column.dtype.kind in "iuU"):
         raise ValueError(
             "ids must be a list of integers or strings, one a row, got "
             f"{column.dtype} of shape {column.shape}"
@@ -223,6 +228,6 @@ _ID = (int, str, np.integer)
 
 def _counters(ids: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     """An integer for each id: what its order of rows is drawn by."""
-    if ids.dtype.kind == "U":
+    if ids.dtype.kind in "UO":
         ids = np.array([counter_of(name) for name in ids.tolist()], dtype=np.uint64)
     return ids.astype(np.int64)

@@ -67,10 +67,13 @@ from mxmclr_plugin.experiment.training.clock import TrainingClock, advice_on_wai
 from mxmclr_plugin.experiment.training.data_module import RetrievalData
 from mxmclr_plugin.experiment.training.fully_sharded import gather_weights
 from mxmclr_plugin.experiment.training.health import TrainingHealth
-from mxmclr_plugin.experiment.training.lost_process import explaining_lost_process
 from mxmclr_plugin.experiment.training.memory import MemoryAdvice
 from mxmclr_plugin.experiment.training.module import RetrievalModule
 from mxmclr_plugin.experiment.training.nonfinite import NonFiniteGuard
+from mxmclr_plugin.experiment.training.process_group import (
+    destroy_process_group_at_exit,
+    explaining_lost_process,
+)
 from mxmclr_plugin.experiment.training.signals import Interrupted, Stop
 from mxmclr_plugin.experiment.training.trainer import build_trainer
 from mxmclr_plugin.experiment.training.training_progress import TrainingProgress
@@ -155,6 +158,8 @@ def _run(
         *(config.trainer, config.optimizer, folder.path, callbacks, stop, start.step),
     )
     check_processes(towers, config, trainer.world_size)
+    if trainer.world_size > 1:
+        destroy_process_group_at_exit()
     batch = _batch_for(config, splits["train"], trainer.world_size, console)
     assert batch.instances is not None
     memory.instances = batch.instances

@@ -30,7 +30,9 @@ def as_rows(rows: Rows) -> Tensor:
     return torch.from_numpy(rows.copy())
 
 
-def as_ids(query_ids: Ids, gallery_ids: Ids) -> tuple[Tensor, Tensor, npt.NDArray[np.str_] | None]:
+def as_ids(
+    query_ids: Ids, gallery_ids: Ids
+) -> tuple[Tensor, Tensor, npt.NDArray[np.object_] | None]:
     """Ids of both sides as integers.
 
     Returns:
@@ -51,7 +53,7 @@ def as_ids(query_ids: Ids, gallery_ids: Ids) -> tuple[Tensor, Tensor, npt.NDArra
     return numbers[0], numbers[1], names
 
 
-def _as_column(ids: Ids, name: str) -> Tensor | npt.NDArray[np.str_]:
+def _as_column(ids: Ids, name: str) -> Tensor | npt.NDArray[np.object_]:
     """Integers as a tensor, strings as an array."""
     if isinstance(ids, Tensor):
         return ids
@@ -60,7 +62,8 @@ def _as_column(ids: Ids, name: str) -> Tensor | npt.NDArray[np.str_]:
     values = column.tolist() if column.dtype.kind == "O" else list(ids)
     if column.dtype.kind in "UO" and values:
         if column.ndim == 1 and all(isinstance(value, str) for value in values):
-            return column.astype(np.str_)
+            # As objects: an array of str cuts trailing null characters off.
+            return np.array(values, dtype=object)
         odd = next(value for value in values if not isinstance(value, str))
         raise ValueError(f"{name} are all integers or all strings, got {odd!r:.40} among them")
     if column.dtype.kind not in "iub" and len(column):

@@ -423,7 +423,7 @@ def _check_ids(
     gallery: Tensor,
     query_ids: Tensor,
     gallery_ids: Tensor,
-    names: npt.NDArray[np.str_] | None,
+    names: npt.NDArray[np.object_] | None,
 ) -> None:
     check_ids("query", queries, query_ids)
     check_ids("gallery", gallery, gallery_ids)

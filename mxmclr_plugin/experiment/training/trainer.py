@@ -17,7 +17,7 @@ from mxmclr_plugin.experiment.training.checkpoints import (
 )
 from mxmclr_plugin.experiment.training.fully_sharded import FullyShardedStrategy
 from mxmclr_plugin.experiment.training.loggers import build_loggers
-from mxmclr_plugin.experiment.training.lost_process import ProcessTimeout
+from mxmclr_plugin.experiment.training.process_group import ProcessTimeout
 from mxmclr_plugin.experiment.training.signals import Stop
 
 

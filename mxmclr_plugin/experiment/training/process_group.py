@@ -1,12 +1,14 @@
-"""Training whose other process has ended, or does not answer any more."""
+"""The process group of a training: its timeout, the loss of a process, and its end."""
 
 from __future__ import annotations
 
+import atexit
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
+import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import distributed
 from torch.distributed import distributed_c10d
@@ -59,3 +61,19 @@ def explaining_lost_process(processes: int) -> Iterator[None]:
             f"another of the {processes} processes {what}; the same command with ckpt=last "
             "continues, also with another number of processes"
         ) from error
+
+
+def destroy_process_group_at_exit() -> None:
+    """Destroys the process group when Python ends, as Lightning does with NCCL's.
+
+    A thread of gloo may free a tensor while Python ends, which aborts the process
+    (https://github.com/pytorch/pytorch/pull/179291). Before torch 2.8 the destruction itself can
+    hang (https://github.com/pytorch/pytorch/pull/154976), so there the group is left alone.
+    """
+    if tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 8):
+        atexit.register(_destroy_process_group)
+
+
+def _destroy_process_group() -> None:
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
