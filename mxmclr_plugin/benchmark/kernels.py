@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mxmclr_plugin.benchmark.machine import device_of
+from mxmclr_plugin.benchmark.machine import Moment, device_of
 from mxmclr_plugin.bounds import Count
 from mxmclr_plugin.errors import first_line
 from mxmclr_plugin.files import write_atomically
@@ -228,9 +228,8 @@ def _step(
     z0, z1, ids = rows
     unbounded = kernel.startswith("running")
     temperature = torch.full((), TEMPERATURE, device=z0.device) if unbounded else TEMPERATURE
-    events = [torch.cuda.Event(enable_timing=True) for _ in range(3)]
     torch.cuda._sleep(_HEAD_START)  # the device waits, so that launches are not what is timed
-    events[0].record()
+    start = Moment(z0.device)
     loss = multifold_hybrid_loss(
         *(z0, z1, ids, ids),
         temperature=temperature,
@@ -239,11 +238,10 @@ def _step(
         num_instances=-(-len(ids) // 4),
         validate=False,
     )
-    events[1].record()
+    forward = Moment(z0.device)
     torch.autograd.grad(loss, (z0, z1))
-    events[2].record()
-    events[2].synchronize()
-    return events[0].elapsed_time(events[1]) / 1e3, events[1].elapsed_time(events[2]) / 1e3
+    end = Moment(z0.device)
+    return start.seconds_until(forward), forward.seconds_until(end)
 
 
 def _text(cut: Cut) -> str:

@@ -13,7 +13,13 @@ import torch
 from annotated_types import Ge
 from torch import Tensor
 
-from mxmclr_plugin.benchmark.machine import device_of, device_seconds, free_bytes, synchronize
+from mxmclr_plugin.benchmark.machine import (
+    Moment,
+    device_of,
+    device_seconds,
+    free_bytes,
+    synchronize,
+)
 from mxmclr_plugin.benchmark.peak_memory import peak_extra_bytes
 from mxmclr_plugin.benchmark.variants import LossOf, Problem, Variant, variants
 from mxmclr_plugin.bounds import Count, Seed
@@ -274,15 +280,15 @@ def _problem(
 
 def _once(run: LossOf, z0: Tensor, z1: Tensor) -> tuple[float, float, Tensor]:
     """Seconds to the loss, seconds to the gradients, and the loss; gradients are left in .grad."""
+    device = z0.device
     z0.grad = z1.grad = None
-    synchronize(z0.device)
-    start = time.perf_counter()
+    synchronize(device)
+    start = Moment(device)
     loss = run(z0, z1)
-    synchronize(z0.device)
-    forward = time.perf_counter()
+    forward = Moment(device)  # the host does not wait for it: no training does
     loss.backward()
-    synchronize(z0.device)
-    return forward - start, time.perf_counter() - start, loss.detach()
+    end = Moment(device)
+    return start.seconds_until(forward), start.seconds_until(end), loss.detach()
 
 
 def _of_device(run: LossOf, z0: Tensor, z1: Tensor, total: float) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 
 import torch
@@ -42,6 +43,30 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+class Moment:
+    """A moment: now, or when a CUDA device has done what was launched until now."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._time = time.perf_counter()
+        self._event = None
+        if device.type == "cuda":
+            self._event = torch.cuda.Event(enable_timing=True)
+            self._event.record(torch.cuda.current_stream(device))
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the device has come to it."""
+        return self._event is None or self._event.query()
+
+    def seconds_until(self, later: Moment) -> float:
+        """Seconds until a later moment of the same device, which this waits for."""
+        if self._event is None or later._event is None:
+            return later._time - self._time
+        later._event.synchronize()
+        milliseconds: float = self._event.elapsed_time(later._event)
+        return milliseconds / 1e3
+
+
 def device_seconds(
     device: torch.device, head_start: float, work: Callable[[], object]
 ) -> float | None:
@@ -59,11 +84,10 @@ def device_seconds(
         more than the device's queue holds, about a thousand kernels.
     """
     with torch.cuda.device(device):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         torch.cuda._sleep(int(head_start * _CYCLES))
-        start.record()
+        start = Moment(device)
         work()
-        end.record()
-        awoke = start.query()
-        end.synchronize()
-    return None if awoke else start.elapsed_time(end) / 1e3
+        end = Moment(device)
+        awoke = start.is_over
+    seconds = start.seconds_until(end)
+    return None if awoke else seconds

@@ -99,9 +99,11 @@ def forward_pass(
         rows1.add_sums(sums1, index1 if place is None else place[index1])
 
     half = problem.normalize and max(z0.dtype.itemsize, z1.dtype.itemsize) == 2
-    targets = None
-    if peers.size == 1:
-        # First where all columns are here, so that its tiles are freed before there are others.
+    # On a CPU before the logits, so that their tiles are freed before there are others. Another
+    # device computes the logsumexp while the host launches what the targets take.
+    targets, left = None, options.cache_bytes
+    targets_first = peers.size == 1 and z0.device.type == "cpu"
+    if targets_first:
         add_sums(own_rows1, problem.index1)
         targets = _targets(problem, rows0, sums1, place, options, gradient, half)
 
@@ -111,18 +113,17 @@ def forward_pass(
     tiles: dict[int, tuple[float | None, list[Tensor]]] = {}
     for q, block in peers.columns(z1, blocks):
         rows1 = own_rows1 if block is z1 else Rows.of(block, scale.dtype, problem.normalize)
-        if peers.size > 1:
-            add_sums(rows1, problem.indices1[q])
         logits = problem.logits(rows0, rows1, scale, q)
         if logits is None:
             columns[q] = scale.new_full((problem.kinds, len(rows1)), -torch.inf)
         else:
-            tiled = problem.engine.logsumexp(logits, options, keep)
-            used = sum(tile.numel() * tile.element_size() for tile in tiled.kept)
-            options = replace(options, cache_bytes=options.cache_bytes - used)
+            tiled = problem.engine.logsumexp(logits, replace(options, cache_bytes=left), keep)
+            left -= sum(tile.numel() * tile.element_size() for tile in tiled.kept)
             rows = tiled.rows if rows is None else torch.logaddexp(rows, tiled.rows)
             columns[q] = tiled.columns
             tiles[q] = tiled.shift, tiled.kept
+        if not targets_first:
+            add_sums(rows1, problem.indices1[q])
         del block, rows1, logits  # before there is another
     if rows is None:
         rows = scale.new_full((problem.kinds, len(z0)), -torch.inf)
