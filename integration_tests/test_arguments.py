@@ -3,7 +3,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mxmclr_plugin.arguments import WORD, help_rows, is_text, parse_arguments, usage
@@ -99,11 +99,13 @@ def test_null_is_none_only_where_none_is_allowed():
 
 
 @given(st.text().filter(lambda text: text != "null"))
+@example("~")
+@example("~/photos")
 def test_text_and_paths_are_taken_as_typed(text):
     # Commas, brackets, quotes, `=`, `${...}`, spaces, any script.
     sample, _ = parse(f"title={text}", f"out=./{text}")
     assert sample.title == text
-    assert sample.out == Path(f"./{text}")
+    assert sample.out.absolute() == Path(f"./{text}").absolute()
 
 
 @pytest.mark.parametrize(

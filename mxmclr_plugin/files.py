@@ -28,6 +28,8 @@ def cache_folder() -> Path:
 
 def expanded(path: str | Path) -> Path:
     """A path with the home folder in place of ``~``; as it is if there is no such user."""
+    if str(path).startswith("./~"):
+        return Path(path).absolute()  # Path drops the dot that says that it is not the home folder
     with suppress(RuntimeError):
         return Path(path).expanduser()
     return Path(path)
