@@ -107,7 +107,7 @@ class MultifoldBatchSampler(InstanceDraws[list[int]], BatchSampler):
         batch_size: int,
         drop_last: bool = True,  # noqa: ARG003
         valid_label_columns: Sequence[str] | None = None,
-        generator: Generator | None = None,  # noqa: ARG003
+        generator: Generator | None = None,
         seed: int = 0,
         *,
         observations: int,
@@ -125,7 +125,7 @@ class MultifoldBatchSampler(InstanceDraws[list[int]], BatchSampler):
             batch_size: Rows in a batch.
             drop_last: Not used: all batches are whole.
             valid_label_columns: Names of columns; the first one there holds the instance ids.
-            generator: Not used: batches follow from seed and epoch.
+            generator: Its seed is taken where ``seed`` is 0.
             seed: Seed of all orders.
             observations: P, rows of each instance.
             column: Name of the column of instance ids, in place of ``valid_label_columns``.
@@ -146,6 +146,9 @@ class MultifoldBatchSampler(InstanceDraws[list[int]], BatchSampler):
                 f"a batch of {batch_size} rows is too small for {observations} observations of an "
                 "instance"
             )
+        if seed == 0 and generator is not None:
+            # sentence-transformers 6.0 hands on the seed of a training by the generator alone.
+            seed = generator.initial_seed()
         return cls(
             dataset[found],
             instances=batch_size // observations,
