@@ -28,6 +28,10 @@ class _Progress(Progress):
         self._lines = lines
         self._due = time.monotonic() + _FIRST_LINE
 
+    def stop(self) -> None:
+        if not self.disable:  # before version 14.3 rich then prints an empty line
+            super().stop()
+
     def advance(self, task_id: TaskID, advance: float = 1) -> None:
         super().advance(task_id, advance)
         now = time.monotonic()

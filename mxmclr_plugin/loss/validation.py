@@ -15,6 +15,8 @@ from mxmclr_plugin.loss.host_copy import HostCopy, reads_later
 
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
+_CHOICES = {"impl": get_args(Implementation), "soft_scope": get_args(SoftScope)}
+
 
 def check_positive(name: str, value: float) -> None:
     """Raises a ValueError that names the option unless its value is a finite number above 0."""
@@ -51,7 +53,7 @@ def check_options(options: Options, *, one_modality: bool = False) -> None:
             raise ValueError(
                 "relation_within needs two modalities: with z1=None the soft part is within one"
             )
-    for name, known in (("impl", get_args(Implementation)), ("soft_scope", get_args(SoftScope))):
+    for name, known in _CHOICES.items():
         value = getattr(options, name)
         if value not in known:
             raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, got {value!r}")
@@ -194,7 +196,9 @@ class Findings:
         Raises:
             ValueError: As for :func:`check_values`.
         """
-        has_positive, positive_temperature, instances, *bad = self.facts.read().tolist()
+        has_positive, positive_temperature, instances, *bad = (
+            fact.item() for fact in self.facts.read()
+        )
         if self.num_instances is not None and instances > self.num_instances:
             raise ValueError(
                 f"num_instances is {self.num_instances}, but there are {instances} distinct ids; "
@@ -318,7 +322,7 @@ def _shares_an_id(ids0: Tensor, ids1: Tensor) -> Tensor:
         return torch.zeros((), dtype=torch.bool, device=ids0.device)
     # Not torch.isin, for which the host waits.
     ordered = ids1.long().sort().values
-    places = torch.searchsorted(ordered, ids0.long()).clamp(max=len(ordered) - 1)
+    places = torch.searchsorted(ordered, ids0.long().contiguous()).clamp(max=len(ordered) - 1)
     return (ordered[places] == ids0).any()
 
 

@@ -37,7 +37,7 @@ def add_lora(
         ImportError: If peft is not installed.
         ValueError: If a number is out of range, or the model has no linear layer.
     """
-    peft = _peft()
+    peft = import_peft()
     config = peft.LoraConfig(
         r=rank,
         lora_alpha=2 * rank if alpha is None else alpha,
@@ -74,5 +74,10 @@ def merged(model: ModuleT) -> ModuleT:
     return plain
 
 
-def _peft() -> Any:
+def import_peft() -> Any:
+    """The package peft.
+
+    Raises:
+        ImportError: If it is not installed; says how to install it.
+    """
     return optional("peft", "low-rank adapters are of", "lora")

@@ -12,7 +12,7 @@ from torch import Tensor
 from mxmclr_plugin.bounds import Count, Positive, within_bounds
 from mxmclr_plugin.data.batch import Observations
 from mxmclr_plugin.files import expanded
-from mxmclr_plugin.models.lora import add_lora
+from mxmclr_plugin.models.lora import add_lora, import_peft
 from mxmclr_plugin.models.text import TextBackbone, on_device, without_progress_bars
 from mxmclr_plugin.registry import register_tower
 
@@ -117,6 +117,8 @@ def sentence_transformer(
         ImportError: If peft is needed and not installed.
         ValueError: If the folder holds no such model, or the model cannot have an option.
     """
+    if lora_rank is not None:
+        import_peft()  # before a model is loaded in vain
     loaded = load_sentence_transformer(model)
     if max_length is not None:
         loaded.max_seq_length = max_length

@@ -6,6 +6,7 @@ import struct
 import zlib
 
 import numpy as np
+import PIL
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -293,6 +294,8 @@ def test_the_first_of_several_frames(tmp_path, form):
     options = {"lossless": True} if form == "webp" else {}
     path = saved(tmp_path, first, form, save_all=True, append_images=others, **options)
     with Image.open(path) as opened:
+        if not hasattr(opened, "n_frames"):
+            pytest.skip(f"Pillow {PIL.__version__} writes a {form} that has one frame")
         assert opened.n_frames == 3
     assert abs(pixels(path).astype(int) - [255, 0, 0]).max() <= 2
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from loss.one_graph import needs_one_graph
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from mxmclr_plugin import multifold_hybrid_loss
@@ -31,6 +32,7 @@ def random_ids(n, seed):
     ids=str,
 )
 @pytest.mark.parametrize("modalities", [1, 2])
+@needs_one_graph
 def test_one_graph_for_any_number_of_rows(options, modalities):
     if modalities == 1 and "relation_within" in options:
         pytest.skip("needs two modalities")
@@ -63,6 +65,7 @@ def test_one_graph_for_any_number_of_rows(options, modalities):
     assert counter.frame_count == compiled_once > 0
 
 
+@needs_one_graph
 def test_the_default_of_the_cache_is_not_traced(monkeypatch):
     """It follows from the memory of the device, which is seen when the graph runs."""
     seen = []

@@ -223,7 +223,9 @@ def _unpacked_nrrd(
             raise UnreadableFile(path, f"holds {len(packed)} bytes of text for {count} values")
         if not re.fullmatch(rb"[\s0-9.eE+naifNAIF-]*", packed):
             raise UnreadableFile(path, "holds a text that is not numbers only")
-        numbers = np.fromstring(packed, np.float64, sep=" ")
+        # Before version 2.3 NumPy stops without an error at what is no number; a last number more
+        # shows whether it did.
+        numbers = np.fromstring(packed + b" 0", np.float64, sep=" ")[:-1]
         if len(numbers) != count:
             raise UnreadableFile(path, f"claims {count} values but holds {len(numbers)}")
         return numbers
