@@ -14,7 +14,8 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Processes are forks of one server, which starts once and imports what takes long.
 multiprocessing.set_forkserver_preload(["mxmclr_plugin.experiment.train", "sentence_transformers"])
-# Two runs of the tests agree, however busy the machine is. `--hypothesis-profile=search` looks for
+# Examples follow from one seed, however busy the machine is, and from the constants of the modules
+# that a worker has imported, which Hypothesis tries. `--hypothesis-profile=search` looks for
 # examples that have not been tried.
 untimed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("search", untimed)
