@@ -285,7 +285,7 @@ def _once(run: LossOf, z0: Tensor, z1: Tensor) -> tuple[float, float, Tensor]:
     synchronize(device)
     start = Moment(device)
     loss = run(z0, z1)
-    forward = Moment(device)  # the host does not wait for it: no training does
+    forward = Moment(device)  # the host goes on, as in training
     loss.backward()
     end = Moment(device)
     return start.seconds_until(forward), start.seconds_until(end), loss.detach()

@@ -203,7 +203,9 @@ def _column(ids: Any) -> npt.NDArray[Any]:
     strings = False
     if isinstance(ids, Tensor):
         ids = ids.detach().cpu().numpy()
-    if not isinstance(ids, np.ndarray):
+    if isinstance(ids, np.ndarray) and (ids.ndim != 1 or ids.dtype.kind not in "UO"):
+        column = ids
+    else:
         ids = list(ids)  # a column of a data set may be lazy
         odd = next((k for k, value in enumerate(ids) if not isinstance(value, _ID)), None)
         if odd is not None or len({isinstance(value, str) for value in ids}) > 1:
@@ -214,11 +216,7 @@ def _column(ids: Any) -> npt.NDArray[Any]:
         # As objects: an array of str cuts trailing null characters off.
         strings = bool(ids) and isinstance(ids[0], str)
         column = np.array(ids, dtype=object if strings else None)
-    elif ids.dtype.kind == "O":
-        return _column(ids.tolist())
-    else:
-        column = ids
-    if column.ndim != 1 or not len(column) or not (strings or column.dtype.kind in "iuU"):
+    if column.ndim != 1 or not len(column) or not (strings or column.dtype.kind in "iu"):
         raise ValueError(
             "ids must be a list of integers or strings, one a row, got "
             f"{column.dtype} of shape {column.shape}"
@@ -231,6 +229,6 @@ _ID = (int, str, np.integer)
 
 def _counters(ids: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     """An integer for each id: what its order of rows is drawn by."""
-    if ids.dtype.kind in "UO":
+    if ids.dtype.kind == "O":
         ids = np.array([counter_of(name) for name in ids.tolist()], dtype=np.uint64)
     return ids.astype(np.int64)

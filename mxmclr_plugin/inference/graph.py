@@ -61,7 +61,7 @@ def why_no_onnx() -> str | None:
     missing = [name for name in _ONNX if importlib.util.find_spec(name) is None]
     if missing:
         return f"{', '.join(missing)} not installed: pip install mxmclr-plugin[onnx]"
-    if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 7):
+    if torch.__version__ < "2.7":
         return f"the ONNX writer of torch {torch.__version__} does not go with today's onnxscript"
     return None
 

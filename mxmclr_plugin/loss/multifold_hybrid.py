@@ -355,6 +355,7 @@ class MultifoldHybridLoss(nn.Module):
                 bank.add(batch.z1, batch.ids1, has_ids)
         loss = parts.loss.detach()
         self.last = {"scale": scale_of(options, loss.device, loss.dtype)[0].detach()}
+        # Not _asdict, which torch.compile of torch 2.7 cannot trace.
         for name, part in zip(Parts._fields, parts, strict=True):
             if part is not None:
                 self.last[name] = part.detach()

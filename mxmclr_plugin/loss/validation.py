@@ -196,6 +196,7 @@ class Findings:
         Raises:
             ValueError: As for :func:`check_values`.
         """
+        # Not tolist, which fails under torch.func.grad of torch 2.6.
         has_positive, positive_temperature, instances, *bad = (
             fact.item() for fact in self.facts.read()
         )

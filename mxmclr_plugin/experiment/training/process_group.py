@@ -70,7 +70,7 @@ def destroy_process_group_at_exit() -> None:
     (https://github.com/pytorch/pytorch/pull/179291). Before torch 2.8 the destruction itself can
     hang (https://github.com/pytorch/pytorch/pull/154976), so there the group is left alone.
     """
-    if tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 8):
+    if torch.__version__ >= "2.8":
         atexit.register(_destroy_process_group)
 
 

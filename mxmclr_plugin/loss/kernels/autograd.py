@@ -99,14 +99,14 @@ def forward_pass(
         rows1.add_sums(sums1, index1 if place is None else place[index1])
 
     half = problem.normalize and max(z0.dtype.itemsize, z1.dtype.itemsize) == 2
-    # On a CPU before the logits, so that their tiles are freed before there are others. Another
-    # device computes the logsumexp while the host launches what the targets take.
-    targets, left = None, options.cache_bytes
-    targets_first = peers.size == 1 and z0.device.type == "cpu"
-    if targets_first:
+    targets = None
+    if peers.size == 1 and z0.device.type == "cpu":
+        # First, so that their tiles are freed before there are others. On a GPU the logsumexp is
+        # first: it runs while the host launches the many small kernels of the targets.
         add_sums(own_rows1, problem.index1)
         targets = _targets(problem, rows0, sums1, place, options, gradient, half)
 
+    left = options.cache_bytes
     rows: Tensor | None = None
     columns: dict[int, Tensor] = {}
     blocks: dict[int, Tensor] = {}
@@ -122,7 +122,7 @@ def forward_pass(
             rows = tiled.rows if rows is None else torch.logaddexp(rows, tiled.rows)
             columns[q] = tiled.columns
             tiles[q] = tiled.shift, tiled.kept
-        if not targets_first:
+        if targets is None:
             add_sums(rows1, problem.indices1[q])
         del block, rows1, logits  # before there is another
     if rows is None:
