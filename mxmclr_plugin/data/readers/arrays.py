@@ -180,11 +180,13 @@ def read_npz(path: Path, name: str) -> npt.NDArray[Any]:
     with _archive(path) as archive:
         _header(path, archive, member)
         try:
-            with archive.open(member) as stream, _PARSES:
+            with archive.open(member) as packed:
+                # Whole, so that the checksum is compared and other threads unpack at the same time.
+                stream = io.BytesIO(packed.read())
+            with _PARSES:
                 # Typed for files on disk only; what it reads is any stream.
                 array = npy_format.read_array(stream, allow_pickle=False)  # type: ignore[arg-type]
-                stream.read()  # to its end, where the checksum is compared
-                return np.asarray(array)
+            return np.asarray(array)
         except Exception as error:
             raise UnreadableFile(path, f"has no whole {name!r}: {first_line(error)}") from error
 
